@@ -1,0 +1,108 @@
+# `make help` lists what can be done; `make check` is what CI runs. Needs GNU make, Python >= 3.11, and nothing else:
+# the tests and `make up` bring their own server.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+# For pytest, as in `make test PYTEST_ARGS="-k merge"`; by itself one worker a core, each with a server of its own.
+PYTEST_ARGS ?= -n auto
+# More for the resolver, as in `make constraints UV_ARGS=--upgrade`.
+UV_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help
+help: ## list what can be done
+	@awk -F ':.*## ' '/^[a-z][a-z.-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
+# first every dependency (and the build backend) with its hash, then the project itself, alone and editable.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	touch $@
+
+.PHONY: install
+install: $(STAMP) ## make .venv with everything in it (again only if pyproject.toml or constraints.txt changed)
+
+.PHONY: up
+up: $(STAMP) ## start everything in the background, with an embedded server whose data is in .kinfold
+	$(BIN)/kinfold up --detach
+
+.PHONY: down
+down: $(STAMP) ## stop what `make up` started; the data stays
+	$(BIN)/kinfold down
+
+.PHONY: demo
+demo: up ## start everything, play the example history into it, and look at the result
+	$(BIN)/kinfold publish examples/swift-history.ndjson.gz --wait
+	$(BIN)/kinfold contacts --limit 3
+	$(BIN)/kinfold status
+
+.PHONY: test
+test: $(STAMP) ## run all tests, the slow ones too
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy and pyright in strict mode, and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## let ruff format, and mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: check
+check: lint test ## lint and test: what CI runs
+
+# Some ten minutes on two cores that have nothing else to do. One of them: `make bench BENCHMARKS=live`, or the script itself.
+BENCHMARKS ?= live against_peers replay latency workspaces growth
+
+.PHONY: bench
+bench: $(STAMP) ## measure everything beside its reference, and put the table and the chart into the README
+	for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py; done
+	$(BIN)/python benchmarks/report.py
+
+.PHONY: bench-check
+bench-check: $(STAMP) ## fail where a ratio or an instruction count is worse than the stored one by a quarter
+	$(BIN)/python benchmarks/check.py
+
+.PHONY: build
+build: $(STAMP) ## build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/hatchling build
+
+# uv writes one file for every platform and Python that we support, with markers; pip-compile knows only the one it runs on.
+.PHONY: constraints
+constraints: ## resolve constraints*.txt anew from pyproject.toml (keeps pins that still fit; UV_ARGS=--upgrade moves them)
+	@tmp="$$(mktemp -d)"; trap 'rm -rf "$$tmp"' EXIT; \
+	$(PYTHON) -m venv "$$tmp/venv"; \
+	"$$tmp/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; \
+	resolve() { \
+		local out="$$1"; shift; \
+		"$$tmp/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--no-header $(UV_ARGS) "$$@" --output-file "$$out" > /dev/null; \
+		{ echo "# Every dependency with its hashes, for Linux and macOS, Python 3.11 to 3.13. Made by 'make constraints'; do not edit."; \
+		  echo "#     pip install --require-hashes -r $$out"; \
+		  echo "#     pip install --no-deps --no-build-isolation -e ."; \
+		  cat "$$out"; } > "$$tmp/out"; \
+		cat "$$tmp/out" > "$$out"; \
+	}; \
+	resolve constraints.txt pyproject.toml --extra service --extra dev; \
+	printf 'hatchling\neditables\n' > "$$tmp/backend.in"; \
+	resolve constraints-service.txt pyproject.toml "$$tmp/backend.in" --extra service --constraints constraints.txt --no-annotate
+
+.PHONY: clean
+clean: ## remove what can be made again; not .kinfold, which is data
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
