@@ -1,0 +1,81 @@
+"""Whom an event names: its identifiers, normalised, the blocked ones left out (contract section 2)."""
+
+from typing import Final
+
+import msgspec
+
+from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.rejections import Rejection
+
+
+class Names(msgspec.Struct, frozen=True, gc=False):
+    """The identifiers of one event, each as it is matched (`email`: as it was written). `blocked` counts those left out."""
+
+    visitor_id: str | None = None
+    external_id: str | None = None
+    email: str | None = None
+    contact_id: str | None = None
+    blocked: int = 0
+
+
+_NOBODY: Final = Names()
+
+
+def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
+    """Whom `event` names by a workspace's rules, or why that is nobody."""
+    if isinstance(event, VisitorSeen):
+        return _visitor(event.visitor_id, rules)
+    if isinstance(event, MetadataSet):
+        if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
+            return _visitor(event.visitor_id, rules)  # what most of them are
+        return _people(event, event.contact_id, rules)
+    if isinstance(event, VisitorIdentified):
+        return _people(event, None, rules)
+    return _NOBODY
+
+
+def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
+    judged = rules.visitor_id(visitor_id)
+    return Names(judged) if isinstance(judged, str) else judged
+
+
+def _people(event: VisitorIdentified | MetadataSet, contact_id: str | None, rules: IdentifierRules) -> Names | Rejection:
+    visitor_id = rules.visitor_id(event.visitor_id) if event.visitor_id is not None else None
+    if isinstance(visitor_id, Rejection):
+        return visitor_id
+    external_id = rules.external_id(event.external_id) if event.external_id is not None else None
+    email = rules.email(event.email) if event.email is not None else None
+    blocked: list[Rejection] = []
+    if isinstance(external_id, Rejection):
+        blocked.append(external_id)
+        external_id = None
+    if isinstance(email, Rejection):
+        blocked.append(email)
+        email = None
+    for rejection in blocked:
+        if rejection.reason != "blocked-identifier":
+            return rejection
+    if isinstance(event, MetadataSet):
+        names = Names(visitor_id, external_id, email, contact_id.strip() if contact_id is not None else None, len(blocked))
+        return _check_target(names, blocked) or names
+    if external_id is None and email is None:
+        return blocked[0] if blocked else _nobody("externalId, email: found neither, allowed is at least one")
+    return Names(visitor_id, external_id, email, None, len(blocked))
+
+
+def _check_target(names: Names, blocked: list[Rejection]) -> Rejection | None:
+    targets = names.visitor_id, names.external_id, names.email, names.contact_id
+    if targets.count(None) == len(targets) - 1:
+        return None
+    given = [field for field, value in zip(_TARGETS, targets, strict=True) if value is not None]
+    if given:
+        return Rejection("invalid", f"{', '.join(given)}: found {len(given)} targets, allowed is exactly one")
+    return blocked[0] if blocked else _nobody(f"{', '.join(_TARGETS)}: found none of them, allowed is exactly one")
+
+
+_TARGETS: Final = ("visitorId", "externalId", "email", "contactId")
+
+
+def _nobody(detail: str) -> Rejection:
+    return Rejection("no-identifier", detail)

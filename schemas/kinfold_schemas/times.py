@@ -1,0 +1,45 @@
+"""Times: milliseconds since 1970 inside, RFC 3339 in UTC with milliseconds outside (contract section 5).
+
+Every RFC 3339 string made here has the same width, so such strings compare as the times do.
+"""
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_MS: Final = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can write."""
+
+ONE_MS: Final = timedelta(milliseconds=1)
+_MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since 1970 of an aware datetime, rounded down; negative before 1970."""
+    return (moment - EPOCH) // ONE_MS
+
+
+def to_text(ms: int) -> str:
+    """RFC 3339, UTC, milliseconds: `2026-11-22T08:00:00.000Z`. `ms` must lie in 0…LAST_MS."""
+    return _second(ms // 1000) + _MILLISECONDS[ms % 1000]
+
+
+def from_text(text: str) -> int:
+    """The milliseconds of a string made by `to_text`. Raises ValueError for anything that is no RFC 3339 time."""
+    return to_ms(datetime.fromisoformat(text))
+
+
+def text_ms(text: str) -> int:
+    """The same for what `to_text` made, and nothing else, in a fifth of the time."""
+    return _second_ms(text[:19]) + int(text[20:23])
+
+
+@lru_cache(maxsize=4096)
+def _second_ms(text: str) -> int:
+    return to_ms(datetime.fromisoformat(f"{text}Z"))
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return (EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
