@@ -1,0 +1,109 @@
+"""Metadata: last write wins by effective time, a key at a time (contract sections 3 and 4).
+
+Values and their stamps stand in two mappings. The stamps also hold removed keys, or a late event would bring them back; of
+those the `MAX_METADATA_KEYS` removed most recently are kept, which bounds what a contact can weigh.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from kinfold_projections.entries import Stamp
+from kinfold_projections.records import NEVER
+from kinfold_schemas.canonical import Primitive
+from kinfold_schemas.events import MAX_METADATA_KEYS
+
+
+class Metadata(msgspec.Struct, frozen=True, gc=False):
+    """Values, and when each key was set or removed. Never mutated: every operation makes a new one."""
+
+    values: dict[str, Primitive]
+    stamps: dict[str, Stamp]
+
+    def patch(
+        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, stamp: Stamp
+    ) -> tuple["Metadata", bool]:
+        """Sets `values` and removes `unset` as of `stamp`; a key in both is set. Tells whether anything came too late.
+
+        A value that is the same keeps its place and moves its stamp. The result may hold more than `MAX_METADATA_KEYS`.
+        """
+        new_values = own_values = self.values
+        new_stamps = self.stamps.copy()
+        late = False
+        for key in unset or ():
+            if values and key in values:
+                continue
+            if stamp < new_stamps.get(key, NEVER):
+                late = True
+                continue
+            new_stamps[key] = stamp
+            if key in new_values:
+                new_values = {name: value for name, value in new_values.items() if name != key}
+        for key, value in values.items() if values else ():
+            if stamp < new_stamps.get(key, NEVER):
+                late = True
+                continue
+            new_stamps[key] = stamp
+            old = new_values.get(key, _NOTHING)
+            if old.__class__ is not value.__class__ or old != value:
+                if new_values is own_values:
+                    new_values = own_values.copy()
+                new_values[key] = value
+        if unset:
+            new_stamps = _forget_long_removed(new_values, new_stamps)
+        return Metadata(new_values, new_stamps), late
+
+    def combine(self, other: "Metadata") -> "Metadata":
+        """Both, each key as the greater stamp has it. The result may hold more than `MAX_METADATA_KEYS`."""
+        if not other.stamps:
+            return self
+        values, stamps = self.values.copy(), self.stamps.copy()
+        for key, stamp in other.stamps.items():
+            if stamp < stamps.get(key, NEVER):
+                continue
+            stamps[key] = stamp
+            if key in other.values:
+                values[key] = other.values[key]
+            else:
+                values.pop(key, None)
+        return Metadata(values, _forget_long_removed(values, stamps))
+
+    def newest(self) -> "Metadata":
+        """The `MAX_METADATA_KEYS` keys that were set most recently: what stays where contacts come together."""
+        if len(self.values) <= MAX_METADATA_KEYS:
+            return self
+        values, stamps = self.values.copy(), self.stamps.copy()
+        for key in sorted(values, key=lambda key: (stamps[key], key))[:-MAX_METADATA_KEYS]:
+            del values[key], stamps[key]
+        return Metadata(values, stamps)
+
+
+_NOTHING: Final = object()
+
+NO_METADATA: Final = Metadata({}, {})
+
+
+def same(one: Primitive, other: Primitive) -> bool:
+    """Whether two values are the same JSON value: `true` is not `1`, and numbers come here in their one form."""
+    return one.__class__ is other.__class__ and one == other
+
+
+def changed_keys(before: Mapping[str, Primitive], after: Mapping[str, Primitive]) -> list[str]:
+    """The keys that differ, in order of their names."""
+    if before is after:
+        return []
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if key not in before or key not in after or not same(before[key], after[key])
+    )
+
+
+def _forget_long_removed(values: Mapping[str, Primitive], stamps: dict[str, Stamp]) -> dict[str, Stamp]:
+    if len(stamps) - len(values) <= MAX_METADATA_KEYS:
+        return stamps
+    removed = sorted((key for key in stamps if key not in values), key=lambda key: (stamps[key], key))
+    for key in removed[:-MAX_METADATA_KEYS]:
+        del stamps[key]
+    return stamps

@@ -1,0 +1,32 @@
+"""What folding one entry came to: a value, whatever happened (design: a refusal is an event, not an exception)."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from kinfold_schemas.changes import Change
+from kinfold_schemas.rejections import Rejection
+
+Kind = Literal["folded", "no-op", "stale", "duplicate", "rejected"]
+"""folded: something is other than it was. no-op: it said nothing new. stale: what was new in it came too late, and newer
+values stand. duplicate: its id occurred before. rejected: it could not be folded."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What one entry did: its kind, the changes for the feed in their order, why it was refused, and blocked identifiers."""
+
+    kind: Kind
+    changes: tuple[Change, ...] = ()
+    rejection: Rejection | None = None
+    blocked: int = 0
+
+
+FOLDED: Final = Outcome("folded")
+NO_OP: Final = Outcome("no-op")
+STALE: Final = Outcome("stale")
+DUPLICATE: Final = Outcome("duplicate")
+
+
+def rejected(rejection: Rejection) -> Outcome:
+    """The outcome of an entry that is refused."""
+    return Outcome("rejected", rejection=rejection)

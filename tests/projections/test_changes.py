@@ -1,0 +1,159 @@
+"""The change feed (contract section 6)."""
+
+import msgspec
+
+from kinfold_schemas.changes import ContactSeen, decode_change, encode_change
+from kinfold_schemas.contacts import Contact
+from tests.support.feed_reader import FeedReader, contacts_of
+from tests.support.folding import Event, Story, given, identified, log_at, metadata_set, moment, seen
+
+ADA = "ada@example.org"
+EVERYTHING: list[Event] = [
+    seen("v-1", at=1),
+    identified("u-1", ADA, "v-1", name="Ada", at=2),
+    identified("u-2", None, "v-2", metadata={"plan": "pro"}, at=3),
+    identified(None, "ben@example.org", "v-3", at=4),
+    identified("u-3", visitor_id="v-4", at=5),
+    identified("u-2", "ben@example.org", "v-4", unset=["plan"], at=6),
+    identified("u-2", ADA, "v-1", at=7),
+    metadata_set(email=ADA, metadata={"plan": "free"}, at=8),
+    seen("v-1", at=9),
+]
+
+
+def test_changes_of_one_entry_come_in_the_order_of_the_table() -> None:
+    """Created, updated, linked, unlinked, merged, conflict."""
+    given(*EVERYTHING[:5]).when(EVERYTHING[5]).then("ContactUpdated", "VisitorLinked", "VisitorUnlinked", "ContactsMerged")
+    given(*EVERYTHING[:6]).when(EVERYTHING[6]).then("VisitorLinked", "VisitorUnlinked", "IdentityConflict")
+    given(EVERYTHING[1]).when(identified("u-9", ADA, "v-1", at=9)).then(
+        "ContactCreated", "VisitorLinked", "VisitorUnlinked", "IdentityConflict"
+    )
+
+
+def test_versions_begin_at_1_and_grow_by_1() -> None:
+    """With every change that concerns the contact, so one entry may take several."""
+    story = given(identified("u-1", ADA, "v-1", at=1))
+    one = story.contact(external_id="u-1")
+    assert one.version == 2
+    story.when(identified("u-2", visitor_id="v-1", at=2)).then(
+        {"type": "ContactCreated", "version": 1},
+        {"type": "VisitorLinked", "version": 2},
+        {"type": "VisitorUnlinked", "version": 3, "contactId": one.id},
+    )
+
+
+def test_every_change_says_when_why_and_whose() -> None:
+    """`at` is the effective time, `cause` the log entry's id, `contact` the contact of `contactId`."""
+    story = given(*EVERYTHING[:5])
+    for change in story.when(EVERYTHING[5], "1767229299999-7").changes:
+        fields = msgspec.to_builtins(change)
+        assert (fields["at"], fields["cause"]) == (moment(6), "1767229299999-7")
+        assert (fields["contact"]["id"], fields["contact"]["version"]) == (fields["contactId"], fields["version"])
+
+
+def test_a_change_carries_the_whole_contact_as_the_entry_left_it() -> None:
+    """So a dashboard needs no second question; those of one entry differ in the version alone."""
+    story = given(EVERYTHING[0])
+    created, linked = story.when(EVERYTHING[1]).changes
+    contact = story.contact(external_id="u-1")
+    assert msgspec.to_builtins(linked)["contact"] == msgspec.to_builtins(contact.public())
+    assert msgspec.to_builtins(created)["contact"] == {**msgspec.to_builtins(contact.public()), "version": 1}
+
+
+def test_what_a_change_carries_stays_as_it_was() -> None:
+    """Later entries change the state, not what was told."""
+    story = given(EVERYTHING[0])
+    changes = story.when(EVERYTHING[1]).changes
+    before = [encode_change(change) for change in changes]
+    story.given(*EVERYTHING[2:])
+    assert [encode_change(change) for change in changes] == before
+
+
+def test_a_contact_on_the_wire_is_the_one_of_the_contract() -> None:
+    """These fields, and no others: what the fold keeps for itself stays out."""
+    (change, _) = given(EVERYTHING[0]).when(EVERYTHING[1]).changes
+    fields = msgspec.json.decode(encode_change(change))["contact"]
+    assert list(fields) == [
+        "id",
+        "externalId",
+        "email",
+        "name",
+        "image",
+        "metadata",
+        "metadataHash",
+        "visitorCount",
+        "visitorIds",
+        "firstSeenAt",
+        "lastSeenAt",
+        "createdAt",
+        "updatedAt",
+        "version",
+    ]
+    assert tuple(Contact.__struct_encode_fields__) == tuple(fields)
+
+
+def test_changed_names_the_fields() -> None:
+    """Fields first, then keys of metadata by name."""
+    story = given(identified("u-1", metadata={"b": 1, "gone": 1}, at=1))
+    event = identified("u-1", ADA, name="Ada", image="/a.png", metadata={"b": 2, "a": 1}, unset=["gone"], at=2)
+    story.when(event).then(
+        {"type": "ContactUpdated", "changed": ["email", "name", "image", "metadata.a", "metadata.b", "metadata.gone"]}
+    )
+
+
+def test_updated_at_is_the_greatest_effective_time_of_the_changes() -> None:
+    """A late change does not move it back, and what is no change does not move it on."""
+    story = given(identified("u-1", name="Ada", at=5))
+    story.when(metadata_set(externalId="u-1", metadata={"a": 1}, at=3)).then(
+        {"type": "ContactUpdated", "at": moment(3), "version": 2}
+    )
+    story.given(identified("u-1", at=9))
+    assert story.contact(external_id="u-1").updated_at == moment(5)
+
+
+def test_presence_at_most_once_a_minute() -> None:
+    """Of effective time, per contact, whichever of its visitors it is."""
+    story = given(identified("u-1", visitor_id="v-1", at=0), identified("u-1", visitor_id="v-2", at=0))
+    version = story.contact(external_id="u-1").version
+    story.when(seen("v-1", at=10)).then({"type": "ContactSeen", "version": version, "at": moment(10)})
+    story.when(seen("v-2", at=20)).then_nothing("folded")
+    story.when(seen("v-1", at=69.999)).then_nothing("folded")
+    story.when(seen("v-2", at=70)).then({"type": "ContactSeen", "version": version})
+    assert story.contact(external_id="u-1").last_seen_at == moment(70)
+
+
+def test_presence_is_not_told_late() -> None:
+    """Who was there earlier than it was last told is no news, and still widens the seen times."""
+    story = given(seen("v-1", at=1000), identified("u-1", visitor_id="v-1", at=1000), seen("v-1", at=1001))
+    story.when(seen("v-1", at=500)).then_nothing("folded")
+    assert story.contact(external_id="u-1").first_seen_at == moment(500)
+
+
+def test_an_anonymous_visitor_is_not_on_the_feed() -> None:
+    """The feed tells of contacts."""
+    story = Story()
+    for event in (seen("v-1"), metadata_set(visitorId="v-1", metadata={"a": 1})):
+        assert story.when(event).changes == ()
+
+
+def test_who_applies_nothing_but_the_feed_holds_the_contacts() -> None:
+    """Through creation, links, merges and conflicts; `test_properties` says so of every log."""
+    story, reader = Story(), FeedReader()
+    reader.read([story.when(event).outcome for event in EVERYTHING])
+    assert {contact.external_id for contact in reader.contacts.values()} == {"u-1", "u-2", "u-3"}
+    blank = {"first_seen_at": "", "last_seen_at": ""}
+    held = {key: msgspec.structs.replace(contact, **blank) for key, contact in reader.contacts.items()}
+    assert held == contacts_of(story.state)
+
+
+def test_changes_survive_the_wire() -> None:
+    """Every change decodes as what it was."""
+    story = Story()
+    changes = [change for event in EVERYTHING for change in story.when(event).changes]
+    assert [decode_change(encode_change(change)) for change in changes] == changes
+    assert any(isinstance(change, ContactSeen) for change in changes)
+
+
+def test_the_time_of_an_event_without_one_is_its_entry_s() -> None:
+    """On the feed as well."""
+    given().when(identified("u-1")).then({"type": "ContactCreated", "at": log_at(0)})

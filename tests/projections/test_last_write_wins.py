@@ -1,0 +1,140 @@
+"""Last write wins by effective time, a key at a time (contract section 3)."""
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from tests.support.folding import Event, Story, given, identified, log_at, metadata_set, moment, seen
+
+Write = Callable[[str, float], Event]
+
+
+def plan(value: str, at: float) -> Event:
+    """One metadata key."""
+    return metadata_set(externalId="u-1", metadata={"plan": value}, at=at)
+
+
+def name(value: str, at: float) -> Event:
+    """A name."""
+    return identified("u-1", name=value, at=at)
+
+
+def image(value: str, at: float) -> Event:
+    """An image."""
+    return identified("u-1", image=value, at=at)
+
+
+def email(value: str, at: float) -> Event:
+    """An address."""
+    return identified("u-1", f"{value}@example.org", at=at)
+
+
+def link(value: str, at: float) -> Event:
+    """Whose the visitor is."""
+    return identified(value, visitor_id="v-1", at=at)
+
+
+def held(story: Story, write: Write) -> Any:
+    """What is there after the writes."""
+    if write is link:
+        return story.contact(visitor_id="v-1").external_id
+    contact = story.contact(external_id="u-1")
+    fields = {"plan": contact.metadata.get("plan"), "name": contact.name, "image": contact.image}
+    return fields.get(write.__name__, (contact.email or "").split("@")[0])
+
+
+KEYS = [plan, name, image, email, link]
+
+
+@pytest.mark.parametrize("write", KEYS)
+def test_an_old_event_that_arrives_late_changes_nothing_newer(write: Write) -> None:
+    """Not a key of metadata, not name, image and address, not the link."""
+    assert held(given(write("new", 5), write("old", 4)), write) == "new"
+
+
+@pytest.mark.parametrize("write", KEYS)
+def test_a_value_that_is_confirmed_is_held_at_the_later_time(write: Write) -> None:
+    """`a=x @1, a=x @3, a=y @2` leaves `x`, in whatever order they arrive."""
+    writes = [write("x", 1), write("x", 3), write("y", 2)]
+    for order in permutations(writes):
+        assert held(given(*order), write) == "x"
+
+
+@pytest.mark.parametrize("write", KEYS)
+def test_at_equal_times_the_later_entry_wins(write: Write) -> None:
+    """The log's order is the truth."""
+    assert held(given(write("x", 1), write("y", 1)), write) == "y"
+    assert held(given(write("y", 1), write("x", 1), write("y", 1)), write) == "y"
+
+
+def test_at_equal_milliseconds_the_sequence_number_decides() -> None:
+    """Entry ids are numbers: 10 comes after 9."""
+    story = Story()
+    for seq in (9, 10):
+        story.when(metadata_set(externalId="u-1", metadata={"plan": seq}), f"1767229200000-{seq}")
+    assert story.contact(external_id="u-1").metadata == {"plan": 10}
+
+
+def test_every_key_keeps_a_time_of_its_own() -> None:
+    """One event may be late for one key and in time for another."""
+    story = given(plan("pro", 5))
+    result = story.when(metadata_set(externalId="u-1", metadata={"plan": "free", "city": "Paris"}, at=4))
+    result.then({"type": "ContactUpdated", "changed": ["metadata.city"], "at": moment(4)})
+    assert story.contact(external_id="u-1").metadata == {"plan": "pro", "city": "Paris"}
+
+
+def test_a_removal_is_a_write_like_any_other() -> None:
+    """What was removed later does not come back, and what was set later is not removed."""
+    unset = metadata_set(externalId="u-1", unset=["plan"], at=3)
+    for first, second in ((plan("pro", 2), unset), (unset, plan("pro", 2))):
+        assert given(first, second).contact(external_id="u-1").metadata == {}
+    for first, second in ((plan("pro", 4), unset), (unset, plan("pro", 4))):
+        assert given(first, second).contact(external_id="u-1").metadata == {"plan": "pro"}
+
+
+def test_what_came_too_late_is_counted_as_stale() -> None:
+    """It says something else, and newer values stand."""
+    given(plan("pro", 5)).when(plan("free", 4)).then_nothing("stale")
+    given(name("Ada", 5)).when(name("Bob", 4)).then_nothing("stale")
+    given(email("new", 5)).when(email("old", 4)).then_nothing("stale")
+
+
+def test_the_context_of_a_visitor_is_the_latest_as_a_whole() -> None:
+    """By effective time, too; an event without one says nothing about it."""
+    story = given(seen(context={"url": "/b"}, at=5), seen(context={"url": "/a", "locale": "en"}, at=4), seen(at=6))
+    assert story.visitor().context == {"url": "/b"}
+    assert given(seen(context={"url": "/a"}, at=4), seen(context={}, at=4)).visitor().context == {}
+
+
+def test_seen_times_only_widen() -> None:
+    """Whatever the order of arrival."""
+    for order in permutations([3, 1, 5]):
+        visitor = given(*(seen(at=second) for second in order)).visitor()
+        assert (visitor.first_seen_at, visitor.last_seen_at) == (moment(1), moment(5))
+
+
+def test_a_contact_s_seen_times_cover_its_visitors_anonymous_past() -> None:
+    """Before anybody knew, it was them already."""
+    story = given(seen(at=1), seen(at=9), identified("u-1", visitor_id="v-1", at=5))
+    contact = story.contact(external_id="u-1")
+    assert (contact.first_seen_at, contact.last_seen_at, contact.created_at) == (moment(1), moment(9), moment(5))
+
+
+def test_a_contact_s_seen_times_cover_what_names_it_or_comes_from_its_visitors() -> None:
+    """Metadata and no-ops included, and nothing of a visitor's that is another's by then."""
+    story = given(identified("u-1", visitor_id="v-1", at=5), seen(at=7), identified("u-2", visitor_id="v-1", at=10))
+    story.given(seen(at=12), seen(at=2))
+    one, two = story.contact(external_id="u-1"), story.contact(external_id="u-2")
+    assert (one.first_seen_at, one.last_seen_at) == (moment(2), moment(7))
+    assert (two.first_seen_at, two.last_seen_at) == (moment(10), moment(12))
+    story.given(identified("u-1", at=13), metadata_set(externalId="u-1"))
+    assert one.last_seen_at == log_at(6)
+
+
+def test_an_event_by_a_visitor_may_widen_the_second_contact_s_past_no_further() -> None:
+    """A device's anonymous past belongs to the first who used it."""
+    story = given(seen(at=1), identified("u-1", visitor_id="v-1", at=5), identified("u-2", visitor_id="v-1", at=6))
+    assert story.contact(external_id="u-1").first_seen_at == moment(1)
+    assert story.contact(external_id="u-2").first_seen_at == moment(6)

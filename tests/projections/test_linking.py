@@ -1,0 +1,141 @@
+"""Whose a visitor is, and was (contract section 5, Linking)."""
+
+from itertools import permutations
+
+from tests.support.folding import Story, given, identified, metadata_set, moment, seen
+
+
+def sign_in(external_id: str, at: float) -> dict[str, object]:
+    """Somebody says on the device who they are."""
+    return dict(identified(external_id, visitor_id="v-1", at=at))
+
+
+def history(*links: tuple[str, float]) -> list[tuple[str, str]]:
+    """What `Story.holders` should be."""
+    return [(external_id, moment(second)) for external_id, second in links]
+
+
+def owner_of_a_page_view(story: Story, at: float) -> str | None:
+    """The external id of the contact to which metadata of the visitor at that time goes."""
+    probe = f"probe {at}"
+    story.given(metadata_set(visitorId="v-1", metadata={probe: True}, at=at))
+    return next((contact.external_id for contact in story.contacts if probe in contact.metadata), None)
+
+
+def test_the_first_link() -> None:
+    """There is no previous contact."""
+    story = given(seen())
+    story.when(sign_in("u-1", 5)).then(
+        "ContactCreated", {"type": "VisitorLinked", "visitorId": "v-1", "previousContactId": None, "version": 2}
+    )
+    assert story.holders() == history(("u-1", 5))
+    assert story.contact(external_id="u-1").visitor_ids == ["v-1"]
+
+
+def test_the_same_link_again_is_the_same_link() -> None:
+    """Two links in a row to one contact are one."""
+    story = given(sign_in("u-1", 5))
+    story.when(sign_in("u-1", 9)).then_nothing()
+    assert story.holders() == history(("u-1", 5))
+
+
+def test_a_link_of_before_the_first_moves_it_back() -> None:
+    """The visitor was theirs already; only the order of a contact's visitors may show it."""
+    story = given(sign_in("u-1", 5))
+    story.when(sign_in("u-1", 3)).then_nothing("folded")
+    assert story.holders() == history(("u-1", 3))
+
+
+def test_a_shared_device_moves_on() -> None:
+    """The visitor is the later person's; the earlier one's history stays theirs."""
+    story = given(sign_in("u-1", 5))
+    one = story.contact(external_id="u-1").id
+    story.when(sign_in("u-2", 8)).then(
+        "ContactCreated",
+        {"type": "VisitorLinked", "visitorId": "v-1", "previousContactId": one},
+        {"type": "VisitorUnlinked", "visitorId": "v-1", "contactId": one, "nextContactId": story.contacts[1].id},
+    )
+    assert story.holders() == history(("u-1", 5), ("u-2", 8))
+    assert (story.contact(external_id="u-1").visitor_count, story.contact(external_id="u-2").visitor_ids) == (0, ["v-1"])
+
+
+def test_and_back() -> None:
+    """A link per turn."""
+    story = given(sign_in("u-1", 1), sign_in("u-2", 2), sign_in("u-1", 3))
+    assert story.holders() == history(("u-1", 1), ("u-2", 2), ("u-1", 3))
+
+
+def test_events_of_a_visitor_belong_to_whoever_held_it_then() -> None:
+    """Late ones included; what is older than the first link belongs to the first."""
+    story = given(sign_in("u-1", 5), sign_in("u-2", 8))
+    assert [owner_of_a_page_view(story, at) for at in (9, 8, 7.999, 5, 1)] == ["u-2", "u-2", "u-1", "u-1", "u-1"]
+
+
+def test_presence_belongs_to_whoever_held_the_visitor_then() -> None:
+    """So a late page view does not show the later person as present."""
+    story = given(sign_in("u-1", 5), sign_in("u-2", 500))
+    story.when(seen(at=100)).then({"type": "ContactSeen", "contactId": story.contact(external_id="u-1").id})
+    assert story.contact(external_id="u-2").first_seen_at == moment(500)
+
+
+def test_a_late_link_takes_its_place_in_the_history() -> None:
+    """The visitor's contact is that of the latest `since`, so nothing on the feed but the contact itself."""
+    story = given(sign_in("u-1", 1), sign_in("u-2", 9))
+    story.when(sign_in("u-3", 5)).then({"type": "ContactCreated"})
+    assert story.holders() == history(("u-1", 1), ("u-3", 5), ("u-2", 9))
+    assert story.contact(external_id="u-3").visitor_ids == []
+    assert [owner_of_a_page_view(story, at) for at in (4, 6, 10)] == ["u-1", "u-3", "u-2"]
+
+
+def test_a_late_link_of_before_the_first_gets_what_comes_from_then_on() -> None:
+    """What was folded before it arrived is not moved again."""
+    story = given(metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=2), sign_in("u-2", 5))
+    story.given(sign_in("u-1", 3))
+    assert story.contact(external_id="u-2").metadata == {"theme": "dark"}
+    assert owner_of_a_page_view(story, 1) == "u-1"
+
+
+def test_a_late_link_interrupts_one_that_was_confirmed_later() -> None:
+    """`u-1 @1, u-1 @9` and then `u-2 @5`: u-1 has it until 5 and from 9 on. The visitor does not move."""
+    story = given(sign_in("u-1", 1), sign_in("u-1", 9))
+    story.when(sign_in("u-2", 5)).then("ContactCreated")
+    assert story.holders() == history(("u-1", 1), ("u-2", 5), ("u-1", 9))
+    assert [owner_of_a_page_view(story, at) for at in (2, 6, 10)] == ["u-1", "u-2", "u-1"]
+
+
+def test_an_interrupted_contact_is_told_that_its_visitors_stand_in_another_order() -> None:
+    """The link that goes on is a newer one: who holds the contacts by the feed alone must hear of it."""
+    story = given(sign_in("u-1", 1), identified("u-1", visitor_id="v-2", at=3), sign_in("u-1", 9))
+    assert story.contact(external_id="u-1").visitor_ids == ["v-2", "v-1"]
+    story.when(sign_in("u-2", 5)).then(
+        "ContactCreated",
+        {"type": "ContactUpdated", "contactId": story.contact(external_id="u-1").id, "changed": ["visitorIds"]},
+    )
+    assert story.contact(external_id="u-1").visitor_ids == ["v-1", "v-2"]
+
+
+def test_three_people_in_any_order_of_arrival() -> None:
+    """The history is by `since`, not by arrival."""
+    for order in permutations([sign_in("u-1", 1), sign_in("u-2", 2), sign_in("u-3", 3)]):
+        assert given(*order).holders() == history(("u-1", 1), ("u-2", 2), ("u-3", 3))
+
+
+def test_at_the_same_time_the_later_entry_holds_it() -> None:
+    """There is always one answer."""
+    story = given(sign_in("u-1", 5), sign_in("u-2", 5))
+    assert owner_of_a_page_view(story, 5) == "u-2"
+    assert story.contact(visitor_id="v-1").external_id == "u-2"
+
+
+def test_the_newest_links_stand_first() -> None:
+    """`visitorIds` are by the time of the link, then by id."""
+    links = [("v-1", 3), ("v-2", 1), ("v-3", 2), ("v-4", 3)]
+    for order in permutations(links):
+        story = given(*(identified("u-1", visitor_id=visitor_id, at=at) for visitor_id, at in order))
+        assert story.contact(external_id="u-1").visitor_ids == ["v-4", "v-1", "v-3", "v-2"]
+
+
+def test_an_anonymous_visitor_is_nobody_s() -> None:
+    """`contactId` is null."""
+    visitor = given(seen(), metadata_set(visitorId="v-1", metadata={"a": 1})).visitor()
+    assert (visitor.contact_id, visitor.links) == (None, [])

@@ -1,0 +1,147 @@
+"""Merging E into T, where an event names both (contract section 5, Merging)."""
+
+import pytest
+
+from kinfold_schemas.contacts import MergedContact
+from tests.support.folding import Event, Story, given, identified, metadata_set, moment, seen
+
+ADA = "ada@example.org"
+MERGE = identified("u-1", ADA, at=10)
+
+
+def two(x: Event | None = None, e: Event | None = None) -> Story:
+    """A contact X known by an external id, and a contact E known by an address."""
+    return given(x or identified("u-1", visitor_id="v-x", at=2), e or identified(None, ADA, "v-e", at=1))
+
+
+def test_t_s_id_survives_and_e_is_a_tombstone() -> None:
+    """An old id always finds the living contact."""
+    story = two()
+    x, e = story.contact(external_id="u-1").id, story.contact(email=ADA).id
+    story.given(MERGE)
+    assert story.state.contacts[e] == MergedContact(e, x)
+    story.when(metadata_set(contactId=e, metadata={"a": 1})).then({"type": "ContactUpdated", "contactId": x})
+
+
+def test_e_s_visitors_resolve_to_t() -> None:
+    """Present ones, with what comes from them; their own records are not touched."""
+    story = two()
+    before = story.visitor("v-e").links
+    story.given(MERGE)
+    contact = story.contact(visitor_id="v-e")
+    assert (contact.external_id, contact.visitor_count, contact.visitor_ids) == ("u-1", 2, ["v-x", "v-e"])
+    assert story.visitor("v-e").links is before
+    story.when(metadata_set(visitorId="v-e", metadata={"a": 1})).then({"type": "ContactUpdated", "contactId": contact.id})
+
+
+def test_e_s_past_visitors_resolve_to_t() -> None:
+    """A device that has moved on was T's while it was E's."""
+    story = two(e=identified(None, ADA, "v-1", at=1)).given(identified("u-2", visitor_id="v-1", at=5), MERGE)
+    assert story.holders() == [("u-1", moment(1)), ("u-2", moment(5))]
+    story.when(metadata_set(visitorId="v-1", metadata={"a": 1}, at=3)).then("ContactUpdated")
+    assert story.contact(external_id="u-1").metadata == {"a": 1}
+    assert story.contact(external_id="u-1").visitor_ids == ["v-x"]
+
+
+def test_a_visitor_of_both_does_not_move() -> None:
+    """They are one contact now, so a further sign-in says nothing new."""
+    story = two().given(MERGE)
+    story.when(identified("u-1", visitor_id="v-e", at=11)).then_nothing()
+    story.when(identified("u-2", visitor_id="v-e", at=12)).then("ContactCreated", "VisitorLinked", "VisitorUnlinked")
+    assert story.contact(external_id="u-1").visitor_ids == ["v-x"]
+
+
+def test_the_event_may_bring_a_visitor() -> None:
+    """Of E, of T, of a third contact, or one that nobody knows."""
+    story = two().given(identified("u-3", visitor_id="v-3", at=3))
+    story.when(identified("u-1", ADA, "v-3", at=10)).then(
+        "ContactUpdated",
+        {"type": "VisitorLinked", "visitorId": "v-3", "previousContactId": story.contact(external_id="u-3").id},
+        {"type": "VisitorUnlinked", "contactId": story.contact(external_id="u-3").id},
+        "ContactsMerged",
+    )
+    two().when(identified("u-1", ADA, "v-e", at=10)).then("ContactUpdated", "ContactsMerged")
+    two().when(identified("u-1", ADA, "v-new", at=10)).then("ContactUpdated", "VisitorLinked", "ContactsMerged")
+
+
+def test_the_address_that_the_merged_contact_ends_up_without_is_free() -> None:
+    """T had another one: the later stays, and the earlier is nobody's."""
+    story = two(x=identified("u-1", "old@example.org", at=2)).given(MERGE)
+    assert story.contact(external_id="u-1").email == ADA
+    assert story.state.emails.keys() == {ADA}
+
+    story = two(x=identified("u-1", "newer@example.org", at=20)).given(MERGE)
+    assert story.contact(external_id="u-1").email == "newer@example.org"
+    assert story.state.emails.keys() == {"newer@example.org"}
+    story.when(identified("u-2", ADA)).then("ContactCreated")
+
+
+@pytest.mark.parametrize(("x_at", "e_at", "winner"), [(1, 2, "E"), (2, 1, "X"), (1, 1, "E")])
+def test_metadata_name_and_image_combine_by_effective_time(x_at: float, e_at: float, winner: str) -> None:
+    """A key at a time; where the times are the same, the later entry wins."""
+    story = two(
+        x=identified("u-1", name="X", image="/X", metadata={"both": "X", "x": 1}, at=x_at),
+        e=identified(None, ADA, name="E", image="/E", metadata={"both": "E", "e": 2}, at=e_at),
+    ).given(MERGE)
+    contact = story.contact(external_id="u-1")
+    assert (contact.name, contact.image) == (winner, f"/{winner}")
+    assert contact.metadata == {"both": winner, "x": 1, "e": 2}
+
+
+def test_what_was_removed_later_stays_removed() -> None:
+    """Removal combines by effective time as well."""
+    story = two(
+        x=metadata_set(externalId="u-1", unset=["plan"], at=3),
+        e=identified(None, ADA, metadata={"plan": "pro"}, at=2),
+    ).given(MERGE)
+    assert story.contact(external_id="u-1").metadata == {}
+
+
+def test_the_event_s_own_facts_are_the_newest() -> None:
+    """It names both and says more."""
+    story = two(e=identified(None, ADA, name="E", metadata={"plan": "free"}, at=1))
+    story.when(identified("u-1", ADA, name="Ada", metadata={"plan": "pro"}, at=10)).then(
+        {"type": "ContactUpdated", "changed": ["email", "name", "metadata.plan"]}, "ContactsMerged"
+    )
+
+
+def test_seen_and_created_times() -> None:
+    """The least of `firstSeenAt` and `createdAt`, the greatest of `lastSeenAt`."""
+    story = two(x=identified("u-1", at=5), e=identified(None, ADA, "v-e", at=3)).given(seen("v-e", at=1), seen("v-e", at=90))
+    story.given(MERGE)
+    contact = story.contact(external_id="u-1")
+    assert (contact.first_seen_at, contact.created_at, contact.last_seen_at) == (moment(1), moment(3), moment(90))
+
+
+def test_presence_is_still_told_once_a_minute() -> None:
+    """The merged contact was seen just now."""
+    story = two().given(seen("v-e", at=100), MERGE)
+    story.when(seen("v-x", at=130)).then_nothing("folded")
+    story.when(seen("v-x", at=160)).then("ContactSeen")
+
+
+def test_a_long_chain_of_tombstones() -> None:
+    """However long: every old id finds the living contact."""
+    story = given()
+    ids: list[str] = []
+    for number in range(50):
+        story.given(identified(None, f"a{number}@example.org", f"v-{number}", at=number))
+        ids.append(story.contact(email=f"a{number}@example.org").id)
+        story.given(identified("u-1", f"a{number}@example.org", at=number + 0.5))
+    living = story.contact(external_id="u-1")
+    assert {story.state.find(contact_id) for contact_id in ids} == {living.id}
+    assert living.visitor_ids == [f"v-{number}" for number in reversed(range(50))]
+
+
+def test_a_contact_that_merged_others_is_merged_itself() -> None:
+    """The contact that u-1 is now has gained its external id only later: its own tombstones still lead on."""
+    story = two().given(MERGE)
+    tombstone = next(each for each in story.state.contacts.values() if isinstance(each, MergedContact))
+    assert story.state.find(tombstone.id) == story.contact(external_id="u-1").id
+    story.given(identified("u-2", visitor_id="v-e", at=20), identified("u-1", visitor_id="v-e", at=15))
+    assert story.holders("v-e") == [("u-1", moment(1)), ("u-2", moment(20))]
+
+
+def test_merging_again_says_nothing_new() -> None:
+    """The same event later on: E is T."""
+    two().given(MERGE).when(identified("u-1", ADA, at=11)).then_nothing()

@@ -1,0 +1,94 @@
+"""At most 256 metadata keys in a contact (contract section 2, Limits)."""
+
+from tests.support.folding import Event, Story, given, identified, metadata_set, moment
+
+
+def keys(first: int, count: int) -> dict[str, int]:
+    """So many keys."""
+    return {f"k-{number:03}": number for number in range(first, first + count)}
+
+
+def full(external_id: str = "u-1") -> Event:
+    """A contact with all the keys that it may have."""
+    return identified(external_id, metadata=keys(0, 256), at=1)
+
+
+def assert_untouched(story: Story, event: Event) -> None:
+    """The event is refused, and has changed nothing: no contact, no visitor, no time."""
+    story.state.take_changes()
+    story.when(event).then_rejected("invalid", "metadata: found 257 keys", "256")
+    assert [bool(changed) for changed in _fields(story)] == [False] * 5
+
+
+def _fields(story: Story) -> list[object]:
+    changes = story.state.take_changes()
+    return [changes.visitors, changes.contacts, changes.external_ids, changes.emails, changes.members]
+
+
+def test_256_keys_in_several_events() -> None:
+    """The last that fits, and the first that does not."""
+    story = given(identified("u-1", metadata=keys(0, 200), at=1))
+    story.when(metadata_set(externalId="u-1", metadata=keys(200, 56))).then("ContactUpdated")
+    assert_untouched(story, metadata_set(externalId="u-1", metadata={"one more": 1}))
+    assert_untouched(story, identified("u-1", "ada@example.org", "v-new", name="Ada", metadata={"one more": 1}))
+
+
+def test_a_full_contact_can_still_change() -> None:
+    """Values, and one key for another."""
+    story = given(full())
+    story.when(metadata_set(externalId="u-1", metadata={"k-000": "new"})).then("ContactUpdated")
+    story.when(metadata_set(externalId="u-1", metadata={"one more": 1}, unset=["k-000"])).then("ContactUpdated")
+    assert len(story.contact(external_id="u-1").metadata) == 256
+
+
+def test_a_key_that_comes_too_late_takes_no_place() -> None:
+    """It was removed later than it was set, so it is not there."""
+    story = given(metadata_set(externalId="u-1", unset=["late"], at=5), full())
+    story.when(metadata_set(externalId="u-1", metadata={"late": 1}, at=4)).then_nothing("stale")
+
+
+def test_an_anonymous_visitor_has_the_same_limit() -> None:
+    """Or it could never be identified."""
+    story = given(metadata_set(visitorId="v-1", metadata=keys(0, 256), at=1))
+    assert_untouched(story, metadata_set(visitorId="v-1", metadata={"one more": 1}))
+
+
+def test_in_a_merge_the_256_set_most_recently_stay() -> None:
+    """200 and 200 keys: the 200 newer ones and 56 of the older, in the same order in every replay."""
+    older = identified(None, "ada@example.org", metadata=keys(0, 200), at=1)
+    newer = identified("u-1", metadata=keys(200, 200), at=2)
+    for first, second in ((older, newer), (newer, older)):
+        story = given(first, second)
+        story.when(identified("u-1", "ada@example.org", at=3)).then("ContactUpdated", "ContactsMerged")
+        assert story.contact(external_id="u-1").metadata.keys() == keys(144, 256).keys()
+
+
+def test_a_merge_is_not_refused_for_what_its_own_event_sets() -> None:
+    """Or two full contacts could never become one, where each page sends metadata with the identification."""
+    story = given(
+        identified(None, "ada@example.org", metadata=keys(0, 200), at=1), identified("u-1", metadata=keys(200, 200), at=2)
+    )
+    event = identified("u-1", "ada@example.org", metadata={"one more": 1}, at=3)
+    story.when(event).then("ContactUpdated", "ContactsMerged")
+    assert story.contact(external_id="u-1").metadata.keys() == keys(145, 255).keys() | {"one more"}
+
+
+def test_what_a_visitor_brings_does_not_refuse_its_identification() -> None:
+    """Its anonymous metadata comes together with the contact's as in a merge."""
+    story = given(full(), metadata_set(visitorId="v-1", metadata=keys(256, 10), at=2))
+    story.when(identified("u-1", visitor_id="v-1", at=3)).then("ContactUpdated", "VisitorLinked")
+    assert story.contact(external_id="u-1").metadata.keys() == keys(10, 256).keys()
+
+
+def test_removed_keys_take_no_place_and_are_not_remembered_without_end() -> None:
+    """Of removed keys, too, no more than 256 are remembered."""
+    story = Story()
+    for number in range(0, 1000, 100):
+        event = {"externalId": "u-1", "at": moment(number)}
+        story.given(
+            {"type": "MetadataSet", **event, "metadata": keys(number, 100)},
+            {"type": "MetadataSet", **event, "unset": list(keys(number, 100))},
+        )
+    contact = story.contact(external_id="u-1")
+    assert contact.metadata == {}
+    assert contact.metadata_stamps.keys() == keys(744, 256).keys()

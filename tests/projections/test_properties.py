@@ -1,0 +1,224 @@
+"""What holds for every log: properties, tried on logs that Hypothesis makes up (contract sections 3, 4, 6 and 8)."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kinfold_projections import members
+from kinfold_projections.entries import read_entry
+from kinfold_projections.fold import fold
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.records import encode_record
+from kinfold_projections.state import State
+from kinfold_schemas.changes import encode_change
+from tests.support.feed_reader import FeedReader, contacts_of
+from tests.support.store import Store
+from tests.support.strategies import Log, crowded_logs, log_of, logs, one_to_one_histories, read
+
+FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+any_logs = st.one_of(logs(), crowded_logs(), crowded_logs())
+
+
+def folded(log: Log) -> tuple[State, list[Outcome]]:
+    """A whole log over a new state."""
+    state = State("default")
+    return state, fold(state, read(log))
+
+
+def stored(log: Log) -> tuple[Store, list[Outcome]]:
+    """What one state over the whole log would be stored as, and what each entry came to."""
+    state, outcomes = folded(log)
+    store = Store()
+    store.write(state.take_changes())
+    return store, outcomes
+
+
+def in_batches(log: Log, sizes: list[int]) -> tuple[Store, list[Outcome]]:
+    """The same by batches of these sizes, each by a projector that knows nothing but what is stored."""
+    store, entries = Store(), read(log)
+    outcomes: list[Outcome] = []
+    sizes = [*sizes, len(entries)]
+    while entries:
+        size = sizes.pop(0)
+        outcomes += store.fold_batch(entries[:size])
+        entries = entries[size:]
+    return store, outcomes
+
+
+def check_batching(log: Log, sizes: list[int], listed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(members, "LISTED_VISITORS", listed)
+        whole, batched = stored(log), in_batches(log, sizes)
+    assert batched[1] == whole[1]
+    assert batched[0].content() == whole[0].content()
+    for contact_id in whole[0].contacts:
+        list(whole[0].memberships(contact_id))  # which checks the order of the sorted set
+
+
+def check_feed(log: Log) -> None:
+    state, outcomes = folded(log)
+    reader = FeedReader()
+    reader.read(outcomes)
+    assert {contact_id: _blank(contact) for contact_id, contact in reader.contacts.items()} == contacts_of(state)
+    for merged_id, contact_id in reader.merged.items():
+        assert state.find(merged_id) == state.find(contact_id)
+
+
+def check_order(history: list[dict[str, Any]], arrival: list[int]) -> None:
+    """Folds the history as it is and as it arrives."""
+    as_told, as_arrived = ([msgspec.json.encode(history[at]) for at in order] for order in (range(len(history)), arrival))
+    gaps = [1000] * len(history)
+    assert _people(folded(log_of(as_arrived, gaps))[0]) == _people(folded(log_of(as_told, gaps))[0])
+
+
+@FEW
+@given(logs())
+def test_the_same_log_gives_the_same_bytes(log: Log) -> None:
+    """Folding a log again gives every record and every change again, byte for byte."""
+    (one, one_told), (other, other_told) = stored(log), stored(log)
+    assert one.content() == other.content()
+    assert _told(one_told) == _told(other_told)
+
+
+@FEW
+@given(logs(own_ids=True), st.data())
+def test_entries_that_come_again_change_nothing(log: Log, data: st.DataObject) -> None:
+    """Whatever entries are appended again, at any later place, the contacts are those of the log without them."""
+    again = list(log)
+    for copy in data.draw(st.lists(st.integers(0, max(0, len(log) - 1)), max_size=8 if log else 0)):
+        first = again.index(log[copy])
+        place = data.draw(st.integers(first + 1, len(again)))
+        ms, seq = _id(again[place - 1])
+        after = _id(again[place]) if place < len(again) else (ms + 2, 0)
+        if (ms, seq + 1) < after:
+            again.insert(place, (f"{ms}-{seq + 1}".encode(), log[copy][1]))
+    assert stored(again)[0].content() == stored(log)[0].content()
+
+
+@FEW
+@given(one_to_one_histories(), st.data())
+def test_any_order_of_arrival_gives_the_same_people(history: list[dict[str, Any]], data: st.DataObject) -> None:
+    """Where everybody has one external id, one address and devices of their own, late is as good as early."""
+    check_order(history, data.draw(st.permutations(range(len(history)))))
+
+
+@FEW
+@given(any_logs, st.lists(st.integers(1, 8), max_size=10), st.sampled_from([1, 2, 3, 100]))
+def test_batches_of_any_sizes_store_what_one_fold_stores(log: Log, sizes: list[int], listed: int) -> None:
+    """A batch over just the keys that it names stores, byte for byte, what one fold over everything stores.
+
+    So it does where contacts have more visitors than they list: the limit is lowered to reach it.
+    """
+    check_batching(log, sizes, listed)
+
+
+@FEW
+@given(any_logs)
+def test_who_applies_nothing_but_the_feed_holds_the_contacts(log: Log) -> None:
+    """A dashboard that has read the feed, and nothing else, holds the projector's contacts, seen times aside."""
+    check_feed(log)
+
+
+@FEW
+@given(logs())
+def test_versions_count_the_changes(log: Log) -> None:
+    """A contact's version is the number of the changes on the feed that concern it, presence aside."""
+    state, outcomes = folded(log)
+    told: dict[str, int] = {}
+    for change in (change for outcome in outcomes for change in outcome.changes):
+        if type(change).__name__ != "ContactSeen":
+            told[change.contact_id] = told.get(change.contact_id, 0) + 1
+            assert change.version == told[change.contact_id]
+    assert {contact.id: contact.version for contact in state.living_contacts()} == {
+        contact.id: told[contact.id] for contact in state.living_contacts()
+    }
+
+
+@FEW
+@given(any_logs)
+def test_every_index_names_the_contact_that_has_it(log: Log) -> None:
+    """External ids, addresses and visitors point at the contacts that say so, both ways."""
+    state, _ = folded(log)
+    contacts = list(state.living_contacts())
+    assert state.external_ids == {contact.external_id: contact.id for contact in contacts if contact.external_id}
+    assert state.emails == {contact.email.lower(): contact.id for contact in contacts if contact.email}
+    for contact in contacts:
+        whose = {
+            visitor.id
+            for visitor in state.visitors.values()
+            if visitor.contact_id and state.find(visitor.contact_id) == contact.id
+        }
+        assert set(contact.visitor_ids) == whose
+        assert contact.visitor_count == len(whose)
+
+
+@FEW
+@given(st.lists(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(str.encode)), max_size=5), logs(max_size=6))
+def test_whatever_the_bytes_are_the_rest_folds_as_if_they_were_not_there(noise: list[bytes], log: Log) -> None:
+    """The fold never raises, and entries that it cannot fold leave no trace in the state."""
+    bad = [(f"{number + 1}-0".encode(), {b"event": data}) for number, data in enumerate(noise)]
+    assert stored(bad + log)[0].content() == stored(log)[0].content()
+
+
+@FEW
+@given(st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=3))
+def test_whatever_the_fields_are_the_entry_is_judged(fields: dict[bytes, bytes]) -> None:
+    """An entry's fields may be anything at all."""
+    assert read_entry(b"1-0", fields) is not None
+
+
+@pytest.mark.slow
+@MANY
+@given(
+    st.one_of(logs(max_size=60), crowded_logs(max_size=80)),
+    st.lists(st.integers(1, 20), max_size=10),
+    st.sampled_from([1, 2, 3, 100]),
+)
+def test_batches_and_feed_of_long_logs(log: Log, sizes: list[int], listed: int) -> None:
+    """The two heaviest properties once more, on longer logs and many of them."""
+    check_batching(log, sizes, listed)
+    check_feed(log)
+
+
+@pytest.mark.slow
+@MANY
+@given(one_to_one_histories(), st.data())
+def test_order_of_arrival_again(history: list[dict[str, Any]], data: st.DataObject) -> None:
+    """Many more orders."""
+    check_order(history, data.draw(st.permutations(range(len(history)))))
+
+
+def _id(entry: tuple[bytes, Any]) -> tuple[int, int]:
+    ms, _, seq = entry[0].decode().partition("-")
+    return int(ms), int(seq)
+
+
+def _told(outcomes: list[Outcome]) -> list[bytes]:
+    return [encode_change(change) for outcome in outcomes for change in outcome.changes]
+
+
+def _blank(contact: Any) -> Any:
+    return msgspec.structs.replace(contact, first_seen_at="", last_seen_at="")
+
+
+def _people(state: State) -> list[tuple[object, ...]]:
+    """The contacts, up to their ids, versions, created and updated times, and the order in which visitors are listed."""
+    return sorted(
+        (
+            contact.external_id or "",
+            contact.email or "",
+            contact.name,
+            contact.image,
+            encode_record(dict(sorted(contact.metadata.items()))),
+            contact.metadata_hash,
+            contact.visitor_count,
+            sorted(contact.visitor_ids),
+            contact.first_seen_at,
+            contact.last_seen_at,
+        )
+        for contact in state.living_contacts()
+    )

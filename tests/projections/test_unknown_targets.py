@@ -1,0 +1,62 @@
+"""Metadata for whom nobody has named yet (contract section 5)."""
+
+import pytest
+
+from tests.support.folding import given, identified, metadata_set, moment, seen
+
+
+@pytest.mark.parametrize("target", [{"externalId": "u-1"}, {"email": "Ada@example.org"}])
+def test_an_unknown_external_id_or_address_creates_the_contact(target: dict[str, str]) -> None:
+    """The event may simply have come first; it becomes the contact that is identified later."""
+    story = given()
+    story.when(metadata_set(**target, metadata={"plan": "pro"}, at=3)).then({"type": "ContactCreated", "version": 1})
+    created = story.contacts[0].id
+    story.given(identified("u-1", "ada@example.org", at=5))
+    assert [(contact.id, contact.external_id, contact.metadata) for contact in story.contacts] == [
+        (created, "u-1", {"plan": "pro"})
+    ]
+
+
+def test_metadata_by_both_names_is_merged_when_an_event_names_both() -> None:
+    """Two contacts until then, for nothing says that they are one."""
+    story = given(metadata_set(externalId="u-1", metadata={"a": 1}), metadata_set(email="ada@example.org", metadata={"b": 2}))
+    assert len(story.contacts) == 2
+    story.given(identified("u-1", "ada@example.org"))
+    assert [contact.metadata for contact in story.contacts] == [{"a": 1, "b": 2}]
+
+
+def test_an_address_that_metadata_came_for_is_written_as_an_identification_writes_it() -> None:
+    """Whichever of them comes first, and whichever happened first."""
+    claim = identified("u-1", "Ada@Example.org", at=3)
+    question = metadata_set(email="ada@example.org", metadata={"a": 1}, at=5)
+    for first, second in ((claim, question), (question, claim)):
+        assert given(first, second).contact(external_id="u-1").email == "Ada@Example.org"
+
+
+def test_no_facts_still_make_a_contact() -> None:
+    """Somebody named it."""
+    given().when(metadata_set(externalId="u-1")).then({"type": "ContactCreated"})
+
+
+@pytest.mark.parametrize("contact_id", ["ct_00000000000000000000000000", "", "u-1", "x" * 1000])
+def test_an_unknown_contact_id_is_rejected(contact_id: str) -> None:
+    """Ids are ours to give."""
+    story = given(identified("u-1"))
+    story.when(metadata_set(contactId=contact_id, metadata={"a": 1})).then_rejected(
+        "unknown-contact", "contactId: found", "allowed"
+    )
+    assert len(story.contacts) == 1
+
+
+def test_a_known_contact_id() -> None:
+    """As any other target."""
+    story = given(identified("u-1", at=1))
+    story.when(metadata_set(contactId=story.contacts[0].id, metadata={"a": 1}, at=2)).then(
+        {"type": "ContactUpdated", "changed": ["metadata.a"], "at": moment(2)}
+    )
+
+
+def test_an_unknown_visitor_is_a_visitor_from_now_on() -> None:
+    """Anonymous until it is identified."""
+    story = given(metadata_set(visitorId="v-1", metadata={"a": 1}, at=1), seen(at=3))
+    assert (story.visitor().first_seen_at, story.visitor().metadata) == (moment(1), {"a": 1})

@@ -1,0 +1,173 @@
+"""A story told in events: `Story().given(…).when(…).then(…)`, for tests of the fold.
+
+Events are plain dictionaries, as producers write them. The n-th entry of a story's log arrives at `AN_HOUR_LATER + n` seconds
+(`log_at(n)`), and events that say `at=moment(3)` happened in the hour before, at its third second: so what happened and what
+arrived can stand in different orders.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Self
+
+import msgspec
+
+from kinfold_projections.entries import BadEntry, Entry, read_entry
+from kinfold_projections.fold import evolve
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.records import ContactRecord, VisitorRecord
+from kinfold_projections.state import State
+from kinfold_schemas.changes import Change
+from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
+from kinfold_schemas.times import to_text
+
+Event = Mapping[str, Any]
+"""One event, as it is on the wire; or bytes that should be one."""
+
+STORY_START_MS: Final = 1_767_225_600_000
+"""2026-01-01T00:00:00Z."""
+LOG_START_MS: Final = STORY_START_MS + 3_600_000
+
+
+def moment(second: float) -> str:
+    """RFC 3339 of a second of the story."""
+    return to_text(STORY_START_MS + round(second * 1000))
+
+
+def log_at(entry: int) -> str:
+    """RFC 3339 of the arrival of the n-th entry, counted from 0."""
+    return to_text(LOG_START_MS + entry * 1000)
+
+
+def seen(visitor_id: str = "v-1", *, at: float | None = None, **fields: Any) -> Event:
+    """A VisitorSeen that happened at a second of the story."""
+    return _event("VisitorSeen", at, {"visitorId": visitor_id, **fields})
+
+
+def identified(
+    external_id: str | None = None,
+    email: str | None = None,
+    visitor_id: str | None = None,
+    *,
+    at: float | None = None,
+    **fields: Any,
+) -> Event:
+    """A VisitorIdentified that happened at a second of the story."""
+    names = {"externalId": external_id, "email": email, "visitorId": visitor_id}
+    return _event("VisitorIdentified", at, {**{key: value for key, value in names.items() if value}, **fields})
+
+
+def metadata_set(*, at: float | None = None, **fields: Any) -> Event:
+    """A MetadataSet that happened at a second of the story."""
+    return _event("MetadataSet", at, fields)
+
+
+def entry_of(entry_id: str, event: Event | bytes, rules: IdentifierRules = CONTRACT_RULES) -> Entry | BadEntry:
+    """A log entry that holds the event, read as the projector reads it."""
+    return read_entry(entry_id.encode(), {b"event": wire(event)}, rules)
+
+
+def wire(event: Event | bytes) -> bytes:
+    """The JSON of an event."""
+    return event if isinstance(event, bytes) else json.dumps(event).encode()
+
+
+class Result:
+    """What one entry came to."""
+
+    def __init__(self, story: "Story", outcome: Outcome) -> None:
+        self.story = story
+        self.outcome = outcome
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The changes that go to the feed."""
+        return self.outcome.changes
+
+    @property
+    def told(self) -> list[str]:
+        """The types of the changes, in their order."""
+        return [type(change).__name__ for change in self.changes]
+
+    def then(self, *expected: str | Mapping[str, Any]) -> Self:
+        """Asserts the changes: each by its type alone, or by those of its fields that are given, as they are on the wire."""
+        assert self.outcome.rejection is None, self.outcome.rejection
+        wanted = [{"type": change} if isinstance(change, str) else change for change in expected]
+        actual = [msgspec.to_builtins(change) for change in self.changes]
+        assert self.told == [change["type"] for change in wanted]
+        for number, fields in enumerate(wanted):
+            assert {key: actual[number].get(key) for key in fields} == dict(fields)
+        return self
+
+    def then_nothing(self, kind: str = "no-op") -> Self:
+        """Asserts that there are no changes, and what the entry was counted as."""
+        self.then()
+        assert self.outcome.kind == kind
+        return self
+
+    def then_rejected(self, reason: str, *in_detail: str) -> Self:
+        """Asserts a rejection and what its sentence names."""
+        rejection = self.outcome.rejection
+        assert rejection is not None, self.outcome
+        assert self.outcome.kind == "rejected"
+        assert rejection.reason == reason, rejection
+        for part in in_detail:
+            assert part in rejection.detail
+        assert self.changes == ()
+        return self
+
+
+class Story:
+    """A workspace in a dictionary, and the log that made it."""
+
+    def __init__(self, workspace: str = "default", rules: IdentifierRules = CONTRACT_RULES) -> None:
+        self.state = State(workspace)
+        self.rules = rules
+        self.length = 0
+
+    def given(self, *events: Event | bytes) -> Self:
+        """Folds what has happened so far."""
+        for event in events:
+            self.when(event)
+        return self
+
+    def when(self, event: Event | bytes, entry_id: str | None = None) -> Result:
+        """Folds one more event, in the next entry of the log or in one with an id of its own."""
+        entry_id = entry_id or f"{LOG_START_MS + self.length * 1000}-0"
+        self.length += 1
+        return Result(self, evolve(self.state, entry_of(entry_id, event, self.rules)))
+
+    def contact(
+        self, *, external_id: str | None = None, email: str | None = None, visitor_id: str | None = None
+    ) -> ContactRecord:
+        """The contact that somebody is now."""
+        if visitor_id is not None:
+            contact_id = self.visitor(visitor_id).contact_id
+            assert contact_id is not None, f"{visitor_id} is anonymous"
+            return self.state.contact(contact_id)
+        found = self.state.by_external_id(external_id) if external_id is not None else self.state.by_email(email or "")
+        assert found is not None, f"no contact has {external_id or email}"
+        return found
+
+    def visitor(self, visitor_id: str = "v-1") -> VisitorRecord:
+        """The visitor."""
+        return self.state.visitors[visitor_id]
+
+    @property
+    def contacts(self) -> list[ContactRecord]:
+        """Every living contact, by id."""
+        return sorted(self.state.living_contacts(), key=lambda contact: contact.id)
+
+    def holders(self, visitor_id: str = "v-1") -> list[tuple[str | None, str]]:
+        """A visitor's link history: the external id of each contact, and since when."""
+        links = self.visitor(visitor_id).links
+        return [(self.state.contact(link.contact_id).external_id, link.since) for link in links]
+
+
+def given(*events: Event | bytes) -> Story:
+    """A story that begins with these events."""
+    return Story().given(*events)
+
+
+def _event(kind: str, at: float | None, fields: Mapping[str, Any]) -> Event:
+    when: Iterable[tuple[str, str]] = [] if at is None else [("at", moment(at))]
+    return {"type": kind, **dict(when), **fields}

@@ -1,0 +1,178 @@
+"""Logs of events for Hypothesis: few people on few devices, so that everything that can happen between them does.
+
+A log is a list of entries as Redis gives them: an id, and a field `event` with bytes.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from kinfold_projections.entries import BadEntry, Entry, read_entry
+from kinfold_schemas.times import to_text
+from tests.support.folding import LOG_START_MS, STORY_START_MS
+
+LoggedEvent = tuple[bytes, dict[bytes, bytes]]
+Log = list[LoggedEvent]
+
+VISITORS: Final = [f"v-{number}" for number in range(5)]
+EXTERNAL_IDS: Final = ["u-1", "u-2", "u-3"]
+EMAILS: Final = ["ada@example.org", "Ada@Example.org", "ben@example.org", "BEN@example.org", "cy@example.org"]
+KEYS: Final = ["plan", "city", "é", "𝄞"]
+VALUES: Final = ["pro", "1", 1, 1.0, -0.0, 2.5, True, False, None, ""]
+NAMES: Final = ["Ada", "Ben"]
+NOISE: Final = ["null", " ", "UNDEFINED", "0", "x" * 256, "a@b@c"]
+MAX_GAP_MS: Final = 45_000
+"""Between two entries: presence is told once a minute."""
+
+metadata = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
+unset = st.lists(st.sampled_from(KEYS), max_size=2)
+moments = st.integers(0, 200).map(lambda second: to_text(STORY_START_MS + second * 1000))
+"""Few enough that several events happen at the same time."""
+
+_common: Final[Mapping[str, st.SearchStrategy[Any]]] = {
+    "id": st.sampled_from([f"e-{number}" for number in range(12)]),
+    "at": moments,
+    "sentAt": moments,
+}
+
+
+def _fields(
+    required: Mapping[str, st.SearchStrategy[Any]], optional: Mapping[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(dict(required), optional={**_common, **optional})
+
+
+def _one_of_each(pool: list[str]) -> st.SearchStrategy[str]:
+    return st.sampled_from(pool * 4 + NOISE)  # noise is rare
+
+
+def _union(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return one | other
+
+
+_visitor_seen = _fields(
+    {"type": st.just("VisitorSeen"), "visitorId": _one_of_each(VISITORS)},
+    {"context": st.dictionaries(st.sampled_from(["url", "locale"]), st.sampled_from(["/a", "/b", "en"]), max_size=2)},
+)
+_visitor_identified = _fields(
+    {"type": st.just("VisitorIdentified")},
+    {
+        "externalId": _one_of_each(EXTERNAL_IDS),
+        "email": _one_of_each(EMAILS),
+        "visitorId": st.sampled_from(VISITORS),
+        "name": st.sampled_from(NAMES),
+        "image": st.sampled_from(["/a.png", "/b.png"]),
+        "metadata": metadata,
+        "unset": unset,
+    },
+)
+_target = st.one_of(
+    st.fixed_dictionaries({"visitorId": _one_of_each(VISITORS)}),
+    st.fixed_dictionaries({"externalId": _one_of_each(EXTERNAL_IDS)}),
+    st.fixed_dictionaries({"email": _one_of_each(EMAILS)}),
+)
+_metadata_set = st.builds(
+    _union,
+    _target,
+    _fields({"type": st.just("MetadataSet")}, {"metadata": metadata, "unset": unset, "hash": st.just("0" * 64)}),
+)
+_excluded = st.just({"type": "EventsExcluded", "entries": ["1-0"], "reason": "a test"})
+
+good_events: Final[st.SearchStrategy[dict[str, Any]]] = st.one_of(
+    _visitor_identified, _visitor_identified, _metadata_set, _visitor_seen
+)
+malformed: Final[st.SearchStrategy[bytes]] = st.sampled_from(
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"type":"Nope"}',
+        b'{"type":"VisitorSeen"}',
+        b'{"type":"VisitorSeen","visitorId":"\\u0000"}',
+        b'{"type":"MetadataSet","visitorId":"v-1","metadata":{"a":{}}}',
+        b'{"type":"MetadataSet","contactId":"ct_nobody"}',
+    ]
+)
+
+
+@st.composite
+def logs(draw: st.DrawFn, max_size: int = 25, *, own_ids: bool = False) -> Log:
+    """A log of good events, with a bad one here and there; with `own_ids`, each event has one, and no other has it too."""
+    events = draw(st.lists(st.one_of(good_events, good_events, good_events, _excluded, malformed), max_size=max_size))
+    if own_ids:
+        events = [{**event, "id": f"own-{number}"} if isinstance(event, dict) else event for number, event in enumerate(events)]
+    gaps = draw(st.lists(st.integers(0, MAX_GAP_MS), min_size=len(events), max_size=len(events)))
+    return log_of([event if isinstance(event, bytes) else json.dumps(event).encode() for event in events], gaps)
+
+
+_sign_in = st.fixed_dictionaries(
+    {
+        "type": st.just("VisitorIdentified"),
+        "visitorId": st.sampled_from([f"v-{number}" for number in range(8)]),
+        "at": st.integers(0, 20).map(lambda second: to_text(STORY_START_MS + second * 1000)),
+    }
+)
+_who = st.sampled_from(
+    [{"externalId": "u-1"}, {"externalId": "u-2"}, {"email": "a@b"}, {"email": "c@d"}, {"externalId": "u-1", "email": "c@d"}]
+)
+
+
+@st.composite
+def crowded_logs(draw: st.DrawFn, max_size: int = 40) -> Log:
+    """Sign-ins alone, of few people on many devices: late ones, confirmed ones, and a merge in between.
+
+    What happens to long lists of visitors happens here, where a random log of everything hardly comes.
+    """
+    events = draw(st.lists(st.builds(_union, _sign_in, _who), min_size=10, max_size=max_size))
+    return log_of([json.dumps(event).encode() for event in events], [1000] * len(events))
+
+
+def log_of(events: list[bytes], gaps_ms: list[int]) -> Log:
+    """Entries for events, each so long after the one before; two within a millisecond differ in the sequence number."""
+    log: Log = []
+    ms, seq = LOG_START_MS, 0
+    for event, gap_ms in zip(events, gaps_ms, strict=True):
+        ms, seq = (ms + gap_ms, 0) if gap_ms else (ms, seq + 1)
+        log.append((f"{ms}-{seq}".encode(), {b"event": event}))
+    return log
+
+
+def read(log: Log) -> list[Entry | BadEntry]:
+    """The log as the fold takes it."""
+    return [read_entry(entry_id, fields) for entry_id, fields in log]
+
+
+@st.composite
+def one_to_one_histories(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Events of people of whom each has one external id, one address and devices of their own; no two at the same time.
+
+    Whoever is known by an address alone somewhere is tied to their external id by some event: else there are two contacts.
+    """
+    events: list[dict[str, Any]] = []
+    for person in range(draw(st.integers(1, 2))):
+        tie = {"type": "VisitorIdentified", "externalId": f"u-{person}", "email": f"P{person}@example.org"}
+        events += [tie, *draw(st.lists(_of_person(person), max_size=6))]
+    times = draw(st.permutations(range(len(events))))
+    return [{**event, "at": to_text(STORY_START_MS + time * 1000)} for event, time in zip(events, times, strict=True)]
+
+
+def _of_person(person: int) -> st.SearchStrategy[dict[str, Any]]:
+    visitors = st.sampled_from([f"v-{person}-1", f"v-{person}-2"])
+    external_id = st.just(f"u-{person}")
+    emails = st.sampled_from([f"p{person}@example.org", f"P{person}@Example.ORG"])
+    facts = {"metadata": metadata, "unset": unset}
+    identity = {**facts, "visitorId": visitors, "name": st.sampled_from(NAMES)}
+    identification = {"type": st.just("VisitorIdentified")}
+    setting = {"type": st.just("MetadataSet")}
+    return st.one_of(
+        st.fixed_dictionaries({**identification, "externalId": external_id}, optional=identity),
+        st.fixed_dictionaries({**identification, "email": emails}, optional=identity),
+        st.fixed_dictionaries({**identification, "externalId": external_id, "email": emails}, optional=identity),
+        st.fixed_dictionaries({**setting, "visitorId": visitors}, optional=facts),
+        st.fixed_dictionaries({**setting, "externalId": external_id}, optional=facts),
+        st.fixed_dictionaries({**setting, "email": emails}, optional=facts),
+        st.fixed_dictionaries({"type": st.just("VisitorSeen"), "visitorId": visitors}),
+    )
