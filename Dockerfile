@@ -1,0 +1,21 @@
+# The image runs every kinfold command; without arguments it is the projector.
+
+FROM python:3.13-slim AS build
+RUN python3 -m venv /opt/kinfold
+# Dependencies first, with their hashes: this layer changes only when they do.
+COPY constraints-service.txt /src/
+RUN /opt/kinfold/bin/python -m pip install --no-cache-dir --require-hashes -r /src/constraints-service.txt
+COPY . /src/
+# The extra's dependencies are there already; --no-deps keeps pip from looking for others than the pinned ones.
+RUN /opt/kinfold/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation "/src[service]" \
+    && /opt/kinfold/bin/python -m pip check
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/kinfold --shell /usr/sbin/nologin kinfold
+COPY --from=build /opt/kinfold /opt/kinfold
+ENV PATH=/opt/kinfold/bin:$PATH PYTHONUNBUFFERED=1
+USER kinfold
+WORKDIR /var/lib/kinfold
+# PID 1 gets SIGTERM from Docker itself: exec form, no shell in between.
+ENTRYPOINT ["kinfold"]
+CMD ["projector"]

@@ -1,0 +1,1 @@
+"""What runs: the projector, the embedded server, settings and the command line."""

@@ -1,0 +1,29 @@
+"""The command line (contract section 9): `kinfold`, one program."""
+
+import sys
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from kinfold_services.cli.commands import app
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
+from kinfold_services.connections import ServerTooOld
+from kinfold_services.embedded import EmbeddedServerError
+from kinfold_services.queries import NotFolded
+from kinfold_services.replay.log import NoLog
+from kinfold_services.replay.moments import NoMoment
+
+
+def main() -> None:
+    """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached."""
+    try:
+        app()
+        status = DONE  # not reached: the command's own status ends the program, `commands.leave`
+    except (NotFolded, NoLog, NoMoment) as error:
+        status = complain(str(error), NO)
+    except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerTooOld, EmbeddedServerError) as error:
+        status = complain(str(error), UNREACHABLE)
+    except RedisError as error:
+        status = complain(f"redis: {error}", NO)
+    sys.exit(status)

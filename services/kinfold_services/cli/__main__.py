@@ -1,0 +1,5 @@
+"""`python -m kinfold_services.cli`."""
+
+from kinfold_services.cli import main
+
+main()

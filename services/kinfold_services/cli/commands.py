@@ -1,0 +1,301 @@
+"""The commands of `kinfold`, with their options. What they do stands in the modules beside this one."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+import uvloop
+
+from kinfold_schemas.json_schema import schemas
+from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.key_commands import key_commands
+from kinfold_services.cli.options import At, DataDir, RedisUrl, Wait, WaitTimeout, WorkspaceName, settings_from
+from kinfold_services.cli.output import DONE, print_json
+from kinfold_services.logs import configure_logs
+
+_WAIT_S: Final = 60.0
+
+
+def leave(status: int, **_: object) -> None:
+    """Ends the program with what a command returns."""
+    raise typer.Exit(status)
+
+
+app: Final = typer.Typer(
+    result_callback=leave,
+    name="kinfold",
+    help="Folds what visitors do into who they are: an event-sourced identity service over Redis Streams.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    *,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return when it is ready.")] = False,
+) -> int:
+    """Runs everything: an embedded server where no URL is given, and the projector."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir)
+    return running.up_detached(settings) if detach else running.up(settings)
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> int:
+    """Stops what `kinfold up --detach` runs on a data dir."""
+    return running.down(settings_from(data_dir=data_dir))
+
+
+@app.command()
+def projector(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: Annotated[
+        list[str] | None, typer.Option("--workspace", help="Serve only this one; may be given several times.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> int:
+    """Runs the consumer alone."""
+    settings = settings_from(
+        redis_url=redis_url,
+        data_dir=data_dir,
+        serve=frozenset(workspace) if workspace else None,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    configure_logs(settings.log_format, settings.log_level)
+    return running.run_projector(settings)
+
+
+@app.command()
+def publish(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]…", help="NDJSON; `-`: standard input.")] = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    *,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Append the good lines all the same.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the projector has folded them.")] = False,
+    wait_timeout: Annotated[
+        float, typer.Option("--wait-timeout", help="Give up when nothing is folded for so many seconds.")
+    ] = _WAIT_S,
+) -> int:
+    """Appends events from NDJSON, all of a file or nothing, and prints the last position."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    work = publishing.publish(settings, files or [Path("-")], skip_invalid=skip_invalid, wait_s=wait_timeout if wait else None)
+    return asyncio.run(work)
+
+
+@app.command()
+def show(
+    visitor: Annotated[str | None, typer.Option(help="The contact of a visitor, or the visitor where nobody is.")] = None,
+    external_id: Annotated[str | None, typer.Option(help="The contact with this external id.")] = None,
+    email: Annotated[str | None, typer.Option(help="The contact with this address.")] = None,
+    contact: Annotated[str | None, typer.Option(help="The contact with this id, or that it was merged into.")] = None,
+    at: At = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    wait: Wait = None,
+    wait_timeout: WaitTimeout = _WAIT_S,
+) -> int:
+    """Prints one contact. Exit status 1: there is none."""
+    if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
+        raise typer.BadParameter("allowed is exactly one of --visitor, --external-id, --email and --contact")
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    which = reading.Which(visitor=visitor, external_id=external_id, email=email, contact=contact)
+    return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
+
+
+@app.command()
+def contacts(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    at: At = None,
+    wait: Wait = None,
+    wait_timeout: WaitTimeout = _WAIT_S,
+) -> int:
+    """Prints every living contact, one a line, by id."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
+
+
+@app.command()
+def tail(
+    since: Annotated[
+        str | None,
+        typer.Option(help="Start behind this feed entry; `0` is the beginning. Default: what comes from now on."),
+    ] = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+) -> int:
+    """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    try:
+        return uvloop.run(reading.tail(settings, since))
+    except KeyboardInterrupt:
+        return DONE
+
+
+@app.command()
+def status(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    wait: Wait = None,
+    wait_timeout: WaitTimeout = _WAIT_S,
+) -> int:
+    """Prints, for each workspace, entries, position, lag, contacts, visitors and what the entries came to."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return asyncio.run(reading.status(settings, wait, wait_timeout, only=workspace))
+
+
+@app.command()
+def replay(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would differ, and replace nothing.")] = False,
+    exclude_events: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Fold as if these log entries (an id a line) were not there."),
+    ] = None,
+    blocked_identifiers: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Block these identifiers as well (a value or /pattern/ a line)."),
+    ] = None,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Replace even where the log has lost entries and contacts with them.")
+    ] = False,
+) -> int:
+    """Rebuilds the state from the log, and puts it in the old one's place at once. Prints the changes that this makes."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    work = replaying.replay(
+        settings, dry_run=dry_run, allow_truncated=allow_truncated, exclude=exclude_events, block=blocked_identifiers
+    )
+    return uvloop.run(work)
+
+
+@app.command()
+def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
+    """Compares the state with what the log says. Exit status 1: they differ, and each difference is printed."""
+    return uvloop.run(replaying.verify(settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)))
+
+
+@app.command()
+def explain(
+    contact: Annotated[str, typer.Argument(metavar="CONTACT", help="A contact's id, or that of one merged into it.")],
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    at: At = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, also on a terminal.")] = False,
+) -> int:
+    """Tells why a contact is what it is: every event that shaped it, what it did, and by which rule of the contract."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return uvloop.run(explaining.explain(settings, contact, at, as_json=json or not sys.stdout.isatty()))
+
+
+@app.command()
+def schema() -> int:
+    """Prints the JSON Schemas of everything that is said: events, changes, contacts, visitors."""
+    print_json(schemas())
+    return DONE
+
+
+@app.command(name="export")
+def export_log(
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="NDJSON; packed where it ends in .gz or .zst.")],
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+) -> int:
+    """Writes the log, as it is now, to a file that only its owner can read. A file of that name is replaced."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return asyncio.run(transferring.export_file(settings, file))
+
+
+@app.command(name="import")
+def import_log(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="What kinfold export wrote.")],
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    *,
+    rename: Annotated[
+        bool,
+        typer.Option(
+            "--rename",
+            help="Import under another workspace's name. Every contact gets another id, and events that name a contact by its "
+            "id are rejected.",
+        ),
+    ] = False,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Import even what was exported from a log that had lost entries.")
+    ] = False,
+) -> int:
+    """Appends a file's entries, with their ids, to an empty log. Interrupted, it goes on when it is done again."""
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return asyncio.run(transferring.import_file(settings, file, rename=rename, allow_truncated=allow_truncated))
+
+
+@app.command()
+def rejects(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+    *,
+    count: Annotated[bool, typer.Option("--count", help="Print how many there are by reason.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Those that are dealt with as well.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Append again what is acceptable now. Exit status 1: some are left.")
+    ] = False,
+    edit: Annotated[
+        bool, typer.Option("--edit", help="Open each in $EDITOR first; what is changed is appended. Implies --retry.")
+    ] = False,
+) -> int:
+    """Prints the entries that could not be folded and are not dealt with, one a line, each with the reason."""
+    if (retry or edit) and (count or everything):
+        raise typer.BadParameter("found --count or --all together with --retry or --edit, allowed is one of the two pairs")
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    if retry or edit:
+        return asyncio.run(rejecting.retry_rejects(settings, edit=edit))
+    return asyncio.run(rejecting.list_rejects(settings, count=count, everything=everything))
+
+
+@app.command()
+def gateway(
+    host: Annotated[str | None, typer.Option(help="Where to listen. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="0: any that is free. Default: 8000.")] = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    *,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> int:
+    """Runs the gateway: HTTP in, queries and live changes out."""
+    settings = settings_from(
+        redis_url=redis_url,
+        data_dir=data_dir,
+        gateway_host=host,
+        gateway_port=port,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    configure_logs(settings.log_format, settings.log_level)
+    return serving.run_gateway(settings, until_stdin_ends=until_stdin_ends)
+
+
+app.add_typer(key_commands, name="keys")

@@ -1,0 +1,33 @@
+"""A text in the user's editor."""
+
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+_EDITOR: Final = "vi"  # what POSIX has
+
+
+class EditorFailed(RuntimeError):
+    """The editor cannot be run, or ended with an error (as vi does for `:cq`)."""
+
+
+def edit(text: str, suffix: str) -> str | None:
+    """Opens `text` in $EDITOR, in a file that only its owner can read; what it came to, or None where it is as it was.
+
+    `suffix` tells the editor what it is, as in `.json`. Raises EditorFailed.
+    """
+    command = os.environ.get("EDITOR") or _EDITOR
+    with tempfile.TemporaryDirectory(prefix="kinfold-") as directory:
+        path = Path(directory) / f"edit{suffix}"
+        path.write_text(text, encoding="utf-8")
+        try:
+            status = subprocess.run([*shlex.split(command), path], check=False).returncode  # noqa: S603  the user's own
+        except (OSError, ValueError) as error:
+            raise EditorFailed(f"EDITOR: found {command!r} ({error}), allowed is the command of an editor") from error
+        if status:
+            raise EditorFailed(f"EDITOR: found exit status {status} of {command!r}, allowed is 0")
+        edited = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return None if edited == text else edited

@@ -1,0 +1,73 @@
+"""`kinfold explain`: a contact's story, for machines and for people."""
+
+import time
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.replaying import say_what_is_lost
+from kinfold_services.connections import connect
+from kinfold_services.projector.store import StateStore
+from kinfold_services.replay.explanation import Step, Story
+from kinfold_services.replay.log import log_extent
+from kinfold_services.replay.moments import check_moment, parse_moment
+from kinfold_services.replay.past import Past
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+_COLOURS = {"folded": "green", "no-op": "dim", "stale": "yellow", "duplicate": "dim", "rejected": "red"}
+_ENTRY_CHARS = 18
+_WIDE = 100
+
+
+async def explain(settings: Settings, contact_id: str, at: str | None, *, as_json: bool) -> int:
+    """Prints every event that shaped a contact. Exit status 1 where there never was one."""
+    client = connect(server_url(settings))
+    try:
+        store = StateStore(client, settings.workspace)
+        extent = await log_extent(client, settings.workspace)
+        position = parse_moment(at) if at is not None else (await store.position()).stream_id
+        if at is not None:
+            check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
+        say_what_is_lost(extent)
+        story = Story(Past(client, settings, IdentifierRules(await store.blocked_identifiers())), position)
+        if not position or not await story.open(contact_id):
+            return complain(f"contact {contact_id!r}: nobody in workspace {settings.workspace}", NO)
+        if story.contact is not None and story.contact.id != contact_id:
+            say(f"{contact_id} was merged into {story.contact.id}")
+        console = Console()
+        async for step in story.steps(settings.workspace):
+            if as_json:
+                print_json(step)
+            else:
+                print_step(console, step)
+    finally:
+        await client.aclose()
+    return DONE
+
+
+def print_step(console: Console, step: Step) -> None:
+    """Prints one event: when, which, and what it did, beside or, where there is no room, below."""
+    colour = _COLOURS[step.outcome]
+    deeds = Text("\n").join(
+        Text.assemble((_visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did
+    )
+    entry = f"{step.entry:<{_ENTRY_CHARS}}"
+    if console.width < _WIDE:
+        console.print(Text.assemble((step.at, "bold"), "  ", entry.rstrip()), Padding(deeds, (0, 0, 0, 2)))
+        return
+    line = Table.grid(padding=(0, 2, 0, 0))
+    for width in (len(step.at), len(entry)):
+        line.add_column(no_wrap=True, min_width=width)
+    line.add_column(overflow="fold")
+    line.add_row(Text(step.at, "bold"), entry, deeds)
+    console.print(line)
+
+
+def _visible(text: str) -> str:
+    """Without what would steer the terminal: events say what strangers wrote."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

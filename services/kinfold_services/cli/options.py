@@ -1,0 +1,77 @@
+"""Options that commands share, and the settings that come of them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from kinfold_schemas.keys import check_workspace
+from kinfold_schemas.positions import position_key
+from kinfold_services.replay.moments import parse_moment
+from kinfold_services.settings import Settings
+
+
+def _workspace(value: str | None) -> str | None:
+    return value if value is None else _checked(lambda: check_workspace(value))
+
+
+def _position(value: str | None) -> str | None:
+    if value is not None:
+        _checked(lambda: position_key(value))
+    return value
+
+
+def _moment(value: str | None) -> str | None:
+    if value is not None:
+        _checked(lambda: parse_moment(value))
+    return value
+
+
+def _checked(check: Any) -> Any:
+    try:
+        return check()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+RedisUrl = Annotated[
+    str | None,
+    typer.Option("--redis-url", help="Where the log is. Default: KINFOLD_REDIS_URL, or the data dir's embedded server."),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where the embedded server keeps its data. Default: ./.kinfold.")
+]
+WorkspaceName = Annotated[
+    str | None, typer.Option("--workspace", callback=_workspace, help="Default: KINFOLD_WORKSPACE, or `default`.")
+]
+Wait = Annotated[
+    str | None,
+    typer.Option("--wait", metavar="POSITION", callback=_position, help="First wait until this position is folded."),
+]
+WaitTimeout = Annotated[float, typer.Option("--wait-timeout", help="For how many seconds at most.")]
+
+
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at", metavar="TIME|POSITION", callback=_moment, help="The state as it was at a time, or after a log entry."
+    ),
+]
+
+
+def settings_from(**options: Any) -> Settings:
+    """The environment's settings, with the options that were given."""
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        raise typer.BadParameter("; ".join(map(_sentence, error.errors()))) from error
+
+
+def _sentence(wrong: ErrorDetails) -> str:
+    setting = ".".join(map(str, wrong["loc"]))
+    what = wrong["msg"].removeprefix("Value error, ")
+    if setting == "redis_url":  # there may be a password in it
+        return what
+    return f"{setting} (KINFOLD_{setting.upper()}): found {wrong['input']!r}; {what}"

@@ -1,0 +1,107 @@
+"""`kinfold publish`: NDJSON into the log, all of a file or nothing."""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.positions import position_key
+from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
+from kinfold_services.connections import Client, connect
+from kinfold_services.files import UNPACKING_ERRORS
+from kinfold_services.progress import Advance, progress
+from kinfold_services.projector.store import StateStore
+from kinfold_services.publishing import Line, append, open_ndjson, read_lines
+from kinfold_services.queries import NotFolded, Workspace
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+_NAMED_LINES: Final = 20
+_LOOK_AGAIN_S: Final = 0.05
+_STANDARD_INPUT: Final = Path("-")
+
+
+async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, wait_s: float | None) -> int:
+    """Validates each file, then appends it; prints the position of the last event.
+
+    With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds.
+    """
+    client = connect(server_url(settings))
+    try:
+        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        position: str | None = None
+        with tempfile.TemporaryDirectory() as spool:
+            for name in files:
+                # Read twice: to judge the whole before the first event is appended, so standard input is kept aside.
+                path = _spooled(Path(spool)) if name == _STANDARD_INPUT else name
+                try:
+                    good = _validate(name, path, rules)
+                except (OSError, *UNPACKING_ERRORS) as error:
+                    return complain(f"{name}: cannot be read ({error}); nothing of it is appended", USAGE)
+                if good is None and not skip_invalid:
+                    return complain(f"{name}: nothing of it is appended; --skip-invalid appends the good lines", NO)
+                with progress(f"publishing {name}", good) as advance:
+                    position = await _append(client, settings, path, rules, advance) or position
+        if position is None:
+            return complain("no events", DONE)
+        if wait_s is not None:
+            await _wait(Workspace(client, settings.workspace), position, wait_s)
+        print_json({"workspace": settings.workspace, "position": position})
+    finally:
+        await client.aclose()
+    return DONE
+
+
+def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
+    """How many good events there are; None where a line is bad, which is then named."""
+    good = bad = 0
+    with open_ndjson(path) as file:
+        for line in read_lines(file, rules):
+            if line.rejection is None:
+                good += 1
+                continue
+            bad += 1
+            if bad <= _NAMED_LINES:
+                say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}")
+    if bad > _NAMED_LINES:
+        say(f"{name}: and {bad - _NAMED_LINES} more bad lines")
+    return good if bad == 0 else None
+
+
+async def _append(client: Client, settings: Settings, path: Path, rules: IdentifierRules, advance: Advance) -> str | None:
+    position: str | None = None
+    with open_ndjson(path) as file:
+        async for count, last in append(client, settings.workspace, _good_events(read_lines(file, rules))):
+            position = last
+            advance(count)
+    return position
+
+
+async def _wait(workspace: Workspace, position: str, patience_s: float) -> None:
+    status = await workspace.status()
+    moved_at = time.monotonic()
+    with progress("folding", status.lag) as advance:
+        while position_key(status.position or "") < position_key(position):
+            if time.monotonic() - moved_at > patience_s:
+                raise NotFolded(f"position {position} is not folded after {patience_s:g} s; does a projector run?")
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            before, status = status, await workspace.status()
+            if status.position != before.position:
+                moved_at = time.monotonic()
+            advance(max(0, before.lag - status.lag))  # others may append meanwhile
+
+
+def _good_events(lines: Iterator[Line]) -> Iterator[bytes]:
+    return (line.data for line in lines if line.rejection is None)
+
+
+def _spooled(directory: Path) -> Path:
+    path = directory / "stdin"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path

@@ -1,0 +1,120 @@
+"""`kinfold rejects`: what could not be folded, and why; and what of it can be now."""
+
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import dropwhile
+from typing import Final
+
+import msgspec
+
+from kinfold_projections.entries import EVENT_FIELD
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.cli.editing import EditorFailed
+from kinfold_services.cli.editing import edit as edit_text
+from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
+from kinfold_services.connections import connect
+from kinfold_services.rejects import DamagedReject, RejectedEntry, Rejects
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+_COMMENT: Final = "#"
+_NAMED: Final = 20
+
+
+async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> int:
+    """Prints each, or how many there are by reason."""
+    counts: Counter[str] = Counter()
+    async with _rejects(settings) as rejects:
+        try:
+            async for reject in rejects.each(settled=everything):
+                counts[reject.reason] += 1
+                if not count:
+                    print_json(reject.as_json())
+        except DamagedReject as error:
+            return complain(str(error), NO)
+    if count:
+        print_json(dict(sorted(counts.items())))
+    return DONE
+
+
+async def retry_rejects(settings: Settings, *, edit: bool) -> int:
+    """Appends again what is acceptable, edited first if wanted. Exit status 1 where some are left."""
+    retried = left = 0
+    async with _rejects(settings) as rejects:
+        try:
+            async for reject in rejects.each():
+                outcome = await (_edit(rejects, reject) if edit else _retry(rejects, reject))
+                if isinstance(outcome, str):
+                    retried += 1
+                    print_json({"entry": reject.entry, "position": outcome})
+                    continue
+                left += 1
+                if outcome is not None and left <= _NAMED:
+                    say(f"{reject.entry}: still {outcome.reason}: {outcome.detail}")
+        except DamagedReject as error:
+            return complain(str(error), NO)
+        except EditorFailed as error:
+            return complain(str(error), USAGE)
+    say(f"{retried} appended again, {left} left as they are")
+    return NO if left else DONE
+
+
+async def _retry(rejects: Rejects, reject: RejectedEntry) -> str | Rejection:
+    if reject.event is None:
+        return Rejection("no-event-field", reject.detail)
+    return await rejects.retry(reject, reject.event)
+
+
+async def _edit(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | None:
+    """Opens it until it is good or is left as it was (None).
+
+    Where nobody sits at a terminal it is opened once: an editor that is a script would do the same for ever.
+    """
+    reason, detail, text = reject.reason, reject.detail, _editable(reject.event)
+    while True:
+        edited = edit_text(_comments(reject, reason, detail) + text, ".json")
+        text = "" if edited is None else "\n".join(dropwhile(lambda line: line.startswith(_COMMENT), edited.split("\n")))
+        if not text.strip():
+            return None
+        outcome = await rejects.retry(reject, _compact(text.encode(errors="surrogateescape")))
+        if isinstance(outcome, str) or not sys.stdin.isatty():
+            return outcome
+        reason, detail = outcome.reason, outcome.detail
+
+
+def _comments(reject: RejectedEntry, reason: str, detail: str) -> str:
+    others = [f"# field {name!r}: {value!r}" for name, value in reject.fields if name != EVENT_FIELD]
+    lines = [
+        f"# Entry {reject.entry} of the log was rejected. {reason}: {detail}",
+        *others,
+        "# Save the event below as it should be, and it is appended again.",
+        "# Leave it as it is, or empty it, and nothing happens.",
+    ]
+    return "".join(line.replace("\n", " ") + "\n" for line in lines)
+
+
+def _editable(event: bytes | None) -> str:
+    if event is None:
+        return "{}\n"
+    try:
+        return msgspec.json.format(event.decode(), indent=2) + "\n"
+    except ValueError:
+        return event.decode(errors="backslashreplace") + "\n"
+
+
+def _compact(event: bytes) -> bytes:
+    try:
+        return msgspec.json.format(event, indent=-1)
+    except ValueError:
+        return event.strip()
+
+
+@asynccontextmanager
+async def _rejects(settings: Settings) -> AsyncGenerator[Rejects]:
+    client = connect(server_url(settings))
+    try:
+        yield Rejects(client, settings.workspace)
+    finally:
+        await client.aclose()

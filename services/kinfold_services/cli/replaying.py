@@ -1,0 +1,143 @@
+"""`kinfold replay`, `verify`: the log folded again."""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from kinfold_schemas.codec import encode_event
+from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.collector import collect_seldom
+from kinfold_services.connections import Client, connect
+from kinfold_services.progress import progress
+from kinfold_services.projector.store import Replaced, StateStore
+from kinfold_services.replay.log import LogExtent, log_extent
+from kinfold_services.replay.replay import Replay, WouldLose
+from kinfold_services.replay.verify import Verification
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+_EXCLUDED_AT_ONCE: Final = 1000
+_EXCLUDE: Final = "--exclude-events"
+_BLOCK: Final = "--blocked-identifiers"
+
+
+async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, exclude: Path | None, block: Path | None) -> int:
+    """Rebuilds the state from the log and swaps it in; or only tells what would differ."""
+    collect_seldom()
+    excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
+    blocked = _lines(block, _BLOCK)
+    async with _client(settings) as client:
+        extent = await log_extent(client, settings.workspace)
+        say_what_is_lost(extent)
+        for entry_id in excluded:
+            if not await client.xrange(key(settings.workspace, "events"), entry_id, entry_id):
+                return complain(f"{exclude}: found entry {entry_id}, which the log has not got; nothing is done", NO)
+        rules = _rules(await StateStore(client, settings.workspace).blocked_identifiers(), blocked)
+        job = Replay(client, settings, rules, frozenset(excluded))
+        try:
+            with progress("replaying", extent.entries) as advance:
+                await job.build(advance)
+            changes = await job.compare()
+            if not dry_run:
+                if not allow_truncated:
+                    await job.check_loss()
+                unsaid = [each for each in excluded if each not in job.rebuild.excluded_by_log]
+                await _record(client, settings.workspace, unsaid, blocked)
+                changes = await job.replace(allow_lost=allow_truncated)
+        except WouldLose as error:
+            return complain(str(error), NO)
+        except Replaced:
+            return complain(
+                f"workspace {settings.workspace}: another kinfold replay has begun and taken over; this one replaced nothing",
+                NO,
+            )
+        finally:
+            await job.rebuild.clean()
+    for change in changes:
+        print_json(change)
+    folded = job.rebuild.position.counts.entries
+    say(f"{folded} entries folded, {len(changes)} contacts differ{', nothing is replaced' if dry_run else ''}")
+    return DONE
+
+
+async def verify(settings: Settings) -> int:
+    """Compares the living state with the log; exit status 1 where they differ."""
+    collect_seldom()
+    async with _client(settings) as client:
+        extent = await log_extent(client, settings.workspace)
+        say_what_is_lost(extent)
+        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        job = Verification(client, settings, rules)
+        try:
+            with progress("verifying", extent.entries) as advance:
+                differences = await job.differences(advance)
+        except Replaced:
+            return complain(f"workspace {settings.workspace}: another kinfold verify has begun; this one cannot tell", NO)
+    for difference in differences:
+        print_json(difference)
+    position = job.rebuild.position
+    if differences:
+        return complain(f"{len(differences)} differences at {position.stream_id}; kinfold replay mends them", NO)
+    say(f"equal at {position.stream_id or 'the beginning'}: {position.counts.entries} entries folded")
+    return DONE
+
+
+async def _record(client: Client, workspace: str, excluded: list[str], blocked: list[str]) -> None:
+    """Writes down, where every later replay finds it, what this one leaves out."""
+    for first in range(0, len(excluded), _EXCLUDED_AT_ONCE):
+        some = excluded[first : first + _EXCLUDED_AT_ONCE]
+        event = EventsExcluded(entries=some, reason="kinfold replay --exclude-events")
+        await client.xadd(key(workspace, "events"), {"event": encode_event(event)})
+    if blocked:
+        await client.sadd(key(workspace, "blocked-identifiers"), *blocked)
+
+
+def say_what_is_lost(extent: LogExtent) -> None:
+    """Warns where the log is not whole, for then neither is what is made of it."""
+    if extent.lost:
+        begins = f"it begins at {extent.first}" if extent.first else "nothing is left of it"
+        say(f"the log has lost {extent.lost} entries: {begins}, and what is gone cannot be folded")
+
+
+def _lines(path: Path | None, option: str) -> list[str]:
+    """The lines of a file that are neither blank nor comments."""
+    if path is None:
+        return []
+    try:
+        stripped = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return [line for line in stripped if line and not line.startswith("#")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint=option) from error
+
+
+def _entry_id(line: str) -> str:
+    try:
+        ms, seq = position_key(line)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=_EXCLUDE) from error
+    return f"{ms}-{seq}"
+
+
+def _rules(stored: set[str], also: list[str]) -> IdentifierRules:
+    try:
+        return IdentifierRules({*stored, *also})
+    except re.error as error:
+        detail = f"found /{error.pattern!s}/ ({error.msg}), allowed is a regular expression"
+        raise typer.BadParameter(detail, param_hint=_BLOCK) from error
+
+
+@asynccontextmanager
+async def _client(settings: Settings) -> AsyncGenerator[Client]:
+    client = connect(server_url(settings))
+    try:
+        yield client
+    finally:
+        await client.aclose()

@@ -1,0 +1,129 @@
+"""`kinfold up`, `down` and `projector`: what keeps running."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
+from kinfold_services.cli.process_file import process_file, process_on
+from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, running_url
+from kinfold_services.gateway.beside import GatewayBeside, first_key, gateway_url
+from kinfold_services.logs import configure_logs
+from kinfold_services.projector.store import LostPlace
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+LOG_FILE: Final = "kinfold.log"
+DETACHED: Final = "KINFOLD_DETACHED"
+"""Set for an `up` that another one started in the background."""
+_READY_S: Final = 60.0
+_STOP_S: Final = 40.0
+_ANOTHER_S: Final = 2.0
+"""Between a starting `up`'s server and its process file there is a moment."""
+_LOOK_AGAIN_S: Final = 0.05
+
+
+def run_projector(settings: Settings) -> int:
+    """Runs the projector until a signal; exit status 1 where it lost its place."""
+    from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream takes a while to load
+
+    try:
+        uvloop.run(ProjectorService(settings, server_url(settings)).run())
+    except LostPlace as error:
+        return complain(str(error), NO)
+    return DONE
+
+
+def up(settings: Settings) -> int:
+    """Runs everything in the foreground, until a signal."""
+    configure_logs(settings.log_format, settings.log_level)
+    if settings.redis_url is not None:
+        return _run_all(settings, settings.redis_url, None)
+    try:
+        server = EmbeddedServer.start(settings.data_dir, fsync="always")
+    except ServerAlreadyRunning as error:
+        return complain(f"{error}; `kinfold down` stops it", NO)
+    with server, process_file(settings.data_dir):
+        return _run_all(settings, server.url, settings.data_dir)
+
+
+def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
+    with GatewayBeside(settings, url, data_dir) as gateway:
+        if DETACHED not in os.environ:  # else whoever detached it says so
+            say(_what_next(url, gateway.url, first_key(url, settings.workspace)))
+        return run_projector(settings)
+
+
+def up_detached(settings: Settings) -> int:
+    """Starts `kinfold up` in the background, unless it runs already, and returns when events are folded."""
+    if settings.redis_url is not None:
+        return complain("--detach: found a Redis URL, allowed is it with the embedded server of a data dir alone", USAGE)
+    url = running_url(settings.data_dir)
+    if url is not None and not _until(lambda: process_on(settings.data_dir) is not None, _ANOTHER_S):
+        return complain(f"an embedded server already runs on {settings.data_dir}, and it is not of a `kinfold up`", NO)
+    if url is None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        log = settings.data_dir / LOG_FILE
+        command = [sys.executable, "-m", "kinfold_services.cli", "up", "--data-dir", str(settings.data_dir)]
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603  our own program
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, DETACHED: "1"},
+            )
+        if not _until(lambda: _is_up(settings.data_dir) or process.poll() is not None, _READY_S) or process.poll() is not None:
+            return complain(f"it did not start; {log} says why", UNREACHABLE)
+        url = running_url(settings.data_dir)
+    say(_what_next(url or "", gateway_url(settings.data_dir) or "", first_key(url, settings.workspace) if url else None))
+    return DONE
+
+
+def down(settings: Settings) -> int:
+    """Stops what runs on the data dir. Exit status 1 where nothing does."""
+    process_id = process_on(settings.data_dir)
+    if process_id is None:
+        return complain(f"nothing runs on {settings.data_dir}", NO)
+    os.kill(process_id, signal.SIGTERM)
+    if not _until(lambda: running_url(settings.data_dir) is None and process_on(settings.data_dir) is None, _STOP_S):
+        return complain(f"process {process_id} did not stop within {_STOP_S:g} s", NO)
+    say("stopped")
+    return DONE
+
+
+def _what_next(url: str, gateway: str, new_key: str | None) -> str:
+    program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
+    return f"""\
+kinfold is up.
+  the log        {url}
+  the gateway    {gateway}/docs
+  its key        {new_key or "shown when it was made; `kinfold keys create` makes another"}
+  publish        {program} publish events.ndjson
+                 echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish
+  look           {program} show --visitor v-1      {program} contacts      {program} status
+  follow         {program} tail
+  over HTTP      curl -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
+  stop           {program} down"""
+
+
+def _is_up(data_dir: Path) -> bool:
+    return running_url(data_dir) is not None and process_on(data_dir) is not None and gateway_url(data_dir) is not None
+
+
+def _until(holds: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_LOOK_AGAIN_S)
+    return True

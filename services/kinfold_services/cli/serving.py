@@ -1,0 +1,26 @@
+"""`kinfold gateway`: HTTP in, queries and live changes out."""
+
+import errno
+from typing import Final
+
+import uvloop
+
+from kinfold_services.cli.output import DONE, NO, complain
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+
+_CANNOT_LISTEN: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+
+
+def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
+    """Runs the gateway until a signal; exit status 1 where it cannot listen."""
+    from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar takes a while to load
+
+    try:
+        uvloop.run(serve(settings, server_url(settings), until_stdin_ends=until_stdin_ends))
+    except OSError as error:
+        if error.errno not in _CANNOT_LISTEN:
+            raise
+        where = f"{settings.gateway_host}:{settings.gateway_port}"
+        return complain(f"gateway: found {where} in use or out of reach, allowed are --host and --port of a free address", NO)
+    return DONE

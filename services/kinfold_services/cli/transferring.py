@@ -1,0 +1,89 @@
+"""`kinfold export`, `kinfold import`: the log into a file, and back."""
+
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import cast
+
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.connections import Client, connect
+from kinfold_services.files import replacing
+from kinfold_services.log_file import BrokenFile
+from kinfold_services.progress import progress
+from kinfold_services.replay.log import log_extent
+from kinfold_services.servers import server_url
+from kinfold_services.settings import Settings
+from kinfold_services.transfer import Checked, Import, ImportRefused, check_file, export_log
+
+
+async def export_file(settings: Settings, path: Path) -> int:
+    """Writes the log to a file, and prints its trailer. Exit status 1 where there is no log or the file cannot be written."""
+    client = connect(server_url(settings))
+    try:
+        extent = await log_extent(client, settings.workspace)
+        try:
+            with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
+                trailer = await export_log(client, settings.workspace, extent, file, advance)
+        except OSError as error:
+            return _file_trouble(error)
+    finally:
+        await client.aclose()
+    if trailer.lost:
+        say(f"the log has lost {trailer.lost} entries (trimmed or deleted): the file cannot give what they had made")
+    print_json({"workspace": settings.workspace, "trailer": trailer})
+    return DONE
+
+
+async def import_file(settings: Settings, path: Path, *, rename: bool, allow_truncated: bool) -> int:
+    """Appends a file's entries to an empty log, and prints where that ends. Exit status 1 where it is refused."""
+    try:
+        with progress(f"checking {path}", None) as advance:
+            checked = check_file(path, advance)
+        if reason := _not_allowed(settings, checked, rename=rename, allow_truncated=allow_truncated):
+            return complain(f"{path}: {reason}", NO)
+        client = connect(server_url(settings))
+        try:
+            job = Import(client, settings.workspace, path, checked)
+            with progress(f"importing {path}", checked.trailer.entries) as advance:
+                await job.run(advance)
+            await _hint(client, settings.workspace, checked)
+        finally:
+            await client.aclose()
+    except (BrokenFile, ImportRefused) as error:
+        return complain(str(error), NO)
+    except OSError as error:
+        return _file_trouble(error)
+    trailer = checked.trailer
+    print_json(
+        {"workspace": settings.workspace, "entries": trailer.entries, "appended": job.appended, "position": trailer.last}
+    )
+    return DONE
+
+
+def _not_allowed(settings: Settings, checked: Checked, *, rename: bool, allow_truncated: bool) -> str | None:
+    header, trailer = checked.header, checked.trailer
+    if header.workspace != settings.workspace and not rename:
+        return (
+            f"workspace: found {header.workspace}, allowed is {settings.workspace}; contact ids are made of the workspace's "
+            f"name. --workspace {header.workspace} keeps them, --rename gives every contact another"
+        )
+    if trailer.lost and not allow_truncated:
+        return (
+            f"lost: found {trailer.lost} entries that the log had lost before it was exported, allowed is a whole log; "
+            "contacts may come out different. --allow-truncated imports what is there"
+        )
+    return None
+
+
+async def _hint(client: Client, workspace: str, checked: Checked) -> None:
+    if checked.exclusions:
+        say(f"the log has {checked.exclusions} EventsExcluded: run kinfold replay once it is folded, which honours them")
+    served = workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace))
+    if not served:
+        say(f"workspace {workspace} is not in {WORKSPACES}: SADD it there, or start kinfold projector --workspace {workspace}")
+
+
+def _file_trouble(error: OSError) -> int:
+    if error.filename is None and isinstance(error, (ConnectionError, TimeoutError)):
+        raise error
+    return complain(f"file: {error}", NO)

@@ -1,0 +1,133 @@
+"""Connections to Redis by URL: one server, TLS, a unix socket, behind Sentinel, or a cluster (contract section 8).
+
+`redis://`, `rediss://`, `unix://`, and `redis+cluster://`, `redis+sentinel://`, with `rediss+` where those speak TLS.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+CLUSTER: Final = "redis+cluster"
+SENTINEL: Final = "redis+sentinel"
+
+RawEntry = tuple[bytes, Mapping[bytes, bytes]]
+"""A log entry as Redis gives it: its id and its fields."""
+
+Client = Redis  # RedisCluster has the same commands; redis-py has no type for both
+
+MIN_SERVER_VERSION: Final = (7, 0)
+MAX_CONNECTIONS: Final = 10_000
+"""A workspace needs one connection that waits for entries; the pool's own default would end at about a hundred."""
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_SENTINEL_PORT: Final = 26379
+
+
+ALLOWED_URLS: Final = "redis[s]://host:port/0, unix:///path?db=0, redis[s]+cluster://host:port and redis[s]+sentinel://host:port,host:port/master/0"
+
+
+class ServerTooOld(RuntimeError):
+    """The server cannot do what kinfold needs."""
+
+
+def connect(url: str) -> Client:
+    """A client for `url`, decoding nothing. It connects when it is first used.
+
+    It never sends a command twice by itself: an append whose reply was lost may have happened, and only the caller knows
+    whether to do it again is harmless.
+    """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+        "socket_timeout": None,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
+    }
+    kind = url_kind(url)
+    if kind == CLUSTER:
+        cluster: Any = RedisCluster.from_url(plain_url(url), **options)
+        return cast("Client", cluster)
+    if kind == SENTINEL:
+        hosts, master, own = sentinel_options(url)
+        sentinel: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=tls_of(own), **own, **options)
+        return cast("Client", sentinel.master_for(master, redis_class=_SentinelClient))
+    return Redis.from_url(url, **options)
+
+
+def check_url(url: str) -> str:
+    """`url` as it is. Raises ValueError where `connect` could make nothing of it; the message tells no password."""
+    try:
+        sentinel_options(url) if url_kind(url) == SENTINEL else parse_url(plain_url(url))
+    except ValueError as error:
+        raise ValueError(f"redis URL: {error}; allowed are {ALLOWED_URLS}") from error
+    return url
+
+
+class _SentinelClient(Redis):
+    """Closes its connections to the sentinels too, which redis-py leaves open."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+        await super().aclose(close_connection_pool)
+        await close_sentinels(self)
+
+
+async def close_sentinels(client: Any) -> None:
+    """Closes a client's connections to the sentinels."""
+    for each in client.connection_pool.sentinel_manager.sentinels:
+        await each.aclose()
+
+
+async def check_server(client: Client) -> str:
+    """The server's name and version. Raises ServerTooOld, or redis.exceptions.RedisError where it does not answer."""
+    info: dict[str, Any] = await client.info("server")
+    if CLUSTER_REPLY_KEY not in info:  # a cluster answers for each node
+        info = next(iter(info.values()))
+    name = "valkey" if "valkey_version" in info else "redis"
+    version = str(info.get("valkey_version") or info["redis_version"])
+    if tuple(int(part) for part in version.split(".")[:2]) < MIN_SERVER_VERSION:
+        raise ServerTooOld(f"{name}-server: found version {version}, allowed are Redis 7.0, Valkey 8 and newer")
+    return f"{name} {version}"
+
+
+CLUSTER_REPLY_KEY: Final = "redis_version"
+
+
+def url_kind(url: str) -> str:
+    """The scheme, TLS aside: `rediss+cluster` is a cluster."""
+    return urlsplit(url).scheme.replace("rediss+", "redis+")
+
+
+def plain_url(url: str) -> str:
+    """The URL with a scheme that redis-py knows."""
+    return urlunsplit(urlsplit(url)._replace(scheme=urlsplit(url).scheme.partition("+")[0]))
+
+
+def sentinel_options(url: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """The sentinels of `redis+sentinel://host:port,host:port/master/0`, the master's name, and how to connect to it."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    master, _, database = parts.path.strip("/").partition("/")
+    if not master:
+        raise ValueError(
+            "found the URL of a sentinel without the name of the master, as in redis+sentinel://host:port/master/0"
+        )
+    # Read by redis-py itself, as if it were the URL of one server: login, TLS and whatever else a query may say.
+    if not (database or "0").isdecimal():
+        raise ValueError(f"found database {database!r} behind the master's name, allowed is a number")
+    single = urlsplit(plain_url(url))._replace(netloc=f"{login}@master", path=f"/{database or 0}")
+    options = dict(cast("dict[str, Any]", parse_url(urlunsplit(single))))
+    del options["host"]
+    if options.pop("connection_class", None) is not None:
+        options["ssl"] = True
+    addresses = [each.partition(":") for each in hosts.split(",")]
+    return [(host, int(port or _SENTINEL_PORT)) for host, _, port in addresses], unquote(master), options
+
+
+def tls_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What of it holds for the sentinels as well: who speaks TLS does so everywhere, and a login is the master's."""
+    timeouts = {"socket_connect_timeout": _CONNECT_TIMEOUT_S}
+    return timeouts | {name: value for name, value in options.items() if name.startswith("ssl")}

@@ -1,0 +1,80 @@
+"""Around every request: its id, and a line in the access log (without the query, in which a key may stand)."""
+
+import re
+import secrets
+import time
+from typing import Any, Final
+
+import structlog
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from kinfold_services.gateway.metrics import Metrics
+
+_HEADER: Final = b"x-request-id"
+_GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
+_QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
+_UNDECIDED: Final = 500
+_CAN_ANSWER: Final = "websocket.http.response"
+"""The server's word that a WebSocket can be refused with a status; without it every refusal is a 403."""
+_CLOSED_FOR_STATUS: Final = 4000
+
+
+def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    """The application with ids and log around it: around errors of the framework's own, too."""
+    log = structlog.get_logger("kinfold.access")
+
+    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name.lower() == _HEADER), b"")
+        request_id = given.decode() if _GIVEN.match(given) else secrets.token_hex(12)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = _UNDECIDED
+        method = str(scope.get("method", "WEBSOCKET"))
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] == "websocket.close" and status == _UNDECIDED:
+                status = _refusal(message["code"])
+                if _CAN_ANSWER in (scope.get("extensions") or {}):
+                    await _refuse(send, status, request_id)
+                    return
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (_HEADER, request_id.encode())]}
+            await send(message)
+
+        started = time.perf_counter()
+        try:
+            await app(scope, receive, send_with_id)
+        finally:
+            metrics.requests.labels(method, str(status)).inc()
+            say = log.debug if scope["path"] in _QUIET else log.info
+            fields: dict[str, Any] = {"status": status, "duration_ms": round((time.perf_counter() - started) * 1000, 2)}
+            client = scope.get("client")
+            say("request", method=method, path=scope["path"], address=client[0] if client else None, **fields)
+
+    return logged
+
+
+def _refusal(code: int) -> int:
+    """The status that Litestar means by a close code: it adds 4000 to it."""
+    status = code - _CLOSED_FOR_STATUS
+    return status if 400 <= status < 600 else 403  # noqa: PLR2004  what HTTP calls an error
+
+
+async def _refuse(send: Send, status: int, request_id: str) -> None:
+    headers = [(_HEADER, request_id.encode())]
+    if status == 401:  # noqa: PLR2004  RFC 9110, 11.6.1: has to say how to log in
+        headers.append((b"www-authenticate", b"Bearer"))
+    refusal: list[Any] = [
+        {"type": "websocket.http.response.start", "status": status, "headers": headers},
+        {"type": "websocket.http.response.body", "body": b""},
+    ]
+    for message in refusal:
+        await send(message)

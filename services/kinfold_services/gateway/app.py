@@ -1,0 +1,61 @@
+"""The application: its routes, what they share, and how errors look."""
+
+from importlib.metadata import version
+from typing import Final
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.types import ASGIApp, ControllerRouterHandler
+
+from kinfold_services.connections import Client
+from kinfold_services.gateway.access import with_access_log
+from kinfold_services.gateway.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.feed import changes, changes_socket
+from kinfold_services.gateway.ingest import append_events
+from kinfold_services.gateway.listings import contact_visitors, contacts
+from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.openapi import openapi_config
+from kinfold_services.gateway.operations import healthz, metrics, readyz
+from kinfold_services.gateway.problems import HANDLERS
+from kinfold_services.gateway.segment import segment_batch, segment_call
+from kinfold_services.gateway.workspaces import Gateway
+from kinfold_services.settings import Settings
+
+ROUTES: Final[list[ControllerRouterHandler]] = [
+    append_events,
+    segment_batch,
+    segment_call,
+    contacts,
+    contact_by_id,
+    contact_visitors,
+    visitor_by_id,
+    changes,
+    changes_socket,
+    healthz,
+    readyz,
+    metrics,
+]
+
+
+def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
+    """The application on a connection, and what it runs on: `gateway.end_streams()` before it stops."""
+    gateway = Gateway(settings, client)
+    cors = CORSConfig(
+        allow_origins=sorted(settings.gateway_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Content-Encoding", "If-None-Match", "Last-Event-ID"],
+        expose_headers=["ETag", "Retry-After", "X-Request-Id"],
+        max_age=600,
+    )
+    app = Litestar(
+        route_handlers=ROUTES,
+        state=State({"gateway": gateway}),
+        cors_config=cors if settings.gateway_origins else None,
+        exception_handlers=HANDLERS,
+        openapi_config=openapi_config(version("kinfold")),
+        request_max_body_size=MAX_BODY_BYTES,
+        on_shutdown=[gateway.close],
+        logging_config=None,
+    )
+    return with_access_log(app, gateway.metrics), gateway

@@ -1,0 +1,123 @@
+"""The gateway beside a projector, for `kinfold up`: a process of its own, so that neither waits for the other's work."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from kinfold_services.connections import Client, connect
+from kinfold_services.gateway.keys import create_key, list_keys
+from kinfold_services.settings import Settings
+
+URL_FILE: Final = "gateway.url"
+"""In the data dir: where the gateway listens."""
+
+T = TypeVar("T")
+
+_LOOPBACK: Final = "127.0.0.1"
+_LOCAL: Final = frozenset({_LOOPBACK, "localhost", "::1"})
+_STOP_S: Final = 10.0
+_ANSWER_S: Final = 1.0
+
+
+class GatewayBeside:
+    """A gateway process, gone with this one. Where it ends by itself it takes this one along: half of `up` is noticed late."""
+
+    def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None) -> None:
+        host = settings.gateway_host
+        if host not in _LOCAL and not has_keys(redis_url, settings.workspace):
+            host = _LOOPBACK  # nobody was given a key yet, so nobody else has business here
+        port = _port(settings, host)
+        self.url: Final = f"http://{host}:{port}"
+        self._file: Final = None if data_dir is None else data_dir / URL_FILE
+        command = [sys.executable, "-m", "kinfold_services.cli", "gateway", "--until-stdin-ends"]
+        command += ["--redis-url", redis_url, "--host", host, "--port", str(port)]
+        self._process: Final = subprocess.Popen(  # noqa: S603  our own program
+            command,
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # so that Ctrl-C reaches this process alone
+        )
+        self._stopping = False
+        if self._file is not None:
+            self._file.write_text(self.url)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stopping = True
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _watch(self) -> None:
+        status = self._process.wait()
+        if not self._stopping:
+            sys.stderr.write(f"kinfold: the gateway ended with status {status}\n")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def gateway_url(data_dir: Path) -> str | None:
+    """Where the gateway of a data dir listens; None until it answers."""
+    try:
+        url = (data_dir / URL_FILE).read_text()
+        with urllib.request.urlopen(f"{url}/healthz", timeout=_ANSWER_S):  # noqa: S310  our own file
+            return url
+    except (OSError, urllib.error.URLError):
+        return None
+
+
+def has_keys(redis_url: str, workspace: str) -> bool:
+    """Whether a workspace has an API key, revoked or not."""
+
+    async def look(client: Client) -> bool:
+        return bool(await list_keys(client, workspace))
+
+    return asyncio.run(_connected(redis_url, look))
+
+
+def first_key(redis_url: str, workspace: str) -> str | None:
+    """Makes a workspace's first API key, a secret one; None where it has some."""
+
+    async def make(client: Client) -> str | None:
+        return None if await list_keys(client, workspace) else await create_key(client, workspace, "secret", "first")
+
+    return asyncio.run(_connected(redis_url, make))
+
+
+async def _connected(redis_url: str, work: Callable[[Client], Awaitable[T]]) -> T:
+    client = connect(redis_url)
+    try:
+        return await work(client)
+    finally:
+        await client.aclose()
+
+
+def _port(settings: Settings, host: str) -> int:
+    """The port that was asked for; where none was, the usual one, or another that is free."""
+    if settings.gateway_port and "gateway_port" in settings.model_fields_set:
+        return settings.gateway_port
+    for port in (settings.gateway_port, 0):
+        try:
+            with socket.create_server((host, port)) as probe:
+                return int(probe.getsockname()[1])
+        except OSError:
+            continue
+    return settings.gateway_port

@@ -1,0 +1,89 @@
+"""Bytes of a request to the events in it: unpacked, taken apart, each still as it was written."""
+
+import zlib
+from typing import Any, Final
+
+import msgspec
+from litestar import Request
+
+from kinfold_services.gateway.problems import Problem
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""Of a request, as it comes and unpacked."""
+MAX_EVENTS: Final = 25_000
+"""What fits into a body, were each event as short as an event can be. Only what is no event is shorter."""
+
+_WHITE: Final = b" \t\r\n"
+_NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_GZIP: Final = 31  # zlib's way to say: with a gzip header
+
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_one: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """The request's body, unpacked. Raises Problem where it is too large, or packed in a way that is not gzip."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip", "x-gzip"}:
+        raise Problem(415, f"Content-Encoding: found {encoding!r}, allowed is gzip or none")
+    body = await request.body()
+    return body if encoding == "identity" else _unpack(body)
+
+
+def split_events(body: bytes, content_type: str) -> list[bytes]:
+    """The events of a body: one object, an array, or NDJSON. Each is judged on its own; here only an array must be one."""
+    body = body.strip(_WHITE)
+    if not body:
+        raise Problem(400, "body: found nothing, allowed are an event, an array of events, or one event a line")
+    if content_type.partition(";")[0].strip().lower() in _NDJSON:
+        events = _lines(body)
+    elif body.startswith(b"["):
+        events = _array(body)
+    else:
+        events = _one_or_lines(body)
+    if len(events) > MAX_EVENTS:
+        raise Problem(413, f"body: found {len(events)} events, allowed are {MAX_EVENTS}")
+    return events
+
+
+def _array(body: bytes) -> list[bytes]:
+    try:
+        return [bytes(raw) for raw in _decode_array(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, f"body: found text that is not JSON ({error}), allowed is an array of events") from error
+
+
+def _one_or_lines(body: bytes) -> list[bytes]:
+    first, _, rest = body.partition(b"\n")
+    if rest and _is_json(first):
+        return _lines(body)
+    return [body]
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for each in body.split(b"\n") if (line := each.strip(_WHITE))]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _decode_one(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _unpack(packed: bytes) -> bytes:
+    """Never more than is allowed, however much a small body says it holds."""
+    unpacked = b""
+    try:
+        while packed:
+            member = zlib.decompressobj(_GZIP)
+            unpacked += member.decompress(packed, MAX_BODY_BYTES + 1 - len(unpacked))
+            if len(unpacked) > MAX_BODY_BYTES or member.unconsumed_tail:
+                raise Problem(413, f"body: found more than {MAX_BODY_BYTES} bytes unpacked, allowed are {MAX_BODY_BYTES}")
+            if not member.eof:
+                raise Problem(400, "body: found gzip that ends too early, allowed is all of it")
+            packed = member.unused_data
+    except zlib.error as error:
+        raise Problem(400, f"body: found bytes that are not gzip ({error}), allowed is what Content-Encoding says") from error
+    return unpacked

@@ -1,0 +1,261 @@
+"""One reader of a workspace's feed for all who follow it.
+
+It keeps the latest changes (the ring), so whoever comes back soon, or joins while others are there, costs Redis nothing. A
+follower has a buffer of its own, bounded: one that does not read is cut off, and the others do not notice.
+"""
+
+import asyncio
+import time
+from collections import deque
+from itertools import takewhile
+from typing import Final, Literal, NamedTuple, cast
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.gateway.messages import Message
+from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.snapshot import Snapshot, take_snapshot
+
+_RING: Final = 4096
+_PAGE: Final = 500
+_BLOCK_MS: Final = 2000
+_SILENCE_S: Final = 8.0
+_IDLE_S: Final = 30.0
+_FIRST_RETRY_S: Final = 0.05
+_LAST_RETRY_S: Final = 1.0
+_SNAPSHOT_S: Final = 5.0
+"""How long a snapshot serves others, too: what came after it they get as changes."""
+
+_CROWD: Final = 50
+_PAUSE_EACH_S: Final = 0.00006
+"""A crowd is served a little later, and several changes at once: a write to each for every change would not keep up."""
+
+Ended = Literal["", "slow", "closing", "reset"]
+
+
+class Filter(NamedTuple):
+    """Which changes a follower wants; empty: all."""
+
+    contacts: set[str]
+    types: frozenset[str]
+
+    def wants(self, message: Message) -> bool:
+        """Whether it does. Who follows a contact follows it into the one that it is merged into."""
+        if self.contacts:
+            if message.merged_contact_id in self.contacts:
+                self.contacts.add(message.contact_id)
+            elif message.contact_id not in self.contacts:
+                return False
+        return not self.types or message.type in self.types
+
+
+class Follower:
+    """Someone on the feed, and what waits for them."""
+
+    __slots__ = ("behind", "ended", "filter", "pending", "wake")
+
+    def __init__(self, wanted: Filter) -> None:
+        self.filter = wanted if wanted.contacts or wanted.types else None
+        self.pending: deque[Message] = deque()
+        self.wake = asyncio.Event()
+        self.ended: Ended = ""
+        self.behind: tuple[int, int] | None = None
+
+    def end(self, why: Ended) -> None:
+        """It gets no more."""
+        self.ended = self.ended or why
+        self.wake.set()
+
+
+class FeedHub:
+    """The feed of one workspace, in this process."""
+
+    def __init__(self, client: Client, workspace: str, buffer_entries: int, metrics: Metrics) -> None:
+        self.last = ""
+        """The entry that was read last."""
+        self._client: Final = client
+        self._workspace: Final = workspace
+        self._feed: Final = key(workspace, "changes")
+        self._buffer_entries: Final = buffer_entries
+        self._metrics: Final = metrics
+        self._followers: Final[set[Follower]] = set()
+        self._ring: Final[deque[Message]] = deque()
+        self._floor: tuple[int, int] = (0, 0)
+        """All that is behind this entry, up to `last`, stands in the ring."""
+        self._reader: asyncio.Task[None] | None = None
+        self._starting: Final = asyncio.Lock()
+        self._snapshot: tuple[float, Snapshot] | None = None
+        self._closing = False
+        self._log: Final = structlog.get_logger().bind(workspace=workspace)
+
+    async def start(self) -> None:
+        """Reads the feed from now on, unless it does already. Raises RedisError where Redis is gone."""
+        async with self._starting:
+            if self._reader is None or self._reader.done():
+                self._begin_at(await self.newest())
+                self._reader = asyncio.create_task(self._read(), name=f"feed of {self._workspace}")
+
+    async def newest(self) -> str:
+        """The id of the feed's last entry; `0-0` where there never was one."""
+        try:
+            info = cast("dict[str, bytes]", await self._client.xinfo_stream(self._feed))
+        except ResponseError:
+            return "0-0"
+        return info["last-generated-id"].decode()
+
+    @property
+    def floor(self) -> str:
+        """The entry behind which the ring has everything."""
+        return f"{self._floor[0]}-{self._floor[1]}"
+
+    def join(self, follower: Follower, after: str) -> bool:
+        """Lets a follower in, with all that followed `after`. False where that is too much: read pages of it first."""
+        behind = position_key(after)
+        if behind < self._floor:
+            return False
+        missed = self._remembered(behind)
+        if len(missed) > self._buffer_entries // 2:
+            return False
+        follower.behind = behind if behind > position_key(self.last) else None
+        self._followers.add(follower)
+        self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
+        self._offer(follower, missed)
+        if self._closing:
+            follower.end("closing")
+        return True
+
+    def leave(self, follower: Follower) -> None:
+        """Someone has gone."""
+        self._followers.discard(follower)
+        self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
+
+    async def page_behind(self, after: str) -> list[Message] | None:
+        """The next entries behind `after`, from the ring or from Redis; None where some are no longer kept, or never were.
+
+        An empty page says that the ring has all there is.
+        """
+        if self._floor <= position_key(after) <= position_key(self.last):
+            return self._remembered(position_key(after))[:_PAGE]
+        return await self._stored_behind(after)
+
+    async def _stored_behind(self, after: str) -> list[Message] | None:
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.xrange(self._feed, min=f"({after}", count=_PAGE)
+        pipeline.xrange(self._feed, count=1)
+        pipeline.xinfo_stream(self._feed)
+        page, oldest, info = await pipeline.execute(raise_on_error=False)
+        if isinstance(info, ResponseError):  # no feed yet
+            return [] if position_key(after) == (0, 0) else None
+        for reply in (page, oldest, info):
+            if isinstance(reply, Exception):
+                raise reply
+        behind = position_key(after)
+        if behind > position_key(info["last-generated-id"].decode()):
+            return None
+        dropped = info["entries-added"] > info["length"]
+        if dropped and (not oldest or behind < position_key(oldest[0][0].decode())) and not _is_last(info, behind):
+            return None
+        return [Message.change(entry.decode(), fields[b"change"]) for entry, fields in page]
+
+    async def snapshot(self) -> Snapshot:
+        """Every contact, as of a moment that is a few seconds ago at most; read once for all who ask at about the same time."""
+        async with self._starting:
+            if self._snapshot is None or time.monotonic() > self._snapshot[0]:
+                self._snapshot = None  # two at once would be twice the memory
+                taken = await take_snapshot(self._client, self._workspace)
+                self._snapshot = (time.monotonic() + _SNAPSHOT_S, taken)
+            return self._snapshot[1]
+
+    def close(self) -> None:
+        """Ends all streams: the gateway stops."""
+        self._closing = True
+        for follower in self._followers:
+            follower.end("closing")
+
+    async def stop(self) -> None:
+        """Stops reading."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def _remembered(self, behind: tuple[int, int]) -> list[Message]:
+        """What the ring has behind an entry, found from its newer end."""
+        missed = list(takewhile(lambda message: message.order > behind, reversed(self._ring)))
+        return missed[::-1]
+
+    def _begin_at(self, position: str) -> None:
+        self._ring.clear()
+        self.last, self._floor = position, position_key(position)
+
+    async def _read(self) -> None:
+        delay_s = _FIRST_RETRY_S
+        idle_since = time.monotonic()
+        unsure = False
+        while time.monotonic() - idle_since < _IDLE_S:
+            try:
+                if unsure and await self._stored_behind(self.last) is None:
+                    await self._lose()
+                    unsure = False
+                self._distribute(await self._next_entries())
+                delay_s = _FIRST_RETRY_S
+            except (RedisError, OSError) as error:
+                self._log.warning("feed not read", error=str(error), retry_in_s=delay_s)
+                unsure = True
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _LAST_RETRY_S)
+            crowd = len(self._followers)
+            if crowd:
+                idle_since = time.monotonic()
+            if crowd > _CROWD:
+                await asyncio.sleep(crowd * _PAUSE_EACH_S)
+        self._snapshot = None
+
+    async def _next_entries(self) -> list[Message]:
+        async with asyncio.timeout(_SILENCE_S):
+            reply = await self._client.xread({self._feed: self.last}, count=_PAGE, block=_BLOCK_MS)
+        streams = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", reply or [])
+        return [Message.change(entry.decode(), fields[b"change"]) for _, entries in streams for entry, fields in entries]
+
+    async def _lose(self) -> None:
+        """After an outage that took entries with it: nobody goes on as if nothing had been."""
+        self._begin_at(await self.newest())
+        for follower in list(self._followers):
+            self.leave(follower)
+            follower.end("reset")
+
+    def _distribute(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        self._ring.extend(messages)
+        self.last = cast("str", messages[-1].id)
+        while len(self._ring) > _RING:
+            self._floor = self._ring.popleft().order
+        self._metrics.changes.labels(self._workspace).inc(len(messages))
+        for follower in list(self._followers):
+            self._offer(follower, messages)
+
+    def _offer(self, follower: Follower, messages: list[Message]) -> None:
+        if follower.behind is not None:
+            behind = follower.behind
+            messages = [message for message in messages if message.order > behind]
+            if messages:
+                follower.behind = None
+        if follower.filter is not None:
+            messages = list(filter(follower.filter.wants, messages))
+        if not messages:
+            return
+        follower.pending.extend(messages)
+        if len(follower.pending) > self._buffer_entries:
+            follower.pending.clear()
+            self.leave(follower)
+            self._metrics.cut_off.labels(self._workspace).inc()
+            follower.end("slow")
+        follower.wake.set()
+
+
+def _is_last(info: dict[str, bytes], behind: tuple[int, int]) -> bool:
+    return behind == position_key(info["last-generated-id"].decode())

@@ -1,0 +1,186 @@
+"""Events to the log: `POST /v1/events` (contract section 2, through HTTP).
+
+Every event is judged as the fold will judge it, by the workspace's own rules, before the first is appended. It is stored as
+it was written, fields of newer producers included, but for an id where it has none, and without its signatures: what proves
+an identity once would prove it for whoever reads the log.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Annotated, Any, Final, NamedTuple, cast
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.params import QueryParameter
+
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.names import named_by
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.gateway.bodies import read_body, split_events
+from kinfold_services.gateway.callers import any_key, caller_of
+from kinfold_services.gateway.openapi import EVENTS_OPERATION, answers
+from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.signatures import Signatures, why_not_signed
+from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
+
+LISTED: Final = 100
+"""How many bad events an error names."""
+
+_BREATH: Final = 250
+"""After so many events others get their turn: a large body must not hold up the feed."""
+
+_SIGNATURES: Final = ("signature", "emailSignature")
+_NOT_OURS: Final = frozenset({"not-allowed", "bad-signature"})
+
+Partial = Annotated[bool, QueryParameter(name="partial", description="Append the good events, and list the bad ones")]
+
+_decode_signatures: Final = msgspec.json.Decoder(Signatures).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Accepted(msgspec.Struct, frozen=True, rename="camel"):
+    """What was appended, and the log entry that is its last; with `?partial=true` also what was not."""
+
+    position: str | None
+    appended: int
+    rejected: list[RejectedEvent]
+
+
+class Author(NamedTuple):
+    """By whose rules an event is judged. `secret` is None for a trusted author, and else what signatures are made with."""
+
+    rules: IdentifierRules
+    secret: str | None
+
+
+class Judged(NamedTuple):
+    """The events of a request, in order: those to append, their types, and those that are refused."""
+
+    good: list[bytes]
+    types: list[str]
+    rejected: list[RejectedEvent]
+
+
+@post(
+    "/v1/events",
+    guards=[any_key],
+    status_code=202,
+    operation_class=EVENTS_OPERATION,
+    responses=answers(Accepted, 400, 401, 403, 413, 415, 422, 429, 503, status=202),
+    tags=["events"],
+    summary="Append events to the log",
+)
+async def append_events(request: Request[Any, Any, Any], partial: Partial = False) -> Response[bytes]:  # noqa: FBT002  a query parameter
+    """Appends one event, an array, or NDJSON (gzip too): all of them, or with `?partial=true` the good ones.
+
+    202 means that they are in the log. A request may be repeated as it is where its events have ids of their own.
+    """
+    gateway = shared(request)
+    author, workspace = await author_of(request)
+    events = split_events(await read_body(request), request.headers.get("content-type", ""))
+    judged = await judge(events, author)
+    for each in judged.rejected:
+        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+    if judged.rejected and not partial:
+        raise _refusal(judged.rejected)
+    position = await append_judged(gateway, workspace, judged)
+    body = _encode(Accepted(position, len(judged.good), judged.rejected))
+    return Response(body, status_code=202, media_type="application/json")
+
+
+async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
+    """Whom a guard has let in, as an author of events."""
+    caller = caller_of(request)
+    workspace = shared(request).workspace(caller.workspace)
+    return Author(await workspace.rules(), None if caller.kind == "secret" else await workspace.secret()), workspace
+
+
+async def judge(events: list[bytes], author: Author) -> Judged:
+    """Judges the events of a request."""
+    judged = Judged([], [], [])
+    batch = secrets.token_hex(10)
+    for index, data in enumerate(events):
+        if index % _BREATH == _BREATH - 1:
+            await asyncio.sleep(0)
+        verdict = judge_one(data, author, f"{batch}-{index}")
+        if isinstance(verdict, RejectedEvent):
+            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
+        else:
+            judged.good.append(verdict[0])
+            judged.types.append(verdict[1])
+    return judged
+
+
+def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | RejectedEvent:
+    """The event as it is to be stored, and its type; or why it is refused."""
+    event = decode_event(data)
+    names = event if isinstance(event, Rejection) else named_by(event, author.rules)
+    if isinstance(event, Rejection) or isinstance(names, Rejection):
+        return RejectedEvent.of(0, cast("Rejection", names))
+    if author.secret is not None and (refused := _not_allowed(event, data, author.secret)):
+        return refused
+    if b"ignature" in data:
+        data = _without_signatures(data)
+    if not event.id:
+        # Behind the last field: whoever reads JSON takes the last of two fields of one name, and `"id": null` may stand before.
+        data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
+    if len(data) > MAX_EVENT_BYTES:
+        return RejectedEvent.of(0, Rejection("too-large", f"event: found {len(data)} bytes, allowed are {MAX_EVENT_BYTES}"))
+    return data, type(event).__name__
+
+
+async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: Judged) -> str | None:
+    """Appends what is good of a request; the position of the last, None where nothing is."""
+    if not judged.good:
+        return None
+    started = time.perf_counter()
+    position = await gateway.append(workspace, judged.good)
+    gateway.metrics.append_s.observe(time.perf_counter() - started)
+    for kind in set(judged.types):
+        gateway.metrics.events.labels(workspace.name, kind).inc(judged.types.count(kind))
+    return position
+
+
+def _not_allowed(event: Event, data: bytes, secret: str) -> RejectedEvent | None:
+    """Why a publishable key may not send the event."""
+    if isinstance(event, VisitorSeen):
+        return None
+    if isinstance(event, MetadataSet) and event.visitor_id is not None:
+        return None
+    if isinstance(event, VisitorIdentified):
+        try:
+            given = _decode_signatures(data)
+        except msgspec.ValidationError:
+            given = Signatures()
+        why = why_not_signed(secret, event, given)
+        if why is None:
+            return None
+        return _refused("bad-signature", why)
+    allowed = "VisitorSeen, MetadataSet for a visitor and a signed VisitorIdentified"
+    found = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
+    return _refused("not-allowed", f"type: found {found} with a publishable key, allowed are {allowed}")
+
+
+def _refused(reason: Any, detail: str) -> RejectedEvent:
+    return RejectedEvent.of(0, Rejection(reason, detail))
+
+
+def _refusal(rejected: list[RejectedEvent]) -> Problem:
+    first = rejected[0]
+    return Problem(
+        403 if any(each.reason in _NOT_OURS for each in rejected) else 422,
+        f"events[{first.index}]: {first.detail}; nothing of the request was appended",
+        appended=0,
+        rejected_count=len(rejected),
+        rejected=rejected[:LISTED],
+    )
+
+
+def _without_signatures(data: bytes) -> bytes:
+    fields = cast("dict[str, Any]", msgspec.json.decode(data))
+    for name in _SIGNATURES:
+        fields.pop(name, None)
+    return _encode(fields)

@@ -1,0 +1,41 @@
+"""How often a caller may ask: a token bucket for each key and address.
+
+A bucket holds `burst` requests and fills at `per_s` a second. It is this process's own: two gateways allow twice as much.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from typing import Final
+
+from litestar.status_codes import HTTP_429_TOO_MANY_REQUESTS
+
+from kinfold_services.gateway.problems import Problem
+
+_BUCKETS: Final = 50_000
+"""Where there are more, the one that was used least recently is forgotten: it would be full soon anyway."""
+
+
+class RateLimit:
+    """Buckets of one size."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self.per_s: Final = per_s
+        self.burst: Final = burst
+        self._buckets: Final[OrderedDict[tuple[str, str], tuple[float, float]]] = OrderedDict()
+
+    def take(self, who: str, address: str) -> None:
+        """Takes one request out of a bucket. Raises Problem (429) where it is empty."""
+        now = time.monotonic()
+        bucket = (who, address)
+        filled_at, tokens = self._buckets.pop(bucket, (now, float(self.burst)))
+        tokens = min(float(self.burst), tokens + (now - filled_at) * self.per_s)
+        allowed = tokens >= 1
+        self._buckets[bucket] = (now, tokens - 1 if allowed else tokens)
+        if len(self._buckets) > _BUCKETS:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            wait_s = max(1, math.ceil((1 - tokens) / self.per_s))
+            found = f"more than {self.per_s:g} a second from this key and address"
+            detail = f"requests: found {found}, allowed are bursts of {self.burst}"
+            raise Problem(HTTP_429_TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(wait_s)})

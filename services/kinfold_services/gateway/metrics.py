@@ -1,0 +1,99 @@
+"""What Prometheus is told; every name stands here.
+
+What this process counts, it counts as it goes. What the projector counts stands in Redis and is read when somebody scrapes.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from kinfold_services.queries import Status
+
+OUTCOMES: Final = ("folded", "no-op", "stale", "duplicate", "rejected")
+
+
+class Projected(msgspec.Struct):
+    """What the projector has done for one workspace; see `projector` in `kinfold_schemas.keys`."""
+
+    status: Status
+    committed_at_ms: int | None
+    batches: int
+    batch_s: float
+
+
+class Metrics:
+    """One process's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        cast("Any", disable_created_metrics)()  # a second number beside each counter, which nobody asked for
+        self._registry: Final = CollectorRegistry()
+        registry = self._registry
+        self.events: Final = Counter(
+            "kinfold_gateway_events", "Events appended to the log", ["workspace", "type"], registry=registry
+        )
+        self.refused: Final = Counter(
+            "kinfold_gateway_refused", "Events refused before the log", ["workspace", "reason"], registry=registry
+        )
+        self.ignored: Final = Counter(
+            "kinfold_gateway_segment_ignored",
+            "What Segment's API brought and kinfold has no use for: calls by their type, nested traits, identities not signed",
+            ["workspace", "what"],
+            registry=registry,
+        )
+        self.requests: Final = Counter(
+            "kinfold_gateway_requests", "Requests by method and status", ["method", "status"], registry=registry
+        )
+        self.append_s: Final = Histogram(
+            "kinfold_gateway_append_seconds",
+            "From an event that is good to one that is in the log",
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+            registry=registry,
+        )
+        self.subscribers: Final = Gauge(
+            "kinfold_gateway_subscribers", "Readers of the change feed", ["workspace"], registry=registry
+        )
+        self.cut_off: Final = Counter(
+            "kinfold_gateway_cut_off", "Readers of the change feed that were too slow", ["workspace"], registry=registry
+        )
+        self.changes: Final = Counter(
+            "kinfold_gateway_changes", "Changes read from the feed, once for all readers", ["workspace"], registry=registry
+        )
+        self._projected: Final = _ProjectedCollector()
+        registry.register(self._projected)
+
+    def render(self, projected: list[Projected]) -> bytes:
+        """The text that Prometheus reads."""
+        self._projected.latest = projected
+        return generate_latest(self._registry)
+
+
+class _ProjectedCollector(Collector):
+    def __init__(self) -> None:
+        self.latest: list[Projected] = []
+
+    def collect(self) -> Iterator[Metric]:
+        label = ["workspace"]
+        entries = CounterMetricFamily("kinfold_entries", "Log entries by what they came to", labels=["workspace", "outcome"])
+        blocked = CounterMetricFamily("kinfold_blocked_identifiers", "Identifiers that were left out", labels=label)
+        lag = GaugeMetricFamily("kinfold_lag_entries", "Log entries that are not folded yet", labels=label)
+        contacts = GaugeMetricFamily("kinfold_contacts", "Living contacts", labels=label)
+        visitors = GaugeMetricFamily("kinfold_visitors", "Visitors", labels=label)
+        commit = GaugeMetricFamily("kinfold_last_commit_timestamp_seconds", "When the projector committed last", labels=label)
+        batch = SummaryMetricFamily("kinfold_batch_seconds", "How long the projector's batches took", labels=label)
+        for each in self.latest:
+            status, name = each.status, [each.status.workspace]
+            counts = msgspec.to_builtins(status)
+            for outcome in OUTCOMES:
+                entries.add_metric([*name, outcome], counts[outcome])
+            blocked.add_metric(name, status.blocked_identifiers)
+            lag.add_metric(name, status.lag)
+            contacts.add_metric(name, status.contacts)
+            visitors.add_metric(name, status.visitors)
+            if each.committed_at_ms is not None:
+                commit.add_metric(name, each.committed_at_ms / 1000)
+            batch.add_metric(name, each.batches, each.batch_s)
+        yield from (entries, blocked, lag, contacts, visitors, commit, batch)

@@ -1,0 +1,109 @@
+"""Being operated: is it alive, can it work, how is it doing. No key is asked for: keep these off a proxy's public side."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Any, Final, cast
+
+import msgspec
+from litestar import Request, Response, get
+from redis.exceptions import RedisError
+
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
+from kinfold_services.connections import Client
+from kinfold_services.gateway.metrics import Projected
+from kinfold_services.gateway.openapi import answers
+from kinfold_services.gateway.workspaces import shared
+from kinfold_services.queries import Workspace
+
+_PATIENCE_S: Final = 2.0
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: str
+
+
+class Readiness(msgspec.Struct, frozen=True, rename="camel"):
+    """Whether Redis answers, and how the projector is, of all workspaces the worst.
+
+    `lag` counts log entries that are not folded yet. `lastCommitAgeMs` is null where nothing was ever folded; it grows while
+    there is nothing to fold, and says that something is wrong where `lag` grows too.
+    """
+
+    ready: bool
+    redis: bool
+    lag: int | None = None
+    last_commit_age_ms: int | None = None
+
+
+@get("/healthz", responses=answers(Health), security=[], tags=["operations"], summary="Is it alive?")
+async def healthz() -> Health:
+    """Whether the process answers; nothing else is asked."""
+    return Health("ok")
+
+
+@get(
+    "/readyz",
+    responses={**answers(Readiness), **answers(Readiness, status=503)},
+    security=[],
+    tags=["operations"],
+    summary="Can it work?",
+)
+async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """200 where Redis answers, with the projector's lag and the age of its last commit; 503 where it does not."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            projected = await _projected(shared(request).client)
+    except (RedisError, OSError):
+        return _json(Readiness(ready=False, redis=False), 503)
+    ages = [_age_ms(each.committed_at_ms) for each in projected if each.committed_at_ms is not None]
+    lag = max((each.status.lag for each in projected), default=0)
+    return _json(Readiness(ready=True, redis=True, lag=lag, last_commit_age_ms=max(ages, default=None)), 200)
+
+
+@get(
+    "/metrics",
+    responses=answers(str, 503, media_type="text/plain"),
+    media_type="text/plain",
+    security=[],
+    tags=["operations"],
+    summary="For Prometheus",
+)
+async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """This process's counts, and the projector's."""
+    gateway = shared(request)
+    async with asyncio.timeout(_PATIENCE_S):
+        projected = await _projected(gateway.client)
+    return Response(gateway.metrics.render(projected), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _projected(client: Client) -> list[Projected]:
+    members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
+    names = sorted({DEFAULT_WORKSPACE, *(member.decode(errors="replace") for member in members)})
+    found: list[Projected] = []
+    for name in names:
+        try:
+            stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(name, "projector")))
+        except ValueError:  # no workspace's name: the projector says so in its log
+            continue
+        committed = stored.get(b"committed_at_ms")
+        found.append(
+            Projected(
+                status=await Workspace(client, name).status(),
+                committed_at_ms=None if committed is None else int(committed),
+                batches=int(stored.get(b"batches", 0)),
+                batch_s=float(stored.get(b"batch_ms", 0)) / 1000,
+            )
+        )
+    return found
+
+
+def _age_ms(committed_at_ms: int) -> int:
+    return max(0, time.time_ns() // 1_000_000 - committed_at_ms)
+
+
+def _json(answer: Readiness, status: int) -> Response[bytes]:
+    return Response(_encode(answer), status_code=status, media_type="application/json")

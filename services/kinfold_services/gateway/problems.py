@@ -1,0 +1,132 @@
+"""Errors as every route answers them: `{"error": code, "detail": one sentence, "requestId": id}`."""
+
+import re
+from typing import Any, Final
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException, WebSocketException
+from redis.exceptions import RedisError
+
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.queries import NotFolded
+
+RETRY_AFTER_S: Final = 1
+"""What a 503 tells to wait: Redis is back, or it is not; nobody knows more."""
+
+_CODES: Final = {
+    400: "bad-request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "too-large",
+    415: "unsupported-encoding",
+    422: "invalid-events",
+    429: "rate-limited",
+    500: "internal",
+    503: "unavailable",
+}
+
+_DETAIL: Final = re.compile(r"(?P<field>.*?): found (?P<found>.*)[,;] allowed (?:is|are) (?P<allowed>.*)\Z", re.DOTALL)
+
+
+class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An event of a request that is refused; `index` counts the request's events from 0."""
+
+    index: int
+    reason: str
+    detail: str
+    field: str = ""
+    found: str = ""
+    allowed: str = ""
+
+    @classmethod
+    def of(cls, index: int, rejection: Rejection) -> "RejectedEvent":
+        """The rejection, its sentence taken apart as well."""
+        parts = _DETAIL.match(rejection.detail)
+        fields = parts.groupdict() if parts else {}
+        return cls(index, rejection.reason, rejection.detail, **fields)
+
+
+class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What went wrong. `rejected` lists the events of the request that are at fault, the first 100 of `rejectedCount`.
+
+    `code` and `message` repeat it on Segment's paths, whose SDKs look for them.
+    """
+
+    error: str
+    detail: str
+    request_id: str
+    appended: int | None = None
+    rejected_count: int | None = None
+    rejected: list[RejectedEvent] | None = None
+    code: int | None = None
+    message: str | None = None
+
+
+class Problem(HTTPException, WebSocketException):
+    """An answer other than the one that was hoped for. `extra` are further fields of `Error`."""
+
+    def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
+        super().__init__(detail=detail, status_code=status, headers=headers)
+        self.code = 4000 + status  # what Litestar closes a WebSocket with; `access` answers a refused one with the status
+        self.fields: Final = extra
+
+
+def unavailable(detail: str) -> Problem:
+    """503: to be asked again."""
+    return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """An exception with a status: ours, or one that the framework raised."""
+    fields = error.fields if isinstance(error, Problem) else {}
+    return _answer(request, error.status_code, _sentence(error), dict(error.headers or {}), **fields)
+
+
+def on_redis_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Redis is gone, loading, full, or does not answer in time: whatever it is, it is not the caller's fault."""
+    structlog.get_logger().warning("redis does not answer", error=str(error), kind=type(error).__name__)
+    detail = f"redis: found {type(error).__name__}, allowed is a server that answers; ask again"
+    return _answer(request, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def on_not_folded(request: Request[Any, Any, Any], error: NotFolded) -> Response[Any]:
+    """`?after=` was not reached in time."""
+    return _answer(request, 503, f"after: {error}", {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Nothing that should happen; the log has the trace, and the request id to find it by."""
+    structlog.get_logger().error("request failed", error=str(error), exc_info=error)
+    return _answer(request, 500, "something went wrong here; the log knows more by the request id", {})
+
+
+HANDLERS: Final[dict[Any, Any]] = {
+    HTTPException: on_http_error,
+    NotFolded: on_not_folded,
+    RedisError: on_redis_error,
+    OSError: on_redis_error,  # a TimeoutError too is one
+    Exception: on_bug,
+}
+
+
+def request_id() -> str:
+    """The id of the request that is being answered."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
+
+
+def _answer(request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str], **fields: Any) -> Response[Any]:
+    if request.scope.get("segment"):
+        fields |= {"code": status, "message": detail}
+    error = Error(_CODES.get(status, "error"), detail, request_id(), **fields)
+    return Response(msgspec.json.encode(error), status_code=status, headers=headers, media_type="application/json")
+
+
+def _sentence(error: HTTPException) -> str:
+    if not isinstance(error, ValidationException) or not isinstance(error.extra, list) or not error.extra:
+        return error.detail
+    first = error.extra[0]  # {"message": ..., "key": ..., "source": ...}
+    return f"{first.get('key', 'request')}: {first.get('message', error.detail)}"

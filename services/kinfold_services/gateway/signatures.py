@@ -1,0 +1,86 @@
+"""Signatures: how a backend vouches for an identity that a browser sends with a publishable key.
+
+Without them anybody who reads the key in a page's source could be anybody. The workspace's backend signs with the identity
+secret (`kinfold keys identity-secret`), HMAC-SHA256 in lower-case hex, and the browser sends the result in the event:
+
+| the event names | `signature` is the HMAC of | `emailSignature` is the HMAC of |
+|---|---|---|
+| `externalId` | the external id | – |
+| `email` | the address in lower case | – |
+| both | the external id | the external id, a NUL, the address in lower case |
+
+Identifiers are signed as they are matched: stripped of white space, and case counts in an external id. The second signature
+proves the pair: an address that was signed for one person cannot be put beside another's external id, and no single signature
+can pass for it, since a NUL stands in no identifier. What is there has to be signed, blank or blocked as it may be.
+
+One signature alone does not say whether it was made for an external id or an address. So where users choose their external ids
+themselves, do not let them choose somebody's address.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Awaitable
+from typing import Final, cast
+
+import msgspec
+
+from kinfold_schemas.events import VisitorIdentified
+from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.keys import key
+from kinfold_services.connections import Client
+
+_PAIR: Final = "\0"
+
+
+class Signatures(msgspec.Struct, frozen=True, rename="camel"):
+    """What an event brings beside its own fields."""
+
+    signature: str | None = None
+    email_signature: str | None = None
+
+
+async def identity_secret(client: Client, workspace: str) -> str:
+    """The secret that the workspace's backend signs with; made when it is first asked for."""
+    name = key(workspace, "identity-secret")
+    await client.set(name, secrets.token_hex(32), nx=True)
+    return cast("bytes", await cast("Awaitable[object]", client.get(name))).decode()
+
+
+async def renew_identity_secret(client: Client, workspace: str) -> str:
+    """Makes another secret: what the old one signed is worth nothing from now on."""
+    await client.delete(key(workspace, "identity-secret"))
+    return await identity_secret(client, workspace)
+
+
+def sign(secret: str, external_id: str | None, email: str | None) -> Signatures:
+    """The signatures that an event with these identifiers needs."""
+    external_id = None if external_id is None else external_id.strip()
+    email = None if email is None else email_key(email.strip())
+    if external_id is None:
+        return Signatures(None if email is None else _hmac(secret, email))
+    return Signatures(_hmac(secret, external_id), None if email is None else _hmac(secret, external_id + _PAIR + email))
+
+
+def why_not_signed(secret: str, event: VisitorIdentified, given: Signatures) -> str | None:
+    """What is wrong with the event's signatures, in a sentence; None where every identifier is signed for."""
+    needed = sign(secret, event.external_id, event.email)
+    if not _same(needed.signature, given.signature):
+        signed = "the external id" if event.external_id is not None else "the e-mail address in lower case"
+        return f"signature: found {_seen(given.signature)}, allowed is the HMAC-SHA256 of {signed} under the identity secret"
+    if needed.email_signature is not None and not _same(needed.email_signature, given.email_signature):
+        signed = "the external id, a NUL and the e-mail address in lower case"
+        return f"emailSignature: found {_seen(given.email_signature)}, allowed is the HMAC-SHA256 of {signed}"
+    return None
+
+
+def _hmac(secret: str, message: str) -> str:
+    return hmac.new(secret.encode(), message.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _same(needed: str | None, given: str | None) -> bool:
+    return needed is not None and given is not None and hmac.compare_digest(needed.encode(), given.encode())
+
+
+def _seen(signature: str | None) -> str:
+    return "nothing" if signature is None else "another value"

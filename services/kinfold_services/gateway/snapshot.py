@@ -1,0 +1,123 @@
+"""Every living contact as of one entry of the feed, so that the changes behind that entry follow without a gap or a repeat.
+
+Redis is asked for the contacts page by page, and changes go on in between. Why the result is exact all the same:
+
+1. A page is read together with the feed's last entry, in one atomic step (`snapshot.lua`), and a batch writes contacts and
+   feed in one too. So a page holds its contacts exactly as they are behind its entry of the feed: not earlier, not later.
+2. Pages go by id and cover all ids, those of contacts that do not exist yet included: each id belongs to one page, and with
+   it to one entry of the feed.
+3. The changes from the first page's entry to the last page's are then read, and each is applied if it comes behind the entry
+   of its contact's page: what the page shows already is not applied again. Every change that comes behind it is there to be
+   applied.
+4. A merge concerns two contacts. The survivor is treated like any. The merged one goes: if its page was read before the merge
+   it stands there, if after then it does not, and removing it is right in both cases, since nobody comes back from a merge.
+
+So what comes out is what the feed's last page's entry leaves, seen times aside, of which the feed tells only some.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Final, cast
+
+import msgspec
+
+import kinfold_services.gateway
+from kinfold_schemas.changes import ContactCreated, ContactGone, ContactsMerged, decode_change, encode_change
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.gateway.messages import HALF_A_SNAPSHOT, Message
+
+CAUSE: Final = "snapshot"
+
+_PAGE: Final = 500
+_CHANGES: Final = 1000
+
+_SCRIPT: Final = files(kinfold_services.gateway).joinpath("snapshot.lua").read_text()
+_decode_contact: Final = msgspec.json.Decoder(Contact).decode
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The contacts behind the entry `position` of the feed, by id, each as a message for the wire."""
+
+    position: str
+    contacts: list[Message]
+
+
+class FeedOverran(RuntimeError):
+    """The feed dropped changes while the contacts were read: it keeps too few entries for so many changes."""
+
+
+async def take_snapshot(client: Client, workspace: str) -> Snapshot:
+    """Reads a workspace's contacts as of one entry of the feed. Raises RedisError and FeedOverran."""
+    pages = await _read_pages(client, workspace)
+    await pages.bring_up(client, workspace)
+    contacts = [_message(contact_id, pages.contacts[contact_id]) for contact_id in sorted(pages.contacts)]
+    return Snapshot(pages.positions[-1], contacts)
+
+
+class _Pages:
+    def __init__(self) -> None:
+        self.contacts: Final[dict[str, bytes]] = {}
+        self.bounds: Final[list[str]] = []
+        """The last id of each page but the last, which covers all ids behind those."""
+        self.positions: Final[list[str]] = []
+        self._orders: list[tuple[int, int]] = []
+
+    def shows(self, contact_id: str, order: tuple[int, int]) -> bool:
+        """Whether the contact's page was read after this entry of the feed."""
+        return order <= self._orders[bisect_left(self.bounds, contact_id)]
+
+    async def bring_up(self, client: Client, workspace: str) -> None:
+        """Applies what changed between the first page and the last."""
+        self._orders = [position_key(each) for each in self.positions]
+        after, last = self.positions[0], self.positions[-1]
+        while position_key(after) < position_key(last):
+            reply = await client.xrange(key(workspace, "changes"), min=f"({after}", max=last, count=_CHANGES)
+            entries = cast("Sequence[tuple[bytes, dict[bytes, bytes]]]", reply)
+            if not entries:
+                raise FeedOverran(f"workspace {workspace}: the feed dropped entries before {last} while the contacts were read")
+            for entry, fields in entries:
+                self._apply(position_key(entry.decode()), fields[b"change"])
+            after = entries[-1][0].decode()
+
+    def _apply(self, order: tuple[int, int], data: bytes) -> None:
+        change = decode_change(data)
+        if isinstance(change, ContactsMerged):
+            self.contacts.pop(change.merged_contact_id, None)
+        if self.shows(change.contact_id, order):
+            return
+        if isinstance(change, ContactGone):
+            self.contacts.pop(change.contact_id, None)
+        else:
+            self.contacts[change.contact_id] = _as_change(change.contact)
+
+
+async def _read_pages(client: Client, workspace: str) -> _Pages:
+    script = client.register_script(_SCRIPT)
+    keys = [key(workspace, "created"), key(workspace, "contacts"), key(workspace, "changes")]
+    pages = _Pages()
+    behind = ""
+    while True:
+        position, ids, contacts = await script(keys=keys, args=[behind, _PAGE])
+        pages.positions.append(position.decode())
+        for contact_id, data in zip(ids, contacts, strict=True):
+            pages.contacts[contact_id.decode()] = _as_change(_decode_contact(data))
+        if len(ids) < _PAGE:
+            return pages
+        behind = ids[-1].decode()
+        pages.bounds.append(behind)
+
+
+def _as_change(contact: Contact) -> bytes:
+    return encode_change(
+        ContactCreated(contact_id=contact.id, version=contact.version, at=contact.updated_at, cause=CAUSE, contact=contact)
+    )
+
+
+def _message(contact_id: str, data: bytes) -> Message:
+    message = Message(HALF_A_SNAPSHOT, data)
+    message.contact_id = contact_id
+    return message

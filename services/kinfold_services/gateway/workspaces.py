@@ -1,0 +1,181 @@
+"""What the routes share: the connection, and for each workspace its rules, its log's end, and who waits for the projector."""
+
+import asyncio
+import time
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from redis.exceptions import ResponseError
+
+import kinfold_services.gateway
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.gateway.hub import FeedHub
+from kinfold_services.gateway.keys import KeyRing
+from kinfold_services.gateway.limits import RateLimit
+from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.problems import Problem, unavailable
+from kinfold_services.gateway.signatures import identity_secret
+from kinfold_services.projector.store import StateStore
+from kinfold_services.queries import NotFolded, Workspace
+from kinfold_services.settings import Settings
+
+ANSWER_S: Final = 5.0
+"""How long Redis may take, and how long `?after=` waits."""
+
+_FRESH_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.004
+_APPENDING: Final = 256
+
+_APPEND: Final = files(kinfold_services.gateway).joinpath("append.lua").read_text()
+
+
+class GatewayWorkspace:
+    """One workspace, as the gateway sees it."""
+
+    def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics) -> None:
+        self.name: Final = name
+        self.client: Final = client
+        self.queries: Final = Workspace(client, name)
+        self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
+        self._append: Final = client.register_script(_APPEND)
+        self._rules = IdentifierRules()
+        self._secret = ""
+        self._fresh_until = 0.0
+        self._folded = ""
+        self._watch: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._moved = asyncio.Event()
+
+    async def rules(self) -> IdentifierRules:
+        """What counts as an identifier here."""
+        await self._refresh()
+        return self._rules
+
+    async def secret(self) -> str:
+        """The identity secret."""
+        await self._refresh()
+        return self._secret
+
+    async def append(self, events: list[bytes]) -> str:
+        """Appends events, all or none; the position of the last."""
+        return cast("bytes", await self._append(keys=[key(self.name, "events")], args=events)).decode()
+
+    async def wait_until_folded(self, position: str) -> None:
+        """Waits until the projector has come as far as `position`.
+
+        Raises Problem (400) for what is no position of this log, and NotFolded.
+        """
+        target = _position(position)
+        if position_key(self._folded) >= target:
+            return
+        if target > position_key(last := await self._last_entry()):
+            raise Problem(
+                400, f"after: found {position!r}, allowed is a position of this log, whose last is {last or 'not there'}"
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                while position_key(self._folded) < target:
+                    if self._watch is None or self._watch.done():
+                        self._watch = asyncio.create_task(self._watch_position())
+                    watch = self._watch
+                    await self._moved.wait()
+                    if watch.done() and not watch.cancelled() and (error := watch.exception()) is not None:
+                        raise error
+        except TimeoutError:
+            raise NotFolded(f"position {position} is not folded after {ANSWER_S:g} s; does a projector run?") from None
+        finally:
+            self._waiting -= 1
+
+    async def _watch_position(self) -> None:
+        """One question at a time, however many wait for the answer. Wakes them up when it ends, too: one of them goes on."""
+        try:
+            while self._waiting:
+                folded = (await self.queries.position()).stream_id
+                if folded != self._folded:
+                    self._folded = folded
+                    self._wake()
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def _last_entry(self) -> str:
+        try:
+            info = cast("dict[str, bytes]", await self.client.xinfo_stream(key(self.name, "events")))
+        except ResponseError:  # there is no log
+            return ""
+        return info["last-generated-id"].decode()
+
+    async def _refresh(self) -> None:
+        if time.monotonic() > self._fresh_until:
+            self._rules = IdentifierRules(await StateStore(self.client, self.name).blocked_identifiers())
+            self._secret = await identity_secret(self.client, self.name)
+            self._fresh_until = time.monotonic() + _FRESH_S
+
+
+class Gateway:
+    """What all routes share."""
+
+    def __init__(self, settings: Settings, client: Client) -> None:
+        self.settings: Final = settings
+        self.client: Final = client
+        self.keys: Final = KeyRing(client)
+        self.metrics: Final = Metrics()
+        secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
+        self.limits: Final = {
+            "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
+            "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
+            "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
+        }
+        self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
+        self._appending = 0
+
+    def workspace(self, name: str) -> GatewayWorkspace:
+        """The workspace, as this process knows it."""
+        if (workspace := self._workspaces.get(name)) is None:
+            workspace = self._workspaces[name] = GatewayWorkspace(self.client, name, self.settings, self.metrics)
+        return workspace
+
+    async def append(self, workspace: GatewayWorkspace, events: list[bytes]) -> str:
+        """Appends events; the position of the last. Raises Problem (503) where Redis takes no more.
+
+        When this returns they are in the log. When it raises they may be, which is why a repeated event needs its own id.
+        """
+        if self._appending >= _APPENDING:
+            raise unavailable(f"log: found {_APPENDING} requests that wait for Redis, allowed is another one in a moment")
+        self._appending += 1
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await workspace.append(events)
+        finally:
+            self._appending -= 1
+
+    def end_streams(self) -> None:
+        """Tells everyone who follows the feed to come back later."""
+        for workspace in self._workspaces.values():
+            workspace.hub.close()
+
+    async def close(self) -> None:
+        """Ends what runs in the background, and the connection."""
+        for workspace in self._workspaces.values():
+            await workspace.hub.stop()
+        await self.client.aclose()
+
+
+def shared(request: Any) -> Gateway:
+    """The gateway that a request or socket came to."""
+    return cast("Gateway", request.app.state.gateway)
+
+
+def _position(text: str) -> tuple[int, int]:
+    try:
+        return position_key(text)
+    except ValueError as error:
+        raise Problem(400, f"after: {error}") from error

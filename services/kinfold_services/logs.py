@@ -1,0 +1,36 @@
+"""Structured logs on standard error: for people on a terminal, JSON lines elsewhere."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logs(log_format: str = "auto", level: str = "info") -> None:
+    """Sets up structlog, and sends the standard library's logging (FastStream's, asyncio's) the same way."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, structlog.processors.StackInfoRenderer(), *_exceptions(console=console), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _exceptions(*, console: bool) -> list[structlog.typing.Processor]:
+    return [] if console else [structlog.processors.format_exc_info]

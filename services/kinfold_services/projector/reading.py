@@ -1,0 +1,105 @@
+"""Reading the log through FastStream, in pages, by a position of our own (contract section 8).
+
+No consumer group reads here. A group hands each entry to one of its consumers, so a second projector would take entries away
+from the first, and neither could see the gap; an entry that was handed out and not folded never comes again by itself. A plain
+read from a position has no such states: what was not committed is simply read again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, cast
+
+from faststream import BaseMiddleware
+from faststream.redis import RedisBroker, StreamSub
+from faststream.redis.message import BatchStreamMessage, RedisBatchStreamMessage
+from faststream.redis.subscriber.usecases import StreamBatchSubscriber
+
+from kinfold_schemas.keys import key
+from kinfold_services.connections import RawEntry
+
+POLL_MS: Final = 2000
+"""How long one read waits for entries. Nobody waits longer for it: an entry that comes ends the wait."""
+
+BEGINNING: Final = "0-0"
+
+
+def subscribe(
+    broker: RedisBroker,
+    workspace: str,
+    *,
+    after: str,
+    page_entries: int,
+    handle: Callable[[Sequence[RawEntry]], Awaitable[None]],
+) -> StreamBatchSubscriber:
+    """A subscriber that hands over the log of a workspace behind `after`, up to `page_entries` at a time, in order.
+
+    The next page is read when `handle` returns, which has to keep what it cannot deal with: nothing is read again.
+    """
+    stream = StreamSub(
+        key(workspace, "events"),
+        batch=True,
+        last_id=after or BEGINNING,
+        max_records=page_entries,
+        polling_interval=POLL_MS,
+    )
+    subscriber = broker.subscriber(stream=stream, parser=_parse, decoder=_decode)
+
+    async def on_batch(batch: Any) -> None:
+        await handle(cast("Sequence[RawEntry]", batch))
+
+    subscriber(on_batch)
+    return subscriber
+
+
+class StopOnFailure(BaseMiddleware):
+    """Tells of any failure on the way to the handler.
+
+    FastStream logs a failed batch and goes on with the next one: right for messages that stand alone, and a hole in an ordered
+    fold. So whoever reads a log has to stop here.
+    """
+
+    def __init__(self, *args: Any, fail: Callable[[BaseException], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fail = fail
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> bool | None:
+        if exc_val is not None and not isinstance(exc_val, asyncio.CancelledError):
+            self._fail(exc_val)
+        return await super().__aexit__(exc_type, exc_val, exc_tb)
+
+
+def as_pages(response: Any, **_kwargs: Any) -> list[list[Any]]:
+    """What redis-py makes of XREAD's reply (`set_response_callback`): of each stream one page, under its last entry's id.
+
+    redis-py and FastStream take entries one at a time, each through a few functions, and take longer than the fold to decode
+    one. FastStream only has to carry them: to it a page is one message.
+    """
+    is_resp3 = isinstance(response, dict)
+    streams: Any = cast("Any", response).items() if is_resp3 else response or ()
+    return [[name, [(entries[-1][0], list(map(_entry, entries)))]] for name, entries in streams if entries]
+
+
+def _entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
+    entry_id, fields = entry
+    if len(fields) == 2:  # noqa: PLR2004  one name and its value, as nearly all have
+        return entry_id, {fields[0]: fields[1]}
+    return entry_id, dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+async def _parse(message: BatchStreamMessage, original: Callable[[Any], Awaitable[RedisBatchStreamMessage]]) -> Any:
+    # FastStream's own parser decodes, dumps and decodes again, and one entry that is not UTF-8 fails the whole batch. It is
+    # given an empty one to build the message around, and the pages are put in untouched.
+    parsed = await original({**message, "data": []})
+    parsed.raw_message = message
+    return parsed
+
+
+async def _decode(message: RedisBatchStreamMessage) -> list[RawEntry]:
+    (page,) = cast("list[list[RawEntry]]", message.raw_message["data"])
+    return page

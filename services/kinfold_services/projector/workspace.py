@@ -1,0 +1,192 @@
+"""One workspace's way from the log to the state: read, decode, load, fold, commit.
+
+Two tasks share it. FastStream's hands over pages of the log, as they were read, into a queue of two; ours folds them in
+batches, and while Redis writes one batch, it folds the next. What that one needs is asked for before, since Redis answers
+nobody while it writes. So the two wait for each other as little as they can, and the order stays the log's.
+
+A batch is folded by phases, each over all of its entries, and has 150 of them where there are so many: of more, the records
+would not stay in the processor's cache from one phase to the next, and each event would cost a quarter more.
+
+A SIGKILL anywhere here loses nothing: a batch is in the state, the feed and the position, or in none of them and read again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from kinfold_projections.duplicates import WINDOW_ENTRIES
+from kinfold_projections.entries import BadEntry, Entry, read_entry
+from kinfold_projections.fold import fold, remember
+from kinfold_projections.needs import older_memberships
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.state import State
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.projector.counting import counted
+from kinfold_services.projector.store import Batch, Counts, Move, Position, Reject, Replaced, StateStore
+
+_QUEUED_PAGES: Final = 2
+_FIRST_RETRY_S: Final = 0.05
+_LAST_RETRY_S: Final = 2.0
+
+
+class WorkspaceProjector:
+    """Folds one workspace. `open` it, give it batches through `receive`, and `run` it beside."""
+
+    def __init__(self, client: Client, workspace: str, *, batch_entries: int, feed_entries: int, cached_records: int) -> None:
+        self.workspace: Final = workspace
+        self.position = Position("", Counts())
+        """Of the last batch that was folded; it may be on its way still."""
+        self._client: Final = client
+        self._store = StateStore(client, workspace)
+        self._state = State(workspace)
+        self._rules = IdentifierRules()
+        self._batch_entries: Final = batch_entries
+        self._feed_entries: Final = feed_entries
+        self._cached_records: Final = cached_records
+        self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
+        self._folded: Batch | None = None
+        """A batch that is not on its way yet."""
+        self._under_way: asyncio.Task[None] | None = None
+        self._uncommitted: Sequence[RawEntry] = ()
+        """The entries of either."""
+        self._closed = False
+        self._log: Final = structlog.get_logger().bind(workspace=workspace)
+
+    async def open(self) -> None:
+        """Finds out where the last projector came to, and what it would know: the rules, and the ids of the entries before."""
+        await self._store.make_group()
+        await self._read_rules()
+        self._state = State(self.workspace)
+        self._store.cache.forget_all()
+        self.position = await self._store.position()
+        if self.position.stream_id:
+            excluded = await self._store.excluded()
+            async for entry_id, fields in self._store.entries_before(self.position.stream_id, WINDOW_ENTRIES + len(excluded)):
+                if entry_id.decode() in excluded:
+                    continue
+                remember(self._state, read_entry(entry_id, fields, self._rules))
+        self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)
+
+    async def receive(self, page: Sequence[RawEntry]) -> None:
+        """Takes the next page of the log; returns when there is room for another, or when nobody folds any more."""
+        if not self.position.stream_id:
+            await self._patiently(self._read_rules)  # an import brings its rules after `open`, and before the first entry
+        if not self._closed:
+            await self._queue.put(page)
+
+    def close(self) -> None:
+        """Nothing more is folded: whoever waits in `receive` need not. The next projector reads those pages again."""
+        self._closed = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    async def run(self) -> None:
+        """Folds and commits what `receive` takes, until cancelled. Raises LostPlace, DamagedState, or what Redis refuses."""
+        try:
+            while True:
+                page = await self._queue.get()
+                for first in range(0, len(page), self._batch_entries):
+                    await self._advance(page[first : first + self._batch_entries])
+                if self._queue.empty():
+                    await self._advance(())
+        finally:
+            if self._under_way is not None:
+                self._under_way.cancel()
+                await asyncio.wait([self._under_way])
+
+    async def _advance(self, batch: Sequence[RawEntry]) -> None:
+        """Folds a batch; the one before has arrived then. Without a batch: the last one has."""
+        while True:
+            try:
+                if batch := self._unfolded(batch):
+                    await self._fold(batch)
+                else:
+                    await self._arrive()
+            except Replaced:
+                # A replay has put a new state in the old one's place, at the same position: what was under way is folded upon
+                # that one, unless it is in there already (it was committed, and the reply was lost).
+                batch = [*self._uncommitted, *batch]
+                self._folded, self._uncommitted = None, ()
+                await self._patiently(self.open)
+            else:
+                return
+
+    def _unfolded(self, batch: Sequence[RawEntry]) -> Sequence[RawEntry]:
+        """What of a batch is not folded yet."""
+        position = position_key(self.position.stream_id)
+        if not batch or position_key(batch[0][0].decode()) > position:
+            return batch
+        return [each for each in batch if position_key(each[0].decode()) > position]
+
+    async def _read_rules(self) -> None:
+        self._rules = IdentifierRules(await self._store.blocked_identifiers())
+
+    async def _fold(self, batch: Sequence[RawEntry]) -> None:
+        started = time.perf_counter()
+        rules, state = self._rules, self._state
+        if self._store.cache.held > self._cached_records:
+            await self._arrive()
+            self._store.cache.forget(self._cached_records)
+        entries = [read_entry(entry_id, fields, rules) for entry_id, fields in batch]
+        await self._patiently(lambda: self._store.load(state, entries))
+        self._send()
+        await asyncio.sleep(0)  # what is to be sent is: there is no other occasion while we fold
+        if leaving := older_memberships(state, entries):
+            await self._arrive()
+            await self._patiently(lambda: self._store.load_older(state, leaving))
+        outcomes = fold(state, entries)
+        self._store.cache.take(state.take_changes())
+        state.clear()
+        before = self.position
+        self.position = after = Position(entries[-1].id, counted(before.counts, outcomes), before.generation)
+        move = Move(before, after, self._feed_entries, (time.perf_counter() - started) * 1000)
+        folded = self._store.prepare(move, outcomes, _rejects(batch, entries, outcomes))
+        await self._arrive()
+        self._folded, self._uncommitted = folded, batch
+        self._log.debug(
+            "batch folded",
+            position=after.stream_id,
+            entries=len(entries),
+            changes=sum(len(outcome.changes) for outcome in outcomes),
+            duration_ms=round((time.perf_counter() - started) * 1000, 2),
+        )
+
+    def _send(self) -> None:
+        """Sends what is folded on its way."""
+        if (batch := self._folded) is not None:
+            self._folded = None
+            self._under_way = asyncio.create_task(self._patiently(lambda: self._store.commit(batch)))
+
+    async def _arrive(self) -> None:
+        """Waits until what was folded is committed. Raises LostPlace and Replaced, which `StateStore.commit` tells of."""
+        self._send()
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            await under_way
+            self._uncommitted = ()
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Does it until Redis answers. Loading again is harmless, and so is committing the same batch again."""
+        delay_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return await attempt()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                self._log.warning("redis does not answer", error=str(error), retry_in_s=delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _LAST_RETRY_S)
+
+
+def _rejects(batch: Sequence[RawEntry], entries: Sequence[Entry | BadEntry], outcomes: Sequence[Outcome]) -> list[Reject]:
+    return [
+        Reject(entry.id, dict(fields), outcome.rejection.reason, outcome.rejection.detail)
+        for (_, fields), entry, outcome in zip(batch, entries, outcomes, strict=True)
+        if outcome.rejection is not None
+    ]

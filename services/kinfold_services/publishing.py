@@ -1,0 +1,58 @@
+"""Appending events from NDJSON, validated before anything is appended (contract section 9, `kinfold publish`)."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, BinaryIO, Final, NamedTuple, cast
+
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key
+from kinfold_schemas.names import named_by
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.connections import Client
+from kinfold_services.files import open_packed
+
+_PIPELINED: Final = 1000
+
+
+class Line(NamedTuple):
+    """One line of NDJSON: its number (from 1), its bytes, and why it would be rejected."""
+
+    number: int
+    data: bytes
+    rejection: Rejection | None
+
+
+def open_ndjson(path: Path) -> IO[bytes]:
+    """Opens a file for reading; `.gz` and `.zst` are unpacked on the way. Raises OSError."""
+    return open_packed(path)
+
+
+def read_lines(file: Iterable[bytes] | BinaryIO, rules: IdentifierRules) -> Iterator[Line]:
+    """The lines that are not blank, each judged as the projector will."""
+    for number, line in enumerate(file, start=1):
+        data = line.strip()
+        if data:
+            yield Line(number, data, _judge(data, rules))
+
+
+async def append(client: Client, workspace: str, events: Iterable[bytes]) -> AsyncIterator[tuple[int, str]]:
+    """Appends events in order, many in one round trip; after each, how many those were and the position of the last.
+
+    Nothing is sent twice: where Redis stops answering, what was yielded before is appended, and the rest may or may not be.
+    """
+    log = key(workspace, "events")
+    remaining = iter(events)
+    while page := list(islice(remaining, _PIPELINED)):
+        pipeline = client.pipeline(transaction=False)
+        for data in page:
+            pipeline.xadd(log, {"event": data})
+        positions = cast("list[bytes]", await pipeline.execute())
+        yield len(page), positions[-1].decode()
+
+
+def _judge(data: bytes, rules: IdentifierRules) -> Rejection | None:
+    event = decode_event(data)
+    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
+    return verdict if isinstance(verdict, Rejection) else None

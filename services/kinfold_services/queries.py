@@ -1,0 +1,172 @@
+"""Questions about a workspace's state. Answers are public objects, without the fold's own fields."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.keys import PublicName, key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.projector.store import GROUP, Position, StateStore
+
+_decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
+_decode_contact: Final = msgspec.json.Decoder(Contact).decode
+_SCAN: Final = 1000
+_ASK_AGAIN_S: Final = 0.005
+
+
+class _MaybeMerged(msgspec.Struct, rename="camel"):
+    merged_into: str | None = None
+
+
+_decode_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
+
+
+class NotFolded(TimeoutError):
+    """The projector did not come as far as was asked within the time."""
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """How a workspace is: `lag` counts the log entries that are not folded yet."""
+
+    workspace: str
+    entries: int
+    position: str | None
+    lag: int
+    contacts: int
+    visitors: int
+    folded: int
+    no_op: int = msgspec.field(name="no-op")
+    stale: int
+    duplicate: int
+    rejected: int
+    blocked_identifiers: int
+
+
+class Reader(Protocol):
+    """Answers questions about the state of one moment."""
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id has become, along its tombstones; None where there never was one."""
+        ...
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact with this external id."""
+        ...
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact with this address, however it is written."""
+        ...
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor, identified or not."""
+        ...
+
+    def contacts(self) -> AsyncIterator[Contact]:
+        """Every living contact, by id, and so by creation."""
+        ...
+
+
+class Workspace:
+    """Reads one workspace."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name: Final = name
+        self._client: Final = client
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id has become, along its tombstones; None where there never was one."""
+        while (data := await self._get("contacts", contact_id)) is not None:
+            merged_into = _decode_merged(data).merged_into
+            if merged_into is None:
+                return _decode_contact(data)
+            contact_id = merged_into
+        return None
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact with this external id."""
+        contact_id = await self._get("external-ids", external_id.strip())
+        return None if contact_id is None else await self.contact(contact_id.decode())
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact with this address, however it is written."""
+        contact_id = await self._get("emails", email_key(email.strip()))
+        return None if contact_id is None else await self.contact(contact_id.decode())
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor, identified or not."""
+        data = await self._get("visitors", visitor_id.strip())
+        return None if data is None else _decode_visitor(data)
+
+    async def contacts(self) -> AsyncIterator[Contact]:
+        """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
+        ids = sorted(await cast("Awaitable[list[bytes]]", self._client.hkeys(self._key("contacts"))))
+        for first in range(0, len(ids), _SCAN):
+            page = await self._client.hmget(self._key("contacts"), cast("list[str]", ids[first : first + _SCAN]))
+            for data in cast("Sequence[bytes | None]", page):
+                if data is not None and _decode_merged(data).merged_into is None:
+                    yield _decode_contact(data)
+
+    @staticmethod
+    def living(stored: bytes) -> Contact | None:
+        """A stored contact; None where it is a tombstone."""
+        return _decode_contact(stored) if _decode_merged(stored).merged_into is None else None
+
+    async def position(self) -> Position:
+        """How far the log is folded."""
+        return await StateStore(self._client, self.name).position()
+
+    async def wait_until_folded(self, position: str, timeout_s: float) -> None:
+        """Waits until the projector has come as far as `position`. Raises NotFolded."""
+        target = position_key(position)
+        deadline = time.monotonic() + timeout_s
+        while position_key((await self.position()).stream_id) < target:
+            if time.monotonic() > deadline:
+                raise NotFolded(f"position {position} is not folded after {timeout_s:g} s; does a projector run?")
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def status(self) -> Status:
+        """Counts, as of one moment as far as one round trip is one."""
+        position = await self.position()
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.xlen(self._key("events"))
+        pipeline.hlen(self._key("contacts"))
+        pipeline.hlen(self._key("visitors"))
+        entries, contacts, visitors = cast("list[int]", await pipeline.execute())
+        counts = position.counts
+        return Status(
+            workspace=self.name,
+            entries=entries,
+            position=position.stream_id or None,
+            lag=await self._lag(position),
+            contacts=contacts - counts.merged,
+            visitors=visitors,
+            folded=counts.folded,
+            no_op=counts.no_op,
+            stale=counts.stale,
+            duplicate=counts.duplicate,
+            rejected=counts.rejected,
+            blocked_identifiers=counts.blocked,
+        )
+
+    async def _lag(self, position: Position) -> int:
+        if not await self._client.exists(self._key("events")):
+            return 0
+        groups = cast("list[dict[str, object]]", await self._client.xinfo_groups(self._key("events")))
+        for group in groups:
+            if group["name"] == GROUP.encode() and isinstance(lag := group["lag"], int):
+                return lag
+        # Redis does not know it where entries were deleted: then they are counted.
+        last = position.stream_id
+        return len(await self._client.xrange(self._key("events"), min=f"({last}" if last else "-") or ())
+
+    async def _get(self, name: PublicName, field: str) -> bytes | None:
+        return cast("bytes | None", await cast("Awaitable[object]", self._client.hget(self._key(name), field)))
+
+    def _key(self, name: PublicName) -> str:
+        return key(self.name, name)

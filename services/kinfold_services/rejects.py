@@ -1,0 +1,164 @@
+"""Rejects (contract section 7): listing them, and appending again what is acceptable now.
+
+What is appended again is a new entry of the log. So that it folds as the rejected one would have, its event gets
+
+- an `id` of its own, made of the rejected entry's: the old one has occurred where it was the state that refused, and the
+  event would be dropped as a duplicate; and one made at random would fold twice where two people retry at once;
+- `at`, the effective time that it had (contract section 3), and no `sentAt`: measured at the new entry, what happened last
+  week would happen now, and overwrite what is newer.
+
+The reject itself stays where it is, bytes as they were. That it is dealt with stands in the hash `settled-rejects`: the id of
+the rejected entry → the id of the entry that took its place, written together with that entry (`retry.lua`). By the log's
+ids, so that an export can carry it, and a fold from the start, which rejects the same entries again, finds it.
+"""
+
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from importlib.resources import files
+from typing import Final, Self, cast
+
+import msgspec
+
+import kinfold_services
+from kinfold_projections.entries import EVENT_FIELD, BadEntry, effective_ms, read_entry
+from kinfold_projections.fold import evolve
+from kinfold_projections.state import State
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.times import to_text
+from kinfold_services.connections import Client
+from kinfold_services.projector.store import StateStore
+from kinfold_services.streams import read_stream
+
+_RETRY: Final = files(kinfold_services).joinpath("retry.lua").read_text()
+_OURS: Final = [b"entry", b"reason", b"detail"]
+
+_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class DamagedReject(RuntimeError):
+    """An entry of `rejects` that no projector wrote."""
+
+
+class RejectedEntry(msgspec.Struct, frozen=True):
+    """One entry of `rejects`."""
+
+    entry: str
+    """The rejected entry's id in the log."""
+    reason: str
+    detail: str
+    fields: list[tuple[bytes, bytes]]
+    """The rejected entry's own fields, names and values, as they were."""
+    settled: str | None = None
+    """The entry that took its place."""
+
+    @classmethod
+    def of(cls, reject_id: bytes, flat: Sequence[bytes], settled: dict[str, str]) -> Self:
+        """Reads one, from names and values in turn. Raises DamagedReject."""
+        # Ours stand last (`commit.lua`), so a field of the entry's own may have the same name.
+        if list(flat[-6::2]) != _OURS:
+            found = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
+            raise DamagedReject(f"rejects, entry {reject_id.decode()}: found {found} last, allowed are entry, reason, detail")
+        entry, reason, detail = (value.decode(errors="backslashreplace") for value in flat[-5::2])
+        return cls(entry, reason, detail, list(zip(flat[:-6:2], flat[1:-6:2], strict=True)), settled.get(entry))
+
+    @property
+    def event(self) -> bytes | None:
+        """What is in the field `event`; None where there is none."""
+        return dict(self.fields).get(EVENT_FIELD)
+
+    def as_json(self) -> dict[str, object]:
+        """For people and programs: text is text, and bytes that are not are `{"base64": "…"}`. Fields are pairs."""
+        shown: dict[str, object] = {"entry": self.entry, "reason": self.reason, "detail": self.detail}
+        shown["fields"] = [(_shown(name), _shown(value)) for name, value in self.fields]
+        return shown if self.settled is None else {**shown, "settled": self.settled}
+
+
+class Rejects:
+    """One workspace's rejects. Takes over `client`: XRANGE answers with lists from now on."""
+
+    def __init__(self, client: Client, workspace: str) -> None:
+        self._client: Final = client
+        self._workspace: Final = workspace
+        self._retry: Final = client.register_script(_RETRY)
+        self._rules: IdentifierRules | None = None
+
+    async def each(self, *, settled: bool = False) -> AsyncIterator[RejectedEntry]:
+        """Those that are not dealt with, and with `settled` all, in the log's order, up to the newest there is now."""
+        rejects = key(self._workspace, "rejects")
+        newest = cast("list[tuple[bytes, object]]", await self._client.xrevrange(rejects, count=1))
+        if not newest:
+            return
+        marks = await settled_rejects(self._client, self._workspace)
+        last: RejectedEntry | None = None
+        async for page in read_stream(self._client, rejects, newest[0][0].decode()):
+            for reject_id, flat in page:
+                reject = RejectedEntry.of(reject_id, flat, marks)
+                if last is not None and last.entry == reject.entry:
+                    # An entry with very many fields is rejected in parts, one behind the other (`StateStore.prepare`).
+                    last = msgspec.structs.replace(last, fields=[*last.fields, *reject.fields])
+                    continue
+                if last is not None and (settled or last.settled is None):
+                    yield last
+                last = reject
+        if last is not None and (settled or last.settled is None):
+            yield last
+
+    async def retry(self, reject: RejectedEntry, event: bytes) -> str | Rejection:
+        """Appends `event` in the place of a reject, if the fold would take it now: its entry, or why it would be refused.
+
+        Where it was appended already, by whomever, that entry. May be repeated after any error.
+        """
+        renewed = renew(reject.entry, event)
+        if isinstance(renewed, Rejection):
+            return renewed
+        if (rejection := await self._judge(renewed)) is not None:
+            return rejection
+        keys = [key(self._workspace, "events"), key(self._workspace, "settled-rejects")]
+        by, _ = cast("tuple[bytes, int]", await self._retry(keys=keys, args=[reject.entry, renewed]))
+        return by.decode()
+
+    async def _judge(self, event: bytes) -> Rejection | None:
+        """What the fold would say of it, by the present rules and upon the present state."""
+        store = StateStore(self._client, self._workspace)
+        if self._rules is None:
+            self._rules = IdentifierRules(await store.blocked_identifiers())
+        next_id = f"{time.time_ns() // 1_000_000}-0".encode()
+        entry = read_entry(next_id, {EVENT_FIELD: event}, self._rules)
+        if isinstance(entry, BadEntry):
+            return entry.rejection
+        state = State(self._workspace)
+        await store.load(state, [entry])
+        return evolve(state, entry).rejection
+
+
+def renew(entry: str, event: bytes) -> bytes | Rejection:
+    """The event that takes the place of a rejected entry's: as it is, but for `id`, `at` and `sentAt` (see above)."""
+    decoded = decode_event(event)
+    if isinstance(decoded, Rejection):
+        return decoded
+    entry_ms, _ = position_key(entry)
+    fields = _decode_raw(event)
+    fields.pop("sentAt", None)
+    fields["id"] = msgspec.Raw(_encode(f"retry-{entry}"))
+    fields["at"] = msgspec.Raw(_encode(to_text(effective_ms(entry_ms, decoded))))
+    return _encode(fields)
+
+
+async def settled_rejects(client: Client, workspace: str) -> dict[str, str]:
+    """The rejected entries that are dealt with, each with the entry that took its place."""
+    answer = client.hgetall(key(workspace, "settled-rejects"))
+    stored = await cast("Awaitable[dict[bytes, bytes]]", answer)
+    return {entry.decode(): by.decode() for entry, by in stored.items()}
+
+
+def _shown(value: bytes) -> object:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(value).decode()}

@@ -1,0 +1,206 @@
+"""Looking back: the state as it was at a position of the log (`kinfold show --at`, `kinfold contacts --at`).
+
+The log is folded up to there, in memory, from the newest snapshot before it on. Snapshots are made on the way, every so many
+entries, by those who look back; nobody else pays for them. A snapshot is a cache and never a truth: it is used only where it
+was made by this very fold (its source's digest), under the same rules.
+"""
+
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, suppress
+from importlib.resources import files
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+import kinfold_projections
+import kinfold_schemas
+from kinfold_projections.duplicates import WINDOW_ENTRIES
+from kinfold_projections.entries import BadEntry, Entry, read_entry
+from kinfold_projections.fold import fold, remember
+from kinfold_projections.members import Membership
+from kinfold_projections.records import ContactRecord, VisitorRecord
+from kinfold_projections.state import State
+from kinfold_schemas.contacts import MergedContact
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key, snapshot_key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.projector.store import StateStore
+from kinfold_services.replay.log import Exclusions, excluded_entries, excludes, log_extent, read_pages
+from kinfold_services.settings import Settings
+
+KEPT_SNAPSHOTS: Final = 20
+_PIECE_RECORDS: Final = 10_000
+
+
+class _About(msgspec.Struct, frozen=True):
+    """What a snapshot was made with, how much of the log it covers, and of how many pieces it is."""
+
+    digest: str
+    lost: int
+    """How many entries the log had lost."""
+    excluded: frozenset[str]
+    last_exclusion: str
+    entries: int = 0
+    pieces: int = 0
+
+
+class _Piece(msgspec.Struct):
+    """A part of a snapshot."""
+
+    visitors: list[VisitorRecord] = []
+    contacts: list[ContactRecord] = []
+    merged: list[MergedContact] = []
+    external_ids: dict[str, str] = {}
+    emails: dict[str, str] = {}
+    older: dict[str, list[Membership]] = {}
+
+
+class Past:
+    """Folds a workspace's log, in memory, up to any position."""
+
+    def __init__(self, client: Client, settings: Settings, rules: IdentifierRules) -> None:
+        self._client: Final = client
+        self._workspace: Final = settings.workspace
+        self._every: Final = settings.snapshot_entries
+        self._rules: Final = rules
+        self._digest: Final = fold_digest(rules)
+
+    async def state_at(self, position: str) -> State:
+        """The state after the entry at `position`, or the last one before it. Raises NoLog."""
+        lost = (await log_extent(self._client, self._workspace)).lost
+        exclusions = None
+        while True:
+            begin, about, state = await self._newest_snapshot(position, lost, exclusions)
+            if (found := await self._fold(begin, about, state, position)) is not None:
+                return found
+            # There is an EventsExcluded that the snapshot knows nothing of: what it names may be folded in there already.
+            exclusions = await excluded_entries(self._client, self._workspace, position)
+
+    async def _fold(self, begin: str, about: _About, state: State, position: str) -> State | None:
+        """Goes on from a snapshot; None where the log excludes entries that it does not leave out."""
+        known, folded = position_key(about.last_exclusion), about.entries
+        async with aclosing(read_pages(self._client, self._workspace, begin, position)) as pages:
+            async for page in pages:
+                if any(excludes(fields) and position_key(each.decode()) > known for each, fields in page):
+                    return None
+                fold(state, self._entries(page, about.excluded))
+                state.take_changes()
+                folded += len(page)
+                if self._every and folded - about.entries >= self._every:
+                    about = msgspec.structs.replace(about, entries=folded)
+                    await self._keep(state, page[-1][0].decode(), about)
+        return state
+
+    async def entries(self, position: str) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
+        """Every entry that a fold up to `position` takes, raw and read."""
+        excluded = (await excluded_entries(self._client, self._workspace, position)).entries
+        async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
+            async for page in pages:
+                for raw in page:
+                    if raw[0].decode() not in excluded:
+                        yield raw, read_entry(raw[0], raw[1], self._rules)
+
+    def _entries(self, page: Sequence[RawEntry], excluded: frozenset[str]) -> list[Entry | BadEntry]:
+        return [read_entry(each, fields, self._rules) for each, fields in page if each.decode() not in excluded]
+
+    # --- snapshots
+
+    async def _newest_snapshot(self, position: str, lost: int, exclusions: Exclusions | None) -> tuple[str, _About, State]:
+        """Where to begin: the newest snapshot that a fold of this log would make again, or nothing."""
+        known = exclusions or Exclusions()
+        nothing = "", _About(self._digest, lost, known.entries, known.last), State(self._workspace)
+        if not self._every:
+            return nothing
+        reply: Any = await self._client.hgetall(key(self._workspace, "snapshots"))
+        usable: list[tuple[tuple[int, int], tuple[int, int], str, _About]] = []
+        for field, data in cast("_Hash", reply).items():
+            with suppress(ValueError):
+                each, about = field.decode(), msgspec.json.decode(data, type=_About)
+                heard, at = position_key(about.last_exclusion), position_key(each)
+                if about.digest != self._digest or about.lost != lost or max(heard, at) > position_key(position):
+                    continue
+                if exclusions is None or about.last_exclusion == exclusions.last:
+                    usable.append((heard, at, each, about))
+        for _, _, each, about in sorted(usable, key=lambda item: item[:2], reverse=True):
+            if (state := await self._restore(each, about)) is not None:
+                return each, about, state
+        return nothing
+
+    async def _restore(self, position: str, about: _About) -> State | None:
+        """The state of a snapshot; None where that is not whole, for it is nothing but a cache."""
+        state = State(self._workspace)
+        reply: Any = await self._client.lrange(snapshot_key(self._workspace, position), 0, -1)
+        pieces = cast("list[bytes]", reply)
+        try:
+            if not pieces or len(pieces) != about.pieces + 1 or msgspec.json.decode(pieces[0], type=_About) != about:
+                return None
+            for data in pieces[1:]:
+                _put(state, msgspec.msgpack.decode(zlib.decompress(data), type=_Piece))
+        except (zlib.error, ValueError):
+            return None
+        before = StateStore(self._client, self._workspace).entries_before(position, WINDOW_ENTRIES + len(about.excluded))
+        async for entry_id, fields in before:
+            if entry_id.decode() not in about.excluded:
+                remember(state, read_entry(entry_id, fields, self._rules))
+        return state
+
+    async def _keep(self, state: State, position: str, about: _About) -> None:
+        pieces = [zlib.compress(msgspec.msgpack.encode(piece), level=1) for piece in _pieces(state)]
+        label = msgspec.json.encode(msgspec.structs.replace(about, pieces=len(pieces)))
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.delete(snapshot_key(self._workspace, position))
+        for piece in (label, *pieces):
+            pipeline.rpush(snapshot_key(self._workspace, position), piece)
+        pipeline.hset(key(self._workspace, "snapshots"), position, label)
+        await pipeline.execute()
+        reply: Any = await self._client.hkeys(key(self._workspace, "snapshots"))
+        oldest_first = sorted((each.decode() for each in cast("list[bytes]", reply)), key=position_key)
+        if surplus := oldest_first[:-KEPT_SNAPSHOTS]:
+            await self._client.unlink(*(snapshot_key(self._workspace, each) for each in surplus))
+            await cast("Any", self._client.hdel(key(self._workspace, "snapshots"), *surplus))
+
+
+_Hash = dict[bytes, bytes]
+_Item = TypeVar("_Item")
+
+
+def fold_digest(rules: IdentifierRules) -> str:
+    """Of everything that decides what a log means: the source of the fold and of the schemas, and a workspace's rules."""
+    digest = hashlib.sha256()
+    for package in (kinfold_schemas, kinfold_projections):
+        for source in sorted(files(package).iterdir(), key=lambda each: each.name):
+            if source.name.endswith(".py"):
+                digest.update(source.read_bytes())
+    digest.update(msgspec.json.encode(rules.blocked))
+    return digest.hexdigest()
+
+
+def _put(state: State, piece: _Piece) -> None:
+    state.visitors.update((each.id, each) for each in piece.visitors)
+    state.contacts.update((each.id, each) for each in piece.contacts)
+    state.contacts.update((each.id, each) for each in piece.merged)
+    state.external_ids.update(piece.external_ids)
+    state.emails.update(piece.emails)
+    state.older.update(piece.older)
+
+
+def _pieces(state: State) -> Iterator[_Piece]:
+    for visitors in _cut(list(state.visitors.values())):
+        yield _Piece(visitors=visitors)
+    for contacts in _cut(list(state.contacts.values())):
+        yield _Piece(
+            contacts=[each for each in contacts if isinstance(each, ContactRecord)],
+            merged=[each for each in contacts if isinstance(each, MergedContact)],
+        )
+    for external_ids in _cut(list(state.external_ids.items())):
+        yield _Piece(external_ids=dict(external_ids))
+    for emails in _cut(list(state.emails.items())):
+        yield _Piece(emails=dict(emails))
+    yield _Piece(older={each: older for each, older in state.older.items() if older})
+
+
+def _cut(items: list[_Item]) -> Iterator[list[_Item]]:
+    return (items[first : first + _PIECE_RECORDS] for first in range(0, len(items), _PIECE_RECORDS))

@@ -1,0 +1,52 @@
+"""Questions about a past state, answered as `kinfold_services.queries.Workspace` answers them about the present one."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from kinfold_projections.records import VisitorRecord
+from kinfold_projections.state import State
+from kinfold_schemas.contacts import Contact, Link, Visitor
+
+
+class PastWorkspace:
+    """Reads a state that is held in memory whole."""
+
+    def __init__(self, state: State) -> None:
+        self._state: Final = state
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id had become; None where there was none."""
+        return self._state.contact(contact_id).public() if contact_id in self._state.contacts else None
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact that had this external id."""
+        contact = self._state.by_external_id(external_id.strip())
+        return contact.public() if contact is not None else None
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact that had this address."""
+        contact = self._state.by_email(email.strip())
+        return contact.public() if contact is not None else None
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor."""
+        visitor = self._state.visitors.get(visitor_id.strip())
+        return public_visitor(visitor) if visitor is not None else None
+
+    async def contacts(self) -> AsyncIterator[Contact]:
+        """Every contact that lived, by id."""
+        for contact in sorted(self._state.living_contacts(), key=lambda contact: contact.id):
+            yield contact.public()
+
+
+def public_visitor(visitor: VisitorRecord) -> Visitor:
+    """The visitor as everybody reads it."""
+    return Visitor(
+        visitor.id,
+        visitor.contact_id,
+        [Link(link.contact_id, link.since) for link in visitor.links],
+        visitor.metadata,
+        visitor.context,
+        visitor.first_seen_at,
+        visitor.last_seen_at,
+    )

@@ -1,0 +1,56 @@
+"""Settings: from the environment (`KINFOLD_…`), overridden by the command line's options."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, check_workspace
+from kinfold_services.connections import check_url
+
+Workspace = Annotated[str, AfterValidator(check_workspace)]
+
+
+def _listed(value: Any) -> Any:
+    return [item for item in map(str.strip, value.split(",")) if item] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """What can be set. Every field is also an environment variable: `batch_entries` is `KINFOLD_BATCH_ENTRIES`."""
+
+    model_config = SettingsConfigDict(env_prefix="KINFOLD_", extra="ignore")
+
+    redis_url: Annotated[str, AfterValidator(check_url)] | None = None
+    """Where the log is: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.
+    None: the embedded server of the data dir."""
+    data_dir: Path = Path(".kinfold")
+    """Where the embedded server keeps its data."""
+    workspace: Workspace = DEFAULT_WORKSPACE
+    """The workspace that a command is about."""
+    serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed)] = None
+    """The workspaces that a projector serves, separated by commas.
+    None: `default`, and the members of `kinfold:workspaces` as they come."""
+    batch_entries: int = Field(default=150, ge=1, le=100_000)
+    """How many log entries the projector folds in one transaction, at most."""
+    feed_entries: int = Field(default=1_000_000, ge=1)
+    """How many entries the change feed of a workspace keeps, about."""
+    cached_records: int = Field(default=200_000, ge=0)
+    """How many visitors, contacts and identifiers of a workspace the projector keeps in memory between batches, of each."""
+    snapshot_entries: int = Field(default=100_000, ge=0)
+    """After how many log entries looking back keeps a snapshot, to begin there the next time. 0: never."""
+    gateway_host: str = "127.0.0.1"
+    """Where the gateway listens."""
+    gateway_port: int = Field(default=8000, ge=0, le=65_535)
+    """0: any port that is free."""
+    gateway_origins: Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)] = frozenset()
+    """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` is everyone's."""
+    gateway_requests_per_s: float = Field(default=1000, gt=0)
+    """How often a secret key may ask from one address; bursts may be twice that."""
+    gateway_browser_requests_per_s: float = Field(default=20, gt=0)
+    """How often a publishable key may, bursts of three times that; and who has no key, bursts of ten times that."""
+    gateway_buffer_entries: int = Field(default=5_000, ge=1)
+    """How many changes may wait for one reader of the feed before it is cut off."""
+    log_format: str = Field(default="auto", pattern="^(auto|console|json)$")
+    """How logs are written: `console`, `json`, or by whether standard error is a terminal."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -1,0 +1,95 @@
+"""0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached: what scripts build on (contract section 9)."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import Kinfold
+from tests.support.engines import free_port, running
+from tests.support.waiting import wait_until_sync
+
+COMMANDS = {
+    "projector": [],
+    "publish": [],
+    "show": ["--visitor", "v-1"],
+    "contacts": [],
+    "tail": [],
+    "status": [],
+}
+EVENT = b'{"type":"VisitorSeen","visitorId":"v-1"}'
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_server_that_cannot_be_reached_is_status_3(command: str) -> None:
+    """Of every command that needs one; a sentence, and no traceback."""
+    kinfold = Kinfold("--redis-url", f"redis://127.0.0.1:{free_port()}")
+
+    said = kinfold.run(command, *COMMANDS[command], stdin=EVENT)
+
+    assert (said.status, said.out) == (3, b"")
+    assert "kinfold: " in said.err
+    assert "127.0.0.1" in said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_server_at_all_is_status_3(tmp_path: Path, command: str) -> None:
+    """It says what was looked for and what would help."""
+    said = Kinfold("--data-dir", tmp_path).run(command, *COMMANDS[command], stdin=EVENT)
+
+    assert (said.status, said.out) == (3, b"")
+    assert f"no server runs on {tmp_path}" in said.err
+    assert "allowed are --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`" in said.err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://localhost", "redis+sentinel://localhost:1", "redis://localhost:port"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_url_that_is_none_is_status_2(url: str, command: str) -> None:
+    """Wrong usage, not a server that is away."""
+    said = Kinfold("--redis-url", url).run(command, *COMMANDS[command], stdin=EVENT)
+
+    assert (said.status, said.out) == (2, b""), said.err
+    assert "redis URL: " in said.err
+    assert "allowed are redis[s]://host:port/0" in said.err
+
+
+def test_a_password_in_a_wrong_url_is_not_shown() -> None:
+    """What goes to logs and terminals must not be what opens the door."""
+    said = Kinfold("--redis-url", "redis+sentinel://:s3cret@localhost:1").run("status")
+
+    assert said.status == 2
+    assert "s3cret" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("KINFOLD_WORKSPACE", "No Workspace"), ("KINFOLD_BATCH_ENTRIES", "0"), ("KINFOLD_LOG_LEVEL", "loud")],
+)
+def test_a_setting_that_is_not_allowed_is_status_2(name: str, value: str) -> None:
+    """The variable is named, and what was found."""
+    said = Kinfold(**{name: value}).run("status")
+
+    assert (said.status, said.out) == (2, b""), said.err
+    assert value in said.err
+    assert name.removeprefix("KINFOLD_").lower() in said.err.lower()
+    assert "Traceback" not in said.err
+
+
+def test_a_server_that_wants_a_password_is_status_3(tmp_path: Path) -> None:
+    """It is there, and does not let us in."""
+    port = free_port()
+    with running(tmp_path, "--port", port, "--requirepass", "s3cret"):
+        wait_until_sync(lambda: Kinfold("--redis-url", f"redis://:s3cret@127.0.0.1:{port}").run("status").status == 0)
+        said = Kinfold("--redis-url", f"redis://127.0.0.1:{port}").run("status")
+
+    assert (said.status, said.out) == (3, b"")
+    assert "s3cret" not in said.err
+
+
+def test_the_statuses_are_those_of_the_process(tmp_path: Path) -> None:
+    """As a shell sees them."""
+    kinfold = Kinfold("--data-dir", tmp_path)
+
+    assert kinfold.run_apart("show").status == 2
+    assert kinfold.run_apart("show", "--visitor", "v-1").status == 3
+    assert kinfold.run_apart("down").status == 1
+    assert Kinfold().run_apart("schema").status == 0

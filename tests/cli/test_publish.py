@@ -1,0 +1,167 @@
+"""`kinfold publish`: NDJSON into the log, all of a file or nothing (contract section 9)."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis as redis_py
+
+from kinfold_schemas.keys import key
+from kinfold_services.embedded import EmbeddedServer
+from tests.support.command_line import Kinfold
+from tests.support.malformed import MALFORMED, Malformed
+
+GOOD = [b'{"type":"VisitorSeen","visitorId":"v-%d"}' % number for number in range(5)]
+ON_A_LINE = [bad for bad in MALFORMED if b"\n" not in bad.fields.get(b"event", b"\n") and bad.fields[b"event"].strip()]
+
+
+def logged(log: redis_py.Redis, workspace: str) -> list[bytes]:
+    """The events in the log."""
+    return [fields[b"event"] for _, fields in cast("list[Any]", log.xrange(key(workspace, "events")))]
+
+
+def last_position(log: redis_py.Redis, workspace: str) -> str:
+    """The id of the log's last entry."""
+    return cast("str", cast("list[Any]", log.xrevrange(key(workspace, "events"), count=1))[0][0].decode())
+
+
+def test_a_file_is_appended_line_by_line_and_the_last_position_is_printed(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
+) -> None:
+    """In order, byte for byte; blank lines are nothing."""
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b"\n".join([*GOOD[:3], b"", b"   ", *GOOD[3:]]))  # and no line feed at the end
+
+    printed = kinfold.json("publish", path)
+
+    assert logged(log, workspace) == GOOD
+    assert printed == {"workspace": workspace, "position": last_position(log, workspace)}
+
+
+def test_standard_input_a_packed_file_and_several(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
+) -> None:
+    """`-` is standard input, `.gz` is read as such, and files follow each other."""
+    (tmp_path / "plain").write_bytes(GOOD[0])
+    with gzip.open(tmp_path / "packed.gz", "wb") as file:
+        file.write(GOOD[1] + b"\n" + GOOD[2])
+
+    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "packed.gz", stdin=GOOD[3])
+
+    assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
+
+
+def test_standard_input_is_read_where_no_file_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """So that a pipe needs no dash."""
+    kinfold.json("publish", stdin=b"\n".join(GOOD))
+
+    assert logged(log, workspace) == GOOD
+
+
+def test_a_bad_line_is_named_by_number_with_the_reason_and_nothing_is_appended(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
+) -> None:
+    """The sentence names the field, what was found and what is allowed; the good lines before it stay out as well."""
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b"\n".join([*GOOD, b'{"type":"VisitorSeen","visitorId":5}', b"not json"]))
+
+    said = kinfold.run("publish", path)
+
+    assert (said.status, said.out) == (1, b"")
+    assert f"{path}:6: invalid: visitorId: found 5 (a number), allowed is a string of 1 to 255 characters\n" in said.err
+    assert f"{path}:7: not-json: event: found text that is not JSON" in said.err
+    assert f"{path}: nothing of it is appended; --skip-invalid appends the good lines" in said.err
+    assert logged(log, workspace) == []
+
+
+def test_skip_invalid_appends_the_good_lines(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """The bad ones are named all the same."""
+    said = kinfold.run("publish", "--skip-invalid", stdin=b"\n".join([GOOD[0], b"{", GOOD[1]]))
+
+    assert said.status == 0
+    assert "-:2: not-json" in said.err
+    assert logged(log, workspace) == GOOD[:2]
+
+
+def test_every_kind_of_bad_line_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """What the projector would reject, publish refuses, for the same reason; what only the state can tell it appends."""
+    lines = [bad for bad in ON_A_LINE if bad.reason != "unknown-contact"]
+    for first in range(0, len(lines), 20):  # as many as it names one by one
+        page: list[Malformed] = lines[first : first + 20]
+        said = kinfold.run("publish", stdin=b"\n".join(bad.fields[b"event"] for bad in page))
+        assert said.status == 1
+        named = [line.split(": ")[:2] for line in said.err.splitlines() if line.startswith("-:")]
+        assert named == [[f"-:{number}", bad.reason] for number, bad in enumerate(page, 1)]
+    assert logged(log, workspace) == []
+
+
+def test_more_bad_lines_than_anybody_reads_are_counted(kinfold: Kinfold) -> None:
+    """Twenty are named."""
+    said = kinfold.run("publish", stdin=b"x\n" * 1000)
+
+    assert said.err.count("not-json") == 20
+    assert "-: and 980 more bad lines" in said.err
+
+
+def test_wait_returns_when_the_events_are_folded(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """What is read next holds them."""
+    kinfold.json("publish", "--wait", stdin=b"\n".join(GOOD))
+
+    assert log.hlen(key(workspace, "visitors")) == len(GOOD)
+
+
+def test_progress_goes_to_standard_error_as_plain_lines_where_there_is_no_terminal(kinfold: Kinfold) -> None:
+    """And nothing but JSON to standard output."""
+    said = kinfold.run("publish", stdin=b"\n".join(GOOD))
+
+    assert "publishing -: 5 of 5\n" in said.err
+    assert "\x1b" not in said.err
+    json.loads(said.out)
+
+
+def test_a_workspaces_own_blocked_identifiers_hold_for_publish_too(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str
+) -> None:
+    """As they do in the fold."""
+    log.sadd(key(workspace, "blocked-identifiers"), "house-account")
+
+    said = kinfold.run("publish", stdin=b'{"type":"VisitorIdentified","externalId":"house-account"}')
+
+    assert said.status == 1
+    assert "-:1: blocked-identifier: externalId: found 'house-account'" in said.err
+
+
+def test_nothing_to_publish_is_no_error(kinfold: Kinfold) -> None:
+    """There is no position to print, and it says why."""
+    said = kinfold.run("publish")
+
+    assert (said.status, said.out) == (0, b"")
+    assert "no events" in said.err
+
+
+@pytest.mark.parametrize("name", ["missing.ndjson", "directory", "not-packed.gz", "cut-short.gz"])
+def test_a_file_that_cannot_be_read_is_wrong_usage(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, name: str
+) -> None:
+    """A sentence with its name, no traceback, and nothing appended."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "not-packed.gz").write_bytes(b"\n".join(GOOD))
+    (tmp_path / "cut-short.gz").write_bytes(gzip.compress(b"\n".join(GOOD) * 1000)[:-20])
+
+    said = kinfold.run("publish", tmp_path / name)
+
+    assert (said.status, said.out) == (2, b"")
+    assert str(tmp_path / name) in said.err.replace("\n", "")
+    assert "Traceback" not in said.err
+    assert logged(log, workspace) == []
+
+
+def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
+    """It waits as long as it is told to while nothing moves, and says what may be missing."""
+    with EmbeddedServer.start(tmp_path) as server:
+        said = Kinfold("--redis-url", server.url).run("publish", "--wait", "--wait-timeout", 0.2, stdin=GOOD[0])
+
+    assert said.status == 1
+    assert "is not folded after 0.2 s; does a projector run?" in said.err

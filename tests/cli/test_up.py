@@ -1,0 +1,124 @@
+"""`kinfold up` and `down`: everything in one go, in the background or before one's eyes (contract section 9)."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kinfold_services.embedded import EmbeddedServer, running_url
+from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
+from tests.support.waiting import wait_until_sync
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """Give a data dir with a space in its path, on which nothing is left running."""
+    path = tmp_path / "Application Support"
+    yield path
+    if running_url(path) is not None:
+        Kinfold("--data-dir", path).run_apart("down")
+
+
+@pytest.mark.slow
+def test_the_demo(data_dir: Path) -> None:
+    """`make demo`, twice: 473 contacts; the second time everything is a duplicate, and nothing changes."""
+    kinfold = Kinfold("--data-dir", data_dir)
+
+    assert kinfold.run_apart("up", "--detach").status == 0
+    kinfold.json("publish", HISTORY, "--wait")
+    contacts, status = kinfold.lines("contacts"), kinfold.json("status")
+    assert len(contacts) == HISTORY_CONTACTS
+    assert (status["entries"], status["lag"], status["contacts"]) == (HISTORY_ENTRIES, 0, HISTORY_CONTACTS)
+
+    again = kinfold.run_apart("up", "--detach")
+    assert (again.status, "kinfold is up." in again.err) == (0, True)
+    kinfold.json("publish", HISTORY, "--wait")
+    assert kinfold.lines("contacts") == contacts
+    assert kinfold.json("status")["duplicate"] == HISTORY_ENTRIES
+
+    assert kinfold.run("down").status == 0
+    assert running_url(data_dir) is None
+
+
+@pytest.mark.slow
+def test_what_was_folded_is_there_after_down_and_up(data_dir: Path) -> None:
+    """The data stays in the data dir, and so does the position."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    kinfold.run_apart("up", "--detach")
+    kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
+    before = kinfold.json("show", "--visitor", "v-1")
+    assert kinfold.run("down").status == 0
+
+    kinfold.run_apart("up", "--detach")
+
+    assert kinfold.json("show", "--visitor", "v-1") == before
+    kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-2"}')
+    assert kinfold.json("status")["folded"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_in_the_foreground_ends_with_a_signal_and_takes_its_server_with_it(data_dir: Path, number: signal.Signals) -> None:
+    """It says what to do next, on standard error, and ends with status 0."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(
+        kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as up:
+        wait_until_sync((data_dir / "kinfold.pid").exists, 30)
+        kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
+        second = kinfold.run("up")
+        up.send_signal(number)
+        out, err = up.communicate(timeout=PATIENCE_S)
+
+    assert (second.status, "already runs on" in second.err) == (1, True)
+    assert up.returncode == 0, err
+    assert out == b""
+    assert b"kinfold is up." in err
+    assert b"Traceback" not in err
+    assert running_url(data_dir) is None
+
+
+def test_down_where_nothing_runs_is_the_answer_no(data_dir: Path) -> None:
+    """Status 1, and a sentence."""
+    said = Kinfold("--data-dir", data_dir).run("down")
+
+    assert (said.status, said.out) == (1, b"")
+    assert f"nothing runs on {data_dir}" in said.err
+
+
+def test_down_leaves_alone_a_process_that_has_the_number_of_an_earlier_one(data_dir: Path) -> None:
+    """A process id that a killed `kinfold up` left behind may be somebody else's by now."""
+    data_dir.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as somebody:
+        (data_dir / "kinfold.pid").write_text(str(somebody.pid))
+        said = Kinfold("--data-dir", data_dir).run("down")
+        still_there = somebody.poll() is None
+        somebody.kill()
+
+    assert still_there
+    assert said.status == 1
+
+
+@pytest.mark.slow
+def test_up_that_cannot_start_says_where_to_look(data_dir: Path) -> None:
+    """Status 3: there is no server to talk to."""
+    data_dir.mkdir()
+    (data_dir / "server.json").write_text('{"engine": "valkey", "version": "99.0.0", "socket": "/x"}')
+
+    said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach")
+
+    assert said.status == 3
+    assert "it did not start; " in said.err
+    assert "99.0" in (data_dir / "kinfold.log").read_text()
+
+
+def test_a_server_without_a_projector_is_not_up(data_dir: Path) -> None:
+    """`up --detach` on a data dir whose server belongs to another program says so, and does not say that all is well."""
+    with EmbeddedServer.start(data_dir):
+        said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach")
+
+    assert said.status != 0
+    assert "already runs on" in said.err

@@ -1,0 +1,60 @@
+"""What every test may ask for: a real server, a client on an empty database of it, and the name of a workspace."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.servers import TestServer
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+_SERVERS_USED: pytest.StashKey[set[str]] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    """Give the URL of a real server, for the whole run (or worker of pytest-xdist); see `TestServer` for which."""
+    server = TestServer()
+    pytestconfig.stash[_SERVERS_USED].add(server.description)
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(name="redis")
+async def _redis(redis_url: str) -> AsyncIterator[Redis]:
+    """Give a client that speaks bytes, on a database that is empty."""
+    async with Redis.from_url(redis_url, decode_responses=False) as client:
+        await client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def workspace(request: pytest.FixtureRequest) -> str:
+    """Give the name of a workspace, after the test that asks."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:63].strip("-")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SERVERS_USED] = set()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        servers: set[str] = session.config.stash[_SERVERS_USED]
+        output["servers_used"] = sorted(servers)
+
+
+def pytest_terminal_summary(terminalreporter: "TerminalReporter", config: pytest.Config) -> None:
+    servers: set[str] = config.stash[_SERVERS_USED]
+    used = " and ".join(sorted(servers)) or "no server: no test asked for one"
+    terminalreporter.write_line(f"kinfold: tests ran against {used}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # a worker of pytest-xdist has ended
+    servers: set[str] = node.config.stash[_SERVERS_USED]
+    servers.update(node.workeroutput["servers_used"] if hasattr(node, "workeroutput") else ())

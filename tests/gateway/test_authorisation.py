@@ -1,0 +1,274 @@
+"""Who may do what: every route × five callers, and what a key is worth (contract of the keys: `services.gateway.keys`)."""
+
+import base64
+import json
+from typing import Any, Final, NamedTuple, cast
+
+import httpx
+import pytest
+import websockets
+from litestar.handlers import HTTPRouteHandler
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import key
+from kinfold_services.gateway.app import ROUTES
+from kinfold_services.gateway.keys import create_key, list_keys, revoke_key
+from kinfold_services.gateway.segment import BATCH_PATHS, CALL_PATHS
+from tests.support.gateways import Gateway, serving
+from tests.support.waiting import wait_until
+
+SEEN: Final = {"type": "VisitorSeen", "visitorId": "v-1"}
+CALLERS: Final = ("nobody", "revoked", "publishable", "another", "secret")
+
+
+class Route(NamedTuple):
+    """A request and the status that each caller gets, in the order of CALLERS."""
+
+    method: str
+    path: str
+    statuses: tuple[int, int, int, int, int]
+    body: Any = None
+
+
+OPEN: Final = (200, 200, 200, 200, 200)
+# What belongs to the workspace, another one's key does not find: it asks its own.
+TABLE: Final = [
+    Route("GET", "/healthz", OPEN),
+    Route("GET", "/readyz", OPEN),
+    Route("GET", "/metrics", OPEN),
+    Route("GET", "/docs", OPEN),
+    Route("GET", "/openapi.json", OPEN),
+    Route("POST", "/v1/events", (401, 401, 202, 202, 202), SEEN),
+    Route("POST", "/v1/events", (401, 401, 202, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "contactId": "{contact}", "metadata": {}}),
+    Route(
+        "POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v-1"}
+    ),
+    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
+    *(Route("POST", path, (401, 401, 200, 200, 200), {"batch": []}) for path in BATCH_PATHS),
+    *(
+        Route(
+            "POST",
+            path,
+            (401, 401, 403 if path in {"/v1/identify", "/v1/i"} else 200, 200, 200),
+            {"userId": "u-1", "anonymousId": "v-1"},
+        )
+        for path in CALL_PATHS
+    ),
+    Route("GET", "/v1/contacts", (401, 401, 403, 200, 200)),
+    Route("GET", "/v1/contacts?externalId=u-1", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/contacts?email=a@b.org", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/contacts?visitorId=v-1", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}/visitors", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/visitors/v-1", (401, 401, 200, 404, 200)),
+    Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/changes", (401, 401, 403, 200, 200)),
+]
+
+
+@pytest.fixture
+async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
+    """Give the five callers' keys, and a contact to ask for."""
+    position = await gateway.put(
+        {"type": "VisitorIdentified", "externalId": "u-1", "email": "a@b.org", "visitorId": "v-1", "name": "Ada"}
+    )
+    contact = await gateway.get("/v1/contacts", externalId="u-1", after=position)
+    revoked = await create_key(redis, "default", "secret")
+    await revoke_key(redis, "default", revoked.split("_")[-2])
+    another = await create_key(redis, "other", "secret")
+    return {
+        "nobody": "",
+        "revoked": revoked,
+        "publishable": gateway.publishable,
+        "another": another,
+        "secret": gateway.secret,
+        "contact": contact["id"],
+    }
+
+
+async def ask(gateway: Gateway, route: Route, presented: str, contact: str, **headers: str) -> httpx.Response:
+    """The answer, the body of a stream aside."""
+    if presented:
+        headers["Authorization"] = f"Bearer {presented}"
+    body = None if route.body is None else json.dumps(route.body).replace("{contact}", contact).encode()
+    async with (
+        httpx.AsyncClient(base_url=gateway.url) as client,
+        client.stream(route.method, route.path.replace("{contact}", contact), content=body, headers=headers) as answer,
+    ):
+        if not answer.headers["Content-Type"].startswith("text/event-stream"):
+            await answer.aread()
+        return answer
+
+
+async def test_every_route_and_every_caller(gateway: Gateway, keys: dict[str, str]):
+    """The table above, cell by cell."""
+    wrong = list[str]()
+    for route in TABLE:
+        for caller, expected in zip(CALLERS, route.statuses, strict=True):
+            answer = await ask(gateway, route, keys[caller], keys["contact"])
+            if answer.status_code != expected:
+                wrong.append(f"{route.method} {route.path} {route.body} by {caller}: {answer.status_code}, not {expected}")
+            if answer.status_code == 401:
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+            if answer.status_code >= 400:
+                assert answer.json()["detail"]
+
+    assert wrong == []
+
+
+def test_no_route_is_missing_in_the_table():
+    """Who adds one says who may."""
+    served = {
+        (method, path)
+        for route in ROUTES
+        if isinstance(route, HTTPRouteHandler)
+        for method in route.http_methods
+        for path in route.paths
+    }
+    told = {(route.method, _template(route.path)) for route in TABLE}
+
+    assert served - told == set()
+
+
+def _template(path: str) -> str:
+    return path.partition("?")[0].replace("/v-1", "/{visitor_id:str}").replace("{contact}", "{contact_id:str}")
+
+
+async def test_a_key_asks_its_own_workspace_alone(gateway: Gateway, keys: dict[str, str]):
+    """`Kinfold-Workspace` makes sure that it is the one that is meant: 403 where it is not, on every route that has a key."""
+    for route in (each for each in TABLE if each.statuses != OPEN):
+        answer = await ask(gateway, route, keys["another"], keys["contact"], **{"Kinfold-Workspace": "default"})
+        assert answer.status_code == 403, route
+    own = await ask(gateway, TABLE[-1], keys["secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
+    assert own.status_code == 200
+    assert await gateway.redis.xlen(key("other", "events")) == 0
+
+
+async def test_what_a_page_may_know(gateway: Gateway, keys: dict[str, str]):
+    """Of its own visitor: the contact's name, and the hash to suppress what says nothing new. Nothing else."""
+    answer = await gateway.browser.get("/v1/visitors/v-1")
+
+    contact = await gateway.get(f"/v1/contacts/{keys['contact']}")
+    assert answer.json() == {"id": "v-1", "contact": {"name": "Ada", "metadataHash": contact["metadataHash"]}}
+
+
+@pytest.mark.parametrize("change", ["kind", "workspace", "id", "secret", "case", "cut", "space"])
+async def test_a_key_that_is_almost_one_is_none(redis: Redis, gateway: Gateway, change: str):
+    """A publishable key does not become a secret one by its letters, and each part counts."""
+    await create_key(redis, "other", "secret")
+    prefix, mark, workspace, key_id, secret = gateway.publishable.split("_")
+    almost = {
+        "kind": [prefix, "sk", workspace, key_id, secret],
+        "workspace": [prefix, mark, "other", key_id, secret],
+        "id": [prefix, mark, workspace, "0" * 12, secret],
+        "secret": [prefix, mark, workspace, key_id, "0" * 64],
+        "case": [prefix, mark, workspace, key_id, secret.upper()],
+        "cut": [prefix, mark, workspace, key_id, secret[:-1]],
+        "space": [prefix, mark, workspace, key_id, secret + "_"],
+    }[change]
+
+    async with gateway.client_of("_".join(almost)) as client:
+        assert (await client.post("/v1/events", json=SEEN)).status_code == 401
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Basic !!", "Digest x", "bearer kf_sk_default"])
+async def test_headers_that_name_no_key(gateway: Gateway, header: str):
+    """401, on Segment's paths too."""
+    async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": header}) as client:
+        assert (await client.get("/v1/contacts")).status_code == 401
+        assert (await client.post("/v1/batch", json={"batch": []})).status_code == 401
+        assert (await client.post("/v1/batch", content=b"no json")).status_code == 401
+
+
+async def test_keys_are_kept_as_hashes(redis: Redis, gateway: Gateway):
+    """Whoever reads Redis cannot use what stands there."""
+    stored = await redis.hgetall(key("default", "api-keys"))
+
+    assert len(stored) == 2
+    for presented in (gateway.secret, gateway.publishable):
+        assert presented.rpartition("_")[2].encode() not in b"".join(cast("list[bytes]", list(stored.values())))
+    assert [(each.kind, each.revoked_at) for each in await list_keys(redis, "default")] == [
+        ("secret", None),
+        ("publishable", None),
+    ]
+
+
+async def test_a_revoked_key_is_refused_within_a_second(redis: Redis, gateway: Gateway):
+    """Though it was believed a moment ago."""
+    assert (await gateway.client.get("/v1/contacts")).status_code == 200
+    await revoke_key(redis, "default", gateway.secret.split("_")[-2])
+
+    async def refused() -> bool:
+        return (await gateway.client.get("/v1/contacts")).status_code == 401
+
+    await wait_until(refused, 1.5)
+
+
+async def test_segments_keys_come_in_three_ways(gateway: Gateway):
+    """The user of Basic authentication, a bearer's, or in the body, as a browser's beacon sends it."""
+    basic = base64.b64encode(f"{gateway.secret}:".encode()).decode()
+    async with httpx.AsyncClient(base_url=gateway.url) as client:
+        for headers, body in (
+            ({"Authorization": f"Basic {basic}"}, {}),
+            ({"Authorization": f"Bearer {gateway.secret}"}, {}),
+            ({"Content-Type": "text/plain"}, {"writeKey": gateway.secret}),
+        ):
+            answer = await client.post("/v1/track", content=json.dumps({"anonymousId": "v-1", **body}), headers=headers)
+            assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
+
+
+async def test_who_asks_too_often_is_told_when_to_ask_again(redis: Redis, redis_url: str):
+    """429 with Retry-After, to each key and address on its own; whoever has no key is held back too."""
+    async with serving(redis_url, redis, gateway_requests_per_s=1, gateway_browser_requests_per_s=0.5) as gateway:
+        secret = [await gateway.client.get("/v1/contacts") for _ in range(4)]
+        browser = [await gateway.browser.get("/v1/visitors/v") for _ in range(3)]
+        async with gateway.client_of("nonsense") as stranger:
+            strangers = [await stranger.get("/v1/contacts") for _ in range(6)]
+
+    assert [each.status_code for each in secret] == [200, 200, 429, 429]
+    assert [each.status_code for each in browser] == [404, 429, 429]
+    assert [each.status_code for each in strangers] == [401] * 5 + [429]
+    for each in (secret[-1], browser[-1], strangers[-1]):
+        assert 1 <= int(each.headers["Retry-After"]) <= 3
+        assert each.json()["error"] == "rate-limited"
+
+
+async def test_browsers_of_listed_origins_may_ask(redis: Redis, redis_url: str):
+    """CORS by a list; without one, no other origin's page gets at anything."""
+    ask = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "Authorization",
+    }
+    async with serving(redis_url, redis, gateway_origins="https://shop.example, https://x.example") as gateway:
+        allowed = await gateway.client.options("/v1/events", headers=ask)
+        foreign = await gateway.client.options("/v1/events", headers={**ask, "Origin": "https://evil.example"})
+        answer = await gateway.browser.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
+        async with gateway.client_of(None) as nobody:
+            refused = await nobody.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
+    async with serving(redis_url, redis) as gateway:
+        closed = await gateway.browser.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
+
+    assert (allowed.status_code, allowed.headers["Access-Control-Allow-Origin"]) == (204, "https://shop.example")
+    assert "Access-Control-Allow-Origin" not in foreign.headers
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (401, "https://shop.example")
+    assert "Access-Control-Allow-Origin" not in closed.headers
+
+
+async def test_the_table_holds_for_the_websocket_too(gateway: Gateway, keys: dict[str, str]):
+    """It is refused before the upgrade, with the status that a request would get."""
+    url = gateway.url.replace("http", "ws") + "/v1/changes/ws"
+    got: dict[str, int] = {}
+    for caller in CALLERS:
+        headers = {"Authorization": f"Bearer {keys[caller]}"} if keys[caller] else {}
+        try:
+            async with websockets.connect(url, additional_headers=headers):
+                got[caller] = 101
+        except websockets.InvalidStatus as refused:
+            got[caller] = refused.response.status_code
+
+    assert got == dict(zip(CALLERS, (401, 401, 403, 101, 101), strict=True))

@@ -1,0 +1,110 @@
+"""`kinfold keys`, and the gateway as a part of `kinfold up`."""
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kinfold_services.embedded import running_url
+from kinfold_services.gateway.beside import gateway_url
+from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.waiting import wait_until_sync
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """Give a data dir on which nothing is left running."""
+    path = tmp_path / "my data"
+    yield path
+    if running_url(path) is not None:
+        Kinfold("--data-dir", path).run_apart("down")
+
+
+def test_keys_are_made_listed_and_revoked(redis_url: str, workspace: str):
+    """A key is printed once; the list has what is not secret of it."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+
+    made = kinfold.json("keys", "create", "--kind", "publishable", "--label", "shop")
+    (listed,) = kinfold.lines("keys", "list")
+    revoked = kinfold.json("keys", "revoke", listed["id"])
+
+    assert made["key"].startswith(f"kf_pk_{workspace}_{listed['id']}_")
+    assert (listed["kind"], listed["label"], listed["revokedAt"]) == ("publishable", "shop", None)
+    assert made["key"].rpartition("_")[2] not in json.dumps(listed)
+    assert "secretHash" not in listed
+    assert kinfold.lines("keys", "list")[0]["revokedAt"] == revoked["revokedAt"] is not None
+    assert kinfold.run("keys", "revoke", "nobody").status == 1
+    assert kinfold.run("keys", "create", "--kind", "golden").status == 2
+
+
+def test_the_identity_secret_is_shown_and_renewed(redis_url: str, workspace: str):
+    """The same every time, until another is asked for."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+    secret = kinfold.json("keys", "identity-secret")["identitySecret"]
+
+    assert kinfold.json("keys", "identity-secret")["identitySecret"] == secret
+    assert kinfold.json("keys", "identity-secret", "--renew")["identitySecret"] != secret
+
+
+@pytest.mark.slow
+def test_up_brings_a_gateway_and_its_first_key(data_dir: Path):
+    """It prints the key at the first start and never again; a signed identity through it becomes a contact."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    first = kinfold.run_apart("up", "--detach")
+    url = gateway_url(data_dir)
+    assert (first.status, url is not None) == (0, True), first
+    assert url is not None
+    key = next(line.split()[-1] for line in first.err.splitlines() if "its key" in line)
+    secret = kinfold.json("keys", "identity-secret")["identitySecret"]
+    browser = kinfold.json("keys", "create", "--kind", "publishable")["key"]
+
+    assert f"curl -H 'Authorization: Bearer {key}' '{url}/v1/contacts?limit=3'" in first.err
+    signature = hmac.new(secret.encode(), b"u-1", hashlib.sha256).hexdigest()
+    event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "signature": signature}
+    with httpx.Client(base_url=url) as client:
+        posted = client.post("/v1/events", json=event, headers={"Authorization": f"Bearer {browser}"})
+        asked = {"externalId": "u-1", "after": posted.json()["position"]}
+        found = client.get("/v1/contacts", params=asked, headers={"Authorization": f"Bearer {key}"})
+    assert (posted.status_code, found.json()["visitorIds"]) == (202, ["v-1"])
+
+    assert kinfold.run("down").status == 0
+    assert gateway_url(data_dir) is None
+    again = kinfold.run_apart("up", "--detach")
+    assert "kf_sk_" not in again.err
+    assert key not in (data_dir / "kinfold.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_gateway_that_ends_takes_up_along(data_dir: Path):
+    """Half of it is noticed late: `up` says so, and ends."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        (gateway,) = children(up.pid, "gateway")
+        os.kill(gateway, signal.SIGKILL)
+        _, err = up.communicate(timeout=PATIENCE_S)
+
+    assert b"the gateway ended with status -9" in err
+
+
+@pytest.mark.slow
+def test_a_gateway_does_not_outlive_an_up_that_is_killed(data_dir: Path):
+    """Its port is free again for the next."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.DEVNULL) as up:
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        up.kill()
+    wait_until_sync(lambda: gateway_url(data_dir) is None)
+
+
+def children(parent: int, command: str) -> list[int]:
+    """The processes that one started with a word in their command line."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if f" {command} " in line]

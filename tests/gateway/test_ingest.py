@@ -1,0 +1,212 @@
+"""`POST /v1/events`: what is acknowledged is in the log, and nothing else is."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import key
+from kinfold_services.gateway.bodies import MAX_BODY_BYTES
+from tests.support.gateways import Gateway
+
+SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
+BAD = {"type": "VisitorSeen"}
+
+
+async def log_of(gateway: Gateway) -> list[dict[str, Any]]:
+    """The events of the log."""
+    return [event for _, event in await gateway.entries("events")]
+
+
+async def test_one_event_is_appended_and_its_position_told(unfolded: Gateway):
+    """A JSON object is one event."""
+    answer = await unfolded.post(json.dumps({**SEEN, "id": "e-1"}).encode())
+
+    assert answer.status_code == 202
+    last = (await unfolded.entries("events"))[-1][0]
+    assert answer.json() == {"position": last, "appended": 1, "rejected": []}
+    assert await log_of(unfolded) == [{**SEEN, "id": "e-1"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b'[{"type":"VisitorSeen","visitorId":"a"},{"type":"VisitorSeen","visitorId":"b"}]', {}),
+        (b'{"type":"VisitorSeen","visitorId":"a"}\n\n{"type":"VisitorSeen","visitorId":"b"}\r\n', {}),
+        (
+            b'{"type":"VisitorSeen","visitorId":"a"}\n{"type":"VisitorSeen","visitorId":"b"}',
+            {"Content-Type": "application/x-ndjson"},
+        ),
+        (
+            gzip.compress(b'{"type":"VisitorSeen","visitorId":"a"}\n')
+            + gzip.compress(b'{"type":"VisitorSeen","visitorId":"b"}'),
+            {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"},
+        ),
+    ],
+    ids=["array", "lines", "ndjson", "gzip"],
+)
+async def test_many_events_are_appended_in_their_order(unfolded: Gateway, body: bytes, headers: dict[str, str]):
+    """An array, one event a line, and both packed, in several members too."""
+    answer = await unfolded.client.post("/v1/events", content=body, headers=headers)
+
+    assert (answer.status_code, answer.json()["appended"]) == (202, 2), answer.text
+    assert [event["visitorId"] for event in await log_of(unfolded)] == ["a", "b"]
+
+
+async def test_an_event_spread_over_lines_is_one_event(unfolded: Gateway):
+    """Pretty-printed JSON is JSON."""
+    assert (await unfolded.post(json.dumps(SEEN, indent=2).encode())).json()["appended"] == 1
+
+
+async def test_an_id_is_given_where_none_is(unfolded: Gateway):
+    """To each its own, so that the event can be appended again without harm; fields of newer producers stay."""
+    await unfolded.put({**SEEN, "newer": {"nested": [1]}}, {**SEEN, "id": None}, {**SEEN, "id": ""}, {**SEEN, "id": "mine"})
+
+    events = await log_of(unfolded)
+    assert events[0]["newer"] == {"nested": [1]}
+    assert len({event["id"] for event in events}) == 4
+    assert all(event["id"] for event in events)
+    assert events[3]["id"] == "mine"
+
+
+async def test_one_bad_event_and_nothing_is_appended(unfolded: Gateway):
+    """422 with its index, the field, what was found and what is allowed."""
+    answer = await unfolded.post(SEEN, BAD, SEEN)
+
+    assert answer.status_code == 422
+    error = answer.json()
+    assert error["error"] == "invalid-events"
+    assert error["detail"].startswith("events[1]: visitorId: found nothing, allowed is a string of 1 to 255 characters")
+    assert error["requestId"] == answer.headers["X-Request-Id"]
+    assert (error["appended"], error["rejectedCount"]) == (0, 1)
+    assert error["rejected"] == [
+        {
+            "index": 1,
+            "reason": "invalid",
+            "field": "visitorId",
+            "found": "nothing",
+            "allowed": "a string of 1 to 255 characters",
+            "detail": "visitorId: found nothing, allowed is a string of 1 to 255 characters",
+        }
+    ]
+    assert await log_of(unfolded) == []
+
+
+async def test_partial_appends_the_good_and_lists_the_bad(unfolded: Gateway):
+    """`?partial=true`: whoever sends others' events can get on with those that are good."""
+    answer = await unfolded.post(BAD, SEEN, {"type": "Sung"}, SEEN, partial="true")
+
+    assert answer.status_code == 202
+    body = answer.json()
+    assert body["appended"] == 2
+    assert [(each["index"], each["reason"]) for each in body["rejected"]] == [(0, "invalid"), (2, "unknown-type")]
+    assert len(await log_of(unfolded)) == 2
+
+
+async def test_partial_with_nothing_good_appends_nothing(unfolded: Gateway):
+    """There is no position then."""
+    assert (await unfolded.post(BAD, partial="true")).json()["position"] is None
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"type": "VisitorSeen", "visitorId": "null"}, "blocked-identifier"),
+        ({"type": "VisitorIdentified", "visitorId": "v"}, "no-identifier"),
+        ({"type": "MetadataSet", "visitorId": "v", "email": "a@b.c"}, "invalid"),
+        ({"type": "MetadataSet", "visitorId": "v", "metadata": {"a": []}}, "invalid"),
+        ({"type": "MetadataSet", "visitorId": "v", "metadata": {"a": 1}, "hash": "x"}, "hash-mismatch"),
+        ({"type": "VisitorSeen", "visitorId": "v", "at": "yesterday"}, "invalid"),
+        ({"type": "VisitorSeen", "visitorId": "v\0"}, "invalid"),
+        ({"type": "VisitorSeen", "visitorId": "v", "padding": "x" * 65_536}, "too-large"),
+    ],
+)
+async def test_what_the_fold_would_refuse_is_refused_at_once(unfolded: Gateway, event: dict[str, Any], reason: str):
+    """The same judgement, with the same reason: nothing that is answered with 202 ends among the rejects for its form."""
+    answer = await unfolded.post(event)
+
+    assert answer.status_code == 422
+    rejected = answer.json()["rejected"][0]
+    assert rejected["reason"] == reason
+    assert " allowed " in rejected["detail"]
+    assert "found " in rejected["detail"]
+
+
+async def test_the_workspaces_own_blocked_identifiers_count(redis: Redis, unfolded: Gateway):
+    """They are the workspace's, so they hold at its door as well."""
+    await redis.sadd(key("default", "blocked-identifiers"), "/^test-/")
+
+    assert (await unfolded.post({**SEEN, "visitorId": "test-1"})).json()["rejected"][0]["reason"] == "blocked-identifier"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"", {}, 400),
+        (b"[1, 2", {}, 400),
+        (b"[" * 200_000, {}, 400),
+        (b"{", {}, 422),
+        (b'"x"', {}, 422),
+        (b"\xff\xfe", {}, 422),
+        (b"no gzip", {"Content-Encoding": "gzip"}, 400),
+        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400),
+        (b"{}", {"Content-Encoding": "br"}, 415),
+        (b" " * (MAX_BODY_BYTES + 1), {}, 413),
+        (gzip.compress(b" " * (MAX_BODY_BYTES + 1)), {"Content-Encoding": "gzip"}, 413),
+        (b"[" + b"1," * 30_000 + b"1]", {}, 413),
+    ],
+    # In words: what gzip packs holds the time of packing, and pytest-xdist wants the same names from every worker.
+    ids=[
+        "nothing",
+        "array-cut-short",
+        "too-deep",
+        "object-cut-short",
+        "string",
+        "not-utf8",
+        "not-gzip",
+        "gzip-cut-short",
+        "unknown-encoding",
+        "too-large",
+        "too-large-unpacked",
+        "too-many",
+    ],
+)
+async def test_bodies_that_are_no_events(unfolded: Gateway, body: bytes, headers: dict[str, str], status: int):
+    """Each is the caller's mistake, and the answer says which."""
+    answer = await unfolded.client.post("/v1/events", content=body, headers=headers)
+
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    assert await log_of(unfolded) == []
+
+
+async def test_a_body_of_the_largest_size_is_taken(unfolded: Gateway):
+    """1 MiB, to the byte."""
+    event = json.dumps(SEEN).encode()
+    assert (await unfolded.post(event + b" " * (MAX_BODY_BYTES - len(event)))).status_code == 202
+
+
+async def test_redis_that_is_full_takes_nothing_of_a_request(redis: Redis, unfolded: Gateway):
+    """503 with Retry-After, and not one of its events is in the log."""
+    await unfolded.put(SEEN)
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", used // 2)
+    try:
+        answer = await unfolded.post(SEEN, SEEN)
+    finally:
+        await redis.config_set("maxmemory", 0)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert len(await log_of(unfolded)) == 1
+    assert (await unfolded.post(SEEN)).status_code == 202
+
+
+async def test_a_request_id_is_kept_or_made(unfolded: Gateway):
+    """It is in the answer and in the error, to be found in the log."""
+    given = await unfolded.client.get("/v1/nowhere", headers={"X-Request-Id": "abc-1"})
+    odd = await unfolded.client.get("/healthz", headers={"X-Request-Id": "no spaces, please"})
+
+    assert (given.status_code, given.headers["X-Request-Id"], given.json()["requestId"]) == (404, "abc-1", "abc-1")
+    assert len(odd.headers["X-Request-Id"]) == 24

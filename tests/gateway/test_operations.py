@@ -1,0 +1,146 @@
+"""Health, readiness, metrics, documents, and stopping."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import WORKSPACES
+from kinfold_services.embedded import EmbeddedServer
+from tests.support.gateways import Gateway, GatewayProcess, serving
+from tests.support.waiting import wait_until_sync
+
+SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
+
+
+@pytest.fixture
+def port() -> int:
+    """Give a port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """Give a server of the test's own."""
+    with EmbeddedServer.start(tmp_path / "data", fsync="always") as server:
+        yield server
+
+
+async def test_ready_tells_the_projectors_lag_and_age(unfolded: Gateway):
+    """Nothing was folded yet, and one entry waits."""
+    await unfolded.put(SEEN)
+
+    assert await unfolded.get("/readyz") == {"ready": True, "redis": True, "lag": 1, "lastCommitAgeMs": None}
+
+
+async def test_ready_of_a_projector_at_work(gateway: Gateway):
+    """It has folded all there is, a moment ago."""
+    await gateway.get("/v1/visitors/v-1", after=await gateway.put(SEEN))
+
+    readiness = await gateway.get("/readyz")
+
+    assert (readiness["lag"], 0 <= readiness["lastCommitAgeMs"] < 10_000) == (0, True)
+
+
+async def test_metrics(redis: Redis, gateway: Gateway):
+    """What came in, what it came to, what was refused, and how long it took; what is no workspace's name is passed over."""
+    await redis.sadd(WORKSPACES, "no name!")
+    await gateway.post(SEEN, {"type": "VisitorSeen"}, partial="true")
+    await gateway.get("/v1/visitors/v-1", after=await gateway.put(SEEN))
+
+    told = (await gateway.client.get("/metrics")).text
+
+    for line in (
+        'kinfold_gateway_events_total{type="VisitorSeen",workspace="default"} 2.0',
+        'kinfold_gateway_refused_total{reason="invalid",workspace="default"} 1.0',
+        'kinfold_entries_total{outcome="folded",workspace="default"} 2.0',
+        'kinfold_entries_total{outcome="rejected",workspace="default"} 0.0',
+        'kinfold_lag_entries{workspace="default"} 0.0',
+        'kinfold_visitors{workspace="default"} 1.0',
+        "kinfold_gateway_append_seconds_count 2.0",
+    ):
+        assert line in told, told
+    assert 'kinfold_batch_seconds_count{workspace="default"}' in told
+
+
+async def test_redis_that_is_gone_is_503_and_health_is_not_its_matter(tmp_path: Path):
+    """503 with Retry-After on every route that needs it; and when it is back, so is the gateway."""
+    with EmbeddedServer.start(tmp_path) as server:
+        redis = Redis.from_url(server.url)
+        async with redis, serving(server.url, redis) as gateway:
+            await gateway.put(SEEN)
+            server.stop()
+            for path in ("/v1/contacts", "/v1/visitors/v-1", "/v1/changes", "/metrics"):
+                answer = await gateway.client.get(path)
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1"), path
+            answer = await gateway.post(SEEN)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert answer.json()["error"] == "unavailable"
+            ready = await gateway.client.get("/readyz")
+            assert (ready.status_code, ready.json()["redis"]) == (503, False)
+            assert (await gateway.client.get("/healthz")).status_code == 200
+
+            with EmbeddedServer.start(tmp_path):
+                assert (await gateway.post(SEEN)).status_code == 202
+                assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_ends_within_five_seconds_with_streams_open(
+    server: EmbeddedServer, port: int, tmp_path: Path, number: signal.Signals
+):
+    """`kinfold gateway` answers, logs, and ends with status 0, though somebody follows and does not read."""
+    key = make_key(server.url)
+    log = tmp_path / "log"
+    with GatewayProcess(server.url, port, log) as gateway, httpx.Client(base_url=gateway.url) as client:
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.post("/v1/events", json=SEEN, headers={**headers, "X-Request-Id": "find-me"}).status_code == 202
+        with client.stream("GET", "/v1/changes", headers=headers):
+            gateway.process.send_signal(number)
+            assert gateway.process.wait(5) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    access = next(line for line in lines if line.get("request_id") == "find-me")
+    assert (access["method"], access["path"], access["status"]) == ("POST", "/v1/events", 202)
+    assert lines[0]["event"] == "gateway listens"
+    assert lines[-1]["event"] == "gateway stopped"
+    assert key not in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
+    """In a sentence, and with a status of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        log = tmp_path / "log"
+        with pytest.raises(AssertionError), GatewayProcess(server.url, taken.getsockname()[1], log):
+            pass
+        wait_until_sync(lambda: "in use" in log.read_text())
+    assert "Traceback" not in log.read_text()
+
+
+async def test_the_document(gateway: Gateway):
+    """OpenAPI 3.1, with events, contacts and errors among its schemas, and a page to read it on."""
+    document = await gateway.get("/openapi.json")
+    page = await gateway.client.get("/docs")
+
+    assert document["openapi"].startswith("3.1")
+    assert {"VisitorSeen", "VisitorIdentified", "MetadataSet", "Contact", "Error"} <= document["components"]["schemas"].keys()
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
+def make_key(url: str) -> str:
+    """A secret key."""
+    from kinfold_services.gateway.keys import create_key  # noqa: PLC0415
+
+    async def make() -> str:
+        async with Redis.from_url(url) as redis:
+            return await create_key(redis, "default", "secret")
+
+    return asyncio.run(make())

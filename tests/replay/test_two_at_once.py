@@ -1,0 +1,182 @@
+"""Two replays, or two verifications, of one workspace at once: the later takes over, and the earlier says so."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_projections.entries import EVENT_FIELD
+from kinfold_schemas.changes import Change, ContactUpdated
+from kinfold_schemas.codec import encode_event
+from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.keys import key
+from kinfold_services.projector.store import Replaced
+from kinfold_services.replay.replay import Replay
+from kinfold_services.replay.verify import Verification
+from kinfold_services.settings import Settings
+from tests.support.event_log import append, entry_id, history
+from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.replaying import (
+    NO_RULES,
+    Answer,
+    changes_since,
+    kinfold,
+    leftovers,
+    living_snapshot,
+    quietly,
+    replay,
+    verify,
+)
+from tests.support.waiting import wait_until
+
+ENTRIES = 8000
+
+
+def job_of(client: Redis, workspace: str) -> Replay:
+    """A replay, to be done step by step."""
+    return Replay(client, Settings(workspace=workspace), NO_RULES)
+
+
+@pytest.mark.parametrize("command", ["replay", "verify"])
+async def test_the_earlier_command_ends_with_a_sentence(redis: Redis, redis_url: str, workspace: str, command: str):
+    """Exit status 1 and nothing done, or both in time; never a traceback, never a wrong answer, never anything left."""
+    await append(redis, workspace, history()[:ENTRIES])
+    await fold_log(redis, redis_url, workspace)
+    before = await living_snapshot(redis, workspace)
+    staging = key(workspace, "position", "replay" if command == "replay" else "verify")
+
+    async def is_at_work() -> bool:
+        return await redis.hlen(staging) > 1
+
+    async with asyncio.TaskGroup() as group:
+        earlier = group.create_task(kinfold(redis_url, workspace, command, cached_records=10))
+        await wait_until(is_at_work, 30)
+        later = group.create_task(kinfold(redis_url, workspace, command))
+
+    answers: list[Answer] = [earlier.result(), later.result()]
+    assert later.result().status == 0, later.result().said
+    for answer in answers:
+        assert answer.status == 0 or f"another kinfold {command} has begun" in answer.said
+        assert answer.out == []
+    after = await living_snapshot(redis, workspace)
+    after._replace(position=before.position).must_equal(before)
+    assert await leftovers(redis, workspace) == []
+
+
+@pytest.mark.parametrize("built", ["before it has begun", "behind the comparison"])
+async def test_a_replay_that_was_taken_over_replaces_nothing(redis: Redis, redis_url: str, workspace: str, built: str):
+    """At whatever step it is, the staging area is another's, and the swap is refused."""
+    await append(redis, workspace, history()[:500])
+    await fold_log(redis, redis_url, workspace)
+    earlier, later = job_of(redis, workspace), job_of(redis, workspace)
+    await earlier.build(quietly)
+    if built == "behind the comparison":
+        await earlier.compare()
+    await later.build(quietly)
+    before = await living_snapshot(redis, workspace)
+
+    with pytest.raises(Replaced, match=workspace):
+        await earlier.compare()
+    with pytest.raises(Replaced, match=workspace):
+        await earlier.replace(allow_lost=False)
+    await earlier.rebuild.clean()
+
+    (await living_snapshot(redis, workspace)).must_equal(before)
+    await later.compare()
+    assert await later.replace(allow_lost=False) == []
+    await later.rebuild.clean()
+    assert await leftovers(redis, workspace) == []
+
+
+async def test_what_another_replay_would_have_told_is_not_told(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Both have compared; the earlier stages its differences last. The feed gets those of the state that is swapped in."""
+    await append(redis, workspace, [{"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada"}])
+    await fold_log(redis, redis_url, workspace)
+    ((contact_id, data),) = (await living_snapshot(redis, workspace)).contacts.items()
+    length = await redis.xlen(key(workspace, "changes"))
+    earlier, later = job_of(redis, workspace), job_of(redis, workspace)
+    await earlier.build(quietly)
+    await earlier.compare()
+    await redis.hset(key(workspace, "contacts"), contact_id, data.replace(b"Ada", b"Eve"))
+    await later.build(quietly)
+    await later.compare()
+    stage, stagings = later._stage, list[int]()
+
+    async def stage_and_be_overwritten(changes: Sequence[Change]) -> None:
+        await stage(changes)
+        if not stagings:
+            await earlier._stage([])
+        stagings.append(len(changes))
+
+    monkeypatch.setattr(later, "_stage", stage_and_be_overwritten)
+
+    assert len(await later.replace(allow_lost=False)) == 1
+
+    assert stagings == [1, 1], "it did not take the other's"
+    (change,) = await changes_since(redis, workspace, length)
+    assert isinstance(change, ContactUpdated)
+    assert change.changed == ["name"]
+
+
+async def test_a_verification_that_was_taken_over_gives_no_answer(redis: Redis, redis_url: str, workspace: str):
+    """What it read in the staging area may have been the other's half a state."""
+    await append(redis, workspace, history()[:500])
+    await fold_log(redis, redis_url, workspace)
+    earlier, later = (Verification(redis, Settings(workspace=workspace), NO_RULES) for _ in range(2))
+
+    def take_over(_: int) -> None:
+        beginning.append(asyncio.ensure_future(later.rebuild.begin()))
+
+    beginning: list[asyncio.Future[None]] = []
+    with pytest.raises(Replaced):
+        await earlier.differences(take_over)
+    await asyncio.gather(*beginning)
+    assert await redis.exists(key(workspace, "position", "verify")) == 1, "it is the other's"
+    await later.rebuild.clean()
+    assert await verify(redis, workspace) == []
+    assert await leftovers(redis, workspace) == []
+
+
+async def test_an_exclusion_that_comes_in_the_middle_is_honoured_wholly(redis: Redis, redis_url: str, workspace: str):
+    """It takes back what has been folded, and compared, already: all is compared anew, and the gone contact told."""
+    people = [{"type": "VisitorIdentified", "externalId": f"u-{number}"} for number in range(3)]
+    async with projecting(redis_url, workspace):
+        last = await append(redis, workspace, people)
+        await wait_until_folded(redis, workspace, last)
+        length = await redis.xlen(key(workspace, "changes"))
+        job = job_of(redis, workspace)
+        await job.build(quietly)
+        assert await job.compare() == []
+        event = EventsExcluded(entries=[entry_id(1)], reason="a test")
+        last = await append(redis, workspace, [{EVENT_FIELD: encode_event(event)}], start=3)
+        await wait_until_folded(redis, workspace, last)
+
+        changes = await job.replace(allow_lost=False)
+
+        assert [type(change).__name__ for change in changes] == ["ContactGone"]
+        assert await changes_since(redis, workspace, length) == changes
+        last = await append(redis, workspace, people, start=4)
+        await wait_until_folded(redis, workspace, last)
+    assert await verify(redis, workspace) == []
+    assert await replay(redis, workspace) == []
+
+
+async def test_a_feed_that_was_cut_meanwhile_hides_nothing(redis: Redis, redis_url: str, workspace: str):
+    """What the living fold touched cannot be read there any more, so everything is compared again."""
+    await append(redis, workspace, history()[:300])
+    await fold_log(redis, redis_url, workspace)
+    job = job_of(redis, workspace)
+    await job.build(quietly)
+    assert await job.compare() == []
+    contact_id, data = next(iter((await living_snapshot(redis, workspace)).contacts.items()))
+    await redis.hset(key(workspace, "contacts"), contact_id, data.replace(b'"version":', b'"version":9'))
+    await redis.xadd(key(workspace, "changes"), {"change": b"{}"})
+    await redis.xtrim(key(workspace, "changes"), maxlen=0, approximate=False)
+
+    changes = await job.replace(allow_lost=False)
+
+    assert [change.contact_id for change in changes] == [contact_id.decode()]
+    assert await verify(redis, workspace) == []

@@ -1,0 +1,206 @@
+"""`kinfold replay` while everybody goes on: no reader, no dashboard and no projector notices."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import PublicName, key
+from kinfold_services.replay.rebuild import Rebuild
+from kinfold_services.replay.replay import Replay
+from kinfold_services.settings import Settings
+from tests.support.costs import costing
+from tests.support.event_log import HISTORY_ENTRIES, LOG_START_MS, append, entry_id, history
+from tests.support.projecting import ProjectorProcess, fold_log, projecting, stored_position, wait_until_folded
+from tests.support.replaying import NO_RULES, changes_since, kinfold, leftovers, polling, quietly, replay, verify
+from tests.support.snapshots import read_stream, take_snapshot
+from tests.support.waiting import wait_until
+
+POLLED: Final = 10
+LOAD_ENTRIES: Final = 20
+"""Appended again and again while the replay runs."""
+
+
+@cache
+def decoded_history() -> tuple[dict[str, Any], ...]:
+    """The events of the history."""
+    return tuple(map(msgspec.json.decode, history()))
+
+
+def repeated(times: int) -> Iterator[bytes]:
+    """The history so many times over, each time of other people on other devices."""
+    for turn in range(times):
+        for event in decoded_history():
+            marked = {field: f"{turn}.{event[field]}" for field in ("id", "visitorId", "externalId", "email") if field in event}
+            yield msgspec.json.encode(event | marked)
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+async def test_a_replay_under_a_steady_load_changes_nothing_that_anybody_sees(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, times: int
+):
+    """No change on the feed but the load's own, no read that misses anybody, and equal afterwards."""
+    with ProjectorProcess(redis_url, workspace, tmp_path / "log", feed_entries=10_000_000) as projector:
+        await wait_until_folded(redis, workspace, await append_many(redis, workspace, repeated(times)), 300)
+        told = await redis.xlen(key(workspace, "changes"))
+        names: tuple[PublicName, ...] = ("contacts", "visitors", "external-ids", "emails")
+        ids: dict[PublicName, Sequence[bytes]] = {name: await some_of(redis, workspace, name) for name in names}
+        stop = asyncio.Event()
+        loading = asyncio.create_task(load(redis, workspace, HISTORY_ENTRIES * times, stop))
+        async with polling(redis, workspace, ids) as polls:
+            answer = await kinfold(redis_url, workspace, "replay")
+            swapped_at = await stored_position(redis, workspace)
+            await wait_until(lambda: has_moved(redis, workspace, swapped_at))  # the projector goes on upon the new state
+        stop.set()
+        last, causes = await loading
+        await wait_until_folded(redis, workspace, last)
+        assert projector.process.poll() is None, projector.log.read_text()
+
+        print(f"{times}x: {polls[0].polls} polls, the slowest {polls[0].slowest_s * 1000:.0f} ms; {answer.said}")  # noqa: T201
+        assert (answer.status, answer.out) == (0, []), answer.said
+        assert polls[0].missed == []
+        assert polls[0].polls > 1
+        assert {change.cause for change in await changes_since(redis, workspace, told)} <= causes, "it tells of the load alone"
+        assert await stored_generation(redis, workspace), "it was replaced"
+        verified = await kinfold(redis_url, workspace, "verify")
+        assert (verified.status, verified.out) == (0, []), verified.said
+        assert verified.said.count("equal at") == 1
+        assert await leftovers(redis, workspace) == []
+
+
+APPEND: Final = """
+for number, event in ipairs(cmsgpack.unpack(ARGV[1])) do
+  redis.call('XADD', KEYS[1], (ARGV[2] + number) .. '-0', 'event', event)
+end
+"""
+
+
+async def append_many(client: Redis, workspace: str, events: Iterator[bytes]) -> str:
+    """As `append`, in a tenth of the time."""
+    number = 0
+    while some := [event.decode() for event in islice(events, 5000)]:
+        packed, before = msgspec.msgpack.encode(some), str(LOG_START_MS + number - 1)
+        await cast("Any", client.eval(APPEND, 1, key(workspace, "events"), cast("str", packed), before))
+        number += len(some)
+    return entry_id(number - 1)
+
+
+async def load(client: Redis, workspace: str, start: int, stop: asyncio.Event) -> tuple[str, set[str]]:
+    """Appends events of the people there are, some at a time as they are folded, until told to stop; the last id, and all."""
+    visitors = sorted({f"0.{event['visitorId']}" for event in decoded_history() if "visitorId" in event})
+    number, causes = start, set[str]()
+    while not stop.is_set():
+        events = [
+            {"type": "MetadataSet", "visitorId": visitors[each % len(visitors)], "metadata": {"load": each}}
+            for each in range(number, number + LOAD_ENTRIES)
+        ]
+        last = await append(client, workspace, events, start=number)
+        number += LOAD_ENTRIES
+        causes.update(map(entry_id, range(number - LOAD_ENTRIES, number)))
+        await wait_until_folded(client, workspace, last)
+    return entry_id(number - 1), causes
+
+
+async def some_of(client: Redis, workspace: str, name: PublicName) -> Sequence[bytes]:
+    """Some of a table's fields, from everywhere."""
+    fields = sorted(await cast("Awaitable[list[bytes]]", client.hkeys(key(workspace, name))))
+    return fields[:: max(1, len(fields) // POLLED)]
+
+
+async def stored_generation(client: Redis, workspace: str) -> bytes | None:
+    """Which rebuilding of the state there is."""
+    return await cast("Awaitable[bytes | None]", client.hget(key(workspace, "position"), "generation"))
+
+
+async def has_moved(client: Redis, workspace: str, position: bytes | None) -> bool:
+    """Whether the projector has come further."""
+    return await stored_position(client, workspace) != position
+
+
+async def test_an_event_id_from_before_the_swap_is_still_a_duplicate(redis: Redis, redis_url: str, workspace: str):
+    """The projector takes its window of duplicates, and its counts, over to the new generation."""
+    first = {"type": "VisitorIdentified", "id": "e-1", "externalId": "u-1", "name": "Ada"}
+    async with projecting(redis_url, workspace):
+        last = await append(redis, workspace, [first, *history()[:2000]])
+        await wait_until_folded(redis, workspace, last)
+        counts = (await take_snapshot(redis, workspace)).position
+
+        assert await replay(redis, workspace) == []
+
+        replayed = (await take_snapshot(redis, workspace)).position
+        assert replayed.pop(b"generation")
+        assert replayed == counts
+        last = await append(redis, workspace, [{**first, "name": "Eve"}, {"type": "VisitorSeen", "visitorId": "v"}], start=2001)
+        await wait_until_folded(redis, workspace, last)
+
+    after = (await take_snapshot(redis, workspace)).position
+    assert int(after[b"duplicate"]) == int(counts[b"duplicate"]) + 1
+    assert await verify(redis, workspace) == []
+    names = [json.loads(fields[b"change"])["contact"]["name"] for _, fields in await read_stream(redis, workspace, "changes")]
+    assert "Eve" not in names
+
+
+@pytest.mark.parametrize("cached_records", [0, 20, 300])
+async def test_a_rebuild_in_bounded_memory_gives_the_same_bytes(
+    redis: Redis, redis_url: str, workspace: str, cached_records: int
+):
+    """What does not fit into memory is written to the staging area and loaded again from there."""
+    last = await append(redis, workspace, history()[:6000])
+    async with projecting(redis_url, workspace):
+        await wait_until_folded(redis, workspace, last)
+    expected = await take_snapshot(redis, workspace)
+
+    assert await replay(redis, workspace, cached_records=cached_records) == []
+
+    found = await take_snapshot(redis, workspace)
+    assert found.position.pop(b"generation")
+    found.must_equal(expected)
+    assert await leftovers(redis, workspace) == []
+
+
+async def test_the_projector_waits_for_no_more_than_what_it_folded_meanwhile(redis: Redis, redis_url: str, workspace: str):
+    """All that is there when a replay begins is rebuilt and compared before it holds anybody back."""
+    last = await append(redis, workspace, history()[:6000])
+    await fold_log(redis, redis_url, workspace)
+    job = Replay(redis, Settings(workspace=workspace), NO_RULES)
+
+    await job.build(quietly)
+    assert job.rebuild.position.stream_id == last
+    await job.compare()
+    assert await redis.exists(key(workspace, "hold")) == 0
+
+    async with costing(redis) as cost:
+        assert await job.replace(allow_lost=False) == []
+    assert cost.commands.get("xrange", 0) <= 2, cost
+    assert cost.bytes_out < 100_000, cost
+
+
+async def test_a_workspace_that_was_never_folded_is_replayed_as_far_as_it_was(redis: Redis, redis_url: str, workspace: str):
+    """Not at all; and the projector then starts at the log's beginning."""
+    last = await append(redis, workspace, history()[:100])
+    assert await replay(redis, workspace) == []
+    async with projecting(redis_url, workspace):
+        await wait_until_folded(redis, workspace, last)
+    assert await verify(redis, workspace) == []
+
+
+async def test_a_rebuild_does_not_move_the_position_that_redis_tools_see(redis: Redis, redis_url: str, workspace: str):
+    """The consumer group shows the projector's lag, whatever is built beside it."""
+    await append(redis, workspace, history()[:6000])
+    await fold_log(redis, redis_url, workspace)
+    before = await redis.xinfo_groups(key(workspace, "events"))
+
+    rebuild = Rebuild(redis, Settings(workspace=workspace, cached_records=0), "verify", NO_RULES)
+    await rebuild.begin()
+    await rebuild.advance(entry_id(2999))
+
+    assert await redis.xinfo_groups(key(workspace, "events")) == before
+    await rebuild.clean()

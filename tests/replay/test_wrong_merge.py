@@ -1,0 +1,221 @@
+"""The wrong merge, taken back: an event named another customer's address, and life went on for a thousand events.
+
+Ben was known by his address alone. A form that somebody else had filled in said that Ada has that address, so Ben's contact was
+merged into hers. What came by Ben's address or his devices was Ada's from then on.
+"""
+
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.changes import ContactCreated, ContactUpdated
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.keys import key
+from tests.support.event_log import append, entry_id
+from tests.support.feed_reader import FeedReader, without_seen_times
+from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.replaying import changes_since, kinfold, last_entry, leftovers, verify
+from tests.support.snapshots import read_stream, take_snapshot
+
+ADA: Final = {"externalId": "u-ada"}
+BEN: Final = "ben@example.org"
+BEFORE: Final[list[dict[str, Any]]] = [
+    {"type": "VisitorIdentified", "visitorId": "v-ada", **ADA, "email": "ada@example.org", "name": "Ada"},
+    {"type": "VisitorIdentified", "visitorId": "v-ben", "email": BEN, "name": "Ben", "metadata": {"plan": "free"}},
+    {"type": "MetadataSet", **ADA, "metadata": {"plan": "pro"}},
+]
+WRONG: Final = {"type": "VisitorIdentified", **ADA, "email": BEN}
+WRONG_ENTRY: Final = entry_id(len(BEFORE))
+LATER: Final = 1000
+BACKLOG: Final = 12_000
+
+
+def later(number: int) -> dict[str, Any]:
+    """What happened afterwards: Ada and Ben, by turns, on devices old and new, by their names and by their devices alone."""
+    person, identity = ("ada", ADA) if number % 2 else ("ben", {"email": BEN})
+    match number // 2 % 4:
+        case 0:
+            return {"type": "VisitorIdentified", "visitorId": f"v-{person}-{number % 7}", **identity}
+        case 1:
+            return {"type": "MetadataSet", "visitorId": f"v-{person}", "metadata": {f"page-{number % 5}": person}}
+        case 2:
+            return {"type": "MetadataSet", **identity, "metadata": {"last": f"{person} {number}"}}
+        case _:
+            return {"type": "VisitorSeen", "visitorId": f"v-{person}"}
+
+
+@pytest.fixture(name="log")
+async def _log(redis: Redis, redis_url: str, workspace: str) -> list[dict[str, Any]]:
+    events = [*BEFORE, WRONG, *map(later, range(LATER))]
+    await append(redis, workspace, events)
+    await fold_log(redis, redis_url, workspace)
+    return events
+
+
+async def people(client: Redis, workspace: str) -> dict[str, Contact]:
+    """The living contacts, by their name."""
+    stored = (await take_snapshot(client, workspace)).contacts.values()
+    contacts = [msgspec.json.decode(each, type=Contact) for each in stored if b"mergedInto" not in each]
+    return {contact.name or contact.id: contact for contact in contacts}
+
+
+def lines(path: Path, *values: str) -> Path:
+    """A file with these lines, among comments and blank ones."""
+    path.write_text("# by hand\n\n" + "\n".join(f"  {value}  " for value in values) + "\n")
+    return path
+
+
+async def test_explain_names_the_event_and_the_rule(redis: Redis, redis_url: str, workspace: str, log: list[dict[str, Any]]):
+    """Whichever of the two one asks about: one line says that this event merged them, and why."""
+    found = await people(redis, workspace)
+    assert found.keys() == {"Ben"} or found.keys() == {"Ada"}
+    (contact,) = found.values()
+    assert contact.external_id == "u-ada"
+    ben = (await kinfold(redis_url, workspace, "show", "--email", BEN, "--at", entry_id(1))).out[0]
+
+    for asked in (contact.id, ben["id"]):
+        answer = await kinfold(redis_url, workspace, "explain", asked)
+        assert answer.status == 0
+        assert len(answer.out) == len(log)
+        merging = [step for step in answer.out if any(deed["what"].startswith("merged") for deed in step["did"])]
+        assert [(step["entry"], step["event"]) for step in merging] == [(WRONG_ENTRY, WRONG)]
+        assert {"what": f"merged {ben['id']}", "rule": "5, second table: the event names both"} in merging[0]["did"]
+    assert f"{ben['id']} was merged into {contact.id}" in answer.said
+
+
+async def test_excluding_the_event_gives_two_contacts_again(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """Each with what belongs to it, later events included; dashboards follow; every later replay keeps it so."""
+    told = await redis.xlen(key(workspace, "changes"))
+    file = lines(tmp_path / "wrong", WRONG_ENTRY)
+
+    async with projecting(redis_url, workspace):
+        answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", file)
+        assert answer.status == 0, answer.said
+        last = await append(redis, workspace, [later(number) for number in range(100)], start=len(log) + 1)
+        await wait_until_folded(redis, workspace, last)
+
+    found = await people(redis, workspace)
+    ada, ben = found["Ada"], found["Ben"]
+    assert (ada.external_id, ada.email) == ("u-ada", "ada@example.org")
+    assert (ben.external_id, ben.email) == (None, BEN)
+    assert {visitor.split("-")[1] for visitor in ada.visitor_ids} == {"ada"}
+    assert {visitor.split("-")[1] for visitor in ben.visitor_ids} == {"ben"}
+    assert ada.metadata["plan"] == "pro"
+    assert ben.metadata["plan"] == "free"
+    for name, contact in (("ada", ada), ("ben", ben)):
+        assert {str(value).split()[0] for field, value in contact.metadata.items() if field != "plan"} == {name}
+
+    changes = await changes_since(redis, workspace, told)
+    assert [msgspec.to_builtins(change) for change in changes[:2]] == answer.out
+    assert {(type(change), change.contact_id) for change in changes[:2]} == {(ContactCreated, ben.id), (ContactUpdated, ada.id)}
+    dashboard = FeedReader()
+    for change in await changes_since(redis, workspace, 0):
+        dashboard.apply(change)
+    assert {each: without_seen_times(contact) for each, contact in dashboard.contacts.items()} == {
+        each.id: without_seen_times(each) for each in (ada, ben)
+    }
+
+    before = await take_snapshot(redis, workspace)
+    again = await kinfold(redis_url, workspace, "replay")
+    assert (again.status, again.out) == (0, [])
+    after = await take_snapshot(redis, workspace)
+    after._replace(position=before.position).must_equal(before)
+    assert await verify(redis, workspace) == []
+    assert await leftovers(redis, workspace) == []
+
+
+async def test_the_log_says_what_was_excluded(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """Once, however often it is asked for; a replay that finds it there needs no file, and looking back heeds it."""
+    file = lines(tmp_path / "wrong", WRONG_ENTRY)
+    for _ in range(2):
+        assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
+        await fold_log(redis, redis_url, workspace)
+
+    entries = (await read_stream(redis, workspace, "events"))[len(log) :]
+    events = [msgspec.json.decode(fields[b"event"], type=EventsExcluded) for _, fields in entries]
+    assert [event.entries for event in events] == [[WRONG_ENTRY]]
+    shown = await kinfold(redis_url, workspace, "contacts", "--at", "9" * 13)
+    assert shown.status == 1, "the future has not come yet"
+    now = await last_entry(redis, workspace)
+    assert len((await kinfold(redis_url, workspace, "contacts", "--at", now)).out) == 2
+    assert len((await kinfold(redis_url, workspace, "contacts", "--at", entry_id(len(log) - 1))).out) == 1
+    position = (await take_snapshot(redis, workspace)).position
+    assert position[b"excluded"] == b"1"
+    assert await verify(redis, workspace) == []
+
+
+async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """As if it had never been said."""
+    before = await take_snapshot(redis, workspace)
+    assert (
+        await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "wrong", WRONG_ENTRY))
+    ).status == 0
+    await fold_log(redis, redis_url, workspace)
+    assert len(await people(redis, workspace)) == 2
+    exclusion = await last_entry(redis, workspace)
+
+    answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "right", exclusion))
+
+    assert answer.status == 0, answer.said
+    assert sorted(change["type"] for change in answer.out) == ["ContactGone", "ContactUpdated"]
+    await fold_log(redis, redis_url, workspace)
+    after = await take_snapshot(redis, workspace)
+    assert (after.contacts, after.visitors, after.emails) == (before.contacts, before.visitors, before.emails)
+    assert (await kinfold(redis_url, workspace, "replay")).out == []
+    assert await verify(redis, workspace) == []
+    assert len(log) == int(after.position[b"folded"]) + int(after.position[b"no-op"]) + int(after.position[b"stale"]) - 1
+
+
+async def test_a_dry_run_prints_who_would_differ_and_changes_nothing(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """Under other exclusions and under other rules; the log, the state, the feed and the rules are what they were."""
+    before = await take_snapshot(redis, workspace)
+    (contact,) = (await people(redis, workspace)).values()
+    excluding = await kinfold(
+        redis_url, workspace, "replay", "--dry-run", "--exclude-events", lines(tmp_path / "a", WRONG_ENTRY)
+    )
+    blocking = await kinfold(
+        redis_url, workspace, "replay", "--dry-run", "--blocked-identifiers", lines(tmp_path / "b", BEN, "/^v-ada-/")
+    )
+
+    assert (excluding.status, blocking.status) == (0, 0)
+    assert "nothing is replaced" in excluding.said
+    assert {change["type"] for change in excluding.out} == {"ContactCreated", "ContactUpdated"}
+    (change,) = blocking.out
+    assert (change["type"], change["contactId"]) == ("ContactUpdated", contact.id)
+    assert change["contact"]["email"] == "ada@example.org"
+    assert change["contact"]["visitorIds"] == ["v-ada"]
+    assert "visitorIds" in change["changed"]
+    (await take_snapshot(redis, workspace)).must_equal(before)
+    assert await redis.xlen(key(workspace, "events")) == len(log)
+
+
+async def test_identifiers_that_a_replay_blocked_stay_blocked(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """For the projector that goes on, entries included that it had read already, and for every later replay."""
+    last = await append(redis, workspace, [later(number) for number in range(BACKLOG)], start=len(log))
+    async with projecting(redis_url, workspace, batch_entries=5) as service:  # it has a long way to go
+        answer = await kinfold(redis_url, workspace, "replay", "--blocked-identifiers", lines(tmp_path / "b", BEN, "/^v-ada-/"))
+        assert answer.status == 0
+        assert service.workspaces[workspace].position.stream_id != last, "it was replaced under way"
+        await wait_until_folded(redis, workspace, last)
+
+    (contact,) = (await people(redis, workspace)).values()
+    assert contact.visitor_ids == ["v-ada"]
+    blocked = await cast("Awaitable[set[bytes]]", redis.smembers(key(workspace, "blocked-identifiers")))
+    assert blocked == {BEN.encode(), b"/^v-ada-/"}
+    assert (await kinfold(redis_url, workspace, "verify")).status == 0
+    assert (await kinfold(redis_url, workspace, "replay")).out == []

@@ -1,0 +1,145 @@
+"""Every way to reach a server: the same code, and the same contacts (contract section 8)."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_services.connections import Client, ServerTooOld, check_server, check_url, connect
+from kinfold_services.embedded import EmbeddedServer, ServerBinary, find_server_binary
+from kinfold_services.queries import Workspace
+from tests.support.command_line import Kinfold
+from tests.support.engines import cluster, fail_over, free_port, running, sentinel, tls_server
+from tests.support.event_log import append, history
+from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.snapshots import take_snapshot
+
+EVENTS: Final = 2000
+WORKSPACE: Final = "acme"
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Client]:
+    """A client of kinfold's own."""
+    client = connect(url)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def assert_folds_there(url: str, redis: Redis, redis_url: str) -> None:
+    """The projector and the command line do there what they do on an ordinary server."""
+    await append(redis, WORKSPACE, history()[:EVENTS])
+    await fold_log(redis, redis_url, WORKSPACE)
+    expected = await take_snapshot(redis, WORKSPACE)
+    async with connected(url) as client:
+        assert (await check_server(client)).startswith(("redis ", "valkey "))
+        last = await append(client, WORKSPACE, history()[:EVENTS])
+        await client.sadd("kinfold:workspaces", WORKSPACE)
+        async with projecting(url, batch_entries=100):
+            await wait_until_folded(client, WORKSPACE, last)
+
+        (await take_snapshot(client, WORKSPACE)).must_equal(expected)
+        status = await Workspace(client, WORKSPACE).status()
+        assert (status.entries, status.lag) == (EVENTS, 0)
+
+    kinfold = Kinfold("--redis-url", url)
+    shown = await asyncio.to_thread(kinfold.run, "contacts", "--workspace", WORKSPACE)
+    assert len(shown.lines) == status.contacts
+    event = b'{"type":"VisitorSeen","visitorId":"v-1"}'
+    published = await asyncio.to_thread(kinfold.run, "publish", "--workspace", WORKSPACE, stdin=event)
+    assert published.lines[0]["workspace"] == WORKSPACE
+
+
+async def test_over_a_unix_socket(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`unix:///path?db=0`, as the embedded server has it; a space in the path is written %20."""
+    with EmbeddedServer.start(tmp_path / "two words") as server:
+        assert "%20" in server.url
+        await assert_folds_there(server.url, redis, redis_url)
+
+
+async def test_over_tcp(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`redis://host:port/3`, with a password."""
+    port = free_port()
+    with running(tmp_path, "--port", port, "--requirepass", "s3cret"):
+        await assert_folds_there(f"redis://:s3cret@127.0.0.1:{port}/3", redis, redis_url)
+
+
+async def test_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`rediss://`, the certificate checked."""
+    async with tls_server(tmp_path) as url:
+        await assert_folds_there(url, redis, redis_url)
+
+
+async def test_on_a_cluster(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`redis+cluster://`: a workspace is one slot, and every command finds its node."""
+    async with cluster(tmp_path) as url:
+        await assert_folds_there(url, redis, redis_url)
+
+
+async def test_on_a_cluster_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`rediss+cluster://`."""
+    async with cluster(tmp_path, tls=True) as url:
+        await assert_folds_there(url, redis, redis_url)
+
+
+async def test_behind_sentinel(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """`redis+sentinel://`: Sentinel is asked who the master is; the password is the master's."""
+    async with sentinel(tmp_path) as (url, _):
+        await assert_folds_there(url, redis, redis_url)
+
+
+@pytest.mark.slow
+async def test_a_failover_behind_sentinel_is_survived(tmp_path: Path) -> None:
+    """The projector finds the new master by itself and goes on."""
+    async with sentinel(tmp_path) as (url, watcher), projecting(url, WORKSPACE):
+        async with connected(url) as client:
+            last = await append(client, WORKSPACE, history()[:EVENTS])
+            await wait_until_folded(client, WORKSPACE, last)
+            await client.wait(1, 10_000)
+        await fail_over(watcher)
+        async with connected(url) as client:
+            last = await append(client, WORKSPACE, history()[EVENTS : 2 * EVENTS], start=EVENTS)
+            await wait_until_folded(client, WORKSPACE, last)
+            status = await Workspace(client, WORKSPACE).status()
+            assert (status.entries, status.lag, status.duplicate) == (2 * EVENTS, 0, 0)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server on PATH")
+async def test_redis_and_valkey_give_the_same_bytes(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+    """Debian's Redis 7.0 and whatever the other tests run on."""
+    binary = ServerBinary.at(Path(shutil.which("redis-server") or ""))
+    assert binary.engine == "redis" or binary != find_server_binary()
+    with EmbeddedServer.start(tmp_path, binary=binary) as server:
+        await assert_folds_there(server.url, redis, redis_url)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("redis+sentinel://localhost:26379", "without the name of the master"),
+        ("redis+sentinel://localhost:26379/", "without the name of the master"),
+        ("redis+sentinel://localhost:26379/master/x", "database 'x'"),
+        ("http://localhost", "scheme"),
+        ("redis+http://localhost:port", "port"),
+        ("", "scheme"),
+    ],
+)
+def test_a_url_that_is_none_is_refused(url: str, found: str) -> None:
+    """The sentence says how they are written."""
+    with pytest.raises(ValueError, match=rf"redis URL: .*{found}.*; allowed are redis\[s\]://host:port/0, unix://") as refused:
+        check_url(url)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of 6.2 lacks what the projector needs: it says so before it touches anything."""
+    monkeypatch.setattr("kinfold_services.connections.MIN_SERVER_VERSION", (99, 0))
+    with pytest.raises(ServerTooOld, match=r"found version \d+\.\d+.*, allowed are Redis 7.0, Valkey 8 and newer"):
+        await check_server(redis)

@@ -1,0 +1,88 @@
+"""`faststream run kinfold_services.projector.app:app`: the projector under FastStream's own command line."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import key
+from tests.support.engines import free_port
+from tests.support.event_log import append, entry_id, history
+from tests.support.projecting import clean_environment, wait_until_folded
+from tests.support.waiting import wait_until
+
+APP = "kinfold_services.projector.app:app"
+FASTSTREAM = [sys.executable, "-m", "faststream", "run", APP]
+
+
+@contextmanager
+def faststream(log: Path, **variables: str) -> Generator["subprocess.Popen[bytes]"]:
+    """Runs the app with these settings."""
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            FASTSTREAM, env=clean_environment(**variables), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_path: Path, number: signal.Signals) -> None:
+    """Settings come from the environment; a signal ends it in good order."""
+    last = await append(redis, "acme", history()[:2000])
+    with faststream(tmp_path / "log", KINFOLD_REDIS_URL=redis_url, KINFOLD_SERVE="acme, zeta") as process:
+        await wait_until_folded(redis, "acme", last)
+        await append(redis, "zeta", history()[:1])
+        await wait_until_folded(redis, "zeta", entry_id(0))
+        process.send_signal(number)
+        await wait_until(lambda: process.poll() is not None, 30)
+
+    log = (tmp_path / "log").read_text()
+    assert process.returncode == 0, log
+    assert '"event": "projector starts"' in log
+    assert '"event": "projector stopped"' in log
+    assert "Traceback" not in log
+
+
+async def test_the_app_that_lost_its_place_ends_with_an_error(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    """So that whoever watches it learns that it did not just finish."""
+    await append(redis, "acme", history()[:10])
+    with faststream(tmp_path / "log", KINFOLD_REDIS_URL=redis_url, KINFOLD_SERVE="acme") as process:
+        await wait_until_folded(redis, "acme", entry_id(9))
+        await redis.hset(key("acme", "position"), "stream_id", entry_id(3))
+        await append(redis, "acme", history()[10:20], start=10)
+        await wait_until(lambda: process.poll() is not None, 30)
+
+    assert process.returncode != 0
+    assert "LOSTPLACE found" in (tmp_path / "log").read_text()
+
+
+async def test_the_app_without_a_server_ends_with_an_error(tmp_path: Path) -> None:
+    """It does not wait for a server that may never come: whoever runs it starts it again."""
+    with faststream(tmp_path / "log", KINFOLD_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as process:
+        await wait_until(lambda: process.poll() is not None, 30)
+
+    assert process.returncode != 0
+
+
+def test_importing_the_app_connects_to_nothing() -> None:
+    """A program may import it to look at it."""
+    code = f"import {APP.partition(':')[0]} as m; print(type(m.app).__name__)"
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=clean_environment(KINFOLD_REDIS_URL="redis://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (said.returncode, said.stdout) == (0, "FastStream\n"), said.stderr

@@ -1,0 +1,93 @@
+"""How soon an event shows: a tenth of a second, and within one for a workspace that was not there before."""
+
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import WORKSPACES, key
+from tests.support.projecting import projecting
+from tests.support.waiting import wait_until
+
+TRIES = 15
+
+
+async def test_an_event_shows_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
+    """The median of several tries, so that one hiccup of a busy machine says nothing about kinfold."""
+    async with projecting(redis_url):
+        await appears(redis, "default", "v-first")  # the projector is up
+
+        delays_s = [await measured(partial(appears, redis, "default", f"v-{number}")) for number in range(TRIES)]
+
+    assert statistics.median(delays_s) < 0.1, delays_s
+
+
+async def test_a_workspace_that_is_added_while_the_projector_runs_is_picked_up_within_a_second(
+    redis: Redis, redis_url: str
+) -> None:
+    """`SADD kinfold:workspaces acme`, and what is appended there is folded."""
+    async with projecting(redis_url):
+        await appears(redis, "default", "v-first")
+
+        delays_s = [await measured(partial(joins_and_appears, redis, f"acme-{number}")) for number in range(TRIES)]
+
+    assert statistics.median(delays_s) < 1.0, delays_s
+
+
+async def test_an_event_in_an_added_workspace_shows_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
+    """The same from the first event on: XADD and SADD together, in whichever order."""
+    async with projecting(redis_url):
+        await appears(redis, "default", "v-first")
+
+        delays_s = [await measured(partial(joins_and_appears, redis, f"acme-{number}")) for number in range(TRIES)]
+
+    assert statistics.median(delays_s) < 0.1, delays_s
+
+
+async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) -> None:
+    """More than a connection pool holds by default: each waits for its own log, and none for another's."""
+    names = [f"tenant-{number}" for number in range(150)]
+    await redis.sadd(WORKSPACES, *names)
+    for name in names:
+        await append_seen(redis, name, "v-1")
+
+    async with projecting(redis_url):
+        for name in names:
+            await wait_until(partial(shows, redis, name, "v-1"), 30)
+        last = names[-1]
+        delays_s = [await measured(partial(appears, redis, last, f"v-x{number}")) for number in range(TRIES)]
+
+    assert statistics.median(delays_s) < 0.1, delays_s
+
+
+async def measured(work: Callable[[], Awaitable[None]]) -> float:
+    """How many seconds it takes."""
+    started = time.perf_counter()
+    await work()
+    return time.perf_counter() - started
+
+
+async def appears(client: Redis, workspace: str, visitor_id: str) -> None:
+    """Appends an event and waits until its visitor is there."""
+    await append_seen(client, workspace, visitor_id)
+    await wait_until(lambda: shows(client, workspace, visitor_id))
+
+
+async def joins_and_appears(client: Redis, workspace: str) -> None:
+    """The same in a workspace that nobody knew."""
+    await client.sadd(WORKSPACES, workspace)
+    await appears(client, workspace, "v-1")
+
+
+async def append_seen(client: Redis, workspace: str, visitor_id: str) -> None:
+    """As redis-cli does it."""
+    event = json.dumps({"type": "VisitorSeen", "visitorId": visitor_id})
+    await client.xadd(key(workspace, "events"), {"event": event})
+
+
+async def shows(client: Redis, workspace: str, visitor_id: str) -> bool:
+    """Whether the visitor is stored."""
+    return await client.hexists(key(workspace, "visitors"), visitor_id)

@@ -1,0 +1,79 @@
+"""Redis goes away and comes back while events are folded: the projector goes on by itself, and nothing is lost or doubled."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.projector.service import ProjectorService
+from tests.support.event_log import HISTORY_ENTRIES, append, entry_id, forget_all_but_the_log, history
+from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded
+from tests.support.snapshots import take_snapshot
+from tests.support.waiting import wait_until
+
+WORKSPACE: Final = "default"
+BATCH_ENTRIES: Final = 50
+EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
+
+
+async def stop(server: EmbeddedServer) -> None:
+    """As an operator does it."""
+    await asyncio.to_thread(server.stop)
+
+
+async def kill(server: EmbeddedServer) -> None:
+    """As the kernel does it when memory is short."""
+    async with Redis.from_url(server.url) as client:
+        pid = (await client.info("server"))["process_id"]
+    os.kill(pid, signal.SIGKILL)
+    await wait_until(lambda: not server.is_running())
+
+
+@asynccontextmanager
+async def serving(data_dir: Path) -> AsyncGenerator[tuple[EmbeddedServer, Redis]]:
+    """A server on the directory, with what it held before."""
+    with EmbeddedServer.start(data_dir) as server:
+        async with Redis.from_url(server.url) as client:
+            yield server, client
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [stop, kill])
+async def test_a_server_that_ends_under_load_and_comes_back(tmp_path: Path, end: Callable[[EmbeddedServer], Any]) -> None:
+    """What it acknowledged it has, what it has not the projector does again: the same bytes as without."""
+    async with serving(tmp_path) as (server, client):
+        last = await append(client, WORKSPACE, history())
+        await fold_log(client, server.url, WORKSPACE)
+        undisturbed = await take_snapshot(client, WORKSPACE)
+        await forget_all_but_the_log(client, WORKSPACE)
+        url = server.url
+
+        async with projecting(url, batch_entries=BATCH_ENTRIES) as service:
+            await wait_until(lambda: has_come_to(client, EARLY))
+            await end(server)
+            assert not server.is_running()
+            async with serving(tmp_path) as (again, client_again):
+                assert again.url == url
+                assert await stored_position(client_again, WORKSPACE) != last.encode(), "it was done before the outage"
+                await wait_until_folded(client_again, WORKSPACE, last)
+                await a_new_workspace_is_still_found(client_again, service)
+                service.app.exit()
+                (await take_snapshot(client_again, WORKSPACE)).must_equal(undisturbed)
+
+
+async def has_come_to(client: Redis, target: str) -> bool:
+    """Whether that entry is folded."""
+    return (await stored_position(client, WORKSPACE) or b"") >= target.encode()
+
+
+async def a_new_workspace_is_still_found(client: Redis, service: ProjectorService) -> None:
+    """The look-out for workspaces has survived as well."""
+    await client.sadd("kinfold:workspaces", "acme")
+    await wait_until(lambda: "acme" in service.workspaces)

@@ -1,0 +1,394 @@
+"""`kinfold export` and `kinfold import`: the same log elsewhere, and from it the same contacts."""
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import WORKSPACES, key
+from kinfold_services.connections import connect
+from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.log_file import Header, LogFile, Trailer
+from kinfold_services.streams import StreamEntry
+from kinfold_services.transfer import Checked, Import, ImportRefused
+from tests.support.event_log import HISTORY_CONTACTS, HISTORY_ENTRIES, append, entry_id, history
+from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.running import kinfold
+from tests.support.transferring import damage, killed_import, log, names_in, producing, raw, start, state
+from tests.support.waiting import wait_until
+
+HEADER = Header(workspace="default", blocked_identifiers=[], settled_rejects={})
+TRAILER = Trailer(entries=2, lost=0, first="1-0", last="3-0", sha256="")
+KILLS = 8
+SOME = 3000
+
+
+@pytest.fixture
+def elsewhere_url(tmp_path: Path) -> Iterator[str]:
+    """Give the URL of a second server: the laptop that production's log is brought to."""
+    with EmbeddedServer.start(tmp_path / "elsewhere") as server:
+        yield server.url
+
+
+@pytest.fixture
+async def elsewhere(elsewhere_url: str) -> AsyncIterator[Redis]:
+    """Give a client of the second server."""
+    async with Redis.from_url(elsewhere_url) as client:
+        yield client
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("name", ["log.ndjson", "log.ndjson.gz", "log.ndjson.zst"])
+    async def test_the_contacts_are_the_same_byte_for_byte(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, *, tmp_path: Path, name: str
+    ) -> None:
+        """What `kinfold contacts` prints there is what it prints here, a real projector on both."""
+        file = tmp_path / name
+        last = await append(redis, "default", history())
+        await fold_log(redis, redis_url, "default")
+
+        exported = await kinfold(redis_url, "export", file)
+        imported = await kinfold(elsewhere_url, "import", file)
+        await fold_log(elsewhere, elsewhere_url, "default")
+
+        assert (exported.status, imported.status) == (0, 0), (exported, imported)
+        assert imported.objects() == [
+            {"workspace": "default", "entries": HISTORY_ENTRIES, "appended": HISTORY_ENTRIES, "position": last}
+        ]
+        here, there = await kinfold(redis_url, "contacts"), await kinfold(elsewhere_url, "contacts")
+        assert len(here.objects()) == HISTORY_CONTACTS
+        assert there.output == here.output
+        assert await state(elsewhere, "default") == await state(redis, "default")
+
+    async def test_every_byte_of_every_entry_comes_back(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+    ) -> None:
+        """Other fields, no fields of ours, a name that comes twice, bytes that are no text, more fields than a script takes."""
+        many = [part for number in range(4500) for part in (f"f{number}", "x")]
+        entries: list[list[Any]] = [
+            ["event", b'{"type":"VisitorSeen","visitorId":"v-1"}'],
+            ["event", b"\xff\x00\r\n"],
+            ["a", "1", "a", "2", "event", "{}"],
+            [b"\xfe", b""],
+            many,
+            ["event", b"{}", "event", b"[]"],
+        ]
+        for number, fields in enumerate(entries):
+            await raw(redis, "XADD", key("default", "events"), f"5-{number}", *fields)
+        file = tmp_path / "log.ndjson.gz"
+
+        await kinfold(redis_url, "export", file)
+        await kinfold(elsewhere_url, "import", file)
+
+        assert len(await log(redis, "default")) == len(entries)
+        assert await log(elsewhere, "default") == await log(redis, "default")
+
+    async def test_a_workspaces_own_blocked_identifiers_come_along(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+    ) -> None:
+        """They decide who is a person, and a projector that waits for the first entry there heeds them."""
+        await redis.sadd(key("default", "blocked-identifiers"), "kiosk", "/^test-/")
+        await append(redis, "default", [identified("kiosk", "v-1"), identified("test-1", "v-2"), identified("u-1", "v-3")])
+        await fold_log(redis, redis_url, "default")
+        file = tmp_path / "log.ndjson"
+        await kinfold(redis_url, "export", file)
+
+        async with projecting(elsewhere_url):
+            await wait_until(lambda: elsewhere.exists(key("default", "events")))  # the projector is there, and waits
+            await kinfold(elsewhere_url, "import", file)
+            await wait_until_folded(elsewhere, "default", entry_id(2))
+
+        assert len((await kinfold(elsewhere_url, "contacts")).objects()) == 1
+        assert await state(elsewhere, "default") == await state(redis, "default")
+
+    async def test_what_the_log_excludes_is_honoured_by_a_replay(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+    ) -> None:
+        """A wrong merge that was taken back here is folded there at first, which is said, and a replay makes it the same."""
+        merging = {"type": "VisitorIdentified", "externalId": "u-1", "email": "b@example.org"}
+        ben = {"type": "VisitorIdentified", "email": "b@example.org", "name": "Ben"}
+        last = await append(redis, "default", [identified("u-1", "v-1"), ben, merging])
+        await fold_log(redis, redis_url, "default")
+        (tmp_path / "excluded").write_text(last)
+        await kinfold(redis_url, "replay", "--exclude-events", tmp_path / "excluded")
+        await kinfold(redis_url, "export", tmp_path / "log.ndjson")
+
+        imported = await kinfold(elsewhere_url, "import", tmp_path / "log.ndjson")
+        await fold_log(elsewhere, elsewhere_url, "default")
+        replayed = await kinfold(elsewhere_url, "replay")
+
+        assert "the log has 1 EventsExcluded: run kinfold replay" in imported.errors
+        assert replayed.status == 0, replayed
+        here, there = await kinfold(redis_url, "contacts"), await kinfold(elsewhere_url, "contacts")
+        assert len(here.objects()) == 2
+        assert there.output == here.output
+
+    async def test_an_export_is_of_one_moment(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+        """Producers go on meanwhile, and what they append is not in the file."""
+        await append(redis, "default", history()[:SOME])
+        file = tmp_path / "log.ndjson.gz"
+
+        async with producing(redis, "default", start=SOME):
+            said = await kinfold(redis_url, "export", file)
+
+        assert said.status == 0, said
+        trailer = said.objects()[0]["trailer"]
+        with LogFile(file) as read:
+            ids = [entry.id.decode() for page in read.pages() for entry in page]
+        there = [entry for entry, _ in await log(redis, "default")]
+        assert [each.encode() for each in ids] == there[: len(ids)]
+        assert (trailer["entries"], trailer["last"], trailer["lost"]) == (len(ids), ids[-1], 0)
+        assert len(ids) >= SOME
+
+    async def test_the_same_log_gives_the_same_file(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+        """No clock and no name in it, so that backups can be compared and shared."""
+        await append(redis, "default", history()[:SOME])
+
+        for name in ("a.gz", "b.gz", "a.zst", "b.zst"):
+            await kinfold(redis_url, "export", tmp_path / name)
+
+        assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+        assert (tmp_path / "a.zst").read_bytes() == (tmp_path / "b.zst").read_bytes()
+
+
+class TestInterrupted:
+    @pytest.mark.slow
+    async def test_an_import_killed_at_random_instants_goes_on(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+    ) -> None:
+        """SIGKILL, again and again, a projector running all the while: in the end the log is the file's, once."""
+        file = tmp_path / "log.ndjson.zst"
+        last = await append(redis, "default", history())
+        await kinfold(redis_url, "export", file)
+        await fold_log(redis, redis_url, "default")
+        dice = random.Random(20261122)  # noqa: S311  a test may be foreseen
+        instants = sorted(dice.randrange(HISTORY_ENTRIES) for _ in range(KILLS))
+
+        async with projecting(elsewhere_url):
+            lengths = [await killed_import(elsewhere, elsewhere_url, file, instant) for instant in instants]
+            finished = await kinfold(elsewhere_url, "import", file)
+            await wait_until_folded(elsewhere, "default", last)
+
+        assert finished.status == 0, finished
+        assert lengths == sorted(lengths)
+        assert any(0 < length < HISTORY_ENTRIES for length in lengths), lengths
+        assert finished.objects()[0]["appended"] == HISTORY_ENTRIES - lengths[-1]
+        assert await log(elsewhere, "default") == await log(redis, "default")
+        assert await state(elsewhere, "default") == await state(redis, "default")
+
+    @pytest.mark.slow
+    async def test_a_killed_export_leaves_nothing_that_looks_like_one(
+        self, redis: Redis, redis_url: str, tmp_path: Path
+    ) -> None:
+        """The file has its name when it is whole."""
+        await append(redis, "default", history())
+        file = tmp_path / "log.ndjson.gz"
+        process = await start(redis_url, "export", file)
+
+        await wait_until(lambda: list(tmp_path.glob(".*.partial")))
+        process.kill()
+        await process.wait()
+
+        assert not file.exists()
+        assert (await kinfold(redis_url, "export", file)).status == 0
+
+    async def test_an_import_done_twice_appends_nothing_more(
+        self, redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+    ) -> None:
+        """Whoever lost the answer may ask again."""
+        await append(redis, "default", history()[:SOME])
+        file = tmp_path / "log.ndjson"
+        await kinfold(redis_url, "export", file)
+        await kinfold(elsewhere_url, "import", file)
+
+        again = await kinfold(elsewhere_url, "import", file)
+
+        assert again.status == 0, again
+        assert again.objects()[0]["appended"] == 0
+        assert await elsewhere.xlen(key("default", "events")) == SOME
+
+
+class TestRefused:
+    """Each time with exit status 1, one sentence, and nothing appended."""
+
+    @pytest.fixture
+    async def file(self, redis: Redis, redis_url: str, tmp_path: Path) -> Path:
+        """Give an export of a log of three."""
+        await append(redis, "default", [identified(f"u-{number}", f"v-{number}") for number in range(3)])
+        file = tmp_path / "log.ndjson"
+        await kinfold(redis_url, "export", file)
+        return file
+
+    @pytest.mark.parametrize(
+        ("pattern", "replacement", "sentence"),
+        [
+            (rb"u-1", b"u-7", "sha256: found"),
+            (rb".{100}\Z", b"", "truncated"),
+            (rb'\{"entries".*\Z', b"", "truncated"),
+            (rb'"entries":3', b'"entries":2', "entries: found 2 in the trailer, allowed is 3"),
+            (rb'\{"id":"\d+-0","event":\{[^{]*v-2[^}]*\}\}\n', b"", "entries: found 3 in the trailer, allowed is 2"),
+            (rb"\A.*\Z", b"", "no header"),
+            (rb"\A.*\Z", b'{"type":"VisitorSeen","visitorId":"v-1"}\n', "no header"),
+        ],
+    )
+    async def test_a_damaged_file(
+        self, file: Path, elsewhere: Redis, elsewhere_url: str, *, pattern: bytes, replacement: bytes, sentence: str
+    ) -> None:
+        """It is found before the first entry is appended."""
+        damage(file, pattern, replacement)
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert f"{file}: " in said.errors
+        assert sentence in said.errors
+        assert await elsewhere.keys() == []
+
+    async def test_a_log_with_other_entries(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """Two histories are never mixed."""
+        await append(elsewhere, "default", [identified("somebody-else", "v-1")])
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert f"log: found {entry_id(0)}, where the file has other fields" in said.errors
+        assert await elsewhere.keys() == [key("default", "events").encode()]
+        assert await elsewhere.xlen(key("default", "events")) == 1
+
+    async def test_a_log_that_has_gone_on(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """The import was done, and life goes on: there is nothing left to do, and that is said."""
+        await kinfold(elsewhere_url, "import", file)
+        await append(elsewhere, "default", [identified("u-9", "v-9")], start=10)
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert "all of the file is there" in said.errors
+        assert await elsewhere.xlen(key("default", "events")) == 4
+
+    async def test_a_workspace_with_a_state(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """A log that somebody deleted leaves a position behind, and a projector would skip what comes before it."""
+        await append(elsewhere, "default", [identified("u-9", "v-9")], start=10)
+        await fold_log(elsewhere, elsewhere_url, "default")
+        await elsewhere.delete(key("default", "events"))
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert "position: found a state in workspace default" in said.errors
+        assert await elsewhere.exists(key("default", "events")) == 0
+
+    async def test_a_log_whose_entries_were_deleted(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """Redis never takes an older id than the newest it gave."""
+        await append(elsewhere, "default", [identified("u-9", "v-9")], start=10)
+        await elsewhere.xtrim(key("default", "events"), maxlen=0, approximate=False)
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert "allowed is a workspace that never had entries" in said.errors
+
+    async def test_another_workspaces_blocked_identifiers(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """Other rules make other contacts."""
+        await elsewhere.sadd(key("default", "blocked-identifiers"), "u-1")
+
+        said = await kinfold(elsewhere_url, "import", file)
+
+        assert said.status == 1
+        assert "blocked-identifiers: found 1" in said.errors
+        assert await elsewhere.exists(key("default", "events")) == 0
+
+    async def test_another_workspaces_name(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+        """Contact ids are made of it; --rename says that they may change."""
+        said = await kinfold(elsewhere_url, "import", file, "--workspace", "acme")
+
+        assert said.status == 1
+        assert "workspace: found default, allowed is acme" in said.errors
+        assert await elsewhere.keys() == []
+
+        renamed = await kinfold(elsewhere_url, "import", file, "--workspace", "acme", "--rename")
+
+        assert renamed.status == 0, renamed
+        assert WORKSPACES in renamed.errors, "nobody serves it yet, which is said"
+        assert await elsewhere.xlen(key("acme", "events")) == 3
+
+    async def test_a_log_that_had_lost_its_head(self, redis: Redis, redis_url: str, elsewhere_url: str, tmp_path: Path) -> None:
+        """It can be exported, which is said, and imported by whoever says that it may be."""
+        await append(redis, "default", [identified(f"u-{number}", f"v-{number}") for number in range(3)])
+        await redis.xtrim(key("default", "events"), maxlen=1, approximate=False)
+        file = tmp_path / "log.ndjson"
+
+        exported = await kinfold(redis_url, "export", file)
+        refused = await kinfold(elsewhere_url, "import", file)
+        allowed = await kinfold(elsewhere_url, "import", file, "--allow-truncated")
+
+        assert exported.status == 0
+        assert "lost 2 entries" in exported.errors
+        assert refused.status == 1
+        assert "lost: found 2 entries" in refused.errors
+        assert allowed.status == 0
+
+    async def test_a_workspace_without_a_log(self, redis_url: str, redis: Redis, tmp_path: Path) -> None:
+        """An export of nothing is a mistake in the name more likely than a wish."""
+        said = await kinfold(redis_url, "export", tmp_path / "log.ndjson", "--workspace", "nobody")
+
+        assert said.status == 1
+        assert "workspace nobody: found no log" in said.errors
+        assert names_in(tmp_path) == []
+        assert await redis.keys() == []
+
+    @pytest.mark.usefixtures("file")
+    async def test_a_directory_that_is_not_there(self, redis_url: str, tmp_path: Path) -> None:
+        """Named, and no traceback."""
+        said = await kinfold(redis_url, "export", tmp_path / "nowhere" / "log.ndjson")
+
+        assert said.status == 1
+        assert "nowhere" in said.errors
+        assert "Traceback" not in said.errors
+
+    async def test_a_server_that_is_not_there(self, file: Path, tmp_path: Path) -> None:
+        """Exit status 3."""
+        url = f"unix://{tmp_path}/nobody.sock"
+        assert (await kinfold(url, "export", tmp_path / "other.ndjson")).status == 3
+        assert (await kinfold(url, "import", file)).status == 3
+        assert not (tmp_path / "other.ndjson").exists()
+
+
+async def test_an_import_meets_a_producer(
+    redis: Redis, redis_url: str, elsewhere: Redis, elsewhere_url: str, tmp_path: Path
+) -> None:
+    """Somebody appends before the import is done: it stops, says so, and leaves what is the file's in its order."""
+    await append(redis, "default", history())
+    file = tmp_path / "log.ndjson"
+    await kinfold(redis_url, "export", file)
+    process = await start(elsewhere_url, "import", file)
+
+    await wait_until(lambda: elsewhere.xlen(key("default", "events")))
+    await append(elsewhere, "default", [identified("u-9", "v-9")], start=10 * HISTORY_ENTRIES)
+    _, errors = await process.communicate()
+
+    assert process.returncode == 1, errors
+    assert b"another writer" in errors
+    there = await log(elsewhere, "default")
+    assert there[:-1] == (await log(redis, "default"))[: len(there) - 1]
+
+
+async def test_an_import_finds_a_producer_between_two_entries(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    """Redis would take the next entry; but the log would not be the file's any more."""
+    file = tmp_path / "log.ndjson"
+    job = Import(connect(redis_url), "default", file, Checked(HEADER, TRAILER, exclusions=0))
+    await job._append_batch([StreamEntry(b"1-0", [b"event", b"{}"])])
+    await redis.xadd(key("default", "events"), {"event": "{}"}, id="2-0")
+
+    with pytest.raises(ImportRefused, match="found another writer"):
+        await job._append_batch([StreamEntry(b"3-0", [b"event", b"{}"])])
+
+    assert [entry for entry, _ in await log(redis, "default")] == [b"1-0", b"2-0"]
+    await job._client.aclose()
+
+
+def identified(external_id: str, visitor_id: str) -> dict[str, Any]:
+    return {"type": "VisitorIdentified", "externalId": external_id, "visitorId": visitor_id}

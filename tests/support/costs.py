@@ -1,0 +1,40 @@
+"""What a piece of work cost the server: which commands it ran how often, and how many bytes came in and went out."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+OURS = {"cmdstat_info"}
+
+
+class Cost:
+    """Filled when the work is done."""
+
+    def __init__(self) -> None:
+        self.commands: dict[str, int] = {}
+        """By command, those within scripts included."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.bytes_in} bytes in, {self.bytes_out} out, {self.commands}>"
+
+
+@asynccontextmanager
+async def costing(client: Redis) -> AsyncGenerator[Cost]:
+    """Measures what the server does meanwhile, for whomever."""
+    cost = Cost()
+    before, stats = await _counters(client)
+    yield cost
+    after, later = await _counters(client)
+    cost.commands = {name: count for name, calls in after.items() if (count := calls - before.get(name, 0))}
+    cost.bytes_in = int(later["total_net_input_bytes"]) - int(stats["total_net_input_bytes"])
+    cost.bytes_out = int(later["total_net_output_bytes"]) - int(stats["total_net_output_bytes"])
+
+
+async def _counters(client: Redis) -> tuple[dict[str, int], Mapping[str, Any]]:
+    commands = cast("dict[str, dict[str, Any]]", await client.info("commandstats"))
+    calls = {name.removeprefix("cmdstat_"): int(stats["calls"]) for name, stats in commands.items() if name not in OURS}
+    return calls, cast("Mapping[str, Any]", await client.info("stats"))

@@ -1,0 +1,86 @@
+"""A load on the feed: a server, a projector and a gateway in processes of their own, readers, and changes at a rate."""
+
+import asyncio
+import json
+import resource
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import key
+from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.gateway.keys import create_key
+from tests.support.gateways import GatewayProcess, stream_of
+from tests.support.projecting import ProjectorProcess
+
+_TICK_S = 0.05
+
+
+async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int, **settings: object) -> dict[str, Any]:
+    """What the readers say, how much memory the gateway took at most (`rss_mib`), and what Redis has on the feed (`feed`)."""
+    allow_files(readers + 1000)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    with (
+        EmbeddedServer.start(directory / "data") as server,
+        ProjectorProcess(server.url, "default", directory / "projector.log"),
+        GatewayProcess(server.url, port, directory / "gateway.log", gateway_requests_per_s=100_000, **settings) as gateway,
+    ):
+        async with Redis.from_url(server.url) as redis:
+            secret = await create_key(redis, "default", "secret")
+            command = [
+                sys.executable,
+                "-m",
+                "tests.support.many_readers",
+                "127.0.0.1",
+                str(port),
+                secret,
+                str(readers),
+                str(changes),
+            ]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            assert process.stdout is not None
+            try:
+                assert json.loads(await process.stdout.readline()) == {"ready": readers}
+                await _append(redis, changes, per_s)
+                result: dict[str, Any] = json.loads(await process.stdout.readline())
+            finally:
+                if process.returncode is None:
+                    process.terminate()
+                await process.wait()
+            feed = [entry for entry, _ in await stream_of(redis, "default", "changes")]
+        return {**result, "feed": feed, "rss_mib": _peak_mib(Path(f"/proc/{gateway.process.pid}/status"))}
+
+
+def _peak_mib(status: Path) -> float | None:
+    """The most memory that a process held; None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    except OSError:
+        return None
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
+async def _append(redis: Redis, changes: int, per_s: int) -> None:
+    """Appends events at a rate, each a change: a rate is made by waiting."""
+    loop = asyncio.get_running_loop()
+    started, sent = loop.time(), 0
+    while sent < changes:
+        due = min(changes, int((loop.time() - started) * per_s) + 1)
+        pipeline = redis.pipeline(transaction=False)
+        for number in range(sent, due):
+            event = {"type": "VisitorIdentified", "externalId": f"u-{number % 500}", "name": f"name {number}"}
+            pipeline.xadd(key("default", "events"), {"event": json.dumps(event)})
+        await pipeline.execute()
+        sent = due
+        await asyncio.sleep(_TICK_S)
+
+
+def allow_files(wanted: int) -> None:
+    """Lets this process and its children open so many files, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard > 0 else wanted, hard))

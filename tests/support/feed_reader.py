@@ -1,0 +1,48 @@
+"""A dashboard that knows nothing but the change feed (contract section 6)."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.state import State
+from kinfold_schemas.changes import Change, ContactGone, ContactsMerged, decode_change, encode_change
+from kinfold_schemas.contacts import Contact
+
+
+class FeedReader:
+    """Applies changes in order, and thereby holds the contacts."""
+
+    def __init__(self) -> None:
+        self.contacts: dict[str, Contact] = {}
+        self.merged: dict[str, str] = {}
+
+    def read(self, outcomes: Iterable[Outcome]) -> None:
+        """Applies the changes of some entries, each as it comes over the wire."""
+        for outcome in outcomes:
+            for change in outcome.changes:
+                self.apply(decode_change(encode_change(change)))
+
+    def apply(self, change: Change) -> None:
+        """Applies one change, and checks that its version is the one that follows: a replay's is what the log makes it."""
+        if isinstance(change, ContactGone):
+            del self.contacts[change.contact_id]
+            return
+        known = self.contacts.get(change.contact_id)
+        version = known.version if known else 0
+        assert change.version == change.contact.version
+        assert change.cause == "replay" or change.version == version + (type(change).__name__ != "ContactSeen"), change
+        self.contacts[change.contact_id] = change.contact
+        if isinstance(change, ContactsMerged):
+            del self.contacts[change.merged_contact_id]
+            self.merged[change.merged_contact_id] = change.contact_id
+
+
+def without_seen_times(contact: Contact) -> Contact:
+    """The contact, its seen times aside: those the feed tells once a minute only."""
+    return msgspec.structs.replace(contact, first_seen_at="", last_seen_at="")
+
+
+def contacts_of(state: State) -> dict[str, Contact]:
+    """The living contacts of a state, as a dashboard may compare them."""
+    return {contact.id: without_seen_times(contact.public()) for contact in state.living_contacts()}

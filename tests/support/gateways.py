@@ -1,0 +1,135 @@
+"""A running gateway: in this process, with a real server behind it and a real socket before it, or as `kinfold gateway`."""
+
+import asyncio
+import json
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, Self, cast
+
+import httpx
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import key
+from kinfold_services.connections import connect
+from kinfold_services.gateway.keys import create_key
+from kinfold_services.gateway.server import GatewayServer
+from kinfold_services.gateway.signatures import identity_secret
+from kinfold_services.settings import Settings
+from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.waiting import wait_until, wait_until_sync
+
+PATIENCE_S: Final = 30.0
+
+Json = Any
+
+
+class Gateway:
+    """A gateway with a workspace's keys, and a client for each of them."""
+
+    def __init__(self, url: str, redis: Redis, workspace: str, secret: str, publishable: str) -> None:
+        self.url = url
+        self.redis = redis
+        self.workspace = workspace
+        self.secret = secret
+        self.publishable = publishable
+        self.client = self.client_of(secret)
+        self.browser = self.client_of(publishable)
+
+    def client_of(self, key: str | None, **options: Any) -> httpx.AsyncClient:
+        """A client that comes with a key."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S, **options)
+
+    async def post(self, *events: Mapping[str, Any] | bytes, **params: Any) -> httpx.Response:
+        """Posts events with the secret key: an array of them, or bytes as they are."""
+        if len(events) == 1 and isinstance(events[0], bytes):
+            return await self.client.post("/v1/events", content=events[0], params=params)
+        return await self.client.post("/v1/events", json=list(events), params=params)
+
+    async def put(self, *events: Mapping[str, Any]) -> str:
+        """Appends events; the position to read them behind."""
+        answer = await self.post(*events)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["position"])
+
+    async def get(self, path: str, **params: Any) -> Json:
+        """A good answer's JSON."""
+        answer = await self.client.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def entries(self, name: Literal["events", "changes"]) -> list[tuple[str, Json]]:
+        """What stands in the log or on the feed: ids, and the JSON of each."""
+        found = await stream_of(self.redis, self.workspace, name)
+        return [(entry, json.loads(data)) for entry, data in found]
+
+    async def identity_secret(self) -> str:
+        """What the workspace's backend signs with."""
+        return await identity_secret(self.redis, self.workspace)
+
+    async def aclose(self) -> None:
+        """Closes the clients."""
+        await self.client.aclose()
+        await self.browser.aclose()
+
+
+async def stream_of(redis: Redis, workspace: str, name: Literal["events", "changes"]) -> list[tuple[str, bytes]]:
+    """The ids and the one field of each entry."""
+    found = cast("list[tuple[bytes, dict[bytes, bytes]]]", await redis.xrange(key(workspace, name)) or [])
+    return [(entry.decode(), next(iter(fields.values()))) for entry, fields in found]
+
+
+@asynccontextmanager
+async def serving(url: str, redis: Redis, workspace: str = "default", **options: Any) -> AsyncGenerator[Gateway]:
+    """Runs a gateway beside the test, on a port that is free."""
+    usual: dict[str, Any] = {"gateway_port": 0, "gateway_browser_requests_per_s": 10_000, "gateway_requests_per_s": 100_000}
+    settings = Settings(redis_url=url, **{**usual, **options})
+    server = GatewayServer(settings, connect(url))
+    running = asyncio.create_task(server.run_until_stopped())
+    secret = await create_key(redis, workspace, "secret", "test")
+    publishable = await create_key(redis, workspace, "publishable", "test")
+    gateway = Gateway(server.url, redis, workspace, secret, publishable)
+    try:
+        await wait_until(lambda: server.started or running.done())
+        yield gateway
+    finally:
+        await gateway.aclose()
+        server.stop()
+        await running
+
+
+class GatewayProcess:
+    """A `kinfold gateway`, which may be killed."""
+
+    def __init__(self, redis_url: str, port: int, log: Path, **settings: object) -> None:
+        variables = {f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()}
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*KINFOLD, "gateway", "--redis-url", redis_url, "--port", str(port)],
+                env=clean_environment(**variables),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        wait_until_sync(self._answers, PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=1):  # noqa: S310  our own gateway
+                return True
+        except (OSError, urllib.error.URLError):
+            return False

@@ -1,0 +1,36 @@
+"""A workspace's log, read whole and folded in memory, for tests of those who write to it."""
+
+from collections import Counter
+from typing import Any, Final, cast
+
+import msgspec
+from redis import Redis
+
+from kinfold_projections.entries import read_entry
+from kinfold_projections.fold import evolve
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.state import State
+from kinfold_schemas.keys import key
+
+
+class Log:
+    """What is in a log now, and what it folds to."""
+
+    def __init__(self, client: Redis, workspace: str) -> None:
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key(workspace, "events")))
+        self.positions: Final = [entry_id.decode() for entry_id, _ in entries]
+        self.events: Final[list[dict[str, Any]]] = [msgspec.json.decode(fields[b"event"]) for _, fields in entries]
+        self.state: Final = State(workspace)
+        self.outcomes: Final[list[Outcome]] = [evolve(self.state, read_entry(*entry)) for entry in entries]
+        self.kinds: Final = Counter(outcome.kind for outcome in self.outcomes)
+
+    @property
+    def visitors(self) -> Counter[str]:
+        """How many entries name each visitor."""
+        return Counter(event["visitorId"] for event in self.events)
+
+    @property
+    def folded_visitors(self) -> Counter[str]:
+        """The same without the duplicates, which the fold drops."""
+        both = zip(self.events, self.outcomes, strict=True)
+        return Counter(event["visitorId"] for event, outcome in both if outcome.kind != "duplicate")

@@ -1,0 +1,103 @@
+"""Running the real projector: as a service in this process, or as `kinfold projector` in one of its own."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+from redis.asyncio import Redis
+
+from kinfold_schemas.keys import PublicName, key
+from kinfold_services.projector.service import ProjectorService
+from kinfold_services.settings import Settings
+from tests.support.waiting import wait_until
+
+FOLD_S: Final = 60.0
+KINFOLD: Final = [sys.executable, "-m", "kinfold_services.cli"]
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The environment without anybody's KINFOLD_… settings, and with these variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KINFOLD_")}
+    return {**kept, **variables}
+
+
+@asynccontextmanager
+async def projecting(url: str, *workspaces: str, **options: Any) -> AsyncGenerator[ProjectorService]:
+    """Runs the service beside the test: for these workspaces, or for all there are. Raises, at once, what it failed of."""
+    serve = frozenset(workspaces) if workspaces else None
+    service = ProjectorService(Settings(serve=serve, redis_url=url, **options), url)
+    try:
+        async with asyncio.TaskGroup() as group:  # which cancels the test where the service fails
+            running = group.create_task(service.run())
+            try:
+                yield service
+            finally:
+                service.app.exit()
+                await asyncio.wait([running])
+    except BaseExceptionGroup as error:
+        raise error.exceptions[0] from None
+
+
+async def fold_log(client: Redis, url: str, workspace: str, **options: Any) -> None:
+    """Folds a workspace's log to its end, and stops."""
+    last = await newest_entry(client, workspace, "events")
+    async with projecting(url, workspace, **options):
+        await wait_until_folded(client, workspace, last)
+
+
+async def newest_entry(client: Redis, workspace: str, name: PublicName) -> bytes:
+    """The id of the last entry of a stream."""
+    ((entry_id, _),) = cast("list[tuple[bytes, object]]", await client.xrevrange(key(workspace, name), count=1))
+    return entry_id
+
+
+async def wait_until_folded(client: Redis, workspace: str, last: str | bytes, timeout_s: float = FOLD_S) -> None:
+    """Waits until the projector has committed the entry `last`."""
+    wanted = last.encode() if isinstance(last, str) else last
+
+    async def position() -> bool:
+        return await stored_position(client, workspace) == wanted
+
+    await wait_until(position, timeout_s)
+
+
+async def stored_position(client: Redis, workspace: str) -> bytes | None:
+    """How far the log is folded."""
+    return await cast("Awaitable[bytes | None]", client.hget(key(workspace, "position"), "stream_id"))
+
+
+class ProjectorProcess:
+    """A `kinfold projector`, which may be killed."""
+
+    def __init__(self, url: str, workspace: str, log: Path, **settings: object) -> None:
+        variables = {f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()}
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*KINFOLD, "projector", "--redis-url", url, "--workspace", workspace],
+                env=clean_environment(**variables),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; does nothing where it has ended."""
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.terminate()
+        return self.process.wait(FOLD_S)

@@ -1,0 +1,159 @@
+"""Replaying as an operator does, by `kinfold`; and looking at what a workspace holds meanwhile and afterwards."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+from redis.asyncio import Redis
+
+from kinfold_schemas.changes import Change, decode_change
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import PublicName, key
+from kinfold_services.replay.differences import Difference
+from kinfold_services.replay.rebuild import Progress
+from kinfold_services.replay.replay import Replay
+from kinfold_services.replay.verify import Verification
+from kinfold_services.settings import Settings
+from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.snapshots import RawEntry, Snapshot, keys_like, take_snapshot
+from tests.support.strategies import Log
+
+COMMAND_S: Final = 120.0
+_POLL_EVERY_S: Final = 0.01
+NO_RULES: Final = IdentifierRules()
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: list[Any]
+    """Standard output: one JSON value a line."""
+    said: str
+    """Standard error."""
+
+
+async def kinfold(url: str, workspace: str, command: str, *arguments: str | Path, **settings: object) -> Answer:
+    """Runs `kinfold COMMAND …` to its end, in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *command_line(url, workspace, command, *arguments),
+        env=variables(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, said = await asyncio.wait_for(process.communicate(), COMMAND_S)
+    assert b"Traceback" not in said, said.decode()
+    return Answer(process.returncode or 0, [json.loads(line) for line in out.splitlines()], said.decode())
+
+
+def command_line(url: str, workspace: str, command: str, *arguments: str | Path) -> list[str]:
+    """The words of a command."""
+    return [*KINFOLD, command, *map(str, arguments), "--redis-url", url, "--workspace", workspace]
+
+
+def variables(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment with these settings."""
+    return clean_environment(**{f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()})
+
+
+def quietly(_: int) -> None:
+    """Progress that nobody sees."""
+
+
+async def replay(
+    client: Redis,
+    workspace: str,
+    *,
+    rules: IdentifierRules = NO_RULES,
+    progress: Progress = quietly,
+    **settings: Any,
+) -> list[Change]:
+    """Replays in this process; the changes that went to the feed."""
+    job = Replay(client, Settings(workspace=workspace, **settings), rules)
+    await job.build(progress)
+    await job.compare()
+    changes = await job.replace(allow_lost=False)
+    await job.rebuild.clean()
+    return changes
+
+
+async def verify(client: Redis, workspace: str, *, rules: IdentifierRules = NO_RULES, **settings: Any) -> list[Difference]:
+    """Verifies in this process; what differs."""
+    return await Verification(client, Settings(workspace=workspace, **settings), rules).differences(quietly)
+
+
+async def changes_since(client: Redis, workspace: str, length: int) -> list[Change]:
+    """The feed behind its first `length` entries."""
+    feed = key(workspace, "changes")
+    count = await client.xlen(feed) - length
+    newest = await client.xrevrange(feed, count=count) if count > 0 else []
+    return [decode_change(fields[b"change"]) for _, fields in reversed(cast("list[RawEntry]", newest))]
+
+
+async def append_log(client: Redis, workspace: str, log: Log) -> None:
+    """Appends entries with ids of their own."""
+    for at, fields in log:
+        await client.xadd(key(workspace, "events"), cast("Any", fields), id=at)
+
+
+async def last_entry(client: Redis, workspace: str) -> str:
+    """The id of the log's last entry."""
+    newest = await client.xrevrange(key(workspace, "events"), count=1)
+    return cast("list[RawEntry]", newest)[0][0].decode()
+
+
+async def leftovers(client: Redis, workspace: str) -> list[bytes]:
+    """What a replay must not leave behind: staging areas and the hold."""
+    names = await keys_like(client, key(workspace, "events").replace("events", "*"))
+    return sorted(name for name in names if b":replay:" in name or b":verify:" in name or name.endswith(b":hold"))
+
+
+async def living_snapshot(client: Redis, workspace: str) -> Snapshot:
+    """A workspace's state and feed, without what a replay builds and holds beside them."""
+    found = await take_snapshot(client, workspace)
+    staged = {name.decode() for name in await leftovers(client, workspace)}
+    return found._replace(others={name: value for name, value in found.others.items() if name not in staged})
+
+
+class Seen(NamedTuple):
+    """What a reader saw that never stopped reading."""
+
+    polls: int
+    missed: list[str]
+    slowest_s: float
+
+
+@asynccontextmanager
+async def polling(client: Redis, workspace: str, ids: Mapping[PublicName, Sequence[bytes]]) -> AsyncGenerator[list[Seen]]:
+    """Reads these contacts, visitors and identifiers again and again meanwhile; what it saw is in the list at the end."""
+    seen: list[Seen] = []
+    stop = asyncio.Event()
+    reading = asyncio.create_task(_poll(client, workspace, ids, stop))
+    try:
+        yield seen
+    finally:
+        stop.set()
+        seen.append(await reading)
+
+
+async def _poll(client: Redis, workspace: str, ids: Mapping[PublicName, Sequence[bytes]], stop: asyncio.Event) -> Seen:
+    count, missed, slowest_s = 0, list[str](), 0.0
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        started = loop.time()
+        pipeline = client.pipeline(transaction=False)
+        for name, fields in ids.items():
+            pipeline.hmget(key(workspace, name), cast("Any", list(fields)))
+        answers = cast("list[list[bytes | None]]", await pipeline.execute())
+        slowest_s = max(slowest_s, loop.time() - started)
+        for (name, fields), values in zip(ids.items(), answers, strict=True):
+            missed += [f"{name} {each!r}" for each, value in zip(fields, values, strict=True) if value is None]
+        count += 1
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _POLL_EVERY_S)
+    return Seen(count, missed, slowest_s)

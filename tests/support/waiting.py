@@ -1,0 +1,58 @@
+"""Wait for what other processes and tasks do, without guessing how long they take."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar, overload
+
+T = TypeVar("T")
+
+_INTERVAL_S = 0.005
+
+
+@overload
+async def wait_until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T: ...
+
+
+@overload
+async def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0) -> T: ...
+
+
+async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Call `predicate`, plain or async, until what it returns is true, and return that.
+
+    Raises:
+        AssertionError: it was not within `timeout_s` seconds; shows what it returned last.
+
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = predicate()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            _give_up(predicate, timeout_s, found)
+        await asyncio.sleep(_INTERVAL_S)
+
+
+def wait_until_sync(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
+    """Do the same without an event loop.
+
+    Raises:
+        AssertionError: as `wait_until`.
+
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (found := predicate()):
+        if time.monotonic() > deadline:
+            _give_up(predicate, timeout_s, found)
+        time.sleep(_INTERVAL_S)
+    return found
+
+
+def _give_up(predicate: Callable[[], object], timeout_s: float, found: object) -> NoReturn:
+    name = getattr(predicate, "__qualname__", repr(predicate))
+    raise AssertionError(f"{name} was not true within {timeout_s} s; its last value: {found!r}")
