@@ -1,0 +1,172 @@
+"""Visitors for ASGI applications: Starlette, FastAPI, Litestar and others.
+
+    from kinfold.asgi import VisitorMiddleware, identify, reset
+
+    app.add_middleware(VisitorMiddleware, producer=visitors)                            # Starlette, FastAPI
+    Litestar(..., middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors)],  # Litestar
+             on_shutdown=[lambda: visitors.close()])
+
+See `examples/fastapi_app.py`, and `kinfold.web` for what is published and what is not.
+
+uvicorn ends by the very signal that stopped it, so nothing runs there `atexit`: what was said last has to be sent when the
+application's lifespan ends. `VisitorMiddleware` sees to that where the framework lets it see the lifespan (Starlette,
+FastAPI), Litestar has `on_shutdown`, and for what has no lifespan at all (Django) there is `Lifespan`.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, Unpack, cast
+
+from kinfold import web
+from kinfold.errors import NotSent
+from kinfold.producer import Producer
+
+log = logging.getLogger("kinfold")
+
+# Each framework has its own types for these, and none of them fits another's.
+Scope = Any
+Receive = Any
+Send = Any
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_Message = MutableMapping[str, Any]
+
+_VISIT: Final = "kinfold.visit"
+
+
+class VisitorMiddleware:
+    """Gives every visitor a cookie, and publishes VisitorSeen for page views. Settings: `kinfold.web.Settings`.
+
+    The producer is a blocking one: its calls do not wait. Raises ValueError for one that would (`when_full="wait"`), and
+    TypeError for a setting that is none.
+
+    >>> from kinfold.asgi import VisitorMiddleware
+    >>> async def app(scope, receive, send): ...
+    >>> visitors = kinfold.Producer("redis://localhost:6379/0")
+    >>> app = VisitorMiddleware(app, producer=visitors, cookie="visitor")
+    """
+
+    def __init__(self, app: App, producer: web.Publisher, **settings: Unpack[web.Settings]) -> None:
+        if isinstance(producer, Producer) and producer.may_wait:
+            raise ValueError("producer: found when_full='wait', allowed in an ASGI application are 'drop' and 'raise'")
+        self._app: Final = app
+        self._tracking: Final = web.Tracking(producer, settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request, and sends what waits at the end of the lifespan; a WebSocket is the application's alone."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, self._ending(send) if scope["type"] == "lifespan" else send)
+            return
+        request = _Request(scope)
+        visit = scope[_VISIT] = self._tracking.begin(request)
+        web.enter(visit)
+
+        async def answer(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(cast("list[tuple[bytes, bytes]]", message.get("headers", ())))
+                content_type = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+                cookie = self._tracking.answered(request, visit, message["status"], content_type.decode("latin-1"))
+                if cookie is not None:
+                    message["headers"] = [*headers, (b"set-cookie", cookie.encode("latin-1"))]
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+    def _ending(self, send: Send) -> Send:
+        async def answer(message: _Message) -> None:
+            producer = self._tracking.producer
+            if message["type"].startswith("lifespan.shutdown.") and isinstance(producer, Producer):
+                try:  # and waits for it: nobody is served any more. Not closed, for a test client starts it again.
+                    producer.flush(producer.exit_timeout_s)
+                except NotSent as error:
+                    log.warning("the application ends: %s", error)
+            await send(message)
+
+        return answer
+
+
+class Lifespan:
+    """Sends what waits when the server stops, for an application that has no lifespan (Django); it is not asked for one.
+
+    >>> from kinfold.asgi import Lifespan
+    >>> async def app(scope, receive, send): ...
+    >>> visitors = kinfold.Producer("redis://localhost:6379/0")
+    >>> app = Lifespan(app, producer=visitors)
+    """
+
+    def __init__(self, app: App, producer: Producer) -> None:
+        self._app: Final = app
+        self._producer: Final = producer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers to the lifespan; anything else is the application's alone."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+        self._producer.close(self._producer.exit_timeout_s)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def identify(request: Any, **person: Unpack[web.Person]) -> bool:
+    """Says who the visitor of this request is: a Request of the framework's, or the scope. False where the visitor opted out.
+
+    Raises EventError; LookupError outside of the middleware.
+
+    >>> from kinfold.asgi import identify
+    >>> try:
+    ...     identify({"type": "http"}, external_id="u-1")
+    ... except LookupError as error:
+    ...     print(error)
+    identify: found no visit, allowed is a request that kinfold's VisitorMiddleware handles
+    """
+    return web.identify(_visit(request), person)
+
+
+def visitor_id(request: Any) -> str | None:
+    """The visitor of this request; None where the visitor opted out. Raises LookupError outside of the middleware.
+
+    >>> from kinfold.asgi import visitor_id
+    >>> def view(request):
+    ...     return visitor_id(request)
+    """
+    return web.visitor_id(_visit(request))
+
+
+def reset(response: Any) -> None:
+    """After a log-out: the next user of this browser is another visitor. Needs the response that is going to be sent.
+
+    Raises LookupError outside of the middleware.
+
+    >>> from kinfold.asgi import reset
+    >>> def log_out(response):
+    ...     reset(response)
+    """
+    web.reset(response)
+
+
+def _visit(request: Any) -> web.Visit | None:
+    scope = cast("Mapping[str, Any]", request if isinstance(request, Mapping) else getattr(request, "scope", {}))
+    return cast("web.Visit | None", scope.get(_VISIT))
+
+
+class _Request:
+    def __init__(self, scope: Scope) -> None:
+        self.raw: Any = scope
+        self.method: str = scope["method"]
+        self._headers: Final = cast("list[tuple[bytes, bytes]]", scope["headers"])
+
+    def header(self, name: str) -> str:
+        wanted = name.encode()
+        return "; ".join(value.decode("latin-1") for key, value in self._headers if key == wanted)
+
+    def url(self) -> str:
+        host = self.header("host")
+        query = cast("bytes", self.raw.get("query_string", b"")).decode("latin-1")
+        path = f"{self.raw.get('path', '')}{'?' if query else ''}{query}"
+        return f"{self.raw.get('scheme', 'http')}://{host}{path}" if host else path
+
+    def ip(self) -> str:
+        client = self.raw.get("client")
+        return str(client[0]) if client else ""

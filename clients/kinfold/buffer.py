@@ -1,0 +1,172 @@
+"""Between callers and the background thread: a buffer of drafts, bounded in events and in bytes.
+
+What a call does here is part of its cost, so the usual one only appends; `_plan` says up to where that is all there is to do.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from kinfold.drafts import Draft
+from kinfold.errors import BufferFull
+from kinfold.options import Options
+
+log = logging.getLogger("kinfold")
+
+_COMPLAIN_EVERY_S: Final = 60.0
+
+
+class Buffer:
+    """Takes drafts from any thread; `Delivery` takes them out."""
+
+    __slots__ = (  # a slot is found faster than one of very many attributes
+        "_batch_bytes",
+        "_buffer",
+        "_bytes",
+        "_changed",
+        "_closed",
+        "_complained_at",
+        "_dropped",
+        "_easy_bytes",
+        "_easy_events",
+        "_full_batch",
+        "_lock",
+        "_max_bytes",
+        "_max_events",
+        "_room_callbacks",
+        "_settled",
+        "_since",
+        "_taken",
+        "options",
+    )
+
+    def __init__(self, options: Options) -> None:
+        self.options: Final = options
+        self._max_events: Final = options.buffer_events
+        self._max_bytes: Final = options.buffer_bytes
+        self._full_batch: Final = options.batch_events - 1
+        self._batch_bytes: Final = options.batch_bytes
+        self._closed = False
+        self._complained_at = float("-inf")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """For the background thread: there is something to do."""
+        self._settled = threading.Condition(self._lock)
+        """For callers: there is room again, and something has been sent."""
+        self._buffer: deque[Draft] = deque()
+        self._bytes = 0
+        self._easy_events = self._easy_bytes = 0
+        self._since = 0.0
+        """When the first of what waits was put in, or the last batch taken out."""
+        self._taken = self._dropped = 0
+        self._room_callbacks: list[Callable[[], None]] = []
+
+    def _start(self) -> object:
+        """Starts the background thread, if it does not run."""
+        raise NotImplementedError
+
+    def put(self, draft: Draft) -> None:
+        """Takes a draft. Where there is no room it waits, drops it or raises BufferFull, as the settings say."""
+        with self._lock:
+            size = self._bytes + draft[2]
+            if size < self._easy_bytes and len(self._buffer) < self._easy_events:
+                self._buffer.append(draft)
+                self._bytes = size
+                return
+            is_taken = self._put_with_care(draft)
+        if not is_taken:
+            self._wait(draft)
+
+    def offer(self, draft: Draft) -> bool:
+        """Takes a draft if there is room, and tells."""
+        with self._lock:
+            return self._put_with_care(draft)
+
+    def _wait(self, draft: Draft) -> None:
+        if self.options.when_full == "wait" and not self._closed:
+            deadline = time.monotonic() + self.options.wait_s
+            while (left := deadline - time.monotonic()) > 0:
+                with self._lock:
+                    if not self._has_room(draft):
+                        self._settled.wait(left)
+                if self.offer(draft):
+                    return
+        self.no_room()
+
+    def no_room(self) -> None:
+        """An event found no room: counts it, or raises BufferFull, as the settings say."""
+        if self.options.when_full == "drop" or self._closed:
+            with self._lock:
+                self._dropped += 1
+            now = time.monotonic()
+            if now - self._complained_at > _COMPLAIN_EVERY_S:
+                self._complained_at = now
+                why = "the producer is closed" if self._closed else "the buffer is full"
+                log.warning("events are dropped, %d so far: %s", self._dropped, why)
+            return
+        waiting = len(self._buffer)
+        events = "1 event" if waiting == 1 else f"{waiting} events"
+        allowed = f"allowed are {self._max_events} (buffer_events) and {self._max_bytes} bytes (buffer_bytes)"
+        raise BufferFull(f"buffer: found {events} waiting, {allowed}")
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Calls back, once and from the background thread, when there may be room."""
+        with self._lock:
+            self._room_callbacks.append(callback)
+
+    # --- with the lock held
+
+    def _put_with_care(self, draft: Draft) -> bool:
+        waiting, size = len(self._buffer), self._bytes + draft[2]
+        if waiting >= self._max_events or (size > self._max_bytes and waiting) or self._closed:
+            return False
+        self._buffer.append(draft)
+        if waiting == 0:
+            self._since = time.monotonic()
+            self._start()
+        if waiting in {0, self._full_batch} or size >= self._batch_bytes > self._bytes:
+            self._changed.notify()
+        self._bytes = size
+        if waiting >= self._easy_events or size >= self._easy_bytes:
+            self._plan()
+        return True
+
+    def _plan(self) -> None:
+        """Up to where a call has nothing to do but to append: nobody to wake, and room."""
+        waiting = len(self._buffer)
+        events = self._full_batch if waiting <= self._full_batch else self._max_events
+        self._easy_events = min(events, self._max_events) if waiting and not self._closed else 0
+        self._easy_bytes = min(self._batch_bytes if self._bytes < self._batch_bytes else self._max_bytes, self._max_bytes)
+
+    def _has_room(self, draft: Draft) -> bool:
+        waiting = len(self._buffer)
+        return waiting == 0 or (waiting < self._max_events and self._bytes + draft[2] <= self._max_bytes)
+
+    def _accepted(self) -> int:
+        return self._taken + len(self._buffer)
+
+    def _cut(self) -> list[Draft]:
+        buffer, drafts, size = self._buffer, list[Draft](), 0
+        while buffer and len(drafts) <= self._full_batch and (size + buffer[0][2] <= self._batch_bytes or not drafts):
+            draft = buffer.popleft()
+            size += draft[2]
+            drafts.append(draft)
+        self._taken += len(drafts)
+        self._bytes -= size
+        self._since = time.monotonic()
+        self._plan()
+        return drafts
+
+    def _cut_all(self) -> list[Draft]:
+        drafts = list(self._buffer)
+        self._taken += len(drafts)
+        self._bytes = 0
+        self._buffer.clear()
+        self._plan()
+        return drafts

@@ -1,0 +1,152 @@
+"""The feed, straight from Redis.
+
+Each page is read together with the stream's first and last entry, by one script and so at one moment: entries that were
+trimmed between two reads cannot be missed without being noticed.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import msgspec
+from redis.exceptions import RedisError
+
+from kinfold.connections import close, connect
+from kinfold.contacts import decode_contact
+from kinfold.errors import FeedTruncated
+from kinfold.reading import At, Item, Pause, SnapshotBegins, Told, as_created, read_change
+from kinfold.redis_log import redis_error
+from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+
+_PAGE: Final = 500
+_BLOCK_MS: Final = 400
+_BEGINNING: Final = "0-0"
+
+_READ: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'', '0-0', 0, {}} end
+local flat, info = redis.call('XINFO', 'STREAM', KEYS[1]), {}
+for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
+local first = info['first-entry'] and info['first-entry'][1] or ''
+local gone = info['entries-added'] - info['length']
+local entries = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2]) or {}
+return {first, info['last-generated-id'], gone, entries}
+"""
+
+
+class _Merged(msgspec.Struct, rename="camel"):
+    merged_into: str | None = None
+
+
+_decode_merged: Final = msgspec.json.Decoder(_Merged).decode
+
+
+class RedisFeed:
+    """A source (`kinfold.reading.Source`) that reads a workspace's feed."""
+
+    def __init__(self, url: str, workspace: str, timeout_s: float) -> None:
+        self._url: Final = url
+        self._timeout_s: Final = timeout_s + _BLOCK_MS / 1000
+        self._feed: Final = key(workspace, "changes")
+        self._contacts: Final = key(workspace, "contacts")
+        self._stopped: Final = threading.Event()
+
+    def stop(self) -> None:
+        """Ends `read` within half a second."""
+        self._stopped.set()
+
+    def read(self, since: str | None, *, snapshot: bool) -> Iterator[Item]:
+        """See Source."""
+        client = connect(self._url, self._timeout_s)
+        try:
+            yield from self._read(client, since, snapshot=snapshot)
+        except RedisError as error:
+            raise redis_error(error) from error
+        finally:
+            close(client)
+
+    def _read(self, client: Any, since: str | None, *, snapshot: bool) -> Iterator[Item]:
+        first, last, gone, _ = self._page(client, "")
+        if since is not None and not (snapshot and _is_lost(since, first, last, gone)):
+            position = since
+        elif snapshot:
+            position = last
+            yield from self._snapshot(client, position)
+        else:
+            position = last
+            yield At(position)
+        while not self._stopped.is_set():
+            first, last, gone, entries = self._page(client, position)
+            if _is_lost(position, first, last, gone):
+                if not snapshot:
+                    raise FeedTruncated(f"feed: found {first or last} as its oldest entry, asked for was {position}", position)
+                yield from self._snapshot(client, last)
+                position = last
+                continue
+            for entry_id, fields in entries:
+                position = entry_id.decode()
+                change = read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+                yield At(position) if change is None else Told(position, change)
+            if len(entries) < _PAGE:
+                yield Pause()
+                client.execute_command("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", self._feed, position)
+
+    def _page(self, client: Any, position: str) -> tuple[str, str, int, list[tuple[bytes, list[bytes]]]]:
+        first, last, gone, entries = client.execute_command("EVAL", _READ, 1, self._feed, position, _PAGE)
+        return first.decode(), last.decode(), gone, entries
+
+    def _snapshot(self, client: Any, position: str) -> Iterator[Item]:
+        """Every living contact, then the changes since `position` as far as some contact may show them already."""
+        yield SnapshotBegins()
+        shown: dict[str, Contact] = {}
+        cursor = 0
+        while True:
+            reply = client.execute_command("HSCAN", self._contacts, cursor, "COUNT", _PAGE)
+            cursor, page = int(reply[0]), reply[1]
+            # A flat list from one version of the protocol, a mapping from the other.
+            for data in (
+                cast("dict[bytes, bytes]", page).values() if isinstance(page, dict) else cast("list[bytes]", page[1::2])
+            ):
+                if _decode_merged(data).merged_into is None:
+                    contact = decode_contact(data)
+                    if contact.id not in shown:
+                        shown[contact.id] = contact
+                        yield Told(None, as_created(contact))
+            if cursor == 0:
+                break
+        # While that went on, the projector did, too. A change that a contact shows already is told with the contact as it was
+        # shown, so that nobody goes back in time; one that takes a contact away is told in any case.
+        _, until, _, _ = self._page(client, "")
+        while position_key(position) < position_key(until):
+            _, _, _, entries = self._page(client, position)
+            if not entries:
+                break
+            for entry_id, fields in entries:
+                position = entry_id.decode()
+                change = read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+                if change is not None and (news := _after(shown, change)):
+                    yield Told(None, news)
+        yield At(position, is_snapshot_end=True)
+
+
+def _after(shown: dict[str, Contact], change: Change) -> Change | None:
+    if isinstance(change, ContactGone):
+        return change
+    known = shown.get(change.contact_id)
+    if known is None or known.version <= change.version:
+        return change
+    if isinstance(change, ContactsMerged):
+        return msgspec.structs.replace(change, contact=known, version=known.version)
+    return None
+
+
+def _is_lost(position: str, first: str, last: str, gone: int) -> bool:
+    """Whether entries right behind `position` may be gone: it lies before the first that is kept, or behind the last."""
+    at = position_key(position)
+    if at > position_key(last):
+        return True
+    if gone == 0:
+        return False
+    return at < position_key(first or last)

@@ -1,0 +1,51 @@
+"""A Flask application whose visitors become contacts. Needs `pip install kinfold flask`.
+
+kinfold up --detach
+KINFOLD_REDIS_URL=… python examples/flask_app.py        # `kinfold up` says which URL; then open http://localhost:8080
+"""
+
+import os
+
+from flask import Flask, Response, jsonify, redirect, request
+
+import kinfold
+from kinfold.wsgi import VisitorMiddleware, identify, reset, visitor_id
+
+visitors = kinfold.Producer(
+    os.environ.get("KINFOLD_REDIS_URL", "redis://localhost:6379/0"),
+    workspace=os.environ.get("KINFOLD_WORKSPACE", "default"),
+)
+
+app = Flask(__name__)
+app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)
+
+
+@app.get("/")
+def home() -> str:
+    """A page: its view is published."""
+    return "<h1>Hello</h1><a href='/log-in/u-1'>log in as u-1</a> <a href='/log-out'>log out</a>"
+
+
+@app.get("/log-in/<user>")
+def log_in(user: str) -> Response:
+    """The visitor turns out to be somebody."""
+    identify(request, external_id=user, email=f"{user}@example.org", metadata={"plan": "pro"})
+    return redirect("/", 303)
+
+
+@app.get("/log-out")
+def log_out() -> Response:
+    """The next user of this browser is another visitor."""
+    response = redirect("/", 303)
+    reset(response)
+    return response
+
+
+@app.get("/me")
+def me() -> Response:
+    """Data, not a page: no view."""
+    return jsonify({"visitor": visitor_id(request)})
+
+
+if __name__ == "__main__":
+    app.run(port=int(os.environ.get("PORT", "8080")))

@@ -1,0 +1,72 @@
+"""What the client's tests ask for: a server whose log is folded all the while, by a real projector."""
+
+import asyncio
+import re
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from kinfold_schemas.keys import WORKSPACES
+from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.gateway.keys import create_key
+from tests.support.gateways import GatewayProcess
+from tests.support.projecting import KINFOLD, clean_environment
+
+
+@pytest.fixture(scope="session")
+def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a server with a projector on it, which serves every workspace. It is never emptied."""
+    directory = tmp_path_factory.mktemp("folding")
+    with EmbeddedServer.start(directory / "data") as server, (directory / "projector.log").open("wb") as output:
+        projector = subprocess.Popen(
+            [*KINFOLD, "projector", "--redis-url", server.url],
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        yield server.url
+        projector.terminate()
+        projector.wait(30)
+
+
+@pytest.fixture(scope="session")
+def gateway_url(folding_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a gateway before that server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with GatewayProcess(folding_url, port, log, gateway_requests_per_s=100_000) as gateway:
+        yield gateway.url
+
+
+@pytest.fixture
+def api_key(folding_url: str, workspace: str) -> str:
+    """Give a secret key of the test's workspace."""
+
+    async def create() -> str:
+        async with AsyncRedis.from_url(folding_url) as redis:
+            await redis.sadd(WORKSPACES, workspace)
+            return await create_key(redis, workspace, "secret", "test")
+
+    return asyncio.run(create())
+
+
+@pytest.fixture
+def client(folding_url: str) -> Iterator[Redis]:
+    """Give a blocking client of the server that `folding_url` names."""
+    with Redis.from_url(folding_url) as client:
+        yield client
+
+
+@pytest.fixture
+def workspace(request: pytest.FixtureRequest) -> str:
+    """Give the name of a workspace that no other test has, for the server is never emptied."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
+    return f"{name}-{secrets.token_hex(4)}"

@@ -1,0 +1,65 @@
+"""Every public name has a docstring with an example, and every example is true, said of a real server."""
+
+import asyncio
+import doctest
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+import kinfold
+
+URL: Final = "redis://localhost:6379/0"
+MODULES: Final = ("asgi", "calls", "contacts", "django", "testing", "wsgi")
+# Values of the contract, and its errors: their homes are the schemas, which examples of their own would tell nothing new.
+DATA: Final = frozenset(["Contact", "EventError"])
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """Everything that an application may name."""
+    for name in kinfold.__all__:
+        yield f"kinfold.{name}", getattr(kinfold, name)
+    for module_name in MODULES:
+        module = importlib.import_module(f"kinfold.{module_name}")
+        for name, value in vars(module).items():
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__ and callable(value):
+                yield f"kinfold.{module_name}.{name}", value
+
+
+OBJECTS: Final = dict(public_objects())
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_public_name_has_an_example(name: str):
+    documented = inspect.getdoc(OBJECTS[name])
+    assert documented, name
+    if name.rpartition(".")[2] not in DATA:
+        assert ">>> " in documented, name
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_example_is_true(name: str, folding_url: str, workspace: str):
+    """The examples name the server that a reader would have; here it is the tests' own."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
+    for test in finder.find(OBJECTS[name], name, globs={"kinfold": kinfold, "asyncio": asyncio}):
+        for example in test.examples:
+            example.source = example.source.replace(URL, folding_url)
+            for given in ("feed", "acme"):
+                example.source = example.source.replace(f'workspace="{given}"', f'workspace="{given}-{workspace[-8:]}"')
+        report: list[str] = []
+        runner.run(test, out=report.append)
+        assert not report, "".join(report)
+
+
+@pytest.fixture(autouse=True)
+def _a_contact(request: pytest.FixtureRequest) -> None:
+    if "folding_url" in request.fixturenames:
+        workspace = f"feed-{request.getfixturevalue('workspace')[-8:]}"
+        with kinfold.Producer(request.getfixturevalue("folding_url"), workspace=workspace, suppress_entries=0) as visitors:
+            visitors.identify("v-1", external_id="u-1", name="Ada")
+            position = visitors.flush()
+        with kinfold.Contacts(request.getfixturevalue("folding_url"), workspace=workspace) as contacts:
+            assert contacts.by_external_id("u-1", after=position)

@@ -1,0 +1,237 @@
+"""Redis or the gateway stopped, slow, or resetting connections in the middle of an answer (issue 5, item 3).
+
+1,000 events from 8 threads, and from 8 tasks: each is in the log, exactly once after folding, and no call took longer than
+its setting allows. Straight to Redis each is in the log itself exactly once.
+"""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from redis import Redis
+
+import kinfold
+from kinfold_services.embedded import EmbeddedServer
+from tests.support.logs import Log
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until_sync
+
+EVENTS: Final = 1000
+EACH: Final = EVENTS // 8
+EXPECTED: Final = Counter({f"v-{number}-{event}": 1 for number in range(8) for event in range(EACH)})
+CALL_S: Final = 0.5
+"""What a call that waits for nothing may take on a machine that is busy with something else."""
+QUICK: Final[dict[str, Any]] = {
+    "batch_events": 20,
+    "batch_age_s": 0.01,
+    "first_retry_s": 0.01,
+    "last_retry_s": 0.05,
+    "timeout_s": 2.0,
+}
+
+
+@pytest.fixture
+def proxy(folding_url: str) -> Iterator[Proxy]:
+    """Give a proxy to the server."""
+    with Proxy(folding_url) as proxy:
+        yield proxy
+
+
+def say(producer: kinfold.Producer) -> float:
+    """Says all events, from 8 threads; how long the slowest call took, in seconds."""
+    slowest = [0.0] * 8
+
+    def talk(number: int) -> None:
+        for event in range(EACH):
+            started = time.perf_counter()
+            producer.seen(f"v-{number}-{event}")
+            slowest[number] = max(slowest[number], time.perf_counter() - started)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return max(slowest)
+
+
+async def say_async(producer: kinfold.AsyncProducer) -> float:
+    """The same from 8 tasks."""
+    slowest = [0.0] * 8
+
+    async def talk(number: int) -> None:
+        for event in range(EACH):
+            started = time.perf_counter()
+            await producer.seen(f"v-{number}-{event}")
+            slowest[number] = max(slowest[number], time.perf_counter() - started)
+            if event % 10 == 0:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(talk(number) for number in range(8)))
+    return max(slowest)
+
+
+def run(url: str, workspace: str, how: str, during: Callable[[], object] = lambda: None) -> tuple[float, kinfold.Counters]:
+    """Says all events in one of the two ways, lets something happen, and flushes."""
+    if how == "threads":
+        with kinfold.Producer(url, workspace=workspace, **QUICK) as producer:
+            slowest = say(producer)
+            during()
+            producer.flush(timeout_s=60)
+            return slowest, producer.counters
+
+    async def main() -> tuple[float, kinfold.Counters]:
+        async with kinfold.AsyncProducer(url, workspace=workspace, **QUICK) as producer:
+            slowest = await say_async(producer)
+            await asyncio.to_thread(during)
+            await producer.flush(timeout_s=60)
+            return slowest, producer.counters
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_connections_reset_in_the_middle_of_an_answer(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """A quarter of the answers break off: what they answer has happened, and the producer cannot know."""
+    proxy.cut_share = 0.25
+    slowest, counters = run(proxy.url, workspace, how)
+    assert proxy.cuts > 10
+    assert counters.retries >= 10
+    assert counters.sent == EVENTS
+    assert Log(client, workspace).visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_a_server_that_is_slow(proxy: Proxy, client: Redis, workspace: str, how: str):
+    proxy.delay_s = 0.03
+    slowest, counters = run(proxy.url, workspace, how)
+    assert (counters.sent, counters.retries) == (EVENTS, 0)
+    assert Log(client, workspace).visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_a_server_that_does_not_answer_in_time(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """The answers come after the producer's patience has ended: everything it repeats is there already."""
+    proxy.delay_s = 2.3
+
+    def recover() -> None:
+        wait_until_sync(lambda: proxy.delay_s and threading.active_count() > 0)
+        timer = threading.Timer(2.5, lambda: setattr(proxy, "delay_s", 0.0))
+        timer.start()
+        timer.join()
+
+    slowest, counters = run(proxy.url, workspace, how, recover)
+    assert counters.retries >= 1
+    assert Log(client, workspace).visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_connections_refused_for_a_while(proxy: Proxy, client: Redis, workspace: str, how: str):
+    proxy.refuse()
+    slowest, counters = run(proxy.url, workspace, how, proxy.accept)
+    assert counters.sent == EVENTS
+    assert Log(client, workspace).visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, workspace: str, how: str):
+    """Stopped when some are sent, and started when the others wait; `appendfsync always` keeps what was acknowledged."""
+    first = EmbeddedServer.start(tmp_path / "data", fsync="always")
+    url = first.url
+
+    servers: list[EmbeddedServer] = []
+
+    def stop_and_start() -> None:
+        first.stop()
+        servers.append(EmbeddedServer.start(tmp_path / "data", fsync="always"))
+
+    slowest, counters = run(url, workspace, how, stop_and_start)
+    with servers[0] as server, Redis.from_url(server.url) as client:
+        assert counters.sent == EVENTS
+        log = Log(client, workspace)
+        assert log.folded_visitors == EXPECTED
+        assert log.visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_nobody_waits_longer_than_the_setting_says(  # noqa: C901  two ways to call
+    proxy: Proxy, workspace: str, how: str
+):
+    """With a full buffer and a server that is gone, a call waits `wait_s`, and then raises."""
+    proxy.refuse()
+    options: dict[str, Any] = {"when_full": "wait", "wait_s": 0.2, "buffer_events": 5, "batch_events": 5}
+    slowest = [0.0]
+    full = [0]
+
+    def note(started: float, error: BaseException | None) -> None:
+        slowest[0] = max(slowest[0], time.perf_counter() - started)
+        full[0] += error is not None
+
+    if how == "threads":
+        producer = kinfold.Producer(proxy.url, workspace=workspace, exit_timeout_s=0, **options)
+
+        def talk() -> None:
+            for _ in range(3):
+                started = time.perf_counter()
+                try:
+                    producer.seen("v-1")
+                except kinfold.BufferFull as error:
+                    note(started, error)
+                else:
+                    note(started, None)
+
+        threads = [threading.Thread(target=talk) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        producer.close(timeout_s=0)
+    else:
+
+        async def talk_async(producer: kinfold.AsyncProducer) -> None:
+            for _ in range(3):
+                started = time.perf_counter()
+                try:
+                    await producer.seen("v-1")
+                except kinfold.BufferFull as error:
+                    note(started, error)
+                else:
+                    note(started, None)
+
+        async def main() -> None:
+            producer = kinfold.AsyncProducer(proxy.url, workspace=workspace, exit_timeout_s=0, **options)
+            await asyncio.gather(*(talk_async(producer) for _ in range(8)))
+            await producer.close(timeout_s=0)
+
+        asyncio.run(main())
+    assert full[0] >= 24 - 10
+    assert 0.2 <= slowest[0] < 0.2 + CALL_S
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+def test_who_waits_goes_on_as_soon_as_there_is_room(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """A buffer of 50 for 1,000 events, and a server that is slow: all of them get through, each caller in its turn."""
+    proxy.delay_s = 0.01
+    options: dict[str, Any] = {**QUICK, "when_full": "wait", "wait_s": 20.0, "buffer_events": 50}
+    if how == "threads":
+        with kinfold.Producer(proxy.url, workspace=workspace, **options) as producer:
+            say(producer)
+    else:
+
+        async def main() -> None:
+            async with kinfold.AsyncProducer(proxy.url, workspace=workspace, **options) as producer:
+                await say_async(producer)
+
+        asyncio.run(main())
+    assert Log(client, workspace).visitors == EXPECTED

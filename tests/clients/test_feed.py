@@ -1,0 +1,245 @@
+"""The feed as an application reads it: in order, without a gap, over disconnects and restarts; and contacts kept current."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from redis import Redis
+
+import kinfold
+from kinfold_schemas.changes import ContactCreated, ContactsMerged, ContactUpdated, VisitorLinked
+from kinfold_schemas.keys import key
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until_sync
+
+
+@pytest.fixture
+def visitors(folding_url: str, workspace: str) -> Iterator[kinfold.Producer]:
+    """Give a producer."""
+    with kinfold.Producer(folding_url, workspace=workspace, batch_age_s=0.0) as visitors:
+        yield visitors
+
+
+@pytest.fixture
+def feed(folding_url: str, workspace: str) -> kinfold.Feed:
+    """Give the feed of the same workspace."""
+    return kinfold.Feed(folding_url, workspace=workspace)
+
+
+def folded(client: Redis, workspace: str, position: str | None) -> None:
+    """Waits until an event is folded."""
+    wait_until_sync(
+        lambda: cast("bytes | None", client.hget(key(workspace, "position"), "stream_id")) == (position or "").encode()
+    )
+
+
+def test_changes_are_typed_and_in_order(visitors: kinfold.Producer, feed: kinfold.Feed):
+    visitors.identify("v-1", external_id="u-1", name="Ada")
+    visitors.set_metadata("v-1", {"plan": "pro"})
+    with feed.follow(since="0") as changes:
+        created, linked, updated = next(changes), next(changes), next(changes)
+    assert isinstance(created, ContactCreated)
+    assert isinstance(linked, VisitorLinked)
+    assert isinstance(updated, ContactUpdated)
+    assert updated.changed == ["metadata.plan"]
+    assert updated.contact.metadata == {"plan": "pro"}
+    assert [change.version for change in (created, linked, updated)] == [1, 2, 3]
+
+
+def test_without_since_it_begins_now(visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str):
+    visitors.identify(external_id="u-1")
+    folded(client, workspace, visitors.flush())
+    with feed.follow() as changes:
+        thread = threading.Timer(0.0, lambda: visitors.identify(external_id="u-2"))
+        items = changes._reader.items()
+        next(items)  # where it begins
+        thread.start()
+        changes._items = items
+        assert next(changes).contact.external_id == "u-2"  # type: ignore[union-attr]
+        thread.join()
+
+
+def test_every_change_once_over_connections_that_break(
+    visitors: kinfold.Producer, folding_url: str, workspace: str, client: Redis
+):
+    """500 changes through a proxy that cuts answers in the middle: each comes, in order, once."""
+    for number in range(500):
+        visitors.set_metadata(external_id="u-1", metadata={"n": number})
+    folded(client, workspace, visitors.flush())
+    with Proxy(folding_url) as proxy:
+        proxy.cut_share = 0.06
+        with kinfold.Feed(proxy.url, workspace=workspace).follow(since="0") as changes:
+            versions = [next(changes).version for _ in range(250)]
+            proxy.cut()
+            versions += [next(changes).version for _ in range(250)]
+    assert versions == list(range(1, 501))
+
+
+async def test_the_same_with_async_for(visitors: kinfold.Producer, feed: kinfold.Feed):
+    """Other tasks go on while it waits, and leaving ends the reading."""
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0)
+            beats += 1
+
+    heart = asyncio.create_task(beat())
+    versions: list[int] = []
+    async with feed.follow(since="0") as changes:
+        for number in range(300):
+            visitors.set_metadata(external_id="u-1", metadata={"n": number})
+        async for change in changes:
+            versions.append(change.version)
+            if len(versions) == 300:
+                break
+    heart.cancel()
+    assert versions == list(range(1, 301))
+    assert beats > 10
+
+
+async def test_a_task_that_follows_can_be_cancelled(feed: kinfold.Feed):
+    async def follow() -> None:
+        async with feed.follow() as changes:
+            async for _ in changes:
+                pass
+
+    task = asyncio.create_task(follow())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_position_is_remembered(visitors: kinfold.Producer, folding_url: str, workspace: str, tmp_path: Path):
+    """The change that was being handled when the reader ended comes again, and none before it."""
+    for number in range(10):
+        visitors.set_metadata(external_id="u-1", metadata={"n": number})
+    versions: list[int] = []
+    for _ in range(3):
+        feed = kinfold.Feed(folding_url, workspace=workspace, position=kinfold.FilePosition(tmp_path / "position"))
+        with feed.follow(since="0") as changes:
+            versions += [next(changes).version for _ in range(3)]
+    assert versions == [1, 2, 3, 3, 4, 5, 5, 6, 7]
+
+
+def test_a_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, folding_url: str, workspace: str):
+    visitors.identify(external_id="u-1")
+    visitors.identify(external_id="u-2")
+    saved: list[str] = []
+    feed = kinfold.Feed(folding_url, workspace=workspace, position=(lambda: saved[-1] if saved else None, saved.append))
+    with feed.follow(since="0") as changes:
+        next(changes)
+        second = next(changes)
+    with feed.follow() as changes:
+        assert next(changes) == second
+
+
+def test_what_is_no_longer_kept_is_never_skipped_silently(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
+):
+    """Who asks for entries that were trimmed is told so, at the start and in the middle; with `snapshot` it starts again."""
+    for number in range(20):
+        visitors.set_metadata(external_id="u-1", metadata={"n": number})
+    folded(client, workspace, visitors.flush())
+    with feed.follow(since="0") as early, feed.follow(since="0", snapshot=True) as other:
+        position = early.position
+        assert (next(early).version, next(early).version) == (1, 2)
+        position = early.position
+        client.xtrim(key(workspace, "changes"), maxlen=5, approximate=False)
+        for start in ("0", position):
+            with feed.follow(since=start) as changes, pytest.raises(kinfold.FeedTruncated, match="asked for was"):
+                next(changes)
+        again = next(other)
+        assert (again.cause, again.version) == ("snapshot", 20)
+    with feed.follow(since="99999999999999-0") as changes, pytest.raises(kinfold.FeedTruncated):
+        next(changes)
+
+
+def test_a_snapshot_and_then_the_changes_from_exactly_there(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
+):
+    resets: list[int] = []
+    for number in range(5):
+        visitors.identify(external_id=f"u-{number}")
+    folded(client, workspace, visitors.flush())
+    with feed.follow(snapshot=True, on_reset=lambda: resets.append(1)) as changes:
+        shown = {next(changes).contact_id for _ in range(5)}
+        visitors.identify(external_id="u-5")
+        created = next(changes)
+    assert len(shown) == 5
+    assert created.contact_id not in shown
+    assert created.cause != "snapshot"
+    assert resets == [1]
+
+
+def test_live_contacts_are_the_projectors(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, folding_url: str
+):
+    """Created, changed, merged: while a snapshot is taken and after it, the mapping comes to what the projector has."""
+    with feed.contacts() as contacts:
+        assert len(contacts) == 0
+        for number in range(200):
+            visitors.identify(f"v-{number}", email=f"{number % 50}@example.org", metadata={"n": number})
+        with feed.contacts() as second:
+            for number in range(25):
+                visitors.identify(f"v-{number}", external_id=f"u-{number}", email=f"{number}@example.org")
+                visitors.identify(external_id=f"u-{number}", email=f"{number + 25}@example.org")
+            folded(client, workspace, visitors.flush())
+            newest = cast("list[tuple[bytes, object]]", client.xrevrange(key(workspace, "changes"), count=1))
+            last = newest[0][0].decode()
+            wait_until_sync(lambda: contacts.position == last and second.position == last)
+            assert len(contacts) == 25
+            assert dict(contacts) == dict(second)
+        with kinfold.Contacts(folding_url, workspace=workspace) as lookups:
+            for number in range(25):
+                expected = lookups.by_external_id(f"u-{number}")
+                assert expected is not None
+                assert contacts.by_external_id(f"u-{number}") == contacts[expected.id] == expected
+                assert contacts.by_email(f"{expected.email}".upper()) == expected
+    assert any(isinstance(change, ContactsMerged) for change in _all(feed, 50))
+
+
+def test_live_contacts_outlive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):
+    with Proxy(folding_url) as proxy, kinfold.Feed(proxy.url, workspace=workspace).contacts() as contacts:
+        proxy.refuse()
+        visitors.identify(external_id="u-1")
+        visitors.flush()
+        proxy.accept()
+        wait_until_sync(lambda: contacts.by_external_id("u-1"))
+
+
+def test_contacts_that_are_not_to_be_had_in_time():
+    with pytest.raises(TimeoutError, match=r"found no whole snapshot after 0\.2 s"):
+        kinfold.Feed("redis://127.0.0.1:1/0").contacts(timeout_s=0.2)
+
+
+def test_lookups_wait_for_what_was_written(visitors: kinfold.Producer, folding_url: str, workspace: str):
+    with kinfold.Contacts(folding_url, workspace=workspace, wait_s=5) as contacts:
+        for number in range(20):
+            visitors.set_metadata(external_id="u-1", metadata={"n": number})
+            found = contacts.by_external_id("u-1", after=visitors.flush())
+            assert found is not None
+            assert found.metadata == {"n": number}
+
+
+def test_a_lookup_does_not_wait_for_ever(folding_url: str, workspace: str):
+    with (
+        kinfold.Contacts(folding_url, workspace=workspace, wait_s=0.05) as contacts,
+        pytest.raises(kinfold.NotFolded, match=r"position 99999999999999-0 is not folded after 0\.05 s"),
+    ):
+        contacts.get("ct_1", after="99999999999999-0")
+
+
+def _all(feed: kinfold.Feed, at_least: int) -> list[object]:
+    with feed.follow(since="0") as changes:
+        found: list[object] = []
+        for change in changes:
+            found.append(change)
+            if len(found) > at_least and isinstance(change, ContactsMerged):
+                return found
+    return found

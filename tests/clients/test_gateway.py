@@ -1,0 +1,164 @@
+"""The same client through a gateway: events, lookups, the feed as Server-Sent Events, and all of it over bad networks."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+import kinfold
+from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, say, say_async
+from tests.support.engines import free_port
+from tests.support.gateways import GatewayProcess
+from tests.support.logs import Log
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until, wait_until_sync
+
+
+@pytest.fixture
+def proxy(gateway_url: str) -> Iterator[Proxy]:
+    """Give a proxy to the gateway."""
+    with Proxy(gateway_url) as proxy:
+        yield proxy
+
+
+def test_three_lines_and_their_answers(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """The URL and the key are all that differs."""
+    with kinfold.Producer(gateway_url, key=api_key) as visitors, kinfold.Contacts(gateway_url, key=api_key) as contacts:
+        visitors.seen("v-1", url="/pricing")
+        visitors.identify("v-1", external_id="u-1", email="Ada@example.org", metadata={"plan": "pro"})
+        visitors.set_metadata("v-1", {"mrr": 99})
+        position = visitors.flush()
+        ada = contacts.by_visitor("v-1", after=position)
+        assert ada is not None
+        assert ada.metadata == {"plan": "pro", "mrr": 99}
+        assert ada == contacts.by_external_id("u-1") == contacts.by_email("ada@example.org") == contacts.get(ada.id)
+        assert contacts.by_visitor("v-2") is None
+        assert contacts.get("ct_unknown") is None
+    assert Log(client, workspace).positions[-1] == position
+
+
+async def test_the_same_with_asyncio(gateway_url: str, api_key: str):
+    async with (
+        kinfold.AsyncProducer(gateway_url, key=api_key) as visitors,
+        kinfold.AsyncContacts(gateway_url, key=api_key) as contacts,
+        kinfold.Feed(gateway_url, key=api_key).follow(since="0") as changes,
+    ):
+        await visitors.identify("v-1", external_id="u-1")
+        found = await contacts.by_visitor("v-1", after=await visitors.flush())
+        assert found is not None
+        assert (await anext(changes)).contact_id == found.id
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+@pytest.mark.parametrize("trouble", ["resets", "slow", "refused"])
+def test_a_bad_network(  # noqa: PLR0917  fixtures are arguments
+    proxy: Proxy, api_key: str, client: Redis, workspace: str, how: str, trouble: str
+):
+    """1,000 events, each in the log, exactly once after folding: the ids see to that. No call waits."""
+    proxy.cut_share = 0.25 if trouble == "resets" else 0.0
+    proxy.delay_s = 0.02 if trouble == "slow" else 0.0
+    if trouble == "refused":
+        proxy.refuse()
+    if how == "threads":
+        with kinfold.Producer(proxy.url, key=api_key, **QUICK) as producer:
+            slowest = say(producer)
+            wait_until_sync(lambda: producer.counters.retries > 0 or trouble != "refused")
+            proxy.accept()
+            producer.flush(timeout_s=60)
+            counters = producer.counters
+    else:
+
+        async def main() -> tuple[float, kinfold.Counters]:
+            async with kinfold.AsyncProducer(proxy.url, key=api_key, **QUICK) as producer:
+                slowest = await say_async(producer)
+                await wait_until(lambda: producer.counters.retries > 0 or trouble != "refused")
+                proxy.accept()
+                await producer.flush(timeout_s=60)
+                return slowest, producer.counters
+
+        slowest, counters = asyncio.run(main())
+    assert counters.sent == EVENTS
+    assert counters.retries > 0 or trouble == "slow"
+    assert Log(client, workspace).folded_visitors == EXPECTED
+    assert slowest < CALL_S
+
+
+def test_a_wrong_key_is_said_and_nothing_is_lost_meanwhile(gateway_url: str):
+    failures: list[kinfold.Failure] = []
+    visitors = kinfold.Producer(gateway_url, key="nonsense", on_error=failures.append, first_retry_s=0.01, exit_timeout_s=0)
+    visitors.seen("v-1")
+    wait_until_sync(lambda: failures)
+    assert isinstance(failures[0].error, kinfold.Refused)
+    assert "401" in str(failures[0].error)
+    assert (failures[0].lost, visitors.counters.buffered) == (False, 1)
+    visitors.close(timeout_s=0)
+    with kinfold.Contacts(gateway_url, key="nonsense") as contacts, pytest.raises(kinfold.Refused, match="401"):
+        contacts.by_visitor("v-1")
+    with pytest.raises(kinfold.Refused, match="401"):
+        next(kinfold.Feed(gateway_url, key="nonsense").follow())
+
+
+def test_the_feed_over_connections_that_break(proxy: Proxy, gateway_url: str, api_key: str):
+    """Every change once, in order, though the stream is cut again and again."""
+    with (
+        kinfold.Producer(gateway_url, key=api_key) as visitors,
+        kinfold.Feed(proxy.url, key=api_key).follow(since="0") as changes,
+    ):
+        versions: list[int] = []
+        for round_number in range(10):
+            for number in range(30):
+                visitors.set_metadata(external_id="u-1", metadata={"n": round_number * 30 + number})
+            versions += [next(changes).version for _ in range(30)]
+            proxy.cut()
+    assert versions == list(range(1, 301))
+
+
+def test_live_contacts_over_http(proxy: Proxy, gateway_url: str, api_key: str):
+    """A snapshot, then changes; and after an outage the same again from where it was."""
+    with kinfold.Producer(gateway_url, key=api_key) as visitors, kinfold.Contacts(gateway_url, key=api_key) as lookups:
+        visitors.identify("v-1", external_id="u-1")
+        assert lookups.by_external_id("u-1", after=visitors.flush())
+        with kinfold.Feed(proxy.url, key=api_key).contacts() as contacts:
+            assert [contact.external_id for contact in contacts.values()] == ["u-1"]
+            proxy.refuse()
+            visitors.identify("v-1", external_id="u-2", name="Bob")
+            bob = lookups.by_external_id("u-2", after=visitors.flush())
+            proxy.accept()
+            wait_until_sync(lambda: contacts.by_external_id("u-2") == bob)
+            assert len(contacts) == 2
+
+
+@pytest.mark.slow
+def test_a_gateway_that_is_killed_and_started_again(
+    folding_url: str, api_key: str, client: Redis, workspace: str, tmp_path: Path
+):
+    """Four times in the middle of everything: every event counts once, and so does every change for who follows the feed."""
+    port = free_port()
+
+    def say(first: int, last: int) -> None:
+        for number in range(first, last):
+            visitors.set_metadata(external_id="u-1", metadata={"n": number})
+
+    url = f"http://127.0.0.1:{port}"
+    versions: list[int] = []
+    options: dict[str, Any] = {**QUICK, "batch_events": 10}
+    with (
+        kinfold.Producer(url, key=api_key, **options) as visitors,
+        kinfold.Feed(url, key=api_key).follow(since="0") as changes,
+    ):
+        for first in range(0, 1000, 250):
+            with GatewayProcess(folding_url, port, tmp_path / "gateway.log", gateway_requests_per_s=100_000):
+                say(first, first + 150)
+                versions += [next(changes).version for _ in range(100)]
+            say(first + 150, first + 250)  # nobody is there
+        with GatewayProcess(folding_url, port, tmp_path / "gateway.log", gateway_requests_per_s=100_000):
+            visitors.flush(timeout_s=60)
+            assert (visitors.counters.sent, visitors.counters.lost) == (1000, 0)
+            assert visitors.counters.retries > 0
+            versions += [next(changes).version for _ in range(600)]
+    assert versions == list(range(1, 1001))
+    log = Log(client, workspace)
+    assert {kind: count for kind, count in log.kinds.items() if kind != "duplicate"} == {"folded": 1000}

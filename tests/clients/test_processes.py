@@ -1,0 +1,193 @@
+"""Forks, reloads, and the end of the process: gunicorn with `preload_app`, Celery's prefork pool, a development server."""
+
+import importlib
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+import kinfold
+from tests.support.logs import Log
+
+
+def run(script: str, *arguments: str) -> None:
+    """Runs a script to its end; it must end well and say nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments], check=False, timeout=60, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FORKED = """
+import os, sys, kinfold
+visitors = kinfold.Producer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)
+visitors.seen("v-sent-by-parent")
+visitors.flush()
+visitors.seen("v-buffered-by-parent")
+children = []
+for child in range(4):
+    pid = os.fork()
+    if pid == 0:
+        for number in range(50):
+            visitors.seen(f"v-{child}-{number}")
+        if child % 2:
+            visitors.flush()
+        sys.exit()
+    children.append(pid)
+for pid in children:
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+visitors.seen("v-after")
+"""
+
+POOL = """
+import multiprocessing, sys, kinfold
+visitors = kinfold.Producer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)
+
+def work(child):
+    for number in range(50):
+        visitors.seen(f"v-{child}-{number}")
+
+if __name__ == "__main__":
+    visitors.seen("v-sent-by-parent")
+    visitors.flush()
+    visitors.seen("v-buffered-by-parent")
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=work, args=(child,)) for child in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    visitors.seen("v-after")
+"""
+
+
+@pytest.mark.parametrize("script", [FORKED, POOL], ids=["os.fork", "multiprocessing"])
+def test_forked_after_the_producer_was_made(folding_url: str, client: Redis, workspace: str, script: str):
+    """Children send, and nothing is sent twice: not what the parent had sent, and not what it still had in its buffer."""
+    run(script, folding_url, workspace)
+    expected = [f"v-{child}-{number}" for child in range(4) for number in range(50)]
+    log = Log(client, workspace)
+    assert log.visitors == Counter([*expected, "v-sent-by-parent", "v-buffered-by-parent", "v-after"])
+    assert len({event["id"] for event in log.events}) == 203
+
+
+def test_forked_while_the_server_is_gone(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """The parent's spool is the parent's; the child has one of its own, and both are sent by whoever comes next."""
+    script = """
+import os, sys, time, kinfold
+visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[1], spool=sys.argv[2], exit_timeout_s=0.1)
+visitors.seen("v-parent")
+while not visitors.counters.spooled:
+    time.sleep(0.01)
+if os.fork() == 0:
+    visitors.seen("v-child")
+    sys.exit()
+os.wait()
+"""
+    subprocess.run([sys.executable, "-c", script, workspace, str(tmp_path)], check=True, timeout=60, capture_output=True)
+    with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as visitors:
+        visitors.seen("v-next")
+    assert Log(client, workspace).visitors == Counter(["v-parent", "v-child", "v-next"])
+
+
+def test_the_end_of_the_process_sends_what_waits(folding_url: str, client: Redis, workspace: str):
+    run(
+        "import kinfold, sys\n"
+        "visitors = kinfold.Producer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)\n"
+        "for number in range(1200): visitors.seen(f'v-{number}')\n",
+        folding_url,
+        workspace,
+    )
+    assert len(Log(client, workspace).events) == 1200
+
+
+def test_the_end_of_an_event_loop_loses_nothing(folding_url: str, client: Redis, workspace: str):
+    """Nobody closed the AsyncProducer: its thread outlives the loop, and the end of the process sends what waits."""
+    run(
+        "import asyncio, kinfold, sys\n"
+        "visitors = kinfold.AsyncProducer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)\n"
+        "asyncio.run(visitors.seen('v-1'))\n"
+        "asyncio.run(visitors.seen('v-2'))\n",
+        folding_url,
+        workspace,
+    )
+    assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
+
+
+def test_the_end_of_the_process_does_not_wait_longer_than_the_setting(workspace: str):
+    """The server is gone; the process ends all the same, and says what was lost where its logging says things."""
+    script = (
+        "import kinfold, logging, sys, time\n"
+        "logging.disable()\n"
+        "visitors = kinfold.Producer('redis://127.0.0.1:1/0', workspace=sys.argv[1], exit_timeout_s=0.2)\n"
+        "visitors.seen('v-1')\n"
+        "import atexit, time\n"
+        "started = time.monotonic()\n"
+        "import kinfold.lifecycle\n"
+        "kinfold.lifecycle._exit()\n"
+        "assert 0.1 < time.monotonic() - started < 1\n"
+    )
+    run(script, workspace)
+
+
+def test_a_module_that_is_loaded_again_makes_a_second_producer_and_loses_nothing_of_the_first(
+    folding_url: str, client: Redis, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a development server does it, and notebooks."""
+    (tmp_path / "reloaded.py").write_text(
+        f"import kinfold\nvisitors = kinfold.Producer({folding_url!r}, workspace={workspace!r}, batch_age_s=0.05)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("reloaded")
+    first: kinfold.Producer = module.visitors
+    first.seen("v-1")
+    importlib.reload(module)
+    second: kinfold.Producer = module.visitors
+    assert second is not first
+    second.seen("v-2")
+    second.close()
+    first.close()
+    assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
+
+
+def test_import_has_no_effects():
+    """No thread, no handler, no connection, and none of what makes services heavy (issue 5, what it must show, item 1)."""
+    run(
+        "import sys, threading, atexit, asyncio, concurrent.futures.thread, logging, redis, ssl\n"
+        "before = atexit._ncallbacks()\n"
+        "import kinfold\n"
+        "kinfold.Producer, kinfold.Feed, kinfold.Contacts\n"
+        "assert threading.active_count() == 1\n"
+        "assert atexit._ncallbacks() == before, atexit._ncallbacks()\n"
+        "heavy = {'faststream', 'litestar', 'pydantic', 'structlog', 'typer', 'rich', 'uvloop'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+
+def test_import_alone_does_not_even_load_redis():
+    run("import sys, kinfold\nassert not {'redis', 'asyncio', 'msgspec', 'http.client'} & set(sys.modules)\n")
+
+
+def test_without_flock_there_is_no_spool_and_everything_else(folding_url: str, client: Redis, workspace: str):
+    """As on Windows; the standard library's own uses of `fcntl` are loaded before it is hidden."""
+    run(
+        "import asyncio, os, redis.asyncio, sys, tempfile\n"
+        "sys.modules['fcntl'] = None\n"
+        "del os.register_at_fork\n"
+        "import kinfold, kinfold.asgi, kinfold.wsgi, kinfold.django, kinfold.testing\n"
+        "for name in kinfold.__all__: getattr(kinfold, name)\n"
+        "with kinfold.Producer(sys.argv[1], workspace=sys.argv[2]) as visitors: visitors.seen('v-1')\n"
+        "try:\n"
+        "    kinfold.Producer(sys.argv[1], spool=tempfile.gettempdir())\n"
+        "except ValueError as error:\n"
+        "    assert 'on a system without flock (Windows), allowed there is None' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('no error')\n",
+        folding_url,
+        workspace,
+    )
+    assert Log(client, workspace).visitors == Counter(["v-1"])

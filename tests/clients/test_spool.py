@@ -1,0 +1,193 @@
+"""What could not be sent lies on disk until it is, over restarts of the producer and of the machine."""
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import pytest
+from redis import Redis
+
+import kinfold
+from kinfold.spool import Spool
+from tests.support.logs import Log
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until_sync
+
+NOWHERE: Final = "redis://127.0.0.1:1/0"
+QUICK: Final[dict[str, Any]] = {"first_retry_s": 0.01, "last_retry_s": 0.05, "batch_age_s": 0.01}
+
+
+def test_what_one_producer_could_not_send_the_next_one_sends(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    spool = tmp_path / "spool"
+    first = kinfold.Producer(NOWHERE, workspace=workspace, spool=spool, **QUICK)
+    first.seen("v-1")
+    wait_until_sync(lambda: first.counters.spooled == 1)
+    first.seen("v-2")
+    first.close(timeout_s=0.05)
+    assert first.counters.lost == 0
+
+    with kinfold.Producer(folding_url, workspace=workspace, spool=spool) as second:
+        second.seen("v-3")
+        second.flush()
+        assert second.counters.sent == 1, "those of the first are not its own"
+    log = Log(client, workspace)
+    assert [event["visitorId"] for event in log.events] == ["v-1", "v-2", "v-3"]
+    assert all(event["sentAt"] >= event["at"] for event in log.events)
+    assert not any(spool.iterdir())
+
+
+def test_an_outage_goes_through_the_spool_in_order(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """During it the memory is free again at once; after it everything is there once, in the order in which it was said."""
+    with Proxy(folding_url) as proxy:
+        proxy.refuse()
+        with kinfold.Producer(
+            proxy.url, workspace=workspace, spool=tmp_path, buffer_events=20, batch_events=10, when_full="wait", **QUICK
+        ) as visitors:
+            for number in range(200):
+                visitors.seen(f"v-{number}")
+            wait_until_sync(lambda: visitors.counters.spooled == 200)
+            proxy.accept()
+            visitors.flush()
+            assert visitors.counters.sent == 200
+            visitors.seen("v-200")
+    assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(201)]
+
+
+def test_a_killed_process_leaves_what_it_had_spooled(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """SIGKILL: no close, no exit handler. The lock is the kernel's, and goes with the process."""
+    script = f"""
+import kinfold, os, signal, time
+visitors = kinfold.Producer({NOWHERE!r}, workspace={workspace!r}, spool={str(tmp_path)!r}, first_retry_s=0.01)
+for number in range(10):
+    visitors.seen(f"v-{{number}}")
+while visitors.counters.spooled < 10:
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == -9
+    with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as visitors:
+        visitors.seen("v-10")
+    assert Log(client, workspace).visitors == Counter({f"v-{number}": 1 for number in range(11)})
+
+
+def test_two_processes_do_not_touch_what_is_the_others(tmp_path: Path):
+    first, second = Spool(str(tmp_path), 1000), Spool(str(tmp_path), 1000)
+    first.put(1, [b"{}"])
+    assert second.oldest() is None
+    second.close()
+    first.close()
+    third = Spool(str(tmp_path), 1000)
+    chunk = third.oldest()
+    assert chunk is not None
+    assert (chunk.events, chunk.own) == ([b"{}"], False)
+    third.close()
+
+
+def test_a_spool_that_is_full_takes_no_more(workspace: str, tmp_path: Path):
+    """Then the buffer fills, and what happens next is what the settings say of a full buffer."""
+    visitors = kinfold.Producer(
+        NOWHERE, workspace=workspace, spool=tmp_path, spool_bytes=1000, buffer_events=10, batch_events=1, **QUICK
+    )
+    for _ in range(200):
+        visitors.seen("v-1")
+        wait_until_sync(lambda: visitors.counters.retries > 0)
+    wait_until_sync(lambda: visitors.counters.dropped > 0)
+    visitors.close(timeout_s=0.05)
+    wait_until_sync(lambda: visitors.counters.lost > 0)
+    counters = visitors.counters
+    assert counters.spooled > 0
+    assert counters.lost > 0
+    assert counters.lost + counters.spooled == counters.accepted
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*.ndjson")) <= 1000
+
+
+def test_a_process_that_ends_in_time_spools_what_is_under_way(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """The server takes the connection and says nothing: `close` does not wait for it, and the events are safe."""
+    with Proxy(folding_url) as proxy:
+        proxy.delay_s = 3.0
+        visitors = kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **QUICK)
+        visitors.seen("v-1")
+        wait_until_sync(lambda: visitors._delivery._in_flight is not None)
+        visitors.close(timeout_s=0.1)
+        assert (visitors.counters.lost, visitors.counters.spooled) == (0, 1)
+        assert list(tmp_path.glob("*/*.ndjson"))
+        thread = visitors._delivery._thread
+        assert isinstance(thread, threading.Thread)
+    thread.join(10)
+    assert visitors.counters.sent == 0, "what the answer was about is counted as spooled already"
+    with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as again:
+        again.seen("v-2")
+    assert Log(client, workspace).folded_visitors == Counter({"v-1": 1, "v-2": 1})
+
+
+def test_a_directory_that_cannot_be_made_is_said_when_the_producer_is_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        kinfold.Producer(NOWHERE, spool=tmp_path / "file" / "spool")
+
+
+def test_what_comes_after_the_end_is_kept_for_the_next(tmp_path: Path):
+    """Time is up for who closes, and the background thread ends in the same moment: whoever is second loses nothing."""
+    spool = Spool(str(tmp_path), 1000)
+    spool.close()
+    assert not any(tmp_path.iterdir())
+    assert spool.put(0, [b"{}"])
+    after = Spool(str(tmp_path), 1000)
+    chunk = after.oldest()
+    assert chunk is not None
+    assert chunk.events == [b"{}"]
+    after.drop_oldest()
+    after.close()
+    assert not any(tmp_path.iterdir())
+
+
+def test_putting_and_closing_at_the_same_time(tmp_path: Path):
+    """What was put is there afterwards, whichever of the two was first."""
+    for number in range(200):
+        spool = Spool(str(tmp_path / str(number)), 1000)
+        closing = threading.Thread(target=spool.close)
+        closing.start()
+        assert spool.put(0, [b"{}"])
+        closing.join()
+        if spool._locks:
+            spool.close()
+        assert len(list(tmp_path.glob(f"{number}/*/*.ndjson"))) == 1
+
+
+def test_closed_at_once_the_event_is_spooled(workspace: str, tmp_path: Path):
+    """The background thread has not even looked at the spool, or just does."""
+    for number in range(20):
+        visitors = kinfold.Producer(NOWHERE, workspace=workspace, spool=tmp_path / str(number))
+        visitors.seen("v-1")
+        visitors.close(timeout_s=0)
+        counters = visitors.counters
+        assert (counters.accepted, counters.spooled, counters.lost) == (1, 1, 0)
+
+
+def test_closed_while_a_batch_is_packed(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """It is out of the buffer and not yet under way: spooled by who closes, and not sent by the thread that had it in hand."""
+    visitors = kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path, batch_age_s=0)
+    delivery = visitors._delivery
+    is_packing, may_go_on = threading.Event(), threading.Event()
+
+    def is_news(_: object) -> bool:
+        is_packing.set()
+        return may_go_on.wait(10)
+
+    with mock.patch.object(delivery._suppression, "is_news", is_news):
+        visitors.set_metadata("v-1", {"a": 1})
+        assert is_packing.wait(10)
+        visitors.close(timeout_s=0.01)
+        assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.lost) == (1, 1, 0)
+        may_go_on.set()
+        assert isinstance(delivery._thread, threading.Thread)
+        delivery._thread.join(10)
+    assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.sent) == (1, 1, 0)
+    assert not Log(client, workspace).events
+    with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as again:
+        again.seen("v-2")
+    assert Log(client, workspace).visitors == Counter({"v-1": 1, "v-2": 1})

@@ -1,0 +1,157 @@
+"""What says nothing new is not sent at all, and what might is."""
+
+from datetime import UTC, datetime
+
+import pytest
+from redis import Redis
+
+import kinfold
+from kinfold.drafts import Draft
+from kinfold.suppression import Suppression
+from kinfold_schemas.canonical import Primitive
+from tests.clients.drafting import DRAFTING
+from tests.support.logs import Log
+from tests.support.waiting import wait_until_sync
+
+
+class Clock:
+    """A clock that stands still until it is told."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(name="clock")
+def _clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(name="suppression")
+def _suppression(clock: Clock) -> Suppression:
+    return Suppression(entries=100, ttl_s=300, clock=clock)
+
+
+def identified(visitor_id: str | None = None, external_id: str | None = None, email: str | None = None, **fields: str) -> Draft:
+    return DRAFTING.identify(
+        visitor_id, external_id=external_id, email=email, name=fields.pop("name", None), metadata={**fields}
+    )
+
+
+def plan(value: str, visitor_id: str | None = None, external_id: str | None = None, **more: int) -> Draft:
+    return DRAFTING.set_metadata(visitor_id, {"plan": value, **more}, external_id=external_id)
+
+
+def test_the_same_again_is_not_sent(folding_url: str, client: Redis, workspace: str):
+    """One event in the log for a hundred page views that say the same, and the counters show what was saved."""
+    with kinfold.Producer(folding_url, workspace=workspace) as visitors:
+        for _ in range(100):
+            visitors.identify("v-1", external_id="u-1", metadata={"plan": "pro", "seats": 3})
+            visitors.set_metadata("v-1", {"mrr": 99})
+        visitors.flush()
+        assert (visitors.counters.sent, visitors.counters.suppressed) == (2, 198)
+    assert len(Log(client, workspace).events) == 2
+
+
+def test_a_view_is_always_sent(folding_url: str, client: Redis, workspace: str):
+    with kinfold.Producer(folding_url, workspace=workspace) as visitors:
+        for _ in range(3):
+            visitors.seen("v-1", url="/pricing")
+    assert len(Log(client, workspace).events) == 3
+
+
+def test_it_can_be_turned_off(folding_url: str, client: Redis, workspace: str):
+    with kinfold.Producer(folding_url, workspace=workspace, suppress_entries=0) as visitors:
+        for _ in range(3):
+            visitors.set_metadata("v-1", {"mrr": 99})
+    assert len(Log(client, workspace).events) == 3
+
+
+def test_numbers_are_compared_as_the_contract_does(suppression: Suppression):
+    """1 and 1.0 are the same number, true is not 1, and "1" is not 1."""
+    values: list[tuple[Primitive, bool]] = [(1, True), (1.0, False), (True, True), ("1", True), (1, True)]
+    for value, is_news in values:
+        assert suppression.is_news(DRAFTING.set_metadata("v-1", {"a": value})) is is_news, value
+
+
+def test_back_and_forth_is_news_each_time(suppression: Suppression):
+    assert [suppression.is_news(plan(value, "v-1")) for value in ("pro", "free", "pro")] == [True, True, True]
+
+
+def test_other_keys_do_not_make_it_news(suppression: Suppression):
+    other = DRAFTING.set_metadata("v-1", {"mrr": 1})
+    assert [suppression.is_news(draft) for draft in (plan("pro", "v-1"), other, plan("pro", "v-1"), other)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_removing_a_key_makes_it_news(suppression: Suppression):
+    removed = DRAFTING.set_metadata("v-1", unset=["plan"])
+    assert [suppression.is_news(draft) for draft in (plan("pro", "v-1"), removed, removed, plan("pro", "v-1"))] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_one_person_under_two_names_is_one_person(suppression: Suppression):
+    """The visitor was identified as u-1, so what is set for u-1 changes what was set for the visitor."""
+    story = [identified("v-1", "u-1"), plan("pro", "v-1"), plan("free", external_id="u-1"), plan("pro", "v-1")]
+    assert [suppression.is_news(draft) for draft in story] == [True, True, True, True]
+    assert suppression.is_news(plan("free", external_id="u-1"))
+
+
+def test_a_device_that_goes_from_hand_to_hand_says_so_each_time(suppression: Suppression):
+    story = [identified("v-1", "u-1"), identified("v-1", "u-2"), identified("v-1", "u-1"), identified("v-1", "u-1")]
+    assert [suppression.is_news(draft) for draft in story] == [True, True, True, False]
+
+
+def test_an_address_is_the_same_in_any_case(suppression: Suppression):
+    first = DRAFTING.set_metadata(email="Ada@example.org", metadata={"a": 1})
+    second = DRAFTING.set_metadata(email="ada@example.org", metadata={"a": 2})
+    assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True]
+
+
+def test_what_has_a_time_of_its_own_is_always_sent(suppression: Suppression):
+    """Which value wins is then for the fold to say: {plan: free} of yesterday changes nothing, and pro is not known to hold."""
+    late = DRAFTING.set_metadata("v-1", {"plan": "free"}, at=datetime(2026, 1, 1, tzinfo=UTC))
+    story = [plan("pro", "v-1"), late, late, plan("free", "v-1"), plan("free", "v-1")]
+    assert [suppression.is_news(draft) for draft in story] == [True, True, True, True, False]
+
+
+def test_after_the_time_to_live_it_is_sent_again(suppression: Suppression, clock: Clock):
+    assert suppression.is_news(plan("pro", "v-1"))
+    clock.now_s = 299.9
+    assert not suppression.is_news(plan("pro", "v-1"))
+    clock.now_s = 300
+    assert suppression.is_news(plan("pro", "v-1"))
+
+
+def test_so_many_are_remembered_and_no_more(suppression: Suppression):
+    """The least recently used are forgotten: what is not remembered is sent."""
+    for number in range(1000):
+        suppression.is_news(plan("pro", f"v-{number}"))
+    assert len(suppression) == 100
+    assert not suppression.is_news(plan("pro", "v-999"))
+    assert suppression.is_news(plan("pro", "v-0"))
+
+
+def test_a_kiosk_does_not_make_one_person_of_everybody(suppression: Suppression):
+    for number in range(1000):
+        assert suppression.is_news(identified("v-kiosk", f"u-{number}"))
+        assert len(suppression) <= 33
+    assert suppression.is_news(identified("v-kiosk", "u-998"))
+
+
+def test_what_was_lost_is_not_held_for_sent(workspace: str):
+    visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=workspace, exit_timeout_s=0)
+    visitors.set_metadata("v-1", {"a": 1})
+    visitors.close(timeout_s=0)
+    wait_until_sync(lambda: visitors.counters.lost == 1)
+    assert visitors._delivery._suppression.is_news(DRAFTING.set_metadata("v-1", {"a": 1}))

@@ -1,0 +1,143 @@
+"""A bad event is refused at the call, with the sentence that the fold would have for it."""
+
+import decimal
+import threading
+import traceback
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+
+import kinfold
+from kinfold.encoding import encode_drafts, stamped
+from kinfold_projections.entries import Entry, read_entry
+from kinfold_schemas.canonical import Primitive
+from tests.clients.drafting import DRAFTING
+from tests.support.logs import Log
+
+VISITORS: Any = kinfold.Producer("redis://127.0.0.1:1/0", exit_timeout_s=0, buffer_events=1)
+
+TEXT = st.text(max_size=300) | st.sampled_from(["null", " v-1 ", "a@b", "\ud800", "a\0b", "x" * 256, "é" * 3000, "\x1b" * 2000])
+VALUES: st.SearchStrategy[Primitive] = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+METADATA = st.dictionaries(TEXT, VALUES, max_size=5)
+
+
+@given(st.sampled_from(["seen", "identify", "set_metadata"]), TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | METADATA)
+def test_what_a_call_takes_the_fold_takes(
+    call: str, visitor_id: str, external_id: str | None, email: str | None, metadata: dict[str, Primitive] | None
+):
+    """Whatever is said: either the call raises EventError, or what goes out is a good entry. Nothing else is ever raised."""
+    try:
+        if call == "seen":
+            draft = DRAFTING.seen(visitor_id, context=metadata)
+        elif call == "identify":
+            draft = DRAFTING.identify(visitor_id, external_id=external_id, email=email, metadata=metadata)
+        else:
+            draft = DRAFTING.set_metadata(visitor_id, metadata, external_id=external_id)
+    except kinfold.EventError:
+        return
+    (data,) = stamped(encode_drafts([draft]))
+    entry = read_entry(b"1800000000000-0", {b"event": data})
+    assert isinstance(entry, Entry), (entry, data)
+    assert len(data) <= draft[2] * 1.5, "a text of control characters takes more than is counted, and no more than that"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: VISITORS.seen(""), "blocked-identifier: visitorId: found ''"),
+        (lambda: VISITORS.seen("null"), "blocked-identifier: visitorId: found 'null'"),
+        (lambda: VISITORS.seen(5), "visitorId: found 5 (a number), allowed is a string"),
+        (lambda: VISITORS.seen([]), "visitorId: found [] (an array), allowed is a string"),
+        (lambda: VISITORS.seen(None), "visitorId: found None (null), allowed is a string of 1 to 255 characters"),
+        (lambda: VISITORS.seen("v" * 256), "allowed are 1 to 255 characters"),
+        (lambda: VISITORS.seen("v-1", context=[1]), "context: found [1] (an array), allowed is a mapping"),
+        (lambda: VISITORS.identify("v-1"), "externalId, email: found neither, allowed is at least one"),
+        (lambda: VISITORS.identify(email="nobody"), "email: found 'nobody' (6 characters), allowed are 3 to 320 characters"),
+        (lambda: VISITORS.identify(external_id="u", metadata={"a": {}}), "metadata.a: found {} (an object), allowed is"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": float("nan")}), "metadata.a: found nan, allowed are finite numbers"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": decimal.Decimal(1)}), "metadata.a: found Decimal('1')"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": 2**53}), "metadata.a: found 9007199254740992, allowed are integers"),
+        (lambda: VISITORS.set_metadata("v-1", {1: 2}), "metadata: found the key 1 (a number), allowed are strings"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": "x" * 8193}), "metadata.a: found 8193 bytes, allowed are 8192"),
+        (lambda: VISITORS.set_metadata("v-1", {str(n): 1 for n in range(257)}), "found 257 keys, allowed are 256"),
+        (lambda: VISITORS.set_metadata("v-1", {str(n): "x" * 8000 for n in range(9)}), "too-large: event: found"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": 1}, external_id="u-1"), "found 2 targets, allowed is exactly one"),
+        (lambda: VISITORS.set_metadata(metadata={"a": 1}), "found none of them, allowed is exactly one"),
+        (lambda: VISITORS.set_metadata("v-1", unset="plan"), "unset: found 'plan', allowed is an array of metadata keys"),
+        (lambda: VISITORS.seen("v-1", url="a\0b"), "'context.url': found a NUL character"),
+        (lambda: VISITORS.seen("v-1", url="\ud800"), "found a lone UTF-16 surrogate"),
+        (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "at: found 2026-01-01T00:00:00 without an offset"),  # noqa: DTZ001
+        (lambda: VISITORS.seen("v-1", at=datetime(1969, 1, 1, tzinfo=UTC)), "allowed is 1970 and later"),
+        (lambda: VISITORS.seen("v-1", at="now"), "at: found 'now', allowed is a datetime with an offset"),
+    ],
+)
+def test_the_sentence_names_the_field_what_was_found_and_what_is_allowed(call: Any, message: str):
+    with pytest.raises(kinfold.EventError) as raised:
+        call()
+    assert message in str(raised.value)
+    frames = [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert "<lambda>" in frames, "the caller's line is in the traceback"
+
+
+class SafeText(str):
+    """As Django's SafeString."""
+
+    __slots__ = ()
+
+
+def test_text_of_another_class_is_text():
+    """Frameworks have strings of their own, equal to plain ones: cached answers about those must not let them through raw."""
+    for visitor_id in ("v-safe", SafeText("v-safe")):
+        draft = DRAFTING.seen(visitor_id, url=SafeText("/"))
+        event = msgspec.json.decode(encode_drafts([draft])[0])
+        assert event["visitorId"] == "v-safe"
+        assert event["context"] == {"url": "/"}
+
+
+class Standing:
+    """As werkzeug's LocalProxy: a string to whoever looks while the request lasts, and nothing in another thread."""
+
+    def __init__(self) -> None:
+        self.home = threading.get_ident()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return str
+
+    def __hash__(self) -> int:
+        return hash("v-standing")
+
+    def __eq__(self, other: object) -> bool:
+        return other == "v-standing"
+
+    def __str__(self) -> str:
+        if threading.get_ident() != self.home:
+            raise RuntimeError("outside of the request")
+        return "v-standing"
+
+
+def test_one_that_stands_for_an_identifier_spoils_nothing_but_its_own_event(folding_url: str, client: Redis, workspace: str):
+    """A bug of the caller's that no call can see cheaply; the rest of the batch goes out."""
+    standing: Any = Standing()
+    with kinfold.Producer(folding_url, workspace=workspace, batch_age_s=600) as visitors:
+        visitors.seen("v-standing")
+        visitors.seen(standing)
+        visitors.set_metadata("v-2", {"a": 1})
+        visitors.set_metadata(standing, {"a": 1})
+    assert Log(client, workspace).visitors == Counter(["v-standing", "v-2"])
+    assert (visitors.counters.sent, visitors.counters.lost) == (2, 2)
+
+
+def test_a_value_that_stands_for_text_is_text_at_the_call():
+    """As Django's SimpleLazyObject: looked at where it is known what it is."""
+    standing: Any = Standing()
+    draft = DRAFTING.seen("v-1", url=standing)
+    assert msgspec.json.decode(encode_drafts([draft])[0])["context"] == {"url": "v-standing"}
+    context: dict[str, Any] = draft[4]  # pyright: ignore[reportAssignmentType]
+    assert type(context["url"]) is str
