@@ -1,0 +1,130 @@
+"""HTTP ingest beside redis-py: the same events, in batches of 100, each waited for before the next is sent.
+
+    python benchmarks/gateway_ingest.py [BATCHES]
+
+Three ways in turn, five rounds each, the best of each: `redis` is a redis-py pipeline of XADDs, which checks nothing; `judged`
+is the same after each event was judged as the gateway judges it; `http` is the gateway, a process of its own, over a connection
+that is kept. Then `http` with eight connections at once, where a batch's way to Redis and back is not waited for by the others.
+"""
+
+import asyncio
+import json
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import httpx
+import uvloop
+from redis.asyncio import Redis
+
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import VisitorIdentified
+from kinfold_schemas.identifiers import CONTRACT_RULES
+from kinfold_schemas.keys import key
+from kinfold_schemas.names import Names, named_by
+from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.gateway.keys import create_key
+
+ROOT: Final = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.support.gateways import GatewayProcess  # noqa: E402  the repository's root comes first
+
+BATCH: Final = 100
+ROUNDS: Final = 5
+CONNECTIONS: Final = 8
+
+Send = Callable[[list[bytes]], Awaitable[None]]
+
+
+def make_batches(count: int) -> list[list[bytes]]:
+    """Events as a backend sends them, some 200 bytes each."""
+    return [
+        [
+            json.dumps(
+                {
+                    "type": "VisitorIdentified",
+                    "id": f"{batch}-{number}",
+                    "visitorId": f"v-{number}",
+                    "externalId": f"u-{number}",
+                    "email": f"{number}@example.org",
+                    "metadata": {"plan": "pro", "turn": batch},
+                }
+            ).encode()
+            for number in range(BATCH)
+        ]
+        for batch in range(count)
+    ]
+
+
+async def events_per_s(batches: list[list[bytes]], send: Send, at_once: int = 1) -> float:
+    """Sends all batches, `at_once` at a time."""
+    waiting = iter(batches)
+
+    async def work() -> None:
+        for batch in waiting:
+            await send(batch)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    return len(batches) * BATCH / (time.perf_counter() - started)
+
+
+async def main(count: int) -> None:
+    """Prints one JSON object."""
+    batches = make_batches(count)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory() as directory, EmbeddedServer.start(Path(directory) / "data") as server:
+        settings = {"gateway_requests_per_s": 1_000_000, "log_level": "warning"}
+        with GatewayProcess(server.url, port, Path(directory) / "log", **settings) as gateway:
+            async with Redis.from_url(server.url) as redis:
+                headers = {"Authorization": f"Bearer {await create_key(redis, 'default', 'secret')}"}
+                async with httpx.AsyncClient(base_url=gateway.url, headers=headers) as client:
+                    best = await measure(batches, redis, client)
+    ratios = {name: round(rate / best["redis"], 2) for name, rate in best.items()}
+    print(json.dumps({"events_per_s": {name: round(rate) for name, rate in best.items()}, "ratio_to_redis": ratios}, indent=2))
+
+
+async def measure(batches: list[list[bytes]], redis: Redis, client: httpx.AsyncClient) -> dict[str, float]:
+    """The best of each way."""
+    log = key("default", "events")
+
+    async def direct(batch: list[bytes]) -> None:
+        pipeline = redis.pipeline(transaction=False)
+        for data in batch:
+            pipeline.xadd(log, {"event": data})
+        await pipeline.execute()
+
+    async def judged(batch: list[bytes]) -> None:
+        for data in batch:
+            event = decode_event(data)
+            assert isinstance(event, VisitorIdentified)
+            assert isinstance(named_by(event, CONTRACT_RULES), Names)
+        await direct(batch)
+
+    async def http(batch: list[bytes]) -> None:
+        answer = await client.post("/v1/events", content=b"\n".join(batch))
+        assert answer.is_success, answer.text
+
+    ways: dict[str, tuple[Send, int]] = {
+        "redis": (direct, 1),
+        "judged": (judged, 1),
+        "http": (http, 1),
+        f"redis, {CONNECTIONS} at once": (direct, CONNECTIONS),
+        f"http, {CONNECTIONS} at once": (http, CONNECTIONS),
+    }
+    best = dict.fromkeys(ways, 0.0)
+    for _ in range(ROUNDS):
+        for name, (send, at_once) in ways.items():
+            await redis.delete(log)
+            best[name] = max(best[name], await events_per_s(batches, send, at_once))
+    return best
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200))

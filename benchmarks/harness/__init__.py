@@ -1,0 +1,1 @@
+"""What the benchmarks share: servers of their own, events, the projector as it ships, references, results."""

@@ -1,0 +1,181 @@
+"""What the benchmarks found, told: the floors of the speed, met or not; a chart; both in the README.
+
+    python benchmarks/report.py [--no-readme]
+
+Reads `benchmarks/results/*.json`, prints the table, draws `benchmarks/results/speed.svg` and puts table and chart into the
+README, between two marks. `make bench` runs it last, so what the README says is always what was found last.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from chart import draw
+from harness.results import RESULTS, show
+
+README: Final = Path(__file__).parents[1] / "README.md"
+CHART: Final = RESULTS / "speed.svg"
+BEGINS: Final = "<!-- made by `make bench`: do not edit -->"
+ENDS: Final = "<!-- end of what `make bench` made -->"
+MIB: Final = 2**20
+
+Results = dict[str, Any]
+
+
+class Floor(NamedTuple):
+    """One line of what it must show: `least` or `most`."""
+
+    title: str
+    find: Callable[[Results], float]
+    least: float | None = None
+    most: float | None = None
+    unit: str = ""
+
+    @property
+    def target(self) -> str:
+        """As the table says it."""
+        return f"≥ {self.least:g}{self.unit}" if self.least is not None else f"≤ {self.most:g}{self.unit}"
+
+    def holds(self, found: float) -> bool:
+        """Whether it is met."""
+        return (self.least is None or found >= self.least) and (self.most is None or found <= self.most)
+
+
+def _live(results: Results, scenario: str) -> float:
+    return float(results["live"]["scenarios"][scenario]["figures"][0]["ratios"]["redis-py"])
+
+
+def _beside(results: Results, peer: str) -> float:
+    return float(results["peers"]["figures"][0]["ratios"][peer])
+
+
+def _replay(results: Results, log: str) -> float:
+    return float(results["replay"]["scenarios"][log]["figures"][0]["ratios"]["redis-py"])
+
+
+def _latency(results: Results, field: str) -> float:
+    return float(next(each[field] for each in results["latency"]["rates"] if each["events_per_s"] == 5000))
+
+
+def _workspaces(results: Results, name: str) -> float:
+    found = next(each for each in results["workspaces"]["figures"] if each["name"] == name)
+    return float(found["ratios"]["one workspace"])
+
+
+def _large(results: Results) -> float:
+    return float(results["growth"]["large_to_middle"]["cost"])
+
+
+def _memory(results: Results) -> float:
+    bounded = results["growth-full"]["bounded"]
+    assert bounded["visitors"] >= 5_000_000, bounded
+    return float(bounded["projector_peak_bytes"] / MIB)
+
+
+FLOORS: Final = (
+    Floor("live, 50,000 visitors, against redis-py XREAD and decode", lambda r: _live(r, "middle-uniform"), 0.25),
+    Floor("live, 90 % no-ops, against the same", lambda r: _live(r, "no-ops"), 0.35),
+    Floor("live, against an idiomatic FastStream service", lambda r: _beside(r, "idiomatic"), 25, unit=" ×"),
+    Floor("live, against `eventsourcing` with SQLite", lambda r: _beside(r, "eventsourcing"), 5, unit=" ×"),
+    Floor("replay, 50,000 visitors, against redis-py XREAD and decode", lambda r: _replay(r, "middle-uniform"), 0.5),
+    Floor("replay, Swift history, against the same", lambda r: _replay(r, "history"), 0.5),
+    Floor("an event's cost, 2,000,000 visitors against 50,000", _large, most=1.5, unit=" ×"),
+    Floor("latency at 5,000 events/s, p50", lambda r: _latency(r, "p50_ms"), most=3, unit=" ms"),
+    Floor("latency at 5,000 events/s, p99", lambda r: _latency(r, "p99_ms"), most=15, unit=" ms"),
+    Floor("projector's memory at 5,000,000 visitors, by `KINFOLD_CACHED_RECORDS`", _memory, most=400, unit=" MiB"),
+    Floor("1,000 workspaces against one, same load", lambda r: _workspaces(r, "1,000"), 0.6),
+)
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    title: str
+    target: str
+    found: str
+    verdict: str
+
+
+def lines(results: Results) -> list[Line]:
+    """All floors, measured or not."""
+    told = []
+    for floor in FLOORS:
+        try:
+            found = floor.find(results)
+        except (KeyError, StopIteration):
+            told.append(Line(floor.title, floor.target, "not measured", ""))
+        else:
+            number = f"{found:.3g}" if found < 100 else f"{found:.0f}"
+            told.append(Line(floor.title, floor.target, number + floor.unit, "yes" if floor.holds(found) else "**no**"))
+    return told
+
+
+def section(results: Results) -> str:
+    """What goes into the README."""
+    where = results["live"]["environment"]
+    rounds = results["live"]["scenarios"]["middle-uniform"]["figures"][0]["rounds"]
+    told = [
+        f"![Events a second, beside what they are measured against]({CHART.relative_to(README.parent).as_posix()})",
+        "",
+        f"Found by `make bench` with Python {where.get('python')} and {where.get('server')}, on {where.get('machine')}:",
+        f"medians of {len(rounds)} rounds, each beside its reference in the same round.",
+        "",
+        "| | at least | found | met |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(line)} |" for line in lines(results)),
+        "",
+        "| events a second | live | × redis-py | replay | × redis-py |",
+        "|---|---|---|---|---|",
+        *_rates(results),
+    ]
+    return "\n".join(told)
+
+
+def _rates(results: Results) -> list[str]:
+    live = dict(results.get("live", {}).get("scenarios", {}))
+    replays = results.get("replay", {}).get("scenarios", {})
+    large = results.get("growth", {})
+    if "large_to_middle" in large:
+        live["large-uniform"] = {"title": "mix, 2,000,000 visitors", "figures": large["large_to_middle"]["large"]}
+        live["large-zipf"] = {"title": "mix, 2,000,000 visitors, Zipf", "figures": large["large_zipf"]}
+    told = []
+    for name, scenario in live.items():
+        cells = [scenario["title"], *_cells(scenario), *_cells(replays.get(name))]
+        told.append(f"| {' | '.join(cells)} |")
+    return told
+
+
+def _cells(scenario: Results | None) -> tuple[str, str]:
+    if scenario is None:
+        return "", ""
+    kinfold = scenario["figures"][0]
+    return f"{kinfold['events_per_s']:,}", f"{kinfold['ratios']['redis-py']:.2f}"
+
+
+def put_into_readme(text: str) -> None:
+    """Between the two marks."""
+    readme = README.read_text()
+    before, _, rest = readme.partition(BEGINS)
+    _, mark, after = rest.partition(ENDS)
+    assert mark, f"README.md: found no {BEGINS!r} with {ENDS!r} behind it"
+    README.write_text(f"{before}{BEGINS}\n{text}\n{ENDS}{after}")
+
+
+def main() -> None:
+    """Tells it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--no-readme", action="store_true", help="only print")
+    options: Any = parser.parse_args()
+    results: Results = {file.stem: msgspec.json.decode(file.read_bytes()) for file in sorted(RESULTS.glob("*.json"))}
+    show("what it must show", ("", "at least", "found", "met"), lines(results))
+    if "live" not in results:
+        print("no chart and nothing for the README: benchmarks/live.py has found nothing yet")
+    elif not options.no_readme:
+        draw(results, CHART)
+        put_into_readme(section(results))
+
+
+if __name__ == "__main__":
+    main()
