@@ -102,12 +102,14 @@ class WorkspaceProjector:
                 await asyncio.wait([self._under_way])
 
     async def _advance(self, batch: Sequence[RawEntry]) -> None:
-        """Folds a batch; the one before has arrived then. Without a batch: the last one has."""
+        """Folds a batch; the one before has arrived then. Without a batch: all that was folded has."""
+        settles = not batch
         while True:
             try:
                 if batch := self._unfolded(batch):
                     await self._fold(batch)
-                else:
+                    batch = ()  # it is among the uncommitted now
+                if settles:
                     await self._arrive()
             except Replaced:
                 # A replay has put a new state in the old one's place, at the same position: what was under way is folded upon
