@@ -10,7 +10,7 @@ from kinfold_schemas.events import Event
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
-from kinfold_schemas.times import LAST_MS, ONE_MS, to_ms, to_text
+from kinfold_schemas.times import LAST_MS, to_ms, to_text, whole_ms
 
 EVENT_FIELD: Final = b"event"
 
@@ -43,10 +43,10 @@ def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: Identifier
         detail = f"event: found an entry without that field ({len(fields)} others), allowed is one JSON object in it"
         return BadEntry(text_id, Rejection("no-event-field", detail))
     event = decode_event(data)
-    if isinstance(event, Rejection):
+    if type(event) is Rejection:
         return BadEntry(text_id, event)
     names = named_by(event, rules)
-    if not isinstance(names, Names):
+    if type(names) is Rejection:
         return BadEntry(text_id, names)
     ms, _, seq = text_id.partition("-")
     entry_ms = int(ms)
@@ -63,5 +63,5 @@ def effective_ms(entry_ms: int, event: Event) -> int:
         if sent_at is None:
             effective = min(to_ms(at), entry_ms)
         elif sent_at > at:
-            effective -= (sent_at - at) // ONE_MS
+            effective -= whole_ms(sent_at - at)
     return effective if 0 <= effective <= LAST_MS else min(max(effective, 0), LAST_MS)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 
@@ -22,7 +22,6 @@ from kinfold_schemas.events import (
     Event,
     EventsExcluded,
     MetadataSet,
-    VisitorIdentified,
     VisitorSeen,
 )
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
@@ -32,6 +31,9 @@ from kinfold_schemas.times import EPOCH
 
 MAX_DEPTH: Final = 256
 """How deep an event may nest. Its own fields need three levels; the rest is room for fields of newer producers."""
+
+_BACKSLASH: Final = ord("\\")
+"""As a number: `in` looks for bytes in bytes only after it has raised and swallowed a TypeError."""
 
 encode_event: Final = msgspec.json.Encoder().encode
 """The JSON of an event, as it goes into the log's field `event`."""
@@ -52,13 +54,18 @@ def decode_event(data: bytes) -> Event | Rejection:
         event = _decode(data)
     except ValueError as error:  # what msgspec and the UTF-8 codec raise
         return _explain(data, error)
-    if b"\\" in data and b"\\u0000" in data and (rejection := _find_nul(data)):
+    if _BACKSLASH in data and b"\\u0000" in data and (rejection := _find_nul(data)):
         return rejection
-    if rejection := _CHECK[event.__class__](event):
-        return rejection
-    if len(data) > MAX_VALUE_BYTES and (rejection := _check_texts(event)):
-        return rejection
-    return event
+    if event.at is not None and event.at < EPOCH:
+        return Rejection("invalid", f"at: found {event.at.isoformat()}, allowed is 1970 and later")
+    if (values := _values(event)) and float in map(type, values.values()):
+        _normalise(values)
+    refusal = None
+    if type(event) is MetadataSet and event.hash is not None:
+        refusal = _check_hash(event)
+    if len(data) > MAX_VALUE_BYTES:
+        refusal = refusal or _check_texts(event)
+    return refusal or event
 
 
 def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
@@ -77,34 +84,11 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
 # --- what msgspec cannot check -------------------------------------------------------------------------------------
 
 
-def _check_at(event: Event) -> Rejection | None:
-    if event.at is not None and event.at < EPOCH:
-        return Rejection("invalid", f"at: found {event.at.isoformat()}, allowed is 1970 and later")
-    return None
-
-
-def _check_seen(event: VisitorSeen) -> Rejection | None:
-    if event.context:
-        _normalise(event.context)
-    return _check_at(event)
-
-
-def _check_identified(event: VisitorIdentified | MetadataSet) -> Rejection | None:
-    if event.metadata:
-        _normalise(event.metadata)
-    return _check_at(event)
-
-
-def _check_metadata_set(event: MetadataSet) -> Rejection | None:
-    return _check_identified(event) or (_check_hash(event) if event.hash is not None else None)
-
-
-_CHECK: Final[dict[type, Callable[[Any], Rejection | None]]] = {
-    VisitorSeen: _check_seen,
-    VisitorIdentified: _check_identified,
-    MetadataSet: _check_metadata_set,
-    EventsExcluded: _check_at,
-}
+def _values(event: Event) -> dict[str, Primitive] | None:
+    """The object of primitives that an event has, if it has one."""
+    if type(event) is VisitorSeen:
+        return event.context
+    return event.metadata if type(event) is not EventsExcluded else None
 
 
 def _normalise(values: dict[str, Primitive]) -> None:
@@ -124,9 +108,7 @@ def _check_hash(event: MetadataSet) -> Rejection | None:
 
 def _check_texts(event: Event) -> Rejection | None:
     # msgspec counts characters, and the contract bytes: only in a long event can that make a difference.
-    if isinstance(event, VisitorSeen):
-        return _check_values("context", event.context or {})
-    return _check_values("metadata", event.metadata or {}) if not isinstance(event, EventsExcluded) else None
+    return _check_values("context" if type(event) is VisitorSeen else "metadata", _values(event) or {})
 
 
 def _check_size(data: bytes) -> Rejection | None:

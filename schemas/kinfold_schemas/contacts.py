@@ -5,7 +5,7 @@
 Times are RFC 3339 in UTC with milliseconds.
 """
 
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -34,6 +34,7 @@ class Contact(msgspec.Struct, frozen=True, rename="camel", gc=False):
     version: int
 
 
+@final
 class MergedContact(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """The tombstone of a contact that was merged: an old id always finds the living one."""
 

@@ -24,13 +24,13 @@ _NOBODY: Final = Names()
 
 def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
     """Whom `event` names by a workspace's rules, or why that is nobody."""
-    if isinstance(event, VisitorSeen):
+    if type(event) is VisitorSeen:
         return _visitor(event.visitor_id, rules)
-    if isinstance(event, MetadataSet):
+    if type(event) is MetadataSet:
         if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
             return _visitor(event.visitor_id, rules)  # what most of them are
         return _people(event, event.contact_id, rules)
-    if isinstance(event, VisitorIdentified):
+    if type(event) is VisitorIdentified:
         return _people(event, None, rules)
     return _NOBODY
 
@@ -42,21 +42,21 @@ def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
 
 def _people(event: VisitorIdentified | MetadataSet, contact_id: str | None, rules: IdentifierRules) -> Names | Rejection:
     visitor_id = rules.visitor_id(event.visitor_id) if event.visitor_id is not None else None
-    if isinstance(visitor_id, Rejection):
+    if type(visitor_id) is Rejection:
         return visitor_id
     external_id = rules.external_id(event.external_id) if event.external_id is not None else None
     email = rules.email(event.email) if event.email is not None else None
     blocked: list[Rejection] = []
-    if isinstance(external_id, Rejection):
+    if type(external_id) is Rejection:
         blocked.append(external_id)
         external_id = None
-    if isinstance(email, Rejection):
+    if type(email) is Rejection:
         blocked.append(email)
         email = None
     for rejection in blocked:
         if rejection.reason != "blocked-identifier":
             return rejection
-    if isinstance(event, MetadataSet):
+    if type(event) is MetadataSet:
         names = Names(visitor_id, external_id, email, contact_id.strip() if contact_id is not None else None, len(blocked))
         return _check_target(names, blocked) or names
     if external_id is None and email is None:

@@ -1,6 +1,6 @@
 """Why an entry could not be folded (contract section 7)."""
 
-from typing import Literal
+from typing import Literal, final
 
 import msgspec
 
@@ -18,6 +18,7 @@ Reason = Literal[
 """The stable codes; new ones may be added, none is ever renamed."""
 
 
+@final
 class Rejection(msgspec.Struct, frozen=True):
     """An entry that is refused: a value that the fold returns, never an exception that it throws.
 

@@ -11,13 +11,17 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can write."""
 
-ONE_MS: Final = timedelta(milliseconds=1)
 _MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 
 
 def to_ms(moment: datetime) -> int:
     """Milliseconds since 1970 of an aware datetime, rounded down; negative before 1970."""
-    return (moment - EPOCH) // ONE_MS
+    return whole_ms(moment - EPOCH)
+
+
+def whole_ms(duration: timedelta) -> int:
+    """The milliseconds of a duration, rounded down. Dividing it by a millisecond says the same, and takes twice as long."""
+    return duration.days * 86_400_000 + duration.seconds * 1000 + duration.microseconds // 1000
 
 
 def to_text(ms: int) -> str:

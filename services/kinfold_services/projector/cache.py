@@ -86,7 +86,7 @@ class StateCache:
         unwritten.members.update(changes.members)
         unwritten.created += changes.created
         for contact in changes.contacts:
-            if isinstance(contact, MergedContact):
+            if type(contact) is MergedContact:
                 unwritten.merged.append(contact.id)
                 unwritten.seen_ms.pop(contact.id, None)
             else:

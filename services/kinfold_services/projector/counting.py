@@ -11,7 +11,7 @@ from kinfold_services.projector.store import Counts
 def counted(before: Counts, outcomes: Sequence[Outcome]) -> Counts:
     """The counts after these outcomes."""
     kinds: Counter[Kind] = Counter(outcome.kind for outcome in outcomes)
-    merged = sum(isinstance(change, ContactsMerged) for outcome in outcomes for change in outcome.changes)
+    merged = sum(type(change) is ContactsMerged for outcome in outcomes for change in outcome.changes)
     return Counts(
         folded=before.folded + kinds["folded"],
         no_op=before.no_op + kinds["no-op"],
