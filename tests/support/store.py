@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.fold import fold, remember
 from kinfold_projections.members import Membership
-from kinfold_projections.needs import contacts_behind, named_keys, older_memberships
+from kinfold_projections.needs import contacts_behind, named_keys, older_memberships, survivors
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import decode_contact, decode_visitor, encode_record
 from kinfold_projections.state import State, StateChanges
@@ -52,16 +52,15 @@ class Store:
 
     def load(self, state: State, entries: Sequence[Entry | BadEntry]) -> None:
         """Loads into the state what the entries need."""
-        named = named_keys(state, entries)
+        named = named_keys(entries)
         state.visitors.update({key: decode_visitor(self.visitors[key]) for key in named.visitors if key in self.visitors})
         state.external_ids.update({key: self.external_ids[key] for key in named.external_ids if key in self.external_ids})
         state.emails.update({key: self.emails[key] for key in named.emails if key in self.emails})
         wanted = [contact_id for contact_id in named.contacts if contact_id in self.contacts]
-        while True:
+        wanted += contacts_behind(state, entries)
+        while wanted:
             state.contacts.update({contact_id: decode_contact(self.contacts[contact_id]) for contact_id in wanted})
-            wanted = contacts_behind(state, entries)
-            if not wanted:
-                break
+            wanted = survivors(state, wanted)
         for contact_id, count in older_memberships(state, entries).items():
             listed = len(state.contact(contact_id).visitor_ids)
             newest_first = sorted(self.memberships(contact_id), reverse=True)

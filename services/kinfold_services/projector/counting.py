@@ -10,8 +10,8 @@ from kinfold_services.projector.store import Counts
 
 def counted(before: Counts, outcomes: Sequence[Outcome]) -> Counts:
     """The counts after these outcomes."""
-    kinds: Counter[Kind] = Counter(outcome.kind for outcome in outcomes)
-    merged = sum(type(change) is ContactsMerged for outcome in outcomes for change in outcome.changes)
+    kinds: Counter[Kind] = Counter([outcome.kind for outcome in outcomes])
+    merged = sum([type(change) is ContactsMerged for outcome in outcomes if outcome.changes for change in outcome.changes])
     return Counts(
         folded=before.folded + kinds["folded"],
         no_op=before.no_op + kinds["no-op"],
@@ -19,7 +19,7 @@ def counted(before: Counts, outcomes: Sequence[Outcome]) -> Counts:
         duplicate=before.duplicate + kinds["duplicate"],
         rejected=before.rejected + kinds["rejected"],
         excluded=before.excluded,
-        blocked=before.blocked + sum(outcome.blocked for outcome in outcomes),
+        blocked=before.blocked + sum([outcome.blocked for outcome in outcomes]),
         merged=before.merged + merged,
         lost=before.lost,
     )

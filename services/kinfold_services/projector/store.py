@@ -6,7 +6,7 @@ Stored shapes: `kinfold_projections.records` (contacts, visitors), `kinfold_proj
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple, cast
 
@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 import kinfold_services.projector
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.members import Membership
-from kinfold_projections.needs import contacts_behind, named_keys
+from kinfold_projections.needs import contacts_behind, named_keys, survivors
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import decode_contact, decode_visitor
 from kinfold_projections.state import State
@@ -101,10 +101,11 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A folded batch, as `commit.lua` takes it, and the contacts that it writes."""
+    """A folded batch, as `commit.lua` takes it, the contacts that it writes, and how many changes go to the feed."""
 
     arguments: list[str | bytes | int]
     contacts: list[str]
+    changes: int
 
 
 class StateStore:
@@ -173,11 +174,11 @@ class StateStore:
         return cast("list[RawEntry]", page)
 
     async def load(self, state: State, entries: Sequence[Entry | BadEntry]) -> None:
-        """Loads into the state what the entries need and it does not hold: what is known here, and the rest from Redis.
+        """Loads into the empty state what the entries need: what is known here, and the rest from Redis.
 
         A batch may be under way meanwhile: what it writes is known here, but for the visitors that a contact does not list.
         """
-        cache, named = self.cache, named_keys(state, entries)
+        cache, named = self.cache, named_keys(entries)
         unknown_visitors: list[str] = []
         for each in named.visitors:
             if (record := cache.visitors.get(each)) is not None:
@@ -197,12 +198,10 @@ class StateStore:
             state.external_ids.update(external_ids)
             state.emails.update(emails)
 
-        nobody: set[str] = set()
-        wanted = [*named.contacts, *contacts_behind(state, entries)]
-        while wanted := [each for each in wanted if each not in nobody]:
+        wanted = list(dict.fromkeys([*named.contacts, *contacts_behind(state, entries)]))
+        while wanted:
             await self._load_contacts(state, wanted)
-            nobody.update(each for each in wanted if each not in state.contacts)
-            wanted = contacts_behind(state, entries)
+            wanted = survivors(state, wanted)
 
     async def load_older(self, state: State, leaving: Mapping[str, int]) -> None:
         """Loads the visitors that come next where so many of the listed ones may leave (`older_memberships`).
@@ -217,10 +216,11 @@ class StateStore:
     def prepare(self, move: Move, outcomes: Sequence[Outcome], rejects: Sequence[Reject]) -> Batch:
         """What is to be written: all that the cache has taken from folded batches since the last call."""
         unwritten = self.cache.take_unwritten()
+        changes = [encode_change(change).decode() for outcome in outcomes if outcome.changes for change in outcome.changes]
         sections = (  # of text, for the server's MessagePack knows no bytes
             flat((name, str(count)) for name, count in msgspec.to_builtins(move.after.counts).items()),
             *unwritten.sections(),
-            [encode_change(change).decode() for outcome in outcomes for change in outcome.changes],
+            changes,
             [] if move.took_ms is None else [f"{move.took_ms:.3f}"],
         )
         before, after = move.before, move.after
@@ -230,7 +230,7 @@ class StateStore:
         arguments += [move.feed_entries, group, after.counts.entries + after.counts.lost, self._owner, _pack(sections)]
         for values in (values for reject in rejects for values in _reject_values(reject)):
             arguments += [len(values), *values]
-        return Batch(arguments, list(unwritten.contacts))
+        return Batch(arguments, list(unwritten.contacts), len(changes))
 
     async def commit(self, batch: Batch) -> None:
         """Writes a batch in one transaction, and moves the position. Waits while a replay is about to replace the state.
@@ -249,14 +249,12 @@ class StateStore:
             raise
 
     async def _load_contacts(self, state: State, ids: list[str]) -> None:
-        cache = self.cache
-        unknown = [each for each in ids if each not in cache.contacts]
-        if unknown and not cache.is_whole:
+        known = self.cache.contacts
+        unknown = [each for each in ids if each not in known]
+        if unknown and not self.cache.is_whole:
             (contacts,) = await self._hmget(contacts=unknown)
-            cache.contacts.update(contacts)
-        for each in ids:
-            if (record := cache.contacts.get(each)) is not None:
-                state.contacts[each] = decode_contact(record)
+            known.update(contacts)
+        state.contacts.update((each, decode_contact(known[each])) for each in ids if each in known)
 
     async def _hmget(self, **ids: list[str]) -> list[list[tuple[str, str]]]:
         """What stands under some fields of several hashes, in one round trip; no question, no trip."""
@@ -274,7 +272,7 @@ class StateStore:
         return key(self.workspace, name, self.staging)
 
 
-def _take(names: list[str], known: Mapping[str, str | None], held: dict[str, str]) -> list[str]:
+def _take(names: Iterable[str], known: Mapping[str, str | None], held: dict[str, str]) -> list[str]:
     """Puts what is known of some names among what is held; returns the others."""
     held.update((name, contact_id) for name in names if (contact_id := known.get(name)) is not None)
     return [name for name in names if name not in known]

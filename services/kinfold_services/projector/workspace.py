@@ -156,7 +156,7 @@ class WorkspaceProjector:
             "batch folded",
             position=after.stream_id,
             entries=len(entries),
-            changes=sum(len(outcome.changes) for outcome in outcomes),
+            changes=folded.changes,
             duration_ms=round((time.perf_counter() - started) * 1000, 2),
         )
 
