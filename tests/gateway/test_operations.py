@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -126,13 +128,17 @@ def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
 
 
 async def test_the_document(gateway: Gateway):
-    """OpenAPI 3.1, with events, contacts and errors among its schemas, and a page to read it on."""
+    """OpenAPI 3.1, with events, contacts and errors among its schemas, and a page of it that fetches nothing."""
     document = await gateway.get("/openapi.json")
     page = await gateway.client.get("/docs")
 
     assert document["openapi"].startswith("3.1")
     assert {"VisitorSeen", "VisitorIdentified", "MetadataSet", "Contact", "Error"} <= document["components"]["schemas"].keys()
     assert page.headers["Content-Type"].startswith("text/html")
+    for name in (*document["paths"], *document["components"]["schemas"]):
+        assert f"{name}<" in page.text, name
+    assert "<script" not in page.text
+    assert {urlsplit(each).netloc for each in re.findall(r"https?://[^'\"<\s]+", page.text)} == {urlsplit(gateway.url).netloc}
 
 
 def make_key(url: str) -> str:

@@ -11,7 +11,8 @@
     snapshot.py    every contact, as of one moment
     following.py   one follower's way: snapshot, what it missed, what comes
     feed.py        the feed as server-sent events and over WebSocket
-    operations.py  health, readiness, metrics  openapi.py     what the documents say of bodies
+    operations.py  health, readiness, metrics  openapi.py     what the document says of bodies
+    docs.py        the document as a page
 
 The wire, in short; `/docs` has all of it. A request names its workspace by its key: `Authorization: Bearer KEY`. Errors are
 `{"error": code, "detail": sentence, "requestId": id}`. `POST /v1/events` takes an event, an array or NDJSON and answers 202

@@ -59,7 +59,14 @@ async def changes(  # noqa: PLR0913, PLR0917  each is a query parameter
         str | None, HeaderParameter(name="Last-Event-ID", description="As `since`, and goes first")
     ] = None,
 ) -> Stream:
-    """Follows the feed. Resumable: the last `id` goes into `Last-Event-ID` (EventSource does so itself) or `since`."""
+    """Follows the feed. Resumable: the last `id` goes into `Last-Event-ID` (EventSource does so itself) or `since`.
+
+    A change has no event name, so `onmessage` sees it. `event: snapshot-end`: all contacts have been sent. `event: reset`: what
+    you hold is worth nothing; with `snapshot=true` all contacts follow at once, else the stream ends. An EventSource comes back
+    by itself when a stream ends, but gives up at an answer other than 200, such as a 503: make another one then.
+
+    The same over WebSocket, a message each (`{"id": …, "event": …, "data": …}`), at `/v1/changes/ws`.
+    """
     wish = _wish(last_event_id or since, contact_id, change_type, snapshot=snapshot)
     hub = _hub(request)
     await hub.start()

@@ -7,10 +7,11 @@ import msgspec
 from litestar import Request
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, Schema, SecurityScheme
 
 from kinfold_schemas.events import Event
+from kinfold_services.gateway.docs import docs_page
 from kinfold_services.gateway.problems import Error
 
 _REF: Final = "#/components/schemas/{name}"
@@ -122,9 +123,9 @@ class _Json(JsonRenderPlugin):
         return super().render(request, _with_our_schemas(openapi_schema))
 
 
-class _Page(ScalarRenderPlugin):
+class _Page(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, _with_our_schemas(openapi_schema))
+        return docs_page(_with_our_schemas(openapi_schema), str(request.base_url).rstrip("/")).encode()
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
