@@ -44,7 +44,15 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     cors = CORSConfig(
         allow_origins=sorted(settings.gateway_origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "Content-Encoding", "If-None-Match", "Last-Event-ID"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Content-Encoding",
+            "If-None-Match",
+            "Kinfold-Workspace",
+            "Last-Event-ID",
+            "X-Request-Id",
+        ],
         expose_headers=["ETag", "Retry-After", "X-Request-Id"],
         max_age=600,
     )
