@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -55,20 +56,29 @@ def test_the_identity_secret_is_shown_and_renewed(redis_url: str, workspace: str
 
 @pytest.mark.slow
 def test_up_brings_a_gateway_and_its_first_key(data_dir: Path):
-    """It prints the key at the first start and never again; a signed identity through it becomes a contact."""
+    """It prints the key at the first start and never again, an address to open and a `curl` to run.
+
+    They work as they stand, and a signed identity through the gateway becomes a contact.
+    """
     kinfold = Kinfold("--data-dir", data_dir)
     first = kinfold.run_apart("up", "--detach")
     url = gateway_url(data_dir)
     assert (first.status, url is not None) == (0, True), first
     assert url is not None
-    key = next(line.split()[-1] for line in first.err.splitlines() if "its key" in line)
+    told = {label: rest.strip() for label, _, rest in (line.strip().partition("  ") for line in first.err.splitlines())}
+    key = told["its key"]
     secret = kinfold.json("keys", "identity-secret")["identitySecret"]
     browser = kinfold.json("keys", "create", "--kind", "publishable")["key"]
 
-    assert f"curl -H 'Authorization: Bearer {key}' '{url}/v1/contacts?limit=3'" in first.err
+    assert told["run"] == f"curl -H 'Authorization: Bearer {key}' '{url}/v1/contacts?limit=3'"
+    assert told["open"] == f"{url}/docs"
+    if shutil.which("curl") is not None:
+        pasted = subprocess.run(["bash", "-c", told["run"]], capture_output=True, check=True)
+        assert json.loads(pasted.stdout) == {"contacts": [], "nextCursor": None}
     signature = hmac.new(secret.encode(), b"u-1", hashlib.sha256).hexdigest()
     event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "signature": signature}
     with httpx.Client(base_url=url) as client:
+        assert client.get(told["open"]).status_code == 200
         posted = client.post("/v1/events", json=event, headers={"Authorization": f"Bearer {browser}"})
         asked = {"externalId": "u-1", "after": posted.json()["position"]}
         found = client.get("/v1/contacts", params=asked, headers={"Authorization": f"Bearer {key}"})

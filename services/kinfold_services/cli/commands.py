@@ -40,7 +40,7 @@ def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return when it is ready.")] = False,
 ) -> int:
-    """Runs everything: an embedded server where no URL is given, and the projector."""
+    """Runs everything: an embedded server where no URL is given, the projector, and the gateway."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir)
     return running.up_detached(settings) if detach else running.up(settings)
 

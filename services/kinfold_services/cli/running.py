@@ -106,13 +106,14 @@ def _what_next(url: str, gateway: str, new_key: str | None) -> str:
     return f"""\
 kinfold is up.
   the log        {url}
-  the gateway    {gateway}/docs
-  its key        {new_key or "shown when it was made; `kinfold keys create` makes another"}
+  the gateway    {gateway}
+  its key        {new_key or f"shown when it was made; `{program} keys create` makes another"}
   publish        {program} publish events.ndjson
                  echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish
   look           {program} show --visitor v-1      {program} contacts      {program} status
   follow         {program} tail
-  over HTTP      curl -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
+  open           {gateway}/docs
+  run            curl -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
   stop           {program} down"""
 
 
