@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,32 @@ def test_up_brings_a_gateway_and_its_first_key(data_dir: Path):
 
 
 @pytest.mark.slow
+def test_up_listens_on_loopback_alone_until_there_is_a_key(data_dir: Path):
+    """Wherever it is told to: its first start says so, and its second one goes there."""
+    kinfold = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_HOST="0.0.0.0")  # noqa: S104  what is tested
+    first, is_reached_first = kinfold.run_apart("up", "--detach"), is_reached_elsewhere(data_dir)
+    kinfold.run_apart("down")
+    second, is_reached_then = kinfold.run_apart("up", "--detach"), is_reached_elsewhere(data_dir)
+
+    assert ("on 0.0.0.0 from the next start on" in first.err, is_reached_first) == (True, False)
+    assert ("from the next start on" in second.err, is_reached_then) == (False, True)
+
+
+@pytest.mark.slow
+def test_an_address_of_ipv6_can_be_opened(data_dir: Path):
+    """It stands in brackets."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    said = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_HOST="::1").run_apart("up", "--detach")
+
+    url = gateway_url(data_dir)
+    assert url is not None
+    assert url.startswith("http://[::1]:")
+    assert f"{url}/docs" in said.err
+    assert httpx.get(f"{url}/docs").status_code == 200
+
+
+@pytest.mark.slow
 def test_a_gateway_that_ends_takes_up_along(data_dir: Path):
     """Half of it is noticed late: `up` says so, and ends."""
     kinfold = Kinfold("--data-dir", data_dir)
@@ -112,6 +139,14 @@ def test_a_gateway_does_not_outlive_an_up_that_is_killed(data_dir: Path):
         wait_until_sync(lambda: gateway_url(data_dir), 30)
         up.kill()
     wait_until_sync(lambda: gateway_url(data_dir) is None)
+
+
+def is_reached_elsewhere(data_dir: Path) -> bool:
+    """Whether another address of this machine answers; Linux answers for all of 127.0.0.0/8."""
+    url = gateway_url(data_dir)
+    assert url is not None
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.2", int(url.rpartition(":")[2]))) == 0
 
 
 def children(parent: int, command: str) -> list[int]:

@@ -62,7 +62,10 @@ def revoke(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Revokes a key for good; within a second nobody gets in with it. Exit status 1: there is none with this id."""
+    """Revokes a key for good. Exit status 1: there is none with this id.
+
+    Within a second nobody gets in with it, and within half a minute its open streams end.
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def end(client: Client) -> int:
@@ -78,7 +81,7 @@ def revoke(
 @key_commands.command(name="identity-secret")
 def secret(
     *,
-    renew: Annotated[bool, typer.Option("--renew", help="Make another: old signatures are worth nothing then.")] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Make another: within 5 s old signatures are worth nothing.")] = False,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,

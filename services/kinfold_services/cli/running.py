@@ -15,7 +15,7 @@ import uvloop
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import process_file, process_on
 from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, running_url
-from kinfold_services.gateway.beside import GatewayBeside, first_key, gateway_url
+from kinfold_services.gateway.beside import GatewayBeside, first_key, gateway_url, is_local
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.store import LostPlace
 from kinfold_services.servers import server_url
@@ -58,7 +58,7 @@ def up(settings: Settings) -> int:
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     with GatewayBeside(settings, url, data_dir) as gateway:
         if DETACHED not in os.environ:  # else whoever detached it says so
-            say(_what_next(url, gateway.url, first_key(url, settings.workspace)))
+            say(_what_next(settings, url, gateway.url))
         return run_projector(settings)
 
 
@@ -85,7 +85,7 @@ def up_detached(settings: Settings) -> int:
         if not _until(lambda: _is_up(settings.data_dir) or process.poll() is not None, _READY_S) or process.poll() is not None:
             return complain(f"it did not start; {log} says why", UNREACHABLE)
         url = running_url(settings.data_dir)
-    say(_what_next(url or "", gateway_url(settings.data_dir) or "", first_key(url, settings.workspace) if url else None))
+    say(_what_next(settings, url or "", gateway_url(settings.data_dir) or ""))
     return DONE
 
 
@@ -101,12 +101,14 @@ def down(settings: Settings) -> int:
     return DONE
 
 
-def _what_next(url: str, gateway: str, new_key: str | None) -> str:
+def _what_next(settings: Settings, url: str, gateway: str) -> str:
     program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
+    new_key = first_key(url, settings.workspace) if url else None
+    for_now = new_key is not None and not is_local(settings.gateway_host)
     return f"""\
 kinfold is up.
   the log        {url}
-  the gateway    {gateway}
+  the gateway    {gateway}{f", for now: on {settings.gateway_host} from the next start on, with a key" if for_now else ""}
   its key        {new_key or f"shown when it was made; `{program} keys create` makes another"}
   publish        {program} publish events.ndjson
                  echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _LOOPBACK: Final = "127.0.0.1"
 _LOCAL: Final = frozenset({_LOOPBACK, "localhost", "::1"})
+_EVERYWHERE: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}  # noqa: S104  where this machine finds it
 _STOP_S: Final = 10.0
 _ANSWER_S: Final = 1.0
 
@@ -34,10 +35,10 @@ class GatewayBeside:
 
     def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None) -> None:
         host = settings.gateway_host
-        if host not in _LOCAL and not has_keys(redis_url, settings.workspace):
+        if not is_local(host) and not has_keys(redis_url, settings.workspace):
             host = _LOOPBACK  # nobody was given a key yet, so nobody else has business here
         port = _port(settings, host)
-        self.url: Final = f"http://{host}:{port}"
+        self.url: Final = _url(host, port)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
         command = [sys.executable, "-m", "kinfold_services.cli", "gateway", "--until-stdin-ends"]
         command += ["--redis-url", redis_url, "--host", host, "--port", str(port)]
@@ -72,6 +73,11 @@ class GatewayBeside:
         if not self._stopping:
             sys.stderr.write(f"kinfold: the gateway ended with status {status}\n")
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def is_local(host: str) -> bool:
+    """Whether this machine alone can reach what listens there."""
+    return host in _LOCAL
 
 
 def gateway_url(data_dir: Path) -> str | None:
@@ -110,13 +116,18 @@ async def _connected(redis_url: str, work: Callable[[Client], Awaitable[T]]) -> 
         await client.aclose()
 
 
+def _url(host: str, port: int) -> str:
+    host = _EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _port(settings: Settings, host: str) -> int:
     """The port that was asked for; where none was, the usual one, or another that is free."""
     if settings.gateway_port and "gateway_port" in settings.model_fields_set:
         return settings.gateway_port
     for port in (settings.gateway_port, 0):
         try:
-            with socket.create_server((host, port)) as probe:
+            with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
                 return int(probe.getsockname()[1])
         except OSError:
             continue

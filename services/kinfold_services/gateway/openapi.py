@@ -62,7 +62,7 @@ class _SegmentOperation(Operation):
             "type": "object",
             "properties": {
                 "type": {"type": "string"},
-                "userId": {"type": ["string", "null"]},
+                "userId": {"type": ["string", "integer", "null"]},
                 "anonymousId": {"type": ["string", "null"]},
                 "messageId": {"type": ["string", "null"]},
                 "traits": {"type": ["object", "null"]},

@@ -48,7 +48,7 @@ async def identity_secret(client: Client, workspace: str) -> str:
 
 
 async def renew_identity_secret(client: Client, workspace: str) -> str:
-    """Makes another secret: what the old one signed is worth nothing from now on."""
+    """Makes another secret: what the old one signed is worth nothing once the gateways have looked again, within 5 s."""
     await client.delete(key(workspace, "identity-secret"))
     return await identity_secret(client, workspace)
 
