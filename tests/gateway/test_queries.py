@@ -1,6 +1,7 @@
 """Contacts and visitors over HTTP."""
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -32,6 +33,11 @@ async def test_a_backend_reads_its_own_writes(gateway: Gateway):
     assert await gateway.get(f"/v1/contacts/{contact['id']}") == contact
 
 
+def cursor_of(*place: str) -> str:
+    """A cursor that somebody made up."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
     ("params", "status"),
     [
@@ -43,6 +49,9 @@ async def test_a_backend_reads_its_own_writes(gateway: Gateway):
         ({"limit": "0"}, 400),
         ({"limit": "501"}, 400),
         ({"cursor": "nonsense"}, 400),
+        ({"cursor": cursor_of("recent", "1.2.3", "ct_0")}, 400),
+        ({"cursor": cursor_of("recent", "\u0661", "ct_0")}, 400),
+        ({"cursor": cursor_of("created", "ct_0", "")}, 400),
         ({"after": "soon"}, 400),
         ({"after": "99999999999999-0"}, 400),
     ],

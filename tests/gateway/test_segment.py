@@ -228,6 +228,25 @@ async def test_traits_that_do_not_fit_are_left_out(unfolded: Gateway):
     assert (len(metadata), metadata["plan"]) == (256, "pro")
 
 
+async def test_half_an_emoji_is_left_out_and_nothing_else(unfolded: Gateway):
+    """An SDK that cuts texts cuts emoji in two: JSON can write half of one. Others' calls are good."""
+    calls = [
+        r'{"type":"identify","userId":"u","traits":{"name":"Ada \ud83d","plan":"pro","bio":"\ud83d","\ud83d":1}}',
+        r'{"type":"page","anonymousId":"v","context":{"page":{"title":"\ud83d","url":"x"}}}',
+        r'{"type":"track","anonymousId":"\ud83d"}',
+        r'{"type":"track","anonymousId":"w","messageId":"\ud83d"}',
+    ]
+    answer = await unfolded.client.post("/v1/batch", content='{"batch":[' + ",".join(calls) + "]}")
+
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["appended"], body["ignored"]) == (2, 3)
+    assert [(each["index"], each["reason"]) for each in body["rejected"]] == [(2, "invalid"), (3, "invalid")]
+    (_, user), (_, visitor) = await unfolded.entries("events")
+    assert (user["metadata"], visitor["context"]) == ({"plan": "pro"}, {"url": "x"})
+    assert "name" not in user
+
+
 @pytest.mark.parametrize(
     ("body", "status"), [(b"", 400), (b"[]", 400), (b"{", 400), (b'{"batch":1}', 400), (b"{}", 400), (b"x" * 2**21, 413)]
 )

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway.signatures import identity_secret, renew_identity_secret
-from tests.support.gateways import Gateway
+from tests.support.gateways import Gateway, stream_of
 
 
 def mac(secret: str, message: str) -> str:
@@ -116,6 +116,19 @@ async def test_the_update_path_asks_for_signatures_too(gateway: Gateway):
         "/v1/contacts", externalId="u-1", after=await gateway.put({"type": "VisitorSeen", "visitorId": "v"})
     )
     assert contact["name"] == "Ada"
+
+
+@pytest.mark.parametrize("value", ["1e999", "9" * 5000, "1.10"])
+async def test_what_is_beside_a_signature_is_stored_as_it_was_written(gateway: Gateway, value: str):
+    """A field that is ignored here may hold a number that nobody here can read."""
+    signature = mac(await gateway.identity_secret(), "u-1")
+    body = f'{{"type":"VisitorIdentified","externalId":"u-1","newer":{value},"signature":"{signature}"}}'
+
+    answer = await gateway.browser.post("/v1/events", content=body)
+
+    assert answer.status_code == 202, answer.text
+    ((_, stored),) = await stream_of(gateway.redis, "default", "events")
+    assert f'"newer":{value},' in stored.decode()
 
 
 async def test_a_duplicate_field_does_not_slip_through(gateway: Gateway):

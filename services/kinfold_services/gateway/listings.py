@@ -6,6 +6,7 @@ the next walk begins with it.
 """
 
 import base64
+import re
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, cast
@@ -25,6 +26,7 @@ from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.workspaces import GatewayWorkspace
 from kinfold_services.members import walk_members
 
+_SCORE: Final = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
 _OPENED: Final = 40
 """A cursor names the merged contacts that the walk has opened. Where they are more, the next walk begins at the top."""
 
@@ -191,7 +193,7 @@ def _place(cursor: str, kind: str) -> _Place:
         place = _decode_place(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, msgspec.MsgspecError):
         place = None
-    if place is None or place.kind != kind or (kind == "recent" and not place.first.replace(".", "").isdecimal()):
+    if place is None or place.kind != kind or (kind == "recent" and not _SCORE.match(place.first)):
         raise Problem(400, f"cursor: found {cursor[:60]!r}, allowed is the nextCursor of a page in the same order")
     return place
 

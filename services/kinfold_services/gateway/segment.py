@@ -5,6 +5,7 @@ batch is answered with 200, and what is bad in it is listed and left out: an SDK
 ever.
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from litestar import Request, Response, post
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.gateway.bodies import MAX_EVENTS, read_body
 from kinfold_services.gateway.callers import identify, write_key
-from kinfold_services.gateway.ingest import LISTED, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.ingest import BREATH, LISTED, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.openapi import SEGMENT_OPERATION, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
 from kinfold_services.gateway.segment_calls import Call, translate
@@ -117,6 +118,8 @@ async def _append(
     context = cast("Call", batch["context"]) if isinstance(batch.get("context"), dict) else {}
     judged, ignored = Judged([], [], []), list[str]()
     for index, call in enumerate(calls):
+        if index % BREATH == BREATH - 1:
+            await asyncio.sleep(0)
         ignored.extend(_judge(call, index, (context, batch.get("sentAt")), author, judged))
     for what in ignored:
         gateway.metrics.ignored.labels(workspace.name, what).inc()
@@ -149,7 +152,7 @@ def _judge(call: object, index: int, shared_fields: tuple[Call, object], author:
         return []
     ignored = list(translated.ignored)
     for event in translated.events:
-        verdict = judge_one(_encode(event), author, secrets.token_hex(12))
+        verdict = judge_one(_written(event), author, secrets.token_hex(12))
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
@@ -158,3 +161,10 @@ def _judge(call: object, index: int, shared_fields: tuple[Call, object], author:
         else:
             judged.rejected.append(msgspec.structs.replace(verdict, index=index))
     return ignored
+
+
+def _written(event: Call) -> bytes:
+    try:
+        return _encode(event)
+    except UnicodeEncodeError:  # half of an emoji, where a name was cut: refused like everywhere, in the same words
+        return json.dumps(event).encode()

@@ -16,6 +16,7 @@ primitive and within the limits. A time without an offset is UTC. Traits stand i
 """
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
@@ -29,6 +30,7 @@ TYPES: Final = ("identify", "track", "page", "screen", "alias", "group")
 _NOTHING: Final = frozenset({"alias", "group"})
 _PAGE_FIELDS: Final = ("url", "referrer", "title", "path", "search")
 _CONTEXT_FIELDS: Final = ("userAgent", "ip", "locale", "timezone")
+_HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 class Translated(NamedTuple):
@@ -97,7 +99,7 @@ def _metadata(traits: Call, ignored: list[str]) -> dict[str, Primitive]:
 
 
 def _fits(name: str, value: object) -> bool:
-    if not 0 < len(name) <= MAX_KEY_CHARS or "\0" in name:
+    if not 0 < len(name) <= MAX_KEY_CHARS or not _is_text(name):
         return False
     match value:
         case None | bool():
@@ -107,7 +109,7 @@ def _fits(name: str, value: object) -> bool:
         case float():
             return math.isfinite(value)
         case str():
-            return "\0" not in value and len(value.encode(errors="replace")) <= MAX_VALUE_BYTES
+            return _is_text(value) and len(value.encode()) <= MAX_VALUE_BYTES
         case _:
             return False
 
@@ -160,10 +162,15 @@ def _identifier(value: object) -> str | None:
 def _text(traits: Call, name: str) -> str | None:
     """Takes a trait out, if it is a text that says something."""
     value = traits.get(name)
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
+    if not isinstance(value, str) or not value.strip() or not _is_text(value):
         return None
     del traits[name]
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Without a NUL, and without half of a character: an SDK that cuts a text cuts emoji in two."""
+    return "\0" not in value and not _HALF.search(value)
 
 
 def _object(value: object) -> Call:
