@@ -35,15 +35,17 @@ class ServerTooOld(RuntimeError):
     """The server cannot do what kinfold needs."""
 
 
-def connect(url: str) -> Client:
+def connect(url: str, answer_s: float | None = None) -> Client:
     """A client for `url`, decoding nothing. It connects when it is first used.
+
+    `answer_s` is how long the server may take for an answer; None: for ever.
 
     It never sends a command twice by itself: an append whose reply was lost may have happened, and only the caller knows
     whether to do it again is harmless.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": _CONNECT_TIMEOUT_S,
-        "socket_timeout": None,
+        "socket_timeout": answer_s,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": MAX_CONNECTIONS,
     }

@@ -2,19 +2,24 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import websockets
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.gateway.workspaces import ANSWER_S
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until_sync
 
@@ -92,6 +97,44 @@ async def test_redis_that_is_gone_is_503_and_health_is_not_its_matter(tmp_path: 
             with EmbeddedServer.start(tmp_path):
                 assert (await gateway.post(SEEN)).status_code == 202
                 assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.slow
+async def test_redis_that_hangs_is_503_too(tmp_path: Path):
+    """Nobody is kept waiting for what may never come: no longer than 5 s, whatever they ask, over WebSocket too."""
+    with EmbeddedServer.start(tmp_path) as server:
+        redis = Redis.from_url(server.url)
+        async with redis, serving(server.url, redis) as gateway:
+            process_id = (await redis.info("server"))["process_id"]
+            os.kill(process_id, signal.SIGSTOP)
+            started = time.monotonic()
+            try:
+                answers = await asyncio.gather(
+                    gateway.client.get("/v1/contacts"),
+                    gateway.client.get("/v1/changes"),
+                    gateway.post(SEEN),
+                    gateway.client.post("/v1/track", json={"anonymousId": "v-1"}),
+                    refused_socket(gateway),
+                )
+            finally:
+                os.kill(process_id, signal.SIGCONT)
+            assert time.monotonic() - started < 2 * ANSWER_S
+            assert [(each.status_code, each.headers["Retry-After"]) for each in answers] == [(503, "1")] * len(answers)
+            assert (await gateway.post(SEEN)).status_code == 202
+
+
+async def refused_socket(gateway: Gateway, query: str = "") -> Any:
+    """The answer that a WebSocket is refused with."""
+    headers = {"Authorization": f"Bearer {gateway.secret}"}
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await websockets.connect(f"{gateway.url.replace('http', 'ws')}/v1/changes/ws{query}", additional_headers=headers)
+    return refused.value.response
+
+
+@pytest.mark.parametrize(("query", "status"), [("?since=soon", 400), ("?snapshot=perhaps", 400), ("/nowhere", 404)])
+async def test_a_socket_is_refused_as_a_request_would_be(unfolded: Gateway, query: str, status: int):
+    """With the status that says what is wrong."""
+    assert (await refused_socket(unfolded, query)).status_code == status
 
 
 @pytest.mark.slow

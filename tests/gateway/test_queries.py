@@ -66,6 +66,11 @@ async def test_questions_that_have_no_answer(gateway: Gateway, params: dict[str,
     assert answer.json()["detail"]
 
 
+async def test_what_comes_before_every_entry_is_not_waited_for(unfolded: Gateway):
+    """`after=0`, of a log that is empty yet."""
+    assert await unfolded.get("/v1/contacts", after="0") == {"contacts": [], "nextCursor": None}
+
+
 async def test_a_position_that_nobody_folds_is_waited_for_and_then_given_up(unfolded: Gateway):
     """503 with Retry-After, after 5 s and no sooner: no projector runs here."""
     position = await unfolded.put(seen("v"))

@@ -18,6 +18,7 @@ from kinfold_services.connections import connect
 from kinfold_services.gateway.keys import create_key
 from kinfold_services.gateway.server import GatewayServer
 from kinfold_services.gateway.signatures import identity_secret
+from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
 from tests.support.projecting import KINFOLD, clean_environment
 from tests.support.waiting import wait_until, wait_until_sync
@@ -88,7 +89,7 @@ async def serving(url: str, redis: Redis, workspace: str = "default", **options:
     """Runs a gateway beside the test, on a port that is free."""
     usual: dict[str, Any] = {"gateway_port": 0, "gateway_browser_requests_per_s": 10_000, "gateway_requests_per_s": 100_000}
     settings = Settings(redis_url=url, **{**usual, **options})
-    server = GatewayServer(settings, connect(url))
+    server = GatewayServer(settings, connect(url, ANSWER_S))
     running = asyncio.create_task(server.run_until_stopped())
     secret = await create_key(redis, workspace, "secret", "test")
     publishable = await create_key(redis, workspace, "publishable", "test")

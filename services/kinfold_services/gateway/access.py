@@ -3,12 +3,13 @@
 import re
 import secrets
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.problems import Refusal
 
 _HEADER: Final = b"x-request-id"
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
@@ -17,7 +18,6 @@ _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _UNDECIDED: Final = 500
 _CAN_ANSWER: Final = "websocket.http.response"
 """The server's word that a WebSocket can be refused with a status; without it every refusal is a 403."""
-_CLOSED_FOR_STATUS: Final = 4000
 
 
 def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
@@ -40,9 +40,10 @@ def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
             if message["type"] == "websocket.accept":
                 status = 101
             elif message["type"] == "websocket.close" and status == _UNDECIDED:
-                status = _refusal(message["code"])
+                refusal: Refusal = cast("dict[str, Any]", scope).get("refusal", Refusal(_UNDECIDED, {}))
+                status = refusal.status
                 if _CAN_ANSWER in (scope.get("extensions") or {}):
-                    await _refuse(send, status, request_id)
+                    await _refuse(send, refusal, request_id)
                     return
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -62,19 +63,12 @@ def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     return logged
 
 
-def _refusal(code: int) -> int:
-    """The status that Litestar means by a close code: it adds 4000 to it."""
-    status = code - _CLOSED_FOR_STATUS
-    return status if 400 <= status < 600 else 403  # noqa: PLR2004  what HTTP calls an error
-
-
-async def _refuse(send: Send, status: int, request_id: str) -> None:
-    headers = [(_HEADER, request_id.encode())]
-    if status == 401:  # noqa: PLR2004  RFC 9110, 11.6.1: has to say how to log in
-        headers.append((b"www-authenticate", b"Bearer"))
-    refusal: list[Any] = [
-        {"type": "websocket.http.response.start", "status": status, "headers": headers},
+async def _refuse(send: Send, refusal: Refusal, request_id: str) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers.append((_HEADER, request_id.encode()))
+    answer: list[Any] = [
+        {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers},
         {"type": "websocket.http.response.body", "body": b""},
     ]
-    for message in refusal:
+    for message in answer:
         await send(message)

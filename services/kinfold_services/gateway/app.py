@@ -17,7 +17,7 @@ from kinfold_services.gateway.listings import contact_visitors, contacts
 from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import healthz, metrics, readyz
-from kinfold_services.gateway.problems import HANDLERS
+from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.segment import segment_batch, segment_call
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
@@ -61,6 +61,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         state=State({"gateway": gateway}),
         cors_config=cors if settings.gateway_origins else None,
         exception_handlers=HANDLERS,
+        after_exception=[note_refusal],
         openapi_config=openapi_config(version("kinfold")),
         request_max_body_size=MAX_BODY_BYTES,
         on_shutdown=[gateway.close],

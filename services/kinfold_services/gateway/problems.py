@@ -1,12 +1,13 @@
 """Errors as every route answers them: `{"error": code, "detail": one sentence, "requestId": id}`."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException, WebSocketException
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import Scope
 from redis.exceptions import RedisError
 
 from kinfold_schemas.rejections import Rejection
@@ -66,12 +67,11 @@ class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     message: str | None = None
 
 
-class Problem(HTTPException, WebSocketException):
+class Problem(HTTPException):
     """An answer other than the one that was hoped for. `extra` are further fields of `Error`."""
 
     def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail=detail, status_code=status, headers=headers)
-        self.code = 4000 + status  # what Litestar closes a WebSocket with; `access` answers a refused one with the status
         self.fields: Final = extra
 
 
@@ -111,6 +111,23 @@ HANDLERS: Final[dict[Any, Any]] = {
     OSError: on_redis_error,  # a TimeoutError too is one
     Exception: on_bug,
 }
+
+
+class Refusal(NamedTuple):
+    """How a WebSocket is refused."""
+
+    status: int
+    headers: dict[str, str]
+
+
+async def note_refusal(error: Exception, scope: Scope) -> None:
+    """Leaves a `Refusal` in the scope, for `access`: Litestar's own handlers of errors are for HTTP alone."""
+    refusal = Refusal(500, {})
+    if isinstance(error, HTTPException):
+        refusal = Refusal(error.status_code, dict(error.headers or {}))
+    elif isinstance(error, (RedisError, OSError)):
+        refusal = Refusal(503, {"Retry-After": str(RETRY_AFTER_S)})
+    cast("dict[str, Any]", scope)["refusal"] = refusal
 
 
 def request_id() -> str:

@@ -18,6 +18,7 @@ import uvicorn
 
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
+from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
 
 _STOP_S: Final = 3
@@ -76,7 +77,7 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
 
     Raises OSError where it cannot listen, RedisError and ServerTooOld where it cannot work.
     """
-    client = connect(url)
+    client = connect(url, ANSWER_S)
     log = structlog.get_logger()
     name = await check_server(client)
     server = GatewayServer(settings, client)

@@ -69,7 +69,7 @@ class GatewayWorkspace:
         Raises Problem (400) for what is no position of this log, and NotFolded.
         """
         target = _position(position)
-        if position_key(self._folded) >= target:
+        if target == (0, 0) or position_key(self._folded) >= target:  # no entry comes before 0-0, nor is it one
             return
         if target > position_key(last := await self._last_entry()):
             raise Problem(
