@@ -66,7 +66,7 @@ format: $(STAMP) ## let ruff format, and mend what it can
 check: lint test ## lint and test: what CI runs
 
 # Some ten minutes on two cores that have nothing else to do. One of them: `make bench BENCHMARKS=live`, or the script itself.
-BENCHMARKS ?= live against_peers replay latency workspaces growth
+BENCHMARKS ?= live against_peers replay latency workspaces growth gateway_ingest gateway_feed
 
 .PHONY: bench
 bench: $(STAMP) ## measure everything beside its reference, and put the table and the chart into the README

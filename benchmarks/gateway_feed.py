@@ -7,11 +7,14 @@ crowd costs. Latencies are of a twentieth of the readers.
 """
 
 import asyncio
-import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final
+
+from harness.results import environment, show, significant, write
+
+from kinfold_services.embedded import find_server_binary
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -29,11 +32,13 @@ def run(readers: int, changes: int, per_s: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints one JSON object."""
+    """Prints a table, and writes `benchmarks/results/gateway_feed.json`."""
     readers, changes, per_s = [int(each) for each in sys.argv[1:]] + [1000, 4000, 200][len(sys.argv) - 1 :]
-    few, many = run(FEW, changes, per_s), run(readers, changes, per_s)
-    ratios = {name: round(many[name] / few[name], 1) for name in ("p50_ms", "p99_ms")}
-    print(json.dumps({f"{FEW} readers": few, f"{readers} readers": many, "ratio": ratios}, indent=2))
+    crowds = [{"readers": count, "changes_per_s": per_s, **run(count, changes, per_s)} for count in (FEW, readers)]
+    few, many = crowds
+    ratios = {name: significant(many[name] / few[name]) for name in ("p50_ms", "p99_ms")}
+    show("from an append to its change's arrival", list(few), [each.values() for each in crowds])
+    write("gateway_feed", {"environment": environment(str(find_server_binary())), "crowds": crowds, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python benchmarks/gateway_ingest.py [BATCHES]
 
-Three ways in turn, five rounds each, the best of each: `redis` is a redis-py pipeline of XADDs, which checks nothing; `judged`
-is the same after each event was judged as the gateway judges it; `http` is the gateway, a process of its own, over a connection
-that is kept. Then `http` with eight connections at once, where a batch's way to Redis and back is not waited for by the others.
+Three ways in turn, five rounds each: `redis` is a redis-py pipeline of XADDs, which checks nothing; `judged` is the same after
+each event was judged as the gateway judges it; `http` is the gateway, a process of its own, over a connection that is kept.
+Then `redis` and `http` eight at once, where a batch's way to Redis and back is not waited for by the others. Each ratio is to
+`redis` with as many at once, in the same round.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import uvloop
+from harness.results import Figure, environment, figure, ratio, show, write
 from redis.asyncio import Redis
 
 from kinfold_schemas.codec import decode_event
@@ -26,6 +29,7 @@ from kinfold_schemas.events import VisitorIdentified
 from kinfold_schemas.identifiers import CONTRACT_RULES
 from kinfold_schemas.keys import key
 from kinfold_schemas.names import Names, named_by
+from kinfold_services.connections import check_server
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.gateway.keys import create_key
 
@@ -61,7 +65,7 @@ def make_batches(count: int) -> list[list[bytes]]:
     ]
 
 
-async def events_per_s(batches: list[list[bytes]], send: Send, at_once: int = 1) -> float:
+async def seconds(batches: list[list[bytes]], send: Send, at_once: int = 1) -> float:
     """Sends all batches, `at_once` at a time."""
     waiting = iter(batches)
 
@@ -71,11 +75,11 @@ async def events_per_s(batches: list[list[bytes]], send: Send, at_once: int = 1)
 
     started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(at_once)))
-    return len(batches) * BATCH / (time.perf_counter() - started)
+    return time.perf_counter() - started
 
 
 async def main(count: int) -> None:
-    """Prints one JSON object."""
+    """Prints a table, and writes `benchmarks/results/gateway_ingest.json`."""
     batches = make_batches(count)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
@@ -85,13 +89,15 @@ async def main(count: int) -> None:
             async with Redis.from_url(server.url) as redis:
                 headers = {"Authorization": f"Bearer {await create_key(redis, 'default', 'secret')}"}
                 async with httpx.AsyncClient(base_url=gateway.url, headers=headers) as client:
-                    best = await measure(batches, redis, client)
-    ratios = {name: round(rate / best["redis"], 2) for name, rate in best.items()}
-    print(json.dumps({"events_per_s": {name: round(rate) for name, rate in best.items()}, "ratio_to_redis": ratios}, indent=2))
+                    figures = await measure(batches, redis, client)
+                where = environment(await check_server(redis))
+    rows = [(each.name, each.events_per_s, *each.ratios.values()) for each in figures]
+    show("into the log, in batches of 100", ("", "events/s", "× redis"), rows)
+    write("gateway_ingest", {"environment": where, "figures": msgspec.to_builtins(figures)})
 
 
-async def measure(batches: list[list[bytes]], redis: Redis, client: httpx.AsyncClient) -> dict[str, float]:
-    """The best of each way."""
+async def measure(batches: list[list[bytes]], redis: Redis, client: httpx.AsyncClient) -> list[Figure]:
+    """Each way's figures, beside redis-py's with as many at once."""
     log = key("default", "events")
 
     async def direct(batch: list[bytes]) -> None:
@@ -118,12 +124,16 @@ async def measure(batches: list[list[bytes]], redis: Redis, client: httpx.AsyncC
         f"redis, {CONNECTIONS} at once": (direct, CONNECTIONS),
         f"http, {CONNECTIONS} at once": (http, CONNECTIONS),
     }
-    best = dict.fromkeys(ways, 0.0)
+    took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, (send, at_once) in ways.items():
             await redis.delete(log)
-            best[name] = max(best[name], await events_per_s(batches, send, at_once))
-    return best
+            took[name].append(await seconds(batches, send, at_once))
+    figures = {name: figure(name, len(batches) * BATCH, each) for name, each in took.items()}
+    for name, each in figures.items():
+        beside = figures[name.replace("judged", "redis").replace("http", "redis")]
+        each.ratios["redis"] = ratio(each, beside)
+    return list(figures.values())
 
 
 if __name__ == "__main__":

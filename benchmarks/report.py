@@ -129,6 +129,7 @@ def section(results: Results) -> str:
         "| events a second | live | × redis-py | replay | × redis-py |",
         "|---|---|---|---|---|",
         *_rates(results),
+        *_over_http(results),
     ]
     return "\n".join(told)
 
@@ -145,6 +146,18 @@ def _rates(results: Results) -> list[str]:
         cells = [scenario["title"], *_cells(scenario), *_cells(replays.get(name))]
         told.append(f"| {' | '.join(cells)} |")
     return told
+
+
+def _over_http(results: Results) -> list[str]:
+    told: list[str] = []
+    for each in results.get("gateway_ingest", {}).get("figures", []):
+        if each["name"].startswith("http"):
+            found = f"{each['events_per_s']:,} events/s, {each['ratios']['redis']:.2f} of redis-py's"
+            told.append(f"| `POST /v1/events`, batches of 100{each['name'].removeprefix('http')} | {found} |")
+    for each in results.get("gateway_feed", {}).get("crowds", []):
+        title = f"`GET /v1/changes`, {each['readers']:,} readers, {each['changes_per_s']} changes/s, append to arrival"
+        told.append(f"| {title} | p50 {each['p50_ms']:g} ms, p99 {each['p99_ms']:g} ms |")
+    return ["", "| over HTTP | |", "|---|---|", *told] if told else []
 
 
 def _cells(scenario: Results | None) -> tuple[str, str]:
