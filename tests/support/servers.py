@@ -17,6 +17,13 @@ URL_VARIABLE: Final = "KINFOLD_TEST_REDIS_URL"
 
 # Between two signs of life of the Docker engine. A machine that cannot reach a registry must not hold up the tests.
 _DOCKER_SILENCE_S: Final = 10
+# An engine that answers may still take long to start a container: the tests keep every core busy.
+_DOCKER_START_S: Final = 60
+_REASON_LENGTH: Final = 200
+
+
+class NoContainer(Exception):
+    """There is no container to be had here, and why."""
 
 
 class TestServer:
@@ -35,14 +42,15 @@ class TestServer:
         if given := os.environ.get(URL_VARIABLE):
             self.url = _database_of_worker(given)
             self.description = f"the server that {URL_VARIABLE} names"
-        elif container := _start_container(self._stack):
-            self.url = container
+            return
+        try:
+            self.url = _start_container(self._stack)
             self.description = f"a container of {IMAGE}"
-        else:
+        except NoContainer as reason:
             data_dir = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kinfold-test-")))
             server = self._stack.enter_context(EmbeddedServer.start(data_dir))
             self.url = server.url
-            self.description = f"the embedded server ({server.binary})"
+            self.description = f"the embedded server ({server.binary}), since {reason}"
 
     def stop(self) -> None:
         """Stop it and remove its data; does nothing to one that was there before."""
@@ -68,8 +76,8 @@ def _accepts(docker_host: str) -> bool:
         return probe.connect_ex(parts.path) == 0
 
 
-def _start_container(stack: contextlib.ExitStack) -> str | None:
-    """Start a container and return its URL; None where there is no Docker engine, or it cannot run the image."""
+def _start_container(stack: contextlib.ExitStack) -> str:
+    """Start a container and return its URL; raises NoContainer where no Docker engine answers, or it cannot run the image."""
     import requests  # noqa: PLC0415 - these take a third of a second to import
     from docker.errors import DockerException  # noqa: PLC0415
     from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
@@ -77,7 +85,7 @@ def _start_container(stack: contextlib.ExitStack) -> str | None:
     from testcontainers.core.docker_client import DockerClient, get_docker_host  # noqa: PLC0415
 
     if not _accepts(get_docker_host() or "unix:///var/run/docker.sock"):
-        return None
+        raise NoContainer("no Docker engine answers")
     try:
         docker = DockerClient(timeout=_DOCKER_SILENCE_S).client
         stack.callback(docker.close)
@@ -87,8 +95,8 @@ def _start_container(stack: contextlib.ExitStack) -> str | None:
             docker.images.pull(IMAGE)
         # Ryuk removes the container of a killed run, but is an image of its own: no reason to fail or to download.
         testcontainers_config.ryuk_disabled = testcontainers_config.ryuk_image not in images
-        container = RedisContainer(IMAGE, docker_client_kw={"timeout": _DOCKER_SILENCE_S})
+        container = RedisContainer(IMAGE, docker_client_kw={"timeout": _DOCKER_START_S})
         stack.enter_context(container)
-    except (DockerException, requests.RequestException, OSError):
-        return None
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise NoContainer(f"Docker cannot run {IMAGE}: {str(error)[:_REASON_LENGTH]}") from error
     return f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
