@@ -14,6 +14,9 @@ UV_ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+# One sentence, where pip would say of the first dependency that it has no such version.
+CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or \
+	sys.exit("found Python %d.%d, needed is 3.11 or newer: make PYTHON=python3.11 ..." % sys.version_info[:2])
 
 .PHONY: help
 help: ## list what can be done
@@ -21,8 +24,9 @@ help: ## list what can be done
 
 # Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
 # first every dependency (and the build backend) with its hash, then the project itself, alone and editable.
+# A .venv without pip is what a Python without ensurepip leaves behind: made anew, or the second `make` fails for another reason.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import pip' 2> /dev/null || { $(PYTHON) -c '$(CHECK_PYTHON)'; $(PYTHON) -m venv --clear .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
