@@ -1,7 +1,10 @@
 """`kinfold up` and `down`: everything in one go, in the background or before one's eyes (contract section 9)."""
 
+import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from kinfold_services.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
+from tests.support.projecting import clean_environment
 from tests.support.waiting import wait_until_sync
 
 
@@ -41,6 +45,19 @@ def test_the_demo(data_dir: Path) -> None:
 
     assert kinfold.run("down").status == 0
     assert running_url(data_dir) is None
+
+
+@pytest.mark.slow
+def test_what_up_says_to_type_can_be_typed(data_dir: Path, tmp_path: Path) -> None:
+    """In whatever directory: the commands name the data dir, where it is not the one that they would take by themselves."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    said = kinfold.run_apart("up", "--detach")
+    (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
+
+    environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
+
+    wait_until_sync(lambda: kinfold.run("show", "--visitor", "v-1").status == 0)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def up(settings: Settings) -> int:
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     with GatewayBeside(settings, url, data_dir) as gateway:
         if DETACHED not in os.environ:  # else whoever detached it says so
-            say(_what_next(settings, url, gateway.url))
+            say(_what_next(settings, url, gateway.url, first_key(url, settings.workspace)))
         return run_projector(settings)
 
 
@@ -85,7 +85,8 @@ def up_detached(settings: Settings) -> int:
         if not _until(lambda: _is_up(settings.data_dir) or process.poll() is not None, _READY_S) or process.poll() is not None:
             return complain(f"it did not start; {log} says why", UNREACHABLE)
         url = running_url(settings.data_dir)
-    say(_what_next(settings, url or "", gateway_url(settings.data_dir) or ""))
+    new_key = first_key(url, settings.workspace) if url else None
+    say(_what_next(settings, url or "", gateway_url(settings.data_dir) or "", new_key))
     return DONE
 
 
@@ -101,22 +102,31 @@ def down(settings: Settings) -> int:
     return DONE
 
 
-def _what_next(settings: Settings, url: str, gateway: str) -> str:
+def _what_next(settings: Settings, url: str, gateway: str, new_key: str | None) -> str:
     program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
-    new_key = first_key(url, settings.workspace) if url else None
+    with_options = _options(settings)
     for_now = new_key is not None and not is_local(settings.gateway_host)
     return f"""\
 kinfold is up.
   the log        {url}
   the gateway    {gateway}{f", for now: on {settings.gateway_host} from the next start on, with a key" if for_now else ""}
-  its key        {new_key or f"shown when it was made; `{program} keys create` makes another"}
-  publish        {program} publish events.ndjson
-                 echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish
-  look           {program} show --visitor v-1      {program} contacts      {program} status
-  follow         {program} tail
+  its key        {new_key or f"shown when it was made; `{program} keys create{with_options}` makes another"}
+  publish        {program} publish events.ndjson{with_options}
+                 echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish{with_options}
+  look           {program} show --visitor v-1{with_options}
+                 {program} contacts{with_options}
+                 {program} status{with_options}
+  follow         {program} tail{with_options}
   open           {gateway}/docs
   run            curl -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
-  stop           {program} down"""
+  stop           {program} down{with_options}"""
+
+
+def _options(settings: Settings) -> str:
+    """What a command has to be told to mean the same log: what it does not find in the environment by itself."""
+    found = Settings()
+    names = [name for name in ("redis_url", "data_dir") if getattr(settings, name) != getattr(found, name)]
+    return "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(settings, name)))}" for name in names)
 
 
 def _is_up(data_dir: Path) -> bool:
