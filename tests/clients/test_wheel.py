@@ -37,7 +37,10 @@ print(sorted(name for name in sys.modules if name.startswith("kinfold") and "." 
 
 @pytest.mark.slow
 def test_nothing_collides(tmp_path: Path):
-    """The base dependencies are taken from where they are installed already, and nothing else is: no network is needed."""
+    """The base dependencies are taken from where they are installed already, and nothing else is: no network is needed.
+
+    What the command line needs is not there, and it says so.
+    """
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     environment = tmp_path / "venv"
@@ -64,3 +67,8 @@ def test_nothing_collides(tmp_path: Path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == "['kinfold', 'kinfold_projections', 'kinfold_schemas']"
+
+    said = subprocess.run([environment / "bin" / "kinfold", "status"], check=False, capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr.endswith("pip install 'kinfold[service]'\n")
+    assert said.stderr.count("\n") == 1
