@@ -11,7 +11,7 @@ RUN /opt/kinfold/bin/python -m pip install --no-cache-dir --no-deps --no-build-i
     && /opt/kinfold/bin/python -m pip check
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/kinfold --shell /usr/sbin/nologin kinfold
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/kinfold --shell /usr/sbin/nologin kinfold
 COPY --from=build /opt/kinfold /opt/kinfold
 ENV PATH=/opt/kinfold/bin:$PATH PYTHONUNBUFFERED=1
 USER kinfold
