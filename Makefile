@@ -48,6 +48,7 @@ demo: up ## start everything, play the example history into it, and look at the 
 	$(BIN)/kinfold publish examples/swift-history.ndjson.gz --wait
 	$(BIN)/kinfold contacts --limit 3
 	$(BIN)/kinfold status
+	@echo 'What to do next stands above, below "kinfold is up": an address to open, a curl to run.'
 
 .PHONY: test
 test: $(STAMP) ## run all tests, the slow ones too

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from kinfold_services.settings import Settings
 from tests.support.engines import free_port
 from tests.support.projecting import clean_environment
 
@@ -159,6 +160,12 @@ def test_the_first_screen_says_what_it_is_for_and_shows_it_working() -> None:
     assert first.line + first.text.count("\n") < FIRST_SCREEN_LINES
     above = README.read_text("utf-8").splitlines()[: first.line - 2]
     assert any(line.startswith("**") for line in above)
+
+
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_every_setting_is_in_the_table(setting: str) -> None:
+    """By the name that it has in the environment."""
+    assert f"`KINFOLD_{setting.upper()}`" in README.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
