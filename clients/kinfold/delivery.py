@@ -156,6 +156,7 @@ class Delivery(Buffer):
                 except Exception as error:  # the thread must outlive a bug of ours
                     log.exception("events are lost")
                     self._lose(self._drop_claim(), error)
+                    self._retry_at = time.monotonic() + self.options.last_retry_s  # and not repeat it all the time
         finally:
             self._end()
 
@@ -306,10 +307,13 @@ class Delivery(Buffer):
 
     def _drain_spool(self) -> bool:
         """Sends what is spooled, if it is time to try; whether nothing is left."""
-        while self._spool is not None and (chunk := self._spool.oldest()) is not None:
-            if not chunk.number:  # another process's, or an earlier one's
-                self._number += 1
-                chunk = chunk._replace(number=self._number)
+        while self._spool is not None and (chunk := self._spool.oldest(self._number + 1)) is not None:
+            self._number = max(self._number, chunk.number)
+            if chunk.lost:
+                self._lose(chunk.lost, KinfoldError(f"spool: {chunk.path} was not what had been written"), own=chunk.own)
+            if not chunk.events:
+                self._spool.drop_oldest()
+                continue
             if time.monotonic() < self._retry_at or not self._attempt(chunk.number, chunk.events, own=chunk.own):
                 return False
             self._spool.drop_oldest()
@@ -360,10 +364,10 @@ class Delivery(Buffer):
                 self._changed.wait(min(self._retry_at, self._deadline) - now)
             return time.monotonic() < self._deadline
 
-    def _lose(self, events: int, error: Exception) -> None:
+    def _lose(self, events: int, error: Exception, *, own: bool = True) -> None:
         log.error("%d events are lost: %s", events, error)
         with self._lock:
-            self._lost += events
+            self._lost += events if own else 0
             self._settled.notify_all()
         self._suppression.forget()
         tell(self._on_error, Failure(error, events, lost=True))

@@ -22,6 +22,15 @@ _MARGIN_MS: Final = 3
 """Clocks are read in whole milliseconds, at both ends."""
 
 
+class _Kept(msgspec.Struct):
+    type: str
+    id: str
+    at: str
+
+
+_decode_kept: Final = msgspec.json.Decoder(_Kept).decode
+
+
 def encode_drafts(drafts: Sequence[Draft]) -> list[bytes]:
     """The JSON of each event, without `sentAt`: what is kept, on disk too, until it is sent."""
     ids = uuid7s([_ms(draft[1]) for draft in drafts])
@@ -29,6 +38,14 @@ def encode_drafts(drafts: Sequence[Draft]) -> list[bytes]:
         _encode({"type": draft[0], "id": event_id, "at": to_text(_ms(draft[1])), **fields_of(draft)})
         for draft, event_id in zip(drafts, ids, strict=True)
     ]
+
+
+def is_encoded(event: bytes) -> bool:
+    """Whether these are the bytes of an event as `encode_drafts` makes them; a disk may give back others."""
+    try:
+        return _decode_kept(event).at == _at(event) == to_text(from_text(_at(event)))
+    except (ValueError, msgspec.DecodeError):
+        return False
 
 
 def stamped(events: Iterable[bytes], sent_ms: int | None = None) -> list[bytes]:

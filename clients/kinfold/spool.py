@@ -4,6 +4,9 @@ A spool is a directory. Each process has a directory of its own in it, with a fi
 lives, and one NDJSON file for each batch: events as they are sent, but for `sentAt`, which says when they went out. A file is
 complete or not there (written beside, synced, renamed). Whoever starts takes over the directories that nobody holds.
 A crash between sending a batch and removing its file sends it again: the events' ids make that harmless.
+
+What others left is not trusted: a directory that cannot be read is left alone, and a line that is no event is lost alone,
+for it must not stop those behind it.
 """
 
 import contextlib
@@ -15,6 +18,8 @@ from collections import deque
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
+from kinfold.encoding import is_encoded
+
 try:
     import fcntl
 except ImportError:  # not POSIX: everything else of the client is there all the same
@@ -23,15 +28,22 @@ except ImportError:  # not POSIX: everything else of the client is there all the
 log = logging.getLogger("kinfold")
 
 _SUFFIX: Final = ".ndjson"
+_PARTIAL: Final = ".partial"
+_UNREAD: Final = ".unread"
+_LOCK: Final = "lock"
 
 
 class Chunk(NamedTuple):
-    """A batch on disk. `number`: 0 where it never had one in this process; `own`: accepted by this process."""
+    """A batch on disk, and its number in this process; `own`: accepted by this process.
+
+    `lost` tells, once, how many of its events the disk did not give back.
+    """
 
     path: Path
     number: int
     own: bool
     events: list[bytes]
+    lost: int
 
 
 def check_spool(directory: str) -> None:
@@ -56,8 +68,11 @@ class Spool:
         self._locks: dict[Path, IO[bytes]] = {}
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._root.iterdir()):
-            if path.is_dir() and self._hold(path):
-                self._adopt(path)
+            try:
+                if path.is_dir() and self._hold(path):
+                    self._adopt(path)
+            except OSError:  # somebody else's; or its owner ended, and has just removed it
+                log.warning("what is spooled in %s is left there", path, exc_info=True)
         self._own = self._make_own()
 
     @property
@@ -90,16 +105,28 @@ class Spool:
                 self._release()
         return True
 
-    def oldest(self) -> Chunk | None:
-        """The batch that waits longest."""
-        while self._chunks:
-            path, number, own, count = self._chunks[0]
-            try:
-                return Chunk(path, number, own, path.read_bytes().splitlines())
-            except OSError:
-                log.exception("%d spooled events are lost", count)
-                self._chunks.popleft()
-        return None
+    def oldest(self, next_number: int) -> Chunk | None:
+        """The batch that waits longest; `next_number` is its number from now on, where it has none."""
+        if not self._chunks:
+            return None
+        path, number, own, count = self._chunks[0]
+        events = self._read(path)
+        self._chunks[0] = path, number or next_number, own, len(events)
+        return Chunk(path, number or next_number, own, events, max(0, count - len(events)))
+
+    def _read(self, path: Path) -> list[bytes]:
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError:
+            log.exception("spooled events cannot be read, and stay there as %s", path.with_suffix(_UNREAD))
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(_UNREAD))
+            return []
+        events = [line for line in lines if is_encoded(line)]
+        if len(events) < len(lines):
+            broken = next(line for line in lines if not is_encoded(line))
+            log.error("%s: found %r, allowed are events as a producer spools them", path, broken[:200])
+        return events
 
     def drop_oldest(self) -> None:
         """The batch that waited longest is sent."""
@@ -117,10 +144,12 @@ class Spool:
 
     def _release(self) -> None:
         for directory, lock in self._locks.items():
-            if not any(directory.glob(f"*{_SUFFIX}")):
-                for path in directory.iterdir():
-                    path.unlink(missing_ok=True)
-                directory.rmdir()
+            with contextlib.suppress(OSError):  # it may be gone, or somebody who starts looks at it: then it is left to them
+                left = list(directory.iterdir())
+                if all(path.name == _LOCK or path.suffix == _PARTIAL for path in left):
+                    for path in left:
+                        path.unlink(missing_ok=True)
+                    directory.rmdir()
             lock.close()
         self._locks.clear()
 
@@ -132,27 +161,37 @@ class Spool:
         self._chunks.clear()
 
     def _make_own(self) -> Path:
-        own = self._root / f"{time.time_ns():020}-{os.getpid()}-{os.urandom(4).hex()}"
-        own.mkdir(mode=0o700)
-        self._hold(own)
-        return own
+        while True:
+            own = self._root / f"{time.time_ns():020}-{os.getpid()}-{os.urandom(4).hex()}"
+            own.mkdir(mode=0o700)
+            # Whoever starts in this moment may have taken it for one that was left behind.
+            with contextlib.suppress(FileNotFoundError):
+                if self._hold(own):
+                    return own
 
     def _write(self, data: bytes) -> Path:
         path = self._own / f"{time.time_ns():020}{_SUFFIX}"
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        partial = path.with_suffix(_PARTIAL)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except OSError:  # a disk that is full shall not be filled with beginnings
+            partial.unlink(missing_ok=True)
+            raise
         return path
 
     def _hold(self, directory: Path) -> bool:
         assert fcntl is not None  # noqa: S101  check_spool
-        lock = (directory / "lock").open("ab")
+        lock = (directory / _LOCK).open("ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            lock.close()
+            return False
+        if not _is_at(lock, directory / _LOCK):  # its owner has just removed it
             lock.close()
             return False
         self._locks[directory] = lock
@@ -160,5 +199,14 @@ class Spool:
 
     def _adopt(self, directory: Path) -> None:
         for path in sorted(directory.glob(f"*{_SUFFIX}")):
-            count = path.read_bytes().count(b"\n")
+            count = 0  # where it cannot be read: `oldest` will say so
+            with contextlib.suppress(OSError):
+                count = len(path.read_bytes().splitlines())
             self._chunks.append((path, 0, False, count))
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False

@@ -12,11 +12,14 @@ import pytest
 from redis import Redis
 
 import kinfold
+from kinfold.encoding import encode_drafts
 from kinfold.spool import Spool
+from tests.clients.drafting import DRAFTING
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until_sync
 
+EVENT: Final = encode_drafts([DRAFTING.seen("v-1")])
 NOWHERE: Final = "redis://127.0.0.1:1/0"
 QUICK: Final[dict[str, Any]] = {"first_retry_s": 0.01, "last_retry_s": 0.05, "batch_age_s": 0.01}
 
@@ -76,14 +79,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_two_processes_do_not_touch_what_is_the_others(tmp_path: Path):
     first, second = Spool(str(tmp_path), 1000), Spool(str(tmp_path), 1000)
-    first.put(1, [b"{}"])
-    assert second.oldest() is None
+    first.put(1, EVENT)
+    assert second.oldest(1) is None
     second.close()
     first.close()
     third = Spool(str(tmp_path), 1000)
-    chunk = third.oldest()
+    chunk = third.oldest(1)
     assert chunk is not None
-    assert (chunk.events, chunk.own) == ([b"{}"], False)
+    assert (chunk.events, chunk.own) == (EVENT, False)
     third.close()
 
 
@@ -124,6 +127,86 @@ def test_a_process_that_ends_in_time_spools_what_is_under_way(folding_url: str, 
     assert Log(client, workspace).folded_visitors == Counter({"v-1": 1, "v-2": 1})
 
 
+@pytest.mark.parametrize("broken", [b'{"type":"VisitorSeen","visitorId":"v-l', b"\0" * 100 + b"\n", b"{}\n", b""])
+def test_what_is_no_event_stops_nobody(folding_url: str, client: Redis, workspace: str, tmp_path: Path, broken: bytes):
+    """Cut off, or zeros, as a machine may leave a file that lost its power: it alone is lost, and not what lies around it."""
+    with kinfold.Producer(NOWHERE, workspace=workspace, spool=tmp_path, exit_timeout_s=0, **QUICK) as first:
+        first.seen("v-1")
+        wait_until_sync(lambda: first.counters.spooled == 1)
+        first.close(timeout_s=0)
+    (file,) = tmp_path.glob("*/*.ndjson")
+    file.write_bytes(file.read_bytes() + broken)
+    file.with_name("0.ndjson").write_bytes(broken)
+    (tmp_path / "left" / "0.ndjson").mkdir(parents=True)  # cannot be read, whoever runs the test
+    failures: list[kinfold.Failure] = []
+    with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path, on_error=failures.append) as second:
+        second.seen("v-2")
+        second.flush()
+        assert (second.counters.sent, second.counters.lost) == (1, 0), "those of the first are not its own"
+    assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
+    assert [failure.lost for failure in failures] == [True] * 2 * bool(broken)
+    assert [path.name for path in tmp_path.glob("*/0.*")] == ["0.unread"]
+
+
+def test_spooled_events_that_are_gone_are_counted(workspace: str, tmp_path: Path, folding_url: str):
+    """Somebody removed the files: they are lost, and nobody waits for them."""
+    with Proxy(folding_url) as proxy:
+        proxy.refuse()
+        with kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **QUICK) as visitors:
+            visitors.seen("v-1")
+            wait_until_sync(lambda: visitors.counters.spooled == 1)
+            for path in tmp_path.glob("*/*.ndjson"):
+                path.unlink()
+            proxy.accept()
+            visitors.flush()
+            counters = visitors.counters
+    assert (counters.accepted, counters.lost, counters.sent, counters.buffered, counters.spooled) == (1, 1, 0, 0, 0)
+
+
+def test_a_disk_that_is_full_is_not_filled_with_beginnings(workspace: str, tmp_path: Path):
+    """The kernel refuses what goes beyond 1,000 bytes a file: what does not fit waits, and nothing of it stays on the disk."""
+    script = f"""
+import kinfold, resource, time
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+visitors = kinfold.Producer({NOWHERE!r}, workspace={workspace!r}, spool={str(tmp_path)!r}, last_retry_s=0.01)
+visitors.seen("v-1")
+while visitors.counters.spooled < 1:
+    time.sleep(0.01)
+visitors.seen("v-2", context={{"text": "x" * 2000}})
+before = visitors.counters.retries
+while visitors.counters.retries < before + 5:
+    time.sleep(0.01)
+assert (visitors.counters.spooled, visitors.counters.buffered) == (1, 1), visitors.counters
+visitors.close(timeout_s=0)
+assert (visitors.counters.spooled, visitors.counters.lost) == (1, 1), visitors.counters
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.suffix for path in tmp_path.glob("*/*")) == ["", ".ndjson"]
+
+
+def test_many_that_start_and_end_at_the_same_moment(tmp_path: Path):
+    """Workers of one server: nobody takes away what another one just makes, nobody fails, and every event is somewhere."""
+    errors: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            for _ in range(30):
+                spool = Spool(str(tmp_path), 10_000)
+                assert spool.put(1, EVENT)
+                spool.close()
+        except BaseException as error:  # noqa: BLE001  it is raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=live) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(list(tmp_path.glob("*/*.ndjson"))) == 240
+
+
 def test_a_directory_that_cannot_be_made_is_said_when_the_producer_is_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
@@ -135,11 +218,11 @@ def test_what_comes_after_the_end_is_kept_for_the_next(tmp_path: Path):
     spool = Spool(str(tmp_path), 1000)
     spool.close()
     assert not any(tmp_path.iterdir())
-    assert spool.put(0, [b"{}"])
+    assert spool.put(0, EVENT)
     after = Spool(str(tmp_path), 1000)
-    chunk = after.oldest()
+    chunk = after.oldest(1)
     assert chunk is not None
-    assert chunk.events == [b"{}"]
+    assert chunk.events == EVENT
     after.drop_oldest()
     after.close()
     assert not any(tmp_path.iterdir())
@@ -151,7 +234,7 @@ def test_putting_and_closing_at_the_same_time(tmp_path: Path):
         spool = Spool(str(tmp_path / str(number)), 1000)
         closing = threading.Thread(target=spool.close)
         closing.start()
-        assert spool.put(0, [b"{}"])
+        assert spool.put(0, EVENT)
         closing.join()
         if spool._locks:
             spool.close()
