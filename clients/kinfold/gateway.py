@@ -1,14 +1,16 @@
 """The gateway over HTTP: the standard library's client is all it takes.
 
-Connections are kept and used again, by one thread at a time. A question is asked a second time where a kept connection turns
-out to be closed; a batch of events is not: that is for `kinfold.delivery` to decide.
+Connections are kept and used again, by one thread at a time, and never by another process: after a fork two would read each
+other's answers. One that the gateway has closed meanwhile is not used, as far as that can be seen. Where it turns out only
+later, a question is asked a second time; a batch of events is not sent again: that is for `kinfold.delivery` to decide.
 """
 
 import contextlib
 import http.client
+import os
+import selectors
 import socket
 import ssl
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -22,6 +24,7 @@ from kinfold.transports import Receipt
 _NETWORK_ERRORS: Final = (OSError, http.client.HTTPException)
 _MAX_RETRY_AFTER_S: Final = 300.0
 _ACCEPTED: Final = 202
+_TOO_LARGE: Final = 413
 _OK: Final = 200
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
@@ -89,8 +92,9 @@ class Gateway:
         self._key: Final = key
         self._timeout_s: Final = timeout_s
         self._tls: Final = ssl.create_default_context() if self._parts.scheme == "https" else None
-        self._lock: Final = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
+        self._pid = os.getpid()
+        """Whose process the idle connections are."""
 
     def get(self, path: str, query: Mapping[str, str], timeout_s: float | None = None) -> Answer:
         """Asks. Raises Unreachable."""
@@ -125,8 +129,7 @@ class Gateway:
 
     def close(self) -> None:
         """Gives up the connections that nobody uses."""
-        with self._lock:
-            idle, self._idle = self._idle, []
+        idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
@@ -134,12 +137,21 @@ class Gateway:
         """A connection, made when it is first used."""
         host, port = self._parts.hostname or "", self._parts.port
         if self._tls is not None:
+            port = port or http.client.HTTPS_PORT  # said in any case, or the colons of an IPv6 address are looked at for one
             return http.client.HTTPSConnection(host, port, timeout=timeout_s or self._timeout_s, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=timeout_s or self._timeout_s)
+        return http.client.HTTPConnection(host, port or http.client.HTTP_PORT, timeout=timeout_s or self._timeout_s)
 
     def _kept(self) -> http.client.HTTPConnection | None:
-        with self._lock:
-            return self._idle.pop() if self._idle else None
+        if self._pid != os.getpid():
+            self._idle, self._pid = [], os.getpid()
+        while True:
+            try:  # without a lock, which a fork could leave locked
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if not _is_closed(connection):
+                return connection
+            connection.close()
 
     def _exchange(  # noqa: PLR0917  a request has that many parts
         self,
@@ -160,8 +172,7 @@ class Gateway:
         except _NETWORK_ERRORS as error:
             connection.close()
             raise _unreachable(error) from error
-        with self._lock:
-            self._idle.append(connection)
+        self._idle.append(connection)
         return answer
 
     def _target(self, path: str, query: Mapping[str, str]) -> str:
@@ -178,11 +189,20 @@ class GatewayLog:
         self._gateway: Final = Gateway(url, key, timeout_s)
         self._stamps: Final = Stamps()
 
-    def append(self, number: int, events: list[bytes]) -> Receipt:  # noqa: ARG002  the gateway knows events by their ids
-        """Posts a batch; those of its events that are bad are refused, the others appended. Raises Unreachable or Refused."""
+    def append(self, number: int, events: list[bytes]) -> Receipt:
+        """Posts a batch; those of its events that are bad are refused, the others appended. Raises Unreachable or Refused.
+
+        What is too large for whoever stands before the gateway is posted in halves: it would be so every time.
+        """
         stamped = self._stamps.stamp(events)
-        body = b"\n".join(stamped)
-        answer = self._gateway.post("/v1/events", {"partial": "true"}, body, "application/x-ndjson")
+        answer = self._gateway.post("/v1/events", {"partial": "true"}, b"\n".join(stamped), "application/x-ndjson")
+        if answer.status == _TOO_LARGE:
+            if len(events) == 1:
+                return Receipt(None, ((0, str(problem(answer))),))
+            half = len(events) // 2
+            first, second = self.append(number, events[:half]), self.append(number, events[half:])
+            refused = (*first.refused, *((half + index, why) for index, why in second.refused))
+            return Receipt(second.position or first.position, refused)
         if answer.status != _ACCEPTED:
             raise problem(answer)
         try:
@@ -207,6 +227,15 @@ def problem(answer: Answer) -> Unreachable | Refused:
     if answer.status == _TOO_MANY or answer.status >= _SERVER_ERROR:
         return Unreachable(text, answer.retry_after_s)
     return Refused(text)
+
+
+def _is_closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether the other end has said something that nobody asked for: its end, most of all."""
+    if connection.sock is None:  # by us, and it connects again
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _retry_after(response: http.client.HTTPResponse) -> float | None:

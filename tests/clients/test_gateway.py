@@ -1,6 +1,8 @@
 """The same client through a gateway: events, lookups, the feed as Server-Sent Events, and all of it over bad networks."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from redis import Redis
 
 import kinfold
+from kinfold.gateway import Gateway
 from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, say, say_async
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
@@ -84,6 +87,69 @@ def test_a_bad_network(  # noqa: PLR0917  fixtures are arguments
     assert counters.retries > 0 or trouble == "slow"
     assert Log(client, workspace).folded_visitors == EXPECTED
     assert slowest < CALL_S
+
+
+def test_an_address_of_ipv6_needs_no_port():
+    connection = Gateway("http://[::1]", "a key", 1.0).connect()
+    assert (connection.host, connection.port) == ("::1", 80)
+
+
+def test_a_connection_that_was_closed_for_having_been_idle_is_no_failure(
+    proxy: Proxy, api_key: str, client: Redis, workspace: str
+):
+    """Proxies and gateways do that all the time: nothing to tell anybody, and nothing is sent again."""
+    with kinfold.Producer(proxy.url, key=api_key) as visitors:
+        for number in range(3):
+            visitors.seen(f"v-{number}")
+            visitors.flush()
+            proxy.cut()
+        assert (visitors.counters.sent, visitors.counters.retries) == (3, 0)
+    assert len(Log(client, workspace).events) == 3
+
+
+def test_a_batch_that_is_too_large_goes_in_halves(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """Control characters take more room as JSON than was reckoned with, and a proxy may allow less than the gateway."""
+    text = "\x01" * 1500
+    with kinfold.Producer(gateway_url, key=api_key, batch_events=5000, batch_bytes=900_000, batch_age_s=600) as visitors:
+        for number in range(140):
+            visitors.seen(f"v-{number}", context={"text": text})
+        position = visitors.flush()
+        assert (visitors.counters.sent, visitors.counters.retries) == (140, 0)
+    log = Log(client, workspace)
+    assert [event["visitorId"] for event in log.events] == [f"v-{number}" for number in range(140)]
+    assert log.positions[-1] == position
+
+
+def test_after_a_fork_nobody_reads_the_answers_of_another(gateway_url: str, api_key: str):
+    """A connection that the parent has used is not the children's: each of four asks for a contact of its own."""
+    with kinfold.Producer(gateway_url, key=api_key) as visitors:
+        for number in range(4):
+            visitors.identify(external_id=f"u-{number}")
+        position = visitors.flush()
+    script = """
+import os, sys, time, kinfold
+contacts = kinfold.Contacts(sys.argv[1], key=sys.argv[2])
+children, wrong = [], 0
+for _ in range(10):
+    contacts.by_external_id("u-0", after=sys.argv[3])
+    together = time.monotonic() + 0.05
+    for number in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            while time.monotonic() < together: pass
+            found = [contacts.by_external_id(f"u-{number}") for _ in range(5)]
+            os._exit(sum(each is None or each.external_id != f"u-{number}" for each in found))
+wrong = sum(os.waitpid(child, 0)[1] for child in children)
+assert not wrong, wrong
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, gateway_url, api_key, position or ""],
+        check=False,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_wrong_key_is_said_and_nothing_is_lost_meanwhile(gateway_url: str):
