@@ -20,16 +20,28 @@ _SENTINEL_PORT: Final = 26379
 
 
 def is_http(url: str) -> bool:
-    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for a URL that is neither."""
-    scheme = urlsplit(url).scheme
-    if scheme in HTTP_SCHEMES:
-        return True
-    if scheme in REDIS_SCHEMES:
-        if scheme.endswith("+sentinel"):
-            _sentinel(url)
-        return False
+    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for a URL that is neither, or cannot be one."""
+    try:
+        scheme = urlsplit(url).scheme
+        if scheme in HTTP_SCHEMES:
+            _check_gateway(url)
+            return True
+        if scheme in REDIS_SCHEMES:
+            _check_redis(url)
+            return False
+    except ValueError as error:  # whoever finds out later, in the background, can only lose what was said
+        raise ValueError(f"url: found {_safe(url)!r}, {error}") from None
     allowed = ", ".join(f"{each}://" for each in sorted(HTTP_SCHEMES | REDIS_SCHEMES))
     raise ValueError(f"url: found {_safe(url)!r}, allowed is one that begins with {allowed}")
+
+
+def gateway_key(key: str | None, allowed: str) -> str:
+    """The key, which a gateway's URL needs. Raises ValueError for none, and for what no header can hold; it shows none."""
+    if not key:
+        raise ValueError(f"key: found none, allowed with a gateway's URL is {allowed} (`kinfold keys create`)")
+    if not key.isascii() or not key.isprintable() or key != key.strip():
+        raise ValueError("key: found white space or other characters that no key has (a line end?), allowed are ASCII letters")
+    return key
 
 
 def connect(url: str, timeout_s: float) -> "Redis":
@@ -96,6 +108,26 @@ def _client(  # noqa: PLR0917  what the two colours of redis-py have in common
     return redis.from_url(url, **options)
 
 
+def _check_gateway(url: str) -> None:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.port == 0:
+        raise ValueError(f"allowed is {parts.scheme}://host or {parts.scheme}://host:port")
+
+
+def _check_redis(url: str) -> None:
+    """What redis-py takes is what it makes a connection of, whether it connects or not."""
+    from redis import ConnectionPool  # noqa: PLC0415  as above
+
+    scheme = urlsplit(url).scheme
+    single = _sentinel(url)[2] if scheme.endswith("+sentinel") else _plain(url) if "+" in scheme else url
+    try:
+        connection: Any = ConnectionPool.from_url(single).make_connection()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"of which redis-py says: {error}") from None
+    if connection.encoder.decode_responses:
+        raise ValueError("allowed is no decode_responses: the log is bytes")
+
+
 def _plain(url: str) -> str:
     """The URL with a scheme that redis-py knows."""
     parts = urlsplit(url)
@@ -108,7 +140,7 @@ def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, str]:
     login, _, hosts = parts.netloc.rpartition("@")
     master, _, database = parts.path.strip("/").partition("/")
     if not master:
-        raise ValueError(f"url: found {_safe(url)!r}, allowed is redis+sentinel://host:port/master/0")
+        raise ValueError("allowed is redis+sentinel://host:port/master/0")
     addresses = [each.partition(":") for each in hosts.split(",")]
     single = urlunsplit(parts._replace(netloc=f"{login}@master", path=f"/{database or 0}"))
     return [(host, int(port or _SENTINEL_PORT)) for host, _, port in addresses], unquote(master), single

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from kinfold.connections import close, close_async, connect, connect_async, is_http
+from kinfold.connections import close, close_async, connect, connect_async, gateway_key, is_http
 from kinfold.errors import NotFolded
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.identifiers import email_key
@@ -272,11 +272,10 @@ class _Questions:
             yield None
 
 
-def _gateway(url: str, api_key: str | None, timeout_s: float) -> "Gateway | None":
+def _gateway(url: str, key: str | None, timeout_s: float) -> "Gateway | None":
     if not is_http(url):
         return None
-    if api_key is None:
-        raise ValueError("key: found none, allowed with a gateway's URL is a secret API key (`kinfold keys create`)")
+    api_key = gateway_key(key, "a secret API key")
     from kinfold.gateway import Gateway  # noqa: PLC0415  whoever uses Redis needs none of it
 
     return Gateway(url, api_key, timeout_s)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from kinfold.connections import is_http
+from kinfold.connections import gateway_key, is_http
 from kinfold.live import LiveContacts
 from kinfold.positions import PairPosition, Position, PositionPair
 from kinfold.reading import Item, Pause, Reader, SnapshotBegins, Source, Told
@@ -47,11 +47,9 @@ class Feed:
         timeout_s: float = 5.0,
     ) -> None:
         check_workspace(workspace)
-        if is_http(url) and key is None:
-            raise ValueError("key: found none, allowed with a gateway's URL is a secret API key (`kinfold keys create`)")
         self._url: Final = url
         self._workspace: Final = workspace
-        self._key: Final = key or ""
+        self._key: Final = gateway_key(key, "a secret API key") if is_http(url) else ""
         self._timeout_s: Final = timeout_s
         self._position: Final = PairPosition(position) if isinstance(position, tuple) else position
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
 from kinfold.calls import Calls
-from kinfold.connections import is_http
+from kinfold.connections import gateway_key, is_http
 from kinfold.counters import Counters
 from kinfold.delivery import Delivery
 from kinfold.drafts import Draft
@@ -202,11 +202,10 @@ def make_delivery(url: str, workspace: str, key: str | None, given: ProducerOpti
         from kinfold.redis_log import RedisLog  # noqa: PLC0415  whoever uses a gateway needs none of it
 
         return Delivery(lambda: RedisLog(url, workspace, options.timeout_s), options, given.get("on_error"))
-    if key is None:
-        raise ValueError("key: found none, allowed with a gateway's URL is an API key (`kinfold keys create`)")
+    api_key = gateway_key(key, "an API key")
     from kinfold.gateway import GatewayLog  # noqa: PLC0415  and the other way round
 
-    return Delivery(lambda: GatewayLog(url, key, options.timeout_s), options, given.get("on_error"))
+    return Delivery(lambda: GatewayLog(url, api_key, options.timeout_s), options, given.get("on_error"))
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, room: asyncio.Event) -> Callable[[], None]:

@@ -199,11 +199,22 @@ def test_an_on_error_that_fails_harms_nobody(workspace: str):
         ("redis://", {"when_full": "explode"}, "when_full: found 'explode'"),
         ("redis+sentinel://h:1", {}, "url: found 'redis+sentinel://h:1', allowed is redis+sentinel://host:port/master/0"),
         ("redis+sentinel://h:1/master", {}, None),
+        ("redis+sentinel://h:x/master", {}, "url: found 'redis+sentinel://h:x/master', invalid literal"),
+        ("redis://h:x", {}, "url: found 'redis://h:x', of which redis-py says: Port could not be cast to integer"),
+        ("redis://h?tiemout=1", {}, "url: found 'redis://h?tiemout=1', of which redis-py says: "),
+        ("redis://h?decode_responses=true", {}, "allowed is no decode_responses: the log is bytes"),
+        ("redis+cluster://h:x", {}, "of which redis-py says: Port could not be cast to integer"),
+        ("unix:///tmp/redis.sock?db=1", {}, None),
+        ("redis://[::1", {}, "url: found 'redis://[::1', Invalid IPv6 URL"),
+        ("https://", {"key": "k"}, "url: found 'https://', allowed is https://host or https://host:port"),
+        ("https://h:x", {"key": "k"}, "url: found 'https://h:x', Port could not be cast to integer"),
+        ("https://gateway", {"key": "k\n"}, "key: found white space or other characters that no key has"),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_refused_when_the_producer_is_made(
     url: str, options: dict[str, Any], message: str | None
 ):
+    """And not by the background thread, which could only lose what was said."""
     if message is None:
         kinfold.Producer(url).close()
         return
@@ -219,4 +230,7 @@ def test_a_setting_that_is_none_is_a_type_error():
 def test_a_password_is_in_no_message():
     with pytest.raises(ValueError, match="url") as raised:
         kinfold.Producer("amqp://me:secret@localhost")
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ValueError, match="key") as raised:
+        kinfold.Producer("https://localhost", key="secret\n")
     assert "secret" not in str(raised.value)
