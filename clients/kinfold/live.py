@@ -137,10 +137,8 @@ class _Index:
         if isinstance(change, ContactsMerged):
             self._remove(change.merged_contact_id)
         contact = change.contact
-        known = self.contacts.get(contact.id)
-        if known is not None and known.version > contact.version:
-            return
-        self._unname(known)
+        # Whatever its version: after a replay that is what the log makes it, and may be lower than before.
+        self._unname(self.contacts.get(contact.id))
         self.contacts[contact.id] = contact
         if contact.external_id is not None:
             self.external_ids[contact.external_id] = contact.id

@@ -22,6 +22,8 @@ _LAST_RETRY_S: Final = 2.0
 
 SNAPSHOT: Final = "snapshot"
 """`cause` of the changes of a snapshot."""
+REPLAY: Final = "replay"
+"""`cause` of the changes that tell how a replay's contacts differ."""
 
 
 class Told(NamedTuple):

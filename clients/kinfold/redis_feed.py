@@ -5,7 +5,7 @@ trimmed between two reads cannot be missed without being noticed.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final, cast
 
 import msgspec
@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from kinfold.connections import close, connect
 from kinfold.contacts import decode_contact
-from kinfold.errors import FeedTruncated
-from kinfold.reading import At, Item, Pause, SnapshotBegins, Told, as_created, read_change
+from kinfold.errors import FeedTruncated, Unreachable
+from kinfold.reading import REPLAY, At, Item, Pause, SnapshotBegins, Told, as_created, read_change
 from kinfold.redis_log import redis_error
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact
@@ -72,8 +72,7 @@ class RedisFeed:
         if since is not None and not (snapshot and _is_lost(since, first, last, gone)):
             position = since
         elif snapshot:
-            position = last
-            yield from self._snapshot(client, position)
+            position = yield from self._snapshot(client, last)
         else:
             position = last
             yield At(position)
@@ -82,8 +81,7 @@ class RedisFeed:
             if _is_lost(position, first, last, gone):
                 if not snapshot:
                     raise FeedTruncated(f"feed: found {first or last} as its oldest entry, asked for was {position}", position)
-                yield from self._snapshot(client, last)
-                position = last
+                position = yield from self._snapshot(client, last)
                 continue
             for entry_id, fields in entries:
                 position = entry_id.decode()
@@ -97,8 +95,8 @@ class RedisFeed:
         first, last, gone, entries = client.execute_command("EVAL", _READ, 1, self._feed, position, _PAGE)
         return first.decode(), last.decode(), gone, entries
 
-    def _snapshot(self, client: Any, position: str) -> Iterator[Item]:
-        """Every living contact, then the changes since `position` as far as some contact may show them already."""
+    def _snapshot(self, client: Any, position: str) -> Generator[Item, None, str]:
+        """Every living contact, then the changes since `position` that some contact may show already; up to where those go."""
         yield SnapshotBegins()
         shown: dict[str, Contact] = {}
         cursor = 0
@@ -120,7 +118,9 @@ class RedisFeed:
         # shown, so that nobody goes back in time; one that takes a contact away is told in any case.
         _, until, _, _ = self._page(client, "")
         while position_key(position) < position_key(until):
-            _, _, _, entries = self._page(client, position)
+            first, last, gone, entries = self._page(client, position)
+            if _is_lost(position, first, last, gone):
+                raise Unreachable(f"feed: found {first or last} as its oldest entry, needed for a snapshot was {position}")
             if not entries:
                 break
             for entry_id, fields in entries:
@@ -129,10 +129,12 @@ class RedisFeed:
                 if change is not None and (news := _after(shown, change)):
                     yield Told(None, news)
         yield At(position, is_snapshot_end=True)
+        return position
 
 
 def _after(shown: dict[str, Contact], change: Change) -> Change | None:
-    if isinstance(change, ContactGone):
+    if isinstance(change, ContactGone) or change.cause == REPLAY:
+        shown.pop(change.contact_id, None)  # from here on its versions are others
         return change
     known = shown.get(change.contact_id)
     if known is None or known.version <= change.version:

@@ -12,7 +12,9 @@ from redis import Redis
 import kinfold
 from kinfold_schemas.changes import ContactCreated, ContactsMerged, ContactUpdated, VisitorLinked
 from kinfold_schemas.keys import key
+from tests.support.logs import Log
 from tests.support.proxy import Proxy
+from tests.support.replaying import kinfold as run_kinfold
 from tests.support.waiting import wait_until_sync
 
 
@@ -202,6 +204,85 @@ def test_live_contacts_are_the_projectors(
                 assert contacts.by_external_id(f"u-{number}") == contacts[expected.id] == expected
                 assert contacts.by_email(f"{expected.email}".upper()) == expected
     assert any(isinstance(change, ContactsMerged) for change in _all(feed, 50))
+
+
+def test_a_replay_may_take_versions_back(  # noqa: PLR0917  fixtures are arguments
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, folding_url: str, tmp_path: Path
+):
+    """The log makes fewer changes than there were: who holds contacts takes the replay's, in a snapshot and behind it."""
+    for number in range(5):
+        visitors.set_metadata(external_id="u-1", metadata={"n": number})
+    folded(client, workspace, visitors.flush())
+    excluded = tmp_path / "excluded"
+    excluded.write_text("\n".join(Log(client, workspace).positions[1:]))
+    with feed.contacts() as contacts, feed.follow(snapshot=True) as changes:
+        assert (next(changes).version, [contact.version for contact in contacts.values()]) == (5, [5])
+        answer = asyncio.run(run_kinfold(folding_url, workspace, "replay", "--exclude-events", excluded))
+        assert answer.status == 0, answer.said
+        visitors.set_metadata(external_id="u-1", metadata={"n": 7})
+        replayed, later = next(changes), next(changes)
+        assert [(change.version, change.cause == "replay") for change in (replayed, later)] == [(1, True), (2, False)]
+        wait_until_sync(lambda: [contact.metadata for contact in contacts.values()] == [{"n": 7}])
+        assert [contact.version for contact in contacts.values()] == [2]
+
+
+def test_what_happens_during_a_snapshot_is_told_once(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
+):
+    """It stands between the snapshot and what comes later, and not in both."""
+    visitors.identify(external_id="u-0")
+    folded(client, workspace, visitors.flush())
+    with feed.follow(snapshot=True) as changes:
+        told = [next(changes)]
+        for number in range(1, 4):
+            visitors.identify(external_id=f"u-{number}")
+        folded(client, workspace, visitors.flush())
+        told += [next(changes) for _ in range(3)]
+        visitors.identify(external_id="u-4")
+        told.append(next(changes))
+    assert [change.contact.external_id for change in told] == [f"u-{n}" for n in range(5)]  # type: ignore[union-attr]
+
+
+def test_a_feed_that_drops_what_a_snapshot_needs_makes_another_one(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
+):
+    """What was shown may be older than the oldest change that is left: who goes on from there would skip what lies between."""
+    visitors.identify(external_id="u-1")
+    folded(client, workspace, visitors.flush())
+    resets: list[int] = []
+    with feed.follow(snapshot=True, on_reset=lambda: resets.append(1)) as changes:
+        assert next(changes).version == 1
+        for number in range(3):
+            visitors.set_metadata(external_id="u-1", metadata={f"key-{number}": number})
+        folded(client, workspace, visitors.flush())
+        client.xtrim(key(workspace, "changes"), maxlen=1, approximate=False)
+        again = next(changes)
+    assert (again.cause, again.version, resets) == ("snapshot", 4, [1, 1])
+
+
+@pytest.mark.parametrize("side", ["redis", "gateway"])
+def test_who_waits_for_a_change_can_be_told_to_stop(
+    request: pytest.FixtureRequest, folding_url: str, workspace: str, side: str
+):
+    """By another thread, as at the end of a process: the loop ends as if the feed did, and nobody fails."""
+    if side == "redis":
+        feed = kinfold.Feed(folding_url, workspace=workspace)
+    else:
+        feed = kinfold.Feed(request.getfixturevalue("gateway_url"), key=request.getfixturevalue("api_key"))
+    changes = feed.follow()
+    ended = threading.Event()
+
+    def follow() -> None:
+        for _ in changes:
+            pass
+        ended.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    wait_until_sync(lambda: changes._items is not None and changes._items.gi_running)
+    changes.close()
+    assert ended.wait(10)
+    thread.join()
 
 
 def test_live_contacts_outlive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):
