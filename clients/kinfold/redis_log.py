@@ -71,14 +71,22 @@ class RedisLog:
 
 def redis_error(error: Exception) -> Unreachable | Refused:
     """What redis-py raised, as ours."""
-    text = f"Redis: {str(error) or type(error).__name__}"
-    # What goes away by itself: a failover, a full server, a server that still loads.
-    transient = (
-        exceptions.ClusterDownError,
-        exceptions.MasterDownError,
-        exceptions.OutOfMemoryError,
-        exceptions.ReadOnlyError,
-        exceptions.TryAgainError,
-    )
-    is_final = isinstance(error, (exceptions.AuthenticationError, exceptions.ResponseError))
-    return Refused(text) if is_final and not isinstance(error, transient) else Unreachable(text)
+    text = str(error)
+    if isinstance(error, exceptions.MovedError):
+        return Refused(f"Redis: found a node of a cluster (MOVED {text}), allowed there is redis+cluster://")
+    # What goes away by itself: a failover, a full server or disk, a server that still loads, or runs somebody's script.
+    is_transient = isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES)
+    is_final = isinstance(error, (exceptions.AuthenticationError, exceptions.ResponseError)) and not is_transient
+    text = f"Redis: {text or type(error).__name__}"
+    return Refused(text) if is_final else Unreachable(text)
+
+
+_TRANSIENT: Final = (
+    exceptions.ClusterDownError,
+    exceptions.MasterDownError,
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.TryAgainError,
+)
+_TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
+"""Of errors for which redis-py has no class."""

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import pytest
 from redis import Redis
+from redis.exceptions import MovedError, ResponseError
 
 import kinfold
+from kinfold.redis_log import redis_error
 from kinfold_services.embedded import EmbeddedServer
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
@@ -235,3 +237,54 @@ def test_who_waits_goes_on_as_soon_as_there_is_room(proxy: Proxy, client: Redis,
 
         asyncio.run(main())
     assert Log(client, workspace).visitors == EXPECTED
+
+
+def test_what_goes_away_by_itself_is_waited_for(tmp_path: Path, workspace: str):
+    """A script that runs for long (BUSY), a server without its replicas (NOREPLICAS): nobody who reads or sends gives up."""
+    with EmbeddedServer.start(tmp_path / "data") as server, Redis.from_url(server.url) as client:
+        failures: list[kinfold.Failure] = []
+        options: dict[str, Any] = {"on_error": failures.append, **QUICK}
+        with (
+            kinfold.Producer(server.url, workspace=workspace, **options) as producer,
+            kinfold.Contacts(server.url, workspace=workspace) as contacts,
+            kinfold.Feed(server.url, workspace=workspace).follow() as changes,
+        ):
+            client.config_set("min-replicas-to-write", 1)
+            producer.seen("v-1")
+            wait_until_sync(lambda: failures)
+            assert isinstance(failures[0].error, kinfold.Unreachable), failures[0]
+            client.config_set("min-replicas-to-write", 0)
+            producer.flush()
+
+            del failures[:]
+            following = threading.Thread(target=lambda: list(changes))
+            following.start()
+            client.config_set("busy-reply-threshold", 1)
+            with Redis.from_url(server.url, socket_timeout=60) as other:
+                script = threading.Thread(target=run_for_ever, args=(other,))
+                script.start()
+                producer.seen("v-2")
+                wait_until_sync(lambda: failures and "BUSY" in str(failures[-1].error))
+                assert isinstance(failures[-1].error, kinfold.Unreachable)
+                with pytest.raises(kinfold.Unreachable, match="BUSY"):
+                    contacts.get("ct_1")
+                wait_until_sync(lambda: failures[4:])
+                assert following.is_alive()
+                client.script_kill()
+                script.join()
+            producer.flush()
+            changes.close()
+            following.join()
+        assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
+
+
+def run_for_ever(client: Redis) -> None:
+    """A script that somebody kills."""
+    with pytest.raises(ResponseError, match="killed"):
+        client.eval("while true do end", 0)
+
+
+def test_a_node_of_a_cluster_says_how_to_reach_it():
+    error = redis_error(MovedError("3999 127.0.0.1:6381"))
+    assert isinstance(error, kinfold.Refused)
+    assert str(error) == "Redis: found a node of a cluster (MOVED 3999 127.0.0.1:6381), allowed there is redis+cluster://"
