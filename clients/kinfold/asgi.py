@@ -16,6 +16,7 @@ FastAPI), Litestar has `on_shutdown`, and for what has no lifespan at all (Djang
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, Unpack, cast
+from urllib.parse import quote
 
 from kinfold import web
 from kinfold.errors import NotSent
@@ -32,6 +33,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _Message = MutableMapping[str, Any]
 
 _VISIT: Final = "kinfold.visit"
+_PATH_CHARS: Final = "/!$&'()*+,;=:@"
+"""Which RFC 3986 allows in a path as they are (`pchar`, 3.3); a scope's path is no longer quoted."""
 
 
 class VisitorMiddleware:
@@ -59,7 +62,6 @@ class VisitorMiddleware:
             return
         request = _Request(scope)
         visit = scope[_VISIT] = self._tracking.begin(request)
-        web.enter(visit)
 
         async def answer(message: _Message) -> None:
             if message["type"] == "http.response.start":
@@ -70,7 +72,8 @@ class VisitorMiddleware:
                     message["headers"] = [*headers, (b"set-cookie", cookie.encode("latin-1"))]
             await send(message)
 
-        await self._app(scope, receive, answer)
+        with web.entered(visit):
+            await self._app(scope, receive, answer)
 
     def _ending(self, send: Send) -> Send:
         async def answer(message: _Message) -> None:
@@ -164,7 +167,7 @@ class _Request:
     def url(self) -> str:
         host = self.header("host")
         query = cast("bytes", self.raw.get("query_string", b"")).decode("latin-1")
-        path = f"{self.raw.get('path', '')}{'?' if query else ''}{query}"
+        path = quote(self.raw.get("path", ""), safe=_PATH_CHARS) + ("?" if query else "") + query
         return f"{self.raw.get('scheme', 'http')}://{host}{path}" if host else path
 
     def ip(self) -> str:

@@ -49,17 +49,18 @@ class VisitorMiddleware:
         if self._is_async:
             return self._acall(request)
         described, visit = self._begin(request)
-        return self._end(described, visit, self._get_response(request))
+        with web.entered(visit):
+            return self._end(described, visit, self._get_response(request))
 
     async def _acall(self, request: Any) -> Any:
         described, visit = self._begin(request)
-        return self._end(described, visit, await cast("Awaitable[Any]", self._get_response(request)))
+        with web.entered(visit):
+            return self._end(described, visit, await cast("Awaitable[Any]", self._get_response(request)))
 
     def _begin(self, request: Any) -> tuple["_Request", web.Visit]:
         described = _Request(request)
         visit = self._tracking.begin(described)
         setattr(request, _VISIT, visit)
-        web.enter(visit)
         return described, visit
 
     def _end(self, request: "_Request", visit: web.Visit, response: Any) -> Any:

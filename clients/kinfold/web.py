@@ -8,11 +8,13 @@ is there is removed, and nothing is published.
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypedDict
 
 from kinfold.errors import KinfoldError
+from kinfold.producer import AsyncProducer
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.rejections import EventError
 
@@ -146,6 +148,9 @@ class Tracking:
         for name in settings:
             if name not in Settings.__annotations__:
                 raise TypeError(f"{name}: found a setting of that name, allowed are {', '.join(Settings.__annotations__)}")
+        given: object = producer
+        if isinstance(given, AsyncProducer):  # nobody would await what its calls return
+            raise TypeError("producer: found an AsyncProducer, allowed is a Producer (when_full='drop' or 'raise' never waits)")
         self.producer: Final = producer
         self.cookie: Final = settings.get("cookie", "kinfold_visitor")
         self.domain: Final = settings.get("domain")
@@ -215,9 +220,14 @@ def new_visitor_id() -> str:
     return f"v_{secrets.token_urlsafe(_ID_BYTES)}"
 
 
-def enter(visit: Visit) -> None:
-    """The request of this context is this visit."""
-    _current.set(visit)
+@contextmanager
+def entered(visit: Visit) -> Generator[None]:
+    """Within it the request of this context is this visit."""
+    token = _current.set(visit)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def identify(visit: Visit | None, person: Person) -> bool:

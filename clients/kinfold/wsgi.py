@@ -41,7 +41,6 @@ class VisitorMiddleware:
         """Handles a request."""
         request = _Request(environ)
         visit = environ[_VISIT] = self._tracking.begin(request)
-        web.enter(visit)
 
         def answer(
             status: str, headers: list[tuple[str, str]], exc_info: "ExcInfo | None" = None, /
@@ -52,7 +51,8 @@ class VisitorMiddleware:
                 headers = [*headers, ("Set-Cookie", cookie)]
             return start_response(status, headers, exc_info)
 
-        return self._app(environ, answer)
+        with web.entered(visit):
+            return self._app(environ, answer)
 
 
 def identify(request: Any, **person: Unpack[web.Person]) -> bool:
