@@ -176,8 +176,8 @@ class Contacts(Lookups["Redis", Contact | None]):
             raise redis_error(error) from error
 
 
-class AsyncContacts(Lookups["AsyncRedis", Coroutine[Any, Any, Contact | None]]):
-    """The same for asyncio: the same names, to be awaited.
+class AsyncContacts(Lookups["_LoopClients", Coroutine[Any, Any, Contact | None]]):
+    """The same for asyncio: the same names, to be awaited. One may serve several event loops, one after the other, too.
 
     >>> async def who(visitor_id):
     ...     async with kinfold.AsyncContacts("redis://localhost:6379/0", workspace="lookups") as contacts:
@@ -186,15 +186,15 @@ class AsyncContacts(Lookups["AsyncRedis", Coroutine[Any, Any, Contact | None]]):
     True
     """
 
-    def _connect(self, url: str, timeout_s: float) -> "AsyncRedis":
-        return connect_async(url, timeout_s)
+    def _connect(self, url: str, timeout_s: float) -> "_LoopClients":
+        return _LoopClients(url, timeout_s)
 
     async def close(self) -> None:
-        """Gives up the connections."""
+        """Gives up the connections of this event loop."""
         if self._gateway is not None:
             self._gateway.close()
         if self._client is not None:
-            await close_async(self._client)
+            await self._client.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -227,9 +227,32 @@ class AsyncContacts(Lookups["AsyncRedis", Coroutine[Any, Any, Contact | None]]):
 
         assert self._client is not None  # noqa: S101  the constructor
         try:
-            return await cast("Any", self._client).execute_command(*command)
+            return await cast("Any", self._client.of_this_loop()).execute_command(*command)
         except RedisError as error:
             raise redis_error(error) from error
+
+
+class _LoopClients:
+    """A client for each event loop, whose connections are that loop's: some frameworks run every request on one of its own."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url: Final = url
+        self._timeout_s: Final = timeout_s
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncRedis] = {}
+
+    def of_this_loop(self) -> "AsyncRedis":
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            for ended in [each for each in list(self._clients) if each.is_closed()]:
+                self._clients.pop(ended, None)
+            client = self._clients[loop] = connect_async(self._url, self._timeout_s)
+        return client
+
+    async def close(self) -> None:
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await close_async(client)
 
 
 class _Questions:

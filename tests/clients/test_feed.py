@@ -1,6 +1,9 @@
 """The feed as an application reads it: in order, without a gap, over disconnects and restarts; and contacts kept current."""
 
 import asyncio
+import inspect
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,7 +282,7 @@ def test_who_waits_for_a_change_can_be_told_to_stop(
 
     thread = threading.Thread(target=follow)
     thread.start()
-    wait_until_sync(lambda: changes._items is not None and changes._items.gi_running)
+    wait_until_sync(lambda: changes._items is not None and inspect.getgeneratorstate(changes._items) == inspect.GEN_RUNNING)
     changes.close()
     assert ended.wait(10)
     thread.join()
@@ -314,6 +317,20 @@ def test_a_lookup_does_not_wait_for_ever(folding_url: str, workspace: str):
         pytest.raises(kinfold.NotFolded, match=r"position 99999999999999-0 is not folded after 0\.05 s"),
     ):
         contacts.get("ct_1", after="99999999999999-0")
+
+
+def test_lookups_with_asyncio_on_one_event_loop_after_the_other(visitors: kinfold.Producer, folding_url: str, workspace: str):
+    """As a server that is not asynchronous runs asynchronous views: each request brings a loop, and takes it away."""
+    visitors.identify("v-1", external_id="u-1")
+    script = """
+import asyncio, sys, kinfold
+contacts = kinfold.AsyncContacts(sys.argv[1], workspace=sys.argv[2])
+for _ in range(3):
+    print(asyncio.run(contacts.by_visitor("v-1", after=sys.argv[3])).external_id, len(contacts._client._clients))
+"""
+    command = [sys.executable, "-c", script, folding_url, workspace, visitors.flush() or ""]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("u-1 1\n" * 3, "")
 
 
 def _all(feed: kinfold.Feed, at_least: int) -> list[object]:
