@@ -114,8 +114,16 @@ class RedisFeed:
                         yield Told(None, as_created(contact))
             if cursor == 0:
                 break
-        # While that went on, the projector did, too. A change that a contact shows already is told with the contact as it was
-        # shown, so that nobody goes back in time; one that takes a contact away is told in any case.
+        position = yield from self._bring_up(client, position, shown)
+        yield At(position, is_snapshot_end=True)
+        return position
+
+    def _bring_up(self, client: Any, position: str, shown: dict[str, Contact]) -> Generator[Item, None, str]:
+        """What the projector did while the contacts were read.
+
+        A change that a contact shows already is told with the contact as it was shown, so that nobody goes back in time; one
+        that takes a contact away is told in any case.
+        """
         _, until, _, _ = self._page(client, "")
         while position_key(position) < position_key(until):
             first, last, gone, entries = self._page(client, position)
@@ -128,7 +136,6 @@ class RedisFeed:
                 change = read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
                 if change is not None and (news := _after(shown, change)):
                     yield Told(None, news)
-        yield At(position, is_snapshot_end=True)
         return position
 
 
