@@ -89,7 +89,7 @@ class Feed:
         ...     contacts.by_external_id("u-1").name
         'Ada'
         """
-        live = LiveContacts(Reader(self._source(), None, snapshot=True))
+        live = LiveContacts(lambda: Reader(self._source(), None, snapshot=True))
         live.wait_until_whole(timeout_s)
         return live
 

@@ -1,8 +1,9 @@
 """Every contact, kept current in the background."""
 
 import logging
+import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,27 +14,37 @@ from kinfold_schemas.identifiers import email_key
 
 log = logging.getLogger("kinfold")
 
+_WHOLE_S: Final = 10.0
+"""How long a forked child that reads contacts for the first time waits for a snapshot; then it has those of the fork."""
+
 
 class LiveContacts(Mapping[str, Contact]):
     """What `Feed.contacts` returns: contact id → contact, as the feed tells it; any thread may read.
 
     Contacts are values: one that was looked up does not change, it is replaced. Where the feed could not be followed any more,
-    every reading raises why. `close` ends the background thread.
+    every reading raises why. `close` ends the background thread. A forked child gets one of its own when it first reads.
 
     >>> with kinfold.Feed("redis://localhost:6379/0", workspace="feed").contacts() as contacts:
     ...     [contact.external_id for contact in contacts.values()]
     ['u-1']
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader: Final = reader
+    def __init__(self, make_reader: Callable[[], Reader]) -> None:
+        self._make_reader: Final = make_reader
         self._index = _Index()
-        self._building: _Index | None = None
-        self._whole: Final = threading.Event()
-        self._error: BaseException | None = None
         self._position: str | None = None
-        self._thread: Final = threading.Thread(target=self._run, name="kinfold-contacts", daemon=True)
+        self._beginning: Final = threading.Lock()
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader = self._make_reader()
+        self._building: _Index | None = None
+        self._whole = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="kinfold-contacts", daemon=True)
         self._thread.start()
+        self._pid = os.getpid()
 
     @property
     def position(self) -> str | None:
@@ -87,8 +98,10 @@ class LiveContacts(Mapping[str, Contact]):
         >>> contacts = kinfold.Feed("redis://localhost:6379/0", workspace="feed").contacts()
         >>> contacts.close()
         """
-        self._reader.stop()
-        self._thread.join(timeout_s)
+        self._closed = True
+        if self._pid == os.getpid():
+            self._reader.stop()
+            self._thread.join(timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +110,11 @@ class LiveContacts(Mapping[str, Contact]):
         self.close()
 
     def _current(self) -> "_Index":
+        if self._pid != os.getpid() and not self._closed:  # after a fork: the thread is the parent's alone
+            with self._beginning:
+                if self._pid != os.getpid():
+                    self._begin()
+            self._whole.wait(_WHOLE_S)
         if self._error is not None:
             raise self._error
         return self._index

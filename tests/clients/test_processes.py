@@ -94,6 +94,37 @@ os.wait()
     assert Log(client, workspace).visitors == Counter(["v-parent", "v-child", "v-next"])
 
 
+def test_live_contacts_live_on_in_a_child(folding_url: str, workspace: str):
+    """Both see who comes after the fork, and a child that asks for nobody has no thread."""
+    run(
+        """
+import os, sys, threading, time, kinfold
+url, workspace = sys.argv[1:]
+contacts = kinfold.Feed(url, workspace=workspace).contacts()
+
+def appears(external_id):
+    deadline = time.monotonic() + 20
+    while contacts.by_external_id(external_id) is None:
+        assert time.monotonic() < deadline, external_id
+        time.sleep(0.01)
+
+pid = os.fork()
+if pid == 0:
+    assert threading.active_count() == 1
+    with kinfold.Producer(url, workspace=workspace) as visitors:
+        visitors.identify(external_id="u-1")
+    appears("u-1")
+    contacts.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+appears("u-1")
+contacts.close()
+""",
+        folding_url,
+        workspace,
+    )
+
+
 def test_the_end_of_the_process_sends_what_waits(folding_url: str, client: Redis, workspace: str):
     run(
         "import kinfold, sys\n"
