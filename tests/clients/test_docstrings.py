@@ -4,7 +4,9 @@ import asyncio
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -13,6 +15,7 @@ import kinfold
 
 URL: Final = "redis://localhost:6379/0"
 MODULES: Final = ("asgi", "calls", "contacts", "django", "testing", "wsgi")
+FRAMEWORKS: Final = frozenset(["asgi", "django", "testing", "wsgi"])
 # Values of the contract, and its errors: their homes are the schemas, which examples of their own would tell nothing new.
 DATA: Final = frozenset(["Contact", "EventError"])
 
@@ -37,6 +40,14 @@ def test_every_public_name_has_an_example(name: str):
     assert documented, name
     if name.rpartition(".")[2] not in DATA:
         assert ">>> " in documented, name
+
+
+def test_every_public_name_has_its_type_checked():
+    """`make lint` has mypy and pyright read that file; here nobody has forgotten a name in it."""
+    checked = (Path(__file__).parents[1] / "typing" / "public_names.py").read_text()
+    names = {f"kinfold.{name}" for name in kinfold.__all__}
+    names |= {name.removeprefix("kinfold.") for name in OBJECTS if name.split(".")[1] in FRAMEWORKS}
+    assert {name for name in names if not re.search(rf"\b{re.escape(name)}\b", checked)} == set()
 
 
 @pytest.mark.parametrize("name", OBJECTS)
