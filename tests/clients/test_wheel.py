@@ -1,5 +1,6 @@
 """The wheel, installed in a clean environment beside an application with packages of the same plain names."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -61,6 +62,7 @@ def test_nothing_collides(tmp_path: Path):
     done = subprocess.run(
         [environment / "bin" / "python", "-W", "error", "main.py"],
         cwd=tmp_path / "application",
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         check=False,
         capture_output=True,
         text=True,
