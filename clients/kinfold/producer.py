@@ -1,6 +1,7 @@
 """Producers: what an application says of its visitors, said in one line, checked at once and sent in the background."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
@@ -210,7 +211,7 @@ def make_delivery(url: str, workspace: str, key: str | None, given: ProducerOpti
 
 def _from_thread(loop: asyncio.AbstractEventLoop, room: asyncio.Event) -> Callable[[], None]:
     def callback() -> None:
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed, perhaps in this very moment
             loop.call_soon_threadsafe(room.set)
 
     return callback
