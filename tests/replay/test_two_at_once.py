@@ -12,6 +12,7 @@ from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
 from kinfold_services.projector.store import Replaced
+from kinfold_services.replay.rebuild import Rebuild
 from kinfold_services.replay.replay import Replay
 from kinfold_services.replay.verify import Verification
 from kinfold_services.settings import Settings
@@ -119,6 +120,23 @@ async def test_what_another_replay_would_have_told_is_not_told(
     (change,) = await changes_since(redis, workspace, length)
     assert isinstance(change, ContactUpdated)
     assert change.changed == ["name"]
+
+
+async def test_a_rebuild_that_was_taken_over_does_not_fold_upon_what_is_not_its_own(redis: Redis, workspace: str):
+    """It has forgotten a contact that it wrote down, and the other has emptied the place: that is no damage to tell of."""
+    kept = 4
+    others = [{"type": "VisitorIdentified", "email": f"{number}@example.org"} for number in range(3 * kept)]
+    named = {"externalId": "u-1", "metadata": {"plan": "pro"}}
+    last = await append(redis, workspace, [{"type": "VisitorIdentified", **named}, *others, {"type": "MetadataSet", **named}])
+    settings = Settings(workspace=workspace, cached_records=kept)
+    earlier, later = (Rebuild(redis, settings, "replay", NO_RULES) for _ in range(2))
+    await earlier.begin()
+    await earlier.advance(entry_id(len(others)))
+    await later.begin()
+
+    with pytest.raises(Replaced):
+        await earlier.advance(last)
+    await later.clean()
 
 
 async def test_a_verification_that_was_taken_over_gives_no_answer(redis: Redis, redis_url: str, workspace: str):

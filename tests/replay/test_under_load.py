@@ -148,6 +148,31 @@ async def test_an_event_id_from_before_the_swap_is_still_a_duplicate(redis: Redi
     assert "Eve" not in names
 
 
+async def test_what_is_kept_of_the_old_state_and_not_found_in_the_new_one_stops_nobody(
+    redis: Redis, redis_url: str, workspace: str
+):
+    """It knows whose an external id was, has forgotten that contact, and the replay has made it another one."""
+    kept = 4
+    first: dict[str, Any] = {"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada"}
+    others = [{"type": "VisitorIdentified", "email": f"{number}@example.org"} for number in range(3 * kept)]
+    async with projecting(redis_url, workspace, cached_records=kept):
+        last = await append(redis, workspace, [first, {**first, "name": "Eve"}, *others])
+        await wait_until_folded(redis, workspace, last)
+        last = await append(redis, workspace, others[:1], start=20)
+        await wait_until_folded(redis, workspace, last)
+        last = await append(redis, workspace, [{"type": "EventsExcluded", "entries": [entry_id(0)]}], start=21)
+        await wait_until_folded(redis, workspace, last)
+        assert await replay(redis, workspace)
+
+        again = {"type": "MetadataSet", "externalId": "u-1", "metadata": {"plan": "pro"}}
+        last = await append(redis, workspace, [again], start=22)
+        await wait_until_folded(redis, workspace, last)
+
+    contacts = [json.loads(each) for each in (await take_snapshot(redis, workspace)).contacts.values()]
+    assert [each["metadata"] for each in contacts if each["externalId"] == "u-1"] == [{"plan": "pro"}]
+    assert await verify(redis, workspace) == []
+
+
 @pytest.mark.parametrize("cached_records", [0, 20, 300])
 async def test_a_rebuild_in_bounded_memory_gives_the_same_bytes(
     redis: Redis, redis_url: str, workspace: str, cached_records: int

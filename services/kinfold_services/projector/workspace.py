@@ -107,7 +107,7 @@ class WorkspaceProjector:
         while True:
             try:
                 if batch := self._unfolded(batch):
-                    await self._fold(batch)
+                    await self._fold_upon_one_state(batch)
                     batch = ()  # it is among the uncommitted now
                 if settles:
                     await self._arrive()
@@ -129,6 +129,21 @@ class WorkspaceProjector:
 
     async def _read_rules(self) -> None:
         self._rules = IdentifierRules(await self._store.blocked_identifiers())
+
+    async def _fold_upon_one_state(self, batch: Sequence[RawEntry]) -> None:
+        try:
+            await self._fold(batch)
+        except LookupError:
+            # A state contradicts itself where it is damaged, and where a replay has replaced it and the one half is known from
+            # before, the other read since: that is no reason to stop.
+            await self._arrive()
+            await self._patiently(self._check_generation)
+            raise
+
+    async def _check_generation(self) -> None:
+        found, expected = (await self._store.position()).generation, self.position.generation
+        if found != expected:
+            raise Replaced(f"workspace {self.workspace}: found generation {found!r}, expected {expected!r}")
 
     async def _fold(self, batch: Sequence[RawEntry]) -> None:
         started = time.perf_counter()

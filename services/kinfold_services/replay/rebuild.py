@@ -102,8 +102,12 @@ class Rebuild:
         return None
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
-        for first in range(0, len(page), self._batch_entries):
-            await self._fold_batch(page[first : first + self._batch_entries])
+        try:
+            for first in range(0, len(page), self._batch_entries):
+                await self._fold_batch(page[first : first + self._batch_entries])
+        except LookupError:
+            await self.check_place()  # what was to be loaded from the staging area may have been another's
+            raise
         cache = self.store.cache
         if not cache.is_whole or cache.unwritten.records > _UNWRITTEN_RECORDS or cache.held > self._cached_records:
             await self._write()
