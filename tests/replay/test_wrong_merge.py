@@ -153,6 +153,43 @@ async def test_the_log_says_what_was_excluded(
     assert await verify(redis, workspace) == []
 
 
+async def test_an_exclusion_that_no_projector_has_come_to_yet_holds(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """It stands at the log's end, behind the position: for the next replay, and for who verifies and explains, all the same."""
+    file = lines(tmp_path / "wrong", WRONG_ENTRY)
+    assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
+    ada = (await people(redis, workspace))["Ada"]
+
+    verified = await kinfold(redis_url, workspace, "verify")
+    told = await kinfold(redis_url, workspace, "explain", ada.id)
+
+    assert (verified.status, verified.out) == (0, []), verified.said
+    assert WRONG_ENTRY not in {step["entry"] for step in told.out}
+    assert (await kinfold(redis_url, workspace, "replay")).out == []
+    assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).out == []
+    assert await redis.xlen(key(workspace, "events")) == len(log) + 1, "it was said once"
+    await fold_log(redis, redis_url, workspace)
+    assert (await people(redis, workspace)).keys() == {"Ada", "Ben"}
+    assert await verify(redis, workspace) == []
+
+
+async def test_an_excluded_event_that_is_not_folded_yet_never_is(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """The projector stood before it when the replay left it out, and leaves it out when it comes there."""
+    await append(redis, workspace, BEFORE)
+    await fold_log(redis, redis_url, workspace)
+    await append(redis, workspace, [WRONG, *map(later, range(50))], start=len(BEFORE))
+    answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "wrong", WRONG_ENTRY))
+    assert (answer.status, answer.out) == (0, [])
+
+    await fold_log(redis, redis_url, workspace)
+
+    assert (await people(redis, workspace)).keys() == {"Ada", "Ben"}
+    assert (await take_snapshot(redis, workspace)).position[b"excluded"] == b"1"
+    assert await verify(redis, workspace) == []
+    assert (await kinfold(redis_url, workspace, "replay")).out == []
+
+
 async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):

@@ -34,7 +34,8 @@ async def explain(settings: Settings, contact_id: str, at: str | None, *, as_jso
         if at is not None:
             check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
         say_what_is_lost(extent)
-        story = Story(Past(client, settings, IdentifierRules(await store.blocked_identifiers())), position)
+        past = Past(client, settings, IdentifierRules(await store.blocked_identifiers()))
+        story = Story(past, position, position if at is not None else extent.last)
         if not position or not await story.open(contact_id):
             return complain(f"contact {contact_id!r}: nobody in workspace {settings.workspace}", NO)
         if story.contact is not None and story.contact.id != contact_id:

@@ -47,6 +47,8 @@ class WorkspaceProjector:
         self._store = StateStore(client, workspace)
         self._state = State(workspace)
         self._rules = IdentifierRules()
+        self._excluded: frozenset[str] = frozenset()
+        """What a replay left out for good; some of it may come only now."""
         self._batch_entries: Final = batch_entries
         self._feed_entries: Final = feed_entries
         self._cached_records: Final = cached_records
@@ -66,8 +68,8 @@ class WorkspaceProjector:
         self._state = State(self.workspace)
         self._store.cache.forget_all()
         self.position = await self._store.position()
+        self._excluded = excluded = await self._store.excluded()
         if self.position.stream_id:
-            excluded = await self._store.excluded()
             async for entry_id, fields in self._store.entries_before(self.position.stream_id, WINDOW_ENTRIES + len(excluded)):
                 if entry_id.decode() in excluded:
                     continue
@@ -151,7 +153,8 @@ class WorkspaceProjector:
         if self._store.cache.held > self._cached_records:
             await self._arrive()
             self._store.cache.forget(self._cached_records)
-        entries = [read_entry(entry_id, fields, rules) for entry_id, fields in batch]
+        kept = batch if not self._excluded else [raw for raw in batch if raw[0].decode() not in self._excluded]
+        entries = [read_entry(entry_id, fields, rules) for entry_id, fields in kept]
         await self._patiently(lambda: self._store.load(state, entries))
         self._send()
         await asyncio.sleep(0)  # what is to be sent is: there is no other occasion while we fold
@@ -162,9 +165,11 @@ class WorkspaceProjector:
         self._store.cache.take(state.take_changes())
         state.clear()
         before = self.position
-        self.position = after = Position(entries[-1].id, counted(before.counts, outcomes), before.generation)
+        counts = counted(before.counts, outcomes)
+        counts.excluded += len(batch) - len(kept)
+        self.position = after = Position(batch[-1][0].decode(), counts, before.generation)
         move = Move(before, after, self._feed_entries, (time.perf_counter() - started) * 1000)
-        folded = self._store.prepare(move, outcomes, _rejects(batch, entries, outcomes))
+        folded = self._store.prepare(move, outcomes, _rejects(kept, entries, outcomes))
         await self._arrive()
         self._folded, self._uncommitted = folded, batch
         self._log.debug(

@@ -20,6 +20,7 @@ from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, Vi
 from kinfold_schemas.contacts import Contact, MergedContact
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key
+from kinfold_services.replay.log import Exclusions
 from kinfold_services.replay.past import Past
 
 
@@ -51,11 +52,16 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Story:
-    """The story of one contact up to a position."""
+    """The story of one contact up to a position.
 
-    def __init__(self, past: Past, position: str) -> None:
+    Without what the log excludes up to `heard`: the position, or, for the state that a replay may have made, the log's end.
+    """
+
+    def __init__(self, past: Past, position: str, heard: str) -> None:
         self._past: Final = past
         self._position: Final = position
+        self._heard: Final = heard
+        self._exclusions = Exclusions()
         self.contact: Contact | None = None
         """The living contact that the id has become; None before `steps`, and where there is none."""
         self._lineage: set[str] = set()
@@ -63,7 +69,8 @@ class Story:
 
     async def open(self, contact_id: str) -> bool:
         """Learns who belongs to the contact. False where there never was one."""
-        state = await self._past.state_at(self._position)
+        self._exclusions = await self._past.exclusions(self._heard)
+        state = await self._past.state_at(self._position, self._exclusions)
         if contact_id not in state.contacts:
             return False
         contact = state.contact(contact_id)
@@ -78,7 +85,7 @@ class Story:
         """Every event that named or changed the contact, one that was merged into it, or a visitor of theirs, in order."""
         state = State(workspace)
         known: dict[str, Contact] = {}
-        async with aclosing(self._past.entries(self._position)) as entries:
+        async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
             async for (_, fields), entry in entries:
                 decision = _decision(state, entry)
                 concerns = isinstance(entry, Entry) and self._concerns(state, entry)

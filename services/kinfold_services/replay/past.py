@@ -68,16 +68,22 @@ class Past:
         self._rules: Final = rules
         self._digest: Final = fold_digest(rules)
 
-    async def state_at(self, position: str) -> State:
-        """The state after the entry at `position`, or the last one before it. Raises NoLog."""
+    async def exclusions(self, upto: str) -> Exclusions:
+        """What the log up to `upto` excludes."""
+        return await excluded_entries(self._client, self._workspace, upto)
+
+    async def state_at(self, position: str, exclusions: Exclusions | None = None) -> State:
+        """The state after the entry at `position`, or the last one before it. Raises NoLog.
+
+        Without what the log excludes up to there, or without what `exclusions` say, which were heard there or later.
+        """
         lost = (await log_extent(self._client, self._workspace)).lost
-        exclusions = None
         while True:
             begin, about, state = await self._newest_snapshot(position, lost, exclusions)
             if (found := await self._fold(begin, about, state, position)) is not None:
                 return found
             # There is an EventsExcluded that the snapshot knows nothing of: what it names may be folded in there already.
-            exclusions = await excluded_entries(self._client, self._workspace, position)
+            exclusions = await self.exclusions(position)
 
     async def _fold(self, begin: str, about: _About, state: State, position: str) -> State | None:
         """Goes on from a snapshot; None where the log excludes entries that it does not leave out."""
@@ -94,13 +100,12 @@ class Past:
                     await self._keep(state, page[-1][0].decode(), about)
         return state
 
-    async def entries(self, position: str) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
+    async def entries(self, position: str, exclusions: Exclusions) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
         """Every entry that a fold up to `position` takes, raw and read."""
-        excluded = (await excluded_entries(self._client, self._workspace, position)).entries
         async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
             async for page in pages:
                 for raw in page:
-                    if raw[0].decode() not in excluded:
+                    if raw[0].decode() not in exclusions.entries:
                         yield raw, read_entry(raw[0], raw[1], self._rules)
 
     def _entries(self, page: Sequence[RawEntry], excluded: frozenset[str]) -> list[Entry | BadEntry]:

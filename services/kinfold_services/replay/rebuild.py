@@ -82,6 +82,20 @@ class Rebuild:
         if (await self.store.position()).generation in {"", self.generation}:
             await self.store.clear()
 
+    async def build(self, upto: str, progress: Progress = lambda _: None) -> None:
+        """As `advance`; and what the log excludes behind `upto` is left out, too.
+
+        A replay records its exclusions at the log's end, and where the projector stands still or lags they are far behind it.
+        """
+        await self.advance(upto, progress)
+        last = (await log_extent(self._client, self._workspace)).last
+        async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, last)) as pages:
+            async for page in pages:
+                if self._excludes_more(page):
+                    await self._begin_again(progress)
+                    return await self.build(upto, progress)
+        return None
+
     async def advance(self, upto: str, progress: Progress = lambda _: None) -> None:
         """Folds the log up to and with `upto` ('' is nothing), and writes what came of it."""
         if not upto:
@@ -89,17 +103,21 @@ class Rebuild:
         async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
             async for page in pages:
                 if self._excludes_more(page):
-                    # What it excludes may be folded already: begin again, knowing all that the log excludes.
-                    excluded = await excluded_entries(self._client, self._workspace, upto, self._also_excluded)
-                    self.excluded, self._last_exclusion = excluded
-                    progress(-self.position.counts.entries)
-                    await self.check_place()
-                    await self.begin()
+                    await self._begin_again(progress)
                     return await self.advance(upto, progress)
                 await self._fold(page)
                 progress(len(page))
         await self._write()
         return None
+
+    async def _begin_again(self, progress: Progress) -> None:
+        """Knowing all that the log excludes: some of it may be folded already."""
+        last = (await log_extent(self._client, self._workspace)).last
+        excluded = await excluded_entries(self._client, self._workspace, last, self._also_excluded)
+        self.excluded, self._last_exclusion = excluded
+        progress(-self.position.counts.entries)
+        await self.check_place()
+        await self.begin()
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
         try:

@@ -76,7 +76,7 @@ class Replay:
         is_near = False
         while not is_near:  # what the projector folds meanwhile has to be folded, too
             before = self.rebuild.position.counts.entries
-            await self.rebuild.advance((await self._living.position()).stream_id, progress)
+            await self.rebuild.build((await self._living.position()).stream_id, progress)
             is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
 
     async def compare(self) -> list[Change]:

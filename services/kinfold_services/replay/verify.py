@@ -33,7 +33,7 @@ class Verification:
         self.extent = await log_extent(self._client, self._workspace)
         try:
             await self.rebuild.begin()
-            await self.rebuild.advance((await StateStore(self._client, self._workspace).position()).stream_id, progress)
+            await self.rebuild.build((await StateStore(self._client, self._workspace).position()).stream_id, progress)
             while True:
                 begun = self.rebuild.beginnings
                 found = [each for kind in KINDS for each in await self._differences(kind)]
