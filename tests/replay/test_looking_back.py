@@ -171,6 +171,27 @@ async def test_a_snapshot_of_what_the_log_has_lost_since_is_not_used(redis: Redi
     assert found != whole
 
 
+@pytest.mark.parametrize("begun", ["anew", "as it was"])
+async def test_a_snapshot_of_another_log_is_not_used(redis: Redis, workspace: str, begun: str):
+    """The log was deleted and events came anew, or half of it was restored and events went on otherwise."""
+    events = list(history()[: EVERY + 100])
+    await append(redis, workspace, events)
+    at = entry_id(EVERY + 50)
+    old = content(await looking(redis, workspace, EVERY).state_at(at))
+    assert await redis.hlen(key(workspace, "snapshots")) == 1
+    await redis.delete(key(workspace, "events"))
+    if begun == "anew":
+        await append(redis, workspace, events[100:], start=100)
+    else:
+        await append(redis, workspace, events[: EVERY // 2])
+        await append(redis, workspace, events[:50], start=EVERY)
+
+    found = content(await looking(redis, workspace, EVERY).state_at(at))
+
+    assert found == content(await looking(redis, workspace, 0).state_at(at))
+    assert found != old
+
+
 async def test_an_exclusion_does_not_end_the_use_of_snapshots(redis: Redis, workspace: str):
     """Those made before it serve moments before it; later moments get snapshots of their own, made knowing it."""
     events = list(history()[: EVERY * 4])

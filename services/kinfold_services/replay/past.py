@@ -28,7 +28,7 @@ from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.store import StateStore
-from kinfold_services.replay.log import Exclusions, excluded_entries, excludes, log_extent, read_pages
+from kinfold_services.replay.log import Exclusions, LogExtent, excluded_entries, excludes, log_extent, read_pages
 from kinfold_services.settings import Settings
 
 KEPT_SNAPSHOTS: Final = 20
@@ -39,6 +39,8 @@ class _About(msgspec.Struct, frozen=True):
     """What a snapshot was made with, how much of the log it covers, and of how many pieces it is."""
 
     digest: str
+    first: str
+    """The log's first entry: a log that was deleted and begun anew has another one."""
     lost: int
     """How many entries the log had lost."""
     excluded: frozenset[str]
@@ -77,9 +79,9 @@ class Past:
 
         Without what the log excludes up to there, or without what `exclusions` say, which were heard there or later.
         """
-        lost = (await log_extent(self._client, self._workspace)).lost
+        extent = await log_extent(self._client, self._workspace)
         while True:
-            begin, about, state = await self._newest_snapshot(position, lost, exclusions)
+            begin, about, state = await self._newest_snapshot(position, extent, exclusions)
             if (found := await self._fold(begin, about, state, position)) is not None:
                 return found
             # There is an EventsExcluded that the snapshot knows nothing of: what it names may be folded in there already.
@@ -113,10 +115,13 @@ class Past:
 
     # --- snapshots
 
-    async def _newest_snapshot(self, position: str, lost: int, exclusions: Exclusions | None) -> tuple[str, _About, State]:
+    async def _newest_snapshot(
+        self, position: str, extent: LogExtent, exclusions: Exclusions | None
+    ) -> tuple[str, _About, State]:
         """Where to begin: the newest snapshot that a fold of this log would make again, or nothing."""
         known = exclusions or Exclusions()
-        nothing = "", _About(self._digest, lost, known.entries, known.last), State(self._workspace)
+        begun = self._digest, extent.first, extent.lost
+        nothing = "", _About(*begun, known.entries, known.last), State(self._workspace)
         if not self._every:
             return nothing
         reply: Any = await self._client.hgetall(key(self._workspace, "snapshots"))
@@ -125,7 +130,7 @@ class Past:
             with suppress(ValueError):
                 each, about = field.decode(), msgspec.json.decode(data, type=_About)
                 heard, at = position_key(about.last_exclusion), position_key(each)
-                if about.digest != self._digest or about.lost != lost or max(heard, at) > position_key(position):
+                if (about.digest, about.first, about.lost) != begun or max(heard, at) > position_key(position):
                     continue
                 if exclusions is None or about.last_exclusion == exclusions.last:
                     usable.append((heard, at, each, about))
@@ -135,7 +140,7 @@ class Past:
         return nothing
 
     async def _restore(self, position: str, about: _About) -> State | None:
-        """The state of a snapshot; None where that is not whole, for it is nothing but a cache."""
+        """The state of a snapshot; None where that is not whole, or not of this log, for it is nothing but a cache."""
         state = State(self._workspace)
         reply: Any = await self._client.lrange(snapshot_key(self._workspace, position), 0, -1)
         pieces = cast("list[bytes]", reply)
@@ -147,10 +152,12 @@ class Past:
         except (zlib.error, ValueError):
             return None
         before = StateStore(self._client, self._workspace).entries_before(position, WINDOW_ENTRIES + len(about.excluded))
+        last = ""
         async for entry_id, fields in before:
-            if entry_id.decode() not in about.excluded:
+            last = entry_id.decode()
+            if last not in about.excluded:
                 remember(state, read_entry(entry_id, fields, self._rules))
-        return state
+        return state if last == position else None  # else it is of a log that went on otherwise, before somebody restored this
 
     async def _keep(self, state: State, position: str, about: _About) -> None:
         pieces = [zlib.compress(msgspec.msgpack.encode(piece), level=1) for piece in _pieces(state)]
