@@ -223,6 +223,18 @@ async def test_an_excluded_event_is_not_in_the_story(redis: Redis, workspace: st
     assert list(told.steps) == [entry_id(0)]
 
 
+async def test_an_event_that_was_written_over_several_lines_is_told_in_one(redis: Redis, redis_url: str, workspace: str):
+    """Whoever appended it: a machine reads a step a line."""
+    event = {"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada \u2028L."}
+    last = await append(redis, workspace, [json.dumps(event, indent=2).replace("\n", "\r\n").encode()])
+    state = await Past(redis, Settings(workspace=workspace), NO_RULES).state_at(last)
+    await fold_log(redis, redis_url, workspace)
+
+    answer = await kinfold(redis_url, workspace, "explain", next(iter(state.contacts)))
+
+    assert [step["event"] for step in answer.out] == [event]
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_on_a_terminal_nothing_is_cut_off_or_wider_than_it(width: int):
     """Beside each other where there is room, below each other where not; and no event can steer the terminal."""

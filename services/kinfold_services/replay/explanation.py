@@ -95,7 +95,7 @@ class Story:
                     continue
                 effects = [effect for each in sorted(changed) for effect in _effects(known, state.contacts[each])]
                 did = list(self._did(outcome, decision, effects)) or [_nothing(entry, outcome, self._lineage)]
-                yield Step(entry.id, entry.at, outcome.kind, did, effects, msgspec.Raw(fields[EVENT_FIELD]))
+                yield Step(entry.id, entry.at, outcome.kind, did, effects, _one_line(fields[EVENT_FIELD]))
 
     def _concerns(self, state: State, entry: Entry) -> bool:
         """Whether the event names somebody of the story. It may, and do nothing; and it may do something, and not."""
@@ -209,6 +209,11 @@ def _fields(contact: Contact) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(contact)
     metadata: dict[str, Any] = fields.pop("metadata")
     return fields | {f"metadata.{name}": value for name, value in metadata.items()}
+
+
+def _one_line(event: bytes) -> msgspec.Raw:
+    """The event as it was written, but for line breaks between its parts: a step is one line of output."""
+    return msgspec.Raw(msgspec.json.format(event, indent=-1) if b"\n" in event or b"\r" in event else event)
 
 
 def _shown(value: object) -> str:
