@@ -38,7 +38,8 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("at", "status", "parts"),
     [
-        ("2026-12-31T23:59:59Z", NO, ["before the log", "2027-01-15T08:00:00.000Z"]),
+        ("2026-12-31T23:59:59Z", NO, ["found 2026-12-31T23:59:59.000Z, before the log", "2027-01-15T08:00:00.000Z"]),
+        ("2027-01-01t01:59:59+02:00", NO, ["found 2026-12-31T23:59:59.000Z, before the log"]),
         (f"{LOG_START_MS - 1}-0", NO, ["before the log", entry_id(0)]),
         (entry_id(10), NO, ["after the log", entry_id(9)]),
         ("9999-12-31T23:59:59Z", NO, ["after the log"]),

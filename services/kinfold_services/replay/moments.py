@@ -27,7 +27,7 @@ def parse_moment(text: str) -> str:
         if max(position_key(position)) <= _LAST_SEQ:
             return position
     try:
-        moment = None if text.isdecimal() else datetime.fromisoformat(text)
+        moment = None if text.isdecimal() else datetime.fromisoformat(text.upper())  # RFC 3339 has `t` and `z`, too
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None or not 0 <= to_ms(moment) <= LAST_MS:
@@ -41,12 +41,14 @@ def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
     """Raises NoMoment for what is before the log's first entry, or has not come yet."""
     if not extent.first or position_key(position) < position_key(extent.first):
         begins = f"begins at {_shown(extent.first)}" if extent.first else "is empty"
-        raise NoMoment(f"at: found {position}, before the log, which {begins}")
+        raise NoMoment(f"at: found {_shown(position)}, before the log, which {begins}")
     ms, seq = position_key(position)
     last = position_key(extent.last)
     if (ms, seq) > last and not (seq == _LAST_SEQ and ms <= now_ms):
-        raise NoMoment(f"at: found {position}, after the log, which ends at {_shown(extent.last)}")
+        raise NoMoment(f"at: found {_shown(position)}, after the log, which ends at {_shown(extent.last)}")
 
 
 def _shown(position: str) -> str:
-    return f"{position} ({to_text(min(position_key(position)[0], LAST_MS))})"
+    ms, seq = position_key(position)
+    time = to_text(min(ms, LAST_MS))
+    return time if seq == _LAST_SEQ else f"{position} ({time})"
