@@ -147,7 +147,8 @@ class StateStore:
         self.cache = StateCache()
         self.cache.is_whole = True
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.unlink(*map(self._key, STATE), self._key("differences"))
+        # Not `pipeline.unlink`: on a cluster redis-py has it as a coroutine, and nothing would be sent.
+        pipeline.execute_command("UNLINK", *map(self._key, STATE), self._key("differences"))
         if generation:
             pipeline.hset(self._key("position"), "generation", generation)
         await pipeline.execute()
