@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import PublicName, key
-from kinfold_services.replay.rebuild import Rebuild
+from kinfold_services.replay.rebuild import Progress, Rebuild
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
@@ -206,6 +206,34 @@ async def test_the_projector_waits_for_no_more_than_what_it_folded_meanwhile(red
         assert await job.replace(allow_lost=False) == []
     assert cost.commands.get("xrange", 0) <= 2, cost
     assert cost.bytes_out < 100_000, cost
+
+
+async def test_what_was_folded_during_the_comparison_is_rebuilt_before_anybody_is_held_back(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+):
+    """However much that was: a comparison of many contacts takes a while, and a projector may be catching up."""
+    job = Replay(redis, Settings(workspace=workspace), NO_RULES)
+    await append(redis, workspace, history()[:1000])
+    await fold_log(redis, redis_url, workspace)
+    await job.build(quietly)
+    await job.compare()
+    await append(redis, workspace, history()[1000:12000], start=1000)
+    await fold_log(redis, redis_url, workspace)
+    advance, held = job.rebuild.advance, list[int]()
+
+    async def watched(upto: str, _: Progress = quietly) -> None:
+        before, is_held = job.rebuild.position.counts.entries, await redis.exists(key(workspace, "hold"))
+        await advance(upto)
+        held.append(is_held * (job.rebuild.position.counts.entries - before))
+
+    monkeypatch.setattr(job.rebuild, "advance", watched)
+
+    assert await job.replace(allow_lost=False) == []
+
+    assert job.rebuild.position.counts.entries == 12000
+    assert len(held) > 1
+    assert sum(held) == 0
+    assert await verify(redis, workspace) == []
 
 
 async def test_a_workspace_that_was_never_folded_is_replayed_as_far_as_it_was(redis: Redis, redis_url: str, workspace: str):

@@ -73,11 +73,8 @@ class Replay:
         """Step 1. Raises NoLog, and Replaced where another replay has begun."""
         self.extent = await log_extent(self._client, self._workspace)
         await self.rebuild.begin()
-        is_near = False
-        while not is_near:  # what the projector folds meanwhile has to be folded, too
-            before = self.rebuild.position.counts.entries
-            await self.rebuild.build((await self._living.position()).stream_id, progress)
-            is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
+        await self.rebuild.build((await self._living.position()).stream_id, progress)
+        await self._come_near(progress)
 
     async def compare(self) -> list[Change]:
         """Step 2: what would go to the feed. Holds nobody back. Raises Replaced as `build` does."""
@@ -99,6 +96,7 @@ class Replay:
 
     async def replace(self, *, allow_lost: bool) -> list[Change]:
         """Step 3, behind `compare`; the changes that went to the feed. Raises WouldLose unless `allow_lost`, and Replaced."""
+        await self._come_near()  # what was folded while we compared is no reason to hold anybody back
         async with self._letting_go():
             while True:
                 await self._client.set(key(self._workspace, "hold"), self._token, px=_HOLD_MS)
@@ -115,6 +113,14 @@ class Replay:
                 await self._stage(_in_order(self._changes))
                 if self.rebuild.beginnings == self._compared and await self._put_in_place(position):
                     return _in_order(self._changes)
+
+    async def _come_near(self, progress: Progress = lambda _: None) -> None:
+        """Folds what the projector has folded meanwhile, until that is little."""
+        is_near = False
+        while not is_near:
+            before = self.rebuild.position.counts.entries
+            await self.rebuild.advance((await self._living.position()).stream_id, progress)
+            is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
 
     # --- comparing
 
