@@ -85,7 +85,8 @@ async def verify(settings: Settings) -> int:
         print_json(difference)
     position = job.rebuild.position
     if differences:
-        return complain(f"{len(differences)} differences at {position.stream_id}; kinfold replay mends them", NO)
+        advice = "what the log has lost may be why" if job.extent.lost else "kinfold replay mends them"
+        return complain(f"{len(differences)} differences at {position.stream_id}; {advice}", NO)
     say(f"equal at {position.stream_id or 'the beginning'}: {position.counts.entries} entries folded")
     return DONE
 
