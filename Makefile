@@ -20,7 +20,7 @@ CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or \
 
 .PHONY: help
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z][a-z.-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z.%-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
 # first every dependency (and the build backend) with its hash, then the project itself, alone and editable.
@@ -70,7 +70,7 @@ format: $(STAMP) ## let ruff format, and mend what it can
 .PHONY: check
 check: lint test ## lint and test: what CI runs
 
-# Some ten minutes on two cores that have nothing else to do. One of them: `make bench BENCHMARKS=live`, or the script itself.
+# Some ten minutes on two cores that have nothing else to do. One of them: `make bench-replay`, or the script itself.
 BENCHMARKS ?= live against_peers replay latency workspaces growth gateway_ingest gateway_feed
 
 .PHONY: bench
@@ -81,6 +81,9 @@ bench: $(STAMP) ## measure everything beside its reference, and put the table an
 .PHONY: bench-check
 bench-check: $(STAMP) ## fail where a ratio or an instruction count is worse than the stored one by a quarter
 	$(BIN)/python benchmarks/check.py
+
+bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on, as the scripts in benchmarks/ are called
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 .PHONY: build
 build: $(STAMP) ## build the wheel and the source distribution into dist/
