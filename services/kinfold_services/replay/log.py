@@ -66,7 +66,7 @@ async def read_pages(client: Client, workspace: str, after: str, upto: str) -> A
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:
     """The `EventsExcluded` that an entry holds, if it does."""
     data = fields.get(EVENT_FIELD)
-    if data is None or b"EventsExcluded" not in data:
+    if data is None or not data.partition(b"EventsExcluded")[1]:  # `in` takes ten times as long (kinfold_schemas.codec)
         return None
     event = decode_event(data)
     return event if isinstance(event, EventsExcluded) else None
