@@ -273,7 +273,8 @@ class EmbeddedServer:
 def running_url(data_dir: Path) -> str | None:
     """The URL of the server that runs on `data_dir`, whichever process owns it; None where none answers.
 
-    A server that is still loading its data counts: clients see `LOADING` until it is done.
+    A server that is still loading its data counts: clients see `LOADING` until it is done. So does one that is too busy to
+    answer at once (a slow disk, a machine out of breath): somebody listens there, and to say otherwise would be wrong.
     """
     record = _read_record(data_dir.expanduser().absolute())
     if record is None:
@@ -311,7 +312,7 @@ def _url(socket: Path) -> str:
     return f"unix://{quote(str(socket))}"
 
 
-def _ask(url: str) -> Literal["ready", "loading", "silent"]:
+def _ask(url: str) -> Literal["ready", "loading", "busy", "silent"]:
     with contextlib.closing(
         redis.Redis.from_url(
             url, socket_timeout=_ANSWER_TIMEOUT_S, socket_connect_timeout=_ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
@@ -321,7 +322,9 @@ def _ask(url: str) -> Literal["ready", "loading", "silent"]:
             client.ping()
         except redis.BusyLoadingError:
             return "loading"
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.TimeoutError:
+            return "busy"
+        except redis.ConnectionError:
             return "silent"
         return "ready"
 

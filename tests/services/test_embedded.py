@@ -201,6 +201,17 @@ def test_another_process_can_attach(data_dir: Path) -> None:
     assert running_url(data_dir) is None
 
 
+def test_a_server_too_busy_to_answer_runs_all_the_same(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_ANSWER_TIMEOUT_S", 0.05)
+    with EmbeddedServer.start(data_dir) as server:
+        pid = process_id(server)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert running_url(data_dir) == server.url
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("name", ["two words", "100%", "what?", "a#b", "quote'\"s", "ünï"])
 def test_a_path_may_hold_any_character(tmp_path: Path, name: str) -> None:
     with EmbeddedServer.start(tmp_path / name) as server:
