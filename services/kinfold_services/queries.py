@@ -1,6 +1,7 @@
 """Questions about a workspace's state. Answers are public objects, without the fold's own fields."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Final, Protocol, cast
@@ -9,7 +10,7 @@ import msgspec
 
 from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.identifiers import email_key
-from kinfold_schemas.keys import PublicName, key
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.projector.store import GROUP, Position, StateStore
@@ -70,6 +71,16 @@ class Reader(Protocol):
     def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation."""
         ...
+
+
+async def listed_workspaces(client: Client) -> list[str]:
+    """`default` and the members of `kinfold:workspaces`, by name; what is no name of one is left out, as the projector does."""
+    members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
+    names = {DEFAULT_WORKSPACE}
+    for member in members:
+        with contextlib.suppress(ValueError):
+            names.add(check_workspace(member.decode(errors="replace")))
+    return sorted(names)
 
 
 class Workspace:

@@ -9,7 +9,7 @@ import pytest
 import redis as redis_py
 
 from kinfold_schemas.json_schema import schemas
-from kinfold_schemas.keys import key
+from kinfold_schemas.keys import WORKSPACES, key
 from tests.support.command_line import Kinfold
 from tests.support.json_schema import errors
 
@@ -98,6 +98,7 @@ def test_show_of_nobody_is_the_answer_no(told: Kinfold, workspace: str, option: 
         ["show", "--visitor", "v-1", "--workspace", "No Workspace"],
         ["contacts", "--limit", "0"],
         ["tail", "--nonsense"],
+        ["tail", "--since", "yesterday"],
         ["nonsense"],
     ],
 )
@@ -149,6 +150,20 @@ def test_status_tells_of_every_workspace(house: Path, workspace: str) -> None:
     lines = Kinfold("--data-dir", house).lines("status")
 
     assert {"default", workspace} <= {line["workspace"] for line in lines}
+
+
+@pytest.mark.usefixtures("told")
+def test_status_leaves_out_what_is_no_workspace(house: Path, log: redis_py.Redis) -> None:
+    """The set may hold anything, and one name that is none must not hide how the others are."""
+    nonsense = [b"No Workspace!", b"\xff"]
+    log.sadd(WORKSPACES, *nonsense)
+    try:
+        names = [line["workspace"] for line in Kinfold("--data-dir", house).lines("status")]
+    finally:
+        log.srem(WORKSPACES, *nonsense)
+
+    assert "default" in names
+    assert "No Workspace!" not in names
 
 
 def test_wait_waits_and_gives_up(told: Kinfold) -> None:

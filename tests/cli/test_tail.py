@@ -120,3 +120,11 @@ def test_a_feed_that_was_not_cut_may_be_read_from_before_its_beginning(kinfold: 
     identify(kinfold, "u-1")
     with tailing(kinfold, "--since", "5-0") as tail:
         assert tail.next()["change"]["contact"]["externalId"] == "u-1"
+
+
+def test_tail_waits_for_a_position_first(kinfold: Kinfold) -> None:
+    """As every reading command can; a position that never comes is the answer no."""
+    said = kinfold.run("tail", "--since", "0", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
+
+    assert (said.status, said.out) == (1, b"")
+    assert "position 99999999999999-0 is not folded after 0.1 s" in said.err

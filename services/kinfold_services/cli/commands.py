@@ -11,7 +11,7 @@ import uvloop
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
 from kinfold_services.cli.key_commands import key_commands
-from kinfold_services.cli.options import At, DataDir, RedisUrl, Wait, WaitTimeout, WorkspaceName, settings_from
+from kinfold_services.cli.options import At, DataDir, RedisUrl, Wait, WaitTimeout, WorkspaceName, check_position, settings_from
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.logs import configure_logs
 
@@ -132,16 +132,22 @@ def contacts(
 def tail(
     since: Annotated[
         str | None,
-        typer.Option(help="Start behind this feed entry; `0` is the beginning. Default: what comes from now on."),
+        typer.Option(
+            metavar="ID",
+            callback=check_position,
+            help="Start behind this feed entry; `0` is the beginning. Default: what comes from now on.",
+        ),
     ] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
+    wait: Wait = None,
+    wait_timeout: WaitTimeout = _WAIT_S,
 ) -> int:
     """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     try:
-        return uvloop.run(reading.tail(settings, since))
+        return uvloop.run(reading.tail(settings, since, wait, wait_timeout))
     except KeyboardInterrupt:
         return DONE
 

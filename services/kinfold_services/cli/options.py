@@ -17,7 +17,8 @@ def _workspace(value: str | None) -> str | None:
     return value if value is None else _checked(lambda: check_workspace(value))
 
 
-def _position(value: str | None) -> str | None:
+def check_position(value: str | None) -> str | None:
+    """A position, or an entry's id on the feed, as it was given. Raises BadParameter for what is none."""
     if value is not None:
         _checked(lambda: position_key(value))
     return value
@@ -48,7 +49,7 @@ WorkspaceName = Annotated[
 ]
 Wait = Annotated[
     str | None,
-    typer.Option("--wait", metavar="POSITION", callback=_position, help="First wait until this position is folded."),
+    typer.Option("--wait", metavar="POSITION", callback=check_position, help="First wait until this position is folded."),
 ]
 WaitTimeout = Annotated[float, typer.Option("--wait-timeout", help="For how many seconds at most.")]
 

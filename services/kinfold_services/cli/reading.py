@@ -1,20 +1,20 @@
 """`kinfold show`, `contacts`, `tail`, `status`."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
+from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json
 from kinfold_services.cli.replaying import say_what_is_lost
 from kinfold_services.connections import Client, RawEntry, connect
 from kinfold_services.projector.store import StateStore
-from kinfold_services.queries import Reader, Workspace
+from kinfold_services.queries import Reader, Workspace, listed_workspaces
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
 from kinfold_services.replay.past import Past
@@ -81,16 +81,15 @@ async def status(settings: Settings, wait: str | None, timeout_s: float, *, only
         if only is not None:
             print_json(await workspace.status())
             return DONE
-        members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
-        for name in sorted({DEFAULT_WORKSPACE, *(member.decode() for member in members)}):
+        for name in await listed_workspaces(client):
             print_json(await Workspace(client, name).status())
     return DONE
 
 
-async def tail(settings: Settings, since: str | None) -> int:
+async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
     """Follows the change feed until interrupted. Exit status 1 where entries behind `since` are no longer kept."""
     feed = key(settings.workspace, "changes")
-    async with _workspace(settings, None, 0) as (client, _):
+    async with _workspace(settings, wait, timeout_s) as (client, _):
         last = since or await _last_entry(client, feed)
         while not await _is_truncated(client, feed, last):
             reply = await client.xread({feed: last}, count=_FEED_PAGE, block=0)

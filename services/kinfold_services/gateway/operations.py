@@ -9,12 +9,12 @@ import msgspec
 from litestar import Request, Response, get
 from redis.exceptions import RedisError
 
-from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
+from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.workspaces import shared
-from kinfold_services.queries import Workspace
+from kinfold_services.queries import Workspace, listed_workspaces
 
 _PATIENCE_S: Final = 2.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -81,14 +81,9 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 async def _projected(client: Client) -> list[Projected]:
-    members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
-    names = sorted({DEFAULT_WORKSPACE, *(member.decode(errors="replace") for member in members)})
     found: list[Projected] = []
-    for name in names:
-        try:
-            stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(name, "projector")))
-        except ValueError:  # no workspace's name: the projector says so in its log
-            continue
+    for name in await listed_workspaces(client):
+        stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(name, "projector")))
         committed = stored.get(b"committed_at_ms")
         found.append(
             Projected(
