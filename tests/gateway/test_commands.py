@@ -129,6 +129,19 @@ def test_a_gateway_that_ends_takes_up_along(data_dir: Path):
         _, err = up.communicate(timeout=PATIENCE_S)
 
     assert b"the gateway ended with status -9" in err
+    assert up.returncode == 1
+
+
+def test_up_on_a_port_that_is_taken_does_not_say_that_it_is_up(data_dir: Path):
+    """The port was asked for by name, so no other will do: status 1, and which one it is."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_PORT=port).run_apart("up")
+
+    assert said.status == 1
+    assert f"found 127.0.0.1:{port} in use" in said.err
+    assert "kinfold is up" not in said.err
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.slow

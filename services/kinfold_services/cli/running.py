@@ -15,7 +15,7 @@ import uvloop
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import process_file, process_on
 from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, running_url
-from kinfold_services.gateway.beside import GatewayBeside, first_key, gateway_url, is_local
+from kinfold_services.gateway.beside import CannotListen, GatewayBeside, first_key, gateway_url, is_local
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.store import LostPlace
 from kinfold_services.servers import server_url
@@ -56,10 +56,15 @@ def up(settings: Settings) -> int:
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
-    with GatewayBeside(settings, url, data_dir) as gateway:
+    try:
+        beside = GatewayBeside(settings, url, data_dir)
+    except CannotListen as error:
+        return complain(str(error), NO)
+    with beside as gateway:
         if DETACHED not in os.environ:  # else whoever detached it says so
             say(_what_next(settings, url, gateway.url, first_key(url, settings.workspace)))
-        return run_projector(settings)
+        status = run_projector(settings)
+        return NO if gateway.ended else status
 
 
 def up_detached(settings: Settings) -> int:

@@ -30,8 +30,18 @@ _STOP_S: Final = 10.0
 _ANSWER_S: Final = 1.0
 
 
+class CannotListen(Exception):
+    """The port that was asked for is not free; the message is one sentence for whoever started the program."""
+
+
 class GatewayBeside:
-    """A gateway process, gone with this one. Where it ends by itself it takes this one along: half of `up` is noticed late."""
+    """A gateway process, gone with this one. Where it ends by itself it takes this one along: half of `up` is noticed late.
+
+    Raises CannotListen.
+    """
+
+    ended: bool = False
+    """Whether it has ended by itself."""
 
     def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None) -> None:
         host = settings.gateway_host
@@ -71,6 +81,7 @@ class GatewayBeside:
     def _watch(self) -> None:
         status = self._process.wait()
         if not self._stopping:
+            self.ended = True
             sys.stderr.write(f"kinfold: the gateway ended with status {status}\n")
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -123,12 +134,15 @@ def _url(host: str, port: int) -> str:
 
 def _port(settings: Settings, host: str) -> int:
     """The port that was asked for; where none was, the usual one, or another that is free."""
-    if settings.gateway_port and "gateway_port" in settings.model_fields_set:
-        return settings.gateway_port
-    for port in (settings.gateway_port, 0):
+    is_asked_for = settings.gateway_port and "gateway_port" in settings.model_fields_set
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in (settings.gateway_port,) if is_asked_for else (settings.gateway_port, 0):
         try:
-            with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            with socket.create_server((host, port), family=family) as probe:
                 return int(probe.getsockname()[1])
         except OSError:
             continue
-    return settings.gateway_port
+    raise CannotListen(
+        f"gateway: found {host}:{settings.gateway_port} in use or out of reach, allowed are KINFOLD_GATEWAY_HOST and "
+        "KINFOLD_GATEWAY_PORT of a free address"
+    )
