@@ -1,7 +1,9 @@
-"""`kinfold publish`: NDJSON into the log, all of a file or nothing (contract section 9)."""
+"""`kinfold publish`: NDJSON into the log, all of it or nothing (contract section 9)."""
 
 import gzip
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +55,29 @@ def test_standard_input_a_packed_file_and_several(
     assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
 
 
+def test_a_bad_line_in_the_last_file_keeps_the_others_out_as_well(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
+) -> None:
+    """Whoever mends the line and publishes again does not append the first file twice."""
+    (tmp_path / "good").write_bytes(GOOD[0])
+    (tmp_path / "bad").write_bytes(b"{")
+
+    said = kinfold.run("publish", tmp_path / "good", tmp_path / "bad")
+
+    assert (said.status, said.out) == (1, b"")
+    assert logged(log, workspace) == []
+
+
+def test_a_pipe_that_has_a_name_is_read(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
+    """It can be read only once, and a shell makes one of `kinfold publish <(zcat events.gz)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", 'printf %s "$1" > "$2"', "sh", GOOD[0], pipe]):
+        kinfold.json("publish", pipe)
+
+    assert logged(log, workspace) == GOOD[:1]
+
+
 def test_standard_input_is_read_where_no_file_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
     """So that a pipe needs no dash."""
     kinfold.json("publish", stdin=b"\n".join(GOOD))
@@ -72,7 +97,7 @@ def test_a_bad_line_is_named_by_number_with_the_reason_and_nothing_is_appended(
     assert (said.status, said.out) == (1, b"")
     assert f"{path}:6: invalid: visitorId: found 5 (a number), allowed is a string of 1 to 255 characters\n" in said.err
     assert f"{path}:7: not-json: event: found text that is not JSON" in said.err
-    assert f"{path}: nothing of it is appended; --skip-invalid appends the good lines" in said.err
+    assert f"{path}: nothing is appended; --skip-invalid appends the good lines" in said.err
     assert logged(log, workspace) == []
 
 

@@ -86,7 +86,7 @@ def publish(
         float, typer.Option("--wait-timeout", help="Give up when nothing is folded for so many seconds.")
     ] = _WAIT_S,
 ) -> int:
-    """Appends events from NDJSON, all of a file or nothing, and prints the last position."""
+    """Appends events from NDJSON, all of the files or nothing, and prints the last position."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     work = publishing.publish(settings, files or [Path("-")], skip_invalid=skip_invalid, wait_s=wait_timeout if wait else None)
     return asyncio.run(work)

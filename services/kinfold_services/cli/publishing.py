@@ -1,4 +1,4 @@
-"""`kinfold publish`: NDJSON into the log, all of a file or nothing."""
+"""`kinfold publish`: NDJSON into the log, all of the files or nothing."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ _STANDARD_INPUT: Final = Path("-")
 
 
 async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, wait_s: float | None) -> int:
-    """Validates each file, then appends it; prints the position of the last event.
+    """Validates every file, then appends them; prints the position of the last event.
 
     With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds.
     """
@@ -36,16 +36,18 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
         position: str | None = None
         with tempfile.TemporaryDirectory() as spool:
-            for name in files:
-                # Read twice: to judge the whole before the first event is appended, so standard input is kept aside.
-                path = _spooled(Path(spool)) if name == _STANDARD_INPUT else name
+            paths: list[Path] = []
+            good: list[int | None] = []
+            for number, name in enumerate(files):
                 try:
-                    good = _validate(name, path, rules)
+                    paths.append(_readable_twice(name, Path(spool) / f"{number}{name.suffix}"))
+                    good.append(_validate(name, paths[-1], rules))
                 except (OSError, *UNPACKING_ERRORS) as error:
-                    return complain(f"{name}: cannot be read ({error}); nothing of it is appended", USAGE)
-                if good is None and not skip_invalid:
-                    return complain(f"{name}: nothing of it is appended; --skip-invalid appends the good lines", NO)
-                with progress(f"publishing {name}", good) as advance:
+                    return complain(f"{name}: cannot be read ({error}); nothing is appended", USAGE)
+                if good[-1] is None and not skip_invalid:
+                    return complain(f"{name}: nothing is appended; --skip-invalid appends the good lines", NO)
+            for name, path, count in zip(files, paths, good, strict=True):
+                with progress(f"publishing {name}", count) as advance:
                     position = await _append(client, settings, path, rules, advance) or position
         if position is None:
             return complain("no events", DONE)
@@ -100,8 +102,14 @@ def _good_events(lines: Iterator[Line]) -> Iterator[bytes]:
     return (line.data for line in lines if line.rejection is None)
 
 
-def _spooled(directory: Path) -> Path:
-    path = directory / "stdin"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return path
+def _readable_twice(name: Path, spool: Path) -> Path:
+    """A file to read twice, for the whole is judged before the first event is appended: what flows by is kept aside."""
+    if name != _STANDARD_INPUT and (name.is_file() or not name.exists()):
+        return name
+    with spool.open("wb") as kept:
+        if name == _STANDARD_INPUT:
+            shutil.copyfileobj(sys.stdin.buffer, kept)
+        else:
+            with name.open("rb") as pipe:
+                shutil.copyfileobj(pipe, kept)
+    return spool
