@@ -27,11 +27,15 @@ _WORDS: Final = BLOCKED_ANY_CASE | frozenset(map(str.lower, BLOCKED_EXACT))
 _LONGEST_WORD: Final = max(map(len, _WORDS))
 
 
+class BadPattern(ValueError):
+    """What a workspace blocks, and stands between slashes, is no regular expression."""
+
+
 class IdentifierRules:
     """What counts as an identifier in one workspace: the contract's rules, and the workspace's own blocked ones.
 
     `blocked` holds exact values, and patterns between slashes (`/^test-/`) that are searched for in the identifier.
-    Raises re.error for a pattern that does not compile.
+    Raises BadPattern.
 
     The methods return the identifier as it is to be matched, or the `Rejection` that it earns.
     """
@@ -44,7 +48,7 @@ class IdentifierRules:
         self.blocked: Final = tuple(sorted(blocked))
         is_pattern = re.compile(r"/.+/\Z", re.DOTALL).match
         self._exact: Final = frozenset(item for item in self.blocked if not is_pattern(item))
-        self._patterns: Final = tuple(re.compile(item[1:-1]) for item in self.blocked if is_pattern(item))
+        self._patterns: Final = tuple(_compiled(item) for item in self.blocked if is_pattern(item))
         self.visitor_id = partial(self._id, "visitorId")
         self.external_id = partial(self._id, "externalId")
         self.email = self._email
@@ -90,6 +94,14 @@ CONTRACT_RULES: Final = IdentifierRules()
 def email_key(email: str) -> str:
     """What an address is matched by: its lower case (contract section 2, Normalising)."""
     return email.lower()
+
+
+def _compiled(item: str) -> re.Pattern[str]:
+    try:
+        return re.compile(item[1:-1])
+    except (re.error, OverflowError, RecursionError) as error:
+        message = f"blocked identifiers: found {found(item)} ({error}), allowed between slashes is a regular expression"
+        raise BadPattern(message) from error
 
 
 def _may_be_accident(value: str) -> bool:

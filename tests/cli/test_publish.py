@@ -158,6 +158,16 @@ def test_a_workspaces_own_blocked_identifiers_hold_for_publish_too(
     assert "-:1: blocked-identifier: externalId: found 'house-account'" in said.err
 
 
+def test_a_blocked_identifier_that_makes_no_sense_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """The answer is no, and no traceback: somebody has to mend the set first."""
+    log.sadd(key(workspace, "blocked-identifiers"), "/(/")
+
+    said = kinfold.run("publish", stdin=GOOD[0])
+
+    assert (said.status, said.out) == (1, b"")
+    assert "blocked identifiers: found '/(/'" in said.err
+
+
 def test_nothing_to_publish_is_no_error(kinfold: Kinfold) -> None:
     """There is no position to print, and it says why."""
     said = kinfold.run("publish")

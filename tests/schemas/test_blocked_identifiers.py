@@ -2,7 +2,7 @@
 
 import pytest
 
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from tests.support.judging import accepted, refused
 
 ANY_CASE = ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "undefined", "true", "false"]
@@ -55,6 +55,15 @@ def test_a_workspace_has_its_own(value: str) -> None:
     rules = IdentifierRules(["acme-test", "/^qa-[0-9]+$/", r"/@bots\./"])
     refused({"type": "VisitorSeen", "visitorId": value}, "blocked-identifier", rules=rules)
     accepted({"type": "VisitorSeen", "visitorId": value})
+
+
+@pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
+def test_a_pattern_that_is_none_is_named(pattern: str) -> None:
+    """What was found, what is wrong with it, and what is allowed."""
+    with pytest.raises(BadPattern) as said:
+        IdentifierRules(["acme-test", pattern])
+    assert f"blocked identifiers: found '{pattern}' (" in str(said.value)
+    assert "allowed between slashes is a regular expression" in str(said.value)
 
 
 def test_a_workspace_s_own_are_exact() -> None:

@@ -98,6 +98,24 @@ async def test_the_default_workspace_is_served_unasked_and_a_name_that_is_none_n
         assert service.workspaces.keys() == {"default", "acme"}
 
 
+@pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
+async def test_a_blocked_identifier_that_makes_no_sense_stops_its_own_workspace_alone(
+    redis: Redis, redis_url: str, pattern: str
+) -> None:
+    """Before the projector starts or while it runs; once it is mended, the workspace is served like any other."""
+    blocked = key("acme", "blocked-identifiers")
+    await redis.sadd(WORKSPACES, "acme")
+    await redis.sadd(blocked, pattern, b"\xff")
+    for workspace in ("default", "acme"):
+        await append(redis, workspace, VISITS[:1])
+
+    async with projecting(redis_url) as service:
+        await wait_until_folded(redis, "default", entry_id(0))
+        assert service.workspaces.keys() == {"default"}
+        await redis.srem(blocked, pattern)
+        await wait_until_folded(redis, "acme", entry_id(0))
+
+
 async def test_a_projector_that_is_told_which_workspaces_serves_no_others(redis: Redis, redis_url: str) -> None:
     """Workspaces can be spread over projectors."""
     await redis.sadd(WORKSPACES, "acme", "zeta")

@@ -6,6 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
 from kinfold_services.connections import ServerTooOld
@@ -20,7 +21,7 @@ def main() -> None:
     try:
         app()
         status = DONE  # not reached: the command's own status ends the program, `commands.leave`
-    except (NotFolded, NoLog, NoMoment) as error:
+    except (NotFolded, NoLog, NoMoment, BadPattern) as error:
         status = complain(str(error), NO)
     except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerTooOld, EmbeddedServerError) as error:
         status = complain(str(error), UNREACHABLE)

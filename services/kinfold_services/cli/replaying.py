@@ -1,6 +1,5 @@
 """`kinfold replay`, `verify`: the log folded again."""
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import EventsExcluded
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
@@ -130,9 +129,8 @@ def _entry_id(line: str) -> str:
 def _rules(stored: set[str], also: list[str]) -> IdentifierRules:
     try:
         return IdentifierRules({*stored, *also})
-    except re.error as error:
-        detail = f"found /{error.pattern!s}/ ({error.msg}), allowed is a regular expression"
-        raise typer.BadParameter(detail, param_hint=_BLOCK) from error
+    except BadPattern as error:
+        raise typer.BadParameter(str(error), param_hint=_BLOCK) from error
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ import structlog
 from faststream import FastStream
 from redis.exceptions import RedisError
 
+from kinfold_schemas.identifiers import BadPattern
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, check_workspace
 from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import Client, check_server, connect
@@ -84,8 +85,8 @@ class ProjectorService:
             try:
                 new = await self._wanted() - self.workspaces.keys()
                 for workspace in sorted(new):
-                    subscriber = await self._serve(workspace)
-                    await subscriber.start()
+                    if (subscriber := await self._serve(workspace)) is not None:
+                        await subscriber.start()
             except (RedisError, OSError) as error:
                 self._log.warning("workspaces not listed", error=str(error))
                 await asyncio.sleep(_LOOK_AGAIN_S)
@@ -101,12 +102,16 @@ class ProjectorService:
         try:
             return check_workspace(name)
         except ValueError as error:
-            if name not in self._refused:
-                self._refused.add(name)
-                self._log.error("workspace not served", error=str(error))
+            self._refuse(name, error)
             return None
 
+    def _refuse(self, workspace: str, error: ValueError) -> None:
+        if workspace not in self._refused:
+            self._refused.add(workspace)
+            self._log.error("workspace not served", workspace=workspace, error=str(error))
+
     async def _serve(self, workspace: str) -> Any:
+        """Begins with a workspace; None where what it blocks makes no sense, which is nobody's affair but its own."""
         projector = WorkspaceProjector(
             self._client,
             workspace,
@@ -114,7 +119,14 @@ class ProjectorService:
             feed_entries=self._settings.feed_entries,
             cached_records=self._settings.cached_records,
         )
-        await projector.open()
+        try:
+            await projector.open()
+        except BadPattern as error:
+            if self._settings.serve is not None:  # nobody would look at it again
+                raise
+            self._refuse(workspace, error)
+            return None
+        self._refused.discard(workspace)
         subscriber = subscribe(
             self._broker,
             workspace,

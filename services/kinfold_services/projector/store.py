@@ -140,7 +140,7 @@ class StateStore:
     async def blocked_identifiers(self) -> set[str]:
         """What the workspace itself calls no identifier: exact values and `/patterns/`."""
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(key(self.workspace, "blocked-identifiers")))
-        return {item.decode() for item in stored}
+        return {item.decode(errors="replace") for item in stored}  # what is not UTF-8 can block nobody, and must stop nobody
 
     async def clear(self, generation: str = "") -> None:
         """Empties the state, to be built anew under another generation: whoever still builds the old one is refused."""
