@@ -1,6 +1,7 @@
 """`kinfold show`, `contacts`, `status` and `schema`: what is known, as JSON on standard output (contract section 9)."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any, Final, cast
@@ -95,6 +96,7 @@ def test_show_of_nobody_is_the_answer_no(told: Kinfold, workspace: str, option: 
         ["show"],
         ["show", "--visitor", "v-1", "--email", "ada@example.org"],
         ["show", "--visitor", "v-1", "--wait", "yesterday"],
+        ["show", "--visitor", os.fsdecode(b"\xff")],
         ["show", "--visitor", "v-1", "--workspace", "No Workspace"],
         ["contacts", "--limit", "0"],
         ["tail", "--nonsense"],

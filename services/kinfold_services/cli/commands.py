@@ -11,7 +11,17 @@ import uvloop
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
 from kinfold_services.cli.key_commands import key_commands
-from kinfold_services.cli.options import At, DataDir, RedisUrl, Wait, WaitTimeout, WorkspaceName, check_position, settings_from
+from kinfold_services.cli.options import (
+    At,
+    DataDir,
+    RedisUrl,
+    Wait,
+    WaitTimeout,
+    WorkspaceName,
+    check_position,
+    check_text,
+    settings_from,
+)
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.logs import configure_logs
 
@@ -94,10 +104,14 @@ def publish(
 
 @app.command()
 def show(
-    visitor: Annotated[str | None, typer.Option(help="The contact of a visitor, or the visitor where nobody is.")] = None,
-    external_id: Annotated[str | None, typer.Option(help="The contact with this external id.")] = None,
-    email: Annotated[str | None, typer.Option(help="The contact with this address.")] = None,
-    contact: Annotated[str | None, typer.Option(help="The contact with this id, or that it was merged into.")] = None,
+    visitor: Annotated[
+        str | None, typer.Option(callback=check_text, help="The contact of a visitor, or the visitor where nobody is.")
+    ] = None,
+    external_id: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this external id.")] = None,
+    email: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this address.")] = None,
+    contact: Annotated[
+        str | None, typer.Option(callback=check_text, help="The contact with this id, or that it was merged into.")
+    ] = None,
     at: At = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,

@@ -24,6 +24,13 @@ def check_position(value: str | None) -> str | None:
     return value
 
 
+def check_text(value: str | None) -> str | None:
+    """An identifier as it was given. Raises BadParameter for bytes that are not UTF-8: nothing can have such a name."""
+    if value is not None:
+        _checked(value.encode)
+    return value
+
+
 def _moment(value: str | None) -> str | None:
     if value is not None:
         _checked(lambda: parse_moment(value))
