@@ -17,9 +17,12 @@ def _listed(value: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """What can be set. Every field is also an environment variable: `batch_entries` is `KINFOLD_BATCH_ENTRIES`."""
+    """What can be set. Every field is also an environment variable: `batch_entries` is `KINFOLD_BATCH_ENTRIES`.
 
-    model_config = SettingsConfigDict(env_prefix="KINFOLD_", extra="ignore")
+    An empty variable is none: `${KINFOLD_SERVE:-}` in a compose file must not mean a projector that serves nobody.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="KINFOLD_", env_ignore_empty=True, extra="ignore")
 
     redis_url: Annotated[str, AfterValidator(check_url)] | None = None
     """Where the log is: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kinfold_services.settings import Settings
 from tests.support.command_line import Kinfold
 from tests.support.engines import free_port, running
 from tests.support.waiting import wait_until_sync
@@ -72,6 +73,18 @@ def test_a_setting_that_is_not_allowed_is_status_2(name: str, value: str) -> Non
     assert value in said.err
     assert name.removeprefix("KINFOLD_").lower() in said.err.lower()
     assert "Traceback" not in said.err
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `${NAME:-}` leaves it in a compose file or a unit; an empty list of workspaces to serve would be nobody's wish."""
+    names = ("KINFOLD_REDIS_URL", "KINFOLD_WORKSPACE", "KINFOLD_SERVE", "KINFOLD_BATCH_ENTRIES")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    without = Settings()
+    for name in names:
+        monkeypatch.setenv(name, "")
+
+    assert Settings() == without
 
 
 def test_a_server_that_wants_a_password_is_status_3(tmp_path: Path) -> None:
