@@ -1,15 +1,16 @@
 """A thousand entries that are no good events stand between good ones: the log goes on, and nothing is lost (section 7)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import chain
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from kinfold_schemas.keys import key
 from kinfold_schemas.rejections import Reason
 from kinfold_services.queries import Workspace
 from tests.support.event_log import append, entry_id, forget_all_but_the_log
@@ -72,6 +73,20 @@ async def test_an_entry_of_very_many_fields_is_kept_in_parts(redis: Redis, redis
     assert {part[b"reason"] for part in parts} == {b"no-event-field"}
     assert [pair for part in parts for pair in part.items() if pair[0] not in OURS] == list(fields.items())
     assert (await Workspace(redis, workspace).status()).rejected == 1
+
+
+async def test_an_entry_that_has_a_name_twice_is_kept_whole(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The last of a name is what counts, and no mapping of the fields loses the others on their way to `rejects`."""
+    flat = [b"event", b"first", b"x", b"1", b"event", b"second"]
+    add = "return redis.call('XADD', KEYS[1], unpack(ARGV))"  # redis-py takes and gives dictionaries
+    await cast("Awaitable[bytes]", redis.eval(add, 1, key(workspace, "events"), entry_id(0), *flat))
+    await append(redis, workspace, [visit(1)], start=1)
+
+    await fold_log(redis, redis_url, workspace)
+
+    read = "return redis.call('XRANGE', KEYS[1], '-', '+')"
+    ((_, shown),) = await cast("Awaitable[list[Any]]", redis.eval(read, 1, key(workspace, "rejects")))
+    assert shown[: len(flat)] == flat
 
 
 async def test_a_large_entry_is_kept(redis: Redis, redis_url: str, workspace: str) -> None:

@@ -6,7 +6,7 @@ read from a position has no such states: what was not committed is simply read a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -52,6 +52,19 @@ def subscribe(
     return subscriber
 
 
+class RepeatedNames(dict[bytes, bytes]):
+    """The fields of an entry that has a name twice: the last of each is read, and `pairs` are all of them."""
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(pairs)
+        self.pairs: Final = pairs
+
+
+def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
+    return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
+
+
 class StopOnFailure(BaseMiddleware):
     """Tells of any failure on the way to the handler.
 
@@ -89,7 +102,9 @@ def _entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
     entry_id, fields = entry
     if len(fields) == 2:  # noqa: PLR2004  one name and its value, as nearly all have
         return entry_id, {fields[0]: fields[1]}
-    return entry_id, dict(zip(fields[::2], fields[1::2], strict=True))
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    by_name = dict(pairs)
+    return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
 
 
 async def _parse(message: BatchStreamMessage, original: Callable[[Any], Awaitable[RedisBatchStreamMessage]]) -> Any:

@@ -95,7 +95,7 @@ class Reject(msgspec.Struct, frozen=True):
     """An entry for `rejects`: its fields as they were, and why it is there."""
 
     entry: str
-    fields: dict[bytes, bytes]
+    fields: list[tuple[bytes, bytes]]
     reason: str
     detail: str
 
@@ -281,7 +281,6 @@ def _take(names: Iterable[str], known: Mapping[str, str | None], held: dict[str,
 
 def _reject_values(reject: Reject) -> Iterator[list[str | bytes]]:
     # The reason stands behind the entry's own fields: who reads the fields into a mapping gets ours, whatever theirs are.
-    pairs = list(reject.fields.items())
-    for first in range(0, len(pairs), _REJECT_FIELDS):
-        own = [item for pair in pairs[first : first + _REJECT_FIELDS] for item in pair]
+    for first in range(0, len(reject.fields), _REJECT_FIELDS):
+        own = [item for pair in reject.fields[first : first + _REJECT_FIELDS] for item in pair]
         yield [*own, "entry", reject.entry, "reason", reject.reason, "detail", reject.detail]

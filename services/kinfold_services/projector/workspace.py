@@ -29,6 +29,7 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
+from kinfold_services.projector.reading import pairs_of
 from kinfold_services.projector.store import Batch, Counts, Move, Position, Reject, Replaced, StateStore
 
 _QUEUED_PAGES: Final = 2
@@ -208,7 +209,7 @@ class WorkspaceProjector:
 
 def _rejects(batch: Sequence[RawEntry], entries: Sequence[Entry | BadEntry], outcomes: Sequence[Outcome]) -> list[Reject]:
     return [
-        Reject(entry.id, dict(fields), outcome.rejection.reason, outcome.rejection.detail)
+        Reject(entry.id, pairs_of(fields), outcome.rejection.reason, outcome.rejection.detail)
         for (_, fields), entry, outcome in zip(batch, entries, outcomes, strict=True)
         if outcome.rejection is not None
     ]
