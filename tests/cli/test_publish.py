@@ -68,6 +68,14 @@ def test_a_bad_line_in_the_last_file_keeps_the_others_out_as_well(
     assert logged(log, workspace) == []
 
 
+def test_a_workspace_that_nobody_serves_is_said(house: Path) -> None:
+    """Its events are in the log, and would wait there for ever without a word."""
+    said = Kinfold("--data-dir", house, "--workspace", "cli-not-served").run("publish", stdin=GOOD[0])
+
+    assert said.status == 0
+    assert "workspace cli-not-served is not in kinfold:workspaces: SADD it there" in said.err
+
+
 def test_a_pipe_that_has_a_name_is_read(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
     """It can be read only once, and a shell makes one of `kinfold publish <(zcat events.gz)`."""
     pipe = tmp_path / "pipe"

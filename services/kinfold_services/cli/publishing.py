@@ -12,6 +12,7 @@ from typing import Final
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
+from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, connect
 from kinfold_services.files import UNPACKING_ERRORS
 from kinfold_services.progress import Advance, progress
@@ -51,6 +52,8 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
                     position = await _append(client, settings, path, rules, advance) or position
         if position is None:
             return complain("no events", DONE)
+        if not (await StateStore(client, settings.workspace).position()).stream_id:  # else somebody serves it
+            await say_if_not_served(client, settings.workspace)
         if wait_s is not None:
             await _wait(Workspace(client, settings.workspace), position, wait_s)
         print_json({"workspace": settings.workspace, "position": position})

@@ -78,6 +78,11 @@ def _not_allowed(settings: Settings, checked: Checked, *, rename: bool, allow_tr
 async def _hint(client: Client, workspace: str, checked: Checked) -> None:
     if checked.exclusions:
         say(f"the log has {checked.exclusions} EventsExcluded: run kinfold replay once it is folded, which honours them")
+    await say_if_not_served(client, workspace)
+
+
+async def say_if_not_served(client: Client, workspace: str) -> None:
+    """Tells whoever has filled a log that no projector will find it by itself, and what helps."""
     served = workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace))
     if not served:
         say(f"workspace {workspace} is not in {WORKSPACES}: SADD it there, or start kinfold projector --workspace {workspace}")
