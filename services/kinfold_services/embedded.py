@@ -221,6 +221,10 @@ class EmbeddedServer:
         """Whether the server process still lives; False too after it crashed or was killed."""
         return self._keeper.poll() is None
 
+    def wait(self) -> None:
+        """Return when the server process has ended, by `stop` or by itself."""
+        self._keeper.wait()
+
     def stop(self, *, timeout_s: float = 30.0) -> None:
         """End the server in good order, its data written; does nothing if it has ended already.
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 
 from kinfold_services.embedded import EmbeddedServer, running_url
+from kinfold_services.gateway.beside import gateway_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
 from tests.support.projecting import clean_environment
@@ -96,6 +98,23 @@ def test_up_in_the_foreground_ends_with_a_signal_and_takes_its_server_with_it(da
     assert b"kinfold is up." in err
     assert b"Traceback" not in err
     assert running_url(data_dir) is None
+
+
+@pytest.mark.slow
+def test_up_ends_when_its_server_does(data_dir: Path) -> None:
+    """Whatever killed the server: `up` says so, ends with status 1, and leaves the data dir to the next one."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        url = running_url(data_dir)
+        assert url is not None
+        with redis_py.Redis.from_url(url) as client:
+            os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+        _, err = up.communicate(timeout=PATIENCE_S)
+
+    assert b"kinfold: the embedded server ended" in err
+    assert up.returncode == 1
+    assert kinfold.run_apart("up", "--detach").status == 0
 
 
 def test_down_where_nothing_runs_is_the_answer_no(data_dir: Path) -> None:

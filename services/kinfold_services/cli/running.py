@@ -5,8 +5,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -51,8 +53,31 @@ def up(settings: Settings) -> int:
         server = EmbeddedServer.start(settings.data_dir, fsync="always")
     except ServerAlreadyRunning as error:
         return complain(f"{error}; `kinfold down` stops it", NO)
-    with server, process_file(settings.data_dir):
-        return _run_all(settings, server.url, settings.data_dir)
+    with server, process_file(settings.data_dir), _ending_with(server) as has_ended:
+        status = _run_all(settings, server.url, settings.data_dir)
+        return NO if has_ended() else status
+
+
+@contextmanager
+def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
+    """Ends this process when the server ends by itself: it would wait for it for ever, and be in the next one's way.
+
+    Gives a question: whether that is what happened.
+    """
+    is_done, has_ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        server.wait()
+        if not is_done.is_set():
+            has_ended.set()
+            say("kinfold: the embedded server ended")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield has_ended.is_set
+    finally:
+        is_done.set()
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:

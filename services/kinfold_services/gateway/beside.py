@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -97,7 +96,7 @@ def gateway_url(data_dir: Path) -> str | None:
         url = (data_dir / URL_FILE).read_text()
         with urllib.request.urlopen(f"{url}/healthz", timeout=_ANSWER_S):  # noqa: S310  our own file
             return url
-    except (OSError, urllib.error.URLError):
+    except (OSError, ValueError):  # there is none, it does not answer yet, or its file is being written
         return None
 
 
