@@ -265,15 +265,24 @@ class _Questions:
     def find(self, by: str, value: str, after: str | None) -> Asking[Contact | None]:
         if after is not None:
             yield from self._until_folded(after)
-        value = value.strip()
-        contact_id: str | None = value
+        missed: str | None = None
+        while (contact_id := (yield from self._named(by, value.strip()))) not in {None, missed}:
+            if contact := (yield from self._living(contact_id)):
+                return contact
+            missed = contact_id  # a replay may have put another state in place between two questions
+        return None
+
+    def _named(self, by: str, value: str) -> Asking[str | None]:
+        if by == "id":
+            return value
         if by == "visitorId":
             data = yield "HGET", key(self._workspace, "visitors"), value
-            contact_id = None if data is None else _decode_visitor(data).contact_id
-        elif by != "id":
-            name: PublicName = "emails" if by == "email" else "external-ids"
-            data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else value
-            contact_id = None if data is None else data.decode()
+            return None if data is None else _decode_visitor(data).contact_id
+        name: PublicName = "emails" if by == "email" else "external-ids"
+        data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else value
+        return None if data is None else data.decode()
+
+    def _living(self, contact_id: str | None) -> Asking[Contact | None]:
         while contact_id is not None:
             data = yield "HGET", key(self._workspace, "contacts"), contact_id
             if data is None:

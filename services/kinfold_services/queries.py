@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Protocol, cast
 
 import msgspec
@@ -64,6 +64,10 @@ class Reader(Protocol):
         """The contact with this address, however it is written."""
         ...
 
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor is; None for one that nobody identified."""
+        ...
+
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor, identified or not."""
         ...
@@ -92,22 +96,28 @@ class Workspace:
 
     async def contact(self, contact_id: str) -> Contact | None:
         """The living contact that an id has become, along its tombstones; None where there never was one."""
-        while (data := await self._get("contacts", contact_id)) is not None:
-            merged_into = _decode_merged(data).merged_into
-            if merged_into is None:
-                return _decode_contact(data)
-            contact_id = merged_into
-        return None
+
+        async def same() -> str:
+            return contact_id
+
+        return await self._living(same)
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
         """The contact with this external id."""
-        contact_id = await self._get("external-ids", external_id.strip())
-        return None if contact_id is None else await self.contact(contact_id.decode())
+        return await self._living(lambda: self._holder("external-ids", external_id.strip()))
 
     async def contact_by_email(self, email: str) -> Contact | None:
         """The contact with this address, however it is written."""
-        contact_id = await self._get("emails", email_key(email.strip()))
-        return None if contact_id is None else await self.contact(contact_id.decode())
+        return await self._living(lambda: self._holder("emails", email_key(email.strip())))
+
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor is; None for one that nobody identified."""
+
+        async def its() -> str | None:
+            visitor = await self.visitor(visitor_id)
+            return None if visitor is None else visitor.contact_id
+
+        return await self._living(its)
 
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor, identified or not."""
@@ -175,6 +185,26 @@ class Workspace:
         # Redis does not know it where entries were deleted: then they are counted.
         last = position.stream_id
         return len(await self._client.xrange(self._key("events"), min=f"({last}" if last else "-") or ())
+
+    async def _holder(self, name: PublicName, identifier: str) -> str | None:
+        contact_id = await self._get(name, identifier)
+        return None if contact_id is None else contact_id.decode()
+
+    async def _living(self, find: Callable[[], Awaitable[str | None]]) -> Contact | None:
+        """The living contact that the id which `find` finds has become.
+
+        Between two questions a replay may put another state in place, in which contacts can have other ids: an id that leads
+        nowhere is looked for again, until it is the same one.
+        """
+        missed: str | None = None
+        while (contact_id := await find()) is not None and contact_id != missed:
+            missed = contact_id
+            while (data := await self._get("contacts", contact_id)) is not None:
+                merged_into = _decode_merged(data).merged_into
+                if merged_into is None:
+                    return _decode_contact(data)
+                contact_id = merged_into
+        return None
 
     async def _get(self, name: PublicName, field: str) -> bytes | None:
         return cast("bytes | None", await cast("Awaitable[object]", self._client.hget(self._key(name), field)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -33,14 +34,29 @@ def leave(status: int, **_: object) -> None:
     raise typer.Exit(status)
 
 
+def _say_version(value: bool) -> None:  # noqa: FBT001  typer's signature
+    if value:
+        print_json({"version": version("kinfold")})
+        raise typer.Exit(DONE)
+
+
 app: Final = typer.Typer(
     result_callback=leave,
     name="kinfold",
-    help="Folds what visitors do into who they are: an event-sourced identity service over Redis Streams.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def kinfold(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Prints the version.")
+    ] = False,
+) -> None:
+    """Folds what visitors do into who they are: an event-sourced identity service over Redis Streams."""
 
 
 @app.command()
@@ -219,12 +235,15 @@ def explain(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     at: At = None,
+    wait: Wait = None,
+    wait_timeout: WaitTimeout = _WAIT_S,
     *,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, also on a terminal.")] = False,
 ) -> int:
     """Tells why a contact is what it is: every event that shaped it, what it did, and by which rule of the contract."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return uvloop.run(explaining.explain(settings, contact, at, as_json=json or not sys.stdout.isatty()))
+    when = reading.When(at, wait, wait_timeout)
+    return uvloop.run(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty()))
 
 
 @app.command()

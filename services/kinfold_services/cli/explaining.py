@@ -9,9 +9,11 @@ from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.reading import When
 from kinfold_services.cli.replaying import say_what_is_lost
 from kinfold_services.connections import connect
 from kinfold_services.projector.store import StateStore
+from kinfold_services.queries import Workspace
 from kinfold_services.replay.explanation import Step, Story
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
@@ -24,11 +26,13 @@ _ENTRY_CHARS = 18
 _WIDE = 100
 
 
-async def explain(settings: Settings, contact_id: str, at: str | None, *, as_json: bool) -> int:
+async def explain(settings: Settings, contact_id: str, when: When, *, as_json: bool) -> int:
     """Prints every event that shaped a contact. Exit status 1 where there never was one."""
     client = connect(server_url(settings))
     try:
-        store = StateStore(client, settings.workspace)
+        at, store = when.at, StateStore(client, settings.workspace)
+        if when.wait is not None:
+            await Workspace(client, settings.workspace).wait_until_folded(when.wait, when.timeout_s)
         extent = await log_extent(client, settings.workspace)
         position = parse_moment(at) if at is not None else (await store.position()).stream_id
         if at is not None:

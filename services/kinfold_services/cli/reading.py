@@ -47,10 +47,7 @@ async def show(settings: Settings, which: Which, when: When) -> int:
     async with _state(settings, when) as workspace:
         found: msgspec.Struct | None = None
         if which.visitor is not None:
-            visitor = await workspace.visitor(which.visitor)
-            found = visitor
-            if visitor is not None and visitor.contact_id is not None:
-                found = await workspace.contact(visitor.contact_id)
+            found = await workspace.contact_by_visitor(which.visitor) or await workspace.visitor(which.visitor)
         elif which.external_id is not None:
             found = await workspace.contact_by_external_id(which.external_id)
         elif which.email is not None:

@@ -84,9 +84,7 @@ async def find_contact(workspace: GatewayWorkspace, field: str, value: str) -> C
     elif field == "email":
         contact = await workspace.queries.contact_by_email(value)
     else:
-        visitor = await workspace.queries.visitor(value)
-        if visitor is not None and visitor.contact_id is not None:
-            contact = await workspace.queries.contact(visitor.contact_id)
+        contact = await workspace.queries.contact_by_visitor(value)
     if contact is None:
         raise Problem(404, f"{field}: found nobody with {value!r}, allowed is an identifier of a contact")
     return contact

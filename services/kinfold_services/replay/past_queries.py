@@ -28,6 +28,13 @@ class PastWorkspace:
         contact = self._state.by_email(email.strip())
         return contact.public() if contact is not None else None
 
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor was; None for one that nobody had identified."""
+        visitor = self._state.visitors.get(visitor_id.strip())
+        if visitor is None or visitor.contact_id is None:
+            return None
+        return self._state.contact(visitor.contact_id).public()
+
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor."""
         visitor = self._state.visitors.get(visitor_id.strip())

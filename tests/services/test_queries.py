@@ -1,0 +1,103 @@
+"""Questions that take two answers: whose an identifier is, and that contact. A replay may swap the state in between."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from redis.asyncio import Redis
+
+from kinfold.contacts import _Questions
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.keys import PublicName, key
+from kinfold_services.queries import Workspace
+from tests.support.event_log import append
+from tests.support.projecting import fold_log
+
+ADA: dict[str, Any] = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "email": "ada@example.org"}
+BY = {"external-ids": "u-1", "emails": "ada@example.org", "visitors": "v-1"}
+FIELD = {"external-ids": "externalId", "emails": "email", "visitors": "visitorId"}
+
+Swap = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture(name="swap")
+async def _swap(redis: Redis, redis_url: str, workspace: str) -> Swap:
+    """Puts a state in place in which Ada's contact has another id, as where a replay left out the event that made it."""
+    await append(redis, workspace, [ADA])
+    await fold_log(redis, redis_url, workspace)
+    other = f"other-{workspace[:50]}"
+    await append(redis, other, [ADA], start=1000)
+    await fold_log(redis, redis_url, other)
+    names: list[PublicName] = ["contacts", "visitors", "external-ids", "emails"]
+
+    async def swap() -> None:
+        for name in names:
+            stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(other, name)))
+            await redis.delete(key(workspace, name))
+            await redis.hset(key(workspace, name), mapping=cast("Any", stored))
+
+    return swap
+
+
+class SwappedUnderWay(Workspace):
+    """Reads while a replay ends just behind the first answer."""
+
+    def __init__(self, client: Redis, name: str, swap: Swap) -> None:
+        super().__init__(client, name)
+        self._swap: Swap | None = swap
+
+    async def _get(self, name: PublicName, field: str) -> bytes | None:
+        answer = await super()._get(name, field)
+        if (swap := self._swap) is not None:
+            self._swap = None
+            await swap()
+        return answer
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_a_replay_between_two_questions_hides_nobody(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
+    """The identifier named a contact that is no more: it is looked for again, and the one that is there is found."""
+    reader = SwappedUnderWay(redis, workspace, swap)
+    find = {
+        "external-ids": reader.contact_by_external_id,
+        "emails": reader.contact_by_email,
+        "visitors": reader.contact_by_visitor,
+    }[by]
+
+    found = await find(BY[by])
+
+    assert found is not None
+    assert found == await Workspace(redis, workspace).contact_by_external_id("u-1")
+
+
+async def ask_as_the_client_does(redis: Redis, workspace: str, by: str, meanwhile: Swap | None = None) -> Contact | None:
+    """What `kinfold.Contacts` asks, one command after the other; `meanwhile` happens behind the first."""
+    asking: Any = _Questions(workspace, 0).find(FIELD[by], BY[by], None)
+    command = next(asking)
+    while True:
+        answer = await cast("Any", redis).execute_command(*command)
+        if meanwhile is not None:
+            await meanwhile()
+            meanwhile = None
+        try:
+            command = asking.send(answer)
+        except StopIteration as end:
+            return cast("Contact | None", end.value)
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_nor_from_the_client_that_asks_redis_itself(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
+    """`kinfold.Contacts` asks the same two questions."""
+    found = await ask_as_the_client_does(redis, workspace, by, swap)
+
+    assert found is not None
+    assert found == await Workspace(redis, workspace).contact_by_external_id("u-1")
+
+
+async def test_an_identifier_that_leads_nowhere_is_nobodys(redis: Redis, workspace: str, swap: Swap) -> None:
+    """A damaged state ends no question in a loop."""
+    del swap
+    await redis.delete(key(workspace, "contacts"))
+
+    assert await Workspace(redis, workspace).contact_by_email("ada@example.org") is None
+    assert await ask_as_the_client_does(redis, workspace, "emails") is None
