@@ -15,7 +15,6 @@ Results = dict[str, Any]
 OURS: Final = "#0b6e4f"
 LIGHT: Final = "#7fb8a4"
 OTHERS: Final = "#b8bec7"
-FLOOR: Final = "#c1443c"
 INK: Final = "#333333"
 STYLE: Final[Any] = {
     "svg.fonttype": "none",  # text stays text: small, and read by whoever searches the page
@@ -81,7 +80,7 @@ def _rates(axis: Axes, results: Results) -> None:
 
 
 def _scenarios(axis: Axes, results: Results) -> None:
-    """Live and replay, of the speed at which redis-py reads and msgspec decodes; the dashed line is the floor."""
+    """Live and replay, of the speed at which redis-py reads and msgspec decodes."""
     live, replays = results["live"]["scenarios"], results.get("replay", {}).get("scenarios", {})
     names = list(reversed(live))
     for offset, scenarios, colour, label in ((0.2, live, OURS, "live"), (-0.2, replays, LIGHT, "replay")):
@@ -90,7 +89,6 @@ def _scenarios(axis: Axes, results: Results) -> None:
         ]
         axis.barh([row + offset for row, _ in there], [found for _, found in there], height=0.38, color=colour, label=label)
     axis.set_yticks(range(len(names)), [live[name]["title"] for name in names])
-    axis.axvline(0.25, color=FLOOR, linewidth=1, linestyle="--")
     axis.set_title("Share of redis-py's speed")
     axis.legend(frameon=False, loc="lower right")
 
