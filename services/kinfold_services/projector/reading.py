@@ -8,7 +8,7 @@ read from a position has no such states: what was not committed is simply read a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, Self, cast
 
 from faststream import BaseMiddleware
 from faststream.redis import RedisBroker, StreamSub
@@ -36,7 +36,7 @@ def subscribe(
 
     The next page is read when `handle` returns, which has to keep what it cannot deal with: nothing is read again.
     """
-    stream = StreamSub(
+    stream = _LogStream(
         key(workspace, "events"),
         batch=True,
         last_id=after or BEGINNING,
@@ -63,6 +63,13 @@ class RepeatedNames(dict[bytes, bytes]):
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
     return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
+
+
+class _LogStream(StreamSub[Literal[True]]):
+    """FastStream asks for the prefixed name before every read and makes a deep copy for it; our broker has no prefix."""
+
+    def add_prefix(self, prefix: str) -> Self:
+        return self if not prefix else super().add_prefix(prefix)
 
 
 class StopOnFailure(BaseMiddleware):

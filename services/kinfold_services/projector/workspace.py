@@ -69,6 +69,7 @@ class WorkspaceProjector:
         self._state = State(self.workspace)
         self._store.cache.forget_all()
         self.position = await self._store.position()
+        self._store.cache.is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = excluded = await self._store.excluded()
         if self.position.stream_id:
             async for entry_id, fields in self._store.entries_before(self.position.stream_id, WINDOW_ENTRIES + len(excluded)):
@@ -94,7 +95,7 @@ class WorkspaceProjector:
         """Folds and commits what `receive` takes, until cancelled. Raises LostPlace, DamagedState, or what Redis refuses."""
         try:
             while True:
-                page = await self._queue.get()
+                page = await self._waiting()
                 for first in range(0, len(page), self._batch_entries):
                     await self._advance(page[first : first + self._batch_entries])
                 if self._queue.empty():
@@ -103,6 +104,13 @@ class WorkspaceProjector:
             if self._under_way is not None:
                 self._under_way.cancel()
                 await asyncio.wait([self._under_way])
+
+    async def _waiting(self) -> Sequence[RawEntry]:
+        """The next page; where several small ones wait, they are one: a batch costs the same work, however few are in it."""
+        page = await self._queue.get()
+        while len(page) < self._batch_entries and not self._queue.empty():
+            page = [*page, *self._queue.get_nowait()]
+        return page
 
     async def _advance(self, batch: Sequence[RawEntry]) -> None:
         """Folds a batch; the one before has arrived then. Without a batch: all that was folded has."""
