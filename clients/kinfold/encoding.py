@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from kinfold.drafts import Draft, fields_of
-from kinfold_schemas.times import LAST_MS, from_text, to_ms, to_text
+from kinfold_schemas.times import from_text, text_ms, to_ms, to_text
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 _RANDOM_BYTES: Final = 10
@@ -50,7 +50,7 @@ def is_encoded(event: bytes) -> bool:
 
 def stamped(events: Iterable[bytes], sent_ms: int | None = None) -> list[bytes]:
     """The events as they go out now: `sentAt` is on the same clock as `at`, and tells how long an event was under way."""
-    tail = _tail(time.time_ns() // 1_000_000 if sent_ms is None else sent_ms)
+    tail = _tail(_now_ms() if sent_ms is None else sent_ms)
     return [event[:-1] + tail for event in events]
 
 
@@ -60,46 +60,58 @@ class Stamps:
     An event counts as of the log's clock, less how long it was under way (contract section 3), and so with the delay of the
     network in it. Where that differs from batch to batch, an event could count as earlier than one that was said before
     it, and lose against it. The log tells when a batch arrived; an event of the next one that would fall before it, though it
-    was said after it, gets a `sentAt` that is earlier by as much.
+    was said after it, gets a `sentAt` that is earlier by as much. A batch without an answer may have arrived at any moment
+    until nobody waited for it any more: what is said later has to count as later than the last of these.
     """
 
     def __init__(self) -> None:
         self._offsets_ms: deque[int] = deque(maxlen=_OFFSETS)
         """How far the log's clock is ahead of ours, at least: no batch arrives before it is sent."""
-        self._last_at = ""
-        """The latest `at` of what is in the log."""
-        self._last_ms = 0
-        """When that counts as having happened, on the log's clock."""
-        self._sent_ms = 0
+        self._arrived_at, self._arrived_ms = "", 0
+        """The latest `at` of what is in the log, and when that counts as having happened, on the log's clock."""
+        self._lost_at, self._lost_ms = "", 0
+        """The same of what had no answer: when it counts as having happened at the latest, on our clock."""
 
     def stamp(self, events: Sequence[bytes]) -> list[bytes]:
         """The events as they go out now."""
-        self._sent_ms = time.time_ns() // 1_000_000
-        if not self._offsets_ms:
-            return stamped(events, self._sent_ms)
-        # What was said before this moment would arrive as if before the last batch.
-        safe_ms = self._last_ms - max(self._offsets_ms) + _MARGIN_MS
-        safe_at = to_text(min(max(safe_ms, 0), LAST_MS))
-        tail = _tail(self._sent_ms)
-        return [
-            event[:-1] + (tail if (at := _at(event)) >= safe_at or at < self._last_at else self._earlier(at, safe_ms))
-            for event in events
-        ]
+        sent_ms = _now_ms()
+        tail = _tail(sent_ms)
+        arrived_ms = self._arrived_ms - max(self._offsets_ms) if self._offsets_ms else 0
+        said: list[bytes] = []
+        for event in events:
+            at = _at(event)
+            # What would count as having happened before this, though it was said after that, would lose against it.
+            after_ms = max(arrived_ms if at >= self._arrived_at else 0, self._lost_ms if at >= self._lost_at else 0)
+            early_ms = after_ms + _MARGIN_MS - text_ms(at)
+            said.append(event[:-1] + (tail if early_ms <= 0 else _tail(max(0, sent_ms - early_ms))))
+        return said
 
     def arrived(self, position: str | None, stamped: Sequence[bytes]) -> None:
         """The batch is in the log, as it was stamped last, and `position` is that of its last event."""
         if position is None or not stamped:
             return
         arrived_ms = int(position.partition("-")[0])
-        self._offsets_ms.append(arrived_ms - time.time_ns() // 1_000_000)
-        latest = max(stamped, key=_at)
-        if _at(latest) >= self._last_at:
-            self._last_at = _at(latest)
-            under_way_ms = from_text(latest[-_AT_BYTES - 2 : -2].decode()) - from_text(self._last_at)
-            self._last_ms = max(self._last_ms, arrived_ms - max(0, under_way_ms))
+        self._offsets_ms.append(arrived_ms - _now_ms())
+        at, under_way_ms = _latest(stamped)
+        if at >= self._arrived_at:
+            self._arrived_at, self._arrived_ms = at, max(self._arrived_ms, arrived_ms - under_way_ms)
 
-    def _earlier(self, at: str, safe_ms: int) -> bytes:
-        return _tail(max(0, self._sent_ms - (safe_ms - from_text(at))))
+    def lost(self, stamped: Sequence[bytes]) -> None:
+        """The batch, as it was stamped last, had no answer: it may be in the log since any moment until now, or not at all."""
+        at, under_way_ms = _latest(stamped)
+        if at >= self._lost_at:
+            self._lost_at, self._lost_ms = at, max(self._lost_ms, _now_ms() - under_way_ms)
+
+
+def _latest(stamped: Sequence[bytes]) -> tuple[str, int]:
+    """The latest `at` of a batch, and for how many milliseconds that event says it was under way."""
+    event = max(stamped, key=_at)
+    at = _at(event)
+    return at, max(0, text_ms(event[-_AT_BYTES - 2 : -2].decode()) - text_ms(at))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _at(event: bytes) -> str:

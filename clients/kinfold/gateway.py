@@ -195,7 +195,11 @@ class GatewayLog:
         What is too large for whoever stands before the gateway is posted in halves: it would be so every time.
         """
         stamped = self._stamps.stamp(events)
-        answer = self._gateway.post("/v1/events", {"partial": "true"}, b"\n".join(stamped), "application/x-ndjson")
+        try:
+            answer = self._gateway.post("/v1/events", {"partial": "true"}, b"\n".join(stamped), "application/x-ndjson")
+        except Unreachable:
+            self._stamps.lost(stamped)
+            raise
         if answer.status == _TOO_LARGE:
             if len(events) == 1:
                 return Receipt(None, ((0, str(problem(answer))),))
@@ -204,6 +208,7 @@ class GatewayLog:
             refused = (*first.refused, *((half + index, why) for index, why in second.refused))
             return Receipt(second.position or first.position, refused)
         if answer.status != _ACCEPTED:
+            self._stamps.lost(stamped)  # a gateway whose Redis does not answer may have appended them all the same
             raise problem(answer)
         try:
             accepted = _decode_accepted(answer.body)

@@ -57,6 +57,7 @@ class RedisLog:
             except exceptions.NoScriptError:
                 position = self._call("EVAL", _APPEND, arguments)
         except exceptions.RedisError as error:
+            self._stamps.lost(stamped)
             raise redis_error(error) from error
         self._stamps.arrived(position.decode(), stamped)
         return Receipt(position.decode())
