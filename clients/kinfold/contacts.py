@@ -266,9 +266,14 @@ class _Questions:
         if after is not None:
             yield from self._until_folded(after)
         missed: str | None = None
-        while (contact_id := (yield from self._named(by, value.strip()))) not in {None, missed}:
-            if contact := (yield from self._living(contact_id)):
-                return contact
+        while (contact_id := (yield from self._named(by, value.strip()))) is not None:
+            while (data := (yield "HGET", key(self._workspace, "contacts"), contact_id)) is not None:
+                merged_into = _decode_merged(data).merged_into
+                if merged_into is None:
+                    return decode_contact(data)
+                contact_id = merged_into
+            if contact_id == missed:
+                return None
             missed = contact_id  # a replay may have put another state in place between two questions
         return None
 
@@ -281,16 +286,6 @@ class _Questions:
         name: PublicName = "emails" if by == "email" else "external-ids"
         data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else value
         return None if data is None else data.decode()
-
-    def _living(self, contact_id: str | None) -> Asking[Contact | None]:
-        while contact_id is not None:
-            data = yield "HGET", key(self._workspace, "contacts"), contact_id
-            if data is None:
-                return None
-            contact_id = _decode_merged(data).merged_into
-            if contact_id is None:
-                return decode_contact(data)
-        return None
 
     def _until_folded(self, after: str) -> Asking[None]:
         target = position_key(after)

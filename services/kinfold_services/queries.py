@@ -193,17 +193,19 @@ class Workspace:
     async def _living(self, find: Callable[[], Awaitable[str | None]]) -> Contact | None:
         """The living contact that the id which `find` finds has become.
 
-        Between two questions a replay may put another state in place, in which contacts can have other ids: an id that leads
-        nowhere is looked for again, until it is the same one.
+        Between two questions a replay may put another state in place, in which contacts can have other ids, and what was merged
+        may not be: where the way ends nowhere it is gone again from its beginning, until it ends at the same place.
         """
         missed: str | None = None
-        while (contact_id := await find()) is not None and contact_id != missed:
-            missed = contact_id
+        while (contact_id := await find()) is not None:
             while (data := await self._get("contacts", contact_id)) is not None:
                 merged_into = _decode_merged(data).merged_into
                 if merged_into is None:
                     return _decode_contact(data)
                 contact_id = merged_into
+            if contact_id == missed:
+                return None
+            missed = contact_id
         return None
 
     async def _get(self, name: PublicName, field: str) -> bytes | None:

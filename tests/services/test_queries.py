@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
@@ -70,9 +71,11 @@ async def test_a_replay_between_two_questions_hides_nobody(redis: Redis, workspa
     assert found == await Workspace(redis, workspace).contact_by_external_id("u-1")
 
 
-async def ask_as_the_client_does(redis: Redis, workspace: str, by: str, meanwhile: Swap | None = None) -> Contact | None:
+async def ask_as_the_client_does(
+    redis: Redis, workspace: str, field: str, value: str, meanwhile: Swap | None = None
+) -> Contact | None:
     """What `kinfold.Contacts` asks, one command after the other; `meanwhile` happens behind the first."""
-    asking: Any = _Questions(workspace, 0).find(FIELD[by], BY[by], None)
+    asking: Any = _Questions(workspace, 0).find(field, value, None)
     command = next(asking)
     while True:
         answer = await cast("Any", redis).execute_command(*command)
@@ -88,10 +91,34 @@ async def ask_as_the_client_does(redis: Redis, workspace: str, by: str, meanwhil
 @pytest.mark.parametrize("by", BY)
 async def test_nor_from_the_client_that_asks_redis_itself(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
     """`kinfold.Contacts` asks the same two questions."""
-    found = await ask_as_the_client_does(redis, workspace, by, swap)
+    found = await ask_as_the_client_does(redis, workspace, FIELD[by], BY[by], swap)
 
     assert found is not None
     assert found == await Workspace(redis, workspace).contact_by_external_id("u-1")
+
+
+@pytest.mark.parametrize("who", ["gateway and command line", "client"])
+async def test_a_merge_that_a_replay_takes_back_under_way_hides_nobody(
+    redis: Redis, redis_url: str, workspace: str, who: str
+) -> None:
+    """The id was a tombstone's, and what it named is not there any more: the contact lives again."""
+    await append(redis, workspace, [ADA])
+    await fold_log(redis, redis_url, workspace)
+    contacts = key(workspace, "contacts")
+    ada = await Workspace(redis, workspace).contact_by_external_id("u-1")
+    assert ada is not None
+    living = cast("bytes", await cast("Awaitable[Any]", redis.hget(contacts, ada.id)))
+    tombstone = msgspec.json.encode({"id": ada.id, "mergedInto": "ct_other"})
+    await redis.hset(contacts, mapping=cast("Any", {ada.id: tombstone, "ct_other": living}))
+
+    async def take_back() -> None:
+        await redis.hset(contacts, ada.id, cast("str", living))
+        await redis.hdel(contacts, "ct_other")
+
+    if who == "client":
+        assert await ask_as_the_client_does(redis, workspace, "id", ada.id, take_back) == ada
+    else:
+        assert await SwappedUnderWay(redis, workspace, take_back).contact(ada.id) == ada
 
 
 async def test_an_identifier_that_leads_nowhere_is_nobodys(redis: Redis, workspace: str, swap: Swap) -> None:
@@ -100,4 +127,4 @@ async def test_an_identifier_that_leads_nowhere_is_nobodys(redis: Redis, workspa
     await redis.delete(key(workspace, "contacts"))
 
     assert await Workspace(redis, workspace).contact_by_email("ada@example.org") is None
-    assert await ask_as_the_client_does(redis, workspace, "emails") is None
+    assert await ask_as_the_client_does(redis, workspace, "email", "ada@example.org") is None

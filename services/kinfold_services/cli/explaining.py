@@ -9,16 +9,13 @@ from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
-from kinfold_services.cli.reading import When
+from kinfold_services.cli.reading import When, asking
 from kinfold_services.cli.replaying import say_what_is_lost
-from kinfold_services.connections import connect
 from kinfold_services.projector.store import StateStore
-from kinfold_services.queries import Workspace
 from kinfold_services.replay.explanation import Step, Story
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
 from kinfold_services.replay.past import Past
-from kinfold_services.servers import server_url
 from kinfold_services.settings import Settings
 
 _COLOURS = {"folded": "green", "no-op": "dim", "stale": "yellow", "duplicate": "dim", "rejected": "red"}
@@ -28,18 +25,16 @@ _WIDE = 100
 
 async def explain(settings: Settings, contact_id: str, when: When, *, as_json: bool) -> int:
     """Prints every event that shaped a contact. Exit status 1 where there never was one."""
-    client = connect(server_url(settings))
-    try:
-        at, store = when.at, StateStore(client, settings.workspace)
-        if when.wait is not None:
-            await Workspace(client, settings.workspace).wait_until_folded(when.wait, when.timeout_s)
+    async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
-        position = parse_moment(at) if at is not None else (await store.position()).stream_id
-        if at is not None:
+        if when.at is None:
+            position, heard = (await workspace.position()).stream_id, extent.last
+        else:
+            position = heard = parse_moment(when.at)
             check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
         say_what_is_lost(extent)
-        past = Past(client, settings, IdentifierRules(await store.blocked_identifiers()))
-        story = Story(past, position, position if at is not None else extent.last)
+        blocked = await StateStore(client, settings.workspace).blocked_identifiers()
+        story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
         if not position or not await story.open(contact_id):
             return complain(f"contact {contact_id!r}: nobody in workspace {settings.workspace}", NO)
         if story.contact is not None and story.contact.id != contact_id:
@@ -50,8 +45,6 @@ async def explain(settings: Settings, contact_id: str, when: When, *, as_json: b
                 print_json(step)
             else:
                 print_step(console, step)
-    finally:
-        await client.aclose()
     return DONE
 
 

@@ -74,7 +74,7 @@ async def contacts(settings: Settings, limit: int | None, when: When) -> int:
 
 async def status(settings: Settings, wait: str | None, timeout_s: float, *, only: str | None) -> int:
     """Prints how each workspace is."""
-    async with _workspace(settings, wait, timeout_s) as (client, workspace):
+    async with asking(settings, wait, timeout_s) as (client, workspace):
         if only is not None:
             print_json(await workspace.status())
             return DONE
@@ -86,7 +86,7 @@ async def status(settings: Settings, wait: str | None, timeout_s: float, *, only
 async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
     """Follows the change feed until interrupted. Exit status 1 where entries behind `since` are no longer kept."""
     feed = key(settings.workspace, "changes")
-    async with _workspace(settings, wait, timeout_s) as (client, _):
+    async with asking(settings, wait, timeout_s) as (client, _):
         last = since or await _last_entry(client, feed)
         while not await _is_truncated(client, feed, last):
             reply = await client.xread({feed: last}, count=_FEED_PAGE, block=0)
@@ -115,7 +115,7 @@ async def _is_truncated(client: Client, feed: str, last: str) -> bool:
 @asynccontextmanager
 async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
     """The state that a question is about. Raises NoMoment and NoLog for one that the log does not cover."""
-    async with _workspace(settings, when.wait, when.timeout_s) as (client, workspace):
+    async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         if when.at is None:
             yield workspace
             return
@@ -128,7 +128,8 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
 
 
 @asynccontextmanager
-async def _workspace(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
+async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
+    """A client, and the workspace to ask, once `wait` is folded. Raises NotFolded."""
     client = connect(server_url(settings))
     try:
         workspace = Workspace(client, settings.workspace)
