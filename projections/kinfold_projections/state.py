@@ -17,6 +17,7 @@ from kinfold_projections.records import ContactRecord, VisitorRecord, new_visito
 from kinfold_schemas.canonical import metadata_hash
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.times import MINUTE_CHARS
 
 
 class DamagedState(LookupError):
@@ -30,6 +31,8 @@ class StateChanges(msgspec.Struct):
     contacts: list[ContactRecord | MergedContact]
     created: list[str]
     """The ids of those contacts that were not there before."""
+    seen: list[ContactRecord]
+    """Those of them that were seen last in another minute than before: where they stand in `recent` changes."""
     external_ids: dict[str, str]
     emails: dict[str, str | None]
     """By `email_key`; None where an address became free."""
@@ -52,6 +55,7 @@ class State:
         self._changed_visitors: dict[str, VisitorRecord] = {}
         self._changed_contacts: dict[str, ContactRecord | MergedContact] = {}
         self._created: list[str] = []
+        self._seen: dict[str, None] = {}
         self._changed_external_ids: dict[str, str] = {}
         self._changed_emails: dict[str, str | None] = {}
         self._changed_members: dict[str, bool] = {}
@@ -103,11 +107,14 @@ class State:
         """The contact is new, or has changed."""
         if contact.id not in self.contacts:
             self._created.append(contact.id)
+            self._seen[contact.id] = None
         self.contacts[contact.id] = self._changed_contacts[contact.id] = contact
 
     def widen(self, contact: ContactRecord, first_at: str, last_at: str) -> None:
         """Widens a contact's seen times."""
         if last_at > contact.last_seen_at:
+            if last_at[:MINUTE_CHARS] != contact.last_seen_at[:MINUTE_CHARS]:
+                self._seen[contact.id] = None
             contact.last_seen_at = last_at
             self._changed_contacts[contact.id] = contact
         if first_at < contact.first_seen_at:
@@ -163,11 +170,12 @@ class State:
             list(self._changed_visitors.values()),
             list(self._changed_contacts.values()),
             self._created,
+            [contact for each in self._seen if type(contact := self.contacts[each]) is ContactRecord],
             self._changed_external_ids,
             self._changed_emails,
             self._changed_members,
         )
-        self._changed_visitors, self._changed_contacts, self._created = {}, {}, []
+        self._changed_visitors, self._changed_contacts, self._created, self._seen = {}, {}, [], {}
         self._changed_external_ids, self._changed_emails, self._changed_members = {}, {}, {}
         return changes
 

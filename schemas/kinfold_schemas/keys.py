@@ -46,7 +46,8 @@ PrivateName = Literal[
     "identity-secret",
 ]
 """`members`: sorted set, which visitors a contact has, newest link first (see `projections.members`).
-`recent`: sorted set, the living contacts by their `lastSeenAt` in milliseconds; `created`: the same ones by their ids.
+`recent`: sorted set, the living contacts by the minute of their `lastSeenAt` (its first millisecond); `created`: the same ones
+by their ids.
 `blocked-identifiers`: set of a workspace's own blocked identifiers, exact or `/pattern/`.
 `hold`: string with a time to live, there while a replay is about to replace the state: nothing is committed meanwhile.
 `excluded`: set, the entries that the state was folded without, because the log says so.

@@ -11,6 +11,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can write."""
 
+MINUTE_CHARS: Final = len("2026-11-22T08:00")
+"""How much of a string made by `to_text` tells its minute."""
+
 _MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 
 
@@ -37,6 +40,11 @@ def from_text(text: str) -> int:
 def text_ms(text: str) -> int:
     """The same for what `to_text` made, and nothing else, in a fifth of the time."""
     return _second_ms(text[:19]) + int(text[20:23])
+
+
+def minute_ms(text: str) -> int:
+    """The same for the minute in which it lies."""
+    return _second_ms(f"{text[:MINUTE_CHARS]}:00")
 
 
 @lru_cache(maxsize=4096)

@@ -227,6 +227,19 @@ async def test_the_recent_index_follows_a_replay(gateway: Gateway):
         assert await gateway.redis.zcard(key("default", name)) == 2
 
 
+async def test_a_contact_moves_in_the_recent_order_once_a_minute(gateway: Gateway):
+    """Within a minute the newest contact stands first; in the next one, who is seen does."""
+    morning = [identified("a", at="2026-01-01T08:00:10Z"), identified("b", at="2026-01-01T08:00:20Z")]
+    position = await gateway.put(*morning, identified("a", at="2026-01-01T08:00:59.999Z"))
+    first = await gateway.get("/v1/contacts", after=position)
+    position = await gateway.put(identified("a", at="2026-01-01T08:01:00Z"), identified("b", at="2026-01-01T07:00:00Z"))
+    second = await gateway.get("/v1/contacts", after=position)
+
+    assert sorted(contact["externalId"] for contact in first["contacts"]) == ["a", "b"]
+    assert [contact["id"] for contact in first["contacts"]] == sorted((each["id"] for each in first["contacts"]), reverse=True)
+    assert [contact["externalId"] for contact in second["contacts"]] == ["a", "b"]
+
+
 async def test_a_contacts_visitors_are_paged(gateway: Gateway):
     """All of them, newest link first, those of a merged contact among them, each once, though others are linked meanwhile."""
     own = [

@@ -3,7 +3,7 @@
 -- KEYS  recent
 -- ARGV  score and id of that one ('' and '' for the first page), how many
 --
--- Returns ids and scores, the most recent first. Where many were seen in the same millisecond, ids decide.
+-- Returns ids and scores, the most recent first. Within the same minute ids decide.
 
 local start = 0
 if ARGV[2] ~= '' then

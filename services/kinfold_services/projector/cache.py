@@ -13,7 +13,7 @@ import msgspec
 from kinfold_projections.records import encode_record
 from kinfold_projections.state import StateChanges
 from kinfold_schemas.contacts import MergedContact
-from kinfold_schemas.times import text_ms
+from kinfold_schemas.times import minute_ms
 
 
 class Unwritten(msgspec.Struct):
@@ -25,7 +25,7 @@ class Unwritten(msgspec.Struct):
     emails: dict[str, str | None] = {}
     members: dict[str, bool] = {}
     seen_ms: dict[str, int] = {}
-    """Of living contacts."""
+    """Of living contacts, the minute in which each was seen last, where that is another one."""
     created: list[str] = []
     merged: list[str] = []
 
@@ -85,12 +85,12 @@ class StateCache:
         unwritten.emails.update(changes.emails)
         unwritten.members.update(changes.members)
         unwritten.created += changes.created
+        for contact in changes.seen:
+            unwritten.seen_ms[contact.id] = minute_ms(contact.last_seen_at)
         for contact in changes.contacts:
             if type(contact) is MergedContact:
                 unwritten.merged.append(contact.id)
                 unwritten.seen_ms.pop(contact.id, None)
-            else:
-                unwritten.seen_ms[contact.id] = text_ms(contact.last_seen_at)
 
     def take_unwritten(self) -> Unwritten:
         """What is to be written since the last call."""

@@ -13,7 +13,8 @@
 --           position fields (name, value, ...), visitors (id, JSON, ...), contacts (id, JSON, ...),
 --           external ids (id, contact id, ...), e-mails (address, contact id, ...), freed e-mails (address, ...),
 --           members added (0, member, ...), members removed (member, ...),
---           living contacts by when they were seen last (ms, id, ...), created ones (0, id, ...), merged ones (id, ...),
+--           living contacts by the minute in which they were seen last, where that changed (ms, id, ...),
+--           created ones (0, id, ...), merged ones (id, ...),
 --           changes (JSON, ...),
 --           how long the batch took so far in ms (nothing where no projector is at work)
 --       [9] and so on: for each reject, how many fields and values follow, and those: they may hold any bytes
