@@ -46,7 +46,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
                 continue
             new_stamps[key] = stamp
             old = new_values.get(key, _NOTHING)
-            if old.__class__ is not value.__class__ or old != value:
+            if not same(old, value):
                 if new_values is own_values:
                     new_values = own_values.copy()
                 new_values[key] = value
@@ -84,7 +84,7 @@ _NOTHING: Final = object()
 NO_METADATA: Final = Metadata({}, {})
 
 
-def same(one: Primitive, other: Primitive) -> bool:
+def same(one: object, other: object) -> bool:
     """Whether two values are the same JSON value: `true` is not `1`, and numbers come here in their one form."""
     return one.__class__ is other.__class__ and one == other
 
@@ -93,11 +93,9 @@ def changed_keys(before: Mapping[str, Primitive], after: Mapping[str, Primitive]
     """The keys that differ, in order of their names."""
     if before is after:
         return []
-    return sorted(
-        key
-        for key in before.keys() | after.keys()
-        if key not in before or key not in after or not same(before[key], after[key])
-    )
+    changed = [key for key, value in after.items() if (old := before.get(key, _NOTHING)) is not value and not same(old, value)]
+    changed += [key for key in before if key not in after]
+    return sorted(changed)
 
 
 def _forget_long_removed(values: Mapping[str, Primitive], stamps: dict[str, Stamp]) -> dict[str, Stamp]:

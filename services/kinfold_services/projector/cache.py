@@ -85,8 +85,8 @@ class StateCache:
         unwritten.emails.update(changes.emails)
         unwritten.members.update(changes.members)
         unwritten.created += changes.created
-        for contact in changes.seen:
-            unwritten.seen_ms[contact.id] = minute_ms(contact.last_seen_at)
+        for seen in changes.seen:
+            unwritten.seen_ms[seen.id] = minute_ms(seen.last_seen_at)
         for contact in changes.contacts:
             if type(contact) is MergedContact:
                 unwritten.merged.append(contact.id)
