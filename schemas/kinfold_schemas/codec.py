@@ -58,7 +58,7 @@ def decode_event(data: bytes) -> Event | Rejection:
         return rejection
     if event.at is not None and event.at < EPOCH:
         return Rejection("invalid", f"at: found {event.at.isoformat()}, allowed is 1970 and later")
-    if (values := _values(event)) and float in map(type, values.values()):
+    if values := _values(event):
         _normalise(values)
     refusal = None
     if type(event) is MetadataSet and event.hash is not None:
@@ -94,7 +94,7 @@ def _values(event: Event) -> dict[str, Primitive] | None:
 def _normalise(values: dict[str, Primitive]) -> None:
     """Writes the numbers of an object in their one form, in place."""
     for name, value in values.items():
-        if isinstance(value, float) and value.is_integer() and -MAX_INTEGER <= value <= MAX_INTEGER:
+        if type(value) is float and value.is_integer() and -MAX_INTEGER <= value <= MAX_INTEGER:
             values[name] = int(value)  # replaces a value, adds no key: safe while iterating
 
 
