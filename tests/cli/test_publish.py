@@ -1,11 +1,16 @@
 """`kinfold publish`: NDJSON into the log, all of it or nothing (contract section 9)."""
 
+import fcntl
 import gzip
 import json
 import os
+import signal
 import subprocess
+import sys
+import termios
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pytest
 import redis as redis_py
@@ -14,7 +19,10 @@ from kinfold_schemas.keys import key
 from kinfold_services.embedded import EmbeddedServer
 from tests.support.command_line import Kinfold
 from tests.support.malformed import MALFORMED, Malformed
+from tests.support.waiting import wait_until_sync
 
+INTERRUPTED = 130
+PATIENCE_S = 10
 GOOD = [b'{"type":"VisitorSeen","visitorId":"v-%d"}' % number for number in range(5)]
 ON_A_LINE = [bad for bad in MALFORMED if b"\n" not in bad.fields.get(b"event", b"\n") and bad.fields[b"event"].strip()]
 
@@ -208,3 +216,27 @@ def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
 
     assert said.status == 1
     assert "is not folded after 0.2 s; does a projector run?" in said.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_publish_that_waits_for_its_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """Somebody who types `kinfold publish` and sees nothing happen presses it once; nothing is appended."""
+    command, environment = kinfold.command("publish"), kinfold.environment()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        os.write(process.stdin.fileno(), GOOD[0])
+        wait_until_sync(partial(is_drained, process.stdin))
+
+        process.send_signal(signal.SIGINT)
+
+        try:
+            status = process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+    assert status == INTERRUPTED
+    assert logged(log, workspace) == []
+
+
+def is_drained(pipe: IO[bytes]) -> bool:
+    """Whether what was written has been read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) == 0

@@ -11,6 +11,7 @@ from typing import Final
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
+from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, connect
@@ -41,8 +42,9 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
             good: list[int | None] = []
             for number, name in enumerate(files):
                 try:
-                    paths.append(_readable_twice(name, Path(spool) / f"{number}{name.suffix}"))
-                    good.append(_validate(name, paths[-1], rules))
+                    with interruptible():
+                        paths.append(_readable_twice(name, Path(spool) / f"{number}{name.suffix}"))
+                        good.append(_validate(name, paths[-1], rules))
                 except (OSError, *UNPACKING_ERRORS) as error:
                     return complain(f"{name}: cannot be read ({error}); nothing is appended", USAGE)
                 if good[-1] is None and not skip_invalid:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
+from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.connections import Client, connect
 from kinfold_services.files import replacing
@@ -37,7 +38,7 @@ async def export_file(settings: Settings, path: Path) -> int:
 async def import_file(settings: Settings, path: Path, *, rename: bool, allow_truncated: bool) -> int:
     """Appends a file's entries to an empty log, and prints where that ends. Exit status 1 where it is refused."""
     try:
-        with progress(f"checking {path}", None) as advance:
+        with interruptible(), progress(f"checking {path}", None) as advance:
             checked = check_file(path, advance)
         if reason := _not_allowed(settings, checked, rename=rename, allow_truncated=allow_truncated):
             return complain(f"{path}: {reason}", NO)
