@@ -36,6 +36,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import TracebackType
 
 Engine = Literal["valkey", "redis"]
@@ -82,6 +83,10 @@ class ServerAlreadyRunning(EmbeddedServerError):
 
 class DataDirMismatch(EmbeddedServerError):
     """The data directory was written by a server that the one at hand cannot follow."""
+
+
+class DataDirUnusable(EmbeddedServerError):
+    """The data directory is not one, or may not be read or written."""
 
 
 class ServerFailed(EmbeddedServerError):
@@ -190,13 +195,15 @@ class EmbeddedServer:
             ServerNotFound: there is no server program.
             ServerAlreadyRunning: a server runs on this directory.
             DataDirMismatch: another engine or a newer version wrote the directory.
+            DataDirUnusable: it cannot be made, read or written.
             ServerFailed: the server ended or stayed silent.
 
         """
         binary = binary or find_server_binary()
         data_dir = data_dir.expanduser().absolute()
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        make_data_dir(data_dir)
+        with _using(data_dir):
+            lock = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,8 +212,9 @@ class EmbeddedServer:
             recorded = _read_record(data_dir)
             _refuse_mismatch(data_dir, recorded, binary)
             socket = _choose_socket(data_dir, recorded)
-            _write_record(data_dir, {"engine": binary.engine, "version": binary.version, "socket": str(socket)})
-            keeper = _spawn(data_dir, binary, socket, fsync, lock)
+            with _using(data_dir):
+                _write_record(data_dir, {"engine": binary.engine, "version": binary.version, "socket": str(socket)})
+                keeper = _spawn(data_dir, binary, socket, fsync, lock)
         finally:
             os.close(lock)  # the server has it now; if there is none, the directory is free again
         server = cls(data_dir, binary, socket, keeper)
@@ -274,17 +282,42 @@ class EmbeddedServer:
             return f"(no log: {error})"
 
 
+def make_data_dir(data_dir: Path) -> None:
+    """Make a data directory, for its owner alone: who reads the log has the address of everybody in it.
+
+    Raises:
+        DataDirUnusable: it cannot be made, or is something else.
+
+    """
+    with _using(data_dir):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def running_url(data_dir: Path) -> str | None:
     """The URL of the server that runs on `data_dir`, whichever process owns it; None where none answers.
 
     A server that is still loading its data counts: clients see `LOADING` until it is done. So does one that is too busy to
     answer at once (a slow disk, a machine out of breath): somebody listens there, and to say otherwise would be wrong.
+
+    Raises:
+        DataDirMismatch, DataDirUnusable: nothing tells.
+
     """
     record = _read_record(data_dir.expanduser().absolute())
     if record is None:
         return None
     url = _url(Path(record["socket"]))
     return url if _ask(url) != "silent" else None
+
+
+@contextlib.contextmanager
+def _using(data_dir: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataDirUnusable(
+            f"data dir {data_dir}: cannot be used ({error}), allowed is a directory that you may read and write"
+        ) from error
 
 
 def _release(version: str) -> tuple[int, int]:
@@ -338,15 +371,17 @@ def _read_record(data_dir: Path) -> dict[str, str] | None:
 
     Raises:
         DataDirMismatch: it says something else.
+        DataDirUnusable: it cannot be read.
 
     """
     path = data_dir / "server.json"
-    try:
-        record: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataDirMismatch(f"{path} is not JSON ({error}), so nothing tells which server wrote {data_dir}") from error
+    with _using(data_dir):
+        try:
+            record: Any = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise DataDirMismatch(f"{path} is not JSON ({error}), so nothing tells which server wrote {data_dir}") from error
     fields = cast("dict[str, Any]", record) if isinstance(record, dict) else {}
     if fields.get("engine") not in OLDEST or not re.match(r"\d+\.\d+", str(fields.get("version"))) or "socket" not in fields:
         raise DataDirMismatch(f"{path} holds {record!r}, and an engine, a version and a socket are expected")

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(check_url)] | None = None
     """Where the log is: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.
     None: the embedded server of the data dir."""
-    data_dir: Path = Path(".kinfold")
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path(".kinfold")
     """Where the embedded server keeps its data."""
     workspace: Workspace = DEFAULT_WORKSPACE
     """The workspace that a command is about."""

@@ -106,3 +106,15 @@ def test_the_statuses_are_those_of_the_process(tmp_path: Path) -> None:
     assert kinfold.run_apart("show", "--visitor", "v-1").status == 3
     assert kinfold.run_apart("down").status == 1
     assert Kinfold().run_apart("schema").status == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["up"], ["up", "--detach"]])
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_data_dir_that_cannot_be_one_is_status_3(tmp_path: Path, command: list[str], place: str) -> None:
+    """A sentence that names it, and no traceback: nothing runs there, and nothing can."""
+    (tmp_path / "file").touch()
+
+    said = Kinfold("--data-dir", tmp_path / place).run(*command)
+
+    assert (said.status, said.out) == (3, b"")
+    assert f"data dir {tmp_path / place}: cannot be used" in said.err

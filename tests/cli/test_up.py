@@ -63,6 +63,26 @@ def test_what_up_says_to_type_can_be_typed(data_dir: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_nobody_else_can_read_what_up_keeps(data_dir: Path) -> None:
+    """In the background as in the foreground: the data dir is its owner's alone, for the log is full of addresses."""
+    assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
+
+    assert data_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.slow
+def test_a_data_dir_in_somebodys_home(tmp_path: Path) -> None:
+    """`~` in a variable, which no shell has replaced, is that home to every part of it, and no directory called `~`."""
+    kinfold = Kinfold(KINFOLD_DATA_DIR="~/kept", HOME=str(tmp_path))
+
+    assert kinfold.run_apart("up", "--detach").status == 0
+    assert kinfold.run_apart("down").status == 0
+
+    assert (tmp_path / "kept" / "kinfold.log").exists()
+    assert (tmp_path / "kept" / "server.json").exists()
+
+
+@pytest.mark.slow
 def test_what_was_folded_is_there_after_down_and_up(data_dir: Path) -> None:
     """The data stays in the data dir, and so does the position."""
     kinfold = Kinfold("--data-dir", data_dir)

@@ -16,7 +16,7 @@ import uvloop
 
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import process_file, process_on
-from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, running_url
+from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, make_data_dir, running_url
 from kinfold_services.gateway.beside import CannotListen, GatewayBeside, first_key, gateway_url, is_local
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.store import LostPlace
@@ -52,7 +52,7 @@ def up(settings: Settings) -> int:
     try:
         server = EmbeddedServer.start(settings.data_dir, fsync="always")
     except ServerAlreadyRunning as error:
-        return complain(f"{error}; `kinfold down` stops it", NO)
+        return complain(f"{error}; `kinfold down{_options(settings)}` stops it", NO)
     with server, process_file(settings.data_dir), _ending_with(server) as has_ended:
         status = _run_all(settings, server.url, settings.data_dir)
         return NO if has_ended() else status
@@ -100,7 +100,7 @@ def up_detached(settings: Settings) -> int:
     if url is not None and not _until(lambda: process_on(settings.data_dir) is not None, _ANOTHER_S):
         return complain(f"an embedded server already runs on {settings.data_dir}, and it is not of a `kinfold up`", NO)
     if url is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_dir(settings.data_dir)
         log = settings.data_dir / LOG_FILE
         command = [sys.executable, "-m", "kinfold_services.cli", "up", "--data-dir", str(settings.data_dir)]
         with log.open("ab") as output:
