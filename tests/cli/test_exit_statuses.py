@@ -1,12 +1,19 @@
 """0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached: what scripts build on (contract section 9)."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import typer.main
 
+from kinfold_services.cli.commands import app
 from kinfold_services.settings import Settings
 from tests.support.command_line import Kinfold
 from tests.support.engines import free_port, running
+from tests.support.projecting import clean_environment
 from tests.support.waiting import wait_until_sync
 
 COMMANDS = {
@@ -118,3 +125,41 @@ def test_a_data_dir_that_cannot_be_one_is_status_3(tmp_path: Path, command: list
 
     assert (said.status, said.out) == (3, b"")
     assert f"data dir {tmp_path / place}: cannot be used" in said.err
+
+
+def test_a_workspace_that_cannot_be_served_is_named_as_it_was_given() -> None:
+    """The option, and not a setting that nobody mentioned."""
+    said = Kinfold().run("projector", "--workspace", "Bad Name")
+
+    assert said.status == 2
+    assert "Invalid value for '--workspace': workspace: found 'Bad Name'" in said.err
+
+
+def test_help_is_for_every_terminal() -> None:
+    """Where UTF-8 cannot be printed (a serial console, a bare container), help is printed all the same."""
+    commands = cast("Any", typer.main.get_command(app)).commands
+    names = [[name, *more] for name, command in commands.items() for more in _below(command)]
+    assert ["keys", "create"] in names
+
+    asked = subprocess.run(
+        [sys.executable, "-c", _HELP, json.dumps(names)],
+        env=clean_environment(PYTHONIOENCODING="ascii"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.count("Usage: kinfold ") == len(names)
+
+
+_HELP = """
+import json, sys
+from kinfold_services.cli.commands import app
+for names in json.loads(sys.argv[1]):
+    app([*names, "--help"], standalone_mode=False, prog_name="kinfold")
+"""
+
+
+def _below(command: Any) -> list[list[str]]:
+    return [[], *([name] for name in getattr(command, "commands", {}))]

@@ -21,6 +21,8 @@ from kinfold_services.cli.options import (
     WorkspaceName,
     check_position,
     check_text,
+    check_workspace_name,
+    check_workspace_names,
     settings_from,
 )
 from kinfold_services.cli.output import DONE, print_json
@@ -82,7 +84,13 @@ def projector(
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: Annotated[
-        list[str] | None, typer.Option("--workspace", help="Serve only this one; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--workspace",
+            metavar="NAME",
+            callback=check_workspace_names,
+            help="Serve only this one; may be given several times. Default: KINFOLD_SERVE, or all.",
+        ),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
@@ -101,7 +109,7 @@ def projector(
 
 @app.command()
 def publish(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]…", help="NDJSON; `-`: standard input.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="NDJSON; `-`: standard input.")] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,

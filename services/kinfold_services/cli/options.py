@@ -1,5 +1,6 @@
 """Options that commands share, and the settings that come of them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,14 @@ from kinfold_services.replay.moments import parse_moment
 from kinfold_services.settings import Settings
 
 
-def _workspace(value: str | None) -> str | None:
+def check_workspace_name(value: str | None) -> str | None:
+    """A workspace's name as it was given. Raises BadParameter for what cannot be one."""
     return value if value is None else _checked(lambda: check_workspace(value))
+
+
+def check_workspace_names(values: list[str] | None) -> list[str] | None:
+    """Several of them. Raises BadParameter."""
+    return values if values is None else [_checked(partial(check_workspace, value)) for value in values]
 
 
 def check_position(value: str | None) -> str | None:
@@ -52,7 +59,7 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where the embedded server keeps its data. Default: ./.kinfold.")
 ]
 WorkspaceName = Annotated[
-    str | None, typer.Option("--workspace", callback=_workspace, help="Default: KINFOLD_WORKSPACE, or `default`.")
+    str | None, typer.Option("--workspace", callback=check_workspace_name, help="Default: KINFOLD_WORKSPACE, or `default`.")
 ]
 Wait = Annotated[
     str | None,
