@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,50 @@ def test_what_up_says_to_type_can_be_typed(data_dir: Path, tmp_path: Path) -> No
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
 
     wait_until_sync(lambda: kinfold.run("show", "--visitor", "v-1").status == 0)
+
+
+@pytest.mark.slow
+def test_a_workspace_that_up_is_given_is_served_and_has_a_key(data_dir: Path) -> None:
+    """By the one that starts, and by one that runs already; what it says to type names the workspace."""
+    for name in ("shop", "blog"):
+        kinfold = Kinfold("--data-dir", data_dir, "--workspace", name)
+
+        said = kinfold.run_apart("up", "--detach")
+
+        assert said.status == 0, said
+        assert f"kf_sk_{name}_" in said.err
+        assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
+        assert re.search(r"^  stop .* down --data-dir '[^']+'$", said.err, re.MULTILINE)
+        assert kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')["workspace"] == name
+
+    served = [each["workspace"] for each in Kinfold("--data-dir", data_dir).lines("status")]
+    assert served == ["blog", "default", "shop"]
+
+
+@pytest.mark.slow
+def test_up_on_a_server_of_ones_own_says_how_it_is_stopped(tmp_path: Path) -> None:
+    """`kinfold down` knows data dirs alone: what it cannot stop, it is not said to."""
+    with EmbeddedServer.start(tmp_path) as server:
+        kinfold = Kinfold("--redis-url", server.url, "--workspace", "shop")
+        command, environment = kinfold.command("up"), kinfold.environment()
+        with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+            assert process.stderr is not None
+            (stop,) = (line for line in what_is_said(process.stderr) if line.startswith("  stop"))
+            status = kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE_S)
+
+    assert stop.split() == ["stop", "Ctrl-C"]
+    assert status["workspace"] == "shop"
+    assert process.returncode == 0
+
+
+def what_is_said(lines: Iterable[str]) -> Iterator[str]:
+    """What `up` says, as far as the line that it ends with."""
+    for line in lines:
+        yield line
+        if line.startswith("  stop"):
+            return
 
 
 @pytest.mark.slow

@@ -46,6 +46,14 @@ def test_keys_are_made_listed_and_revoked(redis_url: str, workspace: str):
     assert kinfold.run("keys", "create", "--kind", "golden").status == 2
 
 
+def test_a_key_of_a_workspace_that_nobody_serves_is_made_with_a_word_about_it(redis_url: str, workspace: str):
+    """What is sent with it would lie in the log, and everything would answer as if nobody had come."""
+    said = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create")
+
+    assert said.status == 0
+    assert f"workspace {workspace} is not in kinfold:workspaces" in said.err
+
+
 def test_the_identity_secret_is_shown_and_renewed(redis_url: str, workspace: str):
     """The same every time, until another is asked for."""
     kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)

@@ -65,11 +65,19 @@ def kinfold(
 def up(
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            "--workspace",
+            callback=check_workspace_name,
+            help="Serve this workspace, too, from now on, and make its first key. Default: KINFOLD_WORKSPACE, or `default`.",
+        ),
+    ] = None,
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return when it is ready.")] = False,
 ) -> int:
     """Runs everything: an embedded server where no URL is given, the projector, and the gateway."""
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir)
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return running.up_detached(settings) if detach else running.up(settings)
 
 
@@ -332,7 +340,10 @@ def gateway(
     *,
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
 ) -> int:
-    """Runs the gateway: HTTP in, queries and live changes out."""
+    """Runs the gateway: HTTP in, queries and live changes out.
+
+    It serves every workspace, so there is no --workspace: a request belongs to the workspace of its key.
+    """
     settings = settings_from(
         redis_url=redis_url,
         data_dir=data_dir,

@@ -9,6 +9,7 @@ import typer
 
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
 from kinfold_services.cli.output import DONE, NO, complain, print_json
+from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, connect
 from kinfold_services.gateway import keys
 from kinfold_services.gateway.signatures import identity_secret, renew_identity_secret
@@ -35,6 +36,7 @@ def create(
     async def make(client: Client) -> int:
         made = await keys.create_key(client, settings.workspace, chosen, label)
         print_json({"workspace": settings.workspace, "kind": kind, "label": label, "key": made})
+        await say_if_not_served(client, settings.workspace)
         return DONE
 
     return _run(settings, make)

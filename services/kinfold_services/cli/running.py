@@ -17,7 +17,7 @@ import uvloop
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import process_file, process_on
 from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, make_data_dir, running_url
-from kinfold_services.gateway.beside import CannotListen, GatewayBeside, first_key, gateway_url, is_local
+from kinfold_services.gateway.beside import CannotListen, GatewayBeside, first_key, gateway_url, is_local, serve_workspace
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.store import LostPlace
 from kinfold_services.servers import server_url
@@ -52,7 +52,7 @@ def up(settings: Settings) -> int:
     try:
         server = EmbeddedServer.start(settings.data_dir, fsync="always")
     except ServerAlreadyRunning as error:
-        return complain(f"{error}; `kinfold down{_options(settings)}` stops it", NO)
+        return complain(f"{error}; `kinfold down{_options(settings, 'data_dir')}` stops it", NO)
     with server, process_file(settings.data_dir), _ending_with(server) as has_ended:
         status = _run_all(settings, server.url, settings.data_dir)
         return NO if has_ended() else status
@@ -86,6 +86,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     except CannotListen as error:
         return complain(str(error), NO)
     with beside as gateway:
+        serve_workspace(url, settings.workspace)
         if DETACHED not in os.environ:  # else whoever detached it says so
             say(_what_next(settings, url, gateway.url, first_key(url, settings.workspace)))
         status = run_projector(settings)
@@ -102,7 +103,8 @@ def up_detached(settings: Settings) -> int:
     if url is None:
         make_data_dir(settings.data_dir)
         log = settings.data_dir / LOG_FILE
-        command = [sys.executable, "-m", "kinfold_services.cli", "up", "--data-dir", str(settings.data_dir)]
+        command = [sys.executable, "-m", "kinfold_services.cli", "up"]
+        command += ["--data-dir", str(settings.data_dir), "--workspace", settings.workspace]
         with log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603  our own program
                 command,
@@ -115,6 +117,8 @@ def up_detached(settings: Settings) -> int:
         if not _until(lambda: _is_up(settings.data_dir) or process.poll() is not None, _READY_S) or process.poll() is not None:
             return complain(f"it did not start; {log} says why", UNREACHABLE)
         url = running_url(settings.data_dir)
+    else:
+        serve_workspace(url, settings.workspace)
     new_key = first_key(url, settings.workspace) if url else None
     say(_what_next(settings, url or "", gateway_url(settings.data_dir) or "", new_key))
     return DONE
@@ -134,7 +138,8 @@ def down(settings: Settings) -> int:
 
 def _what_next(settings: Settings, url: str, gateway: str, new_key: str | None) -> str:
     program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
-    with_options = _options(settings)
+    with_options = _options(settings, "redis_url", "data_dir", "workspace")
+    stop = f"{program} down{_options(settings, 'data_dir')}" if settings.redis_url is None else "Ctrl-C"
     for_now = new_key is not None and not is_local(settings.gateway_host)
     return f"""\
 kinfold is up.
@@ -149,14 +154,14 @@ kinfold is up.
   follow         {program} tail{with_options}
   open           {gateway}/docs
   run            curl -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
-  stop           {program} down{with_options}"""
+  stop           {stop}"""
 
 
-def _options(settings: Settings) -> str:
+def _options(settings: Settings, *names: str) -> str:
     """What a command has to be told to mean the same log: what it does not find in the environment by itself."""
     found = Settings()
-    names = [name for name in ("redis_url", "data_dir") if getattr(settings, name) != getattr(found, name)]
-    return "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(settings, name)))}" for name in names)
+    differing = [name for name in names if getattr(settings, name) != getattr(found, name)]
+    return "".join(f" --{name.replace('_', '-')} {shlex.quote(str(getattr(settings, name)))}" for name in differing)
 
 
 def _is_up(data_dir: Path) -> bool:

@@ -86,7 +86,10 @@ async def say_if_not_served(client: Client, workspace: str) -> None:
     """Tells whoever has filled a log that no projector will find it by itself, and what helps."""
     served = workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace))
     if not served:
-        say(f"workspace {workspace} is not in {WORKSPACES}: SADD it there, or start kinfold projector --workspace {workspace}")
+        say(
+            f"workspace {workspace} is not in {WORKSPACES}: SADD it there, "
+            f"or start kinfold up or kinfold projector with --workspace {workspace}"
+        )
 
 
 def _file_trouble(error: OSError) -> int:

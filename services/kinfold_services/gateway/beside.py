@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
 from kinfold_services.connections import Client, connect
 from kinfold_services.gateway.keys import create_key, list_keys
 from kinfold_services.settings import Settings
@@ -107,6 +108,16 @@ def has_keys(redis_url: str, workspace: str) -> bool:
         return bool(await list_keys(client, workspace))
 
     return asyncio.run(_connected(redis_url, look))
+
+
+def serve_workspace(redis_url: str, workspace: str) -> None:
+    """Has projectors serve a workspace from now on; `default` they serve in any case."""
+
+    async def add(client: Client) -> None:
+        await client.sadd(WORKSPACES, workspace)
+
+    if workspace != DEFAULT_WORKSPACE:
+        asyncio.run(_connected(redis_url, add))
 
 
 def first_key(redis_url: str, workspace: str) -> str | None:
