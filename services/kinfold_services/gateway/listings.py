@@ -87,16 +87,18 @@ async def contacts(  # noqa: PLR0913, PLR0917  each is a query parameter
     visitor_id: Annotated[str | None, QueryParameter(name="visitorId", description="The contact that the visitor is")] = None,
     order: Annotated[
         Literal["recent", "created"],
-        QueryParameter(name="order", description="The ones seen last (to the minute), or made last, first"),
+        QueryParameter(
+            name="order", description="What comes first: `recent` those seen last, to the minute; `created` those made last"
+        ),
     ] = "recent",
     limit: Limit = 100,
     cursor: Cursor = None,
     after: After = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response[bytes]:
-    """With one of `externalId`, `email`, `visitorId`: that contact, or 404. Without: all living contacts, newest first.
+    """With one of `externalId`, `email`, `visitorId`: that contact, or 404. Without: all living contacts, page by page.
 
-    Within a minute in which several were seen, the order is that of their ids: a contact that is there moves once a minute.
+    By `recent`, those seen in the same minute stand in the order of their ids: a contact that is there moves once a minute.
     """
     workspace = await folded(request, after)
     named = {"externalId": external_id, "email": email, "visitorId": visitor_id}

@@ -83,24 +83,25 @@ SEGMENT_OPERATION: Final[type[Operation]] = _SegmentOperation
 _ANSWERS: Final[list[Any]] = [Error]
 
 _MEANINGS: Final = {
-    304: "It is what you have",
+    304: "What you have is still so",
     400: "The request cannot be understood",
     401: "No key, or one that nobody knows (any more)",
-    403: "The key may not",
-    404: "There is nobody",
+    403: "The key may not do this",
+    404: "Nobody has this id or identifier",
     405: "Not with this method",
     413: "The body is too large",
     415: "The body is packed in another way than gzip",
     422: "Events are at fault; nothing was appended",
-    429: "Too often; `Retry-After` says when again",
-    503: "Redis does not answer; `Retry-After` says when to ask again",
+    429: "Too many requests; `Retry-After` says when to ask again",
+    503: "Redis does not answer, or the log is not folded as far as `after`; `Retry-After` says when to ask again",
 }
 
 
 def answers(kind: Any, *errors: int, status: int = 200, media_type: str = "application/json") -> dict[int, ResponseSpec]:
     """The answers of a route: what it is for, and the errors it has."""
     _ANSWERS.extend(get_args(kind) or [kind])
-    specs = {status: ResponseSpec(kind, description="Done", generate_examples=False, media_type=media_type)}
+    meaning = _MEANINGS.get(status, "Done")
+    specs = {status: ResponseSpec(kind, description=meaning, generate_examples=False, media_type=media_type)}
     for error in errors:
         container: Any = None if error == 304 else Error  # noqa: PLR2004
         specs[error] = ResponseSpec(container, description=_MEANINGS[error], generate_examples=False)
