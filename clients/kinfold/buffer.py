@@ -16,7 +16,7 @@ from kinfold.options import Options
 
 log = logging.getLogger("kinfold")
 
-_COMPLAIN_EVERY_S: Final = 60.0
+COMPLAIN_EVERY_S: Final = 60.0
 
 
 class Buffer:
@@ -105,7 +105,7 @@ class Buffer:
             with self._lock:
                 self._dropped += 1
             now = time.monotonic()
-            if now - self._complained_at > _COMPLAIN_EVERY_S:
+            if now - self._complained_at > COMPLAIN_EVERY_S:
                 self._complained_at = now
                 why = "the producer is closed" if self._closed else "the buffer is full"
                 log.warning("events are dropped, %d so far: %s", self._dropped, why)

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kinfold.buffer import Buffer
+from kinfold.buffer import COMPLAIN_EVERY_S, Buffer
 from kinfold.counters import Counters
 from kinfold.drafts import Draft
 from kinfold.encoding import encode_drafts
-from kinfold.errors import KinfoldError, NotSent, Unreachable
+from kinfold.errors import KinfoldError, NotSent, Refused, Unreachable
 from kinfold.lifecycle import watch, watch_child_exit
 from kinfold.options import Failure, OnError, Options, tell
 from kinfold.spool import Spool
@@ -54,6 +54,9 @@ class Delivery(Buffer):
         self._number = 0
         self._retry_at = 0.0
         self._delay_s = 0.0
+        self._complaint: type[KinfoldError] | None = None
+        """What was said last of why events are not sent; None where they are."""
+        self._complain_again_at = 0.0
         self._position: str | None = None
         self._in_hand: list[Draft] | None = None
         """What was taken out of the buffer to be sent, and then …"""
@@ -329,7 +332,7 @@ class Delivery(Buffer):
             return False
         if self._delay_s:
             log.info("the server takes events again")
-            self._delay_s = 0.0
+            self._delay_s, self._complaint = 0.0, None
         for index, why in receipt.refused:
             log.error("an event was refused: %s: %s", why, events[index].decode())
         if receipt.refused:
@@ -347,14 +350,24 @@ class Delivery(Buffer):
 
     def _failed(self, error: KinfoldError, events: int) -> None:
         options = self.options
-        if not self._delay_s:
-            log.warning("%d events could not be sent and will be again: %s", events, error)
+        self._complain(error, events)
         self._delay_s = min(max(self._delay_s * 2, options.first_retry_s), options.last_retry_s)
         wait_s = max(self._delay_s * random.uniform(0.5, 1.0), getattr(error, "retry_after_s", None) or 0.0)  # noqa: S311  no secret
         with self._lock:
             self._retry_at = time.monotonic() + wait_s
             self._retries += 1
         tell(self._on_error, Failure(error, events, lost=False))
+
+    def _complain(self, error: KinfoldError, events: int) -> None:
+        """Says what is news at once, and what goes on every minute: whoever looks at the log late shall find it, too."""
+        now = time.monotonic()
+        if type(error) is self._complaint and now < self._complain_again_at:
+            return
+        self._complaint, self._complain_again_at = type(error), now + COMPLAIN_EVERY_S
+        if isinstance(error, Refused):
+            log.error("%d events are refused, and everything waits behind them until that is mended: %s", events, error)
+        else:
+            log.warning("%d events could not be sent and will be again: %s", events, error)
 
     def _wait_to_retry(self) -> bool:
         with self._lock:

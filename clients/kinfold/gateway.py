@@ -23,10 +23,13 @@ from kinfold.transports import Receipt
 
 _NETWORK_ERRORS: Final = (OSError, http.client.HTTPException)
 _MAX_RETRY_AFTER_S: Final = 300.0
+_PARTIAL: Final = {"partial": "true"}
 _ACCEPTED: Final = 202
 _TOO_LARGE: Final = 413
 _OK: Final = 200
-_TOO_MANY: Final = 429
+_OF_THE_WAY: Final = frozenset([401, 404])
+"""What is never said because of what is in a batch: a wrong key, a wrong address."""
+_TRANSIENT: Final = frozenset([408, 429])
 _SERVER_ERROR: Final = 500
 
 
@@ -166,8 +169,7 @@ class Gateway:
             connection.timeout = timeout_s or self._timeout_s
             if connection.sock is not None:
                 connection.sock.settimeout(connection.timeout)
-            connection.request(method, target, body, self._headers(headers))
-            response = connection.getresponse()
+            response = _response(connection, method, target, body, self._headers(headers))
             answer = Answer(response.status, response.read(), _retry_after(response))
         except _NETWORK_ERRORS as error:
             connection.close()
@@ -192,22 +194,19 @@ class GatewayLog:
     def append(self, number: int, events: list[bytes]) -> Receipt:
         """Posts a batch; those of its events that are bad are refused, the others appended. Raises Unreachable or Refused.
 
-        What is too large for whoever stands before the gateway is posted in halves: it would be so every time.
+        What is too large for whoever stands before the gateway, or has something in it that they do not let pass (a firewall
+        that finds an attack in a visitor's user agent), would be so every time, and stop everything behind it: it is posted in
+        halves, down to the one event that is given up.
         """
         stamped = self._stamps.stamp(events)
         try:
-            answer = self._gateway.post("/v1/events", {"partial": "true"}, b"\n".join(stamped), "application/x-ndjson")
+            answer = self._gateway.post("/v1/events", _PARTIAL, b"\n".join(stamped), "application/x-ndjson")
         except Unreachable:
             self._stamps.lost(stamped)
             raise
-        if answer.status == _TOO_LARGE:
-            if len(events) == 1:
-                return Receipt(None, ((0, str(problem(answer))),))
-            half = len(events) // 2
-            first, second = self.append(number, events[:half]), self.append(number, events[half:])
-            refused = (*first.refused, *((half + index, why) for index, why in second.refused))
-            return Receipt(second.position or first.position, refused)
         if answer.status != _ACCEPTED:
+            if answer.status == _TOO_LARGE or self._is_because_of_the_batch(answer):
+                return self._append_in_halves(number, events, str(problem(answer)))
             self._stamps.lost(stamped)  # a gateway whose Redis does not answer may have appended them all the same
             raise problem(answer)
         try:
@@ -221,6 +220,23 @@ class GatewayLog:
         """Gives up the connection."""
         self._gateway.close()
 
+    def _is_because_of_the_batch(self, answer: Answer) -> bool:
+        """Whether the gateway takes a batch without events over the very same way; if not, the way has to be mended."""
+        if answer.status in _OF_THE_WAY or isinstance(problem(answer), Unreachable):
+            return False
+        try:
+            return self._gateway.post("/v1/events", _PARTIAL, b"[]", "application/json").status == _ACCEPTED
+        except Unreachable:
+            return False
+
+    def _append_in_halves(self, number: int, events: list[bytes], why: str) -> Receipt:
+        if len(events) == 1:
+            return Receipt(None, ((0, why),))
+        half = len(events) // 2
+        first, second = self.append(number, events[:half]), self.append(number, events[half:])
+        refused = (*first.refused, *((half + index, said) for index, said in second.refused))
+        return Receipt(second.position or first.position, refused)
+
 
 def problem(answer: Answer) -> Unreachable | Refused:
     """What an answer that is none means."""
@@ -229,9 +245,25 @@ def problem(answer: Answer) -> Unreachable | Refused:
         text = f"gateway: {answer.status} {said.error}: {said.detail}"
     except msgspec.MsgspecError:
         text = f"gateway: {answer.status} {answer.body[:100].decode(errors='replace')}"
-    if answer.status == _TOO_MANY or answer.status >= _SERVER_ERROR:
+    if answer.status in _TRANSIENT or answer.status >= _SERVER_ERROR:
         return Unreachable(text, answer.retry_after_s)
     return Refused(text)
+
+
+def _response(
+    connection: http.client.HTTPConnection, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
+    """The answer, of one who closes before everything is sent, too: whoever finds a body too large does not read all of it."""
+    try:
+        connection.request(method, target, body, headers)
+    except (ConnectionError, ssl.SSLEOFError) as error:
+        if connection.sock is None:
+            raise
+        try:
+            return connection.getresponse()
+        except _NETWORK_ERRORS:
+            raise error from None
+    return connection.getresponse()
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:

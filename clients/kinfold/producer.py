@@ -28,6 +28,8 @@ class Producer(Calls[None]):
 
     A call checks its event, and puts it into a buffer: it neither waits for the network nor fails because of it. One
     background thread, started by the first event, sends what is there in batches, again and again until the server has it.
+    Only an event that the server, or a proxy before it, refuses for itself is given up: logged, counted as `refused`, and told
+    to `on_error`. While everything is refused (a wrong key) everything waits, and the log says why.
     Every method may be called from any thread. After a fork the child has an empty buffer and connections of its own.
 
     The end of the process sends what waits, for `exit_timeout_s` at most; so does the end of a child of multiprocessing, or of

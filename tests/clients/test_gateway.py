@@ -11,9 +11,11 @@ import pytest
 from redis import Redis
 
 import kinfold
+from kinfold import delivery
 from kinfold.gateway import Gateway
 from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, say, say_async
 from tests.support.engines import free_port
+from tests.support.front import Front
 from tests.support.gateways import GatewayProcess
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
@@ -118,6 +120,73 @@ def test_a_batch_that_is_too_large_goes_in_halves(gateway_url: str, api_key: str
     log = Log(client, workspace)
     assert [event["visitorId"] for event in log.events] == [f"v-{number}" for number in range(140)]
     assert log.positions[-1] == position
+
+
+def test_who_closes_before_a_batch_that_is_too_large_is_sent_is_understood(
+    gateway_url: str, api_key: str, client: Redis, workspace: str
+):
+    """The answer is there, though the sending failed; else the batch would be sent in vain for ever."""
+    text = "\x01" * 1500
+    options: dict[str, Any] = {"batch_events": 5000, "batch_bytes": 900_000, "batch_age_s": 600, "first_retry_s": 0.01}
+    with Front(gateway_url, max_bytes=100_000) as front, kinfold.Producer(front.url, key=api_key, **options) as visitors:
+        for number in range(140):
+            visitors.seen(f"v-{number}", context={"text": text})
+        visitors.flush(timeout_s=60)
+        assert (visitors.counters.sent, visitors.counters.retries) == (140, 0)
+    assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(140)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 406, 200])
+def test_an_event_that_a_firewall_refuses_is_given_up_alone(  # noqa: PLR0917  fixtures are arguments
+    gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture, status: int
+):
+    """It would be refused for ever, and everything would wait behind it: it is named, counted, and told of."""
+    failures: list[kinfold.Failure] = []
+    with (
+        Front(gateway_url, opinion=lambda body: status if b"${jndi:" in body else None) as front,
+        kinfold.Producer(front.url, key=api_key, batch_age_s=600, on_error=failures.append) as visitors,
+    ):
+        for number in range(20):
+            visitors.seen(f"v-{number}", user_agent="${jndi:ldap://x}" if number in {7, 12} else "Mozilla/5.0")
+        assert visitors.flush() == Log(client, workspace).positions[-1]
+        assert (visitors.counters.sent, visitors.counters.refused, visitors.counters.retries) == (18, 2, 0)
+    assert [(failure.events, failure.lost) for failure in failures] == [(2, True)]
+    refused = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+    assert [f"gateway: {status}" in line and f'"v-{number}"' in line for number, line in zip((7, 12), refused, strict=True)]
+    assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{n}" for n in range(20) if n not in {7, 12}]
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 408])
+def test_a_way_that_is_closed_to_everything_loses_nothing(  # noqa: PLR0917  fixtures are arguments
+    gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture, status: int
+):
+    """It says nothing of the events: they wait until it is mended. The log says so at once, but not at every attempt."""
+    options: dict[str, Any] = {"first_retry_s": 0.001, "last_retry_s": 0.002}
+    with (
+        Front(gateway_url, opinion=lambda _: status) as front,
+        kinfold.Producer(front.url, key=api_key, **options) as visitors,
+    ):
+        visitors.seen("v-1")
+        visitors.seen("v-2")
+        wait_until_sync(lambda: visitors.counters.retries > 5)
+        assert (visitors.counters.buffered, visitors.counters.refused) == (2, 0)
+        complaints = [record for record in caplog.records if f"gateway: {status}" in record.getMessage()]
+        assert [record.levelname for record in complaints] == ["WARNING" if status == 408 else "ERROR"]
+        front.opinion = lambda _: None
+        visitors.flush()
+    assert Log(client, workspace).visitors == {"v-1": 1, "v-2": 1}
+
+
+def test_what_goes_on_for_long_is_said_again(
+    gateway_url: str, api_key: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Once a minute, here at every attempt: the line of the beginning may be in a log file that is gone."""
+    monkeypatch.setattr(delivery, "COMPLAIN_EVERY_S", 0.0)
+    options: dict[str, Any] = {"first_retry_s": 0.001, "last_retry_s": 0.002}
+    with Front(gateway_url, opinion=lambda _: 403) as front, kinfold.Producer(front.url, key=api_key, **options) as visitors:
+        visitors.seen("v-1")
+        wait_until_sync(lambda: sum("are refused" in record.getMessage() for record in caplog.records) > 2)
+        front.opinion = lambda _: None
 
 
 def test_after_a_fork_nobody_reads_the_answers_of_another(gateway_url: str, api_key: str):
