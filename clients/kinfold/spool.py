@@ -83,7 +83,7 @@ class Spool:
     @property
     def events(self) -> int:
         """How many events of this process wait."""
-        return sum(count for _, _, own, count in self._chunks if own)
+        return sum(count for _, _, own, count in tuple(self._chunks) if own)  # another thread adds and takes
 
     def put(self, number: int, events: list[bytes]) -> bool:
         """Keeps a batch, behind all others; False where there is no room, or the disk says no."""

@@ -241,6 +241,23 @@ def test_putting_and_closing_at_the_same_time(tmp_path: Path):
         assert len(list(tmp_path.glob(f"{number}/*/*.ndjson"))) == 1
 
 
+def test_counting_while_the_spool_grows(tmp_path: Path):
+    """The counters may be read by any thread, a page of metrics mostly, and it is in an outage that somebody looks."""
+    spool = Spool(str(tmp_path / "spool"), 1 << 20)
+    filling = threading.Thread(target=lambda: [spool.put(number, EVENT) for number in range(1, 301)])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        filling.start()
+        while filling.is_alive():
+            assert spool.events <= 300
+    finally:
+        filling.join()
+        sys.setswitchinterval(interval)
+    assert spool.events == 300
+    spool.close()
+
+
 def test_closed_at_once_the_event_is_spooled(workspace: str, tmp_path: Path):
     """The background thread has not even looked at the spool, or just does."""
     for number in range(20):
