@@ -254,7 +254,7 @@ class _Pump:
                     if self._loop.is_closed():
                         return
                 if self._is_over:
-                    return
+                    break  # and wake who waits for the end
                 self._items.append(item)
                 self._wake()
         except BaseException as error:  # noqa: BLE001  it is raised where the changes are awaited

@@ -13,6 +13,8 @@ import pytest
 from redis import Redis
 
 import kinfold
+from kinfold.feed import Follow
+from kinfold.reading import Item, Pause, Reader
 from kinfold_schemas.changes import ContactCreated, ContactsMerged, ContactUpdated, VisitorLinked
 from kinfold_schemas.keys import key
 from tests.support.logs import Log
@@ -286,6 +288,29 @@ def test_who_waits_for_a_change_can_be_told_to_stop(
     changes.close()
     assert ended.wait(10)
     thread.join()
+
+
+async def test_a_task_that_waits_finds_the_end_though_something_comes_in_that_moment():
+    """What comes between the end and the reader's hearing of it is not handed over; that it is the end, is."""
+
+    class Late:
+        """A source that has something to say when it is told to stop."""
+
+        def __init__(self) -> None:
+            self.stopped = threading.Event()
+
+        def read(self, since: str | None, *, snapshot: bool) -> Iterator[Item]:  # noqa: ARG002  as Source
+            self.stopped.wait()
+            yield Pause()
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    following = Follow(Reader(Late(), None, snapshot=False), None, None, None)
+    waiting = asyncio.ensure_future(anext(following, None))
+    await asyncio.sleep(0)  # it has begun to wait
+    following.close()
+    assert await asyncio.wait_for(waiting, 10) is None
 
 
 def test_live_contacts_outlive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):
