@@ -89,10 +89,12 @@ class Buffer:
             return self._put_with_care(draft)
 
     def _wait(self, draft: Draft) -> None:
-        if self.options.when_full == "wait" and not self._closed:
+        if self.options.when_full == "wait":
             deadline = time.monotonic() + self.options.wait_s
             while (left := deadline - time.monotonic()) > 0:
                 with self._lock:
+                    if self._closed:
+                        break
                     if not self._has_room(draft):
                         self._settled.wait(left)
                 if self.offer(draft):
@@ -115,10 +117,18 @@ class Buffer:
         allowed = f"allowed are {self._max_events} (buffer_events) and {self._max_bytes} bytes (buffer_bytes)"
         raise BufferFull(f"buffer: found {events} waiting, {allowed}")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._closed
+
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Calls back, once and from the background thread, when there may be room."""
+        """Calls back, once and from whatever thread, when there may be room, or will never be: the producer is closed."""
         with self._lock:
-            self._room_callbacks.append(callback)
+            if not self._closed:
+                self._room_callbacks.append(callback)
+                return
+        callback()
 
     # --- with the lock held
 

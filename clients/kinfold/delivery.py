@@ -96,6 +96,10 @@ class Delivery(Buffer):
             self._hurry = self._accepted()
             self._retry_at = 0.0
             self._changed.notify()
+            self._settled.notify_all()
+            callbacks, self._room_callbacks = self._room_callbacks, []
+        for callback in callbacks:
+            callback()
         if thread is not None and thread is not threading.current_thread():
             # The thread may be waiting for an answer; it is not waited for longer than was allowed, and ends when that comes.
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -180,7 +180,7 @@ class AsyncProducer(Calls[Coroutine[Any, Any, None]]):
         if delivery.options.when_full == "wait":
             loop = asyncio.get_running_loop()
             deadline = time.monotonic() + delivery.options.wait_s
-            while (left := deadline - time.monotonic()) > 0:
+            while not delivery.is_closed and (left := deadline - time.monotonic()) > 0:
                 room = asyncio.Event()
                 delivery.when_room(_from_thread(loop, room))
                 if delivery.offer(draft):  # room was made before it could call back

@@ -1,7 +1,9 @@
 """What a producer puts into the log, and when."""
 
+import asyncio
 import logging
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ from redis import Redis
 import kinfold
 from kinfold_schemas.times import from_text
 from tests.support.logs import Log
-from tests.support.waiting import wait_until_sync
+from tests.support.waiting import wait_until, wait_until_sync
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -148,6 +150,34 @@ def test_what_comes_after_close_is_dropped_and_counted(workspace: str, caplog: p
         visitors.seen("v-1")
     assert visitors.counters.dropped == 1
     assert "the producer is closed" in caplog.text
+
+
+def test_who_waits_for_room_does_not_wait_for_a_producer_that_is_closed(workspace: str):
+    """There will be none: ten minutes of waiting, or of asking again and again, would hold up the end of the application."""
+    options: dict[str, Any] = {"when_full": "wait", "wait_s": 600, "buffer_events": 1, "batch_events": 1}
+    producer = kinfold.Producer(NOWHERE, workspace=workspace, **options)
+    producer.seen("v-1")
+    wait_until_sync(lambda: producer.counters.retries)  # it is under way, and leaves room for one
+    threads = [threading.Thread(target=producer.seen, args=(f"v-{number}",), daemon=True) for number in range(2, 10)]
+    for thread in threads:
+        thread.start()
+    wait_until_sync(lambda: producer.counters.accepted == 2)
+    producer.close(timeout_s=0)
+    wait_until_sync(lambda: not any(thread.is_alive() for thread in threads))
+    assert (producer.counters.lost, producer.counters.dropped) == (2, 7)
+
+
+async def test_nor_does_a_task(workspace: str):
+    options: dict[str, Any] = {"when_full": "wait", "wait_s": 600, "buffer_events": 1, "batch_events": 1}
+    producer = kinfold.AsyncProducer(NOWHERE, workspace=workspace, **options)
+    await producer.seen("v-1")
+    await wait_until(lambda: producer.counters.retries)
+    tasks = [asyncio.create_task(producer.seen(f"v-{number}")) for number in range(2, 10)]
+    await wait_until(lambda: producer.counters.accepted == 2)
+    await producer.close(timeout_s=0)
+    await producer.seen("v-10")
+    await asyncio.wait_for(asyncio.gather(*tasks), 10)
+    assert (producer.counters.lost, producer.counters.dropped) == (2, 8)
 
 
 def test_flush_says_how_many_are_not_sent(workspace: str):
