@@ -156,6 +156,7 @@ class Recorder(Calls[None]):
         event: dict[str, Any] = msgspec.json.decode(data)
         outcome = evolve(self._state, read_entry(self._next_entry(event["sentAt"]), {b"event": data}))
         if outcome.rejection is not None:  # what depends on the state: an unknown contact, too many keys once set
+            self._suppression.forget()  # it counts as said no more
             raise EventError(outcome.rejection)
         self.events.append(event)
         self.changes.extend(outcome.changes)

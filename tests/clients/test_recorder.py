@@ -39,6 +39,14 @@ def test_it_records_what_a_producer_sends(folding_url: str, client: Redis, works
     assert (recorder.counters.sent, recorder.counters.suppressed) == (4, 2)
 
 
+def test_what_it_refuses_it_refuses_again():
+    recorder = Recorder()
+    for _ in range(2):
+        with pytest.raises(kinfold.EventError, match="unknown-contact"):
+            recorder.set_metadata(contact_id="ct_unknown", metadata={"plan": "pro"})
+    assert recorder.counters.accepted == 0
+
+
 def test_it_refuses_what_a_producer_refuses_and_what_the_fold_does():
     recorder = Recorder()
     with pytest.raises(kinfold.EventError, match="found neither"):
