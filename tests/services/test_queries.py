@@ -1,8 +1,9 @@
 """Questions that take two answers: whose an identifier is, and that contact. A replay may swap the state in between."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
+import httpx
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +11,10 @@ from redis.asyncio import Redis
 from kinfold.contacts import _Questions
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.keys import PublicName, key
+from kinfold_services.gateway.app import make_app
+from kinfold_services.gateway.keys import Kind, create_key
 from kinfold_services.queries import Workspace
+from kinfold_services.settings import Settings
 from tests.support.event_log import append
 from tests.support.projecting import fold_log
 
@@ -38,6 +42,20 @@ async def _swap(redis: Redis, redis_url: str, workspace: str) -> Swap:
             await redis.hset(key(workspace, name), mapping=cast("Any", stored))
 
     return swap
+
+
+class SwapsBehindTheVisitor(Redis):
+    """A connection on which a replay ends just behind the next answer about a visitor."""
+
+    swaps: Sequence[Swap] = ()
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        answer = await cast("Any", super()).execute_command(*args, **options)
+        if any(str(each).endswith(":visitors") for each in args):
+            swaps, self.swaps = self.swaps, ()
+            for swap in swaps:
+                await swap()
+        return answer
 
 
 class SwappedUnderWay(Workspace):
@@ -95,6 +113,29 @@ async def test_nor_from_the_client_that_asks_redis_itself(redis: Redis, workspac
 
     assert found is not None
     assert found == await Workspace(redis, workspace).contact_by_external_id("u-1")
+
+
+@pytest.mark.parametrize("kind", ["secret", "publishable"])
+async def test_a_visitor_comes_with_the_contact_of_the_same_state(
+    redis: Redis, redis_url: str, workspace: str, swap: Swap, kind: Kind
+) -> None:
+    """Over HTTP a visitor, its links and its contact are one answer: all as before the replay, or all as behind it."""
+    api_key = await create_key(redis, workspace, kind)
+    client = cast("SwapsBehindTheVisitor", SwapsBehindTheVisitor.from_url(redis_url))
+    app, gateway = make_app(Settings(redis_url=redis_url), client)
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(cast("Any", app)), base_url="http://kinfold", headers=headers
+    ) as http:
+        before = (await http.get("/v1/visitors/v-1")).json()
+        client.swaps = [swap]
+
+        answer = (await http.get("/v1/visitors/v-1")).json()
+
+        assert not client.swaps
+        assert before["contact"] is not None
+        assert answer == before
+    await gateway.close()
 
 
 @pytest.mark.parametrize("who", ["gateway and command line", "client"])

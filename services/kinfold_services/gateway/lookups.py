@@ -1,13 +1,16 @@
 """Questions about one: a contact by any of its names, and a visitor with whose it is and was."""
 
 from datetime import datetime
+from importlib.resources import files
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from litestar import Request, Response, get
 from litestar.params import FromPath, HeaderParameter, QueryParameter
 
+import kinfold_services.gateway
 from kinfold_schemas.contacts import Contact, Link, Visitor
+from kinfold_schemas.keys import key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
 from kinfold_services.gateway.callers import any_key, caller_of, secret_key
 from kinfold_services.gateway.openapi import answers
@@ -22,6 +25,13 @@ IfNoneMatch = Annotated[
     str | None, HeaderParameter(name="If-None-Match", description="The `metadataHash` that is known: 304 where it still is")
 ]
 
+_NEWEST: Final = 1
+_ALL: Final = 2**31
+"""How many of a visitor's links are followed."""
+
+_VISITOR: Final = files(kinfold_services.gateway).joinpath("visitor.lua").read_text()
+_decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
+_decode_contact: Final = msgspec.json.Decoder(Contact).decode
 _encode: Final = msgspec.json.Encoder().encode
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 """The ETag is the metadata's and not the whole contact's, so a cache between must not answer by it."""
@@ -116,14 +126,14 @@ async def visitor_by_id(
         raise Problem(403, "at: found it with a publishable key, allowed is a secret one")
     workspace = await _folded(request, after)
     moment = None if at is None else _moment(at)
-    visitor = await workspace.queries.visitor(visitor_id)
-    if visitor is None:
+    found = await _visitor(workspace, visitor_id, _NEWEST if is_page else _ALL)
+    if found is None:
         raise Problem(404, f"visitor: found nobody with the id {visitor_id!r}, allowed is the id of a visitor")
+    visitor = found.visitor
+    links, contact = _history(found, moment)
     if is_page:
-        contact = None if visitor.contact_id is None else await workspace.queries.contact(visitor.contact_id)
         own = None if contact is None else OwnContact(contact.name, contact.metadata_hash)
         return _tagged(OwnVisitor(visitor.id, own), None if contact is None else contact.metadata_hash, if_none_match)
-    links, contact = await _history(workspace, visitor, moment)
     others = [] if contact is None else [each for each in contact.visitor_ids if each != visitor.id]
     contact_id = None if contact is None else contact.id
     answer = VisitorAnswer(
@@ -140,13 +150,32 @@ async def visitor_by_id(
     return _tagged(answer, contact.metadata_hash if contact is not None and moment is None else None, if_none_match)
 
 
-async def _history(workspace: GatewayWorkspace, visitor: Visitor, moment: str | None) -> tuple[list[Link], Contact | None]:
+class _Found(NamedTuple):
+    """A visitor, and the living contacts that its links have led to, by the ids that they name."""
+
+    visitor: Visitor
+    contacts: dict[str, Contact]
+
+
+async def _visitor(workspace: GatewayWorkspace, visitor_id: str, links: int) -> _Found | None:
+    """The visitor with the contacts of so many of its links, of one state."""
+    script = workspace.client.register_script(_VISITOR)
+    keys = [key(workspace.name, "visitors"), key(workspace.name, "contacts")]
+    reply: list[bytes] = await script(keys=keys, args=[visitor_id.strip(), links])
+    if not reply:
+        return None
+    stored, *rest = reply
+    contacts = {named.decode(): _decode_contact(data) for named, data in zip(rest[::2], rest[1::2], strict=True)}
+    return _Found(_decode_visitor(stored), contacts)
+
+
+def _history(found: _Found, moment: str | None) -> tuple[list[Link], Contact | None]:
     """The visitor's links, to living contacts, two in a row to one contact as one; and the contact that holds it."""
     links: list[Link] = []
     living: dict[str, Contact] = {}
-    for link in visitor.links:
-        contact = await workspace.queries.contact(link.contact_id)
-        if contact is None:  # not in a state that the fold has made
+    for link in found.visitor.links:
+        contact = found.contacts.get(link.contact_id)
+        if contact is None:  # not asked for, or not in a state that the fold has made
             continue
         living[contact.id] = contact
         if not links or links[-1].contact_id != contact.id:
