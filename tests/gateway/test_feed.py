@@ -12,9 +12,15 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway import following as following_module
-from tests.support.gateways import Gateway, serving
-from tests.support.projecting import projecting
+from kinfold_services.gateway import hub as hub_module
+from kinfold_services.gateway.following import Wish, follow
+from kinfold_services.gateway.hub import FeedHub
+from kinfold_services.gateway.metrics import Metrics
+from tests.support.event_log import append
+from tests.support.gateways import Gateway, serving, stream_of
+from tests.support.projecting import fold_log, projecting
 from tests.support.sse import following
+from tests.support.waiting import wait_until
 
 
 def identified(external_id: str, **fields: Any) -> dict[str, Any]:
@@ -67,6 +73,34 @@ async def test_more_than_the_ring_holds_is_read_from_redis(gateway: Gateway):
         from_near = [each.data["contact"]["externalId"] for each in await near.messages(5000)]
 
     assert from_near == from_far == [f"u-{number}" for number in range(5000)]
+
+
+async def test_a_reader_that_was_long_on_its_way_gets_what_comes(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody else follows, and to read the past takes it longer than the feed is read for nobody: nothing is skipped."""
+    monkeypatch.setattr(hub_module, "_IDLE_S", 0.05)
+    monkeypatch.setattr(hub_module, "_BLOCK_MS", 10)
+    await append(redis, workspace, [identified("u-1")])
+    await fold_log(redis, redis_url, workspace)
+    hub = FeedHub(redis, workspace, 100, Metrics())
+    await hub.start()
+    stream = follow(hub, Wish("0", snapshot=False, contacts=frozenset(), types=frozenset()), always)
+    past = await anext(stream)
+    await wait_until(lambda: f"feed of {workspace}" not in {task.get_name() for task in asyncio.all_tasks()})
+
+    coming = asyncio.ensure_future(anext(stream))
+    await append(redis, workspace, [identified("u-2")], start=1)
+    await fold_log(redis, redis_url, workspace)
+
+    entries = [entry for entry, _ in await stream_of(redis, workspace, "changes")]
+    assert [message.id for message in [*past, *await coming] if message.id] == entries
+    await stream.aclose()
+    await hub.stop()
+
+
+async def always() -> bool:
+    return True
 
 
 async def test_filters(gateway: Gateway):

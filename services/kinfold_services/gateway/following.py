@@ -99,16 +99,8 @@ async def _messages(hub: FeedHub, wish: Wish, follower: Follower) -> AsyncGenera
 
 
 async def _changes_behind(hub: FeedHub, follower: Follower, after: str) -> AsyncGenerator[list[Message]]:
-    if position_key(after) > position_key(hub.last) and await hub.page_behind(after) is None:
-        raise _Lost
-    while not hub.join(follower, after):
-        page = await hub.page_behind(after)
-        if page is None:
-            raise _Lost
-        after = cast("str", page[-1].id) if page else hub.floor
-        wanted = page if follower.filter is None else list(filter(follower.filter.wants, page))
-        for messages in _some_at_a_time(wanted):
-            yield messages
+    async for messages in _missed(hub, follower, after):
+        yield messages
     while True:
         if follower.pending:
             yield [follower.pending.popleft() for _ in range(min(_AT_ONCE, len(follower.pending)))]
@@ -123,6 +115,23 @@ async def _changes_behind(hub: FeedHub, follower: Follower, after: str) -> Async
                     await follower.wake.wait()
             except TimeoutError:
                 yield []
+
+
+async def _missed(hub: FeedHub, follower: Follower, after: str) -> AsyncGenerator[list[Message]]:
+    """What the follower has missed; at its end it stands on the hub's list."""
+    if position_key(after) > position_key(hub.last) and await hub.page_behind(after) is None:
+        raise _Lost
+    while True:
+        await hub.start()  # the way here may have been so long that it stopped reading
+        if hub.join(follower, after):
+            return
+        page = await hub.page_behind(after)
+        if page is None:
+            raise _Lost
+        after = cast("str", page[-1].id) if page else hub.floor
+        wanted = page if follower.filter is None else list(filter(follower.filter.wants, page))
+        for messages in _some_at_a_time(wanted):
+            yield messages
 
 
 def _some_at_a_time(messages: list[Message]) -> Iterator[list[Message]]:

@@ -93,9 +93,14 @@ class FeedHub:
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def start(self) -> None:
-        """Reads the feed from now on, unless it does already. Raises RedisError where Redis is gone."""
+        """Reads the feed from now on, unless it does already. Raises RedisError where Redis is gone.
+
+        Whoever joins before the next wait is in time: it stops reading only where nobody has been there for a while.
+        """
+        if self._is_reading():  # no turn to wait for behind somebody's snapshot
+            return
         async with self._starting:
-            if self._reader is None or self._reader.done():
+            if not self._is_reading():
                 self._begin_at(await self.newest())
                 self._reader = asyncio.create_task(self._read(), name=f"feed of {self._workspace}")
 
@@ -181,6 +186,9 @@ class FeedHub:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+
+    def _is_reading(self) -> bool:
+        return self._reader is not None and not self._reader.done()
 
     def _remembered(self, behind: tuple[int, int]) -> list[Message]:
         """What the ring has behind an entry, found from its newer end."""
