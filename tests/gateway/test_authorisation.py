@@ -134,7 +134,7 @@ def test_no_route_is_missing_in_the_table():
 
 
 def _template(path: str) -> str:
-    return path.partition("?")[0].replace("/v-1", "/{visitor_id:str}").replace("{contact}", "{contact_id:str}")
+    return path.partition("?")[0].replace("/v-1", "/{visitor_id:path}").replace("{contact}", "{contact_id:str}")
 
 
 async def test_a_key_asks_its_own_workspace_alone(gateway: Gateway, keys: dict[str, str]):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -286,6 +287,16 @@ async def test_a_contact_of_many_merges_is_paged_too(gateway: Gateway):
             break
 
     assert walked == [f"v-{number:02}" for number in range(59, -1, -1)]
+
+
+@pytest.mark.parametrize("visitor_id", ["a/b", "k3+/8Q==", "x//y", "/v1/visitors/x/", "%2F"])
+async def test_a_visitor_is_found_whatever_slashes_it_has(gateway: Gateway, visitor_id: str):
+    """Ids in base64 have some; escaped, they divide no path."""
+    position = await gateway.put(seen(visitor_id))
+
+    found = await gateway.get(f"/v1/visitors/{quote(visitor_id, safe='')}", after=position)
+
+    assert found["id"] == visitor_id
 
 
 async def test_identifiers_with_odd_characters_are_found(gateway: Gateway):

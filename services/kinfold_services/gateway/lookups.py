@@ -2,7 +2,8 @@
 
 from datetime import datetime
 from importlib.resources import files
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Request, Response, get
@@ -25,6 +26,7 @@ IfNoneMatch = Annotated[
     str | None, HeaderParameter(name="If-None-Match", description="The `metadataHash` that is known: 304 where it still is")
 ]
 
+_VISITORS: Final = "/v1/visitors/"
 _NEWEST: Final = 1
 _ALL: Final = 2**31
 """How many of a visitor's links are followed."""
@@ -101,7 +103,7 @@ async def find_contact(workspace: GatewayWorkspace, field: str, value: str) -> C
 
 
 @get(
-    "/v1/visitors/{visitor_id:str}",
+    _VISITORS + "{visitor_id:path}",
     guards=[any_key],
     responses=answers(VisitorAnswer | OwnVisitor, 304, 400, 401, 403, 404, 429, 503),
     tags=["visitors"],
@@ -126,6 +128,7 @@ async def visitor_by_id(
         raise Problem(403, "at: found it with a publishable key, allowed is a secret one")
     workspace = await _folded(request, after)
     moment = None if at is None else _moment(at)
+    visitor_id = _visitor_id(request)  # the parameter is for the document
     found = await _visitor(workspace, visitor_id, _NEWEST if is_page else _ALL)
     if found is None:
         raise Problem(404, f"visitor: found nobody with the id {visitor_id!r}, allowed is the id of a visitor")
@@ -148,6 +151,12 @@ async def visitor_by_id(
         others,
     )
     return _tagged(answer, contact.metadata_hash if contact is not None and moment is None else None, if_none_match)
+
+
+def _visitor_id(request: Request[Any, Any, Any]) -> str:
+    """The id in the path. The framework's own has lost which slashes were escaped, and how many there were."""
+    raw_path = cast("bytes", cast("dict[str, Any]", request.scope)["raw_path"]).decode()
+    return unquote(raw_path.partition(_VISITORS)[2].rstrip("/"))
 
 
 class _Found(NamedTuple):
