@@ -2,17 +2,22 @@
 
 import asyncio
 import json
+import socket
+import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import websockets
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway import following as following_module
 from kinfold_services.gateway import hub as hub_module
+from kinfold_services.gateway import server as server_module
 from kinfold_services.gateway.following import Wish, follow
 from kinfold_services.gateway.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
@@ -234,6 +239,29 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_can_resume(redis: Redis,
 
     assert names == [f"u-{number}" for number in range(400)]
     assert 'kinfold_gateway_cut_off_total{workspace="default"} 1.0' in cut_off
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system has no such limit")
+async def test_a_reader_that_takes_in_nothing_is_hung_up_on(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    """A frozen process never closes its connection: the gateway does not keep it, and what it was sent, for ever."""
+    monkeypatch.setattr(server_module, "_UNREAD_S", 0.2)
+    image = "x" * 60_000
+    with capture_logs() as logs, socket.socket() as frozen:
+        async with projecting(redis_url), serving(redis_url, redis, gateway_buffer_entries=20) as gateway:
+            address = urlsplit(gateway.url)
+            frozen.connect((address.hostname, address.port))
+            frozen.sendall(f"GET /v1/changes?access_token={gateway.secret} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            await wait_until(partial(is_followed, gateway))
+
+            for first in range(0, 400, 10):
+                await gateway.put(*(identified(f"u-{number}", image=image) for number in range(first, first + 10)))
+
+            await wait_until(lambda: any(each.get("path") == "/v1/changes" for each in logs))
+
+
+async def is_followed(gateway: Gateway) -> bool:
+    """Whether somebody is on the feed."""
+    return 'kinfold_gateway_subscribers{workspace="default"} 1.0' in (await gateway.client.get("/metrics")).text
 
 
 async def test_one_reader_of_redis_however_many_follow(gateway: Gateway):

@@ -24,6 +24,8 @@ from kinfold_services.settings import Settings
 _STOP_S: Final = 3
 """What is still being answered has this long; then it is cut off."""
 _KEEP_ALIVE_S: Final = 75
+_UNREAD_S: Final = 60
+"""How long whoever is connected may take in nothing of what was sent: each of them holds megabytes of the system's memory."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -53,6 +55,8 @@ class GatewayServer(uvicorn.Server):
         self._listener: Final = socket.create_server(
             (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
         )
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections have it from the listener
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_S * 1000))
         host, port = self._listener.getsockname()[:2]
         self.url: Final = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
