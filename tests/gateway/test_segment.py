@@ -152,6 +152,28 @@ async def test_one_bad_call_is_the_callers_mistake(gateway: Gateway):
     assert (body["code"], body["message"], body["rejected"][0]["reason"]) == (422, body["detail"], "no-identifier")
 
 
+@pytest.mark.parametrize("path", ["/v1/track", "/v1/batch"])
+async def test_a_visit_beside_a_blocked_user_counts(unfolded: Gateway, path: str):
+    """A page says `"undefined"` for whoever is not signed in: nobody is named by it, and the visitor was there all the same."""
+    call = {"type": "track", "userId": "undefined", "anonymousId": "v-1", "messageId": "m"}
+
+    answer = await unfolded.client.post(path, json=call if path == "/v1/track" else {"batch": [call]})
+
+    body = answer.json()
+    assert (answer.status_code, body["success"], body["appended"], body["ignored"], body["rejected"]) == (200, True, 1, 1, [])
+    ((_, event),) = await unfolded.entries("events")
+    assert event == {"type": "VisitorSeen", "visitorId": "v-1", "context": {}, "id": "m"}
+
+
+@pytest.mark.parametrize("named", [{"userId": "undefined"}, {"userId": "u-1", "anonymousId": "undefined"}])
+async def test_a_call_that_a_blocked_identifier_leaves_nothing_of_is_refused_once(unfolded: Gateway, named: dict[str, str]):
+    """No visit is left of it, and one call is one refusal."""
+    answer = await unfolded.client.post("/v1/track", json=named)
+
+    assert answer.status_code == 422
+    assert [each["reason"] for each in answer.json()["rejected"]] == ["blocked-identifier"]
+
+
 @pytest.mark.parametrize(
     ("call", "events"),
     [

@@ -40,7 +40,7 @@ class Metrics:
         )
         self.ignored: Final = Counter(
             "kinfold_gateway_segment_ignored",
-            "What Segment's API brought and kinfold has no use for: calls by their type, nested traits, identities not signed",
+            "What Segment's API brought and kinfold has no use for: calls by type, nested traits, unsigned or bad identities",
             ["workspace", "what"],
             registry=registry,
         )

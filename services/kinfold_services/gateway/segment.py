@@ -140,7 +140,7 @@ async def _append(
 
 
 def _judge(call: object, index: int, shared_fields: tuple[Call, object], author: Author, judged: Judged) -> list[str]:
-    """Judges one call into `judged`; what of it is left out. The identity that a track brings along, where it is not signed."""
+    """Judges one call into `judged`; what of it is left out: also the identity that a track brings, unsigned or blocked."""
     if not isinstance(call, dict):
         rejection = Rejection("invalid", f"batch[{index}]: found {type(call).__name__}, allowed is an object")
         judged.rejected.append(RejectedEvent.of(index, rejection))
@@ -158,6 +158,8 @@ def _judge(call: object, index: int, shared_fields: tuple[Call, object], author:
             judged.types.append(verdict[1])
         elif verdict.reason == "bad-signature" and fields["type"] != "identify":
             ignored.append("identity not signed")
+        elif verdict.reason == "blocked-identifier" and event is not translated.events[-1]:
+            ignored.append("identity blocked")  # the visit that it came with is judged for itself
         else:
             judged.rejected.append(msgspec.structs.replace(verdict, index=index))
     return ignored
