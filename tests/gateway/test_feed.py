@@ -197,6 +197,21 @@ async def test_entries_that_never_were(gateway: Gateway):
         assert (await gateway.client.get("/v1/changes", params={"since": nonsense})).status_code == 400
 
 
+async def test_entries_that_the_server_lost(gateway: Gateway):
+    """It came back without its newest ones, and was written to before anybody asked: what the reader holds never was."""
+    await put_and_fold(gateway, *(identified(f"u-{number}") for number in range(3)))
+    (first, kept), (lost, _), (last, followed) = await gateway.entries("changes")
+    feed = key("default", "changes")
+    await gateway.redis.delete(feed)
+    for entry, change in ((first, kept), (last, followed)):
+        await gateway.redis.xadd(feed, {"change": json.dumps(change)}, id=entry)
+
+    async with following(gateway.client, {"since": lost}) as stream:
+        assert (await stream.message()).event == "reset"
+    async with following(gateway.client, {"since": first}) as stream:
+        assert (await stream.message()).id == last
+
+
 async def test_comments_keep_proxies_from_closing_the_stream(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):
     """A comment every so often, 15 s as it comes."""
     assert following_module.PING_EVERY_S == 15

@@ -149,22 +149,22 @@ class FeedHub:
 
     async def _stored_behind(self, after: str) -> list[Message] | None:
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.xrange(self._feed, min=f"({after}", count=_PAGE)
-        pipeline.xrange(self._feed, count=1)
+        pipeline.xrange(self._feed, min=after, count=_PAGE + 1)
         pipeline.xinfo_stream(self._feed)
-        page, oldest, info = await pipeline.execute(raise_on_error=False)
+        page, info = await pipeline.execute(raise_on_error=False)
+        behind = position_key(after)
         if isinstance(info, ResponseError):  # no feed yet
-            return [] if position_key(after) == (0, 0) else None
-        for reply in (page, oldest, info):
+            return [] if behind == (0, 0) else None
+        for reply in (page, info):
             if isinstance(reply, Exception):
                 raise reply
-        behind = position_key(after)
-        if behind > position_key(info["last-generated-id"].decode()):
-            return None
-        dropped = info["entries-added"] > info["length"]
-        if dropped and (not oldest or behind < position_key(oldest[0][0].decode())) and not _is_last(info, behind):
-            return None
-        return [Message.change(entry.decode(), fields[b"change"]) for entry, fields in page]
+        if behind == position_key(info["last-generated-id"].decode()):
+            return []
+        messages = [Message.change(entry.decode(), fields[b"change"]) for entry, fields in page]
+        if behind == (0, 0):
+            return messages[:_PAGE] if info["entries-added"] == info["length"] else None
+        # The entry itself has to be there: where a server lost its newest ones, other ones may have followed already.
+        return messages[1:] if messages and messages[0].order == behind else None
 
     async def snapshot(self) -> Snapshot:
         """Every contact, as of a moment that is a few seconds ago at most; read once for all who ask at about the same time."""
@@ -263,7 +263,3 @@ class FeedHub:
             self._metrics.cut_off.labels(self._workspace).inc()
             follower.end("slow")
         follower.wake.set()
-
-
-def _is_last(info: dict[str, bytes], behind: tuple[int, int]) -> bool:
-    return behind == position_key(info["last-generated-id"].decode())
