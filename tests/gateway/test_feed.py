@@ -130,6 +130,14 @@ async def test_filters(gateway: Gateway):
     assert [each.data["contact"]["externalId"] for each in updates] == ["u-2", "u-1", "u-1"]
 
 
+@pytest.mark.parametrize("wanted", ["contactUpdated", "ContactUpdated,ContactsMerged"])
+async def test_a_type_that_there_is_not_is_no_filter(unfolded: Gateway, wanted: str):
+    """Nothing would ever come of it, and nobody would know why."""
+    async with unfolded.client.stream("GET", "/v1/changes", params={"type": wanted}) as answer:
+        assert answer.status_code == 400
+        assert b"ContactsMerged, IdentityConflict" in await answer.aread()
+
+
 async def test_a_snapshot_comes_first_and_then_the_changes_from_there(gateway: Gateway):
     """Every living contact, by id, then `snapshot-end` with the entry behind which the changes go on."""
     await put_and_fold(gateway, *(identified(f"u-{number}") for number in range(3)))

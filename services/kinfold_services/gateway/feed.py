@@ -8,7 +8,7 @@ worth nothing: with `?snapshot=true` all contacts follow at once, without it the
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from litestar import Request, WebSocket, get, websocket
 from litestar.exceptions import WebSocketDisconnect
@@ -16,6 +16,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 from redis.exceptions import RedisError
 
+from kinfold_schemas.changes import Change
 from kinfold_schemas.positions import position_key
 from kinfold_services.gateway.callers import Connection, caller_of, presented_key, secret_key_or_token
 from kinfold_services.gateway.following import IsAllowed, Wish, follow
@@ -25,6 +26,7 @@ from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.workspaces import shared
 
+_TYPES: Final = [str(each.__struct_config__.tag) for each in get_args(Change)]
 _MAX_ID: Final = 2**64
 _RESTART: Final = 1012
 _POLICY: Final = 1008
@@ -149,4 +151,6 @@ def _wish(after: str | None, contacts: list[str] | None, types: list[str] | None
         if max(milliseconds, number) >= _MAX_ID:
             raise Problem(400, f"since: found {after!r}, allowed is the id of an entry of the feed")
         after = f"{milliseconds}-{number}"
+    if unknown := [each for each in types or () if each not in _TYPES]:
+        raise Problem(400, f"type: found {unknown[0]!r}, allowed are {', '.join(_TYPES)}, each as a parameter of its own")
     return Wish(after, snapshot, frozenset(contacts or ()), frozenset(types or ()))
