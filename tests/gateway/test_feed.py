@@ -130,6 +130,25 @@ async def test_filters(gateway: Gateway):
     assert [each.data["contact"]["externalId"] for each in updates] == ["u-2", "u-1", "u-1"]
 
 
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_who_comes_back_to_a_contact_follows_what_it_was_merged_into(gateway: Gateway, snapshot: bool):  # noqa: FBT001
+    """An EventSource comes back with the id that its page was opened with, though the merge lies behind it."""
+    await put_and_fold(gateway, {"type": "VisitorIdentified", "email": "a@b.org"}, identified("u-1"), identified("u-2"))
+    ada = await gateway.get("/v1/contacts", email="a@b.org")
+    await put_and_fold(gateway, identified("u-1", email="a@b.org"))
+    merged = (await gateway.entries("changes"))[-1][0]
+    other = await gateway.get("/v1/contacts", externalId="u-2")
+    params = {"contactId": [ada["id"], other["id"]], **({"snapshot": "true"} if snapshot else {"since": merged})}
+
+    async with following(gateway.client, params) as stream:
+        begun = await stream.messages(2) if snapshot else []
+        await put_and_fold(gateway, identified("u-1", name="Ada"), identified("u-2", name="x"), identified("u-2", name="y"))
+        change = next(each for each in await stream.messages(2) if not each.event)
+
+    assert {each.data["contact"]["externalId"] for each in begun} == ({"u-1", "u-2"} if snapshot else set())
+    assert change.data["contact"]["name"] == "Ada"
+
+
 @pytest.mark.parametrize("wanted", ["contactUpdated", "ContactUpdated,ContactsMerged"])
 async def test_a_type_that_there_is_not_is_no_filter(unfolded: Gateway, wanted: str):
     """Nothing would ever come of it, and nobody would know why."""

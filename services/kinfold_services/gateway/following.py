@@ -81,13 +81,15 @@ async def _messages(hub: FeedHub, wish: Wish, follower: Follower) -> AsyncGenera
         if after is None and wish.snapshot:
             yield [begins_at(HALF_A_SNAPSHOT)]
             snapshot = await hub.snapshot()
-            for messages in _some_at_a_time([each for each in snapshot.contacts if _is_wanted(each, wish)]):
+            await hub.add_survivors(follower)
+            for messages in _some_at_a_time([each for each in snapshot.contacts if _is_wanted(each, follower)]):
                 yield messages
             after = snapshot.position
             yield [snapshot_end(after)]
         elif after is None:
             after = hub.last
             yield [begins_at(after)]
+        await hub.add_survivors(follower)
         try:
             async for messages in _changes_behind(hub, follower, after):
                 yield messages
@@ -138,5 +140,5 @@ def _some_at_a_time(messages: list[Message]) -> Iterator[list[Message]]:
     return (messages[first : first + _AT_ONCE] for first in range(0, len(messages), _AT_ONCE))
 
 
-def _is_wanted(contact: Message, wish: Wish) -> bool:
-    return not wish.contacts or contact.contact_id in wish.contacts
+def _is_wanted(contact: Message, follower: Follower) -> bool:
+    return follower.filter is None or not follower.filter.contacts or contact.contact_id in follower.filter.contacts

@@ -19,6 +19,7 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.messages import Message
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.snapshot import Snapshot, take_snapshot
+from kinfold_services.queries import Workspace
 
 _RING: Final = 4096
 _PAGE: Final = 500
@@ -116,6 +117,14 @@ class FeedHub:
     def floor(self) -> str:
         """The entry behind which the ring has everything."""
         return f"{self._floor[0]}-{self._floor[1]}"
+
+    async def add_survivors(self, follower: Follower) -> None:
+        """Lets a follower of contacts follow those that they were merged into up to now; of later merges the feed tells."""
+        if follower.filter is not None:
+            queries = Workspace(self._client, self._workspace)
+            for contact_id in list(follower.filter.contacts):
+                if (living := await queries.contact(contact_id)) is not None:
+                    follower.filter.contacts.add(living.id)
 
     def join(self, follower: Follower, after: str) -> bool:
         """Lets a follower in, with all that followed `after`. False where that is too much: read pages of it first."""
