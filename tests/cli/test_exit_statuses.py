@@ -115,6 +115,34 @@ def test_the_statuses_are_those_of_the_process(tmp_path: Path) -> None:
     assert Kinfold().run_apart("schema").status == 0
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_stream_that_is_closed_changes_nothing(redis_url: str, workspace: str, closed: str) -> None:
+    """As some daemons start their jobs: what was done is told by the status, or the script would publish it again."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+    command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *kinfold.command("publish", "examples/first-events.ndjson")]
+
+    done = subprocess.run(command, env=kinfold.environment(), capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)
+    assert (b"position" in done.stdout) == (closed != ">&-")
+    assert kinfold.lines("status")[0]["entries"] == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that takes nothing")
+def test_output_that_cannot_be_written_is_status_1(redis_url: str, workspace: str) -> None:
+    """A full disk behind `>`: the file lacks the answer, and the status says so."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            kinfold.command("status"), env=kinfold.environment(), stdout=full, stderr=subprocess.PIPE, check=False
+        )
+
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("kinfold: standard output: cannot be written")
+    assert done.stderr.count(b"\n") == 1
+
+
 @pytest.mark.parametrize("command", [["status"], ["up"], ["up", "--detach"]])
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_data_dir_that_cannot_be_one_is_status_3(tmp_path: Path, command: list[str], place: str) -> None:

@@ -8,7 +8,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
-from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, CannotPrint, complain, open_closed_streams
 from kinfold_services.connections import ServerTooOld
 from kinfold_services.embedded import EmbeddedServerError
 from kinfold_services.queries import NotFolded
@@ -18,10 +18,11 @@ from kinfold_services.replay.moments import NoMoment
 
 def main() -> None:
     """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached."""
+    open_closed_streams()
     try:
         app()
         status = DONE  # not reached: the command's own status ends the program, `commands.leave`
-    except (NotFolded, NoLog, NoMoment, BadPattern) as error:
+    except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern) as error:
         status = complain(str(error), NO)
     except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerTooOld, EmbeddedServerError) as error:
         status = complain(str(error), UNREACHABLE)
