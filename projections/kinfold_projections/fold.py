@@ -158,7 +158,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     if visitor is not None and not visitor.links:
         own = own.combine(_anonymous_metadata(visitor))
     metadata, late = own.patch(event.metadata, event.unset, stamp) if event.metadata or event.unset else (own, False)
-    if own is not alone:
+    if merging is not None or own is not alone:
         metadata = metadata.newest()
     if rejection := _too_many(metadata):
         return rejected(rejection)

@@ -73,6 +73,18 @@ def test_a_merge_is_not_refused_for_what_its_own_event_sets() -> None:
     assert story.contact(external_id="u-1").metadata.keys() == keys(145, 255).keys() | {"one more"}
 
 
+def test_a_merge_is_not_refused_where_one_side_has_no_metadata() -> None:
+    """Given a contact by e-mail of which nothing else is known, an event that names both merges it all the same."""
+    for first, second in (("u-1", None), (None, "u-1")):
+        email = {None: "ada@example.org", "u-1": None}
+        story = given(
+            identified(first, email[first], metadata=keys(0, 256), at=1), identified(second, email[second], name="Ada", at=2)
+        )
+        event = identified("u-1", "ada@example.org", metadata={"one more": 1}, at=3)
+        story.when(event).then("ContactUpdated", "ContactsMerged")
+        assert story.contact(external_id="u-1").metadata.keys() == keys(1, 255).keys() | {"one more"}
+
+
 def test_what_a_visitor_brings_does_not_refuse_its_identification() -> None:
     """Its anonymous metadata comes together with the contact's as in a merge."""
     story = given(full(), metadata_set(visitorId="v-1", metadata=keys(256, 10), at=2))
