@@ -229,16 +229,24 @@ async def test_the_recent_index_follows_a_replay(gateway: Gateway):
 
 
 async def test_a_contact_moves_in_the_recent_order_once_a_minute(gateway: Gateway):
-    """Within a minute the newest contact stands first; in the next one, who is seen does."""
-    morning = [identified("a", at="2026-01-01T08:00:10Z"), identified("b", at="2026-01-01T08:00:20Z")]
-    position = await gateway.put(*morning, identified("a", at="2026-01-01T08:00:59.999Z"))
-    first = await gateway.get("/v1/contacts", after=position)
-    position = await gateway.put(identified("a", at="2026-01-01T08:01:00Z"), identified("b", at="2026-01-01T07:00:00Z"))
-    second = await gateway.get("/v1/contacts", after=position)
+    """Within a minute the newest contact stands first, whoever was seen last; in the next one, who is seen does."""
+    names = [f"u-{number}" for number in range(9)]
+    await gateway.put(*(identified(name, at="2026-01-01T08:00:10Z") for name in names))
+    position = await gateway.put(
+        *(identified(name, at=f"2026-01-01T08:00:{20 + index}Z") for index, name in enumerate(reversed(names)))
+    )
+    by_id = await gateway.get("/v1/contacts", after=position)
+    first = by_id["contacts"][-1]
+    position = await gateway.put(
+        identified(first["externalId"], at="2026-01-01T08:01:00Z"),
+        *(identified(name, at="2026-01-01T07:00:00Z") for name in names),
+    )
+    moved = await gateway.get("/v1/contacts", after=position)
 
-    assert sorted(contact["externalId"] for contact in first["contacts"]) == ["a", "b"]
-    assert [contact["id"] for contact in first["contacts"]] == sorted((each["id"] for each in first["contacts"]), reverse=True)
-    assert [contact["externalId"] for contact in second["contacts"]] == ["a", "b"]
+    ids = [contact["id"] for contact in by_id["contacts"]]
+    assert len(ids) == len(names)
+    assert ids == sorted(ids, reverse=True)
+    assert [contact["id"] for contact in moved["contacts"]] == [first["id"], *ids[:-1]]
 
 
 async def test_a_contacts_visitors_are_paged(gateway: Gateway):

@@ -33,7 +33,7 @@ class Shop:
     def __init__(self, client: Redis, workspace: str) -> None:
         self.client = client
         self.workspace = workspace
-        self.length = 0
+        self.elapsed_ms = 0
 
     async def fill(self) -> str:
         """Makes them; the last entry's id."""
@@ -43,7 +43,7 @@ class Shop:
 
     async def append(self, *events: Mapping[str, Any]) -> str:
         """Appends events, a millisecond apart."""
-        start, self.length = self.length, self.length + len(events)
+        start, self.elapsed_ms = self.elapsed_ms, self.elapsed_ms + len(events)
         return await append(self.client, self.workspace, events, start=start)
 
     async def cost_of(self, event: Mapping[str, Any]) -> Cost:
@@ -51,7 +51,7 @@ class Shop:
 
         For every contact moves in the `recent` order then, and not only those that are not in this minute yet.
         """
-        self.length += 60_000
+        self.elapsed_ms += 60_000
         feed = key(self.workspace, "changes")
         newest = await newest_entry(self.client, self.workspace, "changes")
         async with costing(self.client) as cost:

@@ -81,15 +81,16 @@ async def _messages(hub: FeedHub, wish: Wish, follower: Follower) -> AsyncGenera
         if after is None and wish.snapshot:
             yield [begins_at(HALF_A_SNAPSHOT)]
             snapshot = await hub.snapshot()
-            await hub.add_survivors(follower)
+            await hub.add_survivors(follower)  # not before: the snapshot has those of merges until now
             for messages in _some_at_a_time([each for each in snapshot.contacts if _is_wanted(each, follower)]):
                 yield messages
             after = snapshot.position
             yield [snapshot_end(after)]
-        elif after is None:
-            after = hub.last
-            yield [begins_at(after)]
-        await hub.add_survivors(follower)
+        else:
+            if after is None:
+                after = hub.last
+                yield [begins_at(after)]
+            await hub.add_survivors(follower)
         try:
             async for messages in _changes_behind(hub, follower, after):
                 yield messages
