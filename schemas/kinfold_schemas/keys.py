@@ -22,7 +22,7 @@ COMMITTED: Final[tuple["PublicName | PrivateName", ...]] = (
 )
 """What a fold of the log makes and every batch writes (`commit.lua` takes them in this order)."""
 
-STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "excluded")
+STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "excluded")
 """What a replay makes anew. All else is the log, or told from it once."""
 
 Staging = Literal["replay", "verify"]

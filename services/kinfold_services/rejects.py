@@ -7,9 +7,11 @@ What is appended again is a new entry of the log. So that it folds as the reject
 - `at`, the effective time that it had (contract section 3), and no `sentAt`: measured at the new entry, what happened last
   week would happen now, and overwrite what is newer.
 
-The reject itself stays where it is, bytes as they were. That it is dealt with stands in the hash `settled-rejects`: the id of
-the rejected entry → the id of the entry that took its place, written together with that entry (`retry.lua`). By the log's
-ids, so that an export can carry it, and a fold from the start, which rejects the same entries again, finds it.
+The reject itself stays where it is, bytes as they were, until a replay folds its entry: `rejects` is of the state, and what
+stands there after a replay is what that rejected, and what the log has lost. That a reject is dealt with stands in the hash
+`settled-rejects`: the id of the rejected entry → the id of the entry that took its place, written together with that entry
+(`retry.lua`). By the log's ids, so that an export can carry it, and a fold from the start, which rejects the same entries
+again, finds it.
 """
 
 import time

@@ -1,9 +1,9 @@
 """Reading a stream with every byte as it is."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, RawEntry
 
 PAGE_ENTRIES: Final = 1000
 
@@ -13,6 +13,29 @@ class StreamEntry(NamedTuple):
 
     id: bytes
     fields: Sequence[bytes]
+
+
+class RepeatedNames(dict[bytes, bytes]):
+    """The fields of an entry that has a name twice: the last of each is read, and `pairs` are all of them."""
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(pairs)
+        self.pairs: Final = pairs
+
+
+def as_entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
+    """An entry, as Redis gives it, as the fold takes it."""
+    entry_id, fields = entry
+    if len(fields) == 2:  # noqa: PLR2004  one name and its value, as nearly all have
+        return entry_id, {fields[0]: fields[1]}
+    pairs = list(zip(fields[::2], fields[1::2], strict=True))
+    by_name = dict(pairs)
+    return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
+
+
+def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
+    return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
 
 
 async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[list[StreamEntry]]:

@@ -6,7 +6,7 @@ read from a position has no such states: what was not committed is simply read a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
 
@@ -17,6 +17,7 @@ from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import RawEntry
+from kinfold_services.streams import as_entry
 
 POLL_MS: Final = 2000
 """How long one read waits for entries. Nobody waits longer for it: an entry that comes ends the wait."""
@@ -50,19 +51,6 @@ def subscribe(
 
     subscriber(on_batch)
     return subscriber
-
-
-class RepeatedNames(dict[bytes, bytes]):
-    """The fields of an entry that has a name twice: the last of each is read, and `pairs` are all of them."""
-
-    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        super().__init__(pairs)
-        self.pairs: Final = pairs
-
-
-def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
-    return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
 
 
 class _LogStream(StreamSub[Literal[True]]):
@@ -102,16 +90,7 @@ def as_pages(response: Any, **_kwargs: Any) -> list[list[Any]]:
     """
     is_resp3 = isinstance(response, dict)
     streams: Any = cast("Any", response).items() if is_resp3 else response or ()
-    return [[name, [(entries[-1][0], list(map(_entry, entries)))]] for name, entries in streams if entries]
-
-
-def _entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
-    entry_id, fields = entry
-    if len(fields) == 2:  # noqa: PLR2004  one name and its value, as nearly all have
-        return entry_id, {fields[0]: fields[1]}
-    pairs = list(zip(fields[::2], fields[1::2], strict=True))
-    by_name = dict(pairs)
-    return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
+    return [[name, [(entries[-1][0], list(map(as_entry, entries)))]] for name, entries in streams if entries]
 
 
 async def _parse(message: BatchStreamMessage, original: Callable[[Any], Awaitable[RedisBatchStreamMessage]]) -> Any:

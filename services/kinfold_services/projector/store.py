@@ -25,6 +25,7 @@ from kinfold_schemas.keys import COMMITTED, STATE, PrivateName, PublicName, Stag
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.members import newest_members
 from kinfold_services.projector.cache import StateCache, flat
+from kinfold_services.streams import pairs_of
 
 GROUP: Final = "kinfold"
 """The consumer group whose position follows the projector's, so that `XINFO GROUPS` shows the lag."""
@@ -118,9 +119,9 @@ class StateStore:
         self._client: Final = client
         self._commit: Final = client.register_script(_COMMIT)
         self._owner: Final = uuid.uuid4().hex if staging is None else ""
-        around: tuple[PublicName | PrivateName, ...] = ("changes", "rejects", "events")
-        shared = [key(workspace, name) for name in around]
-        self._keys: Final = [*map(self._key, COMMITTED), *shared, self._key("hold"), self._key("projector")]
+        changes, events = key(workspace, "changes"), key(workspace, "events")
+        around = [changes, self._key("rejects"), events, self._key("hold"), self._key("projector")]
+        self._keys: Final = [*map(self._key, COMMITTED), *around]
 
     async def position(self) -> Position:
         """How far the log is folded."""
@@ -271,6 +272,15 @@ class StateStore:
 
     def _key(self, name: PublicName | PrivateName) -> str:
         return key(self.workspace, name, self.staging)
+
+
+def rejects_of(batch: Sequence[RawEntry], outcomes: Sequence[Outcome]) -> list[Reject]:
+    """What of a batch could not be folded."""
+    return [
+        Reject(entry_id.decode(), pairs_of(fields), outcome.rejection.reason, outcome.rejection.detail)
+        for (entry_id, fields), outcome in zip(batch, outcomes, strict=True)
+        if outcome.rejection is not None
+    ]
 
 
 def _take(names: Iterable[str], known: Mapping[str, str | None], held: dict[str, str]) -> list[str]:

@@ -20,17 +20,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES
-from kinfold_projections.entries import BadEntry, Entry, read_entry
+from kinfold_projections.entries import read_entry
 from kinfold_projections.fold import fold, remember
 from kinfold_projections.needs import older_memberships
-from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
-from kinfold_services.projector.reading import pairs_of
-from kinfold_services.projector.store import Batch, Counts, Move, Position, Reject, Replaced, StateStore
+from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, rejects_of
 
 _QUEUED_PAGES: Final = 2
 _FIRST_RETRY_S: Final = 0.05
@@ -178,7 +176,7 @@ class WorkspaceProjector:
         counts.excluded += len(batch) - len(kept)
         self.position = after = Position(batch[-1][0].decode(), counts, before.generation)
         move = Move(before, after, self._feed_entries, (time.perf_counter() - started) * 1000)
-        folded = self._store.prepare(move, outcomes, _rejects(kept, entries, outcomes))
+        folded = self._store.prepare(move, outcomes, rejects_of(kept, outcomes))
         await self._arrive()
         self._folded, self._uncommitted = folded, batch
         self._log.debug(
@@ -213,11 +211,3 @@ class WorkspaceProjector:
                 self._log.warning("redis does not answer", error=str(error), retry_in_s=delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_RETRY_S)
-
-
-def _rejects(batch: Sequence[RawEntry], entries: Sequence[Entry | BadEntry], outcomes: Sequence[Outcome]) -> list[Reject]:
-    return [
-        Reject(entry.id, pairs_of(fields), outcome.rejection.reason, outcome.rejection.detail)
-        for (_, fields), entry, outcome in zip(batch, entries, outcomes, strict=True)
-        if outcome.rejection is not None
-    ]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.codec import decode_event
@@ -10,6 +10,7 @@ from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.streams import as_entry
 
 PAGE_ENTRIES: Final = 2000
 
@@ -41,8 +42,13 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
 
 
 async def read_pages(client: Client, workspace: str, after: str, upto: str) -> AsyncGenerator[Sequence[RawEntry]]:
-    """The log behind `after` ('' is its beginning), up to and with `upto`, in pages. Reads ahead by one page."""
+    """The log behind `after` ('' is its beginning), up to and with `upto`, in pages. Reads ahead by one page.
+
+    Takes over `client`: its XRANGE tells a name that comes twice from now on. redis-py's dictionary would drop it, and an entry
+    that is rejected has to be copied whole.
+    """
     log = key(workspace, "events")
+    client.set_response_callback("XRANGE", cast("Any", _as_entries))
 
     async def page(behind: str) -> list[RawEntry]:
         reply = await client.xrange(log, min=f"({behind}" if behind else "-", max=upto, count=PAGE_ENTRIES)
@@ -61,6 +67,10 @@ async def read_pages(client: Client, workspace: str, after: str, upto: str) -> A
             yield entries
     finally:
         ahead.cancel()
+
+
+def _as_entries(reply: Any, **_: Any) -> list[RawEntry]:
+    return [as_entry(each) for each in reply]
 
 
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:

@@ -8,23 +8,27 @@ records are written only now and then, each in its latest form.
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from importlib.resources import files
 from typing import Final
 
+import kinfold_services.replay
 from kinfold_projections.entries import read_entry
 from kinfold_projections.fold import fold
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.keys import Staging
+from kinfold_schemas.keys import Staging, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
-from kinfold_services.projector.store import Counts, Move, Position, Replaced, StateStore
+from kinfold_services.projector.store import Counts, Move, Position, Reject, Replaced, StateStore, rejects_of
 from kinfold_services.replay.log import excluded_entries, excludes, log_extent, read_pages
 from kinfold_services.settings import Settings
 
 _UNWRITTEN_RECORDS: Final = 5_000
 """Written at once: some 40 ms in which the server answers nobody."""
+_LOOKED_AT: Final = 1_000
+_LOST_REJECTS: Final = files(kinfold_services.replay).joinpath("lost_rejects.lua").read_text()
 
 Progress = Callable[[int], None]
 
@@ -49,6 +53,7 @@ class Rebuild:
         self.beginnings = 0
         """How often it began: more than once where the log, read on, excluded entries that were folded already."""
         self._client: Final = client
+        self._lost_rejects: Final = client.register_script(_LOST_REJECTS)
         self._workspace: Final = workspace
         self._rules: Final = rules
         self._batch_entries: Final = settings.batch_entries
@@ -61,15 +66,23 @@ class Rebuild:
         self._last_exclusion = ""
         self._state = State(workspace)
         self._written = self.position
+        self._rejects: list[Reject] = []
+        """Not written yet."""
 
     async def begin(self) -> None:
-        """Empties the staging area, of whatever an interrupted run has left as well. Raises NoLog."""
+        """Empties the staging area, of whatever an interrupted run has left as well. Raises NoLog.
+
+        What stands there then is what no fold finds again: rejects of entries that the log has lost.
+        """
         await self.store.clear(self.generation)
         lost = (await log_extent(self._client, self._workspace)).lost
         self.position = self._written = Position("", Counts(lost=lost), self.generation)
         self._state = State(self._workspace)
+        self._rejects = []
         self.beginnings += 1
         self.excluded_by_log.clear()
+        if lost:
+            await self._keep_lost_rejects()
 
     async def check_place(self) -> None:
         """Raises Replaced where another rebuild has taken the staging area over: what was read there may have been its."""
@@ -119,6 +132,18 @@ class Rebuild:
         await self.check_place()
         await self.begin()
 
+    async def _keep_lost_rejects(self) -> None:
+        workspace, staging = self._workspace, self.store.staging
+        keys = [
+            key(workspace, "position", staging),
+            key(workspace, "rejects"),
+            key(workspace, "rejects", staging),
+            key(workspace, "events"),
+        ]
+        last: bytes | None = b"0-0"
+        while last is not None:
+            last = await self._lost_rejects(keys=keys, args=[self.generation, last, _LOOKED_AT])
+
     async def _fold(self, page: Sequence[RawEntry]) -> None:
         try:
             for first in range(0, len(page), self._batch_entries):
@@ -145,14 +170,17 @@ class Rebuild:
         counts = counted(self.position.counts, outcomes)
         counts.excluded += len(batch) - len(kept)
         self.position = Position(batch[-1][0].decode(), counts, self.generation)
+        self._rejects += rejects_of(kept, outcomes)
+        if len(self._rejects) >= self._batch_entries:  # as many as a projector writes at once
+            await self._write()
 
     async def _write(self) -> None:
         if self.position.stream_id == self._written.stream_id:
             return
-        batch = self.store.prepare(Move(self._written, self.position, 1), (), ())
+        batch = self.store.prepare(Move(self._written, self.position, 1), (), self._rejects)
         self.touched.update(batch.contacts)
         await self.store.commit(batch)
-        self._written = self.position
+        self._written, self._rejects = self.position, []
 
     def _excludes_more(self, page: Sequence[RawEntry]) -> bool:
         """Whether the log says here that entries are to be left out that are not."""
