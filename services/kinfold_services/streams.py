@@ -33,6 +33,11 @@ def as_entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
     return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
 
 
+def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
+    """What a client makes of XRANGE's reply (`set_response_callback`), so that a name that comes twice is told."""
+    return [as_entry(each) for each in reply]
+
+
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
     return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())

@@ -140,3 +140,51 @@ async def test_a_log_of_nothing_but_rejects(redis: Redis, redis_url: str, worksp
     await fold_log(redis, redis_url, workspace)
 
     assert await listed(redis_url, workspace) == [(entry_id(number), "blocked-identifier") for number in range(1001)]
+
+
+async def test_the_copy_of_what_the_log_loses_meanwhile_stays(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Given a log that is trimmed again and again while a replay reads it, all its rejects are listed, in the log's order."""
+    log, read = key(workspace, "events"), redis.xrange
+    await append(redis, workspace, [*[b"{"] * 7000, ADA, b"["])
+    await fold_log(redis, redis_url, workspace)
+    expected = await listed(redis_url, workspace)
+    lost = iter(map(entry_id, (100, 500, 2700, 5500, 6000)))
+
+    async def read_and_lose(name: str, *args: Any, **options: Any) -> Any:
+        page = await read(name, *args, **options)
+        if name == log and (first := next(lost, None)) is not None:
+            await redis.xtrim(log, minid=first, approximate=False)
+        return page
+
+    monkeypatch.setattr(redis, "xrange", read_and_lose)
+    assert await replay(redis, workspace) == []
+    assert next(lost, None) is None
+    monkeypatch.undo()
+
+    assert await listed(redis_url, workspace) == expected
+    await append(redis, workspace, [b"{"], start=7002)
+    await fold_log(redis, redis_url, workspace)
+    assert (await kinfold(redis_url, workspace, "status")).out[0]["lag"] == 0
+
+
+async def test_a_log_that_has_lost_its_end(redis: Redis, redis_url: str, workspace: str):
+    """Given that the last entries were deleted, the state stays behind them, and their rejects in the log's order."""
+    last = await append(redis, workspace, [b"{", ADA, *[b"{"] * 3])
+    await fold_log(redis, redis_url, workspace)
+    expected = await listed(redis_url, workspace)
+    await redis.xdel(key(workspace, "events"), entry_id(0), entry_id(3), last)
+
+    await replay(redis, workspace)
+
+    assert await listed(redis_url, workspace) == expected
+    await redis.xtrim(key(workspace, "events"), maxlen=0, approximate=False)
+    assert (await kinfold(redis_url, workspace, "replay", "--allow-truncated")).status == 0
+    assert await listed(redis_url, workspace) == expected
+    (status,) = (await kinfold(redis_url, workspace, "status")).out
+    assert (status["position"], status["lag"]) == (last, 0)
+    await append(redis, workspace, [b"{"], start=5)
+    await fold_log(redis, redis_url, workspace)
+    (status,) = (await kinfold(redis_url, workspace, "status")).out
+    assert (status["rejected"], status["lag"]) == (1, 0)

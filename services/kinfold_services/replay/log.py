@@ -10,7 +10,7 @@ from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.streams import as_entry
+from kinfold_services.streams import as_entries
 
 PAGE_ENTRIES: Final = 2000
 
@@ -48,7 +48,7 @@ async def read_pages(client: Client, workspace: str, after: str, upto: str) -> A
     that is rejected has to be copied whole.
     """
     log = key(workspace, "events")
-    client.set_response_callback("XRANGE", cast("Any", _as_entries))
+    client.set_response_callback("XRANGE", cast("Any", as_entries))
 
     async def page(behind: str) -> list[RawEntry]:
         reply = await client.xrange(log, min=f"({behind}" if behind else "-", max=upto, count=PAGE_ENTRIES)
@@ -67,10 +67,6 @@ async def read_pages(client: Client, workspace: str, after: str, upto: str) -> A
             yield entries
     finally:
         ahead.cancel()
-
-
-def _as_entries(reply: Any, **_: Any) -> list[RawEntry]:
-    return [as_entry(each) for each in reply]
 
 
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:

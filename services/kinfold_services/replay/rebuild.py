@@ -6,29 +6,27 @@ records are written only now and then, each in its latest form.
 """
 
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from importlib.resources import files
 from typing import Final
 
-import kinfold_services.replay
 from kinfold_projections.entries import read_entry
 from kinfold_projections.fold import fold
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.keys import Staging, key
+from kinfold_schemas.keys import Staging
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
 from kinfold_services.projector.store import Counts, Move, Position, Reject, Replaced, StateStore, rejects_of
 from kinfold_services.replay.log import excluded_entries, excludes, log_extent, read_pages
+from kinfold_services.replay.lost_rejects import LostRejects
 from kinfold_services.settings import Settings
 
 _UNWRITTEN_RECORDS: Final = 5_000
 """Written at once: some 40 ms in which the server answers nobody."""
-_LOOKED_AT: Final = 1_000
-_LOST_REJECTS: Final = files(kinfold_services.replay).joinpath("lost_rejects.lua").read_text()
 
 Progress = Callable[[int], None]
 
@@ -53,7 +51,6 @@ class Rebuild:
         self.beginnings = 0
         """How often it began: more than once where the log, read on, excluded entries that were folded already."""
         self._client: Final = client
-        self._lost_rejects: Final = client.register_script(_LOST_REJECTS)
         self._workspace: Final = workspace
         self._rules: Final = rules
         self._batch_entries: Final = settings.batch_entries
@@ -68,21 +65,17 @@ class Rebuild:
         self._written = self.position
         self._rejects: list[Reject] = []
         """Not written yet."""
+        self._lost_rejects = LostRejects(client, workspace)
 
     async def begin(self) -> None:
-        """Empties the staging area, of whatever an interrupted run has left as well. Raises NoLog.
-
-        What stands there then is what no fold finds again: rejects of entries that the log has lost.
-        """
+        """Empties the staging area, of whatever an interrupted run has left as well. Raises NoLog."""
         await self.store.clear(self.generation)
         lost = (await log_extent(self._client, self._workspace)).lost
         self.position = self._written = Position("", Counts(lost=lost), self.generation)
         self._state = State(self._workspace)
-        self._rejects = []
+        self._rejects, self._lost_rejects = [], LostRejects(self._client, self._workspace)
         self.beginnings += 1
         self.excluded_by_log.clear()
-        if lost:
-            await self._keep_lost_rejects()
 
     async def check_place(self) -> None:
         """Raises Replaced where another rebuild has taken the staging area over: what was read there may have been its."""
@@ -120,6 +113,8 @@ class Rebuild:
                     return await self.advance(upto, progress)
                 await self._fold(page)
                 progress(len(page))
+        if position_key(self.position.stream_id) < position_key(upto):
+            await self._pass_lost_entries(upto)
         await self._write()
         return None
 
@@ -132,22 +127,18 @@ class Rebuild:
         await self.check_place()
         await self.begin()
 
-    async def _keep_lost_rejects(self) -> None:
-        workspace, staging = self._workspace, self.store.staging
-        keys = [
-            key(workspace, "position", staging),
-            key(workspace, "rejects"),
-            key(workspace, "rejects", staging),
-            key(workspace, "events"),
-        ]
-        last: bytes | None = b"0-0"
-        while last is not None:
-            last = await self._lost_rejects(keys=keys, args=[self.generation, last, _LOOKED_AT])
+    async def _pass_lost_entries(self, upto: str) -> None:
+        """Where the log has lost its last entries, the state stands behind them all the same."""
+        last = min(upto, (await log_extent(self._client, self._workspace)).last, key=position_key)
+        if position_key(last) > position_key(self.position.stream_id):
+            self._rejects += await self._lost_rejects.beside((), last)
+            self.position = Position(last, self.position.counts, self.generation)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
+        lost = deque(await self._lost_rejects.beside(page, page[-1][0].decode()))
         try:
             for first in range(0, len(page), self._batch_entries):
-                await self._fold_batch(page[first : first + self._batch_entries])
+                await self._fold_batch(page[first : first + self._batch_entries], lost)
         except LookupError:
             await self.check_place()  # what was to be loaded from the staging area may have been another's
             raise
@@ -156,7 +147,7 @@ class Rebuild:
             await self._write()
             cache.forget(self._cached_records)
 
-    async def _fold_batch(self, batch: Sequence[RawEntry]) -> None:
+    async def _fold_batch(self, batch: Sequence[RawEntry], lost: deque[Reject]) -> None:
         state, rules = self._state, self._rules
         kept = batch if not self.excluded else [raw for raw in batch if raw[0].decode() not in self.excluded]
         entries = [read_entry(entry_id, fields, rules) for entry_id, fields in kept]
@@ -170,7 +161,10 @@ class Rebuild:
         counts = counted(self.position.counts, outcomes)
         counts.excluded += len(batch) - len(kept)
         self.position = Position(batch[-1][0].decode(), counts, self.generation)
-        self._rejects += rejects_of(kept, outcomes)
+        rejects = rejects_of(kept, outcomes)
+        while lost and _order(lost[0]) < position_key(self.position.stream_id):
+            rejects.append(lost.popleft())
+        self._rejects += sorted(rejects, key=_order)  # a later rebuild goes along them
         if len(self._rejects) >= self._batch_entries:  # as many as a projector writes at once
             await self._write()
 
@@ -192,3 +186,7 @@ class Rebuild:
                 return True
             self.excluded_by_log.update(event.entries)
         return False
+
+
+def _order(reject: Reject) -> tuple[int, int]:
+    return position_key(reject.entry)

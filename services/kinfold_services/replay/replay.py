@@ -25,7 +25,7 @@ from kinfold_schemas.changes import Change, ContactGone, encode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import STATE, key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.store import Replaced, StateStore
+from kinfold_services.projector.store import Counts, Position, Replaced, StateStore
 from kinfold_services.replay.differences import Sides, as_change
 from kinfold_services.replay.log import PAGE_ENTRIES, LogExtent, log_extent
 from kinfold_services.replay.rebuild import Progress, Rebuild
@@ -100,8 +100,8 @@ class Replay:
         async with self._letting_go():
             while True:
                 await self._client.set(key(self._workspace, "hold"), self._token, px=_HOLD_MS)
-                position = (await self._living.position()).stream_id
-                await self.rebuild.advance(position)
+                living = await self._living.position()
+                await self.rebuild.advance(living.stream_id)
                 if self.rebuild.beginnings != self._compared:
                     # The log, read on, excludes what was folded already: what was compared is another state than ours.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
@@ -111,7 +111,7 @@ class Replay:
                 if not allow_lost:
                     await self.check_loss()
                 await self._stage(_in_order(self._changes))
-                if self.rebuild.beginnings == self._compared and await self._put_in_place(position):
+                if self.rebuild.beginnings == self._compared and await self._put_in_place(living):
                     return _in_order(self._changes)
 
     async def _come_near(self, progress: Progress = lambda _: None) -> None:
@@ -204,6 +204,15 @@ class Replay:
             await asyncio.sleep(_HOLD_AGAIN_S)
             await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, _HOLD_MS])
 
+    async def _lost(self, living: Counts) -> int:
+        """How many entries up to the living position the log has not got and we have not folded.
+
+        What it lost while we read stands nowhere, but the living state, at the same position, has folded so many more than we.
+        """
+        counts = self.rebuild.position.counts
+        most = (await log_extent(self._client, self._workspace)).lost
+        return min(most, max(counts.lost, living.entries + living.lost - counts.entries))
+
     async def _stage(self, changes: Sequence[Change]) -> None:
         pipeline = self._client.pipeline(transaction=True)
         differences, excluded = key(self._workspace, "differences", "replay"), key(self._workspace, "excluded", "replay")
@@ -215,7 +224,7 @@ class Replay:
             pipeline.sadd(excluded, *self.rebuild.excluded)
         await pipeline.execute()
 
-    async def _put_in_place(self, position: str) -> bool:
+    async def _put_in_place(self, living: Position) -> bool:
         keys = [
             key(self._workspace, "hold"),
             key(self._workspace, "position"),
@@ -225,8 +234,11 @@ class Replay:
         ]
         for name in STATE:
             keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
+        lost = await self._lost(living.counts)
         try:
-            reply = await self._swap(keys=keys, args=[self._token, position, self.rebuild.generation, self._feed_entries])
+            reply = await self._swap(
+                keys=keys, args=[self._token, living.stream_id, self.rebuild.generation, self._feed_entries, lost]
+            )
         except ResponseError as error:
             if "REPLACED" in str(error):
                 raise Replaced(f"workspace {self._workspace}: {error}") from error

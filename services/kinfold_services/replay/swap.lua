@@ -3,6 +3,7 @@
 -- KEYS  hold, position, changes, staged position, staged differences, then pairs: a key of the state, its staged like
 -- ARGV  [1] the token that holds the projector back   [2] the living position that the rebuilt state stands at
 --       [3] the generation of the rebuilt state       [4] how many entries the feed keeps
+--       [5] how many entries up to the position the log has lost
 -- The staged differences are a list: the token of whoever wrote it, then the changes.
 --
 -- Returns 'done'; 'lost-hold' where the projector was let go in between and 'moved' where it has come further, for the
@@ -18,6 +19,8 @@ end
 if (redis.call('HGET', KEYS[2], 'stream_id') or '') ~= ARGV[2] then
   return 'moved'
 end
+
+redis.call('HSET', KEYS[4], 'lost', ARGV[5])
 
 -- In the order in which they were found, some at a time: Lua holds one page of them, not all.
 local from = 1
