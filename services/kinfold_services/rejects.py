@@ -18,7 +18,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from importlib.resources import files
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 import msgspec
 
@@ -34,10 +34,11 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
 from kinfold_services.projector.store import StateStore
-from kinfold_services.streams import read_stream
+from kinfold_services.streams import PAGE_ENTRIES, untouched
 
 _RETRY: Final = files(kinfold_services).joinpath("retry.lua").read_text()
 _OURS: Final = [b"entry", b"reason", b"detail"]
+_Stored = tuple[bytes, list[bytes]]
 
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -45,6 +46,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 class DamagedReject(RuntimeError):
     """An entry of `rejects` that no projector wrote."""
+
+
+class _Replaced(Exception):
+    """A replay has put other rejects in the place of those that were being read."""
 
 
 class RejectedEntry(msgspec.Struct, frozen=True):
@@ -67,7 +72,16 @@ class RejectedEntry(msgspec.Struct, frozen=True):
             found = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
             raise DamagedReject(f"rejects, entry {reject_id.decode()}: found {found} last, allowed are entry, reason, detail")
         entry, reason, detail = (value.decode(errors="backslashreplace") for value in flat[-5::2])
+        try:
+            position_key(entry)
+        except ValueError as error:
+            raise DamagedReject(f"rejects, entry {reject_id.decode()}: {error}") from error
         return cls(entry, reason, detail, list(zip(flat[:-6:2], flat[1:-6:2], strict=True)), settled.get(entry))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What they sort by: as their entries do in the log."""
+        return position_key(self.entry)
 
     @property
     def event(self) -> bytes | None:
@@ -82,34 +96,63 @@ class RejectedEntry(msgspec.Struct, frozen=True):
 
 
 class Rejects:
-    """One workspace's rejects. Takes over `client`: XRANGE answers with lists from now on."""
+    """One workspace's rejects. Takes over `client`: XRANGE and XREVRANGE answer with lists from now on."""
 
     def __init__(self, client: Client, workspace: str) -> None:
         self._client: Final = client
         self._workspace: Final = workspace
         self._retry: Final = client.register_script(_RETRY)
         self._rules: IdentifierRules | None = None
+        for command in ("XRANGE", "XREVRANGE"):
+            client.set_response_callback(command, cast("Any", untouched))
 
     async def each(self, *, settled: bool = False) -> AsyncIterator[RejectedEntry]:
-        """Those that are not dealt with, and with `settled` all, in the log's order, up to the newest there is now."""
-        rejects = key(self._workspace, "rejects")
-        newest = cast("list[tuple[bytes, object]]", await self._client.xrevrange(rejects, count=1))
+        """Those that are not dealt with, and with `settled` all, in the log's order, up to the newest there is now.
+
+        A replay may put others in their place meanwhile: then it goes on among those, behind the entry that it has come to.
+        """
+        marks = await settled_rejects(self._client, self._workspace)
+        newest = cast("list[_Stored]", await self._client.xrevrange(key(self._workspace, "rejects"), count=1))
         if not newest:
             return
-        marks = await settled_rejects(self._client, self._workspace)
+        upto, told = RejectedEntry.of(*newest[0], marks).order, (-1, 0)
+        while True:
+            try:
+                async for reject in self._as_they_stand(marks):
+                    if reject.order > upto:
+                        return
+                    if reject.order > told and (settled or reject.settled is None):
+                        yield reject
+                    told = max(told, reject.order)
+            except _Replaced:
+                continue
+            return
+
+    async def _as_they_stand(self, marks: dict[str, str]) -> AsyncIterator[RejectedEntry]:
+        """All of them. Raises _Replaced as soon as those that are read are others than those it began with."""
+        rejects, generation = key(self._workspace, "rejects"), await self._generation()
         last: RejectedEntry | None = None
-        async for page in read_stream(self._client, rejects, newest[0][0].decode()):
+        after = "0-0"
+        while True:
+            page = cast("list[_Stored]", await self._client.xrange(rejects, min=f"({after}", count=PAGE_ENTRIES))
+            if await self._generation() != generation:
+                raise _Replaced
+            if not page:
+                break
             for reject_id, flat in page:
-                reject = RejectedEntry.of(reject_id, flat, marks)
+                after, reject = reject_id.decode(), RejectedEntry.of(reject_id, flat, marks)
                 if last is not None and last.entry == reject.entry:
                     # An entry with very many fields is rejected in parts, one behind the other (`StateStore.prepare`).
                     last = msgspec.structs.replace(last, fields=[*last.fields, *reject.fields])
                     continue
-                if last is not None and (settled or last.settled is None):
+                if last is not None:
                     yield last
                 last = reject
-        if last is not None and (settled or last.settled is None):
+        if last is not None:
             yield last
+
+    async def _generation(self) -> str:
+        return (await StateStore(self._client, self._workspace).position()).generation
 
     async def retry(self, reject: RejectedEntry, event: bytes) -> str | Rejection:
         """Appends `event` in the place of a reject, if the fold would take it now: its entry, or why it would be refused.

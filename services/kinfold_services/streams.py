@@ -49,7 +49,7 @@ async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[l
     Takes over `client`: its XRANGE answers as Redis does from now on. redis-py makes a dictionary of an entry's fields, and so
     drops a name that comes twice.
     """
-    client.set_response_callback("XRANGE", cast("Any", _untouched))
+    client.set_response_callback("XRANGE", cast("Any", untouched))
     first = "-"
     while True:
         reply = await client.xrange(stream, min=first, max=upto, count=PAGE_ENTRIES)
@@ -61,5 +61,6 @@ async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[l
         first = f"({page[-1].id.decode()}"
 
 
-def _untouched(response: Any, **_: Any) -> Any:
+def untouched(response: Any, **_: Any) -> Any:
+    """What redis-py makes of a reply (`set_response_callback`): nothing."""
     return response

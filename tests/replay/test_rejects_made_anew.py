@@ -1,5 +1,6 @@
 """What a replay rejects is what `rejects` holds afterwards: nothing that the fold left out is lost, nothing stands twice."""
 
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -8,6 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
+from kinfold_services.rejects import Rejects
 from tests.support.event_log import append, entry_id
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.replaying import kinfold, leftovers, replay
@@ -111,6 +113,24 @@ async def test_the_copy_of_what_the_log_has_lost_stays(redis: Redis, redis_url: 
         await replay(redis, workspace)
 
         assert await listed(redis_url, workspace) == expected
+
+
+async def test_a_list_that_is_replaced_while_it_is_read(redis: Redis, redis_url: str, workspace: str):
+    """Given replays between any pages, whoever lists rejects or sends them again meets each once, in the log's order."""
+    many = {f"f{number}".encode(): b"\xff" for number in range(4100)}
+    await append(redis, workspace, [*[b"{"] * 999, {b"event": b"{", **many}, *[b"["] * 1500])
+    await fold_log(redis, redis_url, workspace)
+    found: list[str] = []
+
+    async with aclosing(Redis.from_url(redis_url)) as client:
+        async for reject in Rejects(client, workspace).each():
+            found.append(reject.entry)
+            if len(found) in {1, 999, 1800}:
+                await append(redis, workspace, [b"{"], start=2500 + len(found))
+                await fold_log(redis, redis_url, workspace)
+                await replay(redis, workspace)
+
+    assert found == [entry_id(number) for number in range(2500)]
 
 
 async def test_a_dry_run_leaves_the_rejects_alone(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
