@@ -11,6 +11,8 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException
 
 CLUSTER: Final = "redis+cluster"
 SENTINEL: Final = "redis+sentinel"
@@ -51,7 +53,7 @@ def connect(url: str, answer_s: float | None = None) -> Client:
     }
     kind = url_kind(url)
     if kind == CLUSTER:
-        cluster: Any = RedisCluster.from_url(plain_url(url), **options)
+        cluster: Any = _ClusterClient.from_url(plain_url(url), **options)
         return cast("Client", cluster)
     if kind == SENTINEL:
         hosts, master, own = sentinel_options(url)
@@ -67,6 +69,17 @@ def check_url(url: str) -> str:
     except ValueError as error:
         raise ValueError(f"redis URL: {error}; allowed are {ALLOWED_URLS}") from error
     return url
+
+
+class _ClusterClient(RedisCluster):
+    """Raises ConnectionError where no node answers, as every other client does: redis-py's own error is no RedisError."""
+
+    async def initialize(self, *args: Any, **kwargs: Any) -> "_ClusterClient":
+        try:
+            await super().initialize(*args, **kwargs)
+        except RedisClusterException as error:
+            raise RedisConnectionError(str(error)) from error
+        return self
 
 
 class _SentinelClient(Redis):

@@ -27,10 +27,11 @@ COMMANDS = {
 EVENT = b'{"type":"VisitorSeen","visitorId":"v-1"}'
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_server_that_cannot_be_reached_is_status_3(command: str) -> None:
+def test_a_server_that_cannot_be_reached_is_status_3(command: str, scheme: str) -> None:
     """Of every command that needs one; a sentence, and no traceback."""
-    kinfold = Kinfold("--redis-url", f"redis://127.0.0.1:{free_port()}")
+    kinfold = Kinfold("--redis-url", f"{scheme}://127.0.0.1:{free_port()}")
 
     said = kinfold.run(command, *COMMANDS[command], stdin=EVENT)
 

@@ -6,13 +6,14 @@ import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from redis.asyncio import Redis
 
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.projector.service import ProjectorService
+from tests.support.engines import cluster
 from tests.support.event_log import HISTORY_ENTRIES, append, entry_id, forget_all_but_the_log, history
 from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded
 from tests.support.snapshots import take_snapshot
@@ -20,6 +21,7 @@ from tests.support.waiting import wait_until
 
 WORKSPACE: Final = "default"
 BATCH_ENTRIES: Final = 50
+TRIES: Final = 8
 EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
 
 
@@ -66,6 +68,29 @@ async def test_a_server_that_ends_under_load_and_comes_back(tmp_path: Path, end:
                 await a_new_workspace_is_still_found(client_again, service)
                 service.app.exit()
                 (await take_snapshot(client_again, WORKSPACE)).must_equal(undisturbed)
+
+
+@pytest.mark.slow
+async def test_a_cluster_that_is_down_under_load_and_comes_back(tmp_path: Path) -> None:
+    """A cluster that has lost a slot answers nobody, and while it is put together again that is no reason to stop."""
+    async with cluster(tmp_path) as url, Redis.from_url(url.replace("redis+cluster", "redis")) as node:
+        last = await append(node, WORKSPACE, history())
+
+        async def looked_for_nodes() -> int:
+            """How often somebody has, as every try does that follows a failed one."""
+            return cast("int", (await node.info("commandstats"))["cmdstat_cluster|slots"]["calls"])
+
+        async def is_tried_again() -> bool:
+            return await looked_for_nodes() >= before + TRIES
+
+        async with projecting(url, batch_entries=BATCH_ENTRIES):
+            await wait_until(lambda: has_come_to(node, EARLY))
+            before = await looked_for_nodes()
+            await cast("Any", node).execute_command("CLUSTER DELSLOTS", 0)
+            await wait_until(is_tried_again)
+            await cast("Any", node).execute_command("CLUSTER ADDSLOTS", 0)
+            assert await stored_position(node, WORKSPACE) != last.encode(), "it was done before the outage"
+            await wait_until_folded(node, WORKSPACE, last)
 
 
 async def has_come_to(client: Redis, target: str) -> bool:
