@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.projector.service import ProjectorService
@@ -114,6 +115,21 @@ async def test_a_blocked_identifier_that_makes_no_sense_stops_its_own_workspace_
         assert service.workspaces.keys() == {"default"}
         await redis.srem(blocked, pattern)
         await wait_until_folded(redis, "acme", entry_id(0))
+
+
+async def test_nor_does_one_that_comes_between_a_workspaces_opening_and_its_first_entry(redis: Redis, redis_url: str) -> None:
+    """The rules are read again then: the others are served meanwhile, and this one once it is mended."""
+    blocked = key("acme", "blocked-identifiers")
+    with capture_logs() as logs:
+        async with projecting(redis_url, "default", "acme") as service:
+            await wait_until(lambda: service.workspaces.keys() == {"default", "acme"})
+            await redis.sadd(blocked, "/(/")
+            await append(redis, "acme", VISITS[:1])
+            await wait_until(lambda: "workspace not served" in [each["event"] for each in logs])
+            await append(redis, "default", VISITS[:1])
+            await wait_until_folded(redis, "default", entry_id(0))
+            await redis.srem(blocked, "/(/")
+            await wait_until_folded(redis, "acme", entry_id(0))
 
 
 async def test_a_projector_that_is_told_which_workspaces_serves_no_others(redis: Redis, redis_url: str) -> None:

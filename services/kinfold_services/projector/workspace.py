@@ -25,7 +25,7 @@ from kinfold_projections.entries import read_entry
 from kinfold_projections.fold import fold, remember
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
@@ -79,8 +79,8 @@ class WorkspaceProjector:
 
     async def receive(self, page: Sequence[RawEntry]) -> None:
         """Takes the next page of the log; returns when there is room for another, or when nobody folds any more."""
-        if not self.position.stream_id:
-            await self._patiently(self._read_rules)  # an import brings its rules after `open`, and before the first entry
+        while not (self._closed or self.position.stream_id or await self._has_rules()):
+            await asyncio.sleep(_LAST_RETRY_S)
         if not self._closed:
             await self._queue.put(page)
 
@@ -136,6 +136,15 @@ class WorkspaceProjector:
         if not batch or position_key(batch[0][0].decode()) > position:
             return batch
         return [each for each in batch if position_key(each[0].decode()) > position]
+
+    async def _has_rules(self) -> bool:
+        """Reads the rules, which an import brings after `open` and before the first entry; False where they make no sense."""
+        try:
+            await self._patiently(self._read_rules)
+        except BadPattern as error:
+            self._log.error("workspace not served", error=str(error))
+            return False
+        return True
 
     async def _read_rules(self) -> None:
         self._rules = IdentifierRules(await self._store.blocked_identifiers())
