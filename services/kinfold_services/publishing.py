@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import IO, BinaryIO, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from kinfold_schemas.codec import decode_event
 from kinfold_schemas.identifiers import IdentifierRules
@@ -11,7 +10,6 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import Client
-from kinfold_services.files import open_packed
 
 _PIPELINED: Final = 1000
 
@@ -24,12 +22,7 @@ class Line(NamedTuple):
     rejection: Rejection | None
 
 
-def open_ndjson(path: Path) -> IO[bytes]:
-    """Opens a file for reading; `.gz` and `.zst` are unpacked on the way. Raises OSError."""
-    return open_packed(path)
-
-
-def read_lines(file: Iterable[bytes] | BinaryIO, rules: IdentifierRules) -> Iterator[Line]:
+def read_lines(file: Iterable[bytes], rules: IdentifierRules) -> Iterator[Line]:
     """The lines that are not blank, each judged as the projector will."""
     for number, line in enumerate(file, start=1):
         data = line.strip()

@@ -15,10 +15,10 @@ from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, connect
-from kinfold_services.files import UNPACKING_ERRORS
+from kinfold_services.files import UNPACKING_ERRORS, open_packed
 from kinfold_services.progress import Advance, progress
 from kinfold_services.projector.store import StateStore
-from kinfold_services.publishing import Line, append, open_ndjson, read_lines
+from kinfold_services.publishing import Line, append, read_lines
 from kinfold_services.queries import NotFolded, Workspace
 from kinfold_services.servers import server_url
 from kinfold_services.settings import Settings
@@ -67,7 +67,7 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
 def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
     """How many good events there are; None where a line is bad, which is then named."""
     good = bad = 0
-    with open_ndjson(path) as file:
+    with open_packed(path) as file:
         for line in read_lines(file, rules):
             if line.rejection is None:
                 good += 1
@@ -82,7 +82,7 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
 
 async def _append(client: Client, settings: Settings, path: Path, rules: IdentifierRules, advance: Advance) -> str | None:
     position: str | None = None
-    with open_ndjson(path) as file:
+    with open_packed(path) as file:
         async for count, last in append(client, settings.workspace, _good_events(read_lines(file, rules))):
             position = last
             advance(count)

@@ -43,7 +43,6 @@ class WorkspaceProjector:
         self.workspace: Final = workspace
         self.position = Position("", Counts())
         """Of the last batch that was folded; it may be on its way still."""
-        self._client: Final = client
         self._store = StateStore(client, workspace)
         self._state = State(workspace)
         self._rules = IdentifierRules()
