@@ -84,7 +84,7 @@ async def verify(settings: Settings) -> int:
         print_json(difference)
     position = job.rebuild.position
     if differences:
-        advice = "what the log has lost may be why" if job.extent.lost else "kinfold replay mends them"
+        advice = "what the log has lost may be why" if position.counts.lost else "kinfold replay mends them"
         return complain(f"{len(differences)} differences at {position.stream_id}; {advice}", NO)
     say(f"equal at {position.stream_id or 'the beginning'}: {position.counts.entries} entries folded")
     return DONE

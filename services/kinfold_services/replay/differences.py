@@ -80,8 +80,6 @@ class Sides:
                 return
 
     async def _get(self, kind: Kind, staging: Staging | None, ids: Sequence[str]) -> list[bytes | None]:
-        if not ids:
-            return []
         reply: Any = await self._client.hmget(key(self._workspace, kind, staging), list(ids))
         return cast("list[bytes | None]", reply)
 

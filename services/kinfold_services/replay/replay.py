@@ -27,7 +27,7 @@ from kinfold_schemas.keys import STATE, key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.store import Counts, Position, Replaced, StateStore
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.log import PAGE_ENTRIES, LogExtent, log_extent
+from kinfold_services.replay.log import PAGE_ENTRIES, log_extent
 from kinfold_services.replay.rebuild import Progress, Rebuild
 from kinfold_services.settings import Settings
 
@@ -67,11 +67,9 @@ class Replay:
         self._compared = 0
         """Which beginning of the rebuild `_changes` are about."""
         self.rebuild: Final = Rebuild(client, settings, "replay", rules, also_excluded)
-        self.extent: LogExtent = LogExtent(0, "", "", 0)
 
     async def build(self, progress: Progress) -> None:
         """Step 1. Raises NoLog, and Replaced where another replay has begun."""
-        self.extent = await log_extent(self._client, self._workspace)
         await self.rebuild.begin()
         await self.rebuild.build((await self._living.position()).stream_id, progress)
         await self._come_near(progress)
@@ -87,10 +85,10 @@ class Replay:
         gone = sum(isinstance(change, ContactGone) for change in self._changes.values())
         if not gone:
             return
-        self.extent = await log_extent(self._client, self._workspace)  # it may have been trimmed just now
-        if self.extent.lost:
+        extent = await log_extent(self._client, self._workspace)  # it may have been trimmed just now
+        if extent.lost:
             raise WouldLose(
-                f"workspace {self._workspace}: the log has lost {self.extent.lost} entries, and {gone} contacts with them; "
+                f"workspace {self._workspace}: the log has lost {extent.lost} entries, and {gone} contacts with them; "
                 "nothing is replaced; --allow-truncated replaces all the same"
             )
 

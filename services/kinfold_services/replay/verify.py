@@ -11,7 +11,6 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.connections import Client
 from kinfold_services.projector.store import StateStore
 from kinfold_services.replay.differences import KINDS, Difference, Kind, Sides, field_differences
-from kinfold_services.replay.log import LogExtent, log_extent
 from kinfold_services.replay.rebuild import Progress, Rebuild
 from kinfold_services.settings import Settings
 
@@ -22,7 +21,6 @@ class Verification:
     """One verification of one workspace."""
 
     def __init__(self, client: Client, settings: Settings, rules: IdentifierRules) -> None:
-        self.extent = LogExtent(0, "", "", 0)
         self._client: Final = client
         self._workspace: Final = settings.workspace
         self._sides: Final = Sides(client, settings.workspace, "verify")
@@ -30,7 +28,6 @@ class Verification:
 
     async def differences(self, progress: Progress) -> list[Difference]:
         """All that differs, field by field. Raises NoLog, and Replaced where another verification has begun."""
-        self.extent = await log_extent(self._client, self._workspace)
         try:
             await self.rebuild.begin()
             await self.rebuild.build((await StateStore(self._client, self._workspace).position()).stream_id, progress)
