@@ -101,10 +101,7 @@ def secret(
 
 def _run(settings: Settings, work: Callable[[Client], Awaitable[int]]) -> int:
     async def connected() -> int:
-        client = connect(server_url(settings))
-        try:
+        async with connect(server_url(settings)) as client:
             return await work(client)
-        finally:
-            await client.aclose()
 
     return asyncio.run(connected())

@@ -33,8 +33,7 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
 
     With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds.
     """
-    client = connect(server_url(settings))
-    try:
+    async with connect(server_url(settings)) as client:
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
         position: str | None = None
         with tempfile.TemporaryDirectory() as spool:
@@ -59,8 +58,6 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
         if wait_s is not None:
             await _wait(Workspace(client, settings.workspace), position, wait_s)
         print_json({"workspace": settings.workspace, "position": position})
-    finally:
-        await client.aclose()
     return DONE
 
 

@@ -130,11 +130,8 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
 @asynccontextmanager
 async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
     """A client, and the workspace to ask, once `wait` is folded. Raises NotFolded."""
-    client = connect(server_url(settings))
-    try:
+    async with connect(server_url(settings)) as client:
         workspace = Workspace(client, settings.workspace)
         if wait is not None:
             await workspace.wait_until_folded(wait, timeout_s)
         yield client, workspace
-    finally:
-        await client.aclose()

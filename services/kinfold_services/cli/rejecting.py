@@ -2,8 +2,6 @@
 
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from itertools import dropwhile
 from typing import Final
 
@@ -26,7 +24,8 @@ _NAMED: Final = 20
 async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> int:
     """Prints each, or how many there are by reason."""
     counts: Counter[str] = Counter()
-    async with _rejects(settings) as rejects:
+    async with connect(server_url(settings)) as client:
+        rejects = Rejects(client, settings.workspace)
         try:
             async for reject in rejects.each(settled=everything):
                 counts[reject.reason] += 1
@@ -42,7 +41,8 @@ async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> 
 async def retry_rejects(settings: Settings, *, edit: bool) -> int:
     """Appends again what is acceptable, edited first if wanted. Exit status 1 where some are left."""
     retried = left = 0
-    async with _rejects(settings) as rejects:
+    async with connect(server_url(settings)) as client:
+        rejects = Rejects(client, settings.workspace)
         try:
             async for reject in rejects.each():
                 outcome = await (_edit(rejects, reject) if edit else _retry(rejects, reject))
@@ -109,12 +109,3 @@ def _compact(event: bytes) -> bytes:
         return msgspec.json.format(event, indent=-1)
     except ValueError:
         return event.strip()
-
-
-@asynccontextmanager
-async def _rejects(settings: Settings) -> AsyncGenerator[Rejects]:
-    client = connect(server_url(settings))
-    try:
-        yield Rejects(client, settings.workspace)
-    finally:
-        await client.aclose()

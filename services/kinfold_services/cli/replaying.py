@@ -1,7 +1,5 @@
 """`kinfold replay`, `verify`: the log folded again."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +31,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
     collect_seldom()
     excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
     blocked = _lines(block, _BLOCK)
-    async with _client(settings) as client:
+    async with connect(server_url(settings)) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         for entry_id in excluded:
@@ -70,7 +68,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
 async def verify(settings: Settings) -> int:
     """Compares the living state with the log; exit status 1 where they differ."""
     collect_seldom()
-    async with _client(settings) as client:
+    async with connect(server_url(settings)) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
@@ -131,12 +129,3 @@ def _rules(stored: set[str], also: list[str]) -> IdentifierRules:
         return IdentifierRules({*stored, *also})
     except BadPattern as error:
         raise typer.BadParameter(str(error), param_hint=_BLOCK) from error
-
-
-@asynccontextmanager
-async def _client(settings: Settings) -> AsyncGenerator[Client]:
-    client = connect(server_url(settings))
-    try:
-        yield client
-    finally:
-        await client.aclose()

@@ -19,16 +19,13 @@ from kinfold_services.transfer import Checked, Import, ImportRefused, check_file
 
 async def export_file(settings: Settings, path: Path) -> int:
     """Writes the log to a file, and prints its trailer. Exit status 1 where there is no log or the file cannot be written."""
-    client = connect(server_url(settings))
-    try:
+    async with connect(server_url(settings)) as client:
         extent = await log_extent(client, settings.workspace)
         try:
             with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
                 trailer = await export_log(client, settings.workspace, extent, file, advance)
         except OSError as error:
             return _file_trouble(error)
-    finally:
-        await client.aclose()
     if trailer.lost:
         say(f"the log has lost {trailer.lost} entries (trimmed or deleted): the file cannot give what they had made")
     print_json({"workspace": settings.workspace, "trailer": trailer})
@@ -42,14 +39,11 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
             checked = check_file(path, advance)
         if reason := _not_allowed(settings, checked, rename=rename, allow_truncated=allow_truncated):
             return complain(f"{path}: {reason}", NO)
-        client = connect(server_url(settings))
-        try:
+        async with connect(server_url(settings)) as client:
             job = Import(client, settings.workspace, path, checked)
             with progress(f"importing {path}", checked.trailer.entries) as advance:
                 await job.run(advance)
             await _hint(client, settings.workspace, checked)
-        finally:
-            await client.aclose()
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)
     except OSError as error:
