@@ -130,7 +130,12 @@ class Contacts(Lookups["Redis", Contact | None]):
     """
 
     def _connect(self, url: str, timeout_s: float) -> "Redis":
-        return connect(url, timeout_s)
+        from kinfold.redis_log import REDIS_ERRORS, redis_error  # noqa: PLC0415  whoever uses the gateway needs none of it
+
+        try:
+            return connect(url, timeout_s)
+        except REDIS_ERRORS as error:  # a cluster is asked for its nodes at once
+            raise redis_error(error) from error
 
     def close(self) -> None:
         """Gives up the connections.
@@ -165,14 +170,12 @@ class Contacts(Lookups["Redis", Contact | None]):
                 answer = self._command(wanted)
 
     def _command(self, command: tuple[str, ...]) -> Any:
-        from redis.exceptions import RedisError  # noqa: PLC0415  loaded by now
-
-        from kinfold.redis_log import redis_error  # noqa: PLC0415  as above
+        from kinfold.redis_log import REDIS_ERRORS, redis_error  # noqa: PLC0415  loaded by now
 
         assert self._client is not None  # noqa: S101  the constructor
         try:
             return cast("Any", self._client).execute_command(*command)
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise redis_error(error) from error
 
 
@@ -221,14 +224,12 @@ class AsyncContacts(Lookups["_LoopClients", Coroutine[Any, Any, Contact | None]]
                 answer = await self._command(wanted)
 
     async def _command(self, command: tuple[str, ...]) -> Any:
-        from redis.exceptions import RedisError  # noqa: PLC0415  loaded by now
-
-        from kinfold.redis_log import redis_error  # noqa: PLC0415  as above
+        from kinfold.redis_log import REDIS_ERRORS, redis_error  # noqa: PLC0415  loaded by now
 
         assert self._client is not None  # noqa: S101  the constructor
         try:
             return await cast("Any", self._client.of_this_loop()).execute_command(*command)
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise redis_error(error) from error
 
 

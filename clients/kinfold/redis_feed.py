@@ -9,13 +9,12 @@ from collections.abc import Generator, Iterator
 from typing import Any, Final, cast
 
 import msgspec
-from redis.exceptions import RedisError
 
 from kinfold.connections import close, connect
 from kinfold.contacts import decode_contact
 from kinfold.errors import FeedTruncated, Unreachable
 from kinfold.reading import REPLAY, At, Item, Pause, SnapshotBegins, Told, as_created, read_change
-from kinfold.redis_log import redis_error
+from kinfold.redis_log import REDIS_ERRORS, redis_error
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.keys import key
@@ -59,13 +58,15 @@ class RedisFeed:
 
     def read(self, since: str | None, *, snapshot: bool) -> Iterator[Item]:
         """See Source."""
-        client = connect(self._url, self._timeout_s)
+        client: Any = None
         try:
+            client = connect(self._url, self._timeout_s)
             yield from self._read(client, since, snapshot=snapshot)
-        except RedisError as error:
+        except REDIS_ERRORS as error:
             raise redis_error(error) from error
         finally:
-            close(client)
+            if client is not None:
+                close(client)
 
     def _read(self, client: Any, since: str | None, *, snapshot: bool) -> Iterator[Item]:
         first, last, gone, _ = self._page(client, "")

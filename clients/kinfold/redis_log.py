@@ -31,6 +31,8 @@ for i = 3, #ARGV do position = redis.call('XADD', KEYS[1], '*', 'event', ARGV[i]
 redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. position, 'EX', ARGV[2])
 return position
 """
+REDIS_ERRORS: Final = (exceptions.RedisError, exceptions.RedisClusterException)
+"""What redis-py raises. The second is no RedisError: no node of a cluster answers."""
 _SHA: Final = hashlib.sha1(_APPEND.encode()).hexdigest()  # noqa: S324  Redis' own name for a script
 
 
@@ -38,7 +40,10 @@ class RedisLog:
     """A transport (`kinfold.transports.Transport`) to the log of a workspace. Used by one thread."""
 
     def __init__(self, url: str, workspace: str, timeout_s: float) -> None:
-        self._client: Final = connect(url, timeout_s)
+        try:
+            self._client: Final = connect(url, timeout_s)
+        except REDIS_ERRORS as error:  # a cluster is asked for its nodes at once
+            raise redis_error(error) from error
         self._workspace: Final = workspace
         self._keys: Final = [key(workspace, "events"), sent_key(workspace, os.urandom(8).hex())]
         self._stamps: Final = Stamps()
@@ -56,7 +61,7 @@ class RedisLog:
                 position = self._call("EVALSHA", _SHA, arguments)
             except exceptions.NoScriptError:
                 position = self._call("EVAL", _APPEND, arguments)
-        except exceptions.RedisError as error:
+        except REDIS_ERRORS as error:
             self._stamps.lost(stamped)
             raise redis_error(error) from error
         self._stamps.arrived(position.decode(), stamped)

@@ -19,6 +19,7 @@ from redis.exceptions import MovedError, ResponseError
 import kinfold
 from kinfold.redis_log import redis_error
 from kinfold_services.embedded import EmbeddedServer
+from tests.support.engines import free_port
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until_sync
@@ -276,6 +277,20 @@ def test_what_goes_away_by_itself_is_waited_for(tmp_path: Path, workspace: str):
             changes.close()
             following.join()
         assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
+
+
+def test_a_cluster_that_nobody_can_reach_is_waited_for():
+    """redis-py has an error of its own for that: nothing is lost of it, and whoever looks something up is told."""
+    url = f"redis+cluster://127.0.0.1:{free_port()}"
+    failures: list[kinfold.Failure] = []
+    producer = kinfold.Producer(url, on_error=failures.append, **QUICK)
+    producer.seen("v-1")
+    wait_until_sync(lambda: failures[2:])
+    assert [(type(each.error), each.lost) for each in failures[:3]] == [(kinfold.Unreachable, False)] * 3
+
+    with pytest.raises(kinfold.Unreachable, match="cannot be connected"):
+        kinfold.Contacts(url)
+    producer.close(timeout_s=0)
 
 
 def run_for_ever(client: Redis) -> None:
