@@ -130,8 +130,8 @@ class Workspace:
         for first in range(0, len(ids), _SCAN):
             page = await self._client.hmget(self._key("contacts"), cast("list[str]", ids[first : first + _SCAN]))
             for data in cast("Sequence[bytes | None]", page):
-                if data is not None and _decode_merged(data).merged_into is None:
-                    yield _decode_contact(data)
+                if data is not None and (contact := self.living(data)) is not None:
+                    yield contact
 
     @staticmethod
     def living(stored: bytes) -> Contact | None:

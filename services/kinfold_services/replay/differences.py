@@ -11,6 +11,7 @@ from kinfold_schemas.changes import Change, ContactCreated, ContactGone, Contact
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.keys import Staging, key
 from kinfold_services.connections import Client
+from kinfold_services.queries import Workspace
 
 Kind = Literal["contacts", "visitors", "external-ids", "emails"]
 KINDS: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
@@ -122,7 +123,7 @@ def changed_fields(old: Contact, new: Contact) -> list[str]:
 def _living(data: bytes | None) -> Contact | None:
     """The contact as readers see it: None for a tombstone, and for what no reader can read."""
     try:
-        return None if data is None or _decode_merged(data).merged_into is not None else _decode_contact(data)
+        return None if data is None else Workspace.living(data)
     except ValueError:
         return None
 
@@ -152,11 +153,5 @@ def _shown(kind: Kind, data: bytes | None) -> Any:
     return data.decode(errors="replace")
 
 
-class _MaybeMerged(msgspec.Struct, rename="camel"):
-    merged_into: str | None = None
-
-
 _Object = dict[str, Any]
-_decode_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
-_decode_contact: Final = msgspec.json.Decoder(Contact).decode
 _json: Final = msgspec.json.Encoder(order="deterministic").encode
