@@ -99,16 +99,13 @@ async def close_sentinels(client: Any) -> None:
 async def check_server(client: Client) -> str:
     """The server's name and version. Raises ServerTooOld, or redis.exceptions.RedisError where it does not answer."""
     info: dict[str, Any] = await client.info("server")
-    if CLUSTER_REPLY_KEY not in info:  # a cluster answers for each node
+    if "redis_version" not in info:  # a cluster answers for each node
         info = next(iter(info.values()))
     name = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get("valkey_version") or info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < MIN_SERVER_VERSION:
         raise ServerTooOld(f"{name}-server: found version {version}, allowed are Redis 7.0, Valkey 8 and newer")
     return f"{name} {version}"
-
-
-CLUSTER_REPLY_KEY: Final = "redis_version"
 
 
 def url_kind(url: str) -> str:

@@ -1,6 +1,6 @@
 """FastStream's broker for every kind of URL that `kinfold_services.connections` knows.
 
-Apart from that, since FastStream takes a third of a second to import, and only the projector needs it.
+In a module of its own: FastStream takes a third of a second to import, and only the projector needs it.
 """
 
 from types import TracebackType
@@ -35,7 +35,7 @@ def make_broker(url: str, **options: Any) -> RedisBroker:
 
 
 class _SentinelBroker(RedisSentinelBroker):
-    """The same for FastStream's."""
+    """Closes its connections to the sentinels too, as `connections` does for redis-py's client."""
 
     async def stop(
         self,
