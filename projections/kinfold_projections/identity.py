@@ -75,6 +75,7 @@ def take_email(state: State, contact: ContactRecord, email: str, stamp: Stamp) -
             if contact.email is not None:
                 state.free_email(contact.email)
             state.put_email(email, contact.id)
+            contact.conflict = None  # the same conflict, should it come again, is news
         contact.email = email
     state.put_contact(contact)
     return True

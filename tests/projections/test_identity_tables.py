@@ -140,6 +140,14 @@ def test_a_conflict_ends_when_the_address_is_free() -> None:
     story.when(identified("u-2", ADA)).then({"type": "ContactUpdated", "changed": ["email"]})
 
 
+def test_a_conflict_that_has_ended_and_comes_again_is_told_again() -> None:
+    """Given that T took the address and gave it up again, its holder's holding it once more is news."""
+    story = given(X_WITH_EMAIL, identified("u-2", ADA), identified("u-1", "ada@new.example"), identified("u-2", ADA))
+    story.given(identified("u-2", "ben@example.org"), identified("u-1", ADA))
+    story.when(identified("u-2", ADA)).then({"type": "IdentityConflict", "email": ADA, "heldBy": story.contacts[0].id})
+    story.when(identified("u-2", ADA)).then_nothing()
+
+
 # --- what follows from both
 
 
