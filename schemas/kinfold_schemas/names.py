@@ -29,9 +29,9 @@ def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
     if type(event) is MetadataSet:
         if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
             return _visitor(event.visitor_id, rules)  # what most of them are
-        return _people(event, event.contact_id, rules)
+        return _people(event, rules)
     if type(event) is VisitorIdentified:
-        return _people(event, None, rules)
+        return _people(event, rules)
     return _NOBODY
 
 
@@ -40,7 +40,7 @@ def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
     return Names(judged) if isinstance(judged, str) else judged
 
 
-def _people(event: VisitorIdentified | MetadataSet, contact_id: str | None, rules: IdentifierRules) -> Names | Rejection:
+def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> Names | Rejection:
     visitor_id = rules.visitor_id(event.visitor_id) if event.visitor_id is not None else None
     if type(visitor_id) is Rejection:
         return visitor_id
@@ -57,7 +57,8 @@ def _people(event: VisitorIdentified | MetadataSet, contact_id: str | None, rule
         if rejection.reason != "blocked-identifier":
             return rejection
     if type(event) is MetadataSet:
-        names = Names(visitor_id, external_id, email, contact_id.strip() if contact_id is not None else None, len(blocked))
+        contact_id = event.contact_id.strip() if event.contact_id is not None else None
+        names = Names(visitor_id, external_id, email, contact_id, len(blocked))
         return _check_target(names, blocked) or names
     if external_id is None and email is None:
         return blocked[0] if blocked else _nobody("externalId, email: found neither, allowed is at least one")
