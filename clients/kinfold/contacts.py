@@ -13,7 +13,7 @@ import msgspec
 
 from kinfold.connections import close, close_async, connect, connect_async, gateway_key, is_http
 from kinfold.errors import NotFolded
-from kinfold_schemas.contacts import Contact
+from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
@@ -42,12 +42,7 @@ class _Visitor(msgspec.Struct, rename="camel"):
     contact_id: str | None
 
 
-class _MaybeMerged(msgspec.Struct, rename="camel"):
-    merged_into: str | None = None
-
-
 _decode_visitor: Final = msgspec.json.Decoder(_Visitor).decode
-_decode_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
 
 
 class Lookups(Generic[C, R]):
@@ -269,10 +264,9 @@ class _Questions:
         missed: str | None = None
         while (contact_id := (yield from self._named(by, value.strip()))) is not None:
             while (data := (yield "HGET", key(self._workspace, "contacts"), contact_id)) is not None:
-                merged_into = _decode_merged(data).merged_into
-                if merged_into is None:
+                if (survivor := merged_into(data)) is None:
                     return decode_contact(data)
-                contact_id = merged_into
+                contact_id = survivor
             if contact_id == missed:
                 return None
             missed = contact_id  # a replay may have put another state in place between two questions

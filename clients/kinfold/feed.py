@@ -83,7 +83,7 @@ class Feed:
     def contacts(self, timeout_s: float = 10.0) -> LiveContacts:
         """Every contact, in a mapping by id that is kept current in the background. Returns when it is whole.
 
-        Raises NotFolded's sibling TimeoutError where it is not within `timeout_s`, and what `follow` raises.
+        Raises TimeoutError where that takes longer than `timeout_s`, and what `follow` raises.
 
         >>> with kinfold.Feed("redis://localhost:6379/0", workspace="feed").contacts() as contacts:
         ...     contacts.by_external_id("u-1").name

@@ -16,13 +16,12 @@ from kinfold.errors import FeedTruncated, Unreachable
 from kinfold.reading import REPLAY, At, Item, Pause, SnapshotBegins, Told, as_created, read_change
 from kinfold.redis_log import REDIS_ERRORS, redis_error
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
-from kinfold_schemas.contacts import Contact
+from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 
 _PAGE: Final = 500
 _BLOCK_MS: Final = 400
-_BEGINNING: Final = "0-0"
 
 _READ: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'', '0-0', 0, {}} end
@@ -33,13 +32,6 @@ local gone = info['entries-added'] - info['length']
 local entries = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2]) or {}
 return {first, info['last-generated-id'], gone, entries}
 """
-
-
-class _Merged(msgspec.Struct, rename="camel"):
-    merged_into: str | None = None
-
-
-_decode_merged: Final = msgspec.json.Decoder(_Merged).decode
 
 
 class RedisFeed:
@@ -86,7 +78,7 @@ class RedisFeed:
                 continue
             for entry_id, fields in entries:
                 position = entry_id.decode()
-                change = read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+                change = _change(fields)
                 yield At(position) if change is None else Told(position, change)
             if len(entries) < _PAGE:
                 yield Pause()
@@ -108,7 +100,7 @@ class RedisFeed:
             for data in (
                 cast("dict[bytes, bytes]", page).values() if isinstance(page, dict) else cast("list[bytes]", page[1::2])
             ):
-                if _decode_merged(data).merged_into is None:
+                if merged_into(data) is None:
                     contact = decode_contact(data)
                     if contact.id not in shown:
                         shown[contact.id] = contact
@@ -134,10 +126,15 @@ class RedisFeed:
                 break
             for entry_id, fields in entries:
                 position = entry_id.decode()
-                change = read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+                change = _change(fields)
                 if change is not None and (news := _after(shown, change)):
                     yield Told(None, news)
         return position
+
+
+def _change(fields: list[bytes]) -> Change | None:
+    """What an entry of the feed tells, its fields as a flat list."""
+    return read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
 
 
 def _after(shown: dict[str, Contact], change: Change) -> Change | None:
@@ -157,6 +154,4 @@ def _is_lost(position: str, first: str, last: str, gone: int) -> bool:
     at = position_key(position)
     if at > position_key(last):
         return True
-    if gone == 0:
-        return False
-    return at < position_key(first or last)
+    return gone > 0 and at < position_key(first or last)

@@ -107,20 +107,11 @@ decode_visitor: Final = msgspec.json.Decoder(VisitorRecord).decode
 _decode_contact: Final = msgspec.json.Decoder(ContactRecord).decode
 
 
-class _MaybeMerged(msgspec.Struct, rename="camel", gc=False):
-    id: str
-    merged_into: str | None = None
-
-
-_decode_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
+_decode_merged: Final = msgspec.json.Decoder(MergedContact).decode
 _MERGED_BYTES: Final = 100
-"""A tombstone has about 90 bytes, and a living contact never fewer than 300."""
+"""A tombstone has 83 bytes, and a living contact never fewer than 300."""
 
 
 def decode_contact(data: str | bytes) -> ContactRecord | MergedContact:
     """A stored contact, living or merged. Raises msgspec.ValidationError for what the fold cannot have written."""
-    if len(data) <= _MERGED_BYTES:
-        merged = _decode_merged(data)
-        if merged.merged_into is not None:
-            return MergedContact(merged.id, merged.merged_into)
-    return _decode_contact(data)
+    return _decode_merged(data) if len(data) <= _MERGED_BYTES else _decode_contact(data)

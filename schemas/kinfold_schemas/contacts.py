@@ -42,6 +42,18 @@ class MergedContact(msgspec.Struct, frozen=True, rename="camel", gc=False):
     merged_into: str
 
 
+class _MaybeMerged(msgspec.Struct, rename="camel", gc=False):
+    merged_into: str | None = None
+
+
+_decode_maybe_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
+
+
+def merged_into(data: bytes) -> str | None:
+    """The id of the contact that a stored contact was merged into; None where it is a living one."""
+    return _decode_maybe_merged(data).merged_into
+
+
 class Link(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """From `since` on the visitor was the contact's. `contact_id` may name a tombstone."""
 
