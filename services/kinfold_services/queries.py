@@ -8,7 +8,7 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
-from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.contacts import Contact, Visitor, merged_into
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
@@ -19,13 +19,6 @@ _decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
 _decode_contact: Final = msgspec.json.Decoder(Contact).decode
 _SCAN: Final = 1000
 _ASK_AGAIN_S: Final = 0.005
-
-
-class _MaybeMerged(msgspec.Struct, rename="camel"):
-    merged_into: str | None = None
-
-
-_decode_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
 
 
 class NotFolded(TimeoutError):
@@ -136,7 +129,7 @@ class Workspace:
     @staticmethod
     def living(stored: bytes) -> Contact | None:
         """A stored contact; None where it is a tombstone."""
-        return _decode_contact(stored) if _decode_merged(stored).merged_into is None else None
+        return _decode_contact(stored) if merged_into(stored) is None else None
 
     async def position(self) -> Position:
         """How far the log is folded."""
@@ -199,10 +192,9 @@ class Workspace:
         missed: str | None = None
         while (contact_id := await find()) is not None:
             while (data := await self._get("contacts", contact_id)) is not None:
-                merged_into = _decode_merged(data).merged_into
-                if merged_into is None:
+                if (survivor := merged_into(data)) is None:
                     return _decode_contact(data)
-                contact_id = merged_into
+                contact_id = survivor
             if contact_id == missed:
                 return None
             missed = contact_id
