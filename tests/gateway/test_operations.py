@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.gateway.workspaces import ANSWER_S
+from tests.support.engines import free_port
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until_sync
 
@@ -29,8 +30,7 @@ SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
 @pytest.fixture
 def port() -> int:
     """Give a port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

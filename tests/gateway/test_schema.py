@@ -1,7 +1,6 @@
 """The OpenAPI document, taken at its word: generated requests, and answers that must be as it says."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.gateway.keys import create_key
+from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess
 
@@ -22,8 +22,7 @@ LEFT_OUT = "^/v1/changes$"
 @pytest.mark.slow
 def test_generated_requests(tmp_path: Path):
     """Schemathesis over the document: no 5xx, and no answer whose status, type or body the document does not have."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with EmbeddedServer.start(tmp_path / "data") as server:
 
         async def make() -> str:

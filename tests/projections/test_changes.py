@@ -4,7 +4,7 @@ import msgspec
 
 from kinfold_schemas.changes import ContactSeen, decode_change, encode_change
 from kinfold_schemas.contacts import Contact
-from tests.support.feed_reader import FeedReader, contacts_of
+from tests.support.feed_reader import FeedReader, contacts_of, without_seen_times
 from tests.support.folding import Event, Story, given, identified, log_at, metadata_set, moment, seen
 
 ADA = "ada@example.org"
@@ -141,8 +141,7 @@ def test_who_applies_nothing_but_the_feed_holds_the_contacts() -> None:
     story, reader = Story(), FeedReader()
     reader.read([story.when(event).outcome for event in EVERYTHING])
     assert {contact.external_id for contact in reader.contacts.values()} == {"u-1", "u-2", "u-3"}
-    blank = {"first_seen_at": "", "last_seen_at": ""}
-    held = {key: msgspec.structs.replace(contact, **blank) for key, contact in reader.contacts.items()}
+    held = {contact_id: without_seen_times(contact) for contact_id, contact in reader.contacts.items()}
     assert held == contacts_of(story.state)
 
 

@@ -14,7 +14,7 @@ from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
 from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
-from tests.support.feed_reader import FeedReader, contacts_of
+from tests.support.feed_reader import FeedReader, contacts_of, without_seen_times
 from tests.support.store import Store
 from tests.support.strategies import Log, crowded_logs, log_of, logs, one_to_one_histories, read
 
@@ -63,7 +63,7 @@ def check_feed(log: Log) -> None:
     state, outcomes = folded(log)
     reader = FeedReader()
     reader.read(outcomes)
-    assert {contact_id: _blank(contact) for contact_id, contact in reader.contacts.items()} == contacts_of(state)
+    assert {contact_id: without_seen_times(contact) for contact_id, contact in reader.contacts.items()} == contacts_of(state)
     for merged_id, contact_id in reader.merged.items():
         assert state.find(merged_id) == state.find(contact_id)
 
@@ -199,10 +199,6 @@ def _id(entry: tuple[bytes, Any]) -> tuple[int, int]:
 
 def _told(outcomes: list[Outcome]) -> list[bytes]:
     return [encode_change(change) for outcome in outcomes for change in outcome.changes]
-
-
-def _blank(contact: Any) -> Any:
-    return msgspec.structs.replace(contact, first_seen_at="", last_seen_at="")
 
 
 def _people(state: State) -> list[tuple[object, ...]]:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import resource
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from redis.asyncio import Redis
 from kinfold_schemas.keys import key
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.gateway.keys import create_key
+from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess, stream_of
 from tests.support.projecting import ProjectorProcess
 
@@ -22,8 +22,7 @@ _TICK_S = 0.05
 async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int, **settings: object) -> dict[str, Any]:
     """What the readers say, how much memory the gateway took at most (`rss_mib`), and what Redis has on the feed (`feed`)."""
     allow_files(readers + 1000)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with (
         EmbeddedServer.start(directory / "data") as server,
         ProjectorProcess(server.url, "default", directory / "projector.log"),

@@ -19,7 +19,7 @@ _SINCE_CHARS = 24
 
 
 class Store:
-    """One workspace. Two stores are equal where every byte of them is."""
+    """One workspace."""
 
     def __init__(self, workspace: str = "default") -> None:
         self.workspace = workspace
@@ -30,13 +30,8 @@ class Store:
         self.members: set[str] = set()
         self._log: list[Entry | BadEntry] = []
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Store) and self.content() == other.content()
-
-    __hash__ = None  # type: ignore[assignment]
-
     def content(self) -> tuple[object, ...]:
-        """Everything that is stored."""
+        """Everything that is stored, to be compared with another store's."""
         return self.visitors, self.contacts, self.external_ids, self.emails, sorted(self.members)
 
     def fold_batch(self, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
