@@ -120,8 +120,8 @@ def test_presence_is_still_told_once_a_minute() -> None:
     story.when(seen("v-x", at=160)).then("ContactSeen")
 
 
-def test_a_long_chain_of_tombstones() -> None:
-    """However long: every old id finds the living contact."""
+def test_many_contacts_are_merged_into_one() -> None:
+    """One after the other: every old id finds the living contact, and their visitors are its own."""
     story = given()
     ids: list[str] = []
     for number in range(50):
@@ -133,12 +133,21 @@ def test_a_long_chain_of_tombstones() -> None:
     assert living.visitor_ids == [f"v-{number}" for number in reversed(range(50))]
 
 
-def test_a_contact_that_merged_others_is_merged_itself() -> None:
-    """The contact that u-1 is now has gained its external id only later: its own tombstones still lead on."""
-    story = two().given(MERGE)
-    tombstone = next(each for each in story.state.contacts.values() if isinstance(each, MergedContact))
-    assert story.state.find(tombstone.id) == story.contact(external_id="u-1").id
-    story.given(identified("u-2", visitor_id="v-e", at=20), identified("u-1", visitor_id="v-e", at=15))
+def test_an_old_id_finds_the_living_contact_however_long_the_chain() -> None:
+    """These events make no chain, for who merges others has an external id; a state that has one is read all the same."""
+    story = two()
+    x, e = story.contact(external_id="u-1").id, story.contact(email=ADA).id
+    chain = [f"ct_{number:026}" for number in range(50)]
+    tombstones = [MergedContact(one, other) for one, other in zip(chain, [*chain[1:], e], strict=True)]
+    story.state.contacts.update({each.id: each for each in tombstones})
+    story.given(MERGE)
+    story.when(metadata_set(contactId=chain[0], metadata={"a": 1})).then({"type": "ContactUpdated", "contactId": x})
+
+
+def test_a_link_to_the_merged_contact_is_one_to_the_living_contact() -> None:
+    """A late sign-in to T says again what the link to E says: it neither adds a link nor ends the one that came later."""
+    story = two().given(MERGE, identified("u-2", visitor_id="v-e", at=20))
+    story.when(identified("u-1", visitor_id="v-e", at=15)).then_nothing()
     assert story.holders("v-e") == [("u-1", moment(1)), ("u-2", moment(20))]
 
 

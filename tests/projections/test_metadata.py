@@ -139,6 +139,14 @@ def test_anonymous_metadata_moves_in_once() -> None:
     assert story.contact(external_id="u-2").metadata == {}
 
 
+def test_what_comes_after_the_identification_is_the_contact_s_alone() -> None:
+    """A visitor's own metadata is what it brought while it was anonymous, whatever it sends later."""
+    story = given(metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=1), identified("u-1", visitor_id="v-1", at=2))
+    story.when(metadata_set(visitorId="v-1", metadata={"theme": "light"}, at=3)).then("ContactUpdated")
+    assert story.visitor().metadata == {"theme": "dark"}
+    assert story.contact(external_id="u-1").metadata == {"theme": "light"}
+
+
 def test_what_an_anonymous_visitor_removed_is_removed() -> None:
     """Removal has an effective time, before the identification as well as after."""
     story = given(metadata_set(visitorId="v-1", unset=["plan"], at=3), PRO, identified("u-1", visitor_id="v-1", at=4))

@@ -49,9 +49,9 @@ def test_an_unknown_contact_id_is_rejected(contact_id: str) -> None:
 
 
 def test_a_known_contact_id() -> None:
-    """As any other target."""
+    """As any other target, with white space around it or without."""
     story = given(identified("u-1", at=1))
-    story.when(metadata_set(contactId=story.contacts[0].id, metadata={"a": 1}, at=2)).then(
+    story.when(metadata_set(contactId=f" {story.contacts[0].id}\n", metadata={"a": 1}, at=2)).then(
         {"type": "ContactUpdated", "changed": ["metadata.a"], "at": moment(2)}
     )
 
