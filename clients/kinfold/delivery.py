@@ -211,7 +211,7 @@ class Delivery(Buffer):
             self._lose(events, Unreachable("the time to close was over"))
 
     def _take(self) -> list[Draft] | None:
-        """The drafts of the next batch, when it is due; none of them when the spool is; None at the end."""
+        """The drafts of the next batch, once it is due; an empty list when the spool is due instead; None at the end."""
         with self._lock:
             while not self._buffer:
                 if not self._is_spooling():

@@ -114,7 +114,7 @@ class Gateway:
         connection = self._kept() or self.connect()
         return self._exchange(connection, "POST", self._target(path, query), body, {"Content-Type": content_type})
 
-    def stream(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], silence_s: float) -> "Stream":
+    def stream(self, path: str, query: Mapping[str, str], headers: Mapping[str, str], silence_s: float) -> Stream:
         """Asks for what does not end, on a connection of its own, which the caller closes. Raises Unreachable or Refused."""
         connection = self.connect(silence_s)
         try:

@@ -70,7 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     buffer_bytes: Annotated[int, Meta(ge=1)] = 16 * 1024 * 1024
     """How many bytes of them, about (an upper bound of their JSON)."""
     when_full: WhenFull = "drop"
-    """What a call does when they do: drop its event and count it, wait for room, or raise BufferFull."""
+    """What a call does where there is no room: drop its event and count it, wait for room, or raise BufferFull."""
     wait_s: Annotated[float, Meta(ge=0)] = 1.0
     """How long `"wait"` waits, at most; then BufferFull."""
     batch_events: Annotated[int, Meta(ge=1, le=5000)] = 500

@@ -56,7 +56,7 @@ def check_spool(directory: str) -> None:
 class Spool:
     """The part of a spool that this process holds. Raises OSError where the directory cannot be made or written.
 
-    The background thread uses it, and at the end, when time is up, who closes: also after the one has closed it for the other.
+    The background thread uses it; so does, when time is up, whoever closes the producer, even after the thread has closed it.
     """
 
     def __init__(self, directory: str, max_bytes: int) -> None:

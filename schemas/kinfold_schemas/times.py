@@ -33,17 +33,17 @@ def to_text(ms: int) -> str:
 
 
 def from_text(text: str) -> int:
-    """The milliseconds of a string made by `to_text`. Raises ValueError for anything that is no RFC 3339 time."""
+    """The milliseconds of an RFC 3339 time. Raises ValueError for what is none."""
     return to_ms(datetime.fromisoformat(text))
 
 
 def text_ms(text: str) -> int:
-    """The same for what `to_text` made, and nothing else, in a fifth of the time."""
+    """The milliseconds of a string that `to_text` made, and no other: five times as fast as `from_text`."""
     return _second_ms(text[:19]) + int(text[20:23])
 
 
 def minute_ms(text: str) -> int:
-    """The same for the minute in which it lies."""
+    """The first millisecond of the minute that such a string lies in."""
     return _second_ms(f"{text[:MINUTE_CHARS]}:00")
 
 
