@@ -17,9 +17,10 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import connect
 from kinfold_services.rejects import DamagedReject, RejectedEntry, Rejects, renew
+from tests.support.command_line import Said
 from tests.support.event_log import LOG_START_MS, append, entry_id
 from tests.support.projecting import fold_log
-from tests.support.running import Said, kinfold
+from tests.support.running import kinfold
 
 SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
 KIOSK = {"type": "VisitorIdentified", "externalId": "kiosk", "visitorId": "v-1", "name": "Kim", "id": "e-1"}
@@ -43,7 +44,7 @@ class TestListing:
         said = await kinfold(redis_url, "rejects")
 
         assert said.status == 0, said
-        first, second, third = said.objects()
+        first, second, third = said.lines
         assert (first["entry"], first["reason"]) == (entry_id(1), "not-json")
         assert first["fields"] == [["event", {"base64": base64.b64encode(b"\xff{").decode()}]]
         assert (second["entry"], second["reason"]) == (entry_id(2), "no-event-field")
@@ -57,11 +58,11 @@ class TestListing:
         await append(redis, "default", [{b"event": b"{", **many}, b"["])
         await fold_log(redis, redis_url, "default")
 
-        first, second = (await kinfold(redis_url, "rejects")).objects()
+        first, second = (await kinfold(redis_url, "rejects")).lines
 
         assert [each["entry"] for each in (first, second)] == [entry_id(0), entry_id(1)]
         assert first["fields"] == [["event", "{"], *([f"f{number}", "x"] for number in range(4500))]
-        assert (await kinfold(redis_url, "rejects", "--count")).objects() == [{"not-json": 2}]
+        assert (await kinfold(redis_url, "rejects", "--count")).lines == [{"not-json": 2}]
 
     async def test_they_are_counted_by_reason(self, redis: Redis, redis_url: str) -> None:
         """`--count`: one JSON object."""
@@ -70,14 +71,14 @@ class TestListing:
 
         said = await kinfold(redis_url, "rejects", "--count")
 
-        assert said.objects() == [{"not-json": 2, "unknown-type": 1}]
+        assert said.lines == [{"not-json": 2, "unknown-type": 1}]
 
     async def test_none_is_no_error(self, redis: Redis, redis_url: str) -> None:
         """Nothing is printed, and the exit status is 0."""
         await append(redis, "default", [SEEN])
 
         assert await kinfold(redis_url, "rejects") == Said(0, b"", "")
-        assert (await kinfold(redis_url, "rejects", "--count")).objects() == [{}]
+        assert (await kinfold(redis_url, "rejects", "--count")).lines == [{}]
 
     async def test_what_no_projector_wrote_is_named(self, redis: Redis, client: Redis) -> None:
         """Rather than shown as something that it is not."""
@@ -99,10 +100,10 @@ class TestRetrying:
         await fold_log(redis, redis_url, "default")
 
         assert said.status == 1, "one is left, which is no JSON still"
-        assert [each["entry"] for each in said.objects()] == [entry_id(0)]
-        assert f"{entry_id(1)}: still not-json" in said.errors
-        assert "1 appended again, 1 left" in said.errors
-        (contact,) = (await kinfold(redis_url, "contacts")).objects()
+        assert [each["entry"] for each in said.lines] == [entry_id(0)]
+        assert f"{entry_id(1)}: still not-json" in said.err
+        assert "1 appended again, 1 left" in said.err
+        (contact,) = (await kinfold(redis_url, "contacts")).lines
         assert (contact["externalId"], contact["name"]) == ("kiosk", "Kim")
 
     async def test_what_is_dealt_with_is_not_listed_and_not_retried(self, redis: Redis, redis_url: str) -> None:
@@ -110,23 +111,23 @@ class TestRetrying:
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK])
         await fold_log(redis, redis_url, "default")
-        (before,) = (await kinfold(redis_url, "rejects")).objects()
+        (before,) = (await kinfold(redis_url, "rejects")).lines
         await redis.delete(key("default", "blocked-identifiers"))
-        (retried,) = (await kinfold(redis_url, "rejects", "--retry")).objects()
+        (retried,) = (await kinfold(redis_url, "rejects", "--retry")).lines
 
         again = await kinfold(redis_url, "rejects", "--retry")
 
-        assert (again.status, again.output) == (0, b"")
-        assert (await kinfold(redis_url, "rejects")).objects() == []
-        assert (await kinfold(redis_url, "rejects", "--count")).objects() == [{}]
-        assert (await kinfold(redis_url, "rejects", "--all")).objects() == [{**before, "settled": retried["position"]}]
+        assert (again.status, again.out) == (0, b"")
+        assert (await kinfold(redis_url, "rejects")).lines == []
+        assert (await kinfold(redis_url, "rejects", "--count")).lines == [{}]
+        assert (await kinfold(redis_url, "rejects", "--all")).lines == [{**before, "settled": retried["position"]}]
         assert await redis.xlen(key("default", "events")) == 2
 
     async def test_an_event_that_the_state_refused_is_no_duplicate(self, redis: Redis, redis_url: str) -> None:
         """Its id has occurred, so it gets another; the contact that it named has come into being since."""
         await append(redis, "default", [{"type": "VisitorIdentified", "externalId": "u-1"}])
         await fold_log(redis, redis_url, "default")
-        (contact,) = (await kinfold(redis_url, "contacts")).objects()
+        (contact,) = (await kinfold(redis_url, "contacts")).lines
         setting = {"type": "MetadataSet", "id": "e-7", "contactId": contact["id"], "metadata": {"plan": "pro"}}
         await redis.flushdb()
         await append(redis, "default", [setting], start=-1)
@@ -137,9 +138,9 @@ class TestRetrying:
         await fold_log(redis, redis_url, "default")
 
         assert said.status == 0, said
-        (contact,) = (await kinfold(redis_url, "contacts")).objects()
+        (contact,) = (await kinfold(redis_url, "contacts")).lines
         assert contact["metadata"] == {"plan": "pro"}
-        assert (await kinfold(redis_url, "rejects")).output == b""
+        assert (await kinfold(redis_url, "rejects")).out == b""
 
     async def test_what_the_state_would_refuse_again_is_not_appended(self, redis: Redis, redis_url: str) -> None:
         """An unknown contact is still unknown, and a contact that is full is still full."""
@@ -152,8 +153,8 @@ class TestRetrying:
         said = await kinfold(redis_url, "rejects", "--retry")
 
         assert said.status == 1
-        assert f"{entry_id(1)}: still invalid: metadata: found 257 keys" in said.errors
-        assert f"{entry_id(2)}: still unknown-contact" in said.errors
+        assert f"{entry_id(1)}: still invalid: metadata: found 257 keys" in said.err
+        assert f"{entry_id(2)}: still unknown-contact" in said.err
         assert await redis.xlen(key("default", "events")) == 3
 
     async def test_what_happened_then_does_not_overwrite_what_is_newer(self, redis: Redis, redis_url: str) -> None:
@@ -167,7 +168,7 @@ class TestRetrying:
         await kinfold(redis_url, "rejects", "--retry")
         await fold_log(redis, redis_url, "default")
 
-        (contact,) = (await kinfold(redis_url, "contacts")).objects()
+        (contact,) = (await kinfold(redis_url, "contacts")).lines
         assert (contact["name"], contact["visitorIds"]) == ("Newer", ["kiosk"])
         assert contact["firstSeenAt"] == to_text(LOG_START_MS)
 
@@ -190,11 +191,11 @@ class TestRetrying:
         await append(redis, "default", [KIOSK])
         await fold_log(redis, redis_url, "default")
         await redis.delete(key("default", "blocked-identifiers"))
-        (said,) = (await kinfold(redis_url, "rejects", "--retry")).objects()
+        (said,) = (await kinfold(redis_url, "rejects", "--retry")).lines
         await block(redis, "kiosk")
         await fold_log(redis, redis_url, "default")
 
-        (listed,) = (await kinfold(redis_url, "rejects")).objects()
+        (listed,) = (await kinfold(redis_url, "rejects")).lines
 
         assert (listed["entry"], listed["reason"]) == (said["position"], "blocked-identifier")
 
@@ -213,7 +214,7 @@ class TestRetrying:
         await block(redis, "kiosk")
         await fold_log(redis, redis_url, "default")
 
-        listed = (await kinfold(redis_url, "rejects", "--all")).objects()
+        listed = (await kinfold(redis_url, "rejects", "--all")).lines
 
         assert listed[0]["entry"] == entry_id(0)
         assert "settled" in listed[0]
@@ -247,20 +248,20 @@ class TestEditing:
 
         assert said.status == 0, said
         assert "# field b'payload': b'\\xffv-1'" in (tmp_path / "seen").read_text()
-        (listed,) = (await kinfold(redis_url, "rejects", "--all")).objects()
+        (listed,) = (await kinfold(redis_url, "rejects", "--all")).lines
         assert listed["fields"] == [["payload", {"base64": base64.b64encode(b"\xffv-1").decode()}]]
 
     async def test_what_is_not_saved_is_left(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
         """Nothing is appended, and it is listed as before."""
         await append(redis, "default", [b"{"])
         await fold_log(redis, redis_url, "default")
-        before = (await kinfold(redis_url, "rejects")).output
+        before = (await kinfold(redis_url, "rejects")).out
 
         unsaved = await kinfold(redis_url, "rejects", "--edit", EDITOR="true")
         emptied = await kinfold(redis_url, "rejects", "--edit", EDITOR=write_editor(tmp_path, "text = ''"))
 
         assert (unsaved.status, emptied.status) == (1, 1)
-        assert (await kinfold(redis_url, "rejects")).output == before
+        assert (await kinfold(redis_url, "rejects")).out == before
         assert await redis.xlen(key("default", "events")) == 1
 
     async def test_what_is_still_wrong_is_said(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ class TestEditing:
         said = await kinfold(redis_url, "rejects", "--edit", EDITOR=editor)
 
         assert said.status == 1
-        assert f"{entry_id(0)}: still unknown-type: type: found 'Nope'" in said.errors
+        assert f"{entry_id(0)}: still unknown-type: type: found 'Nope'" in said.err
         assert await redis.xlen(key("default", "events")) == 1
 
     async def test_an_editor_that_fails_changes_nothing(self, redis: Redis, redis_url: str) -> None:
@@ -284,9 +285,9 @@ class TestEditing:
             said = await kinfold(redis_url, "rejects", "--edit", EDITOR=editor)
 
             assert said.status == 2
-            assert said.errors.startswith("kinfold: EDITOR: ")
-            assert sentence in said.errors
-            assert "Traceback" not in said.errors
+            assert said.err.startswith("kinfold: EDITOR: ")
+            assert sentence in said.err
+            assert "Traceback" not in said.err
         assert await redis.xlen(key("default", "events")) == 1
 
     async def test_counting_and_retrying_are_two_things(self, redis_url: str) -> None:

@@ -55,12 +55,12 @@ class TestRoundTrip:
         await fold_log(elsewhere, elsewhere_url, "default")
 
         assert (exported.status, imported.status) == (0, 0), (exported, imported)
-        assert imported.objects() == [
+        assert imported.lines == [
             {"workspace": "default", "entries": HISTORY_ENTRIES, "appended": HISTORY_ENTRIES, "position": last}
         ]
         here, there = await kinfold(redis_url, "contacts"), await kinfold(elsewhere_url, "contacts")
-        assert len(here.objects()) == HISTORY_CONTACTS
-        assert there.output == here.output
+        assert len(here.lines) == HISTORY_CONTACTS
+        assert there.out == here.out
         assert await state(elsewhere, "default") == await state(redis, "default")
 
     async def test_every_byte_of_every_entry_comes_back(
@@ -101,7 +101,7 @@ class TestRoundTrip:
             await kinfold(elsewhere_url, "import", file)
             await wait_until_folded(elsewhere, "default", entry_id(2))
 
-        assert len((await kinfold(elsewhere_url, "contacts")).objects()) == 1
+        assert len((await kinfold(elsewhere_url, "contacts")).lines) == 1
         assert await state(elsewhere, "default") == await state(redis, "default")
 
     async def test_what_the_log_excludes_is_honoured_by_a_replay(
@@ -120,11 +120,11 @@ class TestRoundTrip:
         await fold_log(elsewhere, elsewhere_url, "default")
         replayed = await kinfold(elsewhere_url, "replay")
 
-        assert "the log has 1 EventsExcluded: run kinfold replay" in imported.errors
+        assert "the log has 1 EventsExcluded: run kinfold replay" in imported.err
         assert replayed.status == 0, replayed
         here, there = await kinfold(redis_url, "contacts"), await kinfold(elsewhere_url, "contacts")
-        assert len(here.objects()) == 2
-        assert there.output == here.output
+        assert len(here.lines) == 2
+        assert there.out == here.out
 
     async def test_an_export_is_of_one_moment(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
         """Producers go on meanwhile, and what they append is not in the file."""
@@ -135,7 +135,7 @@ class TestRoundTrip:
             said = await kinfold(redis_url, "export", file)
 
         assert said.status == 0, said
-        trailer = said.objects()[0]["trailer"]
+        trailer = said.lines[0]["trailer"]
         with LogFile(file) as read:
             ids = [entry.id.decode() for page in read.pages() for entry in page]
         there = [entry for entry, _ in await log(redis, "default")]
@@ -175,7 +175,7 @@ class TestInterrupted:
         assert finished.status == 0, finished
         assert lengths == sorted(lengths)
         assert any(0 < length < HISTORY_ENTRIES for length in lengths), lengths
-        assert finished.objects()[0]["appended"] == HISTORY_ENTRIES - lengths[-1]
+        assert finished.lines[0]["appended"] == HISTORY_ENTRIES - lengths[-1]
         assert await log(elsewhere, "default") == await log(redis, "default")
         assert await state(elsewhere, "default") == await state(redis, "default")
 
@@ -207,7 +207,7 @@ class TestInterrupted:
         again = await kinfold(elsewhere_url, "import", file)
 
         assert again.status == 0, again
-        assert again.objects()[0]["appended"] == 0
+        assert again.lines[0]["appended"] == 0
         assert await elsewhere.xlen(key("default", "events")) == SOME
 
 
@@ -243,8 +243,8 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert f"{file}: " in said.errors
-        assert sentence in said.errors
+        assert f"{file}: " in said.err
+        assert sentence in said.err
         assert await elsewhere.keys() == []
 
     async def test_a_log_with_other_entries(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -254,7 +254,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert f"log: found {entry_id(0)}, where the file has other fields" in said.errors
+        assert f"log: found {entry_id(0)}, where the file has other fields" in said.err
         assert await elsewhere.keys() == [key("default", "events").encode()]
         assert await elsewhere.xlen(key("default", "events")) == 1
 
@@ -266,7 +266,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "all of the file is there" in said.errors
+        assert "all of the file is there" in said.err
         assert await elsewhere.xlen(key("default", "events")) == 4
 
     async def test_a_workspace_with_a_state(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -278,7 +278,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "position: found a state in workspace default" in said.errors
+        assert "position: found a state in workspace default" in said.err
         assert await elsewhere.exists(key("default", "events")) == 0
 
     async def test_a_log_whose_entries_were_deleted(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -289,7 +289,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "allowed is a workspace that never had entries" in said.errors
+        assert "allowed is a workspace that never had entries" in said.err
 
     async def test_another_workspaces_blocked_identifiers(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
         """Other rules make other contacts."""
@@ -298,7 +298,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "blocked-identifiers: found 1" in said.errors
+        assert "blocked-identifiers: found 1" in said.err
         assert await elsewhere.exists(key("default", "events")) == 0
 
     async def test_another_workspaces_name(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -306,13 +306,13 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file, "--workspace", "acme")
 
         assert said.status == 1
-        assert "workspace: found default, allowed is acme" in said.errors
+        assert "workspace: found default, allowed is acme" in said.err
         assert await elsewhere.keys() == []
 
         renamed = await kinfold(elsewhere_url, "import", file, "--workspace", "acme", "--rename")
 
         assert renamed.status == 0, renamed
-        assert WORKSPACES in renamed.errors, "nobody serves it yet, which is said"
+        assert WORKSPACES in renamed.err, "nobody serves it yet, which is said"
         assert await elsewhere.xlen(key("acme", "events")) == 3
 
     async def test_a_log_that_had_lost_its_head(self, redis: Redis, redis_url: str, elsewhere_url: str, tmp_path: Path) -> None:
@@ -326,9 +326,9 @@ class TestRefused:
         allowed = await kinfold(elsewhere_url, "import", file, "--allow-truncated")
 
         assert exported.status == 0
-        assert "lost 2 entries" in exported.errors
+        assert "lost 2 entries" in exported.err
         assert refused.status == 1
-        assert "lost: found 2 entries" in refused.errors
+        assert "lost: found 2 entries" in refused.err
         assert allowed.status == 0
 
     async def test_a_workspace_without_a_log(self, redis_url: str, redis: Redis, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ class TestRefused:
         said = await kinfold(redis_url, "export", tmp_path / "log.ndjson", "--workspace", "nobody")
 
         assert said.status == 1
-        assert "workspace nobody: found no log" in said.errors
+        assert "workspace nobody: found no log" in said.err
         assert names_in(tmp_path) == []
         assert await redis.keys() == []
 
@@ -346,8 +346,8 @@ class TestRefused:
         said = await kinfold(redis_url, "export", tmp_path / "nowhere" / "log.ndjson")
 
         assert said.status == 1
-        assert "nowhere" in said.errors
-        assert "Traceback" not in said.errors
+        assert "nowhere" in said.err
+        assert "Traceback" not in said.err
 
     async def test_a_server_that_is_not_there(self, file: Path, tmp_path: Path) -> None:
         """Exit status 3."""

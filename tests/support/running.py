@@ -1,24 +1,11 @@
 """`kinfold` as its users run it: a process, its exit status, and what it said."""
 
 import asyncio
-import json
-from typing import Any, NamedTuple
 
+from tests.support.command_line import Said
 from tests.support.projecting import KINFOLD, clean_environment
 
 COMMAND_S = 60.0
-
-
-class Said(NamedTuple):
-    """What a command came to."""
-
-    status: int
-    output: bytes
-    errors: str
-
-    def objects(self) -> list[Any]:
-        """Its output, an object a line."""
-        return [json.loads(line) for line in self.output.splitlines()]
 
 
 async def kinfold(url: str, *arguments: object, **variables: str) -> Said:
@@ -32,10 +19,10 @@ async def kinfold(url: str, *arguments: object, **variables: str) -> Said:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), COMMAND_S)
+        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    return Said(process.returncode, output, errors.decode())
+    return Said(process.returncode, out, err.decode())
