@@ -10,10 +10,11 @@ def test_an_unknown_external_id_or_address_creates_the_contact(target: dict[str,
     """The event may simply have come first; it becomes the contact that is identified later."""
     story = given()
     story.when(metadata_set(**target, metadata={"plan": "pro"}, at=3)).then({"type": "ContactCreated", "version": 1})
-    created = story.contacts[0].id
+    contact = story.contacts[0]
+    assert (contact.external_id, contact.email) == (target.get("externalId"), target.get("email"))
     story.given(identified("u-1", "ada@example.org", at=5))
     assert [(contact.id, contact.external_id, contact.metadata) for contact in story.contacts] == [
-        (created, "u-1", {"plan": "pro"})
+        (contact.id, "u-1", {"plan": "pro"})
     ]
 
 
