@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from tests.support.event_log import append, history
-from tests.support.projecting import fold_log, projecting, wait_until_folded
-from tests.support.replaying import command_line, kinfold, leftovers, living_snapshot, variables, verify
+from tests.support.projecting import fold_log, projecting, variables, wait_until_folded
+from tests.support.replaying import command_line, kinfold, leftovers, living_snapshot, verify
 from tests.support.snapshots import Snapshot
 from tests.support.waiting import wait_until
 

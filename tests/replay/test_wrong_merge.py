@@ -18,8 +18,8 @@ from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
 from tests.support.event_log import append, entry_id
 from tests.support.feed_reader import FeedReader, without_seen_times
-from tests.support.projecting import fold_log, projecting, wait_until_folded
-from tests.support.replaying import changes_since, kinfold, last_entry, leftovers, verify
+from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
+from tests.support.replaying import changes_since, kinfold, leftovers, verify
 from tests.support.snapshots import read_stream, take_snapshot
 
 ADA: Final = {"externalId": "u-ada"}
@@ -145,7 +145,7 @@ async def test_the_log_says_what_was_excluded(
     assert [event.entries for event in events] == [[WRONG_ENTRY]]
     shown = await kinfold(redis_url, workspace, "contacts", "--at", "9" * 13)
     assert shown.status == 1, "the future has not come yet"
-    now = await last_entry(redis, workspace)
+    now = (await newest_entry(redis, workspace, "events")).decode()
     assert len((await kinfold(redis_url, workspace, "contacts", "--at", now)).out) == 2
     assert len((await kinfold(redis_url, workspace, "contacts", "--at", entry_id(len(log) - 1))).out) == 1
     position = (await take_snapshot(redis, workspace)).position
@@ -200,7 +200,7 @@ async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
     ).status == 0
     await fold_log(redis, redis_url, workspace)
     assert len(await people(redis, workspace)) == 2
-    exclusion = await last_entry(redis, workspace)
+    exclusion = (await newest_entry(redis, workspace, "events")).decode()
 
     answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "right", exclusion))
 

@@ -20,7 +20,7 @@ from kinfold_services.gateway.server import GatewayServer
 from kinfold_services.gateway.signatures import identity_secret
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
-from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.projecting import KINFOLD, variables
 from tests.support.waiting import wait_until, wait_until_sync
 
 PATIENCE_S: Final = 30.0
@@ -107,13 +107,12 @@ class GatewayProcess:
     """A `kinfold gateway`, which may be killed."""
 
     def __init__(self, redis_url: str, port: int, log: Path, **settings: object) -> None:
-        variables = {f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()}
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*KINFOLD, "gateway", "--redis-url", redis_url, "--port", str(port)],
-                env=clean_environment(**variables),
+                env=variables(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Self, cast
@@ -24,6 +24,11 @@ def clean_environment(**variables: str) -> dict[str, str]:
     """The environment without anybody's KINFOLD_… settings, and with these variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KINFOLD_")}
     return {**kept, **variables}
+
+
+def variables(settings: Mapping[str, object]) -> dict[str, str]:
+    """The environment with these settings, by their names in `Settings`."""
+    return clean_environment(**{f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()})
 
 
 @asynccontextmanager
@@ -75,12 +80,11 @@ class ProjectorProcess:
     """A `kinfold projector`, which may be killed."""
 
     def __init__(self, url: str, workspace: str, log: Path, **settings: object) -> None:
-        variables = {f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*KINFOLD, "projector", "--redis-url", url, "--workspace", workspace],
-                env=clean_environment(**variables),
+                env=variables(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -18,7 +18,7 @@ from kinfold_services.replay.rebuild import Progress
 from kinfold_services.replay.replay import Replay
 from kinfold_services.replay.verify import Verification
 from kinfold_services.settings import Settings
-from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.projecting import KINFOLD, variables
 from tests.support.snapshots import RawEntry, Snapshot, keys_like, take_snapshot
 from tests.support.strategies import Log
 
@@ -54,11 +54,6 @@ async def kinfold(url: str, workspace: str, command: str, *arguments: str | Path
 def command_line(url: str, workspace: str, command: str, *arguments: str | Path) -> list[str]:
     """The words of a command."""
     return [*KINFOLD, command, *map(str, arguments), "--redis-url", url, "--workspace", workspace]
-
-
-def variables(settings: Mapping[str, object]) -> dict[str, str]:
-    """The environment with these settings."""
-    return clean_environment(**{f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()})
 
 
 def quietly(_: int) -> None:
@@ -99,12 +94,6 @@ async def append_log(client: Redis, workspace: str, log: Log) -> None:
     """Appends entries with ids of their own."""
     for at, fields in log:
         await client.xadd(key(workspace, "events"), cast("Any", fields), id=at)
-
-
-async def last_entry(client: Redis, workspace: str) -> str:
-    """The id of the log's last entry."""
-    newest = await client.xrevrange(key(workspace, "events"), count=1)
-    return cast("list[RawEntry]", newest)[0][0].decode()
 
 
 async def leftovers(client: Redis, workspace: str) -> list[bytes]:
