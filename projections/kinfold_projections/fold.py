@@ -172,7 +172,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     elif names.email is not None and decision.rule != "conflict":
         late |= not take_email(state, contact, names.email, stamp)
     if event.name is not None or event.image is not None:
-        late |= not take_profile(state, contact, event, stamp)
+        late |= not take_profile(contact, event, stamp)
     state.put_metadata(contact, metadata)
     state.widen(contact, entry.at, entry.at)
     linking = link_visitor(state, contact, names.visitor_id, entry.at) if names.visitor_id is not None else UNLINKED

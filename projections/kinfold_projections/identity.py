@@ -2,6 +2,8 @@
 
 One principle: a device is never evidence that two identities are the same person; only an event that names both is. Better
 two contacts than one wrong one, for a wrong merge shows one person's data to another.
+
+What takes something here changes the contact, and leaves it to the fold to put that into the state, once, with its metadata.
 """
 
 from typing import Literal
@@ -62,7 +64,6 @@ def take_external_id(state: State, contact: ContactRecord, external_id: str) -> 
     if contact.external_id is None:
         contact.external_id = external_id
         state.put_external_id(external_id, contact.id)
-        state.put_contact(contact)
 
 
 def take_email(state: State, contact: ContactRecord, email: str, stamp: Stamp) -> bool:
@@ -77,7 +78,6 @@ def take_email(state: State, contact: ContactRecord, email: str, stamp: Stamp) -
             state.put_email(email, contact.id)
             contact.conflict = None  # the same conflict, should it come again, is news
         contact.email = email
-    state.put_contact(contact)
     return True
 
 
@@ -88,10 +88,9 @@ def address_by_metadata(state: State, contact: ContactRecord, email: str) -> Non
     """
     contact.email = email
     state.put_email(email, contact.id)
-    state.put_contact(contact)
 
 
-def take_profile(state: State, contact: ContactRecord, event: VisitorIdentified, stamp: Stamp) -> bool:
+def take_profile(contact: ContactRecord, event: VisitorIdentified, stamp: Stamp) -> bool:
     """The contact's name and image, by effective time; absent and null say nothing. False where one came too late."""
     in_time = True
     for field, value in (("name", event.name), ("image", event.image)):
@@ -102,7 +101,6 @@ def take_profile(state: State, contact: ContactRecord, event: VisitorIdentified,
             continue
         contact.stamps[field] = stamp
         setattr(contact, field, value)
-        state.put_contact(contact)
     return in_time
 
 
