@@ -103,6 +103,14 @@ def test_a_late_link_interrupts_one_that_was_confirmed_later() -> None:
     assert [owner_of_a_page_view(story, at) for at in (2, 6, 10)] == ["u-1", "u-2", "u-1"]
 
 
+def test_an_older_confirmation_takes_no_later_one_back() -> None:
+    """`u-1 @1, u-1 @5`, then u-2 from 9 on: u-1 said again @3 is still held until 5, so `u-3 @4` interrupts it."""
+    story = given(sign_in("u-1", 1), sign_in("u-1", 5), sign_in("u-2", 9))
+    story.when(sign_in("u-1", 3)).then_nothing()
+    story.given(sign_in("u-3", 4))
+    assert story.holders() == history(("u-1", 1), ("u-3", 4), ("u-1", 5), ("u-2", 9))
+
+
 def test_an_interrupted_contact_is_told_that_its_visitors_stand_in_another_order() -> None:
     """The link that goes on is a newer one: who holds the contacts by the feed alone must hear of it."""
     story = given(sign_in("u-1", 1), identified("u-1", visitor_id="v-2", at=3), sign_in("u-1", 9))
