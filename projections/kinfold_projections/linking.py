@@ -39,8 +39,6 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, at: str)
     if not old:
         state.widen(contact, visitor.first_seen_at, visitor.last_seen_at)
     links = linked(old, contact.id, at, state.find)
-    if links is old:
-        return Linking(visitor_id)
     visitor.links, visitor.contact_id = links, links[-1].contact_id
     if not old:
         state.add_visitor(contact, links[-1].contact_id, links[-1].since, visitor_id)

@@ -35,7 +35,7 @@ def contacts_to_link(visitor: VisitorRecord, at: str) -> set[str]:
 
 
 def linked(links: list[LinkRecord], contact_id: str, at: str, find: Find) -> list[LinkRecord]:
-    """The history after an event said that from `at` on the visitor is the contact's. The same list where it said nothing new.
+    """The history after an event said that from `at` on the visitor is the contact's.
 
     Last write wins by effective time here too: a link that was confirmed at a later time than `at` is not ended by the event,
     but interrupted: what was confirmed goes on from there.
