@@ -129,6 +129,14 @@ def test_presence_is_not_told_late() -> None:
     assert story.contact(external_id="u-1").first_seen_at == moment(500)
 
 
+def test_presence_that_was_told_is_written() -> None:
+    """Where it moves no seen time as well, or a projector that starts anew would tell it again."""
+    story = given(identified("u-1", visitor_id="v-1", at=1), identified("u-1", at=1000))
+    story.state.take_changes()
+    story.when(seen("v-1", at=500)).then("ContactSeen")
+    assert story.state.take_changes().contacts == story.contacts
+
+
 def test_an_anonymous_visitor_is_not_on_the_feed() -> None:
     """The feed tells of contacts."""
     story = Story()

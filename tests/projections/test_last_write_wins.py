@@ -129,7 +129,9 @@ def test_a_contact_s_seen_times_cover_what_names_it_or_comes_from_its_visitors()
     one, two = story.contact(external_id="u-1"), story.contact(external_id="u-2")
     assert (one.first_seen_at, one.last_seen_at) == (moment(2), moment(7))
     assert (two.first_seen_at, two.last_seen_at) == (moment(10), moment(12))
-    story.given(identified("u-1", at=13), metadata_set(externalId="u-1"))
+    story.given(identified("u-1", at=13))
+    assert one.last_seen_at == moment(13)
+    story.given(metadata_set(externalId="u-1"))
     assert one.last_seen_at == log_at(6)
 
 
