@@ -115,6 +115,15 @@ def test_seen_times_only_widen() -> None:
         assert (visitor.first_seen_at, visitor.last_seen_at) == (moment(1), moment(5))
 
 
+@pytest.mark.parametrize("first", [seen(at=5), identified("u-1", visitor_id="v-1", at=5)])
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_visitor_s_seen_times_cover_every_event_that_names_it(first: Event, at: float) -> None:
+    """A page view, an identification, metadata; anonymous or not."""
+    for event in (seen(at=at), identified("u-1", visitor_id="v-1", at=at), metadata_set(visitorId="v-1", at=at)):
+        visitor = given(first, event).visitor()
+        assert (visitor.first_seen_at, visitor.last_seen_at) == (moment(min(5, at)), moment(max(5, at)))
+
+
 def test_a_contact_s_seen_times_cover_its_visitors_anonymous_past() -> None:
     """Before anybody knew, it was them already."""
     story = given(seen(at=1), seen(at=9), identified("u-1", visitor_id="v-1", at=5))
