@@ -4,6 +4,7 @@ Each page is read together with the stream's first and last entry, by one script
 trimmed between two reads cannot be missed without being noticed.
 """
 
+import logging
 import threading
 from collections.abc import Generator, Iterator
 from typing import Any, Final, cast
@@ -19,6 +20,8 @@ from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
+
+log = logging.getLogger("kinfold")
 
 _PAGE: Final = 500
 _BLOCK_MS: Final = 400
@@ -78,7 +81,7 @@ class RedisFeed:
                 continue
             for entry_id, fields in entries:
                 position = entry_id.decode()
-                change = _change(fields)
+                change = _change(position, fields)
                 yield At(position) if change is None else Told(position, change)
             if len(entries) < _PAGE:
                 yield Pause()
@@ -126,15 +129,19 @@ class RedisFeed:
                 break
             for entry_id, fields in entries:
                 position = entry_id.decode()
-                change = _change(fields)
+                change = _change(position, fields)
                 if change is not None and (news := _after(shown, change)):
                     yield Told(None, news)
         return position
 
 
-def _change(fields: list[bytes]) -> Change | None:
-    """What an entry of the feed tells, its fields as a flat list."""
-    return read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+def _change(position: str, fields: list[bytes]) -> Change | None:
+    """The change of an entry; None for what is to be left out: somebody else has put it there, or a newer kinfold."""
+    data = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change")
+    if data is None:
+        log.warning("feed entry %s was left out: found no field `change`", position)
+        return None
+    return read_change(data)
 
 
 def _after(shown: dict[str, Contact], change: Change) -> Change | None:

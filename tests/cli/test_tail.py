@@ -128,3 +128,13 @@ def test_tail_waits_for_a_position_first(kinfold: Kinfold) -> None:
 
     assert (said.status, said.out) == (1, b"")
     assert "position 99999999999999-0 is not folded after 0.1 s" in said.err
+
+
+def test_tail_leaves_out_what_is_no_change(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """Somebody's hand has put it there: it is said, and what comes behind it is told."""
+    foreign: Any = log.xadd(key(workspace, "changes"), {"foo": "bar"})
+    identify(kinfold, "u-1")
+    with tailing(kinfold, "--since", "0") as tail:
+        assert tail.next()["change"]["contact"]["externalId"] == "u-1"
+        assert tail.process.stderr is not None
+        assert f"feed entry {foreign.decode()} was left out" in tail.process.stderr.readline().decode()

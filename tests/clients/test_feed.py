@@ -56,6 +56,21 @@ def test_changes_are_typed_and_in_order(visitors: kinfold.Producer, feed: kinfol
     assert [change.version for change in (created, linked, updated)] == [1, 2, 3]
 
 
+def test_an_entry_that_is_no_change_is_left_out(
+    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture
+):
+    """Somebody's hand has put it there: it is said in the log, and nobody waits behind it for ever."""
+    visitors.identify(external_id="u-1")
+    folded(client, workspace, visitors.flush())
+    with feed.follow(since="0") as changes:
+        told = [next(changes)]
+        foreign = cast("bytes", client.xadd(key(workspace, "changes"), {"foo": "bar"})).decode()
+        visitors.identify(external_id="u-2")
+        told.append(next(changes))
+    assert [change.contact.external_id for change in told] == ["u-1", "u-2"]  # type: ignore[union-attr]
+    assert f"feed entry {foreign} was left out" in caplog.text
+
+
 def test_without_since_it_begins_now(visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str):
     visitors.identify(external_id="u-1")
     folded(client, workspace, visitors.flush())

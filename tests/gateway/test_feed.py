@@ -6,7 +6,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -18,6 +18,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.gateway import following as following_module
 from kinfold_services.gateway import hub as hub_module
 from kinfold_services.gateway import server as server_module
+from kinfold_services.gateway import snapshot as snapshot_module
 from kinfold_services.gateway.following import Wish, follow
 from kinfold_services.gateway.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
@@ -237,6 +238,40 @@ async def test_entries_that_the_server_lost(gateway: Gateway):
         assert (await stream.message()).event == "reset"
     async with following(gateway.client, {"since": first}) as stream:
         assert (await stream.message()).id == last
+
+
+async def test_an_entry_of_the_feed_that_is_no_change_stops_nobody(gateway: Gateway):
+    """Somebody's hand has put it there. Who follows gets what comes behind it, and so does who resumes before it or at it."""
+    feed = key("default", "changes")
+    await put_and_fold(gateway, identified("u-1"))
+    async with following(gateway.client) as near, following(gateway.client, {"snapshot": "true"}) as other:
+        await other.messages(2)
+        with capture_logs() as logs:
+            fields: list[Any] = [{"foo": "bar"}, {"change": "no JSON"}, {"change": "{}"}]
+            foreign = [cast("bytes", await gateway.redis.xadd(feed, each)).decode() for each in fields]
+            await put_and_fold(gateway, identified("u-2"))
+            followed = [await near.message(), await other.message()]
+    async with following(gateway.client, {"since": "0"}) as far:
+        followed.append((await far.messages(2))[1])
+    for entry in foreign:
+        async with following(gateway.client, {"since": entry}) as resumed:
+            followed.append(await resumed.message())
+
+    assert [each.data["contact"]["externalId"] for each in followed] == ["u-2"] * 6
+    assert [each["entry"] for each in logs if each["event"] == "feed entry left out: it is no change"] == foreign
+
+
+async def test_an_entry_that_is_no_change_stops_no_snapshot(gateway: Gateway):
+    """It came while the contacts were read."""
+    await put_and_fold(gateway, identified("u-1"))
+    pages = await snapshot_module._read_pages(gateway.redis, "default")
+    await gateway.redis.xadd(key("default", "changes"), {"foo": '"bar"'})
+    await put_and_fold(gateway, identified("u-2"))
+    pages.positions.append((await gateway.entries("changes"))[-1][0])
+
+    await pages.bring_up(gateway.redis, "default")
+
+    assert len(pages.contacts) == 2
 
 
 async def test_comments_keep_proxies_from_closing_the_stream(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,7 @@ import msgspec
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.cli.output import DONE, NO, complain, print_json
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.replaying import say_what_is_lost
 from kinfold_services.connections import Client, RawEntry, connect
 from kinfold_services.projector.store import StateStore
@@ -93,7 +93,9 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
             for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply):
                 for entry_id, fields in entries:
                     last = entry_id.decode()
-                    if not print_json({"entry": last, "change": msgspec.Raw(fields[b"change"])}):
+                    if (change := fields.get(b"change")) is None:
+                        say(f"kinfold: feed entry {last} was left out: found no field `change`")
+                    elif not print_json({"entry": last, "change": msgspec.Raw(change)}):
                         return DONE
     return complain(f"feed entry {last}: the feed keeps only newer ones; read the contacts and start from now", NO)
 

@@ -169,7 +169,7 @@ class FeedHub:
                 raise reply
         if behind == position_key(info["last-generated-id"].decode()):
             return []
-        messages = [Message.change(entry.decode(), fields[b"change"]) for entry, fields in page]
+        messages = [Message.change(entry.decode(), fields) for entry, fields in page]
         if behind == (0, 0):
             return messages[:_PAGE] if info["entries-added"] == info["length"] else None
         # The entry itself has to be there: where a server lost its newest ones, other ones may have followed already.
@@ -235,7 +235,7 @@ class FeedHub:
         async with asyncio.timeout(_SILENCE_S):
             reply = await self._client.xread({self._feed: self.last}, count=_PAGE, block=_BLOCK_MS)
         streams = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", reply or [])
-        return [Message.change(entry.decode(), fields[b"change"]) for _, entries in streams for entry, fields in entries]
+        return [Message.change(entry.decode(), fields) for _, entries in streams for entry, fields in entries]
 
     async def _lose(self) -> None:
         """After an outage that took entries with it: nobody goes on as if nothing had been."""

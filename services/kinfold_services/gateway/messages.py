@@ -1,8 +1,10 @@
 """What goes over the feed's wire: a change or a control message, as a server-sent event and as a WebSocket message."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+import structlog
 from litestar.response.sse import ServerSentEventMessage
 
 from kinfold_schemas.positions import position_key
@@ -59,11 +61,20 @@ class Message:
         self._ws: bytes | None = None
 
     @classmethod
-    def change(cls, entry: str, data: bytes) -> "Message":
-        """An entry of the feed; `order` is what it sorts by."""
-        message = cls(entry, data)
-        head = _decode_head(data)
-        message.type, message.contact_id, message.merged_contact_id = head.type, head.contact_id, head.merged_contact_id
+    def change(cls, entry: str, fields: Mapping[bytes, bytes]) -> "Message":
+        """An entry of the feed; `order` is what it sorts by.
+
+        What somebody else has put there and is no change stops nobody: it says but its id, and no page's handler is called.
+        """
+        data = fields.get(b"change", b"")
+        try:
+            head = _decode_head(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            structlog.get_logger().warning("feed entry left out: it is no change", entry=entry, error=str(error))
+            message = cls(entry)
+        else:
+            message = cls(entry, data)
+            message.type, message.contact_id, message.merged_contact_id = head.type, head.contact_id, head.merged_contact_id
         message.order = position_key(entry)
         return message
 

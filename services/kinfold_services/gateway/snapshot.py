@@ -80,7 +80,8 @@ class _Pages:
             if not entries:
                 raise FeedOverran(f"workspace {workspace}: the feed dropped entries before {last} while the contacts were read")
             for entry, fields in entries:
-                self._apply(position_key(entry.decode()), fields[b"change"])
+                if (message := Message.change(entry.decode(), fields)).data is not None:
+                    self._apply(message.order, message.data)
             after = entries[-1][0].decode()
 
     def _apply(self, order: tuple[int, int], data: bytes) -> None:
