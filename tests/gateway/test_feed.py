@@ -10,8 +10,10 @@ from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+import structlog
 import websockets
 from redis.asyncio import Redis
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
@@ -259,6 +261,21 @@ async def test_an_entry_of_the_feed_that_is_no_change_stops_nobody(gateway: Gate
 
     assert [each.data["contact"]["externalId"] for each in followed] == ["u-2"] * 6
     assert [each["entry"] for each in logs if each["event"] == "feed entry left out: it is no change"] == foreign
+
+
+async def test_what_the_reader_of_the_feed_logs_is_of_no_request(gateway: Gateway):
+    """It reads for all, whoever came first."""
+    with capture_logs() as logs:
+        structlog.get_config()["processors"].insert(0, merge_contextvars)
+        async with following(gateway.client) as stream:
+            await stream.next()
+            await gateway.redis.xadd(key("default", "changes"), {"foo": "bar"})
+            await put_and_fold(gateway, identified("u-1"))
+            await stream.message()
+
+    said = [each for each in logs if each["event"] == "feed entry left out: it is no change"]
+    assert ["request_id" in each for each in said] == [False]
+    assert all(each["request_id"] for each in logs if each["event"] == "request")
 
 
 async def test_an_entry_that_is_no_change_stops_no_snapshot(gateway: Gateway):

@@ -7,6 +7,7 @@ follower has a buffer of its own, bounded: one that does not read is cut off, an
 import asyncio
 import time
 from collections import deque
+from contextvars import Context
 from itertools import takewhile
 from typing import Final, Literal, NamedTuple, cast
 
@@ -103,7 +104,8 @@ class FeedHub:
         async with self._starting:
             if not self._is_reading():
                 self._begin_at(await self.newest())
-                self._reader = asyncio.create_task(self._read(), name=f"feed of {self._workspace}")
+                alone = Context()  # it reads for all: what it logs is not of the request that came first
+                self._reader = asyncio.create_task(self._read(), name=f"feed of {self._workspace}", context=alone)
 
     async def newest(self) -> str:
         """The id of the feed's last entry; `0-0` where there never was one."""
