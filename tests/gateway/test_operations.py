@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.gateway.bodies import MAX_BODY_BYTES
 from kinfold_services.gateway.workspaces import ANSWER_S
 from tests.support.engines import free_port
 from tests.support.gateways import Gateway, GatewayProcess, serving
@@ -168,6 +169,34 @@ def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
             pass
         wait_until_sync(lambda: "in use" in log.read_text())
     assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "error", "detail"),
+    [
+        ("GET", "/nowhere", 404, "not-found", "path: found '/nowhere', allowed are those that /docs names"),
+        ("POST", "/nowhere", 404, "not-found", "path: found '/nowhere', allowed are those that /docs names"),
+        ("GET", "/v1/no/where", 404, "not-found", "path: found '/v1/no/where', allowed are those that /docs names"),
+        ("PUT", "/v1/contacts", 405, "method-not-allowed", "method: found PUT, allowed are GET, OPTIONS"),
+        ("POST", "/v1/events", 413, "too-large", f"body: found more than {MAX_BODY_BYTES} bytes, allowed are {MAX_BODY_BYTES}"),
+        (
+            "GET",
+            "/v1/contacts?limit=0",
+            400,
+            "bad-request",
+            "limit: found '0', allowed is what /docs says of it (Expected `int` >= 1)",
+        ),
+    ],
+)
+async def test_what_reaches_no_route_is_answered_as_by_one(  # noqa: PLR0917  each is a column
+    unfolded: Gateway, method: str, path: str, status: int, error: str, detail: str
+):
+    """The same media type and fields, and a sentence that says what was found and what is allowed."""
+    answer = await unfolded.client.request(method, path, content=b"x" * (MAX_BODY_BYTES + 1) if status == 413 else None)
+
+    assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
+    assert answer.json() == {"error": error, "detail": detail, "requestId": answer.headers["X-Request-Id"]}
+    assert answer.headers.get("Allow") == ("GET, OPTIONS" if status == 405 else None)
 
 
 async def test_the_document(gateway: Gateway):

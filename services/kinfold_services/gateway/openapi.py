@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast, get_args
 
 import msgspec
-from litestar import Request
+from litestar import Request, Router
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
@@ -127,6 +127,10 @@ class _Json(JsonRenderPlugin):
 class _Page(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         return docs_page(_with_our_schemas(openapi_schema), str(request.base_url).rstrip("/")).encode()
+
+    def receive_router(self, router: Router) -> None:
+        """Takes back the framework's route for what is not there: to it every path of one part is a page, and a POST a 405."""
+        router.routes[:] = [route for route in router.routes if "{" not in route.path]
 
 
 def openapi_config(version: str) -> OpenAPIConfig:

@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import Scope
 from redis.exceptions import RedisError
 
@@ -83,7 +84,7 @@ def unavailable(detail: str) -> Problem:
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """An exception with a status: ours, or one that the framework raised."""
     fields = error.fields if isinstance(error, Problem) else {}
-    return _answer(request, error.status_code, _sentence(error), dict(error.headers or {}), **fields)
+    return _answer(request, error.status_code, _sentence(request, error), dict(error.headers or {}), **fields)
 
 
 def on_redis_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -142,8 +143,18 @@ def _answer(request: Request[Any, Any, Any], status: int, detail: str, headers: 
     return Response(msgspec.json.encode(error), status_code=status, headers=headers, media_type="application/json")
 
 
-def _sentence(error: HTTPException) -> str:
-    if not isinstance(error, ValidationException) or not isinstance(error.extra, list) or not error.extra:
-        return error.detail
-    first = error.extra[0]  # {"message": ..., "key": ..., "source": ...}
-    return f"{first.get('key', 'request')}: {first.get('message', error.detail)}"
+def _sentence(request: Request[Any, Any, Any], error: HTTPException) -> str:
+    """What the framework found before a route of ours was reached, in our words; and ours as they are."""
+    match error:
+        case NotFoundException():
+            return f"path: found {request.url.path!r}, allowed are those that /docs names"
+        case MethodNotAllowedException():
+            return f"method: found {request.method}, allowed are {(error.headers or {}).get('allow', 'others')}"
+        case RequestEntityTooLarge():
+            allowed = request.route_handler.resolve_request_max_body_size()
+            return f"body: found more than {allowed} bytes, allowed are {allowed}"
+        case ValidationException(extra=[{"key": name, "message": message}, *_]):
+            found = str(request.query_params.get(name) or request.headers.get(name))
+            return f"{name}: found {found[:60]!r}, allowed is what /docs says of it ({message})"
+        case _:
+            return error.detail
