@@ -200,13 +200,15 @@ async def test_what_reaches_no_route_is_answered_as_by_one(  # noqa: PLR0917  ea
 
 
 async def test_the_document(gateway: Gateway):
-    """OpenAPI 3.1, with events, contacts and errors among its schemas, and a page of it that fetches nothing."""
+    """OpenAPI 3.1, with events, contacts and errors among its schemas, and at `/` and `/docs` a page that fetches nothing."""
     document = await gateway.get("/openapi.json")
     page = await gateway.client.get("/docs")
+    home = await gateway.client.get("/")
 
     assert document["openapi"].startswith("3.1")
     assert {"VisitorSeen", "VisitorIdentified", "MetadataSet", "Contact", "Error"} <= document["components"]["schemas"].keys()
     assert page.headers["Content-Type"].startswith("text/html")
+    assert (home.text, home.headers["Content-Type"]) == (page.text, page.headers["Content-Type"])
     for name in (*document["paths"], *document["components"]["schemas"]):
         assert f"{name}<" in page.text, name
     assert "<script" not in page.text

@@ -134,7 +134,7 @@ class _Page(OpenAPIRenderPlugin):
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
-    """`/openapi.json`, and a page to read it on at `/docs`."""
+    """`/openapi.json`, and a page to read it on at `/docs`, and where somebody opens the address that `up` prints."""
     bearer = SecurityScheme(type="http", scheme="bearer", description="A key of `kinfold keys create`")
     basic = SecurityScheme(type="http", scheme="basic", description="Segment's fashion: the key is the user")
     return OpenAPIConfig(
@@ -147,6 +147,6 @@ def openapi_config(version: str) -> OpenAPIConfig:
         use_handler_docstrings=True,
         render_plugins=[
             _Json(path="/openapi.json", media_type=cast("Any", "application/json")),
-            _Page(path="/docs"),
+            _Page(path=["/docs", "/"]),
         ],
     )
