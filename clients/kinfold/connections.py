@@ -120,6 +120,9 @@ def _check_redis(url: str) -> None:
 
     scheme = urlsplit(url).scheme
     single = _sentinel(url)[2] if scheme.endswith("+sentinel") else _plain(url) if "+" in scheme else url
+    database = urlsplit(single).path.strip("/")
+    if scheme != "unix" and not (database or "0").isdecimal():  # redis-py would take 0
+        raise ValueError(f"allowed is a number as its database, and not {database!r}")
     try:
         connection: Any = ConnectionPool.from_url(single).make_connection()
     except (TypeError, ValueError) as error:

@@ -65,10 +65,17 @@ def connect(url: str, answer_s: float | None = None) -> Client:
 def check_url(url: str) -> str:
     """`url` as it is. Raises ValueError where `connect` could make nothing of it; the message tells no password."""
     try:
-        sentinel_options(url) if url_kind(url) == SENTINEL else parse_url(plain_url(url))
+        sentinel_options(url) if url_kind(url) == SENTINEL else _check_single(url)
     except ValueError as error:
         raise ValueError(f"redis URL: {error}; allowed are {ALLOWED_URLS}") from error
     return url
+
+
+def _check_single(url: str) -> None:
+    parse_url(plain_url(url))
+    database = urlsplit(url).path.strip("/")
+    if url_kind(url) != "unix" and not (database or "0").isdecimal():  # redis-py would take 0
+        raise ValueError(f"found database {database!r}, allowed is a number")
 
 
 class _ClusterClient(RedisCluster):

@@ -231,6 +231,8 @@ def test_an_on_error_that_fails_harms_nobody(workspace: str):
         ("redis+sentinel://h:1/master", {}, None),
         ("redis+sentinel://h:x/master", {}, "url: found 'redis+sentinel://h:x/master', invalid literal"),
         ("redis://h:x", {}, "url: found 'redis://h:x', of which redis-py says: Port could not be cast to integer"),
+        ("redis://h/zzz", {}, "url: found 'redis://h/zzz', allowed is a number as its database, and not 'zzz'"),
+        ("redis+sentinel://h/master/x", {}, "url: found 'redis+sentinel://h/master/x', allowed is a number as its database"),
         ("redis://h?tiemout=1", {}, "url: found 'redis://h?tiemout=1', of which redis-py says: "),
         ("redis://h?decode_responses=true", {}, "allowed is no decode_responses: the log is bytes"),
         ("redis+cluster://h:x", {}, "of which redis-py says: Port could not be cast to integer"),

@@ -126,6 +126,10 @@ async def test_redis_and_valkey_give_the_same_bytes(tmp_path: Path, redis: Redis
         ("redis+sentinel://localhost:26379", "without the name of the master"),
         ("redis+sentinel://localhost:26379/", "without the name of the master"),
         ("redis+sentinel://localhost:26379/master/x", "database 'x'"),
+        ("redis://localhost/zzz", "database 'zzz'"),
+        ("rediss://localhost:6380/3/4", "database '3/4'"),
+        ("redis://localhost/-1", "database '-1'"),
+        ("redis+cluster://localhost/x", "database 'x'"),
         ("http://localhost", "scheme"),
         ("redis+http://localhost:port", "port"),
         ("", "scheme"),
@@ -136,6 +140,12 @@ def test_a_url_that_is_none_is_refused(url: str, found: str) -> None:
     with pytest.raises(ValueError, match=rf"redis URL: .*{found}.*; allowed are redis\[s\]://host:port/0, unix://") as refused:
         check_url(url)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "rediss://localhost/", "redis://localhost/3", "unix:///run/redis.sock"])
+def test_a_url_that_is_one_is_taken_as_it_is(url: str) -> None:
+    """With a database or without."""
+    assert check_url(url) == url
 
 
 async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
