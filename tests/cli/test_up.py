@@ -81,6 +81,22 @@ def test_a_workspace_that_up_is_given_is_served_and_has_a_key(data_dir: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("options", "name"), [((), "shop"), (("--workspace", "blog"), "blog")])
+def test_what_up_says_is_of_a_workspace_that_is_served(data_dir: Path, options: tuple[str, ...], name: str) -> None:
+    """Where KINFOLD_SERVE leaves `default` out: one that it names, or the one that was given, which is served, too."""
+    kinfold = Kinfold("--data-dir", data_dir, KINFOLD_SERVE="shop,stall")
+
+    said = kinfold.run_apart("up", "--detach", *options)
+
+    assert said.status == 0, said
+    assert f"kf_sk_{name}_" in said.err
+    assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
+    for each in {"shop", "stall", name}:
+        published = kinfold.json("publish", "--wait", "--workspace", each, stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
+        assert published["workspace"] == each
+
+
+@pytest.mark.slow
 def test_up_on_a_server_of_ones_own_says_how_it_is_stopped(tmp_path: Path) -> None:
     """`kinfold down` knows data dirs alone: what it cannot stop, it is not said to."""
     with EmbeddedServer.start(tmp_path) as server:

@@ -47,6 +47,7 @@ def run_projector(settings: Settings) -> int:
 def up(settings: Settings) -> int:
     """Runs everything in the foreground, until a signal."""
     configure_logs(settings.log_format, settings.log_level)
+    settings = _serving_its_own(settings)
     if settings.redis_url is not None:
         return _run_all(settings, settings.redis_url, None)
     try:
@@ -97,6 +98,7 @@ def up_detached(settings: Settings) -> int:
     """Starts `kinfold up` in the background, unless it runs already, and returns when events are folded."""
     if settings.redis_url is not None:
         return complain("--detach: found a Redis URL, allowed is it with the embedded server of a data dir alone", USAGE)
+    settings = _serving_its_own(settings)
     url = running_url(settings.data_dir)
     if url is not None and not _until(lambda: process_on(settings.data_dir) is not None, _ANOTHER_S):
         return complain(f"an embedded server already runs on {settings.data_dir}, and it is not of a `kinfold up`", NO)
@@ -122,6 +124,15 @@ def up_detached(settings: Settings) -> int:
     new_key = first_key(url, settings.workspace) if url else None
     say(_what_next(settings, url or "", gateway_url(settings.data_dir) or "", new_key))
     return DONE
+
+
+def _serving_its_own(settings: Settings) -> Settings:
+    """With a workspace that is served, where KINFOLD_SERVE names some: one that was given is, too; else one of them."""
+    if not settings.serve or settings.workspace in settings.serve:
+        return settings
+    if "workspace" in settings.model_fields_set:
+        return settings.model_copy(update={"serve": settings.serve | {settings.workspace}})
+    return settings.model_copy(update={"workspace": min(settings.serve)})
 
 
 def down(settings: Settings) -> int:
