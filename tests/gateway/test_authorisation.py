@@ -259,6 +259,37 @@ async def test_browsers_of_listed_origins_may_ask(redis: Redis, redis_url: str):
     assert "Access-Control-Allow-Origin" not in closed.headers
 
 
+@pytest.mark.parametrize(
+    ("asked", "detail"),
+    [
+        (
+            {"Origin": "https://evil.example"},
+            "Origin: found 'https://evil.example', allowed are those of KINFOLD_GATEWAY_ORIGINS",
+        ),
+        ({"Access-Control-Request-Method": "PUT"}, "Access-Control-Request-Method: found 'PUT', allowed are GET, POST"),
+        (
+            {"Access-Control-Request-Headers": "accept,x-mine"},
+            "Access-Control-Request-Headers: found 'x-mine', allowed are Accept, Accept-Language, ",
+        ),
+    ],
+)
+async def test_a_preflight_that_is_refused_says_why(redis: Redis, redis_url: str, asked: dict[str, str], detail: str):
+    """As every refusal does. What an EventSource of a page's own making sends is allowed."""
+    follows = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "accept,authorization,cache-control,content-type,last-event-id",
+    }
+    async with serving(redis_url, redis, gateway_origins="https://shop.example") as gateway:
+        allowed = await gateway.client.options("/v1/changes", headers=follows)
+        refused = await gateway.client.options("/v1/changes", headers={**follows, **asked})
+
+    assert allowed.status_code == 204, allowed.text
+    assert (refused.status_code, refused.headers["Content-Type"]) == (400, "application/json")
+    assert refused.json()["detail"].startswith(detail)
+    assert (refused.json()["error"], refused.json()["requestId"]) == ("bad-request", refused.headers["X-Request-Id"])
+
+
 async def test_the_table_holds_for_the_websocket_too(gateway: Gateway, keys: dict[str, str]):
     """It is refused before the upgrade, with the status that a request would get."""
     url = gateway.url.replace("http", "ws") + "/v1/changes/ws"

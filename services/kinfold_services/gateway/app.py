@@ -17,6 +17,7 @@ from kinfold_services.gateway.listings import contact_visitors, contacts
 from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import healthz, metrics, readyz
+from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.segment import segment_batch, segment_call
 from kinfold_services.gateway.workspaces import Gateway
@@ -44,19 +45,11 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     cors = CORSConfig(
         allow_origins=sorted(settings.gateway_origins),
         allow_methods=["GET", "POST"],
-        allow_headers=[
-            "Authorization",
-            "Content-Type",
-            "Content-Encoding",
-            "If-None-Match",
-            "Kinfold-Workspace",
-            "Last-Event-ID",
-            "X-Request-Id",
-        ],
+        allow_headers=ALLOWED_HEADERS,
         expose_headers=["ETag", "Retry-After", "X-Request-Id"],
         max_age=600,
     )
-    app = Litestar(
+    app: ASGIApp = Litestar(
         route_handlers=ROUTES,
         state=State({"gateway": gateway}),
         cors_config=cors if settings.gateway_origins else None,
@@ -67,4 +60,6 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         on_shutdown=[gateway.close],
         logging_config=None,
     )
+    if settings.gateway_origins:
+        app = with_refused_preflights(app, cors)
     return with_access_log(app, gateway.metrics), gateway

@@ -1,0 +1,59 @@
+"""Preflights (CORS): what pages of other origins may send, and how they are refused."""
+
+from typing import Any, Final
+
+import msgspec
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import Headers
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from kinfold_services.gateway.problems import Error, request_id
+
+ALLOWED_HEADERS: Final = [
+    "Authorization",
+    "Cache-Control",  # of an EventSource that is made with fetch or XMLHttpRequest, so that it can set the others
+    "Content-Encoding",
+    "If-None-Match",
+    "Kinfold-Workspace",
+    "Last-Event-ID",
+    "X-Request-Id",
+]
+"""Beside those that the framework always allows, Accept and Content-Type among them."""
+
+
+_ASKED: Final = (
+    ("Access-Control-Request-Method", "Access-Control-Allow-Methods"),
+    ("Access-Control-Request-Headers", "Access-Control-Allow-Headers"),
+)
+
+
+def with_refused_preflights(app: ASGIApp, cors: CORSConfig) -> ASGIApp:
+    """The application, answering a preflight that is refused as every other request: the framework has no more than a text."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        detail = _refusal(Headers.from_scope(scope), cors) if scope.get("method") == "OPTIONS" else ""
+        if not detail:
+            await app(scope, receive, send)
+            return
+        answer: list[Any] = [
+            {"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]},
+            {"type": "http.response.body", "body": msgspec.json.encode(Error("bad-request", detail, request_id()))},
+        ]
+        for message in answer:
+            await send(message)
+
+    return answered
+
+
+def _refusal(headers: Headers, cors: CORSConfig) -> str:
+    origin = headers.get("origin", "")
+    if not origin:
+        return ""
+    if not cors.is_origin_allowed(origin):
+        return f"Origin: found {origin!r}, allowed are those of KINFOLD_GATEWAY_ORIGINS"
+    for asking, allowing in _ASKED:
+        allowed = cors.preflight_headers[allowing]
+        for each in filter(None, map(str.strip, headers.get(asking, "").split(","))):
+            if each.lower() not in allowed.lower().split(", "):
+                return f"{asking}: found {each!r}, allowed are {allowed}"
+    return ""
