@@ -11,8 +11,9 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisClusterException, RedisError, TryAgainError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CLUSTER: Final = "redis+cluster"
 SENTINEL: Final = "redis+sentinel"
@@ -31,6 +32,11 @@ _SENTINEL_PORT: Final = 26379
 
 
 ALLOWED_URLS: Final = "redis[s]://host:port/0, unix:///path?db=0, redis[s]+cluster://host:port and redis[s]+sentinel://host:port,host:port/master/0"
+
+
+_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
+"""Of errors for which redis-py has no class."""
 
 
 class ServerTooOld(RuntimeError):
@@ -60,6 +66,11 @@ def connect(url: str, answer_s: float | None = None) -> Client:
         sentinel: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=tls_of(own), **own, **options)
         return cast("Client", sentinel.master_for(master, redis_class=_SentinelClient))
     return Redis.from_url(url, **options)
+
+
+def is_passing(error: RedisError) -> bool:
+    """Whether the same command may be answered later: the server is away, full, a replica for now, or busy."""
+    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
 
 
 def check_url(url: str) -> str:

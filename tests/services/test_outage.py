@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 WORKSPACE: Final = "default"
 BATCH_ENTRIES: Final = 50
 TRIES: Final = 8
+REFUSALS: Final = 3
 EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
 
 
@@ -68,6 +69,32 @@ async def test_a_server_that_ends_under_load_and_comes_back(tmp_path: Path, end:
                 await a_new_workspace_is_still_found(client_again, service)
                 service.app.exit()
                 (await take_snapshot(client_again, WORKSPACE)).must_equal(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("code", "begin", "end"),
+    [
+        ("OOM", "CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("NOREPLICAS", "CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("READONLY", "REPLICAOF localhost 1", "REPLICAOF NO ONE"),
+    ],
+)
+async def test_a_server_that_takes_nothing_for_a_while(tmp_path: Path, code: str, begin: str, end: str) -> None:
+    """Full, without the replicas that it wants, or a replica itself: the projector tries again until it is over."""
+    async with serving(tmp_path) as (server, client):
+        last = await append(client, WORKSPACE, history())
+
+        async def is_tried_again() -> bool:
+            refused = cast("dict[str, dict[str, int]]", await client.info("errorstats")).get(f"errorstat_{code}", {})
+            return refused.get("count", 0) >= REFUSALS
+
+        async with projecting(server.url, batch_entries=BATCH_ENTRIES):
+            await wait_until(lambda: has_come_to(client, EARLY))
+            await cast("Any", client).execute_command(*begin.split())
+            await wait_until(is_tried_again)
+            await cast("Any", client).execute_command(*end.split())
+            assert await stored_position(client, WORKSPACE) != last.encode(), "it was done before the outage"
+            await wait_until_folded(client, WORKSPACE, last)
 
 
 @pytest.mark.slow

@@ -16,9 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
-from redis.exceptions import ClusterDownError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES
 from kinfold_projections.entries import read_entry
@@ -27,7 +25,7 @@ from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client, RawEntry
+from kinfold_services.connections import Client, RawEntry, is_passing
 from kinfold_services.projector.counting import counted
 from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, rejects_of
 
@@ -211,12 +209,14 @@ class WorkspaceProjector:
             self._uncommitted = ()
 
     async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Does it until Redis answers. Loading again is harmless, and so is committing the same batch again."""
+        """Does it until Redis does. Loading again is harmless, and so is committing the same batch again."""
         delay_s = _FIRST_RETRY_S
         while True:
             try:
                 return await attempt()
-            except (RedisConnectionError, RedisTimeoutError, ClusterDownError) as error:
-                self._log.warning("redis does not answer", error=str(error), retry_in_s=delay_s)
+            except RedisError as error:
+                if not is_passing(error):
+                    raise
+                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_RETRY_S)
