@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
@@ -23,7 +23,9 @@ RawEntry = tuple[bytes, Mapping[bytes, bytes]]
 
 Client = Redis  # RedisCluster has the same commands; redis-py has no type for both
 
-MIN_SERVER_VERSION: Final = (7, 0)
+Engine = Literal["valkey", "redis"]
+OLDEST: Final[dict[Engine, tuple[int, int]]] = {"redis": (7, 0), "valkey": (8, 0)}
+"""The oldest (major, minor) that kinfold works with (contract, section 8)."""
 MAX_CONNECTIONS: Final = 10_000
 """A workspace needs one connection that waits for entries; the pool's own default would end at about a hundred."""
 
@@ -119,9 +121,9 @@ async def check_server(client: Client) -> str:
     info: dict[str, Any] = await client.info("server")
     if "redis_version" not in info:  # a cluster answers for each node
         info = next(iter(info.values()))
-    name = "valkey" if "valkey_version" in info else "redis"
+    name: Engine = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get("valkey_version") or info["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) < MIN_SERVER_VERSION:
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST[name]:
         raise ServerTooOld(f"{name}-server: found version {version}, allowed are Redis 7.0, Valkey 8 and newer")
     return f"{name} {version}"
 

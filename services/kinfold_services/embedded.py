@@ -35,15 +35,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from kinfold_services.connections import OLDEST, Engine
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from types import TracebackType
 
-Engine = Literal["valkey", "redis"]
 Fsync = Literal["always", "everysec"]
-
-OLDEST: Final[dict[Engine, tuple[int, int]]] = {"redis": (7, 0), "valkey": (8, 0)}
-"""The oldest (major, minor) that kinfold works with (contract, section 8)."""
 
 _SOCKET_PATH_BYTES_MAX: Final = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, a final NUL included
 _ANSWER_TIMEOUT_S: Final = 1.0

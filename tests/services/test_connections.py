@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_services.connections import Client, ServerTooOld, check_server, check_url, connect
+from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect
 from kinfold_services.embedded import EmbeddedServer, ServerBinary, find_server_binary
 from kinfold_services.queries import Workspace
 from tests.support.command_line import Kinfold
@@ -150,6 +150,7 @@ def test_a_url_that_is_one_is_taken_as_it_is(url: str) -> None:
 
 async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream of 6.2 lacks what the projector needs: it says so before it touches anything."""
-    monkeypatch.setattr("kinfold_services.connections.MIN_SERVER_VERSION", (99, 0))
+    assert OLDEST == {"redis": (7, 0), "valkey": (8, 0)}
+    monkeypatch.setattr("kinfold_services.connections.OLDEST", dict.fromkeys(OLDEST, (99, 0)))
     with pytest.raises(ServerTooOld, match=r"found version \d+\.\d+.*, allowed are Redis 7.0, Valkey 8 and newer"):
         await check_server(redis)
