@@ -109,7 +109,7 @@ def read_change(data: bytes) -> Change | None:
     """A change; None for a type that this version does not know. Raises Unreachable for what is none."""
     try:
         return cast("Change", decode_change(data))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if str(error).startswith("Invalid value"):  # of the tag `type`
             log.warning("a change of an unknown type was left out; is kinfold too old? %s", data[:100])
             return None

@@ -137,11 +137,11 @@ class RedisFeed:
 
 def _change(position: str, fields: list[bytes]) -> Change | None:
     """The change of an entry; None for what is to be left out: somebody else has put it there, or a newer kinfold."""
-    data = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change")
-    if data is None:
-        log.warning("feed entry %s was left out: found no field `change`", position)
+    try:
+        return read_change(dict(zip(fields[::2], fields[1::2], strict=True)).get(b"change", b""))
+    except Unreachable as error:  # asked again, it would be the same
+        log.warning("feed entry %s was left out: %s", position, error)
         return None
-    return read_change(data)
 
 
 def _after(shown: dict[str, Contact], change: Change) -> Change | None:

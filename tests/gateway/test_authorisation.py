@@ -35,6 +35,8 @@ OPEN: Final = (200, 200, 200, 200, 200)
 TABLE: Final = [
     Route("GET", "/healthz", OPEN),
     Route("GET", "/readyz", OPEN),
+    Route("HEAD", "/healthz", OPEN),
+    Route("HEAD", "/readyz", OPEN),
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
     Route("GET", "/openapi.json", OPEN),

@@ -48,6 +48,13 @@ async def test_ready_tells_the_projectors_lag_and_age(unfolded: Gateway):
     assert await unfolded.get("/readyz") == {"ready": True, "redis": True, "lag": 1, "lastCommitAgeMs": None}
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_monitor_may_ask_without_a_body(gateway: Gateway, path: str):
+    """HEAD, as many a monitor does: the same status, and nothing else."""
+    answer = await gateway.client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 async def test_ready_of_a_projector_at_work(gateway: Gateway):
     """It has folded all there is, a moment ago."""
     await gateway.get("/v1/visitors/v-1", after=await gateway.put(SEEN))
@@ -93,6 +100,7 @@ async def test_redis_that_is_gone_is_503_and_health_is_not_its_matter(tmp_path: 
             assert answer.json()["error"] == "unavailable"
             ready = await gateway.client.get("/readyz")
             assert (ready.status_code, ready.json()["redis"]) == (503, False)
+            assert (await gateway.client.head("/readyz")).status_code == 503
             assert (await gateway.client.get("/healthz")).status_code == 200
 
             with EmbeddedServer.start(tmp_path):

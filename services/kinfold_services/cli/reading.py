@@ -93,9 +93,12 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
             for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply):
                 for entry_id, fields in entries:
                     last = entry_id.decode()
-                    if (change := fields.get(b"change")) is None:
-                        say(f"kinfold: feed entry {last} was left out: found no field `change`")
-                    elif not print_json({"entry": last, "change": msgspec.Raw(change)}):
+                    try:
+                        change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
+                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                        say(f"kinfold: feed entry {last} was left out: it is no change: {error}")
+                        continue
+                    if not print_json({"entry": last, "change": change}):
                         return DONE
     return complain(f"feed entry {last}: the feed keeps only newer ones; read the contacts and start from now", NO)
 

@@ -16,7 +16,13 @@ from kinfold_services.gateway.ingest import append_events
 from kinfold_services.gateway.listings import contact_visitors, contacts
 from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.openapi import openapi_config
-from kinfold_services.gateway.operations import healthz, metrics, readyz
+from kinfold_services.gateway.operations import (
+    healthz,
+    healthz_asked_for_no_body,
+    metrics,
+    readyz,
+    readyz_asked_for_no_body,
+)
 from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.segment import segment_batch, segment_call
@@ -34,7 +40,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     changes,
     changes_socket,
     healthz,
+    healthz_asked_for_no_body,
     readyz,
+    readyz_asked_for_no_body,
     metrics,
 ]
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, cast
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response, get, head
 from redis.exceptions import RedisError
 
 from kinfold_schemas.keys import key
@@ -45,6 +45,11 @@ async def healthz() -> Health:
     return Health("ok")
 
 
+@head("/healthz", include_in_schema=False, security=[])
+async def healthz_asked_for_no_body() -> None:
+    """What many a monitor asks."""
+
+
 @get(
     "/readyz",
     responses={**answers(Readiness), **answers(Readiness, status=503)},
@@ -62,6 +67,12 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
     ages = [_age_ms(each.committed_at_ms) for each in projected if each.committed_at_ms is not None]
     lag = max((each.status.lag for each in projected), default=0)
     return _json(Readiness(ready=True, redis=True, lag=lag, last_commit_age_ms=max(ages, default=None)), 200)
+
+
+@head("/readyz", include_in_schema=False, security=[])
+async def readyz_asked_for_no_body(request: Request[Any, Any, Any]) -> Response[None]:
+    """What many a monitor asks."""
+    return Response(None, status_code=(await readyz.fn(request)).status_code)
 
 
 @get(

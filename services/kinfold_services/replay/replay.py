@@ -165,9 +165,10 @@ class Replay:
         last, read = self._feed_mark, 0
         while page := await self._feed_behind(last):
             for _, fields in page:
-                if (data := fields.get(b"change")) is None:
-                    continue  # it is somebody else's
-                change = msgspec.json.decode(data, type=_Touched)
+                try:
+                    change = msgspec.json.decode(fields.get(b"change", b""), type=_Touched)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    continue  # somebody else has put it there
                 found.update(filter(None, (change.contact_id, change.merged_contact_id)))
             last, read = page[-1][0].decode(), read + len(page)
         return found if read >= expected else None
