@@ -20,7 +20,9 @@ _SENTINEL_PORT: Final = 26379
 
 
 def is_http(url: str) -> bool:
-    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for a URL that is neither, or cannot be one."""
+    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for a URL that is none, TypeError for no text."""
+    if not isinstance(cast("object", url), str):  # an environment variable that is not set, most of all
+        raise TypeError(f"url: found {url!r}, allowed is a string such as redis://localhost:6379/0")
     try:
         scheme = urlsplit(url).scheme
         if scheme in HTTP_SCHEMES:

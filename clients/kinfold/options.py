@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -113,4 +113,6 @@ def read_options(given: Mapping[str, Any]) -> Options:
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$.")
         name = path.rstrip("`")
+        if name == "when_full":  # msgspec does not say what the others are
+            what = f"allowed are {', '.join(get_args(WhenFull))}"
         raise ValueError(f"{name}: found {values.get(name)!r}; {what[:1].lower()}{what[1:]}") from None

@@ -1,7 +1,7 @@
 """Every Redis key that kinfold reads or writes (contract section 1). Nothing else mints one."""
 
 import re
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 WORKSPACES: Final = "kinfold:workspaces"
 """Set of the workspaces to serve; `default` is served without being in it."""
@@ -83,8 +83,8 @@ def sent_key(workspace: str, producer: str) -> str:
 
 
 def check_workspace(workspace: str) -> str:
-    """`workspace` as it is. Raises ValueError where contract section 1 does not allow the name."""
-    if not _WORKSPACE.match(workspace):
+    """`workspace` as it is. Raises ValueError where contract section 1 does not allow the name, also for what is no text."""
+    if not isinstance(cast("object", workspace), str) or not _WORKSPACE.match(workspace):
         message = f"workspace: found {workspace!r}, allowed are 1 to 63 of a-z, 0-9, _ and -, the first a letter or a digit"
         raise ValueError(message)
     return workspace

@@ -226,7 +226,8 @@ def test_an_on_error_that_fails_harms_nobody(workspace: str):
         ("redis://", {"workspace": "Acme"}, "workspace: found 'Acme', allowed are"),
         ("https://gateway", {}, "key: found none, allowed with a gateway's URL is an API key"),
         ("redis://", {"buffer_events": 0}, "buffer_events: found 0; expected `int` >= 1"),
-        ("redis://", {"when_full": "explode"}, "when_full: found 'explode'"),
+        ("redis://", {"when_full": "explode"}, "when_full: found 'explode'; allowed are drop, wait, raise"),
+        ("redis://", {"workspace": None}, "workspace: found None, allowed are"),
         ("redis+sentinel://h:1", {}, "url: found 'redis+sentinel://h:1', allowed is redis+sentinel://host:port/master/0"),
         ("redis+sentinel://h:1/master", {}, None),
         ("redis+sentinel://h:x/master", {}, "url: found 'redis+sentinel://h:x/master', invalid literal"),
@@ -257,6 +258,13 @@ def test_a_setting_that_is_not_allowed_is_refused_when_the_producer_is_made(
 def test_a_setting_that_is_none_is_a_type_error():
     with pytest.raises(TypeError, match="bufer_events: found a setting of that name, allowed are buffer_events"):
         kinfold.Producer("redis://", bufer_events=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("make", [kinfold.Producer, kinfold.AsyncProducer, kinfold.Contacts, kinfold.Feed])
+def test_an_address_that_is_not_set_is_said(make: Any):
+    """`os.environ.get` of a variable that nobody set: whatever is made of it."""
+    with pytest.raises(TypeError, match="url: found None, allowed is a string such as redis://localhost:6379/0"):
+        make(None)
 
 
 def test_a_password_is_in_no_message():
