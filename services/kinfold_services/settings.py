@@ -1,7 +1,8 @@
 """Settings: from the environment (`KINFOLD_…`), overridden by the command line's options."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -11,9 +12,27 @@ from kinfold_services.connections import check_url
 
 Workspace = Annotated[str, AfterValidator(check_workspace)]
 
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
+
 
 def _listed(value: Any) -> Any:
     return [item for item in map(str.strip, value.split(",")) if item] if isinstance(value, str) else value
+
+
+def _some(workspaces: frozenset[str] | None) -> frozenset[str] | None:
+    if workspaces is not None and not workspaces:
+        raise ValueError("allowed are workspaces, separated by commas")
+    return workspaces
+
+
+def _check_origin(origin: str) -> str:
+    """As a browser writes it, or it would never be the one that asks. Raises ValueError."""
+    if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+        raise ValueError("allowed is * or an origin such as https://app.example.org or http://localhost:3000, without a path")
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class Settings(BaseSettings):
@@ -31,7 +50,7 @@ class Settings(BaseSettings):
     """Where the embedded server keeps its data."""
     workspace: Workspace = DEFAULT_WORKSPACE
     """The workspace that a command is about."""
-    serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed)] = None
+    serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
     """The workspaces that a projector serves, separated by commas.
     None: `default`, and the members of `kinfold:workspaces` as they come."""
     batch_entries: int = Field(default=150, ge=1, le=100_000)
@@ -46,7 +65,7 @@ class Settings(BaseSettings):
     """Where the gateway listens."""
     gateway_port: int = Field(default=8000, ge=0, le=65_535)
     """0: any port that is free."""
-    gateway_origins: Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)] = frozenset()
+    gateway_origins: Annotated[frozenset[Origin], NoDecode, BeforeValidator(_listed)] = frozenset()
     """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` is everyone's."""
     gateway_requests_per_s: float = Field(default=1000, gt=0)
     """How often a secret key may ask from one address; bursts may be twice that."""

@@ -85,7 +85,7 @@ def settings_from(**options: Any) -> Settings:
 
 
 def _sentence(wrong: ErrorDetails) -> str:
-    setting = ".".join(map(str, wrong["loc"]))
+    setting = str(wrong["loc"][0])  # what follows is a place in a list
     what = wrong["msg"].removeprefix("Value error, ")
     if setting == "redis_url":  # there may be a password in it
         return what
