@@ -113,6 +113,16 @@ def test_up_listens_on_loopback_alone_until_there_is_a_key(data_dir: Path):
 
 
 @pytest.mark.slow
+def test_a_host_that_is_none_is_one_sentence(redis_url: str):
+    """Status 1, as where the port is taken."""
+    said = Kinfold("--redis-url", redis_url).run_apart("gateway", "--host", "256.1.1.1")
+
+    assert (said.status, said.out) == (1, b"")
+    assert "found 256.1.1.1:0 in use or out of reach, allowed are --host and --port of a free address" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.slow
 def test_an_address_of_ipv6_can_be_opened(data_dir: Path):
     """It stands in brackets."""
     if not socket.has_dualstack_ipv6():

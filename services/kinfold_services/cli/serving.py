@@ -1,6 +1,7 @@
 """`kinfold gateway`: HTTP in, queries and live changes out."""
 
 import errno
+import socket
 from typing import Final
 
 import uvloop
@@ -9,7 +10,10 @@ from kinfold_services.cli.output import DONE, NO, complain
 from kinfold_services.servers import server_url
 from kinfold_services.settings import Settings
 
-_CANNOT_LISTEN: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
+_CANNOT_LISTEN: Final = frozenset(
+    # The last two: a host that is none, or that nobody answers for just now.
+    {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, socket.EAI_NONAME, socket.EAI_AGAIN}
+)
 
 
 def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
