@@ -74,6 +74,7 @@ async def test_of_two_projectors_the_one_that_lost_its_place_stops_with_status_1
 
         assert loser.process.returncode == 1
         assert f"workspace {workspace}: LOSTPLACE found " in loser.log.read_text()
+        assert "another projector went on from there, and this one stops" in loser.log.read_text()
         assert winner.terminate() == 0
 
     (await take_snapshot(redis, workspace)).must_equal(expected)

@@ -40,7 +40,7 @@ def run_projector(settings: Settings) -> int:
     try:
         uvloop.run(ProjectorService(settings, server_url(settings)).run())
     except LostPlace as error:
-        return complain(str(error), NO)
+        return complain(f"{error}: another projector went on from there, and this one stops", NO)
     return DONE
 
 
