@@ -6,7 +6,8 @@ KINFOLD_REDIS_URL=… python examples/flask_app.py        # `kinfold up` says wh
 
 import os
 
-from flask import Flask, Response, jsonify, redirect, request
+from flask import Flask, jsonify, redirect, request
+from werkzeug.wrappers import Response
 
 import kinfold
 from kinfold.wsgi import VisitorMiddleware, identify, reset, visitor_id
@@ -17,7 +18,7 @@ visitors = kinfold.Producer(
 )
 
 app = Flask(__name__)
-app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)
+app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)  # type: ignore[method-assign]
 
 
 @app.get("/")

@@ -8,6 +8,9 @@
 
 See `examples/fastapi_app.py`, and `kinfold.web` for what is published and what is not.
 
+The cookie is Secure, so a test client has to speak https, or every request of it is another visitor's:
+`TestClient(app, base_url="https://testserver")`.
+
 uvicorn ends by the very signal that stopped it, so nothing runs there `atexit`: what was said last has to be sent when the
 application's lifespan ends. `VisitorMiddleware` sees to that where the framework lets it see the lifespan (Starlette,
 FastAPI), Litestar has `on_shutdown`, and for what has no lifespan at all (Django) there is `Lifespan`.

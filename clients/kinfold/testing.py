@@ -29,7 +29,8 @@ _decode_visitor: Final[Callable[[bytes], Visitor]] = msgspec.json.Decoder(Visito
 class Recorder(Calls[None]):
     """Stands in for a `Producer` in an application's own tests: the same methods, no server, no thread.
 
-    `suppress=False` records also what says nothing new, which a producer would not send.
+    `suppress=False` records also what says nothing new, which a producer would not send. Typed code that is given either takes
+    `kinfold.calls.Calls[None]`, which both of them are.
 
     >>> from kinfold.testing import Recorder
     >>> recorder = Recorder()
