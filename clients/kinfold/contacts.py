@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 import msgspec
 
 from kinfold.connections import close, close_async, connect, connect_async, gateway_key, is_http
-from kinfold.errors import NotFolded
+from kinfold.errors import NotFolded, Unreachable
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, PublicName, check_workspace, key
@@ -32,7 +32,6 @@ Asking = Generator[tuple[str, ...] | None, Any, T]
 
 _ASK_AGAIN_S: Final = 0.005
 _OK: Final = 200
-_NOT_FOUND: Final = 404
 _UNAVAILABLE: Final = 503
 
 decode_contact: Final = msgspec.json.Decoder(Contact).decode
@@ -111,7 +110,7 @@ class Contacts(Lookups["Redis", Contact | None]):
     Every method takes `after=`, a position as `Producer.flush` returns it, and answers when that is folded: so an application
     reads what it wrote. It waits for `wait_s` at most. Every method returns None where there is nobody.
 
-    Raises NotFolded, Unreachable or Refused.
+    Raises NotFolded, Unreachable or Refused; TypeError for an identifier that is no string.
 
     >>> visitors = kinfold.Producer("redis://localhost:6379/0", workspace="lookups")
     >>> visitors.identify("v-1", external_id="u-1", email="Ada@example.org", name="Ada")
@@ -262,7 +261,7 @@ class _Questions:
         if after is not None:
             yield from self._until_folded(after)
         missed: str | None = None
-        while (contact_id := (yield from self._named(by, value.strip()))) is not None:
+        while (contact_id := (yield from self._named(by, _text(by, value)))) is not None:
             while (data := (yield "HGET", key(self._workspace, "contacts"), contact_id)) is not None:
                 if (survivor := merged_into(data)) is None:
                     return decode_contact(data)
@@ -303,18 +302,31 @@ def _gateway(url: str, key: str | None, timeout_s: float) -> "Gateway | None":
     return Gateway(url, api_key, timeout_s)
 
 
+def _text(by: str, value: object) -> str:
+    """The identifier as it is matched. Raises TypeError for what is no text, as a number of one's own table."""
+    if not isinstance(value, str):
+        raise TypeError(f"{by}: found {value!r}, allowed is a string")
+    return value.strip()
+
+
 def _ask_gateway(gateway: "Gateway", by: str, value: str, after: str | None, wait_s: float) -> Contact | None:
     from urllib.parse import quote  # noqa: PLC0415  loaded by now
 
-    from kinfold.gateway import problem  # noqa: PLC0415  as above
+    from kinfold.gateway import is_nobody, problem  # noqa: PLC0415  as above
 
-    path, query = (f"/v1/contacts/{quote(value.strip(), safe='')}", {}) if by == "id" else ("/v1/contacts", {by: value.strip()})
+    text = _text(by, value)
+    if not text:
+        return None  # nobody has it; and as a path it would be that of the list
+    path, query = (f"/v1/contacts/{quote(text, safe='')}", {}) if by == "id" else ("/v1/contacts", {by: text})
     if after is not None:
         query["after"] = after
     answer = gateway.get(path, query, timeout_s=wait_s + 10.0 if after is not None else None)
     if answer.status == _OK:
-        return decode_contact(answer.body)
-    if answer.status == _NOT_FOUND:
+        try:
+            return decode_contact(answer.body)
+        except msgspec.MsgspecError as error:  # of who answers to every path, as many a front end does
+            raise Unreachable(f"gateway: found {answer.body[:100]!r}, allowed is a contact") from error
+    if is_nobody(answer):
         return None
     if answer.status == _UNAVAILABLE and after is not None:
         raise NotFolded(str(problem(answer)))

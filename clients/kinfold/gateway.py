@@ -25,6 +25,7 @@ _NETWORK_ERRORS: Final = (OSError, http.client.HTTPException)
 _MAX_RETRY_AFTER_S: Final = 300.0
 _PARTIAL: Final = {"partial": "true"}
 _ACCEPTED: Final = 202
+_NOT_FOUND: Final = 404
 _TOO_LARGE: Final = 413
 _OK: Final = 200
 _OF_THE_WAY: Final = frozenset([401, 404])
@@ -236,6 +237,16 @@ class GatewayLog:
         first, second = self.append(number, events[:half]), self.append(number, events[half:])
         refused = (*first.refused, *((half + index, said) for index, said in second.refused))
         return Receipt(second.position or first.position, refused)
+
+
+def is_nobody(answer: Answer) -> bool:
+    """Whether the gateway says that there is nobody: a 404 of a wrong path, or of whoever stands before it, does not."""
+    if answer.status != _NOT_FOUND:
+        return False
+    try:
+        return _decode_problem(answer.body).error == "not-found"
+    except msgspec.MsgspecError:
+        return False
 
 
 def problem(answer: Answer) -> Unreachable | Refused:

@@ -357,6 +357,15 @@ def test_lookups_wait_for_what_was_written(visitors: kinfold.Producer, folding_u
             assert found.metadata == {"n": number}
 
 
+def test_a_number_names_nobody(folding_url: str, workspace: str):
+    """As the id of one's own table: said, and not a failure of ours."""
+    with (
+        kinfold.Contacts(folding_url, workspace=workspace) as contacts,
+        pytest.raises(TypeError, match="externalId: found 5, allowed is a string"),
+    ):
+        contacts.by_external_id(cast("Any", 5))
+
+
 def test_a_lookup_does_not_wait_for_ever(folding_url: str, workspace: str):
     with (
         kinfold.Contacts(folding_url, workspace=workspace, wait_s=0.05) as contacts,

@@ -236,6 +236,22 @@ def test_a_wrong_key_is_said_and_nothing_is_lost_meanwhile(gateway_url: str):
         next(kinfold.Feed(gateway_url, key="nonsense").follow())
 
 
+def test_nobody_is_not_what_a_wrong_address_says(gateway_url: str, api_key: str):
+    """A path too much, or a server that is no gateway at all: an error, and never the answer that there is nobody."""
+    with (
+        kinfold.Contacts(f"{gateway_url}/v1", key=api_key) as lost,
+        pytest.raises(kinfold.Refused, match="404 no-such-path: path: found '/v1/v1/contacts'"),
+    ):
+        lost.by_external_id("u-1")
+    with Front(gateway_url) as front, kinfold.Contacts(front.url, key=api_key) as astray:
+        front.page = 404, b"<html>There is no such page</html>"
+        with pytest.raises(kinfold.Refused, match="gateway: 404 <html>There is no such page"):
+            astray.by_external_id("u-1")
+        front.page = 200, b"<html>Welcome</html>"
+        with pytest.raises(kinfold.Unreachable, match="found b'<html>Welcome</html>', allowed is a contact"):
+            astray.by_external_id("u-1")
+
+
 def test_the_feed_over_connections_that_break(proxy: Proxy, gateway_url: str, api_key: str):
     """Every change once, in order, though the stream is cut again and again."""
     with (

@@ -19,6 +19,8 @@ class Front:
 
     def __init__(self, gateway_url: str, *, opinion: Opinion = lambda _: None, max_bytes: int = 1 << 30) -> None:
         self.opinion: Opinion = opinion
+        self.page: tuple[int, bytes] = 404, b""
+        """What it answers to every question."""
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +40,9 @@ class Front:
                 request = urllib.request.Request(f"{gateway_url}{self.path}", body, headers)  # noqa: S310  our own gateway
                 with urllib.request.urlopen(request) as response:  # noqa: S310  as above
                     self.answer(response.status, response.read())
+
+            def do_GET(self) -> None:
+                self.answer(*front.page)
 
             def answer(self, status: int, body: bytes, *, is_last: bool = False) -> None:
                 self.send_response(status)

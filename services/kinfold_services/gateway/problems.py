@@ -31,6 +31,9 @@ _CODES: Final = {
     503: "unavailable",
 }
 
+NO_SUCH_PATH: Final = "no-such-path"
+"""Not the code of a contact that is not there: who asks at a wrong address must not believe that there is nobody."""
+
 _DETAIL: Final = re.compile(r"(?P<field>.*?): found (?P<found>.*)[,;] allowed (?:is|are) (?P<allowed>.*)\Z", re.DOTALL)
 
 
@@ -84,7 +87,8 @@ def unavailable(detail: str) -> Problem:
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """An exception with a status: ours, or one that the framework raised."""
     fields = error.fields if isinstance(error, Problem) else {}
-    return _answer(request, error.status_code, _sentence(request, error), dict(error.headers or {}), **fields)
+    code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
+    return _answer(request, error.status_code, _sentence(request, error), dict(error.headers or {}), error=code, **fields)
 
 
 def on_redis_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -136,11 +140,13 @@ def request_id() -> str:
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
-def _answer(request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str], **fields: Any) -> Response[Any]:
+def _answer(
+    request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str], error: str | None = None, **fields: Any
+) -> Response[Any]:
     if request.scope.get("segment"):
         fields |= {"code": status, "message": detail}
-    error = Error(_CODES.get(status, "error"), detail, request_id(), **fields)
-    return Response(msgspec.json.encode(error), status_code=status, headers=headers, media_type="application/json")
+    body = Error(error or _CODES.get(status, "error"), detail, request_id(), **fields)
+    return Response(msgspec.json.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
 def _sentence(request: Request[Any, Any, Any], error: HTTPException) -> str:
