@@ -19,6 +19,7 @@ log = logging.getLogger("kinfold")
 
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 2.0
+_TOLD_AT: Final = 2
 
 SNAPSHOT: Final = "snapshot"
 """`cause` of the changes of a snapshot."""
@@ -81,11 +82,11 @@ class Reader:
 
     def items(self) -> Generator[Item, None, None]:
         """Everything, in order. Raises FeedTruncated or Refused."""
-        delay_s = 0.0
+        delay_s, failures = 0.0, 0
         while not self._stopped.is_set():
             try:
                 for item in self._source.read(self._since, snapshot=self._snapshot):
-                    delay_s = 0.0
+                    delay_s, failures = 0.0, 0
                     yield item
                     self._note(item)
                     if self._stopped.is_set():
@@ -93,8 +94,11 @@ class Reader:
             except Unreachable as error:
                 if self._stopped.is_set():
                     return
+                failures += 1
                 delay_s = min(max(delay_s * 2, _FIRST_RETRY_S), _LAST_RETRY_S)
-                log.info("the feed is read again in %.1f s: %s", delay_s, error)
+                # One end of a stream is everyday's; two in a row may be a wrong address, and nothing else would tell.
+                level = logging.WARNING if failures == _TOLD_AT else logging.INFO
+                log.log(level, "the feed cannot be read and will be again, in %.1f s: %s", delay_s, error)
                 yield Pause()
                 self._stopped.wait(max(delay_s * random.uniform(0.5, 1.0), error.retry_after_s or 0.0))  # noqa: S311  no secret
 

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,20 @@ def test_nobody_is_not_what_a_wrong_address_says(gateway_url: str, api_key: str)
         front.page = 200, b"<html>Welcome</html>"
         with pytest.raises(kinfold.Unreachable, match="found b'<html>Welcome</html>', allowed is a contact"):
             astray.by_external_id("u-1")
+
+
+def test_a_feed_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptureFixture):
+    """Of a wrong address nothing else would tell, for it is tried for ever."""
+    feed = kinfold.Feed(f"http://127.0.0.1:{free_port()}", key="k")
+    with feed.follow() as changes:
+        asking = threading.Thread(target=next, args=(changes, None))
+        asking.start()
+        wait_until_sync(lambda: any(record.levelname == "WARNING" for record in caplog.records))
+        changes.close()
+        asking.join()
+
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith("the feed cannot be read and will be again, in 0.2 s: gateway: ConnectionRefusedError")
 
 
 def test_the_feed_over_connections_that_break(proxy: Proxy, gateway_url: str, api_key: str):
