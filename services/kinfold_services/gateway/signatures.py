@@ -67,10 +67,11 @@ def why_not_signed(secret: str, event: VisitorIdentified, given: Signatures) -> 
     needed = sign(secret, event.external_id, event.email)
     if not _same(needed.signature, given.signature):
         signed = "the external id" if event.external_id is not None else "the e-mail address in lower case"
-        return f"signature: found {_seen(given.signature)}, allowed is the HMAC-SHA256 of {signed} under the identity secret"
+        hmac_of = f"the HMAC-SHA256, in hex, of {signed} under the identity secret"
+        return f"signature: found {_seen(given.signature)}, allowed is {hmac_of}"
     if needed.email_signature is not None and not _same(needed.email_signature, given.email_signature):
         signed = "the external id, a NUL and the e-mail address in lower case"
-        return f"emailSignature: found {_seen(given.email_signature)}, allowed is the HMAC-SHA256 of {signed}"
+        return f"emailSignature: found {_seen(given.email_signature)}, allowed is the HMAC-SHA256, in hex, of {signed}"
     return None
 
 
