@@ -182,9 +182,9 @@ def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "path", "status", "error", "detail"),
     [
-        ("GET", "/nowhere", 404, "not-found", "path: found '/nowhere', allowed are those that /docs names"),
-        ("POST", "/nowhere", 404, "not-found", "path: found '/nowhere', allowed are those that /docs names"),
-        ("GET", "/v1/no/where", 404, "not-found", "path: found '/v1/no/where', allowed are those that /docs names"),
+        ("GET", "/nowhere", 404, "no-such-path", "path: found '/nowhere', allowed are those that /docs names"),
+        ("POST", "/nowhere", 404, "no-such-path", "path: found '/nowhere', allowed are those that /docs names"),
+        ("GET", "/v1/no/where", 404, "no-such-path", "path: found '/v1/no/where', allowed are those that /docs names"),
         ("PUT", "/v1/contacts", 405, "method-not-allowed", "method: found PUT, allowed are GET, OPTIONS"),
         ("POST", "/v1/events", 413, "too-large", f"body: found more than {MAX_BODY_BYTES} bytes, allowed are {MAX_BODY_BYTES}"),
         (
