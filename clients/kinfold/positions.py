@@ -1,9 +1,12 @@
 """Where a reader of the feed remembers how far it has come."""
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
+
+_number: Final = itertools.count()
 
 
 class Position(Protocol):
@@ -52,7 +55,8 @@ class FilePosition:
 
         >>> kinfold.FilePosition("/tmp/kinfold-doc-position").save("1732262400000-1")
         """
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
+        # A file of its own for each time: `close` in a signal handler, or in another thread, may come while this is under way.
+        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.{next(_number)}.partial")
         with partial.open("w", encoding="ascii") as file:
             file.write(position)
             file.flush()

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -153,6 +154,21 @@ def test_a_position_is_remembered(visitors: kinfold.Producer, folding_url: str, 
         with feed.follow(since="0") as changes:
             versions += [next(changes).version for _ in range(3)]
     assert versions == [1, 2, 3, 3, 4, 5, 5, 6, 7]
+
+
+def test_a_position_can_be_saved_while_it_is_being_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As by a `close` in a signal handler or another thread, just when the reader itself has come to its end."""
+    position = kinfold.FilePosition(tmp_path / "position")
+
+    def interrupted(_: int) -> None:
+        monkeypatch.undo()
+        position.save("2-0")
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    position.save("2-0")
+
+    assert position.load() == "2-0"
+    assert list(tmp_path.iterdir()) == [tmp_path / "position"]
 
 
 def test_a_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, folding_url: str, workspace: str):
