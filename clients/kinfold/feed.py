@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -52,6 +53,9 @@ class Feed:
         self._workspace: Final = workspace
         self._key: Final = gateway_key(key, "a secret API key") if is_http(url) else ""
         self._timeout_s: Final = timeout_s
+        given: object = position
+        if isinstance(given, (str, os.PathLike)):
+            raise TypeError(f"position: found {given!r}, allowed are FilePosition({given!r}) and a pair (load, save)")
         self._position: Final = PairPosition(position) if isinstance(position, tuple) else position
 
     def follow(

@@ -18,6 +18,10 @@ class _Position(msgspec.Struct):
     position: str = ""
 
 
+class _Reset(msgspec.Struct):
+    reason: str = "the gateway gives no reason"
+
+
 class GatewayFeed:
     """A source (`kinfold.reading.Source`) that reads the feed of the key's workspace."""
 
@@ -57,7 +61,8 @@ class GatewayFeed:
                     retry_s = event.retry_ms / 1000
                 if event.name == "reset":
                     if not snapshot:
-                        raise FeedTruncated(f"feed: {event.data.decode(errors='replace')}; asked for was {since}", since or "")
+                        reason = msgspec.json.decode(event.data, type=_Reset).reason
+                        raise FeedTruncated(f"feed: {reason}; asked for was {since}", since or "")
                     in_snapshot = False
                     continue
                 if event.id == SNAPSHOT and not in_snapshot:

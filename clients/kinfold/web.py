@@ -151,6 +151,8 @@ class Tracking:
         given: object = producer
         if isinstance(given, AsyncProducer):  # nobody would await what its calls return
             raise TypeError("producer: found an AsyncProducer, allowed is a Producer (when_full='drop' or 'raise' never waits)")
+        if not callable(getattr(given, "seen", None)):
+            raise TypeError(f"producer: found {given!r:.60}, allowed is a Producer")
         self.producer: Final = producer
         self.cookie: Final = settings.get("cookie", "kinfold_visitor")
         self.domain: Final = settings.get("domain")

@@ -171,6 +171,12 @@ def test_a_position_can_be_saved_while_it_is_being_saved(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [tmp_path / "position"]
 
 
+def test_a_position_is_not_the_name_of_a_file():
+    """It could be one, and is no place to save to: said at once, and not at the first change."""
+    with pytest.raises(TypeError, match="position: found 'here', allowed are FilePosition\\('here'\\) and a pair"):
+        kinfold.Feed("redis://localhost:1/0", position="here")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def test_a_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, folding_url: str, workspace: str):
     visitors.identify(external_id="u-1")
     visitors.identify(external_id="u-2")
@@ -196,7 +202,10 @@ def test_what_is_no_longer_kept_is_never_skipped_silently(
         position = early.position
         client.xtrim(key(workspace, "changes"), maxlen=5, approximate=False)
         for start in ("0", position):
-            with feed.follow(since=start) as changes, pytest.raises(kinfold.FeedTruncated, match="asked for was"):
+            with (
+                feed.follow(since=start) as changes,
+                pytest.raises(kinfold.FeedTruncated, match=r"^feed: [^{]*[,;] asked for was"),
+            ):
                 next(changes)
         again = next(other)
         assert (again.cause, again.version) == ("snapshot", 20)

@@ -63,6 +63,13 @@ def test_a_producer_whose_calls_are_to_be_awaited_is_refused(visit: Visit):
 
 
 @kinds
+def test_an_address_is_no_producer(visit: Visit):
+    """Said when the application starts, and not at its first page view."""
+    with pytest.raises(TypeError, match="producer: found 'redis://localhost:1/0', allowed is a Producer"):
+        visit("redis://localhost:1/0", "/pages/1")
+
+
+@kinds
 def test_a_visit_ends_with_its_request(visit: Visit):
     """What this thread does next is nobody's: a reset would give the last visitor's cookie away."""
     visit(Recorder(), "/pages/1")
