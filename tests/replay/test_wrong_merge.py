@@ -4,6 +4,7 @@ Ben was known by his address alone. A form that somebody else had filled in said
 merged into hers. What came by Ben's address or his devices was Ada's from then on.
 """
 
+import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,11 +17,13 @@ from kinfold_schemas.changes import ContactCreated, ContactUpdated
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
+from kinfold_services.projector.workspace import WorkspaceProjector
 from tests.support.event_log import append, entry_id
 from tests.support.feed_reader import FeedReader, without_seen_times
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
 from tests.support.replaying import changes_since, kinfold, leftovers, verify
 from tests.support.snapshots import read_stream, take_snapshot
+from tests.support.waiting import wait_until
 
 ADA: Final = {"externalId": "u-ada"}
 BEN: Final = "ben@example.org"
@@ -32,7 +35,7 @@ BEFORE: Final[list[dict[str, Any]]] = [
 WRONG: Final = {"type": "VisitorIdentified", **ADA, "email": BEN}
 WRONG_ENTRY: Final = entry_id(len(BEFORE))
 LATER: Final = 1000
-BACKLOG: Final = 12_000
+BACKLOG: Final = 3_000
 
 
 def later(number: int) -> dict[str, Any]:
@@ -243,11 +246,31 @@ async def test_identifiers_that_a_replay_blocked_stay_blocked(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
     """For the projector that goes on, entries included that it had read already, and for every later replay."""
-    last = await append(redis, workspace, [later(number) for number in range(BACKLOG)], start=len(log))
-    async with projecting(redis_url, workspace, batch_entries=5) as service:  # it has a long way to go
+    replayed = asyncio.Event()
+
+    async def load(projector: WorkspaceProjector) -> str:
+        """Appends more whenever less than the backlog waits, until it is replayed; the last entry."""
+        count = len(log)
+
+        def is_wanted() -> bool:
+            return replayed.is_set() or projector.position.counts.entries > count - BACKLOG
+
+        while True:
+            last = await append(redis, workspace, map(later, range(count, count + BACKLOG)), start=count)
+            count += BACKLOG
+            await wait_until(is_wanted, 60)
+            if replayed.is_set():
+                return last
+
+    async with projecting(redis_url, workspace, batch_entries=5) as service:
+        projector = await wait_until(lambda: service.workspaces.get(workspace))
+        assert projector is not None
+        loading = asyncio.create_task(load(projector))
         answer = await kinfold(redis_url, workspace, "replay", "--blocked-identifiers", lines(tmp_path / "b", BEN, "/^v-ada-/"))
+        replayed.set()
         assert answer.status == 0
-        assert service.workspaces[workspace].position.stream_id != last, "it was replaced under way"
+        last = await loading
+        assert projector.position.stream_id != last, "it was replaced under way"
         await wait_until_folded(redis, workspace, last)
 
     (contact,) = (await people(redis, workspace)).values()
