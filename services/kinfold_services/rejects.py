@@ -33,11 +33,10 @@ from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
-from kinfold_services.projector.store import StateStore
+from kinfold_services.projector.store import StateStore, read_reject
 from kinfold_services.streams import PAGE_ENTRIES, untouched
 
 _RETRY: Final = files(kinfold_services).joinpath("retry.lua").read_text()
-_OURS: Final = [b"entry", b"reason", b"detail"]
 _Stored = tuple[bytes, list[bytes]]
 
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -67,16 +66,12 @@ class RejectedEntry(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, reject_id: bytes, flat: Sequence[bytes], settled: dict[str, str]) -> Self:
         """Reads one, from names and values in turn. Raises DamagedReject."""
-        # Ours stand last (`commit.lua`), so a field of the entry's own may have the same name.
-        if list(flat[-6::2]) != _OURS:
+        read = read_reject(list(zip(flat[::2], flat[1::2], strict=True)))
+        if read is None:
             found = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
-            raise DamagedReject(f"rejects, entry {reject_id.decode()}: found {found} last, allowed are entry, reason, detail")
-        entry, reason, detail = (value.decode(errors="backslashreplace") for value in flat[-5::2])
-        try:
-            position_key(entry)
-        except ValueError as error:
-            raise DamagedReject(f"rejects, entry {reject_id.decode()}: {error}") from error
-        return cls(entry, reason, detail, list(zip(flat[:-6:2], flat[1:-6:2], strict=True)), settled.get(entry))
+            allowed = "entry, reason, detail, the first with the id of an entry of the log"
+            raise DamagedReject(f"rejects, entry {reject_id.decode()}: found {found} last, allowed are {allowed}")
+        return cls(read.entry, read.reason, read.detail, read.fields, settled.get(read.entry))
 
     @property
     def order(self) -> tuple[int, int]:

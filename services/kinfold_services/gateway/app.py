@@ -18,10 +18,10 @@ from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import (
     healthz,
-    healthz_asked_for_no_body,
+    healthz_head,
     metrics,
     readyz,
-    readyz_asked_for_no_body,
+    readyz_head,
 )
 from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
@@ -40,9 +40,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     changes,
     changes_socket,
     healthz,
-    healthz_asked_for_no_body,
+    healthz_head,
     readyz,
-    readyz_asked_for_no_body,
+    readyz_head,
     metrics,
 ]
 

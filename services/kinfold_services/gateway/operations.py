@@ -46,7 +46,7 @@ async def healthz() -> Health:
 
 
 @head("/healthz", include_in_schema=False, security=[])
-async def healthz_asked_for_no_body() -> None:
+async def healthz_head() -> None:
     """What many a monitor asks."""
 
 
@@ -70,7 +70,7 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @head("/readyz", include_in_schema=False, security=[])
-async def readyz_asked_for_no_body(request: Request[Any, Any, Any]) -> Response[None]:
+async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
     """What many a monitor asks."""
     return Response(None, status_code=(await readyz.fn(request)).status_code)
 

@@ -1,6 +1,6 @@
 """Preflights (CORS): what pages of other origins may send, and how they are refused."""
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from litestar.config.cors import CORSConfig
@@ -35,12 +35,9 @@ def with_refused_preflights(app: ASGIApp, cors: CORSConfig) -> ASGIApp:
         if not detail:
             await app(scope, receive, send)
             return
-        answer: list[Any] = [
-            {"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]},
-            {"type": "http.response.body", "body": msgspec.json.encode(Error("bad-request", detail, request_id()))},
-        ]
-        for message in answer:
-            await send(message)
+        body = msgspec.json.encode(Error("bad-request", detail, request_id()))
+        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     return answered
 

@@ -22,6 +22,7 @@ from kinfold_projections.records import decode_contact, decode_visitor
 from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.keys import COMMITTED, STATE, PrivateName, PublicName, Staging, key
+from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.members import newest_members
 from kinfold_services.projector.cache import StateCache, flat
@@ -287,6 +288,19 @@ def _take(names: Iterable[str], known: Mapping[str, str | None], held: dict[str,
     """Puts what is known of some names among what is held; returns the others."""
     held.update((name, contact_id) for name in names if (contact_id := known.get(name)) is not None)
     return [name for name in names if name not in known]
+
+
+def read_reject(pairs: list[tuple[bytes, bytes]]) -> Reject | None:
+    """An entry of `rejects`, or a part of one; None where no projector wrote it, and so it is of no entry of the log."""
+    # Ours stand last, so a field of the entry's own may have the same name.
+    if [name for name, _ in pairs[-3:]] != [b"entry", b"reason", b"detail"]:
+        return None
+    try:
+        entry, reason, detail = (value.decode() for _, value in pairs[-3:])
+        position_key(entry)
+    except ValueError:
+        return None
+    return Reject(entry, pairs[:-3], reason, detail)
 
 
 def _reject_values(reject: Reject) -> Iterator[list[str | bytes]]:

@@ -7,11 +7,10 @@ from typing import Any, Final, cast
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.store import Reject
+from kinfold_services.projector.store import Reject, read_reject
 from kinfold_services.streams import as_entries, pairs_of
 
 _LOOKED_AT: Final = 1000
-_OURS: Final = [b"entry", b"reason", b"detail"]
 
 
 class LostRejects:
@@ -48,17 +47,5 @@ class LostRejects:
             if not page:
                 return False
             self._last = page[-1][0].decode()
-            self._ahead.extend(reject for _, fields in page if (reject := _read(pairs_of(fields))) is not None)
+            self._ahead.extend(reject for _, fields in page if (reject := read_reject(pairs_of(fields))) is not None)
         return True
-
-
-def _read(pairs: list[tuple[bytes, bytes]]) -> Reject | None:
-    """None where no projector wrote it, and so it is of no entry."""
-    if [name for name, _ in pairs[-3:]] != _OURS:
-        return None
-    try:
-        entry, reason, detail = (value.decode() for _, value in pairs[-3:])
-        position_key(entry)
-    except ValueError:
-        return None
-    return Reject(entry, pairs[:-3], reason, detail)
