@@ -54,7 +54,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         allow_origins=sorted(settings.gateway_origins),
         allow_methods=["GET", "POST"],
         allow_headers=ALLOWED_HEADERS,
-        expose_headers=["ETag", "Retry-After", "X-Request-Id"],
+        expose_headers=["ETag", "Kinfold-Ignored", "Retry-After", "X-Request-Id"],
         max_age=600,
     )
     app: ASGIApp = Litestar(

@@ -40,7 +40,7 @@ class Metrics:
         )
         self.ignored: Final = Counter(
             "kinfold_gateway_segment_ignored",
-            "What Segment's API brought and kinfold has no use for: calls by type, nested traits, unsigned or bad identities",
+            "What was left out of calls over Segment's API, by reason",
             ["workspace", "what"],
             registry=registry,
         )

@@ -34,7 +34,10 @@ _CODES: Final = {
 NO_SUCH_PATH: Final = "no-such-path"
 """Not the code of a contact that is not there: who asks at a wrong address must not believe that there is nobody."""
 
-_DETAIL: Final = re.compile(r"(?P<field>.*?): found (?P<found>.*)[,;] allowed (?:is|are) (?P<allowed>.*)\Z", re.DOTALL)
+_DETAILS: Final = (
+    re.compile(r"(?P<field>.*?): found (?P<found>.*)[,;] allowed (?:is|are) (?P<allowed>.*)\Z", re.DOTALL),
+    re.compile(r"(?P<field>.*?): expected (?P<allowed>.*), got (?P<found>.*)\Z", re.DOTALL),
+)
 
 
 class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -50,7 +53,7 @@ class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     @classmethod
     def of(cls, index: int, rejection: Rejection) -> "RejectedEvent":
         """The rejection, its sentence taken apart as well."""
-        parts = _DETAIL.match(rejection.detail)
+        parts = next(filter(None, (form.match(rejection.detail) for form in _DETAILS)), None)
         fields = parts.groupdict() if parts else {}
         return cls(index, rejection.reason, rejection.detail, **fields)
 

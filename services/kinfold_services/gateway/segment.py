@@ -8,10 +8,12 @@ ever.
 import asyncio
 import json
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
+import structlog
 from litestar import Request, Response, post
 
 from kinfold_schemas.rejections import Rejection
@@ -20,7 +22,8 @@ from kinfold_services.gateway.callers import identify, write_key
 from kinfold_services.gateway.ingest import BREATH, LISTED, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.openapi import SEGMENT_OPERATION, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
-from kinfold_services.gateway.segment_calls import Call, translate
+from kinfold_services.gateway.segment_calls import MAX_WRITTEN_BYTES, Call, fit, translate, written
+from kinfold_services.gateway.segment_traits import Ignored, Notes
 from kinfold_services.gateway.workspaces import shared
 
 _KINDS: Final = {
@@ -35,17 +38,27 @@ BATCH_PATHS: Final = ["/v1/batch", "/v1/b", "/v1/import"]
 CALL_PATHS: Final = [f"/v1/{name}" for names in _KINDS.values() for name in names]
 _KIND_OF: Final = {f"/v1/{name}": kind for kind, names in _KINDS.items() for name in names}
 
+_SUMMARY_HEADER: Final = "Kinfold-Ignored"
+"""`SegmentAnswer.error` as a header as well: Node's SDK shows headers of an answer to who debugs it, and no body."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """What came of the calls: events appended, calls and traits that kinfold has no use for, and calls that were refused."""
+class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What came of the calls: how many events were appended, what was left out of calls, and which calls were refused.
+
+    `ignored` and `rejected` list the first 100 of `ignoredCount` and `rejectedCount`. `error` sums them up in a sentence, and
+    is there where there is something to say: some SDKs write it into their debug log, also with status 200.
+    """
 
     success: bool
     position: str | None
     appended: int
-    ignored: int
+    ignored_count: int
+    ignored: list[Ignored]
+    rejected_count: int
     rejected: list[RejectedEvent]
+    error: str | None = None
 
 
 @post(
@@ -115,14 +128,18 @@ async def _append(
 ) -> Response[bytes]:
     gateway = shared(request)
     author, workspace = await author_of(request)
-    context = cast("Call", batch["context"]) if isinstance(batch.get("context"), dict) else {}
-    judged, ignored = Judged([], [], []), list[str]()
+    judged, notes = Judged([], [], []), Notes(0)
+    batch = {"context": notes.object_of(batch, "context", "context"), "sentAt": batch.get("sentAt")}
+    ignored = notes.ignored
     for index, call in enumerate(calls):
         if index % BREATH == BREATH - 1:
             await asyncio.sleep(0)
-        ignored.extend(_judge(call, index, (context, batch.get("sentAt")), author, judged))
-    for what in ignored:
-        gateway.metrics.ignored.labels(workspace.name, what).inc()
+        ignored.extend(_judge(call, index, batch, author, judged))
+    for reason, count in Counter(each.reason for each in ignored).items():
+        gateway.metrics.ignored.labels(workspace.name, reason).inc(count)
+    if times := [each.detail for each in ignored if each.reason == "time"]:
+        log = structlog.get_logger()
+        log.warning("times of calls cannot be used", workspace=workspace.name, count=len(times), first=times[0])
     for each in judged.rejected:
         gateway.metrics.refused.labels(workspace.name, each.reason).inc()
     if one and judged.rejected:
@@ -135,38 +152,51 @@ async def _append(
             rejected=judged.rejected,
         )
     position = await append_judged(gateway, workspace, judged)
-    answer = SegmentAnswer(not judged.rejected, position, len(judged.good), len(ignored), judged.rejected[:LISTED])
-    return Response(_encode(answer), media_type="application/json")
+    return _answer(position, len(judged.good), ignored, judged.rejected)
 
 
-def _judge(call: object, index: int, shared_fields: tuple[Call, object], author: Author, judged: Judged) -> list[str]:
+def _answer(position: str | None, appended: int, ignored: list[Ignored], rejected: list[RejectedEvent]) -> Response[bytes]:
+    summary = _summary(ignored, rejected)
+    answer = SegmentAnswer(
+        not rejected, position, appended, len(ignored), ignored[:LISTED], len(rejected), rejected[:LISTED], summary
+    )
+    headers = {} if summary is None else {_SUMMARY_HEADER: ascii(summary)[1:-1]}
+    return Response(_encode(answer), headers=headers, media_type="application/json")
+
+
+def _summary(ignored: list[Ignored], rejected: list[RejectedEvent]) -> str | None:
+    """What was left out, in a sentence; None where nothing was."""
+    if not ignored and not rejected:
+        return None
+    first = rejected[0] if rejected else ignored[0]
+    counts = f"{len(rejected)} calls were refused and {len(ignored)} parts of calls ignored"
+    return f"{counts}, the first in call {first.index}: {first.detail}"
+
+
+def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged) -> list[Ignored]:
     """Judges one call into `judged`; what of it is left out: also the identity that a track brings, unsigned or blocked."""
     if not isinstance(call, dict):
         rejection = Rejection("invalid", f"batch[{index}]: found {type(call).__name__}, allowed is an object")
         judged.rejected.append(RejectedEvent.of(index, rejection))
         return []
     fields = cast("Call", call)
-    translated = translate(fields, *shared_fields)
+    translated = translate(index, fields, batch, author.rules)
     if isinstance(translated, Rejection):
         judged.rejected.append(RejectedEvent.of(index, translated))
         return []
-    ignored = list(translated.ignored)
+    notes = Notes(index)
     for event in translated.events:
-        verdict = judge_one(_written(event), author, secrets.token_hex(12))
+        data = written(event)
+        if len(data) > MAX_WRITTEN_BYTES:
+            data = written(fit(event, notes))
+        verdict = judge_one(data, author, secrets.token_hex(12))
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
         elif verdict.reason == "bad-signature" and fields["type"] != "identify":
-            ignored.append("identity not signed")
+            notes.leave_out("userId", "unsigned-identity", verdict.detail)
         elif verdict.reason == "blocked-identifier" and event is not translated.events[-1]:
-            ignored.append("identity blocked")  # the visit that it came with is judged for itself
+            notes.leave_out("userId", "blocked-identity", verdict.detail)  # the visit that it came with is judged for itself
         else:
             judged.rejected.append(msgspec.structs.replace(verdict, index=index))
-    return ignored
-
-
-def _written(event: Call) -> bytes:
-    try:
-        return _encode(event)
-    except UnicodeEncodeError:  # half of an emoji, where a name was cut: refused like everywhere, in the same words
-        return json.dumps(event).encode()
+    return translated.ignored + notes.ignored

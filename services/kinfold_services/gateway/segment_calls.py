@@ -7,171 +7,244 @@
 | `track`, `page`, `screen` with an `anonymousId` | VisitorSeen, with the page as its context |
 | the same with a `userId` too | VisitorIdentified before it: the call names both |
 | the same with a `userId` alone | VisitorIdentified |
-| `alias`, `group` | nothing |
+| `alias`, `group` | nothing, and the answer says so |
 
-`userId` → `externalId`, `anonymousId` → `visitorId`, `messageId` → `id`, `timestamp` → `at`, `sentAt` → `sentAt`; of the
-traits `email`, `name` (or `firstName` and `lastName`), `avatar` → `image`, the other ones → `metadata` where they are
-primitive and within the limits. A time without an offset is UTC. Traits stand in `traits`, or (RudderStack) in
-`context.traits`.
+`userId` → `externalId`, `anonymousId` → `visitorId`, a number as its shortest text; `messageId` → `id`; `timestamp`, or else
+`originalTimestamp` (RudderStack) → `at`; `sentAt` → `sentAt` (`segment_times`). Traits (`segment_traits`) stand in `traits`,
+or (RudderStack) in `context.traits`.
+
+A time that cannot be read makes the call as old as a call can be: it fills in what nothing is known of, and overwrites nothing.
+A time before 2000 comes from a clock that was never set, and counts as absent.
 """
 
+import json
 import math
-import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
+from kinfold_schemas.events import MAX_EVENT_BYTES, MAX_INTEGER
+from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection, found
+from kinfold_services.gateway.segment_times import read_time
+from kinfold_services.gateway.segment_traits import Ignored, Notes, Object, read_traits, why_not
 
-Call = dict[str, Any]
+Call = Object
 
 TYPES: Final = ("identify", "track", "page", "screen", "alias", "group")
-_NOTHING: Final = frozenset({"alias", "group"})
+_USELESS: Final[Mapping[str, str]] = {
+    "alias": (
+        "expected a call about one person, got alias: previousId and userId are not merged and nothing was appended; "
+        "an identify with userId and anonymousId, or with traits.email, brings them together"
+    ),
+    "group": (
+        "expected a call about one person, got group: kinfold keeps no groups and nothing was appended; "
+        "an identify with the group's id as a trait keeps it with the person"
+    ),
+}
 _PAGE_FIELDS: Final = ("url", "referrer", "title", "path", "search")
 _CONTEXT_FIELDS: Final = ("userAgent", "ip", "locale", "timezone")
-_HALF: Final = re.compile("[\ud800-\udfff]")
+_SIGNATURES: Final = ("signature", "emailSignature")
+
+OLDEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""What is before this counts as absent (contract section 3), so this is the oldest time that an event can have."""
+
+MAX_WRITTEN_BYTES: Final = MAX_EVENT_BYTES - 64
+"""An event gets an id before it is appended."""
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class Translated(NamedTuple):
-    """What a call comes to: events, an identification first where there is one; and what is left out, by its kind."""
+    """What a call comes to: events, an identification first where there is one; and what is left out."""
 
     events: list[dict[str, Any]]
-    ignored: list[str]
+    ignored: list[Ignored]
 
 
-def translate(call: Call, shared_context: Call, sent_at: object) -> Translated | Rejection:
-    """The events of one call. `shared_context` and `sent_at` are the batch's."""
+def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Translated | Rejection:
+    """The events of one call; `batch` holds the `context` (an object) and the `sentAt` that its calls share."""
     kind = call.get("type")
     if kind not in TYPES:
         return Rejection("unknown-type", f"type: found {found(kind)}, allowed is one of {', '.join(TYPES)}")
-    if kind in _NOTHING:
-        return Translated([], [str(kind)])
-    context = {**shared_context, **_object(call.get("context"))}
-    ignored: list[str] = []
-    common = _common(call, sent_at, ignored)
-    visitor_id, external_id = _identifier(call.get("anonymousId")), _identifier(call.get("userId"))
+    notes = Notes(index)
+    if kind in _USELESS:
+        notes.leave_out("type", kind, _USELESS[kind])
+        return Translated([], notes.ignored)
+    context = {**batch["context"], **notes.object_of(call, "context", "context")}
+    visitor_id, external_id = _identifier(call, "anonymousId", notes), _identifier(call, "userId", notes)
+    common = _common(call, batch.get("sentAt"), notes)
     if kind == "identify":
-        traits = _object(call.get("traits")) or _object(context.get("traits"))
-        event = _identify(visitor_id, external_id, traits, ignored)
-        if event is None:
-            return Rejection("no-identifier", "userId, anonymousId, traits.email: found none of them, allowed is at least one")
-        return Translated([{**event, **common, **_signatures(context)}], ignored)
+        events = _identify(call, context, (visitor_id, external_id), rules, notes)
+    else:
+        events = _seen(call, context, (visitor_id, external_id), notes)
+    if isinstance(events, Rejection):
+        return events
+    if len(events) > 1 and "id" in common:
+        events[0]["id"] = f"{common['id']}:user"  # two events need two ids
+    return Translated([{**common, **event} for event in events], notes.ignored)
+
+
+def fit(event: dict[str, Any], notes: Notes) -> dict[str, Any]:
+    """The event without its longest values, where it is too large with them."""
+    excess = len(written(event)) - MAX_WRITTEN_BYTES
+    places: list[tuple[int, dict[str, Any], str, str]] = [
+        (len(written(event[field])), event, field, f"traits.{trait}")
+        for field, trait in (("name", "name"), ("image", "avatar"))
+        if field in event
+    ]
+    for holder, shown in (("metadata", "traits"), ("context", "context")):
+        values: dict[str, Any] = event.get(holder, {})
+        places += [(len(written(value)), values, name, f"{shown}.{name}") for name, value in values.items()]
+    for size, values, name, field in sorted(places, key=lambda place: place[0], reverse=True):
+        if excess <= 0:
+            break
+        del values[name]
+        excess -= size
+        reason = "context" if field.startswith("context") else "trait"
+        notes.leave_out(field, reason, f"expected an event of at most {MAX_EVENT_BYTES} bytes, got {size} in this alone")
+    return event
+
+
+def written(value: object) -> bytes:
+    """The JSON of an event or a value."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:  # half of an emoji, where an id was cut: refused like everywhere, in the same words
+        return json.dumps(value).encode()
+
+
+def _identify(
+    call: Call, context: Call, names: tuple[str | None, str | None], rules: IdentifierRules, notes: Notes
+) -> list[dict[str, Any]] | Rejection:
+    visitor_id, external_id = names
+    traits = notes.object_of(call, "traits", "trait") or notes.object_of(context, "traits", "trait")
+    profile = read_traits(traits, rules, notes, has_user=external_id is not None)
+    patch: dict[str, Any] = {"unset": profile.unset} if profile.unset else {}
+    if external_id is None and profile.email is None:
+        if visitor_id is None:
+            return profile.bad_email or _nobody(notes, "userId, anonymousId, traits.email: found none of them")
+        return [{"type": "MetadataSet", "visitorId": visitor_id, "metadata": profile.metadata, **patch}]
+    if profile.metadata:
+        patch = {"metadata": profile.metadata, **patch}
+    ids = {"externalId": external_id, "email": profile.email, "visitorId": visitor_id}
+    return [{"type": "VisitorIdentified", **_given(ids), **profile.fields, **patch, **_signatures(context)}]
+
+
+def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes: Notes) -> list[dict[str, Any]] | Rejection:
+    visitor_id, external_id = names
     if visitor_id is None and external_id is None:
-        return Rejection("no-identifier", "userId, anonymousId: found neither, allowed is at least one")
+        return _nobody(notes, "userId, anonymousId: found neither")
     events: list[dict[str, Any]] = []
     if external_id is not None:
-        identified = {"type": "VisitorIdentified", "externalId": external_id, **common, **_signatures(context)}
-        if visitor_id is not None:
-            identified["visitorId"] = visitor_id
-            if "id" in common:
-                identified["id"] = f"{common['id']}:user"  # two events need two ids
-        events.append(identified)
+        ids = {"externalId": external_id, "visitorId": visitor_id}
+        events.append({"type": "VisitorIdentified", **_given(ids), **_signatures(context)})
     if visitor_id is not None:
-        events.append({"type": "VisitorSeen", "visitorId": visitor_id, "context": _page(call, context), **common})
-    return Translated(events, ignored)
+        events.append({"type": "VisitorSeen", "visitorId": visitor_id, "context": _page(call, context, notes)})
+    return events
 
 
-def _identify(visitor_id: str | None, external_id: str | None, traits: Call, ignored: list[str]) -> dict[str, Any] | None:
-    traits = dict(traits)
-    email = _text(traits, "email")
-    if external_id is None and email is None:
-        if visitor_id is None:
-            return None
-        return {"type": "MetadataSet", "visitorId": visitor_id, "metadata": _metadata(traits, ignored)}
-    event: dict[str, Any] = {"type": "VisitorIdentified"}
-    name, image = _text(traits, "name"), _text(traits, "avatar")
-    if name is None:
-        parts = [part for field in ("firstName", "lastName") if (part := _text(traits, field)) is not None]
-        name = " ".join(parts) or None
-    metadata = _metadata(traits, ignored)
-    fields = {"externalId": external_id, "email": email, "visitorId": visitor_id, "name": name, "image": image}
-    event |= {field: value for field, value in fields.items() if value is not None}
-    return {**event, "metadata": metadata} if metadata else event
+def _nobody(notes: Notes, detail: str) -> Rejection:
+    bad = [each.detail for each in notes.ignored if each.reason == "identifier" and each.field != "messageId"]
+    return Rejection("invalid", bad[0]) if bad else Rejection("no-identifier", f"{detail}, allowed is at least one")
 
 
-def _metadata(traits: Call, ignored: list[str]) -> dict[str, Primitive]:
-    metadata = {name: value for name, value in traits.items() if _fits(name, value)}
-    for name in list(metadata)[MAX_METADATA_KEYS:]:
-        del metadata[name]
-    ignored.extend(["trait"] * (len(traits) - len(metadata)))
-    return metadata
-
-
-def _fits(name: str, value: object) -> bool:
-    if not 0 < len(name) <= MAX_KEY_CHARS or not _is_text(name):
-        return False
-    match value:
-        case None | bool():
-            return True
-        case int():
-            return abs(value) <= MAX_INTEGER
-        case float():
-            return math.isfinite(value)
-        case str():
-            return _is_text(value) and len(value.encode()) <= MAX_VALUE_BYTES
-        case _:
-            return False
-
-
-def _page(call: Call, context: Call) -> dict[str, Primitive]:
-    page = _object(context.get("page"))
+def _page(call: Call, context: Call, notes: Notes) -> dict[str, Primitive]:
+    page = notes.object_of(context, "page", "context")
     if call["type"] != "track":  # a page call tells its page in its properties as well
-        page = {**_object(call.get("properties")), **page}
+        page = {**notes.object_of(call, "properties", "context"), **page}
     fields = {name: page.get(name) for name in _PAGE_FIELDS} | {name: context.get(name) for name in _CONTEXT_FIELDS}
     if call["type"] != "track":
         fields[call["type"]] = call.get("name")
-    return {name: value for name, value in fields.items() if value is not None and _fits(name, value)}
+    fitting: dict[str, Primitive] = {}
+    for name, value in fields.items():
+        if (why := why_not(name, value)) is not None:
+            notes.leave_out(f"context.{name}", "context", why)
+        elif value is not None:
+            fitting[name] = value
+    return fitting
 
 
-def _common(call: Call, sent_at: object, ignored: list[str]) -> dict[str, Any]:
+def _common(call: Call, sent_at: object, notes: Notes) -> dict[str, Any]:
+    """Id and times."""
     common: dict[str, Any] = {}
-    message_id = call.get("messageId")
-    if isinstance(message_id, str) and message_id:
+    message_id = _identifier(call, "messageId", notes)
+    if message_id is not None:
         common["id"] = message_id
-    for field, value in (("at", call.get("timestamp")), ("sentAt", call.get("sentAt") or sent_at)):
-        if value is None:
-            continue
-        if (moment := _moment(value)) is not None:
-            common[field] = moment
-        else:
-            ignored.append("time")
+    at, is_known = _at(call, notes)
+    if at is not None:
+        common["at"] = at.isoformat()
+    own = call.get("sentAt")
+    if is_known and (moment := _sent_at(sent_at if own is None else own, notes)) is not None:
+        common["sentAt"] = moment.isoformat()
     return common
 
 
-def _moment(value: object) -> str | None:
-    if not isinstance(value, str):
+def _at(call: Call, notes: Notes) -> tuple[datetime | None, bool]:
+    """When the call was made, None where it does not say so; and whether that is known."""
+    at: datetime | None = None
+    unread: list[tuple[str, object]] = []
+    for field in ("timestamp", "originalTimestamp"):
+        value = call.get(field)
+        if value is None:
+            continue
+        at = read_time(value)
+        if at is None:
+            unread.append((field, value))
+        elif at < OLDEST:
+            _leave_out_unset(field, value, notes)
+            at = None
+        else:
+            break
+    effect = "the call counts as the oldest known" if at is None else f"{field} counts"
+    for field, value in unread:
+        _leave_out_unread(field, value, effect, notes)
+    return (OLDEST, False) if at is None and unread else (at, True)
+
+
+def _sent_at(value: object, notes: Notes) -> datetime | None:
+    moment = None if value is None else read_time(value)
+    if value is not None and moment is None:
+        _leave_out_unread("sentAt", value, "the call's own time counts as it is", notes)
+    elif moment is not None and moment < OLDEST:
+        _leave_out_unset("sentAt", value, notes)
         return None
-    try:
-        moment = datetime.fromisoformat(value.strip())
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).isoformat()
+    return moment
+
+
+def _leave_out_unread(field: str, value: object, effect: str, notes: Notes) -> None:
+    notes.leave_out(field, "time", f"expected a time as ISO 8601, RFC 1123 or a number, got {found(value)}; {effect}")
+
+
+def _leave_out_unset(field: str, value: object, notes: Notes) -> None:
+    notes.leave_out(field, "time", f"expected a time in 2000 or later, got {found(value)}; it counts as absent")
+
+
+def _identifier(call: Call, field: str, notes: Notes) -> str | None:
+    value = call.get(field)
+    match value:
+        case None:
+            return None
+        case str():
+            return value if value.strip() else None
+        case bool():
+            pass
+        case int():
+            return str(value)
+        case float() if math.isfinite(value):
+            return str(int(value)) if value.is_integer() and abs(value) <= MAX_INTEGER else repr(value)
+        case _:
+            pass
+    notes.leave_out(field, "identifier", f"expected a text or a number, got {found(value)}")
+    return None
 
 
 def _signatures(context: Call) -> dict[str, Any]:
-    return {name: context[name] for name in ("signature", "emailSignature") if isinstance(context.get(name), str)}
+    return {name: context[name] for name in _SIGNATURES if isinstance(context.get(name), str)}
 
 
-def _identifier(value: object) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    return str(value) if str(value).strip() else None
-
-
-def _text(traits: Call, name: str) -> str | None:
-    """Takes a trait out, if it is a text that says something."""
-    value = traits.get(name)
-    if not isinstance(value, str) or not value.strip() or not _is_text(value):
-        return None
-    del traits[name]
-    return value
-
-
-def _is_text(value: str) -> bool:
-    """Without a NUL, and without half of a character: an SDK that cuts a text cuts emoji in two."""
-    return "\0" not in value and not _HALF.search(value)
-
-
-def _object(value: object) -> Call:
-    return cast("Call", value) if isinstance(value, dict) else {}
+def _given(fields: dict[str, str | None]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

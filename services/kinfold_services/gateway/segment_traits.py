@@ -1,0 +1,167 @@
+"""The traits of Segment's `identify` as fields of kinfold's events. A trait that cannot be used is left out, and said.
+
+| trait | becomes |
+|---|---|
+| `email` | `email`, where it is an address |
+| `name`, `avatar` | `name`, `image`; of an anonymous visitor, metadata of these names |
+| `firstName`, `lastName` | metadata, and where both are given and `name` is not, `name` |
+| any other one that is a text, a finite number or a boolean | metadata |
+| any other one that is null | removed from the metadata |
+"""
+
+import math
+import re
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+
+from kinfold_schemas.canonical import Primitive
+from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.rejections import Rejection, found
+
+Object = dict[str, Any]
+
+_HALF: Final = re.compile("[\ud800-\udfff]")
+_FIELD_CHARS: Final = 60
+_PROFILE: Final = {"name": "name", "avatar": "image"}
+"""Traits that are fields of a contact, and those fields."""
+_PARTS: Final = ("firstName", "lastName")
+
+
+class Ignored(msgspec.Struct, frozen=True, rename="camel"):
+    """What was left out of a call; the rest of the call counts. `index` counts the request's calls from 0.
+
+    `reason`: `alias`, `group` (the whole call), `time`, `identifier`, `trait`, `context`, `unsigned-identity`,
+    `blocked-identity`. `detail` is a sentence.
+    """
+
+    index: int
+    field: str
+    reason: str
+    detail: str
+
+
+class Notes:
+    """Collects what is left out of one call."""
+
+    def __init__(self, index: int) -> None:
+        self._index: Final = index
+        self.ignored: Final[list[Ignored]] = []
+
+    def leave_out(self, field: str, reason: str, detail: str) -> None:
+        """Notes a part of the call."""
+        name = field[:_FIELD_CHARS].encode(errors="replace").decode()
+        self.ignored.append(Ignored(self._index, name, reason, f"{name}: {detail}"))
+
+    def object_of(self, holder: Object, field: str, reason: str) -> Object:
+        """The object in a field; an empty one where there is none."""
+        value = holder.get(field)
+        if isinstance(value, dict):
+            return cast("Object", value)
+        if value is not None:
+            self.leave_out(field, reason, f"expected an object, got {found(value)}")
+        return {}
+
+
+class Profile(NamedTuple):
+    """What traits come to: fields of an event. `bad_email` says why the address that was given is none."""
+
+    email: str | None
+    fields: Object
+    metadata: dict[str, Primitive]
+    unset: list[str]
+    bad_email: Rejection | None
+
+
+def read_traits(traits: Object, rules: IdentifierRules, notes: Notes, *, has_user: bool) -> Profile:
+    """Reads the traits of a call; without a user's id and an address they are an anonymous visitor's."""
+    traits = dict(traits)
+    email = _email(traits.pop("email", None), rules, notes) if "email" in traits else None
+    bad_email = email if isinstance(email, Rejection) else None
+    address = email if isinstance(email, str) else None
+    fields: Object = {}
+    name = _full_name(traits)
+    if has_user or address is not None:
+        for trait, field in _PROFILE.items():
+            if trait in traits and (text := _text(trait, traits.pop(trait), notes)) is not None:
+                fields[field] = text
+        if name is not None:
+            fields.setdefault("name", name)
+    elif name is not None:
+        traits.setdefault("name", name)
+    return Profile(address, fields, *_patch(traits, notes), bad_email)
+
+
+def _email(value: object, rules: IdentifierRules, notes: Notes) -> str | Rejection | None:
+    if isinstance(value, str) and is_text(value):
+        judged = rules.email(value)
+        if isinstance(judged, str):
+            return value
+        notes.leave_out("traits.email", "trait", judged.detail.removeprefix("email: "))
+        return judged
+    detail = f"expected an e-mail address, got {found(value)}"
+    notes.leave_out("traits.email", "trait", detail)
+    return None if value is None else Rejection("invalid", f"traits.email: {detail}")
+
+
+def _text(trait: str, value: object, notes: Notes) -> str | None:
+    if isinstance(value, str) and value.strip() and is_text(value):
+        return value
+    notes.leave_out(f"traits.{trait}", "trait", f"expected a text, got {found(value)}")
+    return None
+
+
+def _full_name(traits: Object) -> str | None:
+    """The name of both parts. One part alone says nothing of the other, and must not wipe it out; null says there is none."""
+    if any(part not in traits for part in _PARTS):
+        return None
+    parts = [traits[part] for part in _PARTS]
+    if not all(part is None or (isinstance(part, str) and is_text(part)) for part in parts):
+        return None
+    return " ".join(part.strip() for part in parts if part and part.strip()) or None
+
+
+def _patch(traits: Object, notes: Notes) -> tuple[dict[str, Primitive], list[str]]:
+    """What is set and what is removed."""
+    metadata: dict[str, Primitive] = {}
+    unset: list[str] = []
+    for name, value in traits.items():
+        why = why_not(name, value)
+        if why is None and len(unset if value is None else metadata) == MAX_METADATA_KEYS:
+            why = f"expected at most {MAX_METADATA_KEYS} traits in a call, got {len(traits)}"
+        if why is not None:
+            notes.leave_out(f"traits.{name}", "trait", why)
+        elif value is None:
+            unset.append(name)
+        else:
+            metadata[name] = value
+    return metadata, unset
+
+
+def why_not(name: str, value: object) -> str | None:
+    """Why this cannot be metadata or context; None where it can (contract section 2, Limits)."""
+    if not 0 < len(name) <= MAX_KEY_CHARS:
+        return f"expected a name of 1 to {MAX_KEY_CHARS} characters, got {len(name)}"
+    if not is_text(name):
+        return "expected a name of whole characters without NUL, got another one"
+    match value:
+        case None | bool():
+            return None
+        case int():
+            fits = abs(value) <= MAX_INTEGER
+        case float():
+            fits = math.isfinite(value)
+        case str():
+            if len(value) * 4 > MAX_VALUE_BYTES and (size := len(value.encode(errors="replace"))) > MAX_VALUE_BYTES:
+                return f"expected at most {MAX_VALUE_BYTES} bytes, got {size}"
+            fits = is_text(value)
+        case _:
+            fits = False
+    expected = "a text of whole characters without NUL, a finite number within ±(2^53-1), a boolean or null"
+    return None if fits else f"expected {expected}, got {found(value)}"
+
+
+def is_text(value: str) -> bool:
+    """Without a NUL, and without half of a character: an SDK that cuts a text cuts emoji in two."""
+    return "\0" not in value and not _HALF.search(value)
