@@ -29,7 +29,7 @@ async def ignored(gateway: Gateway, *calls: Json) -> list[tuple[str, str]]:
     return [(each["field"], each["reason"]) for each in answer.json()["ignored"]]
 
 
-async def folded(gateway: Gateway, *calls: Json) -> Json:
+async def folded(gateway: Gateway, *calls: Json) -> Any:
     """The contact u-1 after calls, one request each."""
     position = ""
     for call in calls:

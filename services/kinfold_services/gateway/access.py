@@ -40,7 +40,7 @@ def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
             if message["type"] == "websocket.accept":
                 status = 101
             elif message["type"] == "websocket.close" and status == _UNDECIDED:
-                refusal: Refusal = cast("dict[str, Any]", scope).get("refusal", Refusal(_UNDECIDED, {}))
+                refusal: Refusal = cast("dict[str, Any]", scope).get("refusal", Refusal(_UNDECIDED, {}, b""))
                 status = refusal.status
                 if _CAN_ANSWER in (scope.get("extensions") or {}):
                     await _refuse(send, refusal, request_id)
@@ -68,7 +68,7 @@ async def _refuse(send: Send, refusal: Refusal, request_id: str) -> None:
     headers.append((_HEADER, request_id.encode()))
     answer: list[Any] = [
         {"type": "websocket.http.response.start", "status": refusal.status, "headers": headers},
-        {"type": "websocket.http.response.body", "body": b""},
+        {"type": "websocket.http.response.body", "body": refusal.body},
     ]
     for message in answer:
         await send(message)

@@ -23,6 +23,7 @@ from kinfold_services.gateway.operations import (
     readyz,
     readyz_head,
 )
+from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.segment import segment_batch, segment_call
@@ -60,6 +61,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     app: ASGIApp = Litestar(
         route_handlers=ROUTES,
         state=State({"gateway": gateway}),
+        guards=[only_known_parameters],
         cors_config=cors if settings.gateway_origins else None,
         exception_handlers=HANDLERS,
         after_exception=[note_refusal],

@@ -8,16 +8,16 @@ import base64
 import binascii
 from typing import Any, Final, cast
 
-from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 
 from kinfold_services.gateway.keys import Caller
-from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
-Connection = ASGIConnection[Any, Any, Any, Any]
-
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
+WRITE_KEY: Final = "writeKey"
+"""RudderStack's parameter for beacons, which cannot set headers; Segment's stand in the body under the same name."""
+
 _WORKSPACE_HEADER: Final = "kinfold-workspace"
 
 
@@ -63,11 +63,11 @@ async def identify(connection: Connection, presented: str) -> Caller:
     return caller
 
 
-def write_key(connection: Connection) -> str:
-    """The key in Segment's fashion, the user of Basic authentication, or a bearer's; empty where there is none."""
+def presented_write_key(connection: Connection) -> str:
+    """The key in Segment's fashion, the user of Basic authentication or `?writeKey=`, or a bearer's; empty without one."""
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
-        return _bearer(connection)
+        return _bearer(connection) or connection.query_params.get(WRITE_KEY, "")
     try:
         return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):

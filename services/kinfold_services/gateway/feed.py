@@ -18,12 +18,12 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.changes import Change
 from kinfold_schemas.positions import position_key
-from kinfold_services.gateway.callers import Connection, caller_of, presented_key, secret_key_or_token
+from kinfold_services.gateway.callers import caller_of, presented_key, secret_key_or_token
 from kinfold_services.gateway.following import IsAllowed, Wish, follow
 from kinfold_services.gateway.hub import FeedHub
 from kinfold_services.gateway.messages import HALF_A_SNAPSHOT
 from kinfold_services.gateway.openapi import answers
-from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
 _TYPES: Final = [str(each.__struct_config__.tag) for each in get_args(Change)]

@@ -39,7 +39,7 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel"):
     last_commit_age_ms: int | None = None
 
 
-@get("/healthz", responses=answers(Health), security=[], tags=["operations"], summary="Is it alive?")
+@get("/healthz", responses=answers(Health, 400), security=[], tags=["operations"], summary="Is it alive?")
 async def healthz() -> Health:
     """Whether the process answers; nothing else is asked."""
     return Health("ok")
@@ -52,7 +52,7 @@ async def healthz_head() -> None:
 
 @get(
     "/readyz",
-    responses={**answers(Readiness), **answers(Readiness, status=503)},
+    responses={**answers(Readiness, 400), **answers(Readiness, status=503)},
     security=[],
     tags=["operations"],
     summary="Can it work?",
@@ -77,7 +77,7 @@ async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
 
 @get(
     "/metrics",
-    responses=answers(str, 503, media_type="text/plain"),
+    responses=answers(str, 400, 503, media_type="text/plain"),
     media_type="text/plain",
     security=[],
     tags=["operations"],

@@ -5,9 +5,18 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import structlog
-from litestar import Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, ValidationException
+from litestar import Response
+from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+    WebSocketException,
+)
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 from redis.exceptions import RedisError
 
@@ -16,6 +25,8 @@ from kinfold_services.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
 """What a 503 tells to wait: Redis is back, or it is not; nobody knows more."""
+
+Connection = ASGIConnection[Any, Any, Any, Any]
 
 _CODES: Final = {
     400: "bad-request",
@@ -87,29 +98,29 @@ def unavailable(detail: str) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
     """An exception with a status: ours, or one that the framework raised."""
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
-    return _answer(request, error.status_code, _sentence(request, error), dict(error.headers or {}), error=code, **fields)
+    return _answer(connection, error.status_code, _sentence(connection, error), dict(error.headers or {}), error=code, **fields)
 
 
-def on_redis_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+def on_redis_error(connection: Connection, error: Exception) -> Response[Any]:
     """Redis is gone, loading, full, or does not answer in time: whatever it is, it is not the caller's fault."""
     structlog.get_logger().warning("redis does not answer", error=str(error), kind=type(error).__name__)
     detail = f"redis: found {type(error).__name__}, allowed is a server that answers; ask again"
-    return _answer(request, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
+    return _answer(connection, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
-def on_not_folded(request: Request[Any, Any, Any], error: NotFolded) -> Response[Any]:
+def on_not_folded(connection: Connection, error: NotFolded) -> Response[Any]:
     """`?after=` was not reached in time."""
-    return _answer(request, 503, f"after: {error}", {"Retry-After": str(RETRY_AFTER_S)})
+    return _answer(connection, 503, f"after: {error}", {"Retry-After": str(RETRY_AFTER_S)})
 
 
-def on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+def on_bug(connection: Connection, error: Exception) -> Response[Any]:
     """Nothing that should happen; the log has the trace, and the request id to find it by."""
     structlog.get_logger().error("request failed", error=str(error), exc_info=error)
-    return _answer(request, 500, "something went wrong here; the log knows more by the request id", {})
+    return _answer(connection, 500, "something went wrong here; the log knows more by the request id", {})
 
 
 HANDLERS: Final[dict[Any, Any]] = {
@@ -122,20 +133,21 @@ HANDLERS: Final[dict[Any, Any]] = {
 
 
 class Refusal(NamedTuple):
-    """How a WebSocket is refused."""
+    """How a WebSocket is refused: what a request would be answered with."""
 
     status: int
     headers: dict[str, str]
+    body: bytes
 
 
 async def note_refusal(error: Exception, scope: Scope) -> None:
-    """Leaves a `Refusal` in the scope, for `access`: Litestar's own handlers of errors are for HTTP alone."""
-    refusal = Refusal(500, {})
-    if isinstance(error, HTTPException):
-        refusal = Refusal(error.status_code, dict(error.headers or {}))
-    elif isinstance(error, (RedisError, OSError)):
-        refusal = Refusal(503, {"Retry-After": str(RETRY_AFTER_S)})
-    cast("dict[str, Any]", scope)["refusal"] = refusal
+    """Leaves a `Refusal` in the scope of a WebSocket, for `access`: Litestar's own handlers of errors are for HTTP alone."""
+    if scope["type"] == ScopeType.HTTP or isinstance(error, WebSocketException):
+        return
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    answer: Response[bytes] = handler(ASGIConnection(scope), error)
+    headers = {**answer.headers, "Content-Type": "application/json"}
+    cast("dict[str, Any]", scope)["refusal"] = Refusal(answer.status_code or 500, headers, answer.content)
 
 
 def request_id() -> str:
@@ -144,26 +156,26 @@ def request_id() -> str:
 
 
 def _answer(
-    request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str], error: str | None = None, **fields: Any
+    connection: Connection, status: int, detail: str, headers: dict[str, str], error: str | None = None, **fields: Any
 ) -> Response[Any]:
-    if request.scope.get("segment"):
+    if connection.scope.get("segment"):
         fields |= {"code": status, "message": detail}
     body = Error(error or _CODES.get(status, "error"), detail, request_id(), **fields)
     return Response(msgspec.json.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _sentence(request: Request[Any, Any, Any], error: HTTPException) -> str:
+def _sentence(connection: Connection, error: HTTPException) -> str:
     """What the framework found before a route of ours was reached, in our words; and ours as they are."""
     match error:
         case NotFoundException():
-            return f"path: found {request.url.path!r}, allowed are those that /docs names"
+            return f"path: found {connection.url.path!r}, allowed are those that /docs names"
         case MethodNotAllowedException():
-            return f"method: found {request.method}, allowed are {(error.headers or {}).get('allow', 'others')}"
+            return f"method: found {connection.scope.get('method')}, allowed are {(error.headers or {}).get('allow', 'others')}"
         case RequestEntityTooLarge():
-            allowed = request.route_handler.resolve_request_max_body_size()
+            allowed = cast("HTTPRouteHandler", connection.route_handler).resolve_request_max_body_size()
             return f"body: found more than {allowed} bytes, allowed are {allowed}"
         case ValidationException(extra=[{"key": name, "message": message}, *_]):
-            found = str(request.query_params.get(name) or request.headers.get(name))
+            found = str(connection.query_params.get(name) or connection.headers.get(name))
             return f"{name}: found {found[:60]!r}, allowed is what /docs says of it ({message})"
         case _:
             return error.detail

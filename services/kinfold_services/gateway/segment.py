@@ -1,8 +1,8 @@
 """Segment's tracking API: every SDK that people already have is a producer, once it has another host and write key.
 
-The write key is an API key: the user of Basic authentication, or `writeKey` in the body, as browsers' beacons send it. A
-batch is answered with 200, and what is bad in it is listed and left out: an SDK would drop the whole, or send it again for
-ever.
+The write key is an API key: the user of Basic authentication, or `writeKey` in the query or the body, as browsers' beacons
+send it. A batch is answered with 200, and what is bad in it is listed and left out: an SDK would drop the whole, or send it
+again for ever.
 """
 
 import asyncio
@@ -10,15 +10,16 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 import structlog
 from litestar import Request, Response, post
+from litestar.params import QueryParameter
 
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.gateway.bodies import MAX_EVENTS, read_body
-from kinfold_services.gateway.callers import identify, write_key
+from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
 from kinfold_services.gateway.ingest import BREATH, LISTED, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.openapi import SEGMENT_OPERATION, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
@@ -42,6 +43,9 @@ _SUMMARY_HEADER: Final = "Kinfold-Ignored"
 """`SegmentAnswer.error` as a header as well: Node's SDK shows headers of an answer to who debugs it, and no body."""
 
 _encode: Final = msgspec.json.Encoder().encode
+
+
+WriteKey = Annotated[str | None, QueryParameter(name=WRITE_KEY, description="The key, where headers cannot be set")]
 
 
 class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -70,7 +74,7 @@ class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     tags=["segment"],
     summary="Many calls of Segment's tracking API",
 )
-async def segment_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = None) -> Response[bytes]:  # noqa: ARG001  `_read` looks at it
     """Appends what the calls of a batch come to."""
     body = await _read(request)
     calls = body.get("batch")
@@ -90,7 +94,7 @@ async def segment_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
     tags=["segment"],
     summary="One call of Segment's tracking API",
 )
-async def segment_call(request: Request[Any, Any, Any]) -> Response[bytes]:
+async def segment_call(request: Request[Any, Any, Any], write_key: WriteKey = None) -> Response[bytes]:  # noqa: ARG001  `_read` looks at it
     """Appends what one call comes to: the path tells which it is."""
     body = await _read(request)
     kind = _KIND_OF[request.url.path.rstrip("/")]
@@ -99,13 +103,13 @@ async def segment_call(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 async def _read(request: Request[Any, Any, Any]) -> Call:
     cast("dict[str, Any]", request.scope)["segment"] = True
-    key = write_key(request)
+    key = presented_write_key(request)
     if key:
         await identify(request, key)  # before the body is looked at, where that can be done
     data = await read_body(request)
     body = _loads(data)
     if not key:
-        found: object = cast("Call", body).get("writeKey") if isinstance(body, dict) else None
+        found: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
         await identify(request, found if isinstance(found, str) else "")
     if not isinstance(body, dict):
         raise Problem(400, "body: found no JSON object, allowed is one call, or a batch of calls")

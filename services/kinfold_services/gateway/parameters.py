@@ -1,0 +1,40 @@
+"""Query parameters that a route does not have are refused: a misspelt filter would answer with somebody else.
+
+What a route has is read off its handler, where the OpenAPI document has it from, too.
+"""
+
+from difflib import get_close_matches
+from typing import Final
+
+from litestar.handlers.base import BaseRouteHandler
+from litestar.params import QueryParameter
+
+from kinfold_services.gateway.problems import Connection, Problem
+
+_COMPARED_CHARS: Final = 64
+"""Comparing takes the square of this; no parameter is as long."""
+
+
+async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Guards every route, HTTP and WebSocket. Raises Problem (400) for the first parameter that the route does not have."""
+    if not connection.scope["query_string"]:
+        return
+    known = query_parameters(handler)
+    for name in connection.query_params:
+        if name not in known:
+            raise Problem(400, _refusal(name, known))
+
+
+def query_parameters(handler: BaseRouteHandler) -> list[str]:
+    """The names of the query parameters that a route has."""
+    fields = handler.parsed_fn_signature.parameters.values()
+    declared = [(field.kwarg_definition, field.name) for field in fields]
+    return sorted(kwarg.name or name for kwarg, name in declared if isinstance(kwarg, QueryParameter))
+
+
+def _refusal(name: str, known: list[str]) -> str:
+    name = name[:_COMPARED_CHARS]
+    if not known:
+        return f"query: expected no parameters, got {name!r}"
+    (nearest,) = get_close_matches(name, known, n=1, cutoff=0)
+    return f"query: expected parameters among {', '.join(known)}, got {name!r}; the nearest is {nearest!r}"

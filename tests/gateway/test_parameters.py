@@ -1,0 +1,127 @@
+"""Query parameters that a route does not have (`services.gateway.parameters`): every route, over HTTP and WebSocket."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import websockets
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
+
+from kinfold_services.gateway.app import ROUTES
+from kinfold_services.gateway.segment import BATCH_PATHS, CALL_PATHS
+from tests.support.gateways import Gateway
+
+ID: Final = "x"
+PAGES: Final = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
+"""The routes that the framework makes."""
+
+
+def served() -> Iterator[tuple[str, str]]:
+    """Method and path of every HTTP route."""
+    for route in ROUTES:
+        if isinstance(route, HTTPRouteHandler):
+            yield from ((method, _filled(path)) for method in sorted(route.http_methods) for path in sorted(route.paths))
+    yield from PAGES
+
+
+@pytest.mark.parametrize("caller", ["secret", "publishable", "nobody"])
+async def test_every_route_refuses_an_unknown_parameter(unfolded: Gateway, caller: str):
+    """Whoever asks: `?external_id=u-1` was answered with everybody."""
+    keys = {"secret": unfolded.secret, "publishable": unfolded.publishable, "nobody": None}
+    async with unfolded.client_of(keys[caller]) as client:
+        answered = {route: await client.request(*route, params={"no_such_parameter": "1"}, json={}) for route in served()}
+
+    assert len(answered) >= 25
+    assert {route: answer.status_code for route, answer in answered.items() if answer.status_code != 400} == {}
+    for (method, _), answer in answered.items():
+        if method != "HEAD":
+            assert "'no_such_parameter'" in answer.json()["detail"]
+
+
+async def test_every_route_takes_the_parameters_that_the_document_names(unfolded: Gateway):
+    """The document has them from the same declarations; a parameter that is not declared there would be refused."""
+    document = (await unfolded.client.get("/openapi.json")).json()
+    asked = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "query":
+                    asked += 1
+                    params = {"since": "nonsense", parameter["name"]: "nonsense"}  # a feed without an end is no answer
+                    if path != "/v1/changes":
+                        del params["since"]
+                    answer = await unfolded.client.request(method, _filled(path), params=params, json={})
+                    assert "query: expected" not in answer.text, (path, parameter["name"])
+    assert asked > 30
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "nearest"),
+    [
+        ("/v1/contacts", "external_id", "externalId"),
+        ("/v1/contacts", "externalid", "externalId"),
+        ("/v1/contacts", "mail", "email"),
+        ("/v1/visitors/v", "att", "at"),
+        ("/v1/changes", "accessToken", "access_token"),
+        ("/v1/changes", "contact_id", "contactId"),
+        ("/v1/contacts", "x" * 5000, ""),
+    ],
+)
+async def test_the_answer_names_the_nearest_parameter(unfolded: Gateway, path: str, given: str, nearest: str):
+    """And the one that was given, and all that there are."""
+    answer = await unfolded.client.get(path, params={given: "u-1"})
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "bad-request")
+    detail = answer.json()["detail"]
+    assert detail.startswith("query: expected parameters among ")
+    assert f"got {given[:64]!r}; the nearest is '{nearest}" in detail
+
+
+async def test_a_route_without_parameters_says_so(unfolded: Gateway):
+    """There is no nearest one."""
+    answer = await unfolded.client.get("/healthz", params={"verbose": ""})
+
+    assert answer.json()["detail"] == "query: expected no parameters, got 'verbose'"
+
+
+async def test_a_websocket_is_refused_as_a_request_is(unfolded: Gateway):
+    """With the status and the body, also where it is another mistake."""
+    paths = [path for route in ROUTES if isinstance(route, WebsocketRouteHandler) for path in route.paths]
+    assert paths == ["/v1/changes/ws"]
+    token = f"access_token={unfolded.secret}"
+    refused: dict[str, Any] = {}
+    for query in (f"{token}&snapshots=1", f"{token}&since=x", f"{token}&snapshot=maybe", ""):
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            await websockets.connect(unfolded.url.replace("http", "ws") + f"{paths[0]}?{query}")
+        response = caught.value.response
+        body = json.loads(response.body)
+        assert response.headers["Content-Type"] == "application/json"
+        assert body["requestId"] == response.headers["X-Request-Id"]
+        refused[query.removeprefix(token)] = (response.status_code, body["error"], body["detail"])
+
+    known = "access_token, contactId, since, snapshot, type"
+    assert refused["&snapshots=1"] == (
+        400,
+        "bad-request",
+        f"query: expected parameters among {known}, got 'snapshots'; the nearest is 'snapshot'",
+    )
+    assert refused["&since=x"][:2] == (400, "bad-request")
+    assert refused["&since=x"][2].startswith("since: ")
+    assert refused["&snapshot=maybe"][2].startswith("snapshot: found 'maybe'")
+    assert refused[""][:2] == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", [*BATCH_PATHS, *CALL_PATHS])
+async def test_a_beacon_brings_its_key_in_the_query(unfolded: Gateway, path: str):
+    """RudderStack's `?writeKey=`, since a beacon cannot set headers."""
+    call: dict[str, Any] = {"anonymousId": "v-1", "traits": {}}
+
+    async with unfolded.client_of(None) as client:
+        answer = await client.post(path, params={"writeKey": unfolded.secret}, json={"batch": [], **call})
+
+    assert answer.status_code == 200, answer.text
+
+
+def _filled(path: str) -> str:
+    return path.partition("{")[0] + (ID + path.partition("}")[2] if "{" in path else "")
