@@ -212,6 +212,15 @@ async def test_a_bad_address_leaves_a_visitor_anonymous(unfolded: Gateway):
     assert (event["type"], event["metadata"]) == ("MetadataSet", {"plan": "pro"})
 
 
+async def test_what_is_nested_as_deep_as_can_be_read_is_left_out(unfolded: Gateway):
+    """What can be parsed can be spoken of, however near to the parser's end it is."""
+    for depth in range(800, 1040, 5):
+        nested = b"[" * depth + b"]" * depth
+        body = b'{"userId": %s, "anonymousId": "v", "timestamp": %s, "traits": {"a": %s}, "context": {"ip": %s}}'
+        answer = await unfolded.client.post("/v1/page", content=body % (nested, nested, nested, nested))
+        assert answer.status_code in {200, 400}, (depth, answer.text)
+
+
 @pytest.mark.parametrize("kind", ["alias", "group"])
 async def test_calls_that_kinfold_does_not_have_say_what_they_do_not(unfolded: Gateway, kind: str):
     """The answer is a success, since an SDK would send it again or drop the batch; and it says that nothing was done."""

@@ -28,9 +28,9 @@ import msgspec
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_EVENT_BYTES, MAX_INTEGER
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.rejections import Rejection, found
+from kinfold_schemas.rejections import Rejection
 from kinfold_services.gateway.segment_times import read_time
-from kinfold_services.gateway.segment_traits import Ignored, Notes, Object, read_traits, why_not
+from kinfold_services.gateway.segment_traits import Ignored, Notes, Object, got, read_traits, why_not
 
 Call = Object
 
@@ -69,7 +69,7 @@ def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Tr
     """The events of one call; `batch` holds the `context` (an object) and the `sentAt` that its calls share."""
     kind = call.get("type")
     if kind not in TYPES:
-        return Rejection("unknown-type", f"type: found {found(kind)}, allowed is one of {', '.join(TYPES)}")
+        return Rejection("unknown-type", f"type: found {got(kind)}, allowed is one of {', '.join(TYPES)}")
     notes = Notes(index)
     if kind in _USELESS:
         notes.leave_out("type", kind, _USELESS[kind])
@@ -216,11 +216,11 @@ def _sent_at(value: object, notes: Notes) -> datetime | None:
 
 
 def _leave_out_unread(field: str, value: object, effect: str, notes: Notes) -> None:
-    notes.leave_out(field, "time", f"expected a time as ISO 8601, RFC 1123 or a number, got {found(value)}; {effect}")
+    notes.leave_out(field, "time", f"expected a time as ISO 8601, RFC 1123 or a number, got {got(value)}; {effect}")
 
 
 def _leave_out_unset(field: str, value: object, notes: Notes) -> None:
-    notes.leave_out(field, "time", f"expected a time in 2000 or later, got {found(value)}; it counts as absent")
+    notes.leave_out(field, "time", f"expected a time in 2000 or later, got {got(value)}; it counts as absent")
 
 
 def _identifier(call: Call, field: str, notes: Notes) -> str | None:
@@ -238,7 +238,7 @@ def _identifier(call: Call, field: str, notes: Notes) -> str | None:
             return str(int(value)) if value.is_integer() and abs(value) <= MAX_INTEGER else repr(value)
         case _:
             pass
-    notes.leave_out(field, "identifier", f"expected a text or a number, got {found(value)}")
+    notes.leave_out(field, "identifier", f"expected a text or a number, got {got(value)}")
     return None
 
 

@@ -18,7 +18,7 @@ import msgspec
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.rejections import Rejection, found
+from kinfold_schemas.rejections import Rejection, found, json_type
 
 Object = dict[str, Any]
 
@@ -60,7 +60,7 @@ class Notes:
         if isinstance(value, dict):
             return cast("Object", value)
         if value is not None:
-            self.leave_out(field, reason, f"expected an object, got {found(value)}")
+            self.leave_out(field, reason, f"expected an object, got {got(value)}")
         return {}
 
 
@@ -100,7 +100,7 @@ def _email(value: object, rules: IdentifierRules, notes: Notes) -> str | Rejecti
             return value
         notes.leave_out("traits.email", "trait", judged.detail.removeprefix("email: "))
         return judged
-    detail = f"expected an e-mail address, got {found(value)}"
+    detail = f"expected an e-mail address, got {got(value)}"
     notes.leave_out("traits.email", "trait", detail)
     return None if value is None else Rejection("invalid", f"traits.email: {detail}")
 
@@ -108,7 +108,7 @@ def _email(value: object, rules: IdentifierRules, notes: Notes) -> str | Rejecti
 def _text(trait: str, value: object, notes: Notes) -> str | None:
     if isinstance(value, str) and value.strip() and is_text(value):
         return value
-    notes.leave_out(f"traits.{trait}", "trait", f"expected a text, got {found(value)}")
+    notes.leave_out(f"traits.{trait}", "trait", f"expected a text, got {got(value)}")
     return None
 
 
@@ -159,9 +159,14 @@ def why_not(name: str, value: object) -> str | None:
         case _:
             fits = False
     expected = "a text of whole characters without NUL, a finite number within ±(2^53-1), a boolean or null"
-    return None if fits else f"expected {expected}, got {found(value)}"
+    return None if fits else f"expected {expected}, got {got(value)}"
 
 
 def is_text(value: str) -> bool:
     """Without a NUL, and without half of a character: an SDK that cuts a text cuts emoji in two."""
     return "\0" not in value and not _HALF.search(value)
+
+
+def got(value: object) -> str:
+    """The value as a message shows it. What is nested has its type alone: its text could be as long and deep as a request."""
+    return json_type(cast("object", value)) if isinstance(value, (dict, list)) else found(value)
