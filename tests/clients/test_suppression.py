@@ -118,6 +118,28 @@ def test_an_address_is_the_same_in_any_case(suppression: Suppression):
     assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True]
 
 
+def test_identifiers_are_the_same_in_any_spelling(suppression: Suppression):
+    """As the fold compares them: what is said of one spelling makes what was said of the other news again."""
+    spellings = {
+        "email": [("jos\u00e9@b\u00fccher.example", "JOSE\u0301@xn--bcher-kva.example."), ("a@x.org", "\ufeffa@x.org")],
+        "external_id": [("caf\u00e9", "\u200bcafe\u0301")],
+        "visitor_id": [("caf\u00e9", "cafe\u0301 ")],
+    }
+    for field, pairs in spellings.items():
+        for one, other in pairs:
+            first = DRAFTING.set_metadata(**{field: one}, metadata={"a": 1})
+            second = DRAFTING.set_metadata(**{field: other}, metadata={"a": 2})
+            assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True], other
+            suppression.forget()
+
+
+def test_a_look_alike_is_somebody_else(suppression: Suppression):
+    """What is said of KELVIN SIGN's owner leaves what was said of Kate as it is."""
+    kate = DRAFTING.set_metadata(email="kate@example.org", metadata={"a": 1})
+    kelvin = DRAFTING.set_metadata(email="\u212aate@example.org", metadata={"a": 2})
+    assert [suppression.is_news(draft) for draft in (kate, kelvin, kate, kelvin)] == [True, True, False, False]
+
+
 def test_what_has_a_time_of_its_own_is_always_sent(suppression: Suppression):
     """Which value wins is then for the fold to say: {plan: free} of yesterday changes nothing, and pro is not known to hold."""
     late = DRAFTING.set_metadata("v-1", {"plan": "free"}, at=datetime(2026, 1, 1, tzinfo=UTC))
