@@ -35,8 +35,8 @@ _WHITE_ASCII_OR_DOT: Final = "\t\n\v\f\r\x1c\x1d\x1e\x1f ."
 _MAX_LABEL_CHARS: Final = 59
 """A label of the DNS has 63 octets. Four are `xn--`, and every character takes at least one."""
 
-_not_ascii_in_nfc: Final = re.compile("[^\u037e\u1fef\u212a]+").sub
-"""Runs without the three characters whose normal form is ASCII (GREEK QUESTION MARK, GREEK VARIA, KELVIN SIGN)."""
+_replace_runs: Final = re.compile("[^\u037e\u1fef\u212a]+").sub
+"""Of runs without the three characters whose normal form is ASCII: GREEK QUESTION MARK, GREEK VARIA, KELVIN SIGN."""
 
 
 def stripped(text: str) -> str:
@@ -62,7 +62,7 @@ def email_key(email: str) -> str:
     """
     if email.isascii():
         return email.lower().lstrip().rstrip(_WHITE_ASCII_OR_DOT)
-    local, at, domain = email.strip(_AROUND).rstrip(_AROUND_OR_DOT).rpartition("@")
+    local, at, domain = email.lstrip(_AROUND).rstrip(_AROUND_OR_DOT).rpartition("@")
     if not at:
         local, domain = domain, ""
     labels = [label if label.isascii() else _a_label(label) for label in _lower(domain).split(".")]
@@ -70,7 +70,7 @@ def email_key(email: str) -> str:
 
 
 def _nfc(text: str) -> str:
-    return _not_ascii_in_nfc(lambda run: unicodedata.normalize("NFC", run[0]), text)
+    return _replace_runs(lambda run: unicodedata.normalize("NFC", run[0]), text)
 
 
 def _lower(text: str) -> str:
