@@ -14,7 +14,7 @@ import msgspec
 from kinfold.connections import close, close_async, connect, connect_async, gateway_key, is_http
 from kinfold.errors import NotFolded, Unreachable
 from kinfold_schemas.contacts import Contact, merged_into
-from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.identifiers import email_key, id_key, stripped
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 
@@ -275,10 +275,10 @@ class _Questions:
         if by == "id":
             return value
         if by == "visitorId":
-            data = yield "HGET", key(self._workspace, "visitors"), value
+            data = yield "HGET", key(self._workspace, "visitors"), id_key(value)
             return None if data is None else _decode_visitor(data).contact_id
         name: PublicName = "emails" if by == "email" else "external-ids"
-        data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else value
+        data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else id_key(value)
         return None if data is None else data.decode()
 
     def _until_folded(self, after: str) -> Asking[None]:
@@ -303,10 +303,10 @@ def _gateway(url: str, key: str | None, timeout_s: float) -> "Gateway | None":
 
 
 def _text(by: str, value: object) -> str:
-    """The identifier as it is matched. Raises TypeError for what is no text, as a number of one's own table."""
+    """The identifier, stripped. Raises TypeError for what is no text, as a number of one's own table."""
     if not isinstance(value, str):
         raise TypeError(f"{by}: found {value!r}, allowed is a string")
-    return value.strip()
+    return stripped(value)
 
 
 def _ask_gateway(gateway: "Gateway", by: str, value: str, after: str | None, wait_s: float) -> Contact | None:

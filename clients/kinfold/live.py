@@ -10,7 +10,7 @@ from typing import Final, Self
 from kinfold.reading import At, Item, Reader, SnapshotBegins, Told
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact
-from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.identifiers import email_key, id_key
 
 log = logging.getLogger("kinfold")
 
@@ -73,7 +73,7 @@ class LiveContacts(Mapping[str, Contact]):
         True
         """
         index = self._current()
-        return index.contacts.get(index.external_ids.get(external_id.strip(), ""))
+        return index.contacts.get(index.external_ids.get(id_key(external_id), ""))
 
     def by_email(self, email: str) -> Contact | None:
         """Who has this address, however it is written.
@@ -83,7 +83,7 @@ class LiveContacts(Mapping[str, Contact]):
         True
         """
         index = self._current()
-        return index.contacts.get(index.emails.get(email_key(email.strip()), ""))
+        return index.contacts.get(index.emails.get(email_key(email), ""))
 
     def wait_until_whole(self, timeout_s: float) -> None:
         """Waits until the snapshot is there. Raises TimeoutError, or what ended the reading."""

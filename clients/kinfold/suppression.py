@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 
 from kinfold.drafts import Draft, fields_of
 from kinfold_schemas.canonical import Primitive, canonical_json
-from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.identifiers import email_key, id_key
 
 _SAID: Final = 8
 """How many different events of one person are remembered."""
@@ -106,9 +106,9 @@ class Suppression:
 
 def _names(named: Mapping[str, Any]) -> list[str]:
     ids = ("visitorId", "externalId", "contactId")
-    names = [f"{field}:{cast('str', named[field]).strip()}" for field in ids if field in named]
+    names = [f"{field}:{id_key(cast('str', named[field]))}" for field in ids if field in named]
     if "email" in named:
-        names.append(f"email:{email_key(cast('str', named['email']).strip())}")
+        names.append(f"email:{email_key(cast('str', named['email']))}")
     return names
 
 

@@ -19,6 +19,7 @@ from kinfold_projections.fold import evolve
 from kinfold_projections.state import State
 from kinfold_schemas.changes import Change
 from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE
 from kinfold_schemas.rejections import EventError
 from kinfold_schemas.times import from_text
@@ -106,11 +107,11 @@ class Recorder(Calls[None]):
         name, value = next(iter(names.items()))
         match name:
             case "external_id":
-                found = self._state.by_external_id(value)
+                found = self._state.by_external_id(id_key(value))
             case "email":
                 found = self._state.by_email(value)
             case "visitor_id":
-                visitor = self._state.visitors.get(value)
+                visitor = self._state.visitors.get(id_key(value))
                 found = self._state.contact(visitor.contact_id) if visitor and visitor.contact_id else None
             case _:
                 found = self._state.contact(value) if value in self._state.contacts else None
@@ -127,7 +128,7 @@ class Recorder(Calls[None]):
         >>> recorder.visitor("v-1").contact_id is None
         True
         """
-        found = self._state.visitors.get(visitor_id)
+        found = self._state.visitors.get(id_key(visitor_id))
         if found is None:
             known = ", ".join(self._state.visitors) or "none"
             raise LookupError(f"visitor_id: found no visitor {visitor_id!r}, known are: {known}")

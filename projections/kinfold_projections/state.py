@@ -135,12 +135,14 @@ class State:
 
     def put_email(self, email: str, contact_id: str) -> None:
         """The address is the contact's."""
-        self.emails[email_key(email)] = self._changed_emails[email_key(email)] = contact_id
+        address = email_key(email)
+        self.emails[address] = self._changed_emails[address] = contact_id
 
     def free_email(self, email: str) -> None:
         """The address is nobody's."""
-        self.emails.pop(email_key(email), None)
-        self._changed_emails[email_key(email)] = None
+        address = email_key(email)
+        self.emails.pop(address, None)
+        self._changed_emails[address] = None
 
     def add_visitor(self, contact: ContactRecord, link_contact_id: str, since: str, visitor_id: str) -> None:
         """The visitor is the contact's now, by a link that names `link_contact_id` (the contact, or one merged into it)."""

@@ -24,12 +24,18 @@ MAX_INTEGER: Final = 2**53 - 1
 
 _ID_LENGTH: Final = {"minLength": 1, "maxLength": 255}
 
-VisitorId = Annotated[str, Meta(description="The producer's id of a device or browser", extra_json_schema=_ID_LENGTH)]
-ExternalId = Annotated[str, Meta(description="The customer's own id of a user", extra_json_schema=_ID_LENGTH)]
+_COMPARED: Final = "Compared without white space and zero-width characters around it, in normal form C; case matters"
+VisitorId = Annotated[
+    str, Meta(description=f"The producer's id of a device or browser. {_COMPARED}", extra_json_schema=_ID_LENGTH)
+]
+ExternalId = Annotated[str, Meta(description=f"The customer's own id of a user. {_COMPARED}", extra_json_schema=_ID_LENGTH)]
 Email = Annotated[
     str,
     Meta(
-        description="Matched in lower case, kept as written",
+        description=(
+            "Kept as written, without white space around it. Compared in normal form C, without regard to letter case, "
+            "the domain in its ASCII form (IDNA). White space, control and zero-width characters inside make it invalid"
+        ),
         extra_json_schema={"minLength": 3, "maxLength": 320, "pattern": "^[^@]+@[^@]+$"},
     ),
 ]

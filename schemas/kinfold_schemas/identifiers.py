@@ -1,10 +1,16 @@
-"""Identifiers: normalising, limits, and the blocked ones (contract section 2).
+"""Identifiers: how they are compared, their limits, and the blocked ones (contract section 2).
 
-A blocked identifier is not an identity but an accident of some program (`null`, `undefined`, `[object Object]`): linking by
-it would make one person of everybody who hit the same bug.
+A blocked identifier is not an identity but an accident of some program (`null`, `undefined`, `[object Object]`). It would make
+one person of everybody who hit the same bug.
+
+The same log must give the same bytes wherever it is folded. So white space and invisible characters are listed here, and what
+is valid in a domain is not asked. Two things are left to Python's version of Unicode: normal form C and lower case. Unicode's
+stability policies keep them for the characters that a version has. So only text with characters newer than the oldest Python's
+version (3.11: Unicode 14.0) could get another key there.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -15,16 +21,117 @@ MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
 
-BLOCKED_ANY_CASE: Final = frozenset(
-    ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "undefined", "true", "false"]
-)
-BLOCKED_EXACT: Final = frozenset(["[object Object]", "NaN", "None", "none", "null", "0", "-1", ""])
+# --- how identifiers are compared ---------------------------------------------------------------------------------------
 
+_WHITE: Final = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+_ZERO_WIDTH: Final = "\u200b\u200c\u200d\u2060\ufeff"
+_AROUND: Final = _WHITE + _ZERO_WIDTH
+_AROUND_OR_DOT: Final = _AROUND + "."
+_WHITE_ASCII_OR_DOT: Final = "\t\n\v\f\r\x1c\x1d\x1e\x1f ."
+
+_MAX_LABEL_CHARS: Final = 59
+"""A label of the DNS has 63 octets. Four are `xn--`, and every character takes at least one."""
+
+_replace_runs: Final = re.compile("[^\u037e\u1fef\u212a]+").sub
+"""Of runs without the three characters whose normal form is ASCII: GREEK QUESTION MARK, GREEK VARIA, KELVIN SIGN."""
+
+
+def stripped(text: str) -> str:
+    """`text` without white space and zero-width characters at both ends."""
+    return text.strip() if text.isascii() else text.strip(_AROUND)
+
+
+def id_key(identifier: str) -> str:
+    """What a visitor id or an external id is stored as and compared by (contract section 2, Comparing).
+
+    It is stripped and in normal form C; case matters. Total: any text has a key, and a key is its own key. Two stripped texts
+    have one key only where Unicode calls them canonically equivalent, and a character outside ASCII never becomes an ASCII one.
+    """
+    return identifier.strip() if identifier.isascii() else _nfc(identifier.strip(_AROUND))
+
+
+def email_key(email: str) -> str:
+    """What an address is compared by (contract section 2, Comparing). `email` may be as somebody wrote it.
+
+    The domain is in lower case, its labels outside ASCII as A-labels (RFC 5890), without a trailing dot. In the local part,
+    letter case is folded. Total: any text has a key, and a key is its own key. A local part with a character outside ASCII
+    never becomes one of ASCII alone, so nobody can pass for the owner of a plain address.
+    """
+    if email.isascii():
+        return email.lower().lstrip().rstrip(_WHITE_ASCII_OR_DOT)
+    local, at, domain = email.lstrip(_AROUND).rstrip(_AROUND_OR_DOT).rpartition("@")
+    if not at:
+        local, domain = domain, ""
+    labels = [label if label.isascii() else _a_label(label) for label in _lower(domain).split(".")]
+    return _lower(local).replace("ς", "σ") + at + ".".join(labels)  # Σ has two small forms
+
+
+def _nfc(text: str) -> str:
+    return _replace_runs(lambda run: unicodedata.normalize("NFC", run[0]), text)
+
+
+def _lower(text: str) -> str:
+    """In lower case and normal form C, but no character outside ASCII becomes an ASCII one.
+
+    Character by character: `str.lower` of a whole text looks at what stands around a Σ.
+    """
+    if text.isascii():
+        return text.lower()
+    return _nfc("".join([each if each in "\u0130\u212a" else each.lower() for each in _nfc(text)]))
+
+
+def _a_label(label: str) -> str:
+    """The A-label of a label in lower case and normal form C; a label too long for one stays as it is.
+
+    Every valid label gets the A-label that IDNA 2008 gives it. Whether it is valid is not asked: different labels get different
+    A-labels anyway, and the answer is a table that changes with each version of Unicode. The package `idna` has that table, so
+    keys would depend on its version. The standard library's codec `idna` is that of IDNA 2003, which takes straße.example for
+    strasse.example, and that can be another owner's domain.
+    """
+    return label if len(label) > _MAX_LABEL_CHARS else "xn--" + label.encode("punycode").decode("ascii")
+
+
+# --- what is blocked ----------------------------------------------------------------------------------------------------
+
+_PLACEHOLDERS: Final = frozenset(
+    ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "true", "false", "0", "-1"]
+)
+_NO_VALUE: Final = frozenset(
+    ["undefined", "null", "none", "nan", "nil", "(null)", "<null>", "<nil>", "\\n", "n/a", "#n/a", "[object object]"]
+)
+_NO_LOCAL_PART: Final = _NO_VALUE - {"nan", "nil"}  # they are given names: nil@company.example is a person
+_ENDING: Final = re.compile(r"[_\-:./](?:undefined|null|nan)\Z", re.ASCII | re.IGNORECASE)
+_LOCAL_ENDING: Final = re.compile(r"[_\-:./]undefined\Z", re.ASCII | re.IGNORECASE)
+"""`null` and `nan` are family names: ada.null@company.example is a person."""
+_ENDING_CHARS: Final = len("_undefined")
+
+_TEMPLATES: Final = (("${", "}"), ("{{", "}}"), ("<%", "%>"))
+_FORMAT: Final = re.compile(r"%s(?![A-Za-z0-9])")
 _ZEROS_AND_DASHES: Final = re.compile(r"[0-]+\Z")
 _QUOTES: Final = "\"'`"
-_SUSPICIOUS: Final = frozenset(["", *_QUOTES, *"0-"])
-_WORDS: Final = BLOCKED_ANY_CASE | frozenset(map(str.lower, BLOCKED_EXACT))
+_INSIDE: Final = re.compile(f"[{_AROUND}\x00-\x1f\x7f-\x9f]")
+"""What may not stand inside an address: white space, zero-width and control characters."""
+_INVISIBLE: Final = re.compile(
+    f"[{_WHITE}\x00-\x1f\x7f-\x9f"
+    # Default_Ignorable_Code_Point of Unicode 16.0, and the blank pattern of braille
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*\\Z"
+)
+
+_WORDS: Final = _PLACEHOLDERS | _NO_VALUE
 _LONGEST_WORD: Final = max(map(len, _WORDS))
+_is_plain_id: Final = re.compile(
+    r"[A-Za-z1-9][A-Za-z0-9_.:/+=-]{0,254}+(?<![nN][eE][dD])(?<![uU][lL][lL])(?<![nN][aA][nN])"
+).fullmatch
+"""Nearly every id is plain: stripped, short enough, in normal form, and no accident unless it is one of the words."""
+_is_plain_email: Final = re.compile(
+    r"[A-Za-z0-9_.+-]{1,64}+(?<![nN][eE][dD])(?<![uU][lL][lL])(?<![nN][oO][nN][eE])@"
+    r"(?:[A-Za-z0-9-]{1,63}+\.){1,3}+(?![uU][nN][dD]|[nN][uU][lL]|[nN][aA][nN])[A-Za-z]{2,63}"
+).fullmatch
+"""Nearly every address is plain: stripped, short enough, well-formed, and no accident."""
 
 
 class BadPattern(ValueError):
@@ -37,7 +144,8 @@ class IdentifierRules:
     `blocked` holds exact values, and patterns between slashes (`/^test-/`) that are searched for in the identifier.
     Raises BadPattern.
 
-    The methods return the identifier as it is to be matched, or the `Rejection` that it earns.
+    The methods return an id as it is stored and compared (`id_key`), an address as it was written but stripped (it is compared
+    by its `email_key`), or the `Rejection` that it earns.
     """
 
     visitor_id: Callable[[str], str | Rejection]
@@ -47,53 +155,44 @@ class IdentifierRules:
     def __init__(self, blocked: Iterable[str] = ()) -> None:
         self.blocked: Final = tuple(sorted(blocked))
         is_pattern = re.compile(r"/.+/\Z", re.DOTALL).match
-        self._exact: Final = frozenset(item for item in self.blocked if not is_pattern(item))
+        self._exact: Final = frozenset(_nfc(item) for item in self.blocked if not is_pattern(item))
         self._patterns: Final = tuple(_compiled(item) for item in self.blocked if is_pattern(item))
         self.visitor_id = partial(self._id, "visitorId")
         self.external_id = partial(self._id, "externalId")
         self.email = self._email
 
-    def is_blocked(self, value: str) -> bool:
-        """Whether `value`, already stripped, is an accident rather than an identity."""
-        if self.blocked and (value in self._exact or any(pattern.search(value) for pattern in self._patterns)):
-            return True
-        if not _may_be_accident(value):
-            return False
-        value = _unquoted(value)
-        return (
-            value in BLOCKED_EXACT
-            or value.lower() in BLOCKED_ANY_CASE
-            or _ZEROS_AND_DASHES.match(value) is not None
-            or value in self._exact
-        )
-
     def _id(self, field: str, raw: str) -> str | Rejection:
-        value = raw.strip()
-        if (self.blocked or _may_be_accident(value)) and self.is_blocked(value):
+        if not self.blocked and _is_plain_id(raw) and (len(raw) > _LONGEST_WORD or raw.lower() not in _WORDS):
+            return raw
+        value = id_key(raw)
+        if _is_accident(value) or (self.blocked and self._is_own(value)):
             return _blocked(field, raw)
         if len(value) > MAX_ID_CHARS or "\0" in value:
             return Rejection("invalid", f"{field}: found {_seen(value)}, allowed are 1 to 255 characters without NUL")
         return value
 
     def _email(self, raw: str) -> str | Rejection:
-        value = raw.strip()
-        if (self.blocked or _may_be_accident(value)) and self.is_blocked(value):
+        if not self.blocked and _is_plain_email(raw):
+            return raw
+        value = stripped(raw)
+        parts = _parts_of(value)
+        is_blocked = _is_accident(value) or (parts is not None and _is_accident(parts[1]))
+        if is_blocked or (self.blocked and self._is_own(_nfc(value))):
             return _blocked("email", raw)
-        well_formed = value.count("@") == 1 and MIN_EMAIL_CHARS <= len(value) <= MAX_EMAIL_CHARS
-        if not well_formed or "\0" in value:
-            return Rejection(
-                "invalid", f"email: found {_seen(value)}, allowed are 3 to 320 characters with one @ and without NUL"
-            )
+        if parts is None or not MIN_EMAIL_CHARS <= len(value) <= MAX_EMAIL_CHARS:
+            allowed = "3 to 320 characters with one @, something on both sides of it, and no white space, control or zero-width"
+            return Rejection("invalid", f"email: found {_seen(value)}, allowed are {allowed} characters")
         return value
+
+    def _is_own(self, value: str) -> bool:
+        """Whether the workspace blocks `value`, a key, in quotes or not."""
+        return (
+            value in self._exact or _unquoted(value) in self._exact or any(pattern.search(value) for pattern in self._patterns)
+        )
 
 
 CONTRACT_RULES: Final = IdentifierRules()
 """The contract's own rules, for whoever has no workspace's at hand (producers)."""
-
-
-def email_key(email: str) -> str:
-    """What an address is matched by: its lower case (contract section 2, Normalising)."""
-    return email.lower()
 
 
 def _compiled(item: str) -> re.Pattern[str]:
@@ -104,14 +203,42 @@ def _compiled(item: str) -> re.Pattern[str]:
         raise BadPattern(message) from error
 
 
-def _may_be_accident(value: str) -> bool:
-    """Whether it is worth a closer look: nearly no identifier is."""
-    return value[:1] in _SUSPICIOUS or (len(value) <= _LONGEST_WORD and value.lower() in _WORDS)
+def _is_accident(value: str) -> bool:
+    """Whether `value`, stripped, is an accident of some program, or an address of which a part is what stands for no value."""
+    value = _unquoted(value)
+    parts = _parts_of(value)
+    return (
+        _is_no_value(value)
+        or value.lower() in _PLACEHOLDERS
+        or _ZEROS_AND_DASHES.match(value) is not None
+        or (parts is not None and _is_no_value(_unquoted(parts[0]), _NO_LOCAL_PART, _LOCAL_ENDING))
+        or (parts is not None and _is_no_value(parts[1]))
+    )
+
+
+def _is_no_value(value: str, words: frozenset[str] = _NO_VALUE, ending: re.Pattern[str] = _ENDING) -> bool:
+    """Whether `value` is what a program writes where it has no value."""
+    return (
+        value.lower() in words
+        or ending.search(value, max(0, len(value) - _ENDING_CHARS)) is not None
+        or _INVISIBLE.match(value) is not None
+        or any((at := value.find(begin)) >= 0 and value.find(end, at + len(begin)) >= 0 for begin, end in _TEMPLATES)
+        or _FORMAT.search(value) is not None
+    )
+
+
+def _parts_of(email: str) -> tuple[str, str] | None:
+    """The local part and the domain (without a trailing dot) of an address; None of what is not well-formed."""
+    local, _, domain = email.partition("@")
+    domain = domain.rstrip(".")
+    if not local or not domain or "@" in domain or _INSIDE.search(email) is not None:
+        return None
+    return local, domain
 
 
 def _unquoted(value: str) -> str:
     while len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:
-        value = value[1:-1].strip()
+        value = stripped(value[1:-1])
     return value
 
 

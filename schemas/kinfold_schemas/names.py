@@ -5,12 +5,15 @@ from typing import Final
 import msgspec
 
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import IdentifierRules, stripped
 from kinfold_schemas.rejections import Rejection
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):
-    """The identifiers of one event, each as it is matched (`email`: as it was written). `blocked` counts those left out."""
+    """The identifiers of one event, each as it is compared. `blocked` counts those left out.
+
+    `email` is as it was written, stripped: its `email_key` is what it is compared by.
+    """
 
     visitor_id: str | None = None
     external_id: str | None = None
@@ -57,7 +60,7 @@ def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> N
         if rejection.reason != "blocked-identifier":
             return rejection
     if type(event) is MetadataSet:
-        contact_id = event.contact_id.strip() if event.contact_id is not None else None
+        contact_id = stripped(event.contact_id) if event.contact_id is not None else None
         names = Names(visitor_id, external_id, email, contact_id, len(blocked))
         return _check_target(names, blocked) or names
     if external_id is None and email is None:

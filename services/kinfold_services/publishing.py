@@ -1,5 +1,6 @@
 """Appending events from NDJSON, validated before anything is appended (contract section 9, `kinfold publish`)."""
 
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple, cast
@@ -23,9 +24,9 @@ class Line(NamedTuple):
 
 
 def read_lines(file: Iterable[bytes], rules: IdentifierRules) -> Iterator[Line]:
-    """The lines that are not blank, each judged as the projector will."""
+    """The lines that are not blank, each judged as the projector will. A byte order mark before the first one is skipped."""
     for number, line in enumerate(file, start=1):
-        data = line.strip()
+        data = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
         if data:
             yield Line(number, data, _judge(data, rules))
 

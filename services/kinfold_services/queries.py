@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from kinfold_schemas.contacts import Contact, Visitor, merged_into
-from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
@@ -97,11 +97,11 @@ class Workspace:
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
         """The contact with this external id."""
-        return await self._living(lambda: self._holder("external-ids", external_id.strip()))
+        return await self._living(lambda: self._holder("external-ids", id_key(external_id)))
 
     async def contact_by_email(self, email: str) -> Contact | None:
         """The contact with this address, however it is written."""
-        return await self._living(lambda: self._holder("emails", email_key(email.strip())))
+        return await self._living(lambda: self._holder("emails", email_key(email)))
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
         """The contact that a visitor is; None for one that nobody identified."""
@@ -114,7 +114,7 @@ class Workspace:
 
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor, identified or not."""
-        data = await self._get("visitors", visitor_id.strip())
+        data = await self._get("visitors", id_key(visitor_id))
         return None if data is None else _decode_visitor(data)
 
     async def contacts(self) -> AsyncIterator[Contact]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+from codecs import BOM_UTF8
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -61,6 +62,21 @@ def test_standard_input_a_packed_file_and_several(
     kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "packed.gz", stdin=GOOD[3])
 
     assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
+
+
+def test_a_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
+) -> None:
+    """Windows programs write one. In every file, packed or not; anywhere else it is no JSON."""
+    (tmp_path / "plain").write_bytes(BOM_UTF8 + GOOD[0] + b"\r\n" + GOOD[1])
+    with gzip.open(tmp_path / "packed.gz", "wb") as file:
+        file.write(BOM_UTF8 + b"\n" + GOOD[2])
+
+    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "packed.gz", stdin=BOM_UTF8 + GOOD[3])
+
+    assert logged(log, workspace) == [GOOD[0], GOOD[1], GOOD[3], GOOD[2]]
+    said = kinfold.run("publish", stdin=GOOD[0] + b"\n" + BOM_UTF8 + GOOD[1])
+    assert (said.status, "-:2: not-json" in said.err) == (1, True)
 
 
 def test_a_bad_line_in_the_last_file_keeps_the_others_out_as_well(

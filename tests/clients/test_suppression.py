@@ -118,6 +118,28 @@ def test_an_address_is_the_same_in_any_case(suppression: Suppression):
     assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True]
 
 
+def test_identifiers_are_the_same_in_any_spelling(suppression: Suppression):
+    """As the fold compares them: what is said of one spelling makes what was said of the other news again."""
+
+    def said(number: int, *, visitor_id: str | None = None, external_id: str | None = None, email: str | None = None) -> Draft:
+        return DRAFTING.set_metadata(visitor_id, {"a": number}, external_id=external_id, email=email)
+
+    for first, second in (
+        (said(1, email="jos\u00e9@b\u00fccher.example"), said(2, email="JOSE\u0301@xn--bcher-kva.example.")),
+        (said(1, email="a@x.org"), said(2, email="\ufeffa@x.org")),
+        (said(1, external_id="caf\u00e9"), said(2, external_id="\u200bcafe\u0301")),
+        (said(1, visitor_id="caf\u00e9"), said(2, visitor_id="cafe\u0301 ")),
+    ):
+        assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True], second
+
+
+def test_a_look_alike_is_somebody_else(suppression: Suppression):
+    """What is said of KELVIN SIGN's owner leaves what was said of Kate as it is."""
+    kate = DRAFTING.set_metadata(email="kate@example.org", metadata={"a": 1})
+    kelvin = DRAFTING.set_metadata(email="\u212aate@example.org", metadata={"a": 2})
+    assert [suppression.is_news(draft) for draft in (kate, kelvin, kate, kelvin)] == [True, True, False, False]
+
+
 def test_what_has_a_time_of_its_own_is_always_sent(suppression: Suppression):
     """Which value wins is then for the fold to say: {plan: free} of yesterday changes nothing, and pro is not known to hold."""
     late = DRAFTING.set_metadata("v-1", {"plan": "free"}, at=datetime(2026, 1, 1, tzinfo=UTC))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import pytest
@@ -44,11 +45,21 @@ async def test_one_event_is_appended_and_its_position_told(unfolded: Gateway):
             + gzip.compress(b'{"type":"VisitorSeen","visitorId":"b"}'),
             {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"},
         ),
+        (BOM_UTF8 + b'[{"type":"VisitorSeen","visitorId":"a"},{"type":"VisitorSeen","visitorId":"b"}]', {}),
+        (BOM_UTF8 + b'{"type":"VisitorSeen","visitorId":"a"}\n{"type":"VisitorSeen","visitorId":"b"}\n', {}),
+        (
+            BOM_UTF8 + b'\n{"type":"VisitorSeen","visitorId":"a"}\n{"type":"VisitorSeen","visitorId":"b"}',
+            {"Content-Type": "application/x-ndjson"},
+        ),
+        (
+            gzip.compress(BOM_UTF8 + b'{"type":"VisitorSeen","visitorId":"a"}\n{"type":"VisitorSeen","visitorId":"b"}'),
+            {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"},
+        ),
     ],
-    ids=["array", "lines", "ndjson", "gzip"],
+    ids=["array", "lines", "ndjson", "gzip", "array, bom", "lines, bom", "ndjson, bom", "gzip, bom"],
 )
 async def test_many_events_are_appended_in_their_order(unfolded: Gateway, body: bytes, headers: dict[str, str]):
-    """An array, one event a line, and both packed, in several members too."""
+    """An array, one event a line, and both packed, in several members too; a byte order mark in front is skipped."""
     answer = await unfolded.client.post("/v1/events", content=body, headers=headers)
 
     assert (answer.status_code, answer.json()["appended"]) == (202, 2), answer.text

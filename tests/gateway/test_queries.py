@@ -30,6 +30,7 @@ async def test_a_backend_reads_its_own_writes(gateway: Gateway):
 
     assert (contact["name"], contact["email"], contact["visitorIds"]) == ("Ada", "Ada@Example.org", ["v-1"])
     assert await gateway.get("/v1/contacts", email="ada@EXAMPLE.org") == contact
+    assert await gateway.get("/v1/contacts", email="\ufeffada@example.org. ") == contact
     assert await gateway.get("/v1/contacts", visitorId="v-1") == contact
     assert await gateway.get(f"/v1/contacts/{contact['id']}") == contact
 

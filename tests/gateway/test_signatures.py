@@ -43,6 +43,27 @@ async def test_signed_identities_are_taken(gateway: Gateway):
     assert all("ignature" not in json.dumps(event) for _, event in await gateway.entries("events"))
 
 
+async def test_identifiers_are_signed_as_they_are_compared(gateway: Gateway):
+    """However the browser writes them; and no look-alike passes for what was signed."""
+    secret = await gateway.identity_secret()
+    jose = mac(secret, "jos\u00e9@xn--bcher-kva.example")
+    kate, cafe = mac(secret, "kate@x.org"), mac(secret, "caf\u00e9")
+    for event in (
+        identified(email="jos\u00e9@b\u00fccher.example", signature=jose),
+        identified(email="\ufeffJOSE\u0301@XN--bcher-kva.example.", signature=jose),
+        identified(email="Kate@x.org.", signature=kate),
+        identified(externalId="\u200bcafe\u0301", signature=cafe),
+    ):
+        assert await send(gateway, event) == (202, "")
+
+    for event in (
+        identified(email="\u212aate@x.org", signature=kate),
+        identified(email="jose@b\u00fccher.example", signature=jose),
+        identified(externalId="cafe", signature=cafe),
+    ):
+        assert await send(gateway, event) == (403, "bad-signature")
+
+
 async def test_what_is_not_signed_is_refused(gateway: Gateway):
     """Each row is a way around that must not be one."""
     secret = await gateway.identity_secret()

@@ -14,6 +14,7 @@ from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
 from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
+from kinfold_schemas.identifiers import email_key
 from tests.support.feed_reader import FeedReader, contacts_of, without_seen_times
 from tests.support.store import Store
 from tests.support.strategies import Log, crowded_logs, log_of, logs, one_to_one_histories, read
@@ -145,7 +146,7 @@ def test_every_index_names_the_contact_that_has_it(log: Log) -> None:
     state, _ = folded(log)
     contacts = list(state.living_contacts())
     assert state.external_ids == {contact.external_id: contact.id for contact in contacts if contact.external_id}
-    assert state.emails == {contact.email.lower(): contact.id for contact in contacts if contact.email}
+    assert state.emails == {email_key(contact.email): contact.id for contact in contacts if contact.email}
     for contact in contacts:
         whose = {
             visitor.id

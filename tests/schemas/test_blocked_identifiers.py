@@ -2,23 +2,109 @@
 
 import pytest
 
-from kinfold_schemas.identifiers import BadPattern, IdentifierRules
+from kinfold_schemas.identifiers import CONTRACT_RULES, BadPattern, IdentifierRules, id_key
+from kinfold_schemas.rejections import Rejection
 from tests.support.judging import accepted, refused
 
-ANY_CASE = ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "undefined", "true", "false"]
-EXACT = ["[object Object]", "NaN", "None", "none", "null", "0", "-1"]
+PLACEHOLDERS = [
+    "anonymous",
+    "guest",
+    "distinctid",
+    "distinct_id",
+    "id",
+    "not_authenticated",
+    "email",
+    "true",
+    "false",
+    "0",
+    "-1",
+]
+NO_VALUE = ["undefined", "null", "none", "nan", "nil", "(null)", "<null>", "<nil>", "\\N", "n/a", "#n/a", "[object object]"]
+WORDS = [*PLACEHOLDERS, *NO_VALUE]
 RUNS = ["00", "0-0", "-", "---", "00000000-0000-0000-0000-000000000000"]
 EMPTY = ["", " ", "\t\n", "\u00a0"]
-QUOTED = ['"null"', "'undefined'", '""', "''", "`0`", "'\"None\"'", '" GUEST "', "'0-0'", "'-1'"]
+INVISIBLE = [
+    "\u200b",
+    "\ufeff",
+    "\u2060\u200d",
+    "\u00ad",
+    "\u200e",
+    "\u3164",
+    "\u2800",
+    "\ufe0f",
+    "\U000e0041",
+    "\x01",
+    "\u200b \u3164",
+]
+QUOTED = [
+    '"null"',
+    "'undefined'",
+    '""',
+    "''",
+    "`0`",
+    "'\"None\"'",
+    '" GUEST "',
+    "'0-0'",
+    "'-1'",
+    '"\u200bnan\ufeff"',
+    "'user_nan'",
+]
+ENDINGS = [
+    *(f"user{separator}{word}" for separator in "_-:./" for word in ("undefined", "null", "nan")),
+    "USER_UNDEFINED",
+    "user-Null",
+    "_nan",
+    "tenant:7/user:undefined",
+]
+TEMPLATES = [
+    "${userId}",
+    "user-${user.id}",
+    "${}",
+    "{{userId}}",
+    "{{ user.id }}-1",
+    "<%= user.id %>",
+    "u/<%id%>/x",
+    "%s",
+    "user%s",
+    "%s_user",
+    "%s@%s",
+    "ada@${domain}",
+]
+ADDRESSES = [
+    "undefined@undefined",
+    "null@example.org",
+    "Undefined@Example.ORG",
+    "none@example.org",
+    "(null)@example.org",
+    '"null"@example.org',
+    "'undefined@example.org'",
+    "user_undefined@example.org",
+    "{{name}}@example.org",
+    "ada@undefined",
+    "ada@NULL.",
+    "ada@nan",
+    "ada@example.undefined",
+]
 
 
 @pytest.mark.parametrize(
     "value",
-    [*ANY_CASE, *(word.upper() for word in ANY_CASE), *(word.title() for word in ANY_CASE), *EXACT, *RUNS, *EMPTY, *QUOTED],
+    [
+        *WORDS,
+        *(word.upper() for word in WORDS),
+        *(word.title() for word in WORDS),
+        *RUNS,
+        *EMPTY,
+        *INVISIBLE,
+        *QUOTED,
+        *ENDINGS,
+        *TEMPLATES,
+        *ADDRESSES,
+    ],
 )
 def test_a_blocked_identifier_names_nobody(value: str) -> None:
-    """Neither a device nor a person, with white space around it or not."""
-    for written in (value, f" {value}\n"):
+    """Neither a device nor a person, with white space and zero-width characters around it or not."""
+    for written in (value, f" {value}\n", f"\ufeff{value}\u200b"):
         refused({"type": "VisitorSeen", "visitorId": written}, "blocked-identifier", "visitorId: found")
         refused({"type": "VisitorIdentified", "externalId": written}, "blocked-identifier", "externalId: found")
         refused({"type": "VisitorIdentified", "email": written}, "blocked-identifier", "email: found")
@@ -27,11 +113,46 @@ def test_a_blocked_identifier_names_nobody(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["NULL", "Null", "nan", "NONE", "[OBJECT OBJECT]", "1", "-2", "0a", "10", "guest1", "my guest", "'", "'null", "no-0"],
+    [
+        *["1", "-2", "0a", "10", "guest1", "my guest", "'", "'null", "no-0", "\u200be\u200b"],
+        *["usernull", "user nan", "undefined_user", "user_undefined1", "user_none", "user-nil", "fernan", "lan.nance"],
+        *["$userId", "{userId}", "${userId", "userId}", "<%", "100%", "100%sure", "%d", "n\u200bull", "null!", "(none)"],
+        *["@ada", "@ada:example.org", "ada@", "42@email", "ada@guest", "a@b@undefined"],
+        *["\u043d\u0443\u043b\u043b", "\u202fnull\u00e9", "id\u0307"],
+    ],
 )
 def test_what_only_looks_like_one(value: str) -> None:
-    """What is blocked exactly is not blocked in another case, and nothing is blocked for a part of it."""
-    assert accepted({"type": "VisitorSeen", "visitorId": value}).names.visitor_id == value
+    """Nothing is blocked for containing a word; a handle and an id with an @ are no addresses."""
+    assert accepted({"type": "VisitorSeen", "visitorId": value}).names.visitor_id == id_key(value)
+    assert accepted({"type": "VisitorIdentified", "externalId": value}).names.external_id == id_key(value)
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        *["guest@hotel.example", "id@company.example", "anonymous@example.org", "email@example.org", "true@example.org"],
+        *["0@example.org", "nil@company.example", "nan@company.example", "ada.null@company.example", "li-nan@example.org"],
+        *["ada@null.example", "ada@undefined.example", "ada@nan.org", "ada@company.id", "ada@company.email", "ada@email.org"],
+        *["none.such@example.org", "null1@example.org", "ned@example.org", "bill.null@example.nu", "ada@[192.0.2.1]"],
+    ],
+)
+def test_an_address_that_can_be_a_person_s_is_none(email: str) -> None:
+    """Some words are real mailboxes, given names or family names. In a domain they are part of a name that is registered."""
+    assert accepted({"type": "VisitorIdentified", "email": email}).names.email == email
+
+
+@pytest.mark.parametrize("email", ["ada@guest", "ada@id", "ada@0", "ada@true", "ada@email."])
+def test_no_address_has_a_placeholder_for_a_domain(email: str) -> None:
+    """No such domain is registered; an id of that form (`42@email`) may be somebody's."""
+    refused({"type": "VisitorIdentified", "email": email}, "blocked-identifier", "email: found")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("begin", ["${", "{{", "<%", "%s0", "-0", "\u200ba", "'", "_nan"])
+def test_a_long_text_is_judged_in_time_that_grows_with_its_length(begin: str) -> None:
+    """A pattern that goes back over the text needs minutes for each of these."""
+    for rule in (CONTRACT_RULES.external_id, CONTRACT_RULES.email):
+        assert isinstance(rule(begin * (65_536 // len(begin))), Rejection)
 
 
 def test_a_blocked_identifier_beside_a_good_one_is_absent_and_counted() -> None:
@@ -49,10 +170,12 @@ def test_a_blocked_visitor_rejects_the_event() -> None:
     refused({"type": "VisitorIdentified", "externalId": "null", "email": "guest"}, "blocked-identifier", "externalId")
 
 
-@pytest.mark.parametrize("value", ["acme-test", " acme-test ", "'acme-test'", "qa-7", "robot@bots.example"])
+@pytest.mark.parametrize(
+    "value", ["acme-test", " acme-test ", "'acme-test'", "\ufeffacme-test", "qa-7", "robot@bots.example", "cafe\u0301"]
+)
 def test_a_workspace_has_its_own(value: str) -> None:
     """Exact ones, and patterns between slashes, which are searched for anywhere."""
-    rules = IdentifierRules(["acme-test", "/^qa-[0-9]+$/", r"/@bots\./"])
+    rules = IdentifierRules(["acme-test", "/^qa-[0-9]+$/", r"/@bots\./", "caf\u00e9"])
     refused({"type": "VisitorSeen", "visitorId": value}, "blocked-identifier", rules=rules)
     accepted({"type": "VisitorSeen", "visitorId": value})
 

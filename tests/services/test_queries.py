@@ -1,5 +1,6 @@
 """Questions that take two answers: whose an identifier is, and that contact. A replay may swap the state in between."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -8,12 +9,16 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from kinfold import Feed
 from kinfold.contacts import _Questions
 from kinfold_schemas.contacts import Contact
+from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PublicName, key
 from kinfold_services.gateway.app import make_app
 from kinfold_services.gateway.keys import Kind, create_key
 from kinfold_services.queries import Workspace
+from kinfold_services.replay.past import Past
+from kinfold_services.replay.past_queries import PastWorkspace
 from kinfold_services.settings import Settings
 from tests.support.event_log import append
 from tests.support.projecting import fold_log
@@ -160,6 +165,30 @@ async def test_a_merge_that_a_replay_takes_back_under_way_hides_nobody(
         assert await ask_as_the_client_does(redis, workspace, "id", ada.id, take_back) == ada
     else:
         assert await SwappedUnderWay(redis, workspace, take_back).contact(ada.id) == ada
+
+
+async def test_a_contact_is_found_by_any_spelling_of_its_identifiers(redis: Redis, redis_url: str, workspace: str) -> None:
+    """By the gateway and the command line, in the present and in the past, by the client and by its live contacts."""
+    names = {"visitorId": "caf\u00e9", "externalId": "na\u00efve", "email": "jos\u00e9@b\u00fccher.example"}
+    await append(redis, workspace, [{"type": "VisitorIdentified", **names}])
+    await fold_log(redis, redis_url, workspace)
+    visitor, external_id, email = "\ufeffcafe\u0301 ", "nai\u0308ve\u200b", "JOSE\u0301@xn--BCHER-kva.example."
+    past = PastWorkspace(await Past(redis, Settings(workspace=workspace), IdentifierRules()).state_at("9999999999999-0"))
+
+    jose = await Workspace(redis, workspace).contact_by_external_id(names["externalId"])
+    assert jose is not None
+    for reader in (Workspace(redis, workspace), past):
+        assert await reader.contact_by_external_id(external_id) == jose
+        assert await reader.contact_by_email(email) == jose
+        assert await reader.contact_by_visitor(visitor) == jose
+        found = await reader.visitor(visitor)
+        assert found is not None
+        assert found.id == names["visitorId"]
+        assert await reader.contact_by_email("jose@b\u00fccher.example") is None
+    for by, value in (("externalId", external_id), ("email", email), ("visitorId", visitor)):
+        assert await ask_as_the_client_does(redis, workspace, by, value) == jose
+    with await asyncio.to_thread(Feed(redis_url, workspace=workspace).contacts) as live:
+        assert live.by_email(email) == live.by_external_id(external_id) == live[jose.id]
 
 
 async def test_an_identifier_that_leads_nowhere_is_nobodys(redis: Redis, workspace: str, swap: Swap) -> None:

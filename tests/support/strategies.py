@@ -18,7 +18,13 @@ Log = list[LoggedEvent]
 
 VISITORS: Final = [f"v-{number}" for number in range(5)]
 EXTERNAL_IDS: Final = ["u-1", "u-2", "u-3"]
-EMAILS: Final = ["ada@example.org", "Ada@Example.org", "ben@example.org", "BEN@example.org", "cy@example.org"]
+SPELLINGS: Final = [
+    "jos\u00e9@b\u00fccher.example",
+    "JOSE\u0301@XN--Bcher-kva.example.",
+    "\ufeffJos\u00e9@BU\u0308CHER.example",
+]
+"""Of one address."""
+EMAILS: Final = ["ada@example.org", "Ada@Example.org", "ben@example.org", "BEN@example.org", "cy@example.org", *SPELLINGS]
 KEYS: Final = ["plan", "city", "é", "𝄞"]
 VALUES: Final = ["pro", "1", 1, 1.0, -0.0, 2.5, True, False, None, ""]
 NAMES: Final = ["Ada", "Ben"]

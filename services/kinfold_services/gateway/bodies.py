@@ -1,6 +1,7 @@
 """Bytes of a request to the events in it: unpacked, taken apart, each still as it was written."""
 
 import zlib
+from codecs import BOM_UTF8
 from typing import Any, Final
 
 import msgspec
@@ -31,8 +32,11 @@ async def read_body(request: Request[Any, Any, Any]) -> bytes:
 
 
 def split_events(body: bytes, content_type: str) -> list[bytes]:
-    """The events of a body: one object, an array, or NDJSON. Each is judged on its own; here only an array must be one."""
-    body = body.strip(_WHITE)
+    """The events of a body: one object, an array, or NDJSON. Each is judged on its own; here only an array must be one.
+
+    A byte order mark at the beginning is skipped, as RFC 8259 section 8.1 allows.
+    """
+    body = body.removeprefix(BOM_UTF8).strip(_WHITE)
     if not body:
         raise Problem(400, "body: found nothing, allowed are an event, an array of events, or one event a line")
     if content_type.partition(";")[0].strip().lower() in _NDJSON:

@@ -11,6 +11,7 @@ from litestar.params import FromPath, HeaderParameter, QueryParameter
 
 import kinfold_services.gateway
 from kinfold_schemas.contacts import Contact, Link, Visitor
+from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
 from kinfold_services.gateway.callers import any_key, caller_of, secret_key
@@ -170,7 +171,7 @@ async def _visitor(workspace: GatewayWorkspace, visitor_id: str, links: int) -> 
     """The visitor with the contacts of so many of its links, of one state."""
     script = workspace.client.register_script(_VISITOR)
     keys = [key(workspace.name, "visitors"), key(workspace.name, "contacts")]
-    reply: list[bytes] = await script(keys=keys, args=[visitor_id.strip(), links])
+    reply: list[bytes] = await script(keys=keys, args=[id_key(visitor_id), links])
     if not reply:
         return None
     stored, *rest = reply

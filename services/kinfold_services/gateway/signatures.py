@@ -6,12 +6,17 @@ secret (`kinfold keys identity-secret`), HMAC-SHA256 in lower-case hex, and the 
 | the event names | `signature` is the HMAC of | `emailSignature` is the HMAC of |
 |---|---|---|
 | `externalId` | the external id | – |
-| `email` | the address in lower case | – |
-| both | the external id | the external id, a NUL, the address in lower case |
+| `email` | the address's key | – |
+| both | the external id | the external id, a NUL, the address's key |
 
-Identifiers are signed as they are matched: stripped of white space, and case counts in an external id. The second signature
-proves the pair: an address that was signed for one person cannot be put beside another's external id, and no single signature
-can pass for it, since a NUL stands in no identifier. What is there has to be signed, blank or blocked as it may be.
+Identifiers are signed as they are compared (contract section 2, Comparing). An external id is stripped and in normal form C,
+and its case counts. The key of an address in ASCII is the address in lower case, without white space around it and without a
+dot at its end. `kinfold_schemas.identifiers.email_key` makes the key of any address. A backend that makes keys itself must not
+turn a character outside ASCII into an ASCII one (KELVIN SIGN into k): it would sign for somebody else's address.
+
+The second signature proves the pair: an address that was signed for one person cannot be put beside another's external id, and
+no single signature can pass for it, since a NUL stands in no identifier. What is there has to be signed, blank or blocked as it
+may be.
 
 One signature alone does not say whether it was made for an external id or an address. So where users choose their external ids
 themselves, do not let them choose somebody's address.
@@ -26,7 +31,7 @@ from typing import Final, cast
 import msgspec
 
 from kinfold_schemas.events import VisitorIdentified
-from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 
@@ -55,8 +60,8 @@ async def renew_identity_secret(client: Client, workspace: str) -> str:
 
 def sign(secret: str, external_id: str | None, email: str | None) -> Signatures:
     """The signatures that an event with these identifiers needs."""
-    external_id = None if external_id is None else external_id.strip()
-    email = None if email is None else email_key(email.strip())
+    external_id = None if external_id is None else id_key(external_id)
+    email = None if email is None else email_key(email)
     if external_id is None:
         return Signatures(None if email is None else _hmac(secret, email))
     return Signatures(_hmac(secret, external_id), None if email is None else _hmac(secret, external_id + _PAIR + email))
@@ -66,11 +71,11 @@ def why_not_signed(secret: str, event: VisitorIdentified, given: Signatures) -> 
     """What is wrong with the event's signatures, in a sentence; None where every identifier is signed for."""
     needed = sign(secret, event.external_id, event.email)
     if not _same(needed.signature, given.signature):
-        signed = "the external id" if event.external_id is not None else "the e-mail address in lower case"
+        signed = "the external id" if event.external_id is not None else "the key of the e-mail address (its lower case)"
         hmac_of = f"the HMAC-SHA256, in hex, of {signed} under the identity secret"
         return f"signature: found {_seen(given.signature)}, allowed is {hmac_of}"
     if needed.email_signature is not None and not _same(needed.email_signature, given.email_signature):
-        signed = "the external id, a NUL and the e-mail address in lower case"
+        signed = "the external id, a NUL and the key of the e-mail address (its lower case)"
         return f"emailSignature: found {_seen(given.email_signature)}, allowed is the HMAC-SHA256, in hex, of {signed}"
     return None
 

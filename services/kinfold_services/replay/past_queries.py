@@ -6,6 +6,7 @@ from typing import Final
 from kinfold_projections.records import VisitorRecord
 from kinfold_projections.state import State
 from kinfold_schemas.contacts import Contact, Link, Visitor
+from kinfold_schemas.identifiers import id_key
 
 
 class PastWorkspace:
@@ -20,24 +21,24 @@ class PastWorkspace:
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
         """The contact that had this external id."""
-        contact = self._state.by_external_id(external_id.strip())
+        contact = self._state.by_external_id(id_key(external_id))
         return contact.public() if contact is not None else None
 
     async def contact_by_email(self, email: str) -> Contact | None:
         """The contact that had this address."""
-        contact = self._state.by_email(email.strip())
+        contact = self._state.by_email(email)
         return contact.public() if contact is not None else None
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
         """The contact that a visitor was; None for one that nobody had identified."""
-        visitor = self._state.visitors.get(visitor_id.strip())
+        visitor = self._state.visitors.get(id_key(visitor_id))
         if visitor is None or visitor.contact_id is None:
             return None
         return self._state.contact(visitor.contact_id).public()
 
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor."""
-        visitor = self._state.visitors.get(visitor_id.strip())
+        visitor = self._state.visitors.get(id_key(visitor_id))
         return public_visitor(visitor) if visitor is not None else None
 
     async def contacts(self) -> AsyncIterator[Contact]:
