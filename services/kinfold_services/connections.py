@@ -146,7 +146,8 @@ async def _check_memory_policy(client: Client) -> None:
     `volatile-*` is fine: it deletes only keys with a time to live (`hold`, `sent:*`), which may be gone at any time anyway.
     INFO and not CONFIG GET: managed servers refuse CONFIG.
     """
-    nodes: list[Any] = cast("Any", client).get_nodes() if isinstance(client, RedisCluster) else [None]
+    either: Any = client  # a cluster's client is no subclass of Redis
+    nodes: list[Any] = either.get_nodes() if isinstance(either, RedisCluster) else [None]
     for node in nodes:
         target: dict[str, Any] = {} if node is None else {"target_nodes": node}
         try:

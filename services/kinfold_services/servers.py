@@ -6,6 +6,7 @@ from typing import Final
 
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.embedded import running_url
+from kinfold_services.rights import Role, check_rights
 from kinfold_services.settings import Settings
 
 ANSWER_S: Final = 30.0
@@ -30,14 +31,16 @@ def server_url(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def connected(settings: Settings, *, writes: bool = False) -> AsyncGenerator[Client]:
-    """A client of the server. Where the command writes, the server is checked first.
+async def connected(settings: Settings, *, writes: bool = False, role: Role | None = None) -> AsyncGenerator[Client]:
+    """A client of the server. Where the command writes, the server is checked first; with `role`, the user's rights as well.
 
     Raises NoServer, ServerUnfit, and redis.exceptions.RedisError where it does not answer within ANSWER_S.
     """
     async with connect(server_url(settings), ANSWER_S) as client:
-        if writes:
+        if writes or role is not None:
             await check_server(client)
+        if role is not None:
+            await check_rights(client, role, settings.workspace)
         yield client
 
 

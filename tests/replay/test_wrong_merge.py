@@ -261,7 +261,7 @@ async def test_a_replay_that_merges_tells_so_for_each_contact(redis: Redis, redi
     """Along a chain of merges all are told to be the one that lives, after what that one has become, and not as gone."""
     event = {"type": "VisitorIdentified"}
     first, second, third = "a@example.org", "b@example.org", "c@example.org"
-    events = [
+    events: list[dict[str, Any]] = [
         *({**event, "email": each, "visitorId": f"v-{each[0]}"} for each in (first, second, third)),
         {**event, "externalId": "u-1", "email": first},
         {**event, "externalId": "u-1", "email": second, "metadata": {"plan": "pro"}},

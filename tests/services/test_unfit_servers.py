@@ -5,11 +5,10 @@ import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pytest
 from redis import Redis
-from redis.asyncio import RedisCluster
 
 from kinfold_services import servers
 from kinfold_services.connections import ServerEvicts, check_server, connect
@@ -83,8 +82,7 @@ def test_a_server_that_evicts_nothing_of_ours_is_accepted(tmp_path: Path, maxmem
 async def test_every_node_of_a_cluster_is_asked(tmp_path: Path) -> None:
     """The message names the node."""
     async with cluster(tmp_path) as url:
-        client = connect(url, 5)
-        assert isinstance(client, RedisCluster)
+        client: Any = connect(url, 5)
         await client.config_set("maxmemory", "100mb", target_nodes="all")
         assert await check_server(client)
         await client.config_set("maxmemory-policy", "allkeys-lfu", target_nodes="all")
@@ -134,7 +132,8 @@ def test_a_quiet_feed_is_no_server_that_hangs(tmp_path: Path) -> None:
         change = b'{"type":"ContactGone","contactId":"ct_1","version":1,"at":"","cause":"replay"}'
 
         def reads() -> int:
-            return server.client.info("commandstats").get("cmdstat_xread", {"calls": 0})["calls"]
+            stats: dict[str, Any] = server.client.info("commandstats")
+            return cast("int", stats.get("cmdstat_xread", {"calls": 0})["calls"])
 
         with subprocess.Popen(  # it follows until it is stopped
             server.kinfold.command("tail"), env=server.kinfold.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -18,6 +18,7 @@ from kinfold_services.projector.store import Replaced, StateStore
 from kinfold_services.replay.log import LogExtent, log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
+from kinfold_services.rights import REPLAY, VERIFY
 from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
@@ -31,7 +32,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
     collect_seldom()
     excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
     blocked = _lines(block, _BLOCK)
-    async with connected(settings, writes=True) as client:
+    async with connected(settings, role=REPLAY) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         for entry_id in excluded:
@@ -68,7 +69,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
 async def verify(settings: Settings) -> int:
     """Compares the living state with the log; exit status 1 where they differ."""
     collect_seldom()
-    async with connected(settings, writes=True) as client:
+    async with connected(settings, role=VERIFY) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
