@@ -59,6 +59,7 @@ async def test_the_earlier_command_ends_with_a_sentence(redis: Redis, redis_url:
     assert later.result().status == 0, later.result().said
     for answer in answers:
         assert answer.status == 0 or f"another kinfold {command} has begun" in answer.said
+        assert answer.status in {0, 3 if command == "verify" else 1}, "1 would say that verify found differences"
         assert answer.out == []
     after = await living_snapshot(redis, workspace)
     after._replace(position=before.position).must_equal(before)

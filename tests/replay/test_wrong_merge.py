@@ -17,6 +17,7 @@ from kinfold_schemas.changes import ContactCreated, ContactGone, ContactsMerged,
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
+from kinfold_services.gateway.snapshot import take_snapshot as take_gateway_snapshot
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
@@ -309,6 +310,38 @@ async def test_a_merge_is_told_with_what_the_contact_has_become_meanwhile(redis:
     assert isinstance(change, ContactsMerged)
     assert (change.merged_contact_id, change.contact.metadata["plan"]) == (merged_id.decode(), "max")
     await must_hold_what_the_feed_told(redis, workspace)
+
+
+async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The merge and its undoing are between two pages: the second page shows both contacts as they are."""
+    monkeypatch.setattr("kinfold_services.gateway.snapshot._PAGE", 1)
+    await append(redis, workspace, BEFORE)
+    await fold_log(redis, redis_url, workspace)
+    pages, register_script = 0, redis.register_script
+
+    def register(text: str) -> Any:
+        script = register_script(text)
+
+        async def read_page(**arguments: Any) -> Any:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                await append(redis, workspace, [WRONG], start=len(BEFORE))
+                await fold_log(redis, redis_url, workspace)
+                file = lines(tmp_path / "wrong", WRONG_ENTRY)
+                assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
+            return await script(**arguments)
+
+        return read_page
+
+    monkeypatch.setattr(redis, "register_script", register)
+
+    snapshot = await take_gateway_snapshot(redis, workspace)
+
+    assert pages == 3
+    assert len(snapshot.contacts) == 2
 
 
 async def test_a_dry_run_prints_who_would_differ_and_changes_nothing(

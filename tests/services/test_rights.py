@@ -57,7 +57,10 @@ class Server(NamedTuple):
 
 
 def _pairs(entry: Any) -> list[tuple[Any, Any]]:
-    return list(entry.items()) if isinstance(entry, dict) else list(zip(entry[::2], entry[1::2], strict=True))
+    """The fields of an entry of ACL LOG: a mapping in RESP3, a flat list in RESP2."""
+    if isinstance(entry, dict):
+        return list(cast("dict[Any, Any]", entry).items())
+    return list(zip(entry[::2], entry[1::2], strict=True))
 
 
 def _text(value: Any) -> str:
