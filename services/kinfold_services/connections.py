@@ -41,8 +41,16 @@ _PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
 """Of errors for which redis-py has no class."""
 
 
-class ServerTooOld(RuntimeError):
-    """The server cannot do what kinfold needs."""
+class ServerUnfit(RuntimeError):
+    """The server is there, and cannot be used as it is; the message says why, and what mends it."""
+
+
+class ServerTooOld(ServerUnfit):
+    """The server's version lacks what kinfold needs."""
+
+
+class ServerEvicts(ServerUnfit):
+    """The server deletes keys that have no time to live when its memory is full: parts of the log and of the state."""
 
 
 def connect(url: str, answer_s: float | None = None) -> Client:
@@ -117,7 +125,10 @@ async def close_sentinels(client: Any) -> None:
 
 
 async def check_server(client: Client) -> str:
-    """The server's name and version. Raises ServerTooOld, or redis.exceptions.RedisError where it does not answer."""
+    """The server's name and version.
+
+    Raises ServerTooOld, ServerEvicts, or redis.exceptions.RedisError where it does not answer.
+    """
     info: dict[str, Any] = await client.info("server")
     if "redis_version" not in info:  # a cluster answers for each node
         info = next(iter(info.values()))
@@ -125,7 +136,33 @@ async def check_server(client: Client) -> str:
     version = str(info.get("valkey_version") or info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST[name]:
         raise ServerTooOld(f"{name}-server: found version {version}, allowed are Redis 7.0, Valkey 8 and newer")
+    await _check_memory_policy(client)
     return f"{name} {version}"
+
+
+async def _check_memory_policy(client: Client) -> None:
+    """Raises ServerEvicts.
+
+    `volatile-*` is fine: it deletes only keys with a time to live (`hold`, `sent:*`), which may be gone at any time anyway.
+    INFO and not CONFIG GET: managed servers refuse CONFIG.
+    """
+    either: Any = client  # a cluster's client is no subclass of Redis
+    nodes: list[Any] = either.get_nodes() if isinstance(either, RedisCluster) else [None]
+    for node in nodes:
+        target: dict[str, Any] = {} if node is None else {"target_nodes": node}
+        try:
+            info: dict[str, Any] = await client.info("memory", **target)
+        except RedisConnectionError:
+            if node is None or node.server_type == "primary":
+                raise
+            continue  # a replica that is away is no reason not to start
+        policy = str(info.get("maxmemory_policy"))
+        if int(info.get("maxmemory", 0)) and policy.startswith("allkeys-"):
+            where = "" if node is None else f"{node.name}: "
+            raise ServerEvicts(
+                f"{where}maxmemory-policy: expected noeviction, got {policy}, with which a full server deletes parts of the "
+                "log and of the state; this command mends it: CONFIG SET maxmemory-policy noeviction"
+            )
 
 
 def url_kind(url: str) -> str:

@@ -1,7 +1,16 @@
 """Which server a command talks to: the one that was named, or the embedded one of the data dir."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.embedded import running_url
+from kinfold_services.rights import Role, check_rights
 from kinfold_services.settings import Settings
+
+ANSWER_S: Final = 30.0
+"""How long a command waits for one answer. Replacing a state of millions of contacts takes the server seconds."""
 
 
 class NoServer(ConnectionError):
@@ -19,3 +28,23 @@ def server_url(settings: Settings) -> str:
             "KINFOLD_REDIS_URL, or a running `kinfold up`"
         )
     return url
+
+
+@asynccontextmanager
+async def connected(settings: Settings, *, writes: bool = False, role: Role | None = None) -> AsyncGenerator[Client]:
+    """A client of the server. Where the command writes, the server is checked first; with `role`, the user's rights as well.
+
+    Raises NoServer, ServerUnfit, and redis.exceptions.RedisError where it does not answer within ANSWER_S.
+    """
+    async with connect(server_url(settings), ANSWER_S) as client:
+        if writes or role is not None:
+            await check_server(client)
+        if role is not None:
+            await check_rights(client, role, settings.workspace)
+        yield client
+
+
+async def check(settings: Settings) -> None:
+    """Raises, as `connected` does, where the server cannot be used."""
+    async with connected(settings, writes=True):
+        pass

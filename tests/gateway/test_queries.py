@@ -197,6 +197,21 @@ async def test_pages_go_on_where_they_ended_whatever_is_written_meanwhile(gatewa
     assert len(walked) == len(set(walked))
 
 
+@pytest.mark.parametrize("order", ["recent", "created"])
+async def test_merged_contacts_leave_no_holes_in_the_pages(gateway: Gateway, order: str):
+    """A contact that is merged is in no list any more: each page is as long as was asked for, but for the last."""
+    await gateway.put(*(identified(email=f"{number}@example.org") for number in range(4)), identified("u-1"))
+    before = await gateway.put(identified("u-2"))
+    assert len((await gateway.get("/v1/contacts", order=order, after=before))["contacts"]) == 6
+    position = await gateway.put(*(identified("u-1", email=f"{number}@example.org") for number in range(4)))
+
+    first = await gateway.get("/v1/contacts", order=order, limit=1, after=position)
+    second = await gateway.get("/v1/contacts", order=order, limit=1, cursor=first["nextCursor"])
+
+    assert {each["externalId"] for page in (first, second) for each in page["contacts"]} == {"u-1", "u-2"}
+    assert second["nextCursor"] is None
+
+
 async def test_many_contacts_of_one_millisecond_are_paged_by_their_ids(gateway: Gateway):
     """An import gives thousands of contacts one time; the page after one that was since seen again goes on all the same."""
     at = "2026-01-01T00:00:00Z"

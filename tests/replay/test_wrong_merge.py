@@ -13,15 +13,18 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_schemas.changes import ContactCreated, ContactUpdated
-from kinfold_schemas.contacts import Contact
+from kinfold_schemas.changes import ContactCreated, ContactGone, ContactsMerged, ContactUpdated
+from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
+from kinfold_services.gateway.snapshot import take_snapshot as take_gateway_snapshot
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.replay.replay import Replay
+from kinfold_services.settings import Settings
 from tests.support.event_log import append, entry_id
 from tests.support.feed_reader import FeedReader, without_seen_times
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
-from tests.support.replaying import changes_since, kinfold, leftovers, verify
+from tests.support.replaying import NO_RULES, changes_since, kinfold, leftovers, quietly, verify
 from tests.support.snapshots import read_stream, take_snapshot
 from tests.support.waiting import wait_until
 
@@ -65,6 +68,28 @@ async def people(client: Redis, workspace: str) -> dict[str, Contact]:
     stored = (await take_snapshot(client, workspace)).contacts.values()
     contacts = [msgspec.json.decode(each, type=Contact) for each in stored if b"mergedInto" not in each]
     return {contact.name or contact.id: contact for contact in contacts}
+
+
+async def must_hold_what_the_feed_told(client: Redis, workspace: str) -> None:
+    """A dashboard that applies nothing but the feed holds the contacts, and knows who was merged into whom."""
+    dashboard = FeedReader()
+    for change in await changes_since(client, workspace, 0):
+        dashboard.apply(change)
+    stored = {each.decode(): data for each, data in (await take_snapshot(client, workspace)).contacts.items()}
+    merged = {each: survivor for each, data in stored.items() if (survivor := merged_into(data)) is not None}
+    living = {each: msgspec.json.decode(data, type=Contact) for each, data in stored.items() if each not in merged}
+    assert dashboard.merged.keys() == merged.keys()
+    assert {end_of(dashboard.merged, each) == end_of(merged, each) for each in merged} <= {True}
+    assert {each: without_seen_times(contact) for each, contact in dashboard.contacts.items()} == {
+        each: without_seen_times(contact) for each, contact in living.items()
+    }
+
+
+def end_of(merged: dict[str, str], contact_id: str) -> str:
+    """The living contact that one was merged into, along a chain of merges."""
+    while contact_id in merged:
+        contact_id = merged[contact_id]
+    return contact_id
 
 
 def lines(path: Path, *values: str) -> Path:
@@ -118,12 +143,7 @@ async def test_excluding_the_event_gives_two_contacts_again(
     changes = await changes_since(redis, workspace, told)
     assert [msgspec.to_builtins(change) for change in changes[:2]] == answer.out
     assert {(type(change), change.contact_id) for change in changes[:2]} == {(ContactCreated, ben.id), (ContactUpdated, ada.id)}
-    dashboard = FeedReader()
-    for change in await changes_since(redis, workspace, 0):
-        dashboard.apply(change)
-    assert {each: without_seen_times(contact) for each, contact in dashboard.contacts.items()} == {
-        each.id: without_seen_times(each) for each in (ada, ben)
-    }
+    await must_hold_what_the_feed_told(redis, workspace)
 
     before = await take_snapshot(redis, workspace)
     again = await kinfold(redis_url, workspace, "replay")
@@ -208,13 +228,120 @@ async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
     answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "right", exclusion))
 
     assert answer.status == 0, answer.said
-    assert sorted(change["type"] for change in answer.out) == ["ContactGone", "ContactUpdated"]
+    assert [change["type"] for change in answer.out] == ["ContactUpdated", "ContactsMerged"]
     await fold_log(redis, redis_url, workspace)
+    await must_hold_what_the_feed_told(redis, workspace)
     after = await take_snapshot(redis, workspace)
     assert (after.contacts, after.visitors, after.emails) == (before.contacts, before.visitors, before.emails)
     assert (await kinfold(redis_url, workspace, "replay")).out == []
     assert await verify(redis, workspace) == []
     assert len(log) == int(after.position[b"folded"]) + int(after.position[b"no-op"]) + int(after.position[b"stale"]) - 1
+
+
+async def test_what_was_taken_back_can_be_excluded_again(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
+):
+    """The first exclusion does not count any more, so the log has to say it once more, or the next replay would forget it."""
+    wrong = lines(tmp_path / "wrong", WRONG_ENTRY)
+    assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", wrong)).status == 0
+    exclusion = (await newest_entry(redis, workspace, "events")).decode()
+    taken_back = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "right", exclusion))
+    assert taken_back.status == 0
+    assert len(await people(redis, workspace)) == 1
+
+    assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", wrong)).status == 0
+
+    assert (await people(redis, workspace)).keys() == {"Ada", "Ben"}
+    assert await redis.xlen(key(workspace, "events")) == len(log) + 3
+    assert (await kinfold(redis_url, workspace, "replay")).out == []
+    assert (await people(redis, workspace)).keys() == {"Ada", "Ben"}
+    await must_hold_what_the_feed_told(redis, workspace)
+
+
+async def test_a_replay_that_merges_tells_so_for_each_contact(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """Along a chain of merges all are told to be the one that lives, after what that one has become, and not as gone."""
+    event = {"type": "VisitorIdentified"}
+    first, second, third = "a@example.org", "b@example.org", "c@example.org"
+    events: list[dict[str, Any]] = [
+        *({**event, "email": each, "visitorId": f"v-{each[0]}"} for each in (first, second, third)),
+        {**event, "externalId": "u-1", "email": first},
+        {**event, "externalId": "u-1", "email": second, "metadata": {"plan": "pro"}},
+        {**event, "externalId": "u-1", "email": third},
+    ]
+    await append(redis, workspace, events)
+    await fold_log(redis, redis_url, workspace)
+    merged = await take_snapshot(redis, workspace)
+    file = lines(tmp_path / "both", entry_id(4), entry_id(5))
+    assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
+    exclusion = (await newest_entry(redis, workspace, "events")).decode()
+    await must_hold_what_the_feed_told(redis, workspace)
+
+    answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "right", exclusion))
+
+    (contact,) = (await people(redis, workspace)).values()
+    assert [change["type"] for change in answer.out] == ["ContactUpdated", "ContactsMerged", "ContactsMerged"]
+    assert {change["contactId"] for change in answer.out} == {contact.id}
+    assert {change["cause"] for change in answer.out} == {"replay"}
+    assert [change["contact"] for change in answer.out] == [msgspec.to_builtins(contact)] * 3
+    tombstones = {each.decode() for each, data in merged.contacts.items() if merged_into(data)}
+    assert {change["mergedContactId"] for change in answer.out[1:]} == tombstones
+    await must_hold_what_the_feed_told(redis, workspace)
+
+
+async def test_a_merge_is_told_with_what_the_contact_has_become_meanwhile(redis: Redis, redis_url: str, workspace: str):
+    """The projector changes the surviving contact between the comparison and the swap."""
+    await append(redis, workspace, [*BEFORE, WRONG])
+    await fold_log(redis, redis_url, workspace)
+    both = await take_snapshot(redis, workspace)
+    (merged_id,) = [each for each, data in both.contacts.items() if merged_into(data)]
+    ben = [change for change in await changes_since(redis, workspace, 0) if change.contact_id == merged_id.decode()][-1]
+    assert not isinstance(ben, ContactGone)
+    await cast(
+        "Any", redis.hset(key(workspace, "contacts"), cast("str", merged_id), cast("str", msgspec.json.encode(ben.contact)))
+    )
+    job = Replay(redis, Settings(workspace=workspace), NO_RULES)
+    await job.build(quietly)
+    assert [type(change) for change in await job.compare()] == [ContactsMerged]
+    await append(redis, workspace, [{"type": "MetadataSet", **ADA, "metadata": {"plan": "max"}}], start=len(BEFORE) + 1)
+    await fold_log(redis, redis_url, workspace)
+
+    (change,) = await job.replace(allow_lost=False)
+
+    assert isinstance(change, ContactsMerged)
+    assert (change.merged_contact_id, change.contact.metadata["plan"]) == (merged_id.decode(), "max")
+    await must_hold_what_the_feed_told(redis, workspace)
+
+
+async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The merge and its undoing are between two pages: the second page shows both contacts as they are."""
+    monkeypatch.setattr("kinfold_services.gateway.snapshot._PAGE", 1)
+    await append(redis, workspace, BEFORE)
+    await fold_log(redis, redis_url, workspace)
+    pages, register_script = 0, redis.register_script
+
+    def register(text: str) -> Any:
+        script = register_script(text)
+
+        async def read_page(**arguments: Any) -> Any:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                await append(redis, workspace, [WRONG], start=len(BEFORE))
+                await fold_log(redis, redis_url, workspace)
+                file = lines(tmp_path / "wrong", WRONG_ENTRY)
+                assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
+            return await script(**arguments)
+
+        return read_page
+
+    monkeypatch.setattr(redis, "register_script", register)
+
+    snapshot = await take_gateway_snapshot(redis, workspace)
+
+    assert pages == 3
+    assert len(snapshot.contacts) == 2
 
 
 async def test_a_dry_run_prints_who_would_differ_and_changes_nothing(

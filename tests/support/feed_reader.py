@@ -33,8 +33,10 @@ class FeedReader:
         assert change.version == change.contact.version
         assert change.cause == "replay" or change.version == version + (type(change).__name__ != "ContactSeen"), change
         self.contacts[change.contact_id] = change.contact
+        self.merged.pop(change.contact_id, None)  # a replay may undo a merge
         if isinstance(change, ContactsMerged):
-            del self.contacts[change.merged_contact_id]
+            assert change.cause == "replay" or change.merged_contact_id in self.contacts, change
+            self.contacts.pop(change.merged_contact_id, None)
             self.merged[change.merged_contact_id] = change.contact_id
 
 

@@ -10,10 +10,10 @@ import typer
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
 from kinfold_services.cli.output import DONE, NO, complain, print_json
 from kinfold_services.cli.transferring import say_if_not_served
-from kinfold_services.connections import Client, connect
+from kinfold_services.connections import Client
 from kinfold_services.gateway import keys
 from kinfold_services.gateway.signatures import identity_secret, renew_identity_secret
-from kinfold_services.servers import server_url
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 key_commands: Final = typer.Typer(help="Who may use the gateway.", no_args_is_help=True)
@@ -100,8 +100,8 @@ def secret(
 
 
 def _run(settings: Settings, work: Callable[[Client], Awaitable[int]]) -> int:
-    async def connected() -> int:
-        async with connect(server_url(settings)) as client:
+    async def run() -> int:
+        async with connected(settings) as client:
             return await work(client)
 
-    return asyncio.run(connected())
+    return asyncio.run(run())

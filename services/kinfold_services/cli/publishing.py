@@ -14,13 +14,13 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.transferring import say_if_not_served
-from kinfold_services.connections import Client, connect
+from kinfold_services.connections import Client
 from kinfold_services.files import UNPACKING_ERRORS, open_packed
 from kinfold_services.progress import Advance, progress
 from kinfold_services.projector.store import StateStore
 from kinfold_services.publishing import Line, append, read_lines
 from kinfold_services.queries import NotFolded, Workspace
-from kinfold_services.servers import server_url
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 _NAMED_LINES: Final = 20
@@ -33,7 +33,7 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
 
     With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds.
     """
-    async with connect(server_url(settings)) as client:
+    async with connected(settings, writes=True) as client:
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
         position: str | None = None
         with tempfile.TemporaryDirectory() as spool:

@@ -12,17 +12,19 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.replaying import say_what_is_lost
-from kinfold_services.connections import Client, RawEntry, connect
+from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import Reader, Workspace, listed_workspaces
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
 from kinfold_services.replay.past import Past
 from kinfold_services.replay.past_queries import PastWorkspace
-from kinfold_services.servers import server_url
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 _FEED_PAGE: Final = 500
+_BLOCK_MS: Final = 2000
+"""How long one read waits for changes, well within the time that an answer may take."""
 
 
 class Which(NamedTuple):
@@ -89,8 +91,8 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
     async with asking(settings, wait, timeout_s) as (client, _):
         last = since or await _last_entry(client, feed)
         while not await _is_truncated(client, feed, last):
-            reply = await client.xread({feed: last}, count=_FEED_PAGE, block=0)
-            for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply):
+            reply = await client.xread({feed: last}, count=_FEED_PAGE, block=_BLOCK_MS)
+            for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply or ()):
                 for entry_id, fields in entries:
                     last = entry_id.decode()
                     try:
@@ -135,7 +137,7 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
 @asynccontextmanager
 async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
     """A client, and the workspace to ask, once `wait` is folded. Raises NotFolded."""
-    async with connect(server_url(settings)) as client:
+    async with connected(settings) as client:
         workspace = Workspace(client, settings.workspace)
         if wait is not None:
             await workspace.wait_until_folded(wait, timeout_s)

@@ -12,9 +12,8 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_services.cli.editing import EditorFailed
 from kinfold_services.cli.editing import edit as edit_text
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
-from kinfold_services.connections import connect
 from kinfold_services.rejects import DamagedReject, RejectedEntry, Rejects
-from kinfold_services.servers import server_url
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 _COMMENT: Final = "#"
@@ -24,7 +23,7 @@ _NAMED: Final = 20
 async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> int:
     """Prints each, or how many there are by reason."""
     counts: Counter[str] = Counter()
-    async with connect(server_url(settings)) as client:
+    async with connected(settings) as client:
         rejects = Rejects(client, settings.workspace)
         try:
             async for reject in rejects.each(settled=everything):
@@ -41,7 +40,7 @@ async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> 
 async def retry_rejects(settings: Settings, *, edit: bool) -> int:
     """Appends again what is acceptable, edited first if wanted. Exit status 1 where some are left."""
     retried = left = 0
-    async with connect(server_url(settings)) as client:
+    async with connected(settings, writes=True) as client:
         rejects = Rejects(client, settings.workspace)
         try:
             async for reject in rejects.each():

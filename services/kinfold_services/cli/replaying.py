@@ -10,15 +10,16 @@ from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain, print_json, say
 from kinfold_services.collector import collect_seldom
-from kinfold_services.connections import Client, connect
+from kinfold_services.connections import Client
 from kinfold_services.progress import progress
 from kinfold_services.projector.store import Replaced, StateStore
 from kinfold_services.replay.log import LogExtent, log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
-from kinfold_services.servers import server_url
+from kinfold_services.rights import REPLAY, VERIFY
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 _EXCLUDED_AT_ONCE: Final = 1000
@@ -31,7 +32,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
     collect_seldom()
     excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
     blocked = _lines(block, _BLOCK)
-    async with connect(server_url(settings)) as client:
+    async with connected(settings, role=REPLAY) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         for entry_id in excluded:
@@ -68,7 +69,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
 async def verify(settings: Settings) -> int:
     """Compares the living state with the log; exit status 1 where they differ."""
     collect_seldom()
-    async with connect(server_url(settings)) as client:
+    async with connected(settings, role=VERIFY) as client:
         extent = await log_extent(client, settings.workspace)
         say_what_is_lost(extent)
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
@@ -77,7 +78,9 @@ async def verify(settings: Settings) -> int:
             with progress("verifying", extent.entries) as advance:
                 differences = await job.differences(advance)
         except Replaced:
-            return complain(f"workspace {settings.workspace}: another kinfold verify has begun; this one cannot tell", NO)
+            return complain(
+                f"workspace {settings.workspace}: another kinfold verify has begun; this one cannot tell", UNREACHABLE
+            )
     for difference in differences:
         print_json(difference)
     position = job.rebuild.position

@@ -1,5 +1,6 @@
 """`kinfold up`, `down` and `projector`: what keeps running."""
 
+import asyncio
 import os
 import shlex
 import signal
@@ -20,7 +21,7 @@ from kinfold_services.embedded import EmbeddedServer, ServerAlreadyRunning, make
 from kinfold_services.gateway.beside import CannotListen, GatewayBeside, first_key, gateway_url, is_local, serve_workspace
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.store import LostPlace
-from kinfold_services.servers import server_url
+from kinfold_services.servers import check, server_url
 from kinfold_services.settings import Settings
 
 LOG_FILE: Final = "kinfold.log"
@@ -49,6 +50,7 @@ def up(settings: Settings) -> int:
     configure_logs(settings.log_format, settings.log_level)
     settings = _serving_its_own(settings)
     if settings.redis_url is not None:
+        asyncio.run(check(settings))  # before the gateway starts, which could only end with this one
         return _run_all(settings, settings.redis_url, None)
     try:
         server = EmbeddedServer.start(settings.data_dir, fsync="always")

@@ -7,19 +7,19 @@ from typing import cast
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
 from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
-from kinfold_services.connections import Client, connect
+from kinfold_services.connections import Client
 from kinfold_services.files import replacing
 from kinfold_services.log_file import BrokenFile
 from kinfold_services.progress import progress
 from kinfold_services.replay.log import log_extent
-from kinfold_services.servers import server_url
+from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 from kinfold_services.transfer import Checked, Import, ImportRefused, check_file, export_log
 
 
 async def export_file(settings: Settings, path: Path) -> int:
     """Writes the log to a file, and prints its trailer. Exit status 1 where there is no log or the file cannot be written."""
-    async with connect(server_url(settings)) as client:
+    async with connected(settings) as client:
         extent = await log_extent(client, settings.workspace)
         try:
             with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
@@ -39,7 +39,7 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
             checked = check_file(path, advance)
         if reason := _not_allowed(settings, checked, rename=rename, allow_truncated=allow_truncated):
             return complain(f"{path}: {reason}", NO)
-        async with connect(server_url(settings)) as client:
+        async with connected(settings, writes=True) as client:
             job = Import(client, settings.workspace, path, checked)
             with progress(f"importing {path}", checked.trailer.entries) as advance:
                 await job.run(advance)

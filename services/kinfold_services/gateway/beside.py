@@ -16,6 +16,7 @@ from typing import Final, Self, TypeVar
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
 from kinfold_services.connections import Client, connect
 from kinfold_services.gateway.keys import create_key, list_keys
+from kinfold_services.servers import ANSWER_S
 from kinfold_services.settings import Settings
 
 URL_FILE: Final = "gateway.url"
@@ -130,11 +131,8 @@ def first_key(redis_url: str, workspace: str) -> str | None:
 
 
 async def _connected(redis_url: str, work: Callable[[Client], Awaitable[T]]) -> T:
-    client = connect(redis_url)
-    try:
+    async with connect(redis_url, ANSWER_S) as client:
         return await work(client)
-    finally:
-        await client.aclose()
 
 
 def _url(host: str, port: int) -> str:

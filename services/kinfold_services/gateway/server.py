@@ -19,6 +19,8 @@ import uvicorn
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
 from kinfold_services.gateway.workspaces import ANSWER_S
+from kinfold_services.queries import listed_workspaces
+from kinfold_services.rights import GATEWAY, check_right_to_workspaces, check_rights
 from kinfold_services.settings import Settings
 
 _STOP_S: Final = 3
@@ -84,6 +86,9 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
     client = connect(url, ANSWER_S)
     log = structlog.get_logger()
     name = await check_server(client)
+    await check_right_to_workspaces(client, GATEWAY)
+    for workspace in await listed_workspaces(client):
+        await check_rights(client, GATEWAY, workspace)
     server = GatewayServer(settings, client)
     if until_stdin_ends:
         os.set_blocking(sys.stdin.fileno(), False)

@@ -9,8 +9,8 @@ Redis is asked for the contacts page by page, and changes go on in between. Why 
 3. The changes from the first page's entry to the last page's are then read, and each is applied if it comes behind the entry
    of its contact's page: what the page shows already is not applied again. Every change that comes behind it is there to be
    applied.
-4. A merge concerns two contacts. The survivor is treated like any. The merged one goes: if its page was read before the merge
-   it stands there, if after then it does not, and removing it is right in both cases, since nobody comes back from a merge.
+4. A merge concerns two contacts. The survivor is treated like any. The merged one goes if its page was read before the
+   merge. If after, it is not on that page, or a replay has undone the merge since.
 
 So what comes out is what the feed's last page's entry leaves, seen times aside, of which the feed tells only some.
 """
@@ -86,7 +86,7 @@ class _Pages:
 
     def _apply(self, order: tuple[int, int], data: bytes) -> None:
         change = decode_change(data)
-        if isinstance(change, ContactsMerged):
+        if isinstance(change, ContactsMerged) and not self.shows(change.merged_contact_id, order):
             self.contacts.pop(change.merged_contact_id, None)
         if self.shows(change.contact_id, order):
             return

@@ -16,6 +16,7 @@ from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.projector.broker import make_broker
 from kinfold_services.projector.reading import StopOnFailure, as_pages, subscribe
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.rights import PROJECTOR, check_right_to_workspaces, check_rights
 from kinfold_services.settings import Settings
 
 _PAGE_ENTRIES: Final = 1000
@@ -55,10 +56,15 @@ class ProjectorService:
     async def _start(self) -> None:
         collect_seldom()
         server = await check_server(self._client)
+        if self._settings.serve is None:
+            await check_right_to_workspaces(self._client, PROJECTOR)
+        wanted = sorted(await self._wanted())
+        for workspace in wanted:
+            await check_rights(self._client, PROJECTOR, workspace)
         reader: Any = await self._broker.connect()
         reader.set_response_callback("XREAD", as_pages)
         self._log.info("projector starts", server=server)
-        for workspace in sorted(await self._wanted()):
+        for workspace in wanted:
             await self._serve(workspace)
 
     async def _watch(self) -> None:

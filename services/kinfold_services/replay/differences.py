@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, cast
 import msgspec
 
 from kinfold_projections.metadata import changed_keys
-from kinfold_schemas.changes import Change, ContactCreated, ContactGone, ContactUpdated
-from kinfold_schemas.contacts import Contact
+from kinfold_schemas.changes import Change, ContactCreated, ContactGone, ContactsMerged, ContactUpdated
+from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import Staging, key
 from kinfold_services.connections import Client
 from kinfold_services.queries import Workspace
@@ -70,6 +70,18 @@ class Sides:
             values += await self._get(kind, self._staging, ids[first : first + _SCAN])
         return values
 
+    async def survivors(self, stored: Sequence[bytes | None]) -> list[Contact | None]:
+        """Of each contact of the rebuilt state, as stored: the living contact that it was merged into; None where it lives."""
+        targets = [None if data is None else merged_into(data) for data in stored]
+        known: dict[str, bytes | None] = {}
+        wanted = {each for each in targets if each is not None}
+        while wanted:
+            ids = sorted(wanted)
+            known.update(zip(ids, await self.rebuilt("contacts", ids), strict=True))
+            further = (merged_into(data) for each in ids if (data := known[each]) is not None)
+            wanted = {each for each in further if each is not None} - known.keys()
+        return [None if each is None else _end_of(each, known) for each in targets]
+
     async def _scan(self, kind: Kind, staging: Staging | None) -> AsyncIterator[tuple[list[str], list[bytes]]]:
         cursor = 0
         while True:
@@ -96,8 +108,13 @@ def field_differences(kind: Kind, name: str, living: bytes | None, rebuilt: byte
     return [Difference(kind, name, field, left, right) for field, left, right in pairs if not _same(left, right)]
 
 
-def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None) -> Change | None:
-    """The one change that tells the feed how a contact differs; None where no reader can see that it does."""
+def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None = None) -> Change | None:
+    """The one change that tells the feed how a contact differs; None where no reader can see that it does.
+
+    `survivor`: where the rebuilt one is a tombstone, the living contact at the end of it.
+    """
+    if survivor is not None:
+        return _as_merge(contact_id, survivor) if _merged_into(living) != _merged_into(rebuilt) else None
     old, new = _living(living), _living(rebuilt)
     if new is None:
         if old is None:
@@ -126,6 +143,30 @@ def _living(data: bytes | None) -> Contact | None:
         return None if data is None else Workspace.living(data)
     except ValueError:
         return None
+
+
+def _as_merge(contact_id: str, survivor: Contact) -> ContactsMerged:
+    version, at = survivor.version, survivor.updated_at
+    return ContactsMerged(
+        contact_id=survivor.id, version=version, at=at, cause=CAUSE, contact=survivor, merged_contact_id=contact_id
+    )
+
+
+def _merged_into(data: bytes | None) -> str | None:
+    """The contact that a tombstone names; None for what is no tombstone, and for what no reader can read."""
+    try:
+        return None if data is None else merged_into(data)
+    except ValueError:
+        return None
+
+
+def _end_of(contact_id: str, known: dict[str, bytes | None]) -> Contact | None:
+    """The living contact at the end of a chain of tombstones."""
+    while (data := known[contact_id]) is not None:
+        if (further := merged_into(data)) is None:
+            return _living(data)
+        contact_id = further
+    return None
 
 
 def _pairs(one: "_Object", other: "_Object", prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

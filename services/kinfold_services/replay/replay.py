@@ -21,7 +21,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 import kinfold_services.replay
-from kinfold_schemas.changes import Change, ContactGone, encode_change
+from kinfold_schemas.changes import Change, ContactGone, ContactsMerged, encode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import STATE, key
 from kinfold_services.connections import Client, RawEntry
@@ -140,7 +140,11 @@ class Replay:
         suspects = await self._touched_on_feed()
         if suspects is None:
             suspects = {each async for each in self._sides.differing("contacts")} | changes.keys()
-        await self._compare_some(suspects | self.rebuild.touched, changes)
+        suspects |= self.rebuild.touched
+        # A merge tells of the surviving contact, which may be another one by now, or have changed.
+        merges = ((each, change) for each, change in changes.items() if isinstance(change, ContactsMerged))
+        suspects |= {each for each, change in merges if change.contact_id in suspects}
+        await self._compare_some(suspects, changes)
 
     async def _compare_some(self, ids: set[str], changes: dict[str, Change]) -> None:
         ordered = sorted(ids)
@@ -149,8 +153,9 @@ class Replay:
             position, living = await self._sides.living("contacts", some)
             await self.rebuild.advance(position)
             rebuilt = await self._sides.rebuilt("contacts", some)
-            for each, one, other in zip(some, living, rebuilt, strict=True):
-                if change := as_change(each, one, other):
+            survivors = await self._sides.survivors(rebuilt)
+            for each, one, other, survivor in zip(some, living, rebuilt, survivors, strict=True):
+                if change := as_change(each, one, other, survivor):
                     changes[each] = change
                 else:
                     changes.pop(each, None)
@@ -228,7 +233,6 @@ class Replay:
     async def _put_in_place(self, living: Position) -> bool:
         keys = [
             key(self._workspace, "hold"),
-            key(self._workspace, "position"),
             key(self._workspace, "changes"),
             key(self._workspace, "position", "replay"),
             key(self._workspace, "differences", "replay"),
@@ -237,9 +241,7 @@ class Replay:
             keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
         lost = await self._lost(living.counts)
         try:
-            reply = await self._swap(
-                keys=keys, args=[self._token, living.stream_id, self.rebuild.generation, self._feed_entries, lost]
-            )
+            reply = await self._swap(keys=keys, args=[self._token, self.rebuild.generation, self._feed_entries, lost])
         except ResponseError as error:
             if "REPLACED" in str(error):
                 raise Replaced(f"workspace {self._workspace}: {error}") from error
@@ -248,7 +250,8 @@ class Replay:
 
 
 def _in_order(changes: dict[str, Change]) -> list[Change]:
-    return [changes[each] for each in sorted(changes)]
+    """By the contact's id; merges last, as for a log entry: the surviving contact is there by then."""
+    return [changes[each] for each in sorted(changes, key=lambda each: (isinstance(changes[each], ContactsMerged), each))]
 
 
 class _Touched(msgspec.Struct, rename="camel"):

@@ -1,0 +1,217 @@
+"""Each program works with the rights that the README lists, and names one that is missing when it starts."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+import kinfold
+from kinfold_schemas.keys import WORKSPACES, key
+from kinfold_services.connections import connect
+from kinfold_services.embedded import find_server_binary
+from kinfold_services.gateway.keys import create_key
+from kinfold_services.rights import GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
+from tests.support.command_line import Kinfold
+from tests.support.engines import free_port, running
+from tests.support.gateways import GatewayProcess
+from tests.support.projecting import ProjectorProcess, newest_entry, wait_until_folded
+from tests.support.sse import following
+from tests.support.waiting import wait_until
+
+USERS: Final = dict(re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("README.md").read_text(), re.MULTILINE))
+ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, VERIFY, REPLAY)}
+COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
+VISITORS: Final = 130
+"""More than a contact lists: the projector also reads the others."""
+
+
+class Server(NamedTuple):
+    """A server with the README's users."""
+
+    admin: Redis
+    port: int
+
+    def url(self, user: str) -> str:
+        """The URL for one of the users."""
+        return f"redis://kinfold-{user}:secret@127.0.0.1:{self.port}"
+
+    async def set_user(self, user: str, rights: str) -> None:
+        """Gives a user these rights and no others."""
+        words = [f"kinfold-{user}", "reset", "on", ">secret", *rights.split()]
+        await cast("Any", self.admin).execute_command("ACL", "SETUSER", *words)
+
+    async def denied(self) -> list[str]:
+        """What the server refused to anybody, but for what redis-py says of itself and does not need."""
+        entries = await cast("Any", self.admin).execute_command("ACL", "LOG")
+        found = [{_text(name): _text(value) for name, value in _pairs(each)} for each in entries]
+        return [f"{each['username']}: {each['object']}" for each in found if not each["object"].startswith("client")]
+
+
+def _pairs(entry: Any) -> list[tuple[Any, Any]]:
+    """The fields of an entry of ACL LOG: a mapping in RESP3, a flat list in RESP2."""
+    if isinstance(entry, dict):
+        return list(cast("dict[Any, Any]", entry).items())
+    return list(zip(entry[::2], entry[1::2], strict=True))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@asynccontextmanager
+async def serving(directory: Path, program: str | None = None) -> AsyncGenerator[Server]:
+    """A server with the README's users."""
+    port = free_port()
+    with running(directory, "--port", port, program=program):
+        async with Redis(port=port) as admin:
+            await wait_until(lambda: _answers(admin))
+            server = Server(admin, port)
+            for user, rights in USERS.items():
+                await server.set_user(user, rights)
+            yield server
+
+
+async def _answers(client: Redis) -> bool:
+    try:
+        return bool(await cast("Any", client).ping())
+    except RedisError:
+        return False
+
+
+def test_the_readme_lists_what_the_programs_check() -> None:
+    """No right more, and none less; EVALSHA is what the check itself is."""
+    for name, role in ROLES.items():
+        keys, *commands = USERS[name].split()
+        assert keys == "~kinfold:*"
+        assert sorted(commands) == sorted(f"+{each}" for each in (*role.commands, "evalsha"))
+
+
+@pytest.mark.parametrize("engine", ["redis-server", "the embedded server"])
+async def test_every_program_works_with_the_rights_of_the_readme(tmp_path: Path, engine: str) -> None:
+    """Side by side, each as its own user; the server refuses nobody anything."""
+    program = shutil.which(engine) if engine == "redis-server" else str(find_server_binary().path)
+    if program is None:
+        pytest.skip("needs redis-server on PATH")
+    async with serving(tmp_path / "server", program) as server:
+        with ProjectorProcess(server.url("projector"), "default", tmp_path / "projector") as projector:
+            await asyncio.to_thread(produce, server.url("producer"))
+            await server.admin.xadd(key("default", "events"), {"event": "no JSON"})
+            last = await newest_entry(server.admin, "default", "events")
+            await wait_until_folded(server.admin, "default", last)
+            assert await cast("Any", server.admin.sismember(WORKSPACES, "shop"))
+            await asyncio.to_thread(follow, server.url("feed"))
+            await ask_everything(server, tmp_path / "gateway")
+            first = cast("Any", await server.admin.xrange(key("default", "events"), count=1))[0][0].decode()
+            (tmp_path / "excluded").write_text(first)
+            (tmp_path / "blocked").write_text("u-2")
+            options = ["--exclude-events", tmp_path / "excluded", "--blocked-identifiers", tmp_path / "blocked"]
+            for name, arguments in (("verify", []), ("replay", options), ("verify", [])):
+                said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run_apart, name, *arguments)
+                assert said.status == 0, said
+            await asyncio.to_thread(produce, server.url("producer"))
+            await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+            assert projector.process.poll() is None, projector.log.read_text()
+        with ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"):
+            await asyncio.to_thread(produce, server.url("producer"))
+            await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+        assert await server.denied() == []
+
+
+def produce(url: str) -> None:
+    """Sends events that make, merge and separate contacts."""
+    for workspace in ("default", "shop"):
+        with kinfold.Producer(url, workspace=workspace) as producer:
+            for number in range(VISITORS):
+                producer.identify(f"v-{number}", external_id="u-1")
+            producer.identify("v-a", email="ada@example.org")
+            producer.identify("v-b", external_id="u-1", email="ada@example.org")
+            producer.identify("v-1", external_id="u-2")
+            producer.set_metadata("v-1", {"plan": "pro"})
+
+
+def follow(url: str) -> None:
+    """Reads the feed from its beginning, and the contacts."""
+    feed = kinfold.Feed(url)
+    assert len(list(islice(feed.follow(since="0"), 3))) == 3
+    assert list(islice(kinfold.Feed(url).follow(snapshot=True), 1))
+
+
+async def ask_everything(server: Server, log: Path) -> None:
+    """Asks the gateway what it can be asked."""
+    secret = await create_key(server.admin, "default", "secret", "test")
+    with GatewayProcess(server.url("gateway"), free_port(), log) as gateway:
+        headers = {"Authorization": f"Bearer {secret}"}
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=30) as client:
+            event = {"type": "VisitorIdentified", "visitorId": "v-web", "externalId": "u-web"}
+            position = (await client.post("/v1/events", json=event)).json()["position"]
+            contacts = (await client.get("/v1/contacts", params={"after": position})).json()["contacts"]
+            assert len(contacts) == 3
+            paths = [f"/v1/contacts/{contacts[0]['id']}", f"/v1/contacts/{contacts[-1]['id']}/visitors", "/v1/visitors/v-1"]
+            paths += ["/readyz", "/metrics", "/v1/contacts?order=created", "/v1/contacts?externalId=u-1"]
+            for order in ("recent", "created"):
+                page = (await client.get("/v1/contacts", params={"order": order, "limit": 1})).json()
+                paths.append(f"/v1/contacts?order={order}&limit=1&cursor={page['nextCursor']}")
+            paths += ["/v1/contacts?email=ada@example.org", "/v1/contacts?visitorId=v-1"]
+            for path in paths:
+                answer = await client.get(path)
+                assert answer.status_code == 200, (path, answer.text)
+            assert (await client.post("/v1/identify", json={"userId": "u-seg", "anonymousId": "v-seg"})).status_code == 200
+            for params in ({"snapshot": "true"}, {"since": "0"}, {}):
+                async with following(client, params) as stream:
+                    if not params:
+                        await client.post("/v1/events", json={**event, "name": "Web"})
+                    assert await stream.message()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("right", ["+hgetall", "+info", "+evalsha", "~kinfold:{default}:contacts"])
+async def test_a_program_names_the_right_that_is_missing_when_it_starts(tmp_path: Path, name: str, right: str) -> None:
+    """One sentence and exit status 3, before anything is written; it does not hang."""
+    async with serving(tmp_path) as server:
+        await server.admin.xadd(key("default", "events"), {"event": '{"type":"VisitorSeen","visitorId":"v-1"}'})
+        rights = USERS[name].replace("~kinfold:*", " ".join(f"~{each}" for each in keys_of(ROLES[name])))
+        await server.set_user(name, " ".join(each for each in rights.split() if each != right))
+
+        said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run_apart, name, *COMMANDS[name])
+
+        assert (said.status, said.out) == (3, b""), said
+        assert said.err.count("\n") == 1, said.err
+        assert right.removeprefix("+") in said.err
+        assert await server.admin.keys("*") == [key("default", "events").encode()]
+
+
+def keys_of(role: Role) -> list[str]:
+    """Every key of a role, one by one."""
+    return [
+        WORKSPACES,
+        *(key("default", name) for name in role.keys),
+        *(f"kinfold:*:{each}:*" for each in role.staged),
+    ]
+
+
+@pytest.mark.parametrize("name", ROLES)
+async def test_each_command_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    """The projector's PING among them, without which it would wait for ever."""
+    role = ROLES[name]
+    async with serving(tmp_path) as server:
+        client = connect(server.url(name), 5)
+        await check_rights(client, role, "default")
+        for command in set(role.commands) - {"script|load"}:
+            await server.set_user(name, USERS[name].replace(f" +{command} ", " ").removesuffix(f" +{command}"))
+            await client.connection_pool.disconnect()
+            with pytest.raises(MissingRights, match=rf"without \+{re.escape(command)};"):
+                await check_rights(client, role, "default")
+        await server.set_user(name, USERS[name].replace("~kinfold:*", "~other:*"))
+        await client.connection_pool.disconnect()
+        with pytest.raises(MissingRights, match=r"without ~kinfold:\{default\}:\*;"):
+            await check_rights(client, role, "default")
+        await client.aclose()
