@@ -1,6 +1,6 @@
 """Which server a command talks to: the one that was named, or the embedded one of the data dir."""
 
-from kinfold_services.embedded import running_url
+from kinfold_services.embedded import disk_is_full, running_url
 from kinfold_services.settings import Settings
 
 
@@ -14,8 +14,9 @@ def server_url(settings: Settings) -> str:
         return settings.redis_url
     url = running_url(settings.data_dir)
     if url is None:
+        full = " (its disk is full)" if disk_is_full(settings.data_dir) else ""
         raise NoServer(
-            f"redis URL: found none, and no server runs on {settings.data_dir}; allowed are --redis-url, "
+            f"redis URL: found none, and no server runs on {settings.data_dir}{full}; allowed are --redis-url, "
             "KINFOLD_REDIS_URL, or a running `kinfold up`"
         )
     return url
