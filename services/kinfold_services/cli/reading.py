@@ -12,6 +12,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.replaying import say_what_is_lost
+from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, RawEntry, connect
 from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import Reader, Workspace, listed_workspaces
@@ -66,17 +67,22 @@ async def contacts(settings: Settings, limit: int | None, when: When) -> int:
     async with _state(settings, when) as workspace:
         count = 0
         async for contact in workspace.contacts():
-            if count == limit or not print_json(contact):
+            if count == limit:
                 break
             count += 1
+            if not print_json(contact):
+                break
+    if count == 0:
+        say(f"no contacts in workspace {settings.workspace}")
     return DONE
 
 
-async def status(settings: Settings, wait: str | None, timeout_s: float, *, only: str | None) -> int:
-    """Prints how each workspace is."""
+async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
+    """Prints how each workspace is; where an option or KINFOLD_WORKSPACE names one, how that one is."""
     async with asking(settings, wait, timeout_s) as (client, workspace):
-        if only is not None:
+        if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
+            await say_if_not_served(client, settings.workspace)
             return DONE
         for name in await listed_workspaces(client):
             print_json(await Workspace(client, name).status())

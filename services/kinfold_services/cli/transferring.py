@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import cast
 
-from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
 from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.connections import Client, connect
@@ -76,14 +76,21 @@ async def _hint(client: Client, workspace: str, checked: Checked) -> None:
     await say_if_not_served(client, workspace)
 
 
-async def say_if_not_served(client: Client, workspace: str) -> None:
-    """Tells whoever has filled a log that no projector will find it by itself, and what helps."""
-    served = workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace))
-    if not served:
-        say(
-            f"workspace {workspace} is not in {WORKSPACES}: SADD it there, "
-            f"or start kinfold up or kinfold projector with --workspace {workspace}"
-        )
+async def say_if_not_served(client: Client, workspace: str) -> bool:
+    """Says, of a workspace that no projector serves, that its log will not be folded. Returns whether it said so.
+
+    A projector serves `default`, the members of `kinfold:workspaces`, and what it is given; of those it has made the group.
+    """
+    if workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace)):
+        return False
+    log = key(workspace, "events")
+    if await client.exists(log) and await client.xinfo_groups(log):
+        return False
+    say(
+        f"workspace {workspace} is not in {WORKSPACES}: SADD it there, "
+        f"or start kinfold up or kinfold projector with --workspace {workspace}"
+    )
+    return True
 
 
 def _file_trouble(error: OSError) -> int:
