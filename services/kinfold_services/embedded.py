@@ -155,7 +155,7 @@ def find_server_binary() -> ServerBinary:
             return binary
         refused.append(f"{path} is {binary}, and {binary.engine} {_dotted(OLDEST[binary.engine])} or newer is needed")
     raise ServerNotFound(
-        f"no server to embed: {'; '.join(refused)}; install kinfold[service] on Linux or macOS, or redis-server, "
+        f"no server to embed: {'; '.join(refused)}; install the extra `service` of kinfold on Linux or macOS, or redis-server, "
         "or give the URL of a server"
     )
 
