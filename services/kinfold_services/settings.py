@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -85,9 +85,9 @@ class Settings(BaseSettings):
     """How often a publishable key may, bursts of three times that; and who has no key, bursts of ten times that."""
     gateway_buffer_entries: int = Field(default=5_000, ge=1)
     """How many changes may wait for one reader of the feed before it is cut off."""
-    log_format: str = Field(default="auto", pattern="^(auto|console|json)$")
+    log_format: Literal["auto", "console", "json"] = "auto"
     """How logs are written: `console`, `json`, or by whether standard error is a terminal."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -41,15 +41,21 @@ def process_file(data_dir: Path) -> Generator[None]:
 
 
 def process_on(data_dir: Path) -> int | None:
-    """The process id of the `kinfold up` that runs on the data dir, or is starting; None where none does."""
-    try:
-        with (data_dir / _NAME).open(encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read())
-    except (OSError, ValueError):  # there is none, or it is being written
-        pass
+    """The process id of the `kinfold up` that runs on the data dir, or is starting; None where none does.
+
+    Raises DataDirUnusable.
+    """
+    with using_data_dir(data_dir):
+        try:
+            file = (data_dir / _NAME).open(encoding="ascii")
+        except FileNotFoundError:
+            return None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            number = file.read()
+            return int(number) if number.isdecimal() else None  # it is being written
     return None
 
 

@@ -228,6 +228,8 @@ def _readable_twice(name: Path, spool: Path) -> Path:
         return name
     with spool.open("wb") as kept:
         if name == _STANDARD_INPUT:
+            if sys.stdin.isatty():
+                say("reading events from the terminal, a JSON object a line; Ctrl-D ends them, Ctrl-C ends without any")
             shutil.copyfileobj(sys.stdin.buffer, kept)
         else:
             with name.open("rb") as pipe:

@@ -1,5 +1,6 @@
 """`kinfold show`, `contacts`, `tail`, `status`."""
 
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -94,6 +95,8 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
         last = since or await _last_entry(client, feed)
+        if sys.stderr.isatty():
+            say(f"following the changes of workspace {settings.workspace}; Ctrl-C ends")
         while not await _is_truncated(client, feed, last):
             reply = await client.xread({feed: last}, count=_FEED_PAGE, block=0)
             for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply):

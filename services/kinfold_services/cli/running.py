@@ -15,7 +15,7 @@ from typing import Final
 import uvloop
 
 from kinfold_services.cli.options import repeated_options, shown_url
-from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, complain, say
+from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
 from kinfold_services.embedded import (
     EmbeddedServer,
@@ -113,7 +113,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     with beside as gateway:
         serve_workspace(url, settings.workspace)
         if DETACHED not in os.environ:  # else whoever detached it says so
-            say(_what_next(settings, url, gateway.url, gateway.port, first_key(url, settings.workspace)))
+            say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
         status = run_projector(settings)
         return NO if gateway.ended else status
 
@@ -124,7 +124,14 @@ def up_detached(settings: Settings) -> int:
         return complain("--detach: found a Redis URL, allowed is it with the embedded server of a data dir alone", USAGE)
     settings = _serving_its_own(settings)
     make_data_dir(settings.data_dir)
-    status = _start(settings)
+    starting: list[subprocess.Popen[bytes]] = []
+    try:
+        status = _start(settings, starting)
+    except KeyboardInterrupt:
+        for process in starting:
+            process.terminate()
+            process.wait()
+        return complain("interrupted; what was starting is stopped again", INTERRUPTED)
     if status is not None:
         return status
     url, gateway = running_url(settings.data_dir), gateway_url(settings.data_dir)
@@ -139,12 +146,15 @@ def up_detached(settings: Settings) -> int:
             NO,
         )
     serve_workspace(url, settings.workspace)
-    say(_what_next(settings, url, gateway, port, first_key(url, settings.workspace)))
+    say(_what_next(settings, url, gateway, port, detached=True))
     return DONE
 
 
-def _start(settings: Settings) -> int | None:
-    """Returns None when `kinfold up` answers on the data dir, whoever started it; else the exit status, after a sentence."""
+def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int | None:
+    """Returns None when `kinfold up` answers on the data dir, started by anybody; else the exit status, after a sentence.
+
+    What it starts itself is added to `starting`.
+    """
     log = settings.data_dir / LOG_FILE
     process: subprocess.Popen[bytes] | None = None
     logged_before = 0
@@ -159,6 +169,7 @@ def _start(settings: Settings) -> int | None:
             with using_data_dir(settings.data_dir):
                 logged_before = log.stat().st_size if log.exists() else 0
                 process = _spawn(settings, log)
+                starting.append(process)
         if time.monotonic() > deadline:
             return complain(f"it did not answer within {_READY_S:g} s; {log} says why", UNREACHABLE)
         time.sleep(_LOOK_AGAIN_S)
@@ -202,18 +213,26 @@ def down(settings: Settings) -> int:
     """Stops what runs on the data dir. Exit status 1 where nothing does."""
     process_id = process_on(settings.data_dir)
     if process_id is None:
-        return complain(f"nothing runs on {settings.data_dir}", NO)
+        return complain(f"nothing runs on {settings.data_dir.absolute()}", NO)
     os.kill(process_id, signal.SIGTERM)
-    if not _until(lambda: running_url(settings.data_dir) is None and process_on(settings.data_dir) is None, _STOP_S):
+    try:
+        has_stopped = _until(lambda: running_url(settings.data_dir) is None and process_on(settings.data_dir) is None, _STOP_S)
+    except KeyboardInterrupt:
+        return complain(f"interrupted; process {process_id} was told to stop, and is stopping", INTERRUPTED)
+    if not has_stopped:
         return complain(f"process {process_id} did not stop within {_STOP_S:g} s", NO)
     say("stopped")
     return DONE
 
 
-def _what_next(settings: Settings, url: str, gateway: str, port: Port, new_key: str | None) -> str:
+def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detached: bool) -> str:
+    """What to do with what runs, and the workspace's first key, which is made now."""
+    new_key = first_key(url, settings.workspace)
     program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
     with_options = repeated_options(settings, "redis_url", "data_dir", "workspace")
-    stop = f"{program} down{repeated_options(settings, 'data_dir')}" if settings.redis_url is None else "Ctrl-C"
+    stop = "Ctrl-C"
+    if settings.redis_url is None:
+        stop = f"{program} down{repeated_options(settings, 'data_dir')}{'' if detached else ' (or Ctrl-C)'}"
     for_now = new_key is not None and not is_local(settings.gateway_host)
     notes = [f"for now: on {settings.gateway_host} from the next start on, with a key"] if for_now else []
     if port.why:
