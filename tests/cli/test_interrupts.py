@@ -138,6 +138,7 @@ def test_ctrl_c_in_up_detach_stops_what_it_was_starting(tmp_path: Path) -> None:
     assert status == INTERRUPTED
     assert "kinfold: interrupted; what was starting is stopped again" in screen.seen
     assert process_on(data_dir) is None
+    assert str(data_dir) not in subprocess.run(["ps", "-axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     wait_until_sync(lambda: running_url(data_dir) is None, PATIENCE_S)
 
 

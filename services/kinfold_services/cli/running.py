@@ -168,12 +168,26 @@ def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int
                 return complain(f"it did not start; {said}", status)
             with using_data_dir(settings.data_dir):
                 logged_before = log.stat().st_size if log.exists() else 0
-                process = _spawn(settings, log)
-                starting.append(process)
+                with _after_ctrl_c():  # or a process that was started, and that nobody knows of, would stay
+                    process = _spawn(settings, log)
+                    starting.append(process)
         if time.monotonic() > deadline:
             return complain(f"it did not answer within {_READY_S:g} s; {log} says why", UNREACHABLE)
         time.sleep(_LOOK_AGAIN_S)
     return None
+
+
+@contextmanager
+def _after_ctrl_c() -> Generator[None]:
+    """Inside it Ctrl-C has to wait: KeyboardInterrupt is raised at the end."""
+    pressed = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed.is_set():
+        raise KeyboardInterrupt
 
 
 def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
