@@ -14,6 +14,7 @@ UV_ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+UNFINISHED := .venv/.unfinished
 # One sentence, where pip would say of the first dependency that it has no such version.
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or \
 	sys.exit("found Python %d.%d, needed is 3.11 or newer: make PYTHON=python3.11 ..." % sys.version_info[:2])
@@ -24,12 +25,21 @@ help: ## list what can be done
 
 # Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
 # first every dependency (and the build backend) with its hash, then the project itself, alone and editable.
-# A .venv without pip is what a Python without ensurepip leaves behind: made anew, or the second `make` fails for another reason.
+# A .venv without pip is what a Python without ensurepip leaves behind, and one with $(UNFINISHED) was interrupted while it was
+# made or filled: what is in it may be half there, and pip would take it for installed. Both are made again.
 $(STAMP): pyproject.toml constraints.txt
-	@$(BIN)/python -c 'import pip' 2> /dev/null || { $(PYTHON) -c '$(CHECK_PYTHON)'; $(PYTHON) -m venv --clear .venv; }
+	@if test -e $(UNFINISHED) || ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+		$(PYTHON) -c '$(CHECK_PYTHON)'; \
+		rm -rf $(BIN) .venv; \
+		mkdir .venv; \
+		touch $(UNFINISHED); \
+		$(PYTHON) -m venv .venv; \
+	fi
+	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
+	@rm $(UNFINISHED)
 	touch $@
 
 .PHONY: install

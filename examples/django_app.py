@@ -1,4 +1,4 @@
-"""A Django application of one file whose visitors become contacts. Needs `pip install kinfold django`.
+"""A Django application of one file whose visitors become contacts. Needs kinfold and django.
 
 kinfold up --detach
 KINFOLD_REDIS_URL=… python examples/django_app.py       # `kinfold up` says which URL; then open http://localhost:8080

@@ -1,4 +1,4 @@
-"""A FastAPI application whose visitors become contacts. Needs `pip install kinfold fastapi uvicorn`.
+"""A FastAPI application whose visitors become contacts. Needs kinfold, fastapi and uvicorn.
 
 kinfold up --detach
 KINFOLD_REDIS_URL=… python examples/fastapi_app.py      # `kinfold up` says which URL; then open http://localhost:8080

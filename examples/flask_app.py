@@ -1,4 +1,4 @@
-"""A Flask application whose visitors become contacts. Needs `pip install kinfold flask`.
+"""A Flask application whose visitors become contacts. Needs kinfold and flask.
 
 kinfold up --detach
 KINFOLD_REDIS_URL=… python examples/flask_app.py        # `kinfold up` says which URL; then open http://localhost:8080

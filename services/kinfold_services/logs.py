@@ -1,6 +1,7 @@
 """Structured logs on standard error: for people on a terminal, JSON lines elsewhere."""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -14,7 +15,10 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(colors=colours)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, structlog.processors.StackInfoRenderer(), *_exceptions(console=console), renderer],

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from kinfold_services.connections import Client, check_server, connect
-from kinfold_services.embedded import running_url
+from kinfold_services.embedded import disk_is_full, running_url
 from kinfold_services.rights import Role, check_rights
 from kinfold_services.settings import Settings
 
@@ -23,8 +23,9 @@ def server_url(settings: Settings) -> str:
         return settings.redis_url
     url = running_url(settings.data_dir)
     if url is None:
+        full = " (its disk is full)" if disk_is_full(settings.data_dir) else ""
         raise NoServer(
-            f"redis URL: found none, and no server runs on {settings.data_dir}; allowed are --redis-url, "
+            f"redis URL: found none, and no server runs on {settings.data_dir.absolute()}{full}; allowed are --redis-url, "
             "KINFOLD_REDIS_URL, or a running `kinfold up`"
         )
     return url

@@ -1,16 +1,28 @@
 """Settings: from the environment (`KINFOLD_…`), overridden by the command line's options."""
 
+import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, check_workspace
 from kinfold_services.connections import check_url
 
 Workspace = Annotated[str, AfterValidator(check_workspace)]
+
+_PREFIX: Final = "KINFOLD_"
+_OTHERS: Final = frozenset({"KINFOLD_DETACHED", "KINFOLD_TEST_REDIS_URL", "KINFOLD_TEST_SEED"})
+"""Variables that are not settings, but have a meaning for kinfold or its tests."""
+_KUBERNETES: Final = re.compile(r"KINFOLD_(\w+_)?(SERVICE_(HOST|PORT\w*)=.*|PORT=\w+://.*|PORT_\d+_(TCP|UDP|SCTP)\w*=.*)")
+"""Kubernetes sets these in every container where a service is called `kinfold` or `kinfold-…`."""
+
+_NEAR: Final = 0.75
+"""How alike two names must be, from 0 to 1, for one to be taken for a misspelling of the other."""
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
@@ -41,7 +53,7 @@ class Settings(BaseSettings):
     An empty variable is none: `${KINFOLD_SERVE:-}` in a compose file must not mean a projector that serves nobody.
     """
 
-    model_config = SettingsConfigDict(env_prefix="KINFOLD_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore")
 
     redis_url: Annotated[str, AfterValidator(check_url)] | None = None
     """Where the log is: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.
@@ -73,6 +85,33 @@ class Settings(BaseSettings):
     """How often a publishable key may, bursts of three times that; and who has no key, bursts of ten times that."""
     gateway_buffer_entries: int = Field(default=5_000, ge=1)
     """How many changes may wait for one reader of the feed before it is cut off."""
-    log_format: str = Field(default="auto", pattern="^(auto|console|json)$")
+    log_format: Literal["auto", "console", "json"] = "auto"
     """How logs are written: `console`, `json`, or by whether standard error is a terminal."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The `KINFOLD_…` variables that nothing reads, each with a sentence that names the setting that may be meant."""
+    known = {_PREFIX + field.upper() for field in Settings.model_fields}
+    sentences: dict[str, str] = {}
+    for name in sorted(environment):
+        upper = name.upper()  # pydantic-settings reads them in either case
+        if not upper.startswith(_PREFIX) or upper in known | _OTHERS or _KUBERNETES.fullmatch(f"{upper}={environment[name]}"):
+            continue
+        near = difflib.get_close_matches(upper, sorted(known), n=1, cutoff=_NEAR)
+        hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+        sentences[name] = f"{name}: this variable is ignored, because kinfold has no such setting; {hint}"
+    return sentences
+
+
+def wrong_settings(error: ValidationError) -> str:
+    """What is wrong with the settings, in a sentence that shows no password."""
+    return "; ".join(map(_sentence, error.errors()))
+
+
+def _sentence(wrong: ErrorDetails) -> str:
+    setting = str(wrong["loc"][0])  # what follows is a place in a list
+    what = wrong["msg"].removeprefix("Value error, ")
+    if setting == "redis_url":  # there may be a password in it
+        return what
+    return f"{setting} ({_PREFIX}{setting.upper()}): found {wrong['input']!r}; {what}"

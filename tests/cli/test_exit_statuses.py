@@ -1,6 +1,7 @@
 """0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached: what scripts build on (contract section 9)."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,9 @@ def test_no_server_at_all_is_status_3(tmp_path: Path, command: str) -> None:
     assert "allowed are --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`" in said.err
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://localhost", "redis+sentinel://localhost:1", "redis://localhost:port"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "http://localhost", "redis+sentinel://localhost:1", "redis://localhost/0?decode_responses=true"]
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_url_that_is_none_is_status_2(url: str, command: str) -> None:
     """Wrong usage, not a server that is away."""
@@ -58,7 +61,23 @@ def test_a_url_that_is_none_is_status_2(url: str, command: str) -> None:
 
     assert (said.status, said.out) == (2, b""), said.err
     assert "redis URL: " in said.err
-    assert "allowed are redis[s]://host:port/0" in said.err
+    assert "a Redis URL is redis[s]://host:port/0" in unboxed(said.err)
+
+
+def unboxed(text: str) -> str:
+    """A sentence that is broken where the box around it ends."""
+    return re.sub(r" *│\n│ *", " ", text)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "gateway", "up"])
+def test_an_option_of_a_redis_library_is_no_part_of_a_url(command: str) -> None:
+    """With `decode_responses` the projector folded nothing and said nothing: the variable is checked like the option."""
+    kinfold = Kinfold(KINFOLD_REDIS_URL="redis://localhost/0?decode_responses=true")
+
+    said = kinfold.run(command, *COMMANDS.get(command, []), stdin=EVENT)
+
+    assert (said.status, said.out) == (2, b""), said.err
+    assert "expected the options client_name, db, got 'decode_responses'" in unboxed(said.err)
 
 
 def test_a_password_in_a_wrong_url_is_not_shown() -> None:
@@ -89,6 +108,36 @@ def test_a_setting_that_is_not_allowed_is_status_2(name: str, value: str) -> Non
     assert value in said.err
     assert f"({name})" in said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("KINFOLD_WORKSPCE", "did you mean KINFOLD_WORKSPACE?"),
+        ("KINFOLD_REDISURL", "did you mean KINFOLD_REDIS_URL?"),
+        ("KINFOLD_PORT", "did you mean KINFOLD_GATEWAY_PORT?"),
+        ("KINFOLD_COLOUR_OF_THE_SKY", "the settings are KINFOLD_BATCH_ENTRIES, KINFOLD_CACHED_RECORDS, "),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named(redis_url: str, name: str, hint: str) -> None:
+    """With the setting that may be meant; the command does its work."""
+    said = Kinfold("--redis-url", redis_url, **{name: "9000"}).run("status")
+
+    assert said.status == 0
+    assert said.err.startswith(f"kinfold: {name}: this variable is ignored, because kinfold has no such setting; {hint}")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_variables_that_kubernetes_sets_are_not_named(redis_url: str) -> None:
+    """In every container of a namespace that has a service called `kinfold`."""
+    of_kubernetes = {
+        "KINFOLD_SERVICE_HOST": "10.0.0.7",
+        "KINFOLD_SERVICE_PORT_HTTP": "80",
+        "KINFOLD_PORT": "tcp://10.0.0.7:80",
+        "KINFOLD_PORT_80_TCP_ADDR": "10.0.0.7",
+    }
+
+    assert Kinfold("--redis-url", redis_url, **of_kubernetes).run("status").err == ""
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,87 @@ def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
     assert "is not folded after 0.2 s; does a projector run?" in said.err
 
 
+def test_wait_does_not_wait_for_a_workspace_that_nobody_serves(house: Path, log: redis_py.Redis) -> None:
+    """The events are in the log, the position is printed, and the status says that they are not folded."""
+    kinfold = Kinfold("--data-dir", house, "--workspace", "cli-nobodys")
+
+    said = kinfold.run("publish", "--wait", "--wait-timeout", 86_400, stdin=GOOD[0])
+
+    assert (said.status, said.lines) == (1, [{"workspace": "cli-nobodys", "position": last_position(log, "cli-nobodys")}])
+    assert "workspace cli-nobodys is not in kinfold:workspaces" in said.err
+    assert "--wait does not wait for what no projector will fold" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_ctrl_c_says_what_is_in_the_log_and_how_to_go_on(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, *, packed: bool
+) -> None:
+    """The command that it shows appends the rest, so that every line is in the log once and in order."""
+    lines = [b'{"type":"VisitorSeen","visitorId":"v-%d"}' % number for number in range(100_000)]
+    path = tmp_path / ("all of it.ndjson.gz" if packed else "all of it.ndjson")
+    path.write_bytes(gzip.compress(b"\n".join(lines), 1) if packed else b"\n".join(lines))
+    (tmp_path / "more").write_bytes(GOOD[0])
+    command = kinfold.command("publish", path, tmp_path / "more")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=kinfold.environment()) as process:
+        try:
+            wait_until_sync(lambda: log.xlen(key(workspace, "events")), 60)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    said = err.decode()
+    appended = log.xlen(key(workspace, "events"))
+    assert process.returncode == INTERRUPTED, said
+    assert f"interrupted; {appended} of {len(lines) + 1} events are in the log, up to line {appended} of {path}; " in said
+
+    rest = said.partition("to go on: ")[2]
+    environment = kinfold.environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", rest], env=environment, check=True, capture_output=True)
+
+    assert logged(log, workspace) == [*lines, GOOD[0]]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_leaves_word_of_what_is_in_the_log(tmp_path: Path) -> None:
+    """What was acknowledged is counted; of what was on its way nobody knows."""
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(b'{"type":"VisitorSeen","visitorId":"v-1"}\n' * 200_000)
+    with EmbeddedServer.start(tmp_path / "data") as server, redis_py.Redis.from_url(server.url) as client:
+        kinfold = Kinfold("--redis-url", server.url)
+        with subprocess.Popen(kinfold.command("publish", path), stderr=subprocess.PIPE, env=kinfold.environment()) as process:
+            try:
+                wait_until_sync(lambda: client.xlen(key("default", "events")), 60)
+                os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
+
+    assert process.returncode == 3
+    assert b" of 200000 events are in the log, up to line " in err
+    assert b"none, some or all of the " in err
+    assert b"Traceback" not in err
+
+
+def test_a_full_disk_is_called_that(kinfold: Kinfold, tmp_path: Path) -> None:
+    """Where standard input is kept until all of it is judged."""
+    if os.geteuid() or shutil.which("unshare") is None:
+        pytest.skip("needs a file system of its own")
+    script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", script, str(tmp_path), *kinfold.command("publish")]
+    done = subprocess.run(
+        command,
+        input=GOOD[0] + b" " * 100_000,
+        env=kinfold.environment() | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert b"the disk of " in done.stderr
+    assert b"is full (TMPDIR names another directory); nothing is appended" in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_a_publish_that_waits_for_its_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
     """Somebody who types `kinfold publish` and sees nothing happen presses it once; nothing is appended."""
@@ -246,10 +328,11 @@ def test_ctrl_c_ends_a_publish_that_waits_for_its_standard_input(kinfold: Kinfol
         process.send_signal(signal.SIGINT)
 
         try:
-            status = process.wait(PATIENCE_S)
+            _, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
-    assert status == INTERRUPTED
+    assert process.returncode == INTERRUPTED
+    assert b"kinfold: interrupted; nothing is appended" in err
     assert logged(log, workspace) == []
 
 

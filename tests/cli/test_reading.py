@@ -155,6 +155,23 @@ def test_status_tells_of_every_workspace(house: Path, workspace: str) -> None:
 
 
 @pytest.mark.usefixtures("told")
+def test_status_tells_of_the_workspace_that_the_environment_names(told: Kinfold, house: Path, workspace: str) -> None:
+    """KINFOLD_WORKSPACE names it as --workspace does."""
+    lines = Kinfold("--data-dir", house, KINFOLD_WORKSPACE=workspace).lines("status")
+
+    assert lines == told.lines("status")
+    assert [line["workspace"] for line in lines] == [workspace]
+
+
+@pytest.mark.parametrize("command", ["status", "contacts"])
+def test_a_workspace_that_is_misspelt_is_said_to_be_empty_or_not_served(house: Path, command: str) -> None:
+    """Zeros, or nothing at all, look like data that is lost."""
+    said = Kinfold("--data-dir", house).run(command, "--workspace", "cli-misspelt")
+
+    assert said.status == 0
+    assert said.err.startswith(("workspace cli-misspelt is not in", "no contacts in workspace cli-misspelt"))
+
+
 def test_status_leaves_out_what_is_no_workspace(house: Path, log: redis_py.Redis) -> None:
     """The set may hold anything, and one name that is none must not hide how the others are."""
     nonsense = [b"No Workspace!", b"\xff"]

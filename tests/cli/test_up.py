@@ -166,7 +166,7 @@ def test_up_in_the_foreground_ends_with_a_signal_and_takes_its_server_with_it(da
     with subprocess.Popen(
         kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     ) as up:
-        wait_until_sync((data_dir / "kinfold.pid").exists, 30)
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
         kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
         second = kinfold.run("up")
         up.send_signal(number)

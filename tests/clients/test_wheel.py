@@ -72,5 +72,5 @@ def test_nothing_collides(tmp_path: Path):
 
     said = subprocess.run([environment / "bin" / "kinfold", "status"], check=False, capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.endswith("pip install 'kinfold[service]'\n")
+    assert said.stderr.endswith("in a clone, pip install '.[service]'\n")
     assert said.stderr.count("\n") == 1

@@ -157,7 +157,7 @@ def test_up_on_a_port_that_is_taken_does_not_say_that_it_is_up(data_dir: Path):
         said = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_PORT=port).run_apart("up")
 
     assert said.status == 1
-    assert f"found 127.0.0.1:{port} in use" in said.err
+    assert f"got 127.0.0.1:{port} (Address already in use)" in said.err
     assert "kinfold is up" not in said.err
     assert "Traceback" not in said.err
 

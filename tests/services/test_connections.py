@@ -123,13 +123,13 @@ async def test_redis_and_valkey_give_the_same_bytes(tmp_path: Path, redis: Redis
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        ("redis+sentinel://localhost:26379", "without the name of the master"),
-        ("redis+sentinel://localhost:26379/", "without the name of the master"),
-        ("redis+sentinel://localhost:26379/master/x", "database 'x'"),
-        ("redis://localhost/zzz", "database 'zzz'"),
-        ("rediss://localhost:6380/3/4", "database '3/4'"),
-        ("redis://localhost/-1", "database '-1'"),
-        ("redis+cluster://localhost/x", "database 'x'"),
+        ("redis+sentinel://localhost:26379", "expected the name of the primary"),
+        ("redis+sentinel://localhost:26379/", "expected the name of the primary"),
+        ("redis+sentinel://localhost:26379/master/x", "database, got 'x'"),
+        ("redis://localhost/zzz", "database, got 'zzz'"),
+        ("rediss://localhost:6380/3/4", "database, got '3/4'"),
+        ("redis://localhost/-1", "database, got '-1'"),
+        ("redis+cluster://localhost/x", "database, got 'x'"),
         ("http://localhost", "scheme"),
         ("redis+http://localhost:port", "port"),
         ("", "scheme"),
@@ -137,7 +137,9 @@ async def test_redis_and_valkey_give_the_same_bytes(tmp_path: Path, redis: Redis
 )
 def test_a_url_that_is_none_is_refused(url: str, found: str) -> None:
     """The sentence says how they are written."""
-    with pytest.raises(ValueError, match=rf"redis URL: .*{found}.*; allowed are redis\[s\]://host:port/0, unix://") as refused:
+    with pytest.raises(
+        ValueError, match=rf"redis URL: .*{found}.*; a Redis URL is redis\[s\]://host:port/0, unix://"
+    ) as refused:
         check_url(url)
     assert "\n" not in str(refused.value)
 

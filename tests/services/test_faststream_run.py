@@ -86,3 +86,32 @@ def test_importing_the_app_connects_to_nothing() -> None:
     )
 
     assert (said.returncode, said.stdout) == (0, "FastStream\n"), said.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "redis URL: found none, and no server runs on "),
+        ({"KINFOLD_REDIS_URL": "redis://:s3cret@h/0?decode_responses=true"}, "got 'decode_responses'"),
+        ({"KINFOLD_REDIS_URL": "redis://h", "KINFOLD_LOG_LEVEL": "loud"}, "(KINFOLD_LOG_LEVEL): found 'loud'"),
+    ],
+)
+def test_the_app_whose_settings_name_no_server_says_one_sentence(
+    tmp_path: Path, variables: dict[str, str], sentence: str
+) -> None:
+    """And no traceback, which showed the password in the URL as well."""
+    environment = clean_environment(KINFOLD_DATA_DIR=str(tmp_path), **variables)
+    said = subprocess.run(FASTSTREAM, env=environment, capture_output=True, text=True, check=False)
+
+    assert (said.returncode, said.stdout) == (1, "")
+    assert sentence in said.stderr
+    assert (said.stderr[:9], said.stderr.count("\n"), "s3cret" in said.stderr) == ("kinfold: ", 1, False)
+
+
+def test_the_app_names_a_variable_that_is_no_setting(tmp_path: Path) -> None:
+    """As every command does."""
+    environment = clean_environment(KINFOLD_DATA_DIR=str(tmp_path), KINFOLD_REDISURL="redis://h")
+    said = subprocess.run(FASTSTREAM, env=environment, capture_output=True, text=True, check=False)
+
+    assert "kinfold: KINFOLD_REDISURL: this variable is ignored" in said.stderr
+    assert "did you mean KINFOLD_REDIS_URL?" in said.stderr

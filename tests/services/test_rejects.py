@@ -74,10 +74,11 @@ class TestListing:
         assert said.lines == [{"not-json": 2, "unknown-type": 1}]
 
     async def test_none_is_no_error(self, redis: Redis, redis_url: str) -> None:
-        """Nothing is printed, and the exit status is 0."""
+        """Standard output is empty, standard error says why, and the exit status is 0."""
         await append(redis, "default", [SEEN])
 
-        assert await kinfold(redis_url, "rejects") == Said(0, b"", "")
+        expected = Said(0, b"", "no rejects in workspace default that are not dealt with\n")
+        assert await kinfold(redis_url, "rejects") == expected
         assert (await kinfold(redis_url, "rejects", "--count")).lines == [{}]
 
     async def test_what_no_projector_wrote_is_named(self, redis: Redis, client: Redis) -> None:

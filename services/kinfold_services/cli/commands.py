@@ -73,11 +73,17 @@ def up(
             help="Serve this workspace, too, from now on, and make its first key. Default: KINFOLD_WORKSPACE, or `default`.",
         ),
     ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help="Where the gateway listens; 0: any that is free. Default: as at the last start, or 8000."
+        ),
+    ] = None,
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return when it is ready.")] = False,
 ) -> int:
     """Runs everything: an embedded server where no URL is given, the projector, and the gateway."""
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace, gateway_port=port)
     return running.up_detached(settings) if detach else running.up(settings)
 
 
@@ -202,13 +208,19 @@ def tail(
 def status(
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option("--workspace", callback=check_workspace_name, help="Only this one. Default: KINFOLD_WORKSPACE, or all."),
+    ] = None,
     wait: Wait = None,
     wait_timeout: WaitTimeout = _WAIT_S,
 ) -> int:
-    """Prints, for each workspace, entries, position, lag, contacts, visitors and what the entries came to."""
+    """Prints entries, position, lag, contacts, visitors and what the entries came to, one workspace a line.
+
+    Of every workspace, or of the one that --workspace or KINFOLD_WORKSPACE names.
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return asyncio.run(reading.status(settings, wait, wait_timeout, only=workspace))
+    return asyncio.run(reading.status(settings, wait, wait_timeout))
 
 
 @app.command()

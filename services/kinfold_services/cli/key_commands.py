@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
-from kinfold_services.cli.output import DONE, NO, complain, print_json
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client
 from kinfold_services.gateway import keys
@@ -48,7 +48,10 @@ def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: W
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def show(client: Client) -> int:
-        for each in await keys.list_keys(client, settings.workspace):
+        found = await keys.list_keys(client, settings.workspace)
+        if not found:
+            say(f"no keys in workspace {settings.workspace}; `kinfold keys create` makes one")
+        for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
             print_json(fields)

@@ -1,17 +1,18 @@
 """Options that commands share, and the settings that come of them."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from kinfold_schemas.keys import check_workspace
 from kinfold_schemas.positions import position_key
+from kinfold_schemas.urls import hide_password
 from kinfold_services.replay.moments import parse_moment
-from kinfold_services.settings import Settings
+from kinfold_services.settings import Settings, wrong_settings
 
 
 def check_workspace_name(value: str | None) -> str | None:
@@ -76,17 +77,24 @@ At = Annotated[
 ]
 
 
+def repeated_options(settings: Settings, *names: str) -> str:
+    """The options with which a command that is shown means the same log: what it does not find in the environment.
+
+    A password in a URL is left out.
+    """
+    found = Settings()
+    differing = [name for name in names if getattr(settings, name) != getattr(found, name)]
+    return "".join(f" --{name.replace('_', '-')} {shlex.quote(shown_url(str(getattr(settings, name))))}" for name in differing)
+
+
+def shown_url(url: str) -> str:
+    """A URL, or another value, as it may be printed: without its login."""
+    return hide_password(url) if "://" in url and "@" in url else url
+
+
 def settings_from(**options: Any) -> Settings:
     """The environment's settings, with the options that were given."""
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        raise typer.BadParameter("; ".join(map(_sentence, error.errors()))) from error
-
-
-def _sentence(wrong: ErrorDetails) -> str:
-    setting = str(wrong["loc"][0])  # what follows is a place in a list
-    what = wrong["msg"].removeprefix("Value error, ")
-    if setting == "redis_url":  # there may be a password in it
-        return what
-    return f"{setting} (KINFOLD_{setting.upper()}): found {wrong['input']!r}; {what}"
+        raise typer.BadParameter(wrong_settings(error)) from error

@@ -10,6 +10,8 @@ DONE: Final = 0
 NO: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
+INTERRUPTED: Final = 130
+"""Ended by Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 
 class CannotPrint(RuntimeError):

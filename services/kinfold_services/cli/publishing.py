@@ -1,24 +1,29 @@
 """`kinfold publish`: NDJSON into the log, all of the files or nothing."""
 
 import asyncio
+import errno
+import shlex
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
+
+from redis.exceptions import RedisError
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.interrupts import interruptible
-from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
+from kinfold_services.cli.options import repeated_options
+from kinfold_services.cli.output import DONE, INTERRUPTED, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client
 from kinfold_services.files import UNPACKING_ERRORS, open_packed
 from kinfold_services.progress import Advance, progress
 from kinfold_services.projector.store import StateStore
-from kinfold_services.publishing import Line, append, read_lines
+from kinfold_services.publishing import append, read_lines
 from kinfold_services.queries import NotFolded, Workspace
 from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
@@ -26,39 +31,144 @@ from kinfold_services.settings import Settings
 _NAMED_LINES: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
 _STANDARD_INPUT: Final = Path("-")
+_LAST_PAGE_S: Final = 5.0
+"""How long Ctrl-C waits for the answer to what was sent; pressed again, it waits no longer."""
+_UNPACK: Final = {".gz": "gzip -dc", ".zst": "zstd -dc"}
+
+T = TypeVar("T")
+
+
+class _Checked(NamedTuple):
+    """A file whose lines were judged: its name, where it can be read again, and its good events (None where some are bad)."""
+
+    name: Path
+    path: Path
+    events: int | None
 
 
 async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, wait_s: float | None) -> int:
     """Validates every file, then appends them; prints the position of the last event.
 
-    With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds.
+    With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds. It does not wait
+    for a workspace that no projector serves. Exit status 1 where they are in the log and not folded.
     """
     async with connected(settings, writes=True) as client:
         rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
-        position: str | None = None
         with tempfile.TemporaryDirectory() as spool:
-            paths: list[Path] = []
-            good: list[int | None] = []
-            for number, name in enumerate(files):
-                try:
-                    with interruptible():
-                        paths.append(_readable_twice(name, Path(spool) / f"{number}{name.suffix}"))
-                        good.append(_validate(name, paths[-1], rules))
-                except (OSError, *UNPACKING_ERRORS) as error:
-                    return complain(f"{name}: cannot be read ({error}); nothing is appended", USAGE)
-                if good[-1] is None and not skip_invalid:
-                    return complain(f"{name}: nothing is appended; --skip-invalid appends the good lines", NO)
-            for name, path, count in zip(files, paths, good, strict=True):
-                with progress(f"publishing {name}", count) as advance:
-                    position = await _append(client, settings, path, rules, advance) or position
-        if position is None:
+            checked = _check(files, spool, rules, skip_invalid=skip_invalid)
+            if isinstance(checked, int):
+                return checked
+            job = _Appending(client, settings, rules, checked, skip_invalid=skip_invalid)
+            try:
+                await job.run()
+            except asyncio.CancelledError:
+                return complain(f"interrupted; {job.how_to_go_on()}", INTERRUPTED)
+            except (RedisError, OSError):
+                say(f"kinfold: {job.how_to_go_on()}")
+                raise
+        if job.position is None:
             return complain("no events", DONE)
-        if not (await StateStore(client, settings.workspace).position()).stream_id:  # else somebody serves it
-            await say_if_not_served(client, settings.workspace)
-        if wait_s is not None:
-            await _wait(Workspace(client, settings.workspace), position, wait_s)
-        print_json({"workspace": settings.workspace, "position": position})
-    return DONE
+        print_json({"workspace": settings.workspace, "position": job.position})
+        is_not_served = await say_if_not_served(client, settings.workspace)
+        if wait_s is None:
+            return DONE
+        if is_not_served:
+            return complain("the events are in the log; --wait does not wait for what no projector will fold", NO)
+        return await _wait(Workspace(client, settings.workspace), job.position, wait_s)
+
+
+def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invalid: bool) -> list[_Checked] | int:
+    """Judges every line of every file; the exit status where nothing is to be appended."""
+    checked: list[_Checked] = []
+    for number, name in enumerate(files):
+        try:
+            with interruptible():
+                path = _readable_twice(name, Path(spool) / f"{number}{name.suffix}")
+                checked.append(_Checked(name, path, _validate(name, path, rules)))
+        except KeyboardInterrupt:
+            return complain("interrupted; nothing is appended", INTERRUPTED)
+        except (OSError, *UNPACKING_ERRORS) as error:
+            return complain(f"{name}: {_why_unreadable(error, spool)}; nothing is appended", USAGE)
+        if checked[-1].events is None and not skip_invalid:
+            return complain(f"{name}: nothing is appended; --skip-invalid appends the good lines", NO)
+    return checked
+
+
+def _why_unreadable(error: Exception, spool: str) -> str:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"cannot be kept aside, for the disk of {spool} is full (TMPDIR names another directory)"
+    return f"cannot be read ({error})"
+
+
+class _Appending:
+    """Appends files, and knows at every moment how much of them is in the log."""
+
+    def __init__(
+        self, client: Client, settings: Settings, rules: IdentifierRules, files: list[_Checked], *, skip_invalid: bool
+    ) -> None:
+        self.position: str | None = None
+        """Of the last event in the log."""
+        self._client: Final = client
+        self._settings: Final = settings
+        self._rules: Final = rules
+        self._files: Final = files
+        self._options: Final = " --skip-invalid" if skip_invalid else ""
+        self._file = 0
+        self._line = 0
+        """Up to this line of the present file everything is in the log."""
+        self._read_line = 0
+        self._events = 0
+        """In the log, of all files."""
+        self._sent = 0
+        """Events that were sent and are not acknowledged."""
+
+    async def run(self) -> None:
+        """Appends all of it. Raises CancelledError, when what was sent is acknowledged, and RedisError."""
+        for number, file in enumerate(self._files):
+            self._file = number
+            with progress(f"publishing {file.name}", file.events) as advance:
+                await self._append(file.path, advance)
+
+    def how_to_go_on(self) -> str:
+        """How much is in the log, and the command that appends the rest."""
+        totals = [file.events for file in self._files]
+        of_all = "" if None in totals else f" of {sum(each or 0 for each in totals)}"
+        unsure = f" (and none, some or all of the {self._sent} after it)" if self._sent else ""
+        name = self._files[self._file].name
+        following = "".join(f" {shlex.quote(str(file.name))}" for file in self._files[self._file + 1 :])
+        options = repeated_options(self._settings, "redis_url", "data_dir", "workspace") + self._options
+        return (
+            f"{self._events}{of_all} events are in the log, up to line {self._line} of {name}{unsure}; "
+            f"to go on: {_from_line(name, self._line + 1)} | kinfold publish -{following}{options}"
+        )
+
+    async def _append(self, path: Path, advance: Advance) -> None:
+        self._line = self._read_line = 0
+        with open_packed(path) as file:
+            pages = append(self._client, self._settings.workspace, self._good_events(file))
+            while (page := await _whole(anext(pages, None))) is not None:
+                count, self.position = page
+                self._events += count
+                self._sent -= count
+                self._line = self._read_line
+                advance(count)
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError
+
+    def _good_events(self, file: Iterable[bytes]) -> Iterator[bytes]:
+        for line in read_lines(file, self._rules):
+            if line.rejection is None:
+                self._read_line = line.number
+                self._sent += 1
+                yield line.data
+
+
+def _from_line(name: Path, number: int) -> str:
+    """A command that writes a file from one of its lines on."""
+    tail, quoted = f"tail -n +{number}", shlex.quote(str(name))
+    if name == _STANDARD_INPUT or not name.is_file():
+        return f"… | {tail}"  # only its caller knows how to make it again
+    return f"{_UNPACK[name.suffix]} {quoted} | {tail}" if name.suffix in _UNPACK else f"{tail} {quoted}"
 
 
 def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
@@ -77,16 +187,28 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
     return good if bad == 0 else None
 
 
-async def _append(client: Client, settings: Settings, path: Path, rules: IdentifierRules, advance: Advance) -> str | None:
-    position: str | None = None
-    with open_packed(path) as file:
-        async for count, last in append(client, settings.workspace, _good_events(read_lines(file, rules))):
-            position = last
-            advance(count)
-    return position
+async def _whole(page: Awaitable[T]) -> T:
+    """What a page comes to, also where Ctrl-C comes in between: one that was sent is in the log in a moment."""
+    task = asyncio.ensure_future(page)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_LAST_PAGE_S)
+        if not task.done():
+            task.cancel()
+            raise
+        return task.result()
 
 
-async def _wait(workspace: Workspace, position: str, patience_s: float) -> None:
+async def _wait(workspace: Workspace, position: str, patience_s: float) -> int:
+    try:
+        await _until_folded(workspace, position, patience_s)
+    except asyncio.CancelledError:
+        return complain("interrupted; the events are in the log, and only the waiting ended", INTERRUPTED)
+    return DONE
+
+
+async def _until_folded(workspace: Workspace, position: str, patience_s: float) -> None:
     status = await workspace.status()
     moved_at = time.monotonic()
     with progress("folding", status.lag) as advance:
@@ -100,16 +222,14 @@ async def _wait(workspace: Workspace, position: str, patience_s: float) -> None:
             advance(max(0, before.lag - status.lag))  # others may append meanwhile
 
 
-def _good_events(lines: Iterator[Line]) -> Iterator[bytes]:
-    return (line.data for line in lines if line.rejection is None)
-
-
 def _readable_twice(name: Path, spool: Path) -> Path:
     """A file to read twice, for the whole is judged before the first event is appended: what flows by is kept aside."""
     if name != _STANDARD_INPUT and (name.is_file() or not name.exists()):
         return name
     with spool.open("wb") as kept:
         if name == _STANDARD_INPUT:
+            if sys.stdin.isatty():
+                say("reading events from the terminal, a JSON object a line; Ctrl-D ends them, Ctrl-C ends without any")
             shutil.copyfileobj(sys.stdin.buffer, kept)
         else:
             with name.open("rb") as pipe:

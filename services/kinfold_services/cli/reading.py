@@ -1,5 +1,6 @@
 """`kinfold show`, `contacts`, `tail`, `status`."""
 
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.replaying import say_what_is_lost
+from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import Reader, Workspace, listed_workspaces
@@ -68,17 +70,22 @@ async def contacts(settings: Settings, limit: int | None, when: When) -> int:
     async with _state(settings, when) as workspace:
         count = 0
         async for contact in workspace.contacts():
-            if count == limit or not print_json(contact):
+            if count == limit:
                 break
             count += 1
+            if not print_json(contact):
+                break
+    if count == 0:
+        say(f"no contacts in workspace {settings.workspace}")
     return DONE
 
 
-async def status(settings: Settings, wait: str | None, timeout_s: float, *, only: str | None) -> int:
-    """Prints how each workspace is."""
+async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
+    """Prints how each workspace is; where an option or KINFOLD_WORKSPACE names one, how that one is."""
     async with asking(settings, wait, timeout_s) as (client, workspace):
-        if only is not None:
+        if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
+            await say_if_not_served(client, settings.workspace)
             return DONE
         for name in await listed_workspaces(client):
             print_json(await Workspace(client, name).status())
@@ -90,6 +97,8 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
         last = since or await _last_entry(client, feed)
+        if sys.stderr.isatty():
+            say(f"following the changes of workspace {settings.workspace}; Ctrl-C ends")
         while not await _is_truncated(client, feed, last):
             reply = await client.xread({feed: last}, count=_FEED_PAGE, block=_BLOCK_MS)
             for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply or ()):

@@ -34,6 +34,8 @@ async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> 
             return complain(str(error), NO)
     if count:
         print_json(dict(sorted(counts.items())))
+    elif not counts:
+        say(f"no rejects in workspace {settings.workspace}{'' if everything else ' that are not dealt with'}")
     return DONE
 
 

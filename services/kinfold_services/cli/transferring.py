@@ -1,12 +1,13 @@
 """`kinfold export`, `kinfold import`: the log into a file, and back."""
 
+import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import cast
 
-from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
 from kinfold_services.cli.interrupts import interruptible
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.output import DONE, INTERRUPTED, NO, complain, print_json, say
 from kinfold_services.connections import Client
 from kinfold_services.files import replacing
 from kinfold_services.log_file import BrokenFile
@@ -25,7 +26,7 @@ async def export_file(settings: Settings, path: Path) -> int:
             with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
                 trailer = await export_log(client, settings.workspace, extent, file, advance)
         except OSError as error:
-            return _file_trouble(error)
+            return _file_trouble(path, error)
     if trailer.lost:
         say(f"the log has lost {trailer.lost} entries (trimmed or deleted): the file cannot give what they had made")
     print_json({"workspace": settings.workspace, "trailer": trailer})
@@ -41,13 +42,16 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
             return complain(f"{path}: {reason}", NO)
         async with connected(settings, writes=True) as client:
             job = Import(client, settings.workspace, path, checked)
-            with progress(f"importing {path}", checked.trailer.entries) as advance:
-                await job.run(advance)
+            try:
+                with progress(f"importing {path}", checked.trailer.entries) as advance:
+                    await job.run(advance)
+            except asyncio.CancelledError:
+                return complain("interrupted; a part of the file may be in the log, and the same command goes on", INTERRUPTED)
             await _hint(client, settings.workspace, checked)
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)
     except OSError as error:
-        return _file_trouble(error)
+        return _file_trouble(path, error)
     trailer = checked.trailer
     print_json(
         {"workspace": settings.workspace, "entries": trailer.entries, "appended": job.appended, "position": trailer.last}
@@ -76,17 +80,24 @@ async def _hint(client: Client, workspace: str, checked: Checked) -> None:
     await say_if_not_served(client, workspace)
 
 
-async def say_if_not_served(client: Client, workspace: str) -> None:
-    """Tells whoever has filled a log that no projector will find it by itself, and what helps."""
-    served = workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace))
-    if not served:
-        say(
-            f"workspace {workspace} is not in {WORKSPACES}: SADD it there, "
-            f"or start kinfold up or kinfold projector with --workspace {workspace}"
-        )
+async def say_if_not_served(client: Client, workspace: str) -> bool:
+    """Says, of a workspace that no projector serves, that its log will not be folded. Returns whether it said so.
+
+    A projector serves `default`, the members of `kinfold:workspaces`, and what it is given; of those it has made the group.
+    """
+    if workspace == DEFAULT_WORKSPACE or await cast("Awaitable[int]", client.sismember(WORKSPACES, workspace)):
+        return False
+    log = key(workspace, "events")
+    if await client.exists(log) and await client.xinfo_groups(log):
+        return False
+    say(
+        f"workspace {workspace} is not in {WORKSPACES}: SADD it there, "
+        f"or start kinfold up or kinfold projector with --workspace {workspace}"
+    )
+    return True
 
 
-def _file_trouble(error: OSError) -> int:
+def _file_trouble(path: Path, error: OSError) -> int:
     if error.filename is None and isinstance(error, (ConnectionError, TimeoutError)):
         raise error
-    return complain(f"file: {error}", NO)
+    return complain(f"{path}: cannot be read or written ({error.strerror or error})", NO)

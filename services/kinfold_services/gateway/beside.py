@@ -11,28 +11,40 @@ import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
 from kinfold_services.connections import Client, connect
 from kinfold_services.gateway.keys import create_key, list_keys
 from kinfold_services.servers import ANSWER_S
-from kinfold_services.settings import Settings
+from kinfold_services.settings import Settings, unknown_variables
 
 URL_FILE: Final = "gateway.url"
 """In the data dir: where the gateway listens."""
+PORT_FILE: Final = "gateway.port"
+"""In the data dir, and never removed: the port of the last start, which the next one takes again, and why it was taken."""
 
 T = TypeVar("T")
 
 _LOOPBACK: Final = "127.0.0.1"
 _LOCAL: Final = frozenset({_LOOPBACK, "localhost", "::1"})
 _EVERYWHERE: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}  # noqa: S104  where this machine finds it
+_DIRECTLY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""urllib would ask the proxy of `http_proxy` for 127.0.0.1, too."""
 _STOP_S: Final = 10.0
 _ANSWER_S: Final = 1.0
 
 
 class CannotListen(Exception):
     """The port that was asked for is not free; the message is one sentence for whoever started the program."""
+
+
+class Port(NamedTuple):
+    """The port of a gateway, and why it is that one; `why` is empty for the usual port and for one that was asked for."""
+
+    number: int
+    why: str
 
 
 class GatewayBeside:
@@ -48,18 +60,21 @@ class GatewayBeside:
         host = settings.gateway_host
         if not is_local(host) and not has_keys(redis_url, settings.workspace):
             host = _LOOPBACK  # nobody was given a key yet, so nobody else has business here
-        port = _port(settings, host)
-        self.url: Final = _url(host, port)
+        self.port: Final = _port(settings, host, data_dir)
+        self.url: Final = _url(host, self.port.number)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
         command = [sys.executable, "-m", "kinfold_services.cli", "gateway", "--until-stdin-ends"]
-        command += ["--redis-url", redis_url, "--host", host, "--port", str(port)]
+        command += ["--redis-url", redis_url, "--host", host, "--port", str(self.port.number)]
+        unknown = unknown_variables(os.environ)  # this process has named them
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
             command,
             stdin=subprocess.PIPE,
             start_new_session=True,  # so that Ctrl-C reaches this process alone
+            env={name: value for name, value in os.environ.items() if name not in unknown},
         )
         self._stopping = False
         if self._file is not None:
+            self._file.with_name(PORT_FILE).write_text(f"{self.port.number} {self.port.why}\n")
             self._file.write_text(self.url)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -96,10 +111,32 @@ def gateway_url(data_dir: Path) -> str | None:
     """Where the gateway of a data dir listens; None until it answers."""
     try:
         url = (data_dir / URL_FILE).read_text()
-        with urllib.request.urlopen(f"{url}/healthz", timeout=_ANSWER_S):  # noqa: S310  our own file
+        with _DIRECTLY.open(f"{url}/healthz", timeout=_ANSWER_S):
             return url
     except (OSError, ValueError):  # there is none, it does not answer yet, or its file is being written
         return None
+
+
+def forget_gateway(data_dir: Path) -> None:
+    """Removes the address that a killed gateway left behind: somebody else may listen there by now."""
+    (data_dir / URL_FILE).unlink(missing_ok=True)
+
+
+def gateway_port(data_dir: Path) -> Port | None:
+    """The port that the gateway of a data dir took at its last start; None where it never started."""
+    try:
+        number, _, why = (data_dir / PORT_FILE).read_text().strip().partition(" ")
+        return Port(int(number), why)
+    except (OSError, ValueError):
+        return None
+
+
+def is_proxied(url: str) -> bool:
+    """Whether the environment (`http_proxy`) sends a program such as curl to a proxy for `url`."""
+    parts = urlsplit(url)
+    return not urllib.request.getproxies().keys().isdisjoint({parts.scheme, "all"}) and not urllib.request.proxy_bypass(
+        parts.netloc
+    )
 
 
 def has_keys(redis_url: str, workspace: str) -> bool:
@@ -140,17 +177,32 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _port(settings: Settings, host: str) -> int:
-    """The port that was asked for; where none was, the usual one, or another that is free."""
-    is_asked_for = settings.gateway_port and "gateway_port" in settings.model_fields_set
+def _instead_of(taken: int, port: int) -> Port:
+    return Port(port, f"port {taken} is in use; the next start takes this one again, --port chooses another")
+
+
+def _port(settings: Settings, host: str, data_dir: Path | None) -> Port:
+    """The port that was asked for; where none was, that of the last start, the usual one, or another that is free."""
+    usual = settings.gateway_port
+    if "gateway_port" in settings.model_fields_set:
+        candidates = [Port(usual, "" if usual else "any free port, as --port or KINFOLD_GATEWAY_PORT says")]
+    else:
+        kept = gateway_port(data_dir) if data_dir is not None else None
+        candidates = [Port(usual, "")]
+        if kept is not None and kept.number != usual:
+            candidates = [Port(kept.number, "as at the last start; --port chooses another"), _instead_of(kept.number, usual)]
+        candidates.append(_instead_of(usual, 0))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in (settings.gateway_port,) if is_asked_for else (settings.gateway_port, 0):
+    trouble = OSError()
+    for each in candidates:
         try:
-            with socket.create_server((host, port), family=family) as probe:
-                return int(probe.getsockname()[1])
-        except OSError:
-            continue
+            with socket.create_server((host, each.number), family=family) as probe:
+                return Port(int(probe.getsockname()[1]), each.why)
+        except OSError as error:
+            trouble = error
+    # Of an error of the system Python gives the address a second time; an error of the resolver has a number below 0.
+    reason = os.strerror(trouble.errno) if trouble.errno and trouble.errno > 0 else trouble.strerror
     raise CannotListen(
-        f"gateway: found {host}:{settings.gateway_port} in use or out of reach, allowed are KINFOLD_GATEWAY_HOST and "
-        "KINFOLD_GATEWAY_PORT of a free address"
+        f"gateway: expected an address to listen on, got {host}:{usual} ({reason}); --port or KINFOLD_GATEWAY_PORT "
+        "chooses another port, KINFOLD_GATEWAY_HOST another host"
     )

@@ -1,18 +1,34 @@
 """`faststream run kinfold_services.projector.app:app`: the projector under FastStream's own command line.
 
-Settings come from the environment; without `KINFOLD_REDIS_URL` the log is looked for at redis://localhost:6379/0. Importing
-this module connects to nothing.
+Settings come from the environment. Where they name no server, or are wrong, importing this module ends the program with a
+sentence. Importing it connects to nothing but, without `KINFOLD_REDIS_URL`, the embedded server of the data dir.
 """
 
+import os
+import sys
 from typing import Final
 
 from faststream import FastStream
+from pydantic import ValidationError
 
+from kinfold_services.embedded import EmbeddedServerError
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.service import ProjectorService
-from kinfold_services.settings import Settings
+from kinfold_services.servers import NoServer, server_url
+from kinfold_services.settings import Settings, unknown_variables, wrong_settings
 
-_settings: Final = Settings()
-configure_logs(_settings.log_format, _settings.log_level)
 
-app: Final[FastStream] = ProjectorService(_settings, _settings.redis_url or "redis://localhost:6379/0").app
+def _make() -> FastStream:
+    for sentence in unknown_variables(os.environ).values():
+        sys.stderr.write(f"kinfold: {sentence}\n")
+    try:
+        settings = Settings()
+        configure_logs(settings.log_format, settings.log_level)
+        return ProjectorService(settings, server_url(settings)).app
+    except ValidationError as error:
+        sys.exit(f"kinfold: {wrong_settings(error)}")
+    except (NoServer, EmbeddedServerError) as error:
+        sys.exit(f"kinfold: {error}")
+
+
+app: Final[FastStream] = _make()
