@@ -89,8 +89,10 @@ def _sentinels(client: Any) -> list[Any]:
 def _client(  # noqa: PLR0917  what the two colours of redis-py have in common
     url: str, timeout_s: float, retry: Any, parse_url: Any, redis: Any, cluster: Any, sentinel: Any
 ) -> object:
-    options = {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": retry}
     parsed = parse_redis_url(url)
+    if parsed.kind == "cluster":
+        timeout_s /= 2  # before it reports a failure, redis-py asks a node where the slots are now
+    options = {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": retry}
     if parsed.kind == "cluster":
         return cluster.from_url(parsed.plain, **options)
     if parsed.kind == "server":

@@ -56,7 +56,7 @@ class RedisFeed:
     def __init__(self, url: str, workspace: str, timeout_s: float) -> None:
         self._url: Final = url
         self._timeout_s: Final = timeout_s
-        self._block_ms: Final = max(1, min(_BLOCK_MS, round(timeout_s * 500)))  # a silent server is noticed in `timeout_s`
+        self._block_ms: Final = max(1, min(_BLOCK_MS, round(timeout_s * 250)))  # a silent server is noticed in `timeout_s`
         self._feed: Final = key(workspace, "changes")
         self._contacts: Final = key(workspace, "contacts")
         self._stopped: Final = threading.Event()

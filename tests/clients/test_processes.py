@@ -75,6 +75,32 @@ def test_forked_after_the_producer_was_made(folding_url: str, client: Redis, wor
     assert len({event["id"] for event in log.events}) == 203
 
 
+def test_a_child_does_not_hold_for_sent_what_its_parent_has_not_sent(folding_url: str, client: Redis, workspace: str):
+    """The parent took it up before the fork, and is killed before it is sent: the child says it again."""
+    run(
+        """
+import kinfold, logging, os, sys, time
+logging.disable()
+visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[2], batch_age_s=0)
+visitors.set_metadata("v-1", {"plan": "pro"})
+while visitors._delivery._in_flight is None:
+    time.sleep(0.01)
+if os.fork() == 0:
+    from kinfold.redis_log import RedisLog
+    visitors._delivery._connect = lambda: RedisLog(sys.argv[1], sys.argv[2], 5)  # the server is back
+    visitors.set_metadata("v-1", {"plan": "pro"})
+    visitors.flush()
+    assert (visitors.counters.sent, visitors.counters.suppressed) == (1, 0), visitors.counters
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+os._exit(0)
+""",
+        folding_url,
+        workspace,
+    )
+    assert [event["metadata"] for event in Log(client, workspace).events] == [{"plan": "pro"}]
+
+
 def test_forked_while_the_server_is_gone(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
     """The parent's spool is the parent's; the child has one of its own, and both are sent by whoever comes next."""
     script = """
