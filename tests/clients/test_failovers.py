@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -29,6 +29,8 @@ from tests.support.waiting import wait_until_sync
 WORKSPACE: Final = "acme"
 FEED: Final = key(WORKSPACE, "changes")
 NOTICED_S: Final = 5.0
+parse_error: Final = cast("Callable[[str], Exception]", BaseParser.parse_error)
+"""How redis-py reads an error that a server answers."""
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def url_of(server: Redis) -> str:
 def tell(server: Redis, name: str, entry: str = "*") -> str:
     """Puts a change on the feed; its entry."""
     at = "2026-01-01T00:00:00.000Z"
-    seen = {"created_at": at, "updated_at": at, "first_seen_at": at, "last_seen_at": at}
+    seen: dict[str, Any] = {"created_at": at, "updated_at": at, "first_seen_at": at, "last_seen_at": at}
     who: dict[str, Any] = {"external_id": None, "email": None, "image": None, "metadata": {}, "visitor_ids": []}
     who |= {"metadata_hash": "", "visitor_count": 0}
     contact = Contact(id="ct_1", version=1, name=name, **seen, **who)
@@ -61,13 +63,13 @@ def test_a_feed_goes_on_when_its_server_is_demoted_and_promoted(server: Redis, s
     seen: list[str | None] = []
     reader = threading.Thread(target=lambda: seen.extend(cast("Any", change).contact.name for change in changes))
     reader.start()
-    expected = []
+    expected: list[str | None] = []
     for number in range(4):
         wait_until_sync(lambda: server.info("clients")["blocked_clients"] == 1)
         server.replicaof("127.0.0.1", str(free_port()))
         server.replicaof("NO", "ONE")
         expected.append(f"number {number}")
-        tell(server, expected[-1])
+        tell(server, f"number {number}")
         wait_until_sync(lambda: seen == expected)
     changes.close()
     reader.join()
@@ -95,7 +97,7 @@ def test_a_feed_goes_on_when_its_server_is_demoted_and_promoted(server: Redis, s
 )
 def test_what_a_server_says_for_a_while_passes(answer: str):
     """For producers, feed and lookups alike: all of them ask `redis_error`."""
-    assert isinstance(redis_error(BaseParser.parse_error(answer)), kinfold.Unreachable)
+    assert isinstance(redis_error(parse_error(answer)), kinfold.Unreachable)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +120,11 @@ def test_what_a_cluster_cannot_do_for_a_while_passes(error: Exception):
 )
 def test_what_somebody_has_to_mend_does_not_pass(answer: str):
     """The reader of a feed is told."""
-    assert isinstance(redis_error(BaseParser.parse_error(answer)), kinfold.Refused)
+    assert isinstance(redis_error(parse_error(answer)), kinfold.Refused)
 
 
 @contextmanager
-def following(server: Redis, since: str, **options: Any) -> Iterator[Any]:
+def following(server: Redis, since: str, **options: Any) -> Generator[Any]:
     """Follows the feed behind an entry."""
     with kinfold.Feed(url_of(server), workspace=WORKSPACE).follow(since=since, **options) as changes:
         yield changes

@@ -151,7 +151,8 @@ def test_an_outage_delays_once_and_then_calls_drop_at_once(  # noqa: C901  two w
 
 def test_close_says_how_many_of_how_many_were_lost(workspace: str, caplog: pytest.LogCaptureFixture):
     """Once, however often it is closed; what came too late is said as well."""
-    producer = kinfold.Producer(NOWHERE, workspace=workspace, **{**TINY, "wait_s": 0})
+    options: dict[str, Any] = {**TINY, "wait_s": 0}
+    producer = kinfold.Producer(NOWHERE, workspace=workspace, **options)
     producer.seen("v-0")
     wait_until_sync(lambda: producer.counters.retries)
     for number in range(1, 15):

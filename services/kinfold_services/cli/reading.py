@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from redis.exceptions import RedisError, ResponseError
@@ -142,9 +142,9 @@ async def _page(client: Client, feed: str, position: str) -> _Page:
     pipeline = client.pipeline(transaction=True)
     pipeline.xrange(feed, min=position, count=_FEED_PAGE)
     pipeline.xinfo_stream(feed)
-    entries, info = await pipeline.execute(raise_on_error=False)
+    entries, info = cast("list[Any]", await pipeline.execute(raise_on_error=False))
     extent = Extent("", "0-0", "0-0", 0)
-    if not (isinstance(info, ResponseError) and "no such key" in str(info)):
+    if not _is_missing(info):
         for reply in (entries, info):
             if isinstance(reply, Exception):
                 raise reply
@@ -153,6 +153,11 @@ async def _page(client: Client, feed: str, position: str) -> _Page:
         extent = Extent(first[0].decode() if first else "", *ids, info["entries-added"] - info["length"])
     is_there = bool(entries) and position_key(entries[0][0].decode()) == position_key(position)
     return _Page(extent, goes_on_behind(position, extent, is_there=is_there), entries[is_there:])
+
+
+def _is_missing(info: object) -> bool:
+    """Whether there is no feed yet."""
+    return isinstance(info, ResponseError) and "no such key" in str(info)
 
 
 def _why_lost(position: str, extent: Extent) -> str:
