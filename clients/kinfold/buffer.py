@@ -79,6 +79,10 @@ class Buffer:
         """Starts the background thread, if it does not run."""
         raise NotImplementedError
 
+    def _send_now(self) -> None:
+        """Sends what is there without waiting for more."""
+        raise NotImplementedError
+
     def _is_own_thread(self) -> bool:
         """Whether the background thread itself calls, or there is none: nobody would make room meanwhile."""
         raise NotImplementedError
@@ -124,6 +128,7 @@ class Buffer:
                 left = self.patience_s()
                 if self._closed or left <= 0:
                     return False
+                self._send_now()
                 self._settled.wait(left)
         return True
 
@@ -152,6 +157,7 @@ class Buffer:
         """Calls back, once and from whatever thread, when there may be room, or will never be: the producer is closed."""
         with self._lock:
             if not self._closed:
+                self._send_now()
                 self._room_callbacks.append(callback)
                 return
         callback()

@@ -75,11 +75,9 @@ class Delivery(Buffer):
         """Waits until all that was accepted before is settled; the position of the last event appended. Raises NotSent."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            target = self._hurry = self._accepted()
+            target = self._accepted()
             self._retry_at = 0.0
-            if self._done() < target:
-                self._start()
-            self._changed.notify()
+            self._send_now()
             while self._done() < target:
                 if not self._settled.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     missing = target - self._done()
@@ -89,10 +87,8 @@ class Delivery(Buffer):
     def settle(self, patience_s: float) -> None:
         """Waits until all that was accepted before is settled, or the server has taken no batch for `patience_s`."""
         with self._lock:
-            target = self._hurry = self._accepted()
-            if self._done() < target:
-                self._start()
-            self._changed.notify()
+            target = self._accepted()
+            self._send_now()
             while not self._closed and self._done() < target:
                 left = self._asked_at + patience_s - time.monotonic()
                 if left <= 0:
@@ -180,6 +176,12 @@ class Delivery(Buffer):
             except RuntimeError:  # the interpreter is shutting down: `close` sends what waits
                 self._thread = None
         return self._thread
+
+    def _send_now(self) -> None:
+        self._hurry = self._accepted()
+        if self._done() < self._hurry:
+            self._start()
+        self._changed.notify()
 
     def _is_own_thread(self) -> bool:
         return self._thread is None or self._thread is threading.current_thread()

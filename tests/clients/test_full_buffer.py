@@ -63,22 +63,42 @@ def test_a_loop_over_many_rows_loses_nothing(folding_url: str, client: Redis, wo
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 def test_calls_wait_as_long_as_batches_go_out(proxy: Proxy, client: Redis, workspace: str, how: str):
-    """Thirty batches of a tenth of a second each, and 1.5 seconds of patience: it is for a batch, not for the whole."""
+    """Forty batches of a tenth of a second each, and three seconds of patience: it is for a batch, not for the whole."""
     proxy.delay_s = 0.1
     started = time.monotonic()
     if how == "threads":
-        with kinfold.Producer(proxy.url, workspace=workspace, wait_s=1.5, **TINY) as producer:
-            for number in range(150):
+        with kinfold.Producer(proxy.url, workspace=workspace, wait_s=WAIT_S, **TINY) as producer:
+            for number in range(200):
                 producer.seen(f"v-{number}")
     else:
 
         async def main() -> None:
-            async with kinfold.AsyncProducer(proxy.url, workspace=workspace, wait_s=1.5, **TINY) as producer:
-                await asyncio.gather(*(producer.seen(f"v-{number}") for number in range(150)))
+            async with kinfold.AsyncProducer(proxy.url, workspace=workspace, wait_s=WAIT_S, **TINY) as producer:
+                await asyncio.gather(*(producer.seen(f"v-{number}") for number in range(200)))
 
         asyncio.run(main())
-    assert time.monotonic() - started > 2
-    assert len(Log(client, workspace).visitors) == 150
+    assert time.monotonic() - started > WAIT_S
+    assert len(Log(client, workspace).visitors) == 200
+
+
+@pytest.mark.parametrize("how", ["threads", "tasks"])
+@pytest.mark.parametrize("limit", ["buffer_events", "buffer_bytes"])
+def test_a_call_that_waits_does_not_wait_for_more_events(folding_url: str, client: Redis, workspace: str, how: str, limit: str):
+    """The buffer is smaller than a batch, and a batch may be ten minutes old: what is there goes out at once."""
+    options: Any = {limit: 3 if limit == "buffer_events" else 1000, "batch_age_s": 600}
+    if how == "threads":
+        with kinfold.Producer(folding_url, workspace=workspace, **options) as producer:
+            for number in range(20):
+                producer.seen(f"v-{number}")
+    else:
+
+        async def main() -> None:
+            async with kinfold.AsyncProducer(folding_url, workspace=workspace, **options) as producer:
+                for number in range(20):
+                    await producer.seen(f"v-{number}")
+
+        asyncio.run(main())
+    assert len(Log(client, workspace).events) == 20
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
@@ -167,15 +187,17 @@ def test_close_says_how_many_of_how_many_were_lost(workspace: str, caplog: pytes
 
 
 def test_close_takes_as_long_as_the_server_takes_events(proxy: Proxy, client: Redis, workspace: str):
-    """The end of the process, too: two seconds of sending, and one second of patience for each batch."""
+    """The end of the process, too: four seconds of sending, and three seconds of patience for each batch."""
     proxy.delay_s = 0.1
     options: dict[str, Any] = {**TINY, "buffer_events": 1000}
-    producer = kinfold.Producer(proxy.url, workspace=workspace, exit_timeout_s=1.0, **options)
-    for number in range(100):
+    producer = kinfold.Producer(proxy.url, workspace=workspace, exit_timeout_s=WAIT_S, **options)
+    for number in range(200):
         producer.seen(f"v-{number}")
+    started = time.monotonic()
     producer._delivery.at_exit()
+    assert time.monotonic() - started > WAIT_S
     assert producer.counters.lost == 0
-    assert len(Log(client, workspace).events) == 100
+    assert len(Log(client, workspace).events) == 200
 
 
 def test_a_blocking_call_in_an_event_loop_does_not_wait(workspace: str):
