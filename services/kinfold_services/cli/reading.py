@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import msgspec
 from redis.exceptions import RedisError, ResponseError
@@ -142,7 +142,7 @@ async def _page(client: Client, feed: str, position: str) -> _Page:
     pipeline = client.pipeline(transaction=True)
     pipeline.xrange(feed, min=position, count=_FEED_PAGE)
     pipeline.xinfo_stream(feed)
-    entries, info = cast("list[Any]", await pipeline.execute(raise_on_error=False))
+    entries, info = await pipeline.execute(raise_on_error=False)
     extent = Extent("", "0-0", "0-0", 0)
     if not _is_missing(info):
         for reply in (entries, info):
