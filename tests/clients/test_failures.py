@@ -229,4 +229,7 @@ def run_for_ever(client: Redis) -> None:
 def test_a_node_of_a_cluster_says_how_to_reach_it():
     error = redis_error(MovedError("3999 127.0.0.1:6381"))
     assert isinstance(error, kinfold.Refused)
-    assert str(error) == "Redis: found a node of a cluster (MOVED 3999 127.0.0.1:6381), allowed there is redis+cluster://"
+    assert (
+        str(error)
+        == "Redis: expected a single server, got a node of a cluster (MOVED 3999 127.0.0.1:6381); use redis+cluster://"
+    )
