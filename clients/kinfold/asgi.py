@@ -43,8 +43,8 @@ _PATH_CHARS: Final = "/!$&'()*+,;=:@"
 class VisitorMiddleware:
     """Gives every visitor a cookie, and publishes VisitorSeen for page views. Settings: `kinfold.web.Settings`.
 
-    The producer is a blocking one: its calls do not wait. Raises ValueError for one that would (`when_full="wait"`), and
-    TypeError for a setting that is none.
+    The producer is a blocking one; the middleware never waits for it (`Producer.never_waiting`). Raises TypeError for an
+    unknown setting.
 
     >>> from kinfold.asgi import VisitorMiddleware
     >>> async def app(scope, receive, send): ...
@@ -53,8 +53,6 @@ class VisitorMiddleware:
     """
 
     def __init__(self, app: App, producer: web.Publisher, **settings: Unpack[web.Settings]) -> None:
-        if isinstance(producer, Producer) and producer.may_wait:
-            raise ValueError("producer: found when_full='wait', allowed in an ASGI application are 'drop' and 'raise'")
         self._app: Final = app
         self._tracking: Final = web.Tracking(producer, settings)
 

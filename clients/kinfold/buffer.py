@@ -3,7 +3,9 @@
 What a call does here is part of its cost, so the usual one only appends; `_plan` says up to where that is all there is to do.
 """
 
+import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +25,7 @@ class Buffer:
     """Takes drafts from any thread; `Delivery` takes them out."""
 
     __slots__ = (  # a slot is found faster than one of very many attributes
+        "_asked_at",
         "_batch_bytes",
         "_buffer",
         "_bytes",
@@ -33,6 +36,7 @@ class Buffer:
         "_easy_bytes",
         "_easy_events",
         "_full_batch",
+        "_is_sending",
         "_lock",
         "_max_bytes",
         "_max_events",
@@ -54,7 +58,7 @@ class Buffer:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt a call and call as well
         self._changed = threading.Condition(self._lock)
         """For the background thread: there is something to do."""
         self._settled = threading.Condition(self._lock)
@@ -64,6 +68,10 @@ class Buffer:
         self._easy_events = self._easy_bytes = 0
         self._since = 0.0
         """When the first of what waits was put in, or the last batch taken out."""
+        self._asked_at = 0.0
+        """Since when the server owes an answer: it took a batch then, or the first event came after it had taken all."""
+        self._is_sending = False
+        """Whether the background thread has a batch in hand."""
         self._taken = self._dropped = 0
         self._room_callbacks: list[Callable[[], None]] = []
 
@@ -71,39 +79,62 @@ class Buffer:
         """Starts the background thread, if it does not run."""
         raise NotImplementedError
 
+    def _send_now(self) -> None:
+        """Sends what is there without waiting for more."""
+        raise NotImplementedError
+
+    def _is_own_thread(self) -> bool:
+        """Whether the background thread itself calls, or there is none: nobody would make room meanwhile."""
+        raise NotImplementedError
+
     def put(self, draft: Draft) -> None:
         """Takes a draft. Where there is no room it waits, drops it or raises BufferFull, as the settings say."""
         with self._lock:
-            size = self._bytes + draft[2]
-            if size < self._easy_bytes and len(self._buffer) < self._easy_events:
+            if self._bytes + draft[2] < self._easy_bytes and len(self._buffer) < self._easy_events:
                 self._buffer.append(draft)
-                self._bytes = size
+                self._bytes += draft[2]  # read again: a signal handler's call may have come in between
                 return
             is_taken = self._put_with_care(draft)
-        if not is_taken:
-            self._wait(draft)
+        if not is_taken and not (self.may_wait and not _in_event_loop() and self._wait(draft)):
+            self.no_room()
+
+    def put_at_once(self, draft: Draft) -> None:
+        """The same without waiting, whatever the settings say."""
+        if not self.offer(draft):
+            self.no_room()
 
     def offer(self, draft: Draft) -> bool:
         """Takes a draft if there is room, and tells."""
         with self._lock:
             return self._put_with_care(draft)
 
-    def _wait(self, draft: Draft) -> None:
-        if self.options.when_full == "wait":
-            deadline = time.monotonic() + self.options.wait_s
-            while (left := deadline - time.monotonic()) > 0:
-                with self._lock:
-                    if self._closed:
-                        break
-                    if not self._has_room(draft):
-                        self._settled.wait(left)
-                if self.offer(draft):
-                    return
-        self.no_room()
+    @property
+    def may_wait(self) -> bool:
+        """Whether a call may wait for room."""
+        return self.options.when_full == "wait" and not self._is_own_thread()
+
+    def patience_s(self) -> float:
+        """How long a call may wait for room from now on; zero or less: no longer.
+
+        The server has `wait_s` for each batch. So a call waits as long as batches go out, however long that takes, and where
+        the server has been silent for `wait_s` no call waits at all, until a batch goes out again.
+        """
+        return self._asked_at + self.options.wait_s - time.monotonic()
+
+    def _wait(self, draft: Draft) -> bool:
+        """Takes a draft when there is room; False where there will be none, as far as can be known."""
+        with self._lock:
+            while not self._put_with_care(draft):
+                left = self.patience_s()
+                if self._closed or left <= 0:
+                    return False
+                self._send_now()
+                self._settled.wait(left)
+        return True
 
     def no_room(self) -> None:
         """An event found no room: counts it, or raises BufferFull, as the settings say."""
-        if self.options.when_full == "drop" or self._closed:
+        if self.options.when_full != "raise" or self._closed:
             with self._lock:
                 self._dropped += 1
             now = time.monotonic()
@@ -126,6 +157,7 @@ class Buffer:
         """Calls back, once and from whatever thread, when there may be room, or will never be: the producer is closed."""
         with self._lock:
             if not self._closed:
+                self._send_now()
                 self._room_callbacks.append(callback)
                 return
         callback()
@@ -139,10 +171,12 @@ class Buffer:
         self._buffer.append(draft)
         if waiting == 0:
             self._since = time.monotonic()
+            if not self._is_sending:
+                self._asked_at = self._since
             self._start()
         if waiting in {0, self._full_batch} or size >= self._batch_bytes > self._bytes:
             self._changed.notify()
-        self._bytes = size
+        self._bytes += draft[2]
         if waiting >= self._easy_events or size >= self._easy_bytes:
             self._plan()
         return True
@@ -153,10 +187,6 @@ class Buffer:
         events = self._full_batch if waiting <= self._full_batch else self._max_events
         self._easy_events = min(events, self._max_events) if waiting and not self._closed else 0
         self._easy_bytes = min(self._batch_bytes if self._bytes < self._batch_bytes else self._max_bytes, self._max_bytes)
-
-    def _has_room(self, draft: Draft) -> bool:
-        waiting = len(self._buffer)
-        return waiting == 0 or (waiting < self._max_events and self._bytes + draft[2] <= self._max_bytes)
 
     def _accepted(self) -> int:
         return self._taken + len(self._buffer)
@@ -169,7 +199,7 @@ class Buffer:
             drafts.append(draft)
         self._taken += len(drafts)
         self._bytes -= size
-        self._since = time.monotonic()
+        self._since = self._asked_at = time.monotonic()
         self._plan()
         return drafts
 
@@ -180,3 +210,8 @@ class Buffer:
         self._buffer.clear()
         self._plan()
         return drafts
+
+
+def _in_event_loop() -> bool:
+    """Whether waiting would block an event loop. A notebook runs its cells inside one, and may wait."""
+    return asyncio._get_running_loop() is not None and "ipykernel" not in sys.modules  # noqa: SLF001

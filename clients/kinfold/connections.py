@@ -5,36 +5,37 @@ Nothing is sent twice by redis-py: whether a repeat is harmless is for the calle
 """
 
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from kinfold_schemas.urls import REDIS_SCHEMES, hide_password, parse_redis_url
 
 if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-CLUSTER: Final = "redis+cluster"
-SENTINEL: Final = "redis+sentinel"
 HTTP_SCHEMES: Final = frozenset(["http", "https"])
-REDIS_SCHEMES: Final = frozenset(["redis", "rediss", "unix", CLUSTER, "rediss+cluster", SENTINEL, "rediss+sentinel"])
 
-_SENTINEL_PORT: Final = 26379
+_SENTINEL_TIMEOUT_S: Final = 1.0
+"""How long a sentinel may take: they are asked in turn, and one that hangs with its machine must not use up the time."""
 
 
 def is_http(url: str) -> bool:
-    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for a URL that is none, TypeError for no text."""
+    """Whether `url` is a gateway's; otherwise it is Redis'. Raises ValueError for another URL, TypeError for no text."""
     if not isinstance(cast("object", url), str):  # an environment variable that is not set, most of all
-        raise TypeError(f"url: found {url!r}, allowed is a string such as redis://localhost:6379/0")
+        raise TypeError(f"url: expected a string such as redis://localhost:6379/0, got {url!r}")
+    scheme = url.partition(":")[0].lower()
+    # The background thread would find out later, and could only lose what was said.
+    if scheme in HTTP_SCHEMES:
+        _check_gateway(url)
+        return True
+    if scheme not in REDIS_SCHEMES:
+        allowed = ", ".join(f"{each}://" for each in sorted(HTTP_SCHEMES | REDIS_SCHEMES))
+        raise ValueError(f"url: expected one that begins with {allowed}, got {hide_password(url)!r}")
     try:
-        scheme = urlsplit(url).scheme
-        if scheme in HTTP_SCHEMES:
-            _check_gateway(url)
-            return True
-        if scheme in REDIS_SCHEMES:
-            _check_redis(url)
-            return False
-    except ValueError as error:  # whoever finds out later, in the background, can only lose what was said
-        raise ValueError(f"url: found {_safe(url)!r}, {error}") from None
-    allowed = ", ".join(f"{each}://" for each in sorted(HTTP_SCHEMES | REDIS_SCHEMES))
-    raise ValueError(f"url: found {_safe(url)!r}, allowed is one that begins with {allowed}")
+        parse_redis_url(url)
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    return False
 
 
 def gateway_key(key: str | None, allowed: str) -> str:
@@ -53,8 +54,7 @@ def connect(url: str, timeout_s: float) -> "Redis":
     from redis.connection import parse_url  # noqa: PLC0415  # pyright: ignore[reportUnknownVariableType]
     from redis.retry import Retry  # noqa: PLC0415
 
-    options = {**_timeouts(timeout_s), "retry": Retry(NoBackoff(), 0)}
-    return cast("Redis", _client(url, options, parse_url, Redis, RedisCluster, Sentinel))
+    return cast("Redis", _client(url, timeout_s, Retry(NoBackoff(), 0), parse_url, Redis, RedisCluster, Sentinel))
 
 
 def connect_async(url: str, timeout_s: float) -> "AsyncRedis":
@@ -64,8 +64,7 @@ def connect_async(url: str, timeout_s: float) -> "AsyncRedis":
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    options = {**_timeouts(timeout_s), "retry": Retry(NoBackoff(), 0)}
-    return cast("AsyncRedis", _client(url, options, parse_url, Redis, RedisCluster, Sentinel))
+    return cast("AsyncRedis", _client(url, timeout_s, Retry(NoBackoff(), 0), parse_url, Redis, RedisCluster, Sentinel))
 
 
 def close(client: "Redis") -> None:
@@ -87,71 +86,35 @@ def _sentinels(client: Any) -> list[Any]:
     return [] if manager is None else manager.sentinels
 
 
-def _timeouts(timeout_s: float) -> dict[str, Any]:
-    return {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s}
-
-
 def _client(  # noqa: PLR0917  what the two colours of redis-py have in common
-    url: str, options: dict[str, Any], parse_url: Any, redis: Any, cluster: Any, sentinel: Any
+    url: str, timeout_s: float, retry: Any, parse_url: Any, redis: Any, cluster: Any, sentinel: Any
 ) -> object:
-    kind = urlsplit(url).scheme.replace("rediss+", "redis+")
-    if kind == CLUSTER:
-        return cluster.from_url(_plain(url), **options)
-    if kind == SENTINEL:
-        hosts, master, single = _sentinel(url)
-        # Read by redis-py itself, as if it were the URL of one server: login, TLS and whatever else a query may say.
-        own = dict(parse_url(single))
-        del own["host"]
-        if own.pop("connection_class", None) is not None:
-            own["ssl"] = True
-        # Who speaks TLS does so everywhere; a login is the master's.
-        shared = {**options, **{name: value for name, value in own.items() if name.startswith("ssl")}}
-        return sentinel(hosts, sentinel_kwargs=shared, **{**own, **options}).master_for(master)
-    return redis.from_url(url, **options)
+    parsed = parse_redis_url(url)
+    if parsed.kind == "cluster":
+        timeout_s /= 2  # before it reports a failure, redis-py asks a node where the slots are now
+    options = {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": retry}
+    if parsed.kind == "cluster":
+        return cluster.from_url(parsed.plain, **options)
+    if parsed.kind == "server":
+        return redis.from_url(parsed.plain, **options)
+    # Read by redis-py itself, as if it were the URL of one server: login, TLS, and the options of the query.
+    own = dict(parse_url(parsed.plain))
+    del own["host"]
+    if own.pop("connection_class", None) is not None:
+        own["ssl"] = True
+    # TLS is for the sentinels as well; a login is the primary's.
+    sentinel_timeout_s = min(timeout_s, _SENTINEL_TIMEOUT_S)
+    shared = {"socket_connect_timeout": sentinel_timeout_s, "socket_timeout": sentinel_timeout_s, "retry": retry}
+    shared |= {name: value for name, value in own.items() if name.startswith("ssl")}
+    manager = sentinel(list(parsed.sentinels), sentinel_kwargs=shared, **{**own, **options})
+    return manager.master_for(parsed.primary)
 
 
 def _check_gateway(url: str) -> None:
-    parts = urlsplit(url)
-    if not parts.hostname or parts.port == 0:
-        raise ValueError(f"allowed is {parts.scheme}://host or {parts.scheme}://host:port")
-
-
-def _check_redis(url: str) -> None:
-    """What redis-py takes is what it makes a connection of, whether it connects or not."""
-    from redis import ConnectionPool  # noqa: PLC0415  as above
-
-    scheme = urlsplit(url).scheme
-    single = _sentinel(url)[2] if scheme.endswith("+sentinel") else _plain(url) if "+" in scheme else url
-    database = urlsplit(single).path.strip("/")
-    if scheme != "unix" and not (database or "0").isdecimal():  # redis-py would take 0
-        raise ValueError(f"allowed is a number as its database, and not {database!r}")
     try:
-        connection: Any = ConnectionPool.from_url(single).make_connection()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"of which redis-py says: {error}") from None
-    if connection.encoder.decode_responses:
-        raise ValueError("allowed is no decode_responses: the log is bytes")
-
-
-def _plain(url: str) -> str:
-    """The URL with a scheme that redis-py knows."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(scheme=parts.scheme.partition("+")[0]))
-
-
-def _sentinel(url: str) -> tuple[list[tuple[str, int]], str, str]:
-    """The sentinels of `redis+sentinel://host:port,host:port/master/0`, the master's name, and its URL but for the host."""
-    parts = urlsplit(_plain(url))
-    login, _, hosts = parts.netloc.rpartition("@")
-    master, _, database = parts.path.strip("/").partition("/")
-    if not master:
-        raise ValueError("allowed is redis+sentinel://host:port/master/0")
-    addresses = [each.partition(":") for each in hosts.split(",")]
-    single = urlunsplit(parts._replace(netloc=f"{login}@master", path=f"/{database or 0}"))
-    return [(host, int(port or _SENTINEL_PORT)) for host, _, port in addresses], unquote(master), single
-
-
-def _safe(url: str) -> str:
-    """The URL without its password, for messages."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('//')[0]}//…{at}{tail}" if at else url
+        parts = urlsplit(url)
+        is_good = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ValueError(f"url: expected https://host or https://host:port, got {hide_password(url)!r}")

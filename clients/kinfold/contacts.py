@@ -59,7 +59,7 @@ class Lookups(Generic[C, R]):
         workspace: str = DEFAULT_WORKSPACE,
         key: str | None = None,
         wait_s: float = 5.0,
-        timeout_s: float = 5.0,
+        timeout_s: float = 4.0,
     ) -> None:
         self._questions: Final = _Questions(workspace, wait_s)
         self._gateway: Final = _gateway(url, key, timeout_s)

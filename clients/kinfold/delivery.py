@@ -48,7 +48,11 @@ class Delivery(Buffer):
         self._hurry = 0
         """Up to which accepted event a flush waits."""
         self._deadline = _NEVER
-        """When the background thread must end, sent or not."""
+        """When the background thread must end, sent or not …"""
+        self._patience_s = _NEVER
+        """… and after how long without a batch that the server took."""
+        self._said_lost = 0
+        """Of how many lost events `close` has told."""
         self._thread: threading.Thread | None = None
         self._transport: Transport | None = None
         self._number = 0
@@ -71,25 +75,39 @@ class Delivery(Buffer):
         """Waits until all that was accepted before is settled; the position of the last event appended. Raises NotSent."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
-            target = self._hurry = self._accepted()
+            target = self._accepted()
             self._retry_at = 0.0
-            if self._done() < target:
-                self._start()
-            self._changed.notify()
+            self._send_now()
             while self._done() < target:
                 if not self._settled.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     missing = target - self._done()
                     raise NotSent(f"flush: found {missing} events not sent after {timeout_s:g} s", missing)
             return self._position
 
-    def close(self, timeout_s: float) -> None:
-        """Takes no more, and sends what waits; what is not sent by then is spooled, or lost and counted."""
-        deadline = time.monotonic() + timeout_s
+    def settle(self, patience_s: float) -> None:
+        """Waits until all that was accepted before is settled, or the server has taken no batch for `patience_s`."""
+        with self._lock:
+            target = self._accepted()
+            self._send_now()
+            while not self._closed and self._done() < target:
+                left = self._asked_at + patience_s - time.monotonic()
+                if left <= 0:
+                    return
+                self._settled.wait(left)
+
+    def close(self, timeout_s: float = _NEVER, patience_s: float = _NEVER) -> None:
+        """Takes no more, and sends what waits; what is not sent in time is spooled, or lost, counted and told.
+
+        Time is up after `timeout_s`, or when the server has taken no batch for `patience_s`.
+        """
+        # The thread's time ends a little before the caller's, so that it has put everything away when the caller looks.
+        margin_s = min(min(timeout_s, patience_s) * 0.2, _PUT_AWAY_S)
         with self._lock:
             already, self._closed = self._closed, True
             self._plan()
-            # A little before the caller's own, so that the thread has put everything away when the caller looks.
-            self._deadline = min(self._deadline, deadline - min(timeout_s * 0.2, _PUT_AWAY_S))
+            self._asked_at = time.monotonic()
+            self._deadline = min(self._deadline, self._asked_at + timeout_s - margin_s)
+            self._patience_s = min(self._patience_s, patience_s - margin_s)
             thread = self._thread
             if thread is None and (self._buffer or self._is_spooling()):
                 thread = self._start()
@@ -102,11 +120,23 @@ class Delivery(Buffer):
             callback()
         if thread is not None and thread is not threading.current_thread():
             # The thread may be waiting for an answer; it is not waited for longer than was allowed, and ends when that comes.
-            thread.join(max(0.0, deadline - time.monotonic()))
+            while thread.is_alive() and (left := self._end_at() + margin_s - time.monotonic()) > 0:
+                thread.join(min(left, threading.TIMEOUT_MAX))
             if thread.is_alive():
                 self._abandon()
         elif not already:
             self._end()
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        """At the end: how many of how many events the server never got."""
+        with self._lock:
+            dropped, lost, given = self._dropped, self._lost, self._accepted() + self._dropped
+            if dropped + lost <= self._said_lost:
+                return
+            self._said_lost = dropped + lost
+        what = "%d of %d events were lost: %d found no room in the buffer, %d were accepted and could not be sent"
+        log.error(what, dropped + lost, given, dropped, lost)
 
     @property
     def counters(self) -> Counters:
@@ -120,7 +150,11 @@ class Delivery(Buffer):
 
     def at_exit(self) -> None:
         """The process ends."""
-        self.close(self.options.exit_timeout_s)
+        self.close(patience_s=self.options.exit_timeout_s)
+
+    def at_task_end(self) -> None:
+        """A task of a pool ends: its process may be killed when the task's result is known."""
+        self.settle(self.options.exit_timeout_s)
 
     def in_child(self) -> None:
         """After a fork, in the child: everything of the parent's is the parent's."""
@@ -142,6 +176,19 @@ class Delivery(Buffer):
             except RuntimeError:  # the interpreter is shutting down: `close` sends what waits
                 self._thread = None
         return self._thread
+
+    def _send_now(self) -> None:
+        self._hurry = self._accepted()
+        if self._done() < self._hurry:
+            self._start()
+        self._changed.notify()
+
+    def _is_own_thread(self) -> bool:
+        return self._thread is None or self._thread is threading.current_thread()
+
+    def _end_at(self) -> float:
+        """When the background thread must end."""
+        return min(self._deadline, self._asked_at + self._patience_s)
 
     def _done(self) -> int:
         return self._sent + self._suppressed + self._refused + self._lost
@@ -207,27 +254,31 @@ class Delivery(Buffer):
         return 0 if not events or ((spool := self._open_spool()) and spool.put(0, events)) else len(events)
 
     def _lose_late(self, events: int) -> None:
+        """The time to close is over: `close` tells of it."""
         if events:
-            self._lose(events, Unreachable("the time to close was over"))
+            self._count_lost(events, Unreachable("the time to close was over"))
 
     def _take(self) -> list[Draft] | None:
         """The drafts of the next batch, once it is due; an empty list when the spool is due instead; None at the end."""
         with self._lock:
+            self._is_sending = False
             while not self._buffer:
                 if not self._is_spooling():
                     if self._closed:
                         return None
                     self._changed.wait()
-                elif (now := time.monotonic()) >= self._deadline:
+                elif (now := time.monotonic()) >= self._end_at():
                     return None
                 elif now >= self._retry_at:
+                    self._is_sending = True
                     return []
                 else:
-                    self._changed.wait(min(self._retry_at, self._deadline) - now)
-            if time.monotonic() >= self._deadline:
+                    self._changed.wait(min(self._retry_at, self._end_at()) - now)
+            if time.monotonic() >= self._end_at():
                 return None
             self._linger()
             drafts = self._in_hand = self._cut()
+            self._is_sending = True
             self._settled.notify_all()
             callbacks, self._room_callbacks = self._room_callbacks, []
         for callback in callbacks:
@@ -349,6 +400,7 @@ class Delivery(Buffer):
                 self._sent += len(events) - len(receipt.refused)
                 self._refused += len(receipt.refused)
             self._position = receipt.position or self._position
+            self._asked_at = time.monotonic()
             self._settled.notify_all()
         return True
 
@@ -376,13 +428,16 @@ class Delivery(Buffer):
     def _wait_to_retry(self) -> bool:
         with self._lock:
             while (now := time.monotonic()) < self._retry_at:
-                if now >= self._deadline:
+                if now >= self._end_at():
                     return False
-                self._changed.wait(min(self._retry_at, self._deadline) - now)
-            return time.monotonic() < self._deadline
+                self._changed.wait(min(self._retry_at, self._end_at()) - now)
+            return time.monotonic() < self._end_at()
 
     def _lose(self, events: int, error: Exception, *, own: bool = True) -> None:
         log.error("%d events are lost: %s", events, error)
+        self._count_lost(events, error, own=own)
+
+    def _count_lost(self, events: int, error: Exception, *, own: bool = True) -> None:
         with self._lock:
             self._lost += events if own else 0
             self._settled.notify_all()

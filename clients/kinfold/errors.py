@@ -35,7 +35,7 @@ class Refused(KinfoldError):
 
 
 class BufferFull(KinfoldError):
-    """There was no room for an event, and the producer was told to say so (`when_full="raise"`, or a `"wait"` that ended).
+    """There was no room for an event, and the producer was told to raise (`when_full="raise"`).
 
     >>> visitors = kinfold.Producer("redis://localhost:1/0", buffer_events=1, when_full="raise", exit_timeout_s=0)
     >>> try:

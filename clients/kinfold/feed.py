@@ -46,7 +46,7 @@ class Feed:
         workspace: str = DEFAULT_WORKSPACE,
         key: str | None = None,
         position: Position | PositionPair | None = None,
-        timeout_s: float = 5.0,
+        timeout_s: float = 4.0,
     ) -> None:
         check_workspace(workspace)
         self._url: Final = url
@@ -69,7 +69,8 @@ class Feed:
 
         A `snapshot` is every contact as a ContactCreated, `cause` "snapshot", and then the changes from exactly there.
 
-        Raises FeedTruncated where the changes right behind the position are no longer kept; with `snapshot`, it starts again
+        Raises FeedTruncated where the changes right behind the position are no longer kept, or where the position is no entry
+        of this feed (a failover, or a server restored from an older copy, took it away); with `snapshot`, it starts again
         with one instead, and calls `on_reset` first: forget what you hold. Raises Refused for a wrong password or key.
 
         >>> feed = kinfold.Feed("redis://localhost:6379/0", workspace="follow")

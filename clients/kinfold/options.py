@@ -69,24 +69,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How many events may wait to be sent."""
     buffer_bytes: Annotated[int, Meta(ge=1)] = 16 * 1024 * 1024
     """How many bytes of them, about (an upper bound of their JSON)."""
-    when_full: WhenFull = "drop"
-    """What a call does where there is no room: drop its event and count it, wait for room, or raise BufferFull."""
-    wait_s: Annotated[float, Meta(ge=0)] = 1.0
-    """How long `"wait"` waits, at most; then BufferFull."""
+    when_full: WhenFull = "wait"
+    """What a call does when the buffer is full: wait for room while the server takes events, drop its event, or raise
+    BufferFull. A dropped event is counted. `wait_s` says when a server takes events."""
+    wait_s: Annotated[float, Meta(ge=0)] = 10.0
+    """A server takes events while no batch waits longer than this for its acknowledgement. A call waits for room as long as
+    that is so; afterwards calls drop their events at once, until the server acknowledges a batch again. So an outage delays a
+    call by this at most, and only where the buffer is full by then. A call inside an event loop never waits (AsyncProducer
+    awaits instead), nor do the middlewares."""
     batch_events: Annotated[int, Meta(ge=1, le=5000)] = 500
     """How many events go out together, at most."""
     batch_bytes: Annotated[int, Meta(ge=1, le=900_000)] = 512 * 1024
     """How many bytes of them, unless one event alone has more. The gateway takes 1 MiB."""
     batch_age_s: Annotated[float, Meta(ge=0)] = 0.2
     """How long an event waits for others to go out with, at most."""
-    timeout_s: Annotated[float, Meta(gt=0)] = 5.0
-    """How long the server may take to be reached, and to answer. Nobody but the background thread waits for it."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 4.0
+    """How long the server may take to be reached, and to answer, before the background thread tries again."""
     first_retry_s: Annotated[float, Meta(gt=0)] = 0.1
     """How long after a failure it is tried again; then twice as long, and so on …"""
     last_retry_s: Annotated[float, Meta(gt=0)] = 5.0
     """… up to this; each time a random part of up to a half is left out."""
     exit_timeout_s: Annotated[float, Meta(ge=0)] = 2.0
-    """How long the end of the process waits for what is not sent yet."""
+    """The end of the process sends what is left, and gives up when no batch was acknowledged for this long."""
     suppress_entries: Annotated[int, Meta(ge=0)] = 10_000
     """Of how many identifiers it is remembered what was sent about them, so that it is not sent again; 0: of none."""
     suppress_s: Annotated[float, Meta(ge=0)] = 300.0

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -17,6 +16,8 @@ from kinfold.spool import check_spool
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, check_workspace
 
 _FLUSH_S: Final = 10.0
+_SILENCE_S: Final = 10.0
+"""How long `close` waits for a server that acknowledges nothing."""
 
 
 class Producer(Calls[None]):
@@ -26,15 +27,21 @@ class Producer(Calls[None]):
     where that speaks TLS), or a gateway's (`https://`, `http://`), which needs a `key` and knows the workspace by it. The
     settings are those of `ProducerOptions`.
 
-    A call checks its event, and puts it into a buffer: it neither waits for the network nor fails because of it. One
-    background thread, started by the first event, sends what is there in batches, again and again until the server has it.
+    A call checks its event and puts it into a buffer. It does not wait for the network, nor fail because of it: one background
+    thread, started by the first event, sends what is there in batches, again and again until the server has it. When the
+    buffer is full a call waits for room, but only while the server takes events (`when_full`, `wait_s`): a bulk load runs as
+    fast as the server does, and an outage delays a call by `wait_s` at most, once. After that calls drop their events, which
+    is logged and counted as `dropped`, until the server answers again. A call in an event loop never waits.
+
     Only an event that the server, or a proxy before it, refuses for itself is given up: logged, counted as `refused`, and told
     to `on_error`. While everything is refused (a wrong key) everything waits, and the log says why.
     Every method may be called from any thread. After a fork the child has an empty buffer and connections of its own.
 
-    The end of the process sends what waits, for `exit_timeout_s` at most; so does the end of a child of multiprocessing, or of
-    Celery's prefork pool. A process that is killed has nothing to say in it: then what waited is lost, for at most
-    `batch_age_s` while the server answers. uvicorn ends so by SIGTERM: see `kinfold.asgi`.
+    The end of the process sends what is left, and gives up when the server acknowledged nothing for `exit_timeout_s`; so does
+    the end of a child of multiprocessing, or of Celery's prefork pool. A child of `multiprocessing.Pool` also sends what a task
+    said before the task's result is known, because the pool ends its children with SIGTERM. Any other process that is killed
+    loses what is not sent yet: what was said in the last `batch_age_s` while the server answers. uvicorn ends so by SIGTERM:
+    see `kinfold.asgi`. When events were lost the log says how many of how many, at level error.
 
     Metadata and identifications that say nothing new are not sent (`suppress_entries`, `suppress_s`; `kinfold.suppression` has
     the rules). "New" is what differs from what this producer itself sent last: where another writer has changed a value in
@@ -75,15 +82,17 @@ class Producer(Calls[None]):
         """
         return self._delivery.flush(timeout_s)
 
-    def close(self, timeout_s: float = _FLUSH_S) -> None:
-        """Sends what waits, for `timeout_s` at most, and ends the background thread.
+    def close(self, timeout_s: float | None = None) -> None:
+        """Sends what is left and ends the background thread.
 
-        What is not sent by then goes to the spool, where there is one, or is counted as lost; it never raises. Events that
-        come later are dropped and counted.
+        It takes `timeout_s` at most; with None as long as the server takes events, and until it has acknowledged nothing for
+        10 s. What is not sent by then goes to the spool, if there is one, or is lost: the log says at level error how many of
+        how many events were lost (`Counters.lost` and `Counters.dropped`). It never raises. Later events are dropped and
+        counted.
 
         >>> kinfold.Producer("redis://localhost:6379/0").close(timeout_s=1)
         """
-        self._delivery.close(timeout_s)
+        _close(self._delivery, timeout_s)
 
     @property
     def counters(self) -> Counters:
@@ -96,17 +105,17 @@ class Producer(Calls[None]):
         return self._delivery.counters
 
     @property
-    def may_wait(self) -> bool:
-        """Whether a call may wait for room in the buffer (`when_full="wait"`).
+    def never_waiting(self) -> Calls[None]:
+        """The same calls without waiting: with a full buffer they drop, or raise, at once. The middlewares use them.
 
-        >>> kinfold.Producer("redis://localhost:6379/0").may_wait
-        False
+        >>> with kinfold.Producer("redis://localhost:6379/0", workspace="acme") as visitors:
+        ...     visitors.never_waiting.seen("v-1")
         """
-        return self._delivery.options.when_full == "wait"
+        return Calls(self._delivery.put_at_once)
 
     @property
     def exit_timeout_s(self) -> float:
-        """How long the end of the process waits for what is not sent yet.
+        """How long the end of the process waits for a server that acknowledges nothing.
 
         >>> kinfold.Producer("redis://localhost:6379/0", exit_timeout_s=5).exit_timeout_s
         5.0
@@ -123,8 +132,8 @@ class Producer(Calls[None]):
 class AsyncProducer(Calls[Coroutine[Any, Any, None]]):
     """The same for asyncio: the same names and settings, to be awaited. No call ever blocks the event loop.
 
-    `when_full="wait"` makes a call await room. Sending is the background thread's here, too, so a busy loop does not delay it
-    and the end of the loop does not cut it off. One producer may serve several event loops.
+    With a full buffer a call awaits room, as `Producer` waits for it. Sending is the background thread's here, too, so a busy
+    loop does not delay it and the end of the loop does not cut it off. One producer may serve several event loops.
 
     >>> async def three_lines():
     ...     async with kinfold.AsyncProducer("redis://localhost:6379/0", workspace="acme-async") as visitors:
@@ -149,12 +158,12 @@ class AsyncProducer(Calls[Coroutine[Any, Any, None]]):
         """
         return await asyncio.to_thread(self._delivery.flush, timeout_s)
 
-    async def close(self, timeout_s: float = _FLUSH_S) -> None:
+    async def close(self, timeout_s: float | None = None) -> None:
         """As `Producer.close`.
 
         >>> asyncio.run(kinfold.AsyncProducer("redis://localhost:6379/0").close())
         """
-        await asyncio.to_thread(self._delivery.close, timeout_s)
+        await asyncio.to_thread(_close, self._delivery, timeout_s)
 
     @property
     def counters(self) -> Counters:
@@ -177,21 +186,25 @@ class AsyncProducer(Calls[Coroutine[Any, Any, None]]):
         delivery = self._delivery
         if delivery.offer(draft):
             return
-        if delivery.options.when_full == "wait":
+        if delivery.may_wait:
             loop = asyncio.get_running_loop()
-            deadline = time.monotonic() + delivery.options.wait_s
-            while not delivery.is_closed and (left := deadline - time.monotonic()) > 0:
+            while not delivery.is_closed and (left := delivery.patience_s()) > 0:
                 room = asyncio.Event()
                 delivery.when_room(_from_thread(loop, room))
                 if delivery.offer(draft):  # room was made before it could call back
                     return
-                try:
+                with contextlib.suppress(TimeoutError):  # then the server may have taken something else
                     await asyncio.wait_for(room.wait(), left)
-                except TimeoutError:
-                    break
                 if delivery.offer(draft):
                     return
         delivery.no_room()
+
+
+def _close(delivery: Delivery, timeout_s: float | None) -> None:
+    if timeout_s is None:
+        delivery.close(patience_s=_SILENCE_S)
+    else:
+        delivery.close(timeout_s)
 
 
 def make_delivery(url: str, workspace: str, key: str | None, given: ProducerOptions) -> Delivery:

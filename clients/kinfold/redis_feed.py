@@ -1,13 +1,13 @@
 """The feed, straight from Redis.
 
-Each page is read together with the stream's first and last entry, by one script and so at one moment: entries that were
-trimmed between two reads cannot be missed without being noticed.
+Each page is read together with the stream's extent and the entry at the position, by one script and so at one moment: entries
+that were trimmed between two reads, or that a failover took away, cannot be missed without being noticed.
 """
 
 import logging
 import threading
 from collections.abc import Generator, Iterator
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -19,7 +19,7 @@ from kinfold.redis_log import REDIS_ERRORS, redis_error
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import Extent, goes_on_behind, position_key
 
 log = logging.getLogger("kinfold")
 
@@ -27,14 +27,27 @@ _PAGE: Final = 500
 _BLOCK_MS: Final = 400
 
 _READ: Final = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {'', '0-0', 0, {}} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {'', '0-0', '0-0', 0, 0, {}} end
 local flat, info = redis.call('XINFO', 'STREAM', KEYS[1]), {}
 for i = 1, #flat, 2 do info[flat[i]] = flat[i + 1] end
 local first = info['first-entry'] and info['first-entry'][1] or ''
-local gone = info['entries-added'] - info['length']
-local entries = ARGV[1] ~= '' and redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2]) or {}
-return {first, info['last-generated-id'], gone, entries}
+local removed = info['entries-added'] - info['length']
+local is_there, entries = 0, {}
+if ARGV[1] ~= '' then
+  is_there = #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
+  entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+end
+return {first, info['last-generated-id'], info['max-deleted-entry-id'], removed, is_there, entries}
 """
+
+
+class _Page(NamedTuple):
+    """What follows a position, and what the stream was like at that moment."""
+
+    extent: Extent
+    goes_on: bool
+    """Whether nothing between the position and the entries was skipped."""
+    entries: list[tuple[bytes, list[bytes]]]
 
 
 class RedisFeed:
@@ -42,7 +55,8 @@ class RedisFeed:
 
     def __init__(self, url: str, workspace: str, timeout_s: float) -> None:
         self._url: Final = url
-        self._timeout_s: Final = timeout_s + _BLOCK_MS / 1000
+        self._timeout_s: Final = timeout_s
+        self._block_ms: Final = max(1, min(_BLOCK_MS, round(timeout_s * 250)))  # a silent server is noticed in `timeout_s`
         self._feed: Final = key(workspace, "changes")
         self._contacts: Final = key(workspace, "contacts")
         self._stopped: Final = threading.Event()
@@ -64,32 +78,36 @@ class RedisFeed:
                 close(client)
 
     def _read(self, client: Any, since: str | None, *, snapshot: bool) -> Iterator[Item]:
-        first, last, gone, _ = self._page(client, "")
-        if since is not None and not (snapshot and _is_lost(since, first, last, gone)):
+        page = self._page(client, since or "")
+        if since is not None and (page.goes_on or not snapshot):
             position = since
         elif snapshot:
-            position = yield from self._snapshot(client, last)
+            position = yield from self._snapshot(client, page.extent.last)
         else:
-            position = last
+            position = page.extent.last
             yield At(position)
         while not self._stopped.is_set():
-            first, last, gone, entries = self._page(client, position)
-            if _is_lost(position, first, last, gone):
+            page = self._page(client, position)
+            if not page.goes_on:
                 if not snapshot:
-                    raise FeedTruncated(f"feed: found {first or last} as its oldest entry, asked for was {position}", position)
-                position = yield from self._snapshot(client, last)
+                    raise FeedTruncated(_why_lost(position, page.extent), position)
+                position = yield from self._snapshot(client, page.extent.last)
                 continue
+            entries = page.entries
             for entry_id, fields in entries:
                 position = entry_id.decode()
                 change = _change(position, fields)
                 yield At(position) if change is None else Told(position, change)
             if len(entries) < _PAGE:
                 yield Pause()
-                client.execute_command("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", self._feed, position)
+                client.execute_command("XREAD", "COUNT", 1, "BLOCK", self._block_ms, "STREAMS", self._feed, position)
 
-    def _page(self, client: Any, position: str) -> tuple[str, str, int, list[tuple[bytes, list[bytes]]]]:
-        first, last, gone, entries = client.execute_command("EVAL", _READ, 1, self._feed, position, _PAGE)
-        return first.decode(), last.decode(), gone, entries
+    def _page(self, client: Any, position: str) -> _Page:
+        """What follows `position`; empty: nothing is asked for but the extent."""
+        reply = client.execute_command("EVAL", _READ, 1, self._feed, position, _PAGE)
+        first, last, max_deleted, removed, is_there, entries = reply
+        extent = Extent(first.decode(), last.decode(), max_deleted.decode(), removed)
+        return _Page(extent, goes_on_behind(position, extent, is_there=bool(is_there)), entries)
 
     def _snapshot(self, client: Any, position: str) -> Generator[Item, None, str]:
         """Every living contact, then the changes since `position` that some contact may show already; up to where those go."""
@@ -120,14 +138,14 @@ class RedisFeed:
         A change that a contact shows already is told with the contact as it was shown, so that nobody goes back in time; one
         that takes a contact away is told in any case.
         """
-        _, until, _, _ = self._page(client, "")
+        until = self._page(client, "").extent.last
         while position_key(position) < position_key(until):
-            first, last, gone, entries = self._page(client, position)
-            if _is_lost(position, first, last, gone):
-                raise Unreachable(f"feed: found {first or last} as its oldest entry, needed for a snapshot was {position}")
-            if not entries:
+            page = self._page(client, position)
+            if not page.goes_on:
+                raise Unreachable(f"{_why_lost(position, page.extent)}; the snapshot begins again")
+            if not page.entries:
                 break
-            for entry_id, fields in entries:
+            for entry_id, fields in page.entries:
                 position = entry_id.decode()
                 change = _change(position, fields)
                 if change is not None and (news := _after(shown, change)):
@@ -156,9 +174,10 @@ def _after(shown: dict[str, Contact], change: Change) -> Change | None:
     return None
 
 
-def _is_lost(position: str, first: str, last: str, gone: int) -> bool:
-    """Whether entries right behind `position` may be gone: it lies before the first that is kept, or behind the last."""
+def _why_lost(position: str, extent: Extent) -> str:
     at = position_key(position)
-    if at > position_key(last):
-        return True
-    return gone > 0 and at < position_key(first or last)
+    if at <= (0, 0) or (extent.removed and at < position_key(extent.first or extent.last)):
+        what = "an older one may be trimmed"
+    else:
+        what = "this one never was there: did a failover or a restored copy take it away?"
+    return f"feed: expected a position between {extent.first or extent.last} and {extent.last}, got {position}; {what}"

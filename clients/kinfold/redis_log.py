@@ -79,20 +79,15 @@ def redis_error(error: Exception) -> Unreachable | Refused:
     """What redis-py raised, as ours."""
     text = str(error)
     if isinstance(error, exceptions.MovedError):
-        return Refused(f"Redis: found a node of a cluster (MOVED {text}), allowed there is redis+cluster://")
-    # What goes away by itself: a failover, a full server or disk, a server that still loads, or runs somebody's script.
-    is_transient = isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES)
-    is_final = isinstance(error, (exceptions.AuthenticationError, exceptions.ResponseError)) and not is_transient
+        return Refused(f"Redis: expected a single server, got a node of a cluster (MOVED {text}); use redis+cluster://")
+    is_server_error = isinstance(error, (exceptions.AuthenticationError, exceptions.ResponseError))
+    # redis-py cuts off the codes that it knows and keeps the others.
+    is_final = is_server_error and (getattr(error, "status_code", None) or text.partition(" ")[0]) in _FINAL_CODES
     text = f"Redis: {text or type(error).__name__}"
     return Refused(text) if is_final else Unreachable(text)
 
 
-_TRANSIENT: Final = (
-    exceptions.ClusterDownError,
-    exceptions.MasterDownError,
-    exceptions.OutOfMemoryError,
-    exceptions.ReadOnlyError,
-    exceptions.TryAgainError,
-)
-_TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
-"""Of errors for which redis-py has no class."""
+_FINAL_CODES: Final = frozenset(["ERR", "WRONGTYPE", "NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "NOPROTO", "CROSSSLOT"])
+"""What a server says that will not change by itself. All else passes: a failover (READONLY, MASTERDOWN, UNBLOCKED, LOADING,
+NOREPLICAS), a slot on the move (CLUSTERDOWN, TRYAGAIN, ASK), a full memory or disk (OOM, MISCONF), somebody's script (BUSY,
+UNKILLABLE), and what a newer server says: trying again costs less than giving up too early."""

@@ -1,5 +1,7 @@
 """A test kit: a producer that sends nothing, and shows what would have become of it.
 
+A bulk load is tested by giving it a `Recorder` in place of the `Producer`; see `Recorder` for an example.
+
 It folds with `kinfold_projections`, the fold that the service runs, which is pure and part of every installation.
 """
 
@@ -43,6 +45,19 @@ class Recorder(Calls[None]):
     ['VisitorSeen', 'VisitorIdentified']
     >>> [type(change).__name__ for change in recorder.changes]
     ['ContactCreated', 'VisitorLinked']
+
+    A bulk load, which in production runs as `with kinfold.Producer(url) as users: load(rows, users)`. Loaded twice, every user
+    is there once:
+
+    >>> def load(rows, users):
+    ...     for row in rows:
+    ...         users.identify(external_id=row["id"], email=row["email"], metadata={"plan": row["plan"]})
+    >>> rows = [{"id": f"u-{n}", "email": f"user{n}@example.org", "plan": "pro"} for n in range(100)]
+    >>> with Recorder() as recorder:
+    ...     load(rows, recorder)
+    ...     load(rows, recorder)
+    >>> len(recorder.contacts), recorder.counters.suppressed
+    (100, 100)
     """
 
     def __init__(self, workspace: str = DEFAULT_WORKSPACE, *, suppress: bool = True) -> None:

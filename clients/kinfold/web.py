@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypedDict
 
 from kinfold.errors import KinfoldError
-from kinfold.producer import AsyncProducer
+from kinfold.producer import AsyncProducer, Producer
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.rejections import EventError
 
@@ -117,7 +117,7 @@ class Visit:
         if self.visitor_id is None:
             return False
         self.is_used = True
-        self.tracking.producer.identify(self.visitor_id, **person)
+        self.tracking.calls.identify(self.visitor_id, **person)
         return True
 
     def reset(self, response: Any) -> None:
@@ -150,10 +150,12 @@ class Tracking:
                 raise TypeError(f"{name}: found a setting of that name, allowed are {', '.join(Settings.__annotations__)}")
         given: object = producer
         if isinstance(given, AsyncProducer):  # nobody would await what its calls return
-            raise TypeError("producer: found an AsyncProducer, allowed is a Producer (when_full='drop' or 'raise' never waits)")
+            raise TypeError("producer: expected a Producer (the middleware never waits), got an AsyncProducer")
         if not callable(getattr(given, "seen", None)):
             raise TypeError(f"producer: found {given!r:.60}, allowed is a Producer")
         self.producer: Final = producer
+        self.calls: Final[Publisher] = producer.never_waiting if isinstance(producer, Producer) else producer
+        """How things are published: no request waits because Redis is away."""
         self.cookie: Final = settings.get("cookie", "kinfold_visitor")
         self.domain: Final = settings.get("domain")
         self.secure: Final = settings.get("secure", True)
@@ -177,7 +179,7 @@ class Tracking:
         if self._is_page_view(request, status, content_type):
             visit.is_used = True
             try:
-                self.producer.seen(visit.visitor_id, context=self._context(request))
+                self.calls.seen(visit.visitor_id, context=self._context(request))
             except (KinfoldError, EventError) as error:  # never a reason for the application to fail
                 log.warning("a page view was not published: %s", error)
         return None if visit.is_known or not visit.is_used else self._set_cookie(visit.visitor_id, _YEAR_S)

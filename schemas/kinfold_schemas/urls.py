@@ -108,6 +108,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # as whoever looks its address up does: UnicodeError for an empty label, or a long one
     except ValueError:
         raise ValueError(_NO_ADDRESS) from None
     if port == 0:

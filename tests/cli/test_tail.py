@@ -12,6 +12,7 @@ import redis as redis_py
 
 from kinfold_schemas.keys import key
 from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.engines import free_port
 from tests.support.waiting import wait_until_sync
 
 
@@ -115,11 +116,36 @@ def test_tail_says_when_entries_that_it_was_asked_for_are_no_longer_kept(
     assert "the feed keeps only newer ones; read the contacts and start from now" in said
 
 
-def test_a_feed_that_was_not_cut_may_be_read_from_before_its_beginning(kinfold: Kinfold) -> None:
-    """An entry id that is older than the feed itself asks for nothing that was dropped."""
+@pytest.mark.parametrize("since", ["5-0", "between"])
+def test_tail_says_when_the_entry_never_was_in_this_feed(
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, since: str
+) -> None:
+    """A failover or a restored copy took it away, and others may stand in its place. The beginning is `0`."""
     identify(kinfold, "u-1")
-    with tailing(kinfold, "--since", "5-0") as tail:
-        assert tail.next()["change"]["contact"]["externalId"] == "u-1"
+    if since == "between":
+        last: Any = log.xinfo_stream(key(workspace, "changes"))["last-generated-id"]
+        ms, _, seq = last.decode().partition("-")
+        since = f"{ms}-{int(seq) + 1}"
+        log.xadd(key(workspace, "changes"), {"change": "{}"}, id=f"{int(ms) + 1}-0")
+
+    with tailing(kinfold, "--since", since) as tail:
+        status, said = tail.ended()
+
+    assert status == 1
+    assert "this feed never had it (did a failover or a restored copy take it away?)" in said
+
+
+def test_tail_goes_on_when_its_server_is_demoted_and_promoted(kinfold: Kinfold, log: redis_py.Redis) -> None:
+    """A client that waits at a primary is thrown out when that becomes a replica (`UNBLOCKED`)."""
+    identify(kinfold, "u-1")
+    waiting = len(log.client_list())
+    with tailing(kinfold) as tail:
+        wait_until_sync(lambda: len(log.client_list()) > waiting and is_blocked(log))
+        log.replicaof("127.0.0.1", str(free_port()))
+        log.replicaof("NO", "ONE")
+        identify(kinfold, "u-2")
+        assert tail.next()["change"]["contact"]["externalId"] == "u-2"
+        assert tail.interrupt() == 0
 
 
 def test_tail_waits_for_a_position_first(kinfold: Kinfold) -> None:

@@ -72,5 +72,5 @@ def _a_contact(request: pytest.FixtureRequest) -> None:
         with kinfold.Producer(request.getfixturevalue("folding_url"), workspace=workspace, suppress_entries=0) as visitors:
             visitors.identify("v-1", external_id="u-1", name="Ada")
             position = visitors.flush()
-        with kinfold.Contacts(request.getfixturevalue("folding_url"), workspace=workspace) as contacts:
+        with kinfold.Contacts(request.getfixturevalue("folding_url"), workspace=workspace, wait_s=60) as contacts:
             assert contacts.by_external_id("u-1", after=position)

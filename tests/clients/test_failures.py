@@ -167,79 +167,6 @@ def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, workspace: s
     assert slowest < CALL_S
 
 
-@pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_nobody_waits_longer_than_the_setting_says(  # noqa: C901  two ways to call
-    proxy: Proxy, workspace: str, how: str
-):
-    """With a full buffer and a server that is gone, a call waits `wait_s`, and then raises."""
-    proxy.refuse()
-    options: dict[str, Any] = {"when_full": "wait", "wait_s": 0.2, "buffer_events": 5, "batch_events": 5}
-    slowest = [0.0]
-    full = [0]
-
-    def note(started: float, error: BaseException | None) -> None:
-        slowest[0] = max(slowest[0], time.perf_counter() - started)
-        full[0] += error is not None
-
-    if how == "threads":
-        producer = kinfold.Producer(proxy.url, workspace=workspace, exit_timeout_s=0, **options)
-
-        def talk() -> None:
-            for _ in range(3):
-                started = time.perf_counter()
-                try:
-                    producer.seen("v-1")
-                except kinfold.BufferFull as error:
-                    note(started, error)
-                else:
-                    note(started, None)
-
-        threads = [threading.Thread(target=talk) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        producer.close(timeout_s=0)
-    else:
-
-        async def talk_async(producer: kinfold.AsyncProducer) -> None:
-            for _ in range(3):
-                started = time.perf_counter()
-                try:
-                    await producer.seen("v-1")
-                except kinfold.BufferFull as error:
-                    note(started, error)
-                else:
-                    note(started, None)
-
-        async def main() -> None:
-            producer = kinfold.AsyncProducer(proxy.url, workspace=workspace, exit_timeout_s=0, **options)
-            await asyncio.gather(*(talk_async(producer) for _ in range(8)))
-            await producer.close(timeout_s=0)
-
-        asyncio.run(main())
-    assert full[0] >= 24 - 10
-    assert 0.2 <= slowest[0] < 0.2 + CALL_S
-
-
-@pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_who_waits_goes_on_as_soon_as_there_is_room(proxy: Proxy, client: Redis, workspace: str, how: str):
-    """A buffer of 50 for 1,000 events, and a server that is slow: all of them get through, each caller in its turn."""
-    proxy.delay_s = 0.01
-    options: dict[str, Any] = {**QUICK, "when_full": "wait", "wait_s": 20.0, "buffer_events": 50}
-    if how == "threads":
-        with kinfold.Producer(proxy.url, workspace=workspace, **options) as producer:
-            say(producer)
-    else:
-
-        async def main() -> None:
-            async with kinfold.AsyncProducer(proxy.url, workspace=workspace, **options) as producer:
-                await say_async(producer)
-
-        asyncio.run(main())
-    assert Log(client, workspace).visitors == EXPECTED
-
-
 def test_what_goes_away_by_itself_is_waited_for(tmp_path: Path, workspace: str):
     """A script that runs for long (BUSY), a server without its replicas (NOREPLICAS): nobody who reads or sends gives up."""
     with EmbeddedServer.start(tmp_path / "data") as server, Redis.from_url(server.url) as client:
@@ -302,4 +229,7 @@ def run_for_ever(client: Redis) -> None:
 def test_a_node_of_a_cluster_says_how_to_reach_it():
     error = redis_error(MovedError("3999 127.0.0.1:6381"))
     assert isinstance(error, kinfold.Refused)
-    assert str(error) == "Redis: found a node of a cluster (MOVED 3999 127.0.0.1:6381), allowed there is redis+cluster://"
+    assert (
+        str(error)
+        == "Redis: expected a single server, got a node of a cluster (MOVED 3999 127.0.0.1:6381); use redis+cluster://"
+    )

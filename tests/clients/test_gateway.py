@@ -137,6 +137,23 @@ def test_who_closes_before_a_batch_that_is_too_large_is_sent_is_understood(
     assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(140)]
 
 
+def test_what_was_refused_is_not_held_for_sent(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """Said again, it is news: the firewall may have changed its mind, and the log does not have it."""
+    is_strict = True
+    with (
+        Front(gateway_url, opinion=lambda body: 403 if is_strict and b"suspicious" in body else None) as front,
+        kinfold.Producer(front.url, key=api_key) as visitors,
+    ):
+        visitors.set_metadata("v-1", {"plan": "suspicious"})
+        visitors.flush()
+        assert visitors.counters.refused == 1
+        is_strict = False
+        visitors.set_metadata("v-1", {"plan": "suspicious"})
+        visitors.flush()
+        assert (visitors.counters.sent, visitors.counters.suppressed) == (1, 0)
+    assert [event["metadata"] for event in Log(client, workspace).events] == [{"plan": "suspicious"}]
+
+
 @pytest.mark.parametrize("status", [400, 403, 406, 200])
 def test_an_event_that_a_firewall_refuses_is_given_up_alone(  # noqa: PLR0917  fixtures are arguments
     gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture, status: int

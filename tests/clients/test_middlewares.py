@@ -1,5 +1,6 @@
 """What the middlewares have in common, for an application of each kind."""
 
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -13,6 +14,7 @@ from litestar.testing import TestClient
 import kinfold
 from kinfold import asgi, wsgi
 from kinfold.testing import Recorder
+from tests.support.waiting import wait_until_sync
 
 BASE: Final = "http://example.local"
 HTML: Final = "<h1>Hello</h1>"
@@ -58,8 +60,23 @@ def test_the_address_of_a_page_is_the_browsers(visit: Visit):
 @kinds
 def test_a_producer_whose_calls_are_to_be_awaited_is_refused(visit: Visit):
     """Nobody would: every page would be answered, and nothing published."""
-    with pytest.raises(TypeError, match="producer: found an AsyncProducer, allowed is a Producer"):
+    with pytest.raises(TypeError, match=r"producer: expected a Producer .*, got an AsyncProducer"):
         visit(kinfold.AsyncProducer("redis://localhost:1/0"), "/pages/1")
+
+
+@kinds
+def test_no_page_waits_because_the_server_is_gone(visit: Visit, workspace: str):
+    """The buffer is full and the producer's own calls would wait for ten minutes: the page view is dropped and counted."""
+    options: kinfold.ProducerOptions = {"buffer_events": 1, "batch_events": 1, "wait_s": 600, "exit_timeout_s": 0}
+    producer = kinfold.Producer("redis://127.0.0.1:1/0", workspace=workspace, **options)
+    producer.seen("v-1")
+    wait_until_sync(lambda: producer.counters.retries)  # that one is under way
+    producer.seen("v-2")
+    started = time.monotonic()
+    visit(producer, "/pages/1")
+    assert time.monotonic() - started < 60
+    assert producer.counters.dropped == 1
+    producer.close(timeout_s=0)
 
 
 @kinds

@@ -75,6 +75,32 @@ def test_forked_after_the_producer_was_made(folding_url: str, client: Redis, wor
     assert len({event["id"] for event in log.events}) == 203
 
 
+def test_a_child_does_not_hold_for_sent_what_its_parent_has_not_sent(folding_url: str, client: Redis, workspace: str):
+    """The parent took it up before the fork, and is killed before it is sent: the child says it again."""
+    run(
+        """
+import kinfold, logging, os, sys, time
+logging.disable()
+visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[2], batch_age_s=0)
+visitors.set_metadata("v-1", {"plan": "pro"})
+while visitors._delivery._in_flight is None:
+    time.sleep(0.01)
+if os.fork() == 0:
+    from kinfold.redis_log import RedisLog
+    visitors._delivery._connect = lambda: RedisLog(sys.argv[1], sys.argv[2], 5)  # the server is back
+    visitors.set_metadata("v-1", {"plan": "pro"})
+    visitors.flush()
+    assert (visitors.counters.sent, visitors.counters.suppressed) == (1, 0), visitors.counters
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+os._exit(0)
+""",
+        folding_url,
+        workspace,
+    )
+    assert [event["metadata"] for event in Log(client, workspace).events] == [{"plan": "pro"}]
+
+
 def test_forked_while_the_server_is_gone(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
     """The parent's spool is the parent's; the child has one of its own, and both are sent by whoever comes next."""
     script = """
@@ -163,6 +189,101 @@ def test_the_end_of_the_process_does_not_wait_longer_than_the_setting(workspace:
         "assert 0.1 < time.monotonic() - started < 1\n"
     )
     run(script, workspace)
+
+
+def test_forked_while_a_call_waits_for_room(workspace: str):
+    """The child has an empty buffer, and nobody in it waits."""
+    run(
+        """
+import kinfold, logging, os, sys, threading, time
+logging.disable()
+visitors = kinfold.Producer(
+    "redis://127.0.0.1:1/0", workspace=sys.argv[1], buffer_events=1, batch_events=1, wait_s=600, exit_timeout_s=0
+)
+visitors.seen("v-0")
+while not visitors.counters.retries:
+    time.sleep(0.01)
+visitors.seen("v-1")
+waiting = threading.Thread(target=visitors.seen, args=("v-2",))
+waiting.start()
+time.sleep(0.1)  # nothing tells when it waits; where it does not yet, this tests less
+if os.fork() == 0:
+    visitors.seen("v-child")
+    assert visitors.counters.accepted == 1, visitors.counters
+    sys.exit()
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+assert waiting.is_alive()
+visitors.close(timeout_s=0)
+waiting.join(10)
+assert visitors.counters.dropped == 1, visitors.counters
+""",
+        workspace,
+    )
+
+
+def test_a_signal_handler_closes_while_a_call_waits_for_room(workspace: str):
+    """As one that ends the application: the call returns, and its event is counted."""
+    run(
+        """
+import kinfold, logging, signal, sys, time
+logging.disable()
+visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[1], buffer_events=1, batch_events=1, wait_s=600)
+visitors.seen("v-0")
+while not visitors.counters.retries:
+    time.sleep(0.01)
+visitors.seen("v-1")
+signal.signal(signal.SIGALRM, lambda *_: visitors.close(timeout_s=0.1))
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+visitors.seen("v-2")
+assert (visitors.counters.lost, visitors.counters.dropped) == (2, 1), visitors.counters
+""",
+        workspace,
+    )
+
+
+def test_a_signal_handler_calls_in_the_middle_of_a_call(folding_url: str, client: Redis, workspace: str):
+    """A handler runs between any two steps of the main thread: it must not wait for a lock that this thread holds."""
+    run(
+        """
+import itertools, kinfold, signal, sys, time
+visitors = kinfold.Producer(sys.argv[1], workspace=sys.argv[2])
+interrupts = itertools.count()
+
+def interrupt(*_):
+    visitors.seen(f"v-handler-{next(interrupts)}")
+
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+for number in range(20_000):
+    visitors.seen(f"v-{number}")
+signal.setitimer(signal.ITIMER_REAL, 0)
+visitors.close()
+counters = visitors.counters
+assert counters.sent == 20_000 + next(interrupts), counters
+assert visitors._delivery._bytes == 0, visitors._delivery._bytes
+""",
+        folding_url,
+        workspace,
+    )
+    assert set(Log(client, workspace).visitors.values()) == {1}
+
+
+def test_the_process_ends_while_a_thread_waits_for_room(workspace: str):
+    """The end of the process waits for such a thread, and that waits no longer than the setting says."""
+    script = """
+import kinfold, sys, threading, time
+visitors = kinfold.Producer(
+    "redis://127.0.0.1:1/0", workspace=sys.argv[1], buffer_events=1, batch_events=1, wait_s=1, exit_timeout_s=0.1
+)
+visitors.seen("v-0")
+while not visitors.counters.retries:
+    time.sleep(0.01)
+visitors.seen("v-1")
+threading.Thread(target=visitors.seen, args=("v-2",)).start()
+"""
+    done = subprocess.run([sys.executable, "-c", script, workspace], check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "3 of 3 events were lost: 1 found no room in the buffer, 2 were accepted and could not be sent" in done.stderr
 
 
 def test_a_module_that_is_loaded_again_makes_a_second_producer_and_loses_nothing_of_the_first(

@@ -60,6 +60,24 @@ def test_an_outage_goes_through_the_spool_in_order(folding_url: str, client: Red
     assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(201)]
 
 
+def test_what_is_said_later_does_not_overtake_what_is_spooled(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """The server is back, and the time to try again has not come: a new event waits behind those on disk."""
+    options: dict[str, Any] = {"first_retry_s": 600, "last_retry_s": 600, "batch_age_s": 0}
+    with (
+        Proxy(folding_url) as proxy,
+        kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **options) as visitors,
+    ):
+        proxy.refuse()
+        visitors.seen("v-0")
+        wait_until_sync(lambda: visitors.counters.spooled == 1)
+        proxy.accept()
+        visitors.seen("v-1")
+        wait_until_sync(lambda: visitors.counters.buffered == 0)
+        assert (visitors.counters.spooled, visitors.counters.sent) == (2, 0)
+        visitors.flush()
+    assert [event["visitorId"] for event in Log(client, workspace).events] == ["v-0", "v-1"]
+
+
 def test_a_killed_process_leaves_what_it_had_spooled(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
     """SIGKILL: no close, no exit handler. The lock is the kernel's, and goes with the process."""
     script = f"""

@@ -52,6 +52,7 @@ def test_a_url_is_taken_apart(url: str, expected: RedisUrl) -> None:
         ("redis://h:x", "expected a host and a port from 1 to 65535"),
         ("redis://h:0", "expected a host and a port from 1 to 65535"),
         ("redis://h:65536", "expected a host and a port from 1 to 65535"),
+        ("redis://.example", "expected a host and a port from 1 to 65535"),
         ("redis://h#1", "expected no '#', got one (in a password it is written %23)"),
         ("redis://h/zzz", "expected a number as its database, got 'zzz'"),
         ("redis://h/3/4", "expected a number as its database, got '3/4'"),

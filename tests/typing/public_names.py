@@ -14,7 +14,7 @@ def producer() -> None:
         assert_type(visitors.flush(timeout_s=1), str | None)
         assert_type(visitors.counters, kinfold.Counters)
         assert_type(visitors.counters.sent, int)
-        assert_type(visitors.may_wait, bool)
+        assert_type(visitors.never_waiting.seen("v-1"), None)
         assert_type(visitors.exit_timeout_s, float)
         visitors.seen("v-1", url="/", user_agent="x", context={"n": 1, "b": True, "f": 0.5, "none": None})
         visitors.identify("v-1", external_id="u-1", metadata={"plan": "pro"}, unset=["a"])

@@ -1,20 +1,22 @@
 """`kinfold show`, `contacts`, `tail`, `status`."""
 
+import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import msgspec
+from redis.exceptions import RedisError, ResponseError
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import Extent, goes_on_behind, position_key
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.replaying import say_what_is_lost
 from kinfold_services.cli.transferring import say_if_not_served
-from kinfold_services.connections import Client, RawEntry
+from kinfold_services.connections import Client, RawEntry, is_passing
 from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import Reader, Workspace, listed_workspaces
 from kinfold_services.replay.log import log_extent
@@ -25,8 +27,9 @@ from kinfold_services.servers import connected
 from kinfold_services.settings import Settings
 
 _FEED_PAGE: Final = 500
-_BLOCK_MS: Final = 2000
-"""How long one read waits for changes, well within the time that an answer may take."""
+_BLOCK_MS: Final = 1000
+"""How long a read waits, so that a position that a failover took away is noticed soon."""
+_RETRY_S: Final = 0.5
 
 
 class Which(NamedTuple):
@@ -93,39 +96,87 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
 
 
 async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
-    """Follows the change feed until interrupted. Exit status 1 where entries behind `since` are no longer kept."""
+    """Follows the change feed until interrupted. Exit status 1 where changes behind `since` would be skipped.
+
+    An outage or a failover does not end it, once it has reached the server.
+    """
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
-        last = since or await _last_entry(client, feed)
+        last = since or (await _page(client, feed, "0-0")).extent.last
         if sys.stderr.isatty():
             say(f"following the changes of workspace {settings.workspace}; Ctrl-C ends")
-        while not await _is_truncated(client, feed, last):
-            reply = await client.xread({feed: last}, count=_FEED_PAGE, block=_BLOCK_MS)
-            for _, entries in cast("list[tuple[bytes, list[RawEntry]]]", reply or ()):
-                for entry_id, fields in entries:
-                    last = entry_id.decode()
-                    try:
-                        change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
-                    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                        say(f"kinfold: feed entry {last} was left out: it is no change: {error}")
-                        continue
-                    if not print_json({"entry": last, "change": change}):
-                        return DONE
-    return complain(f"feed entry {last}: the feed keeps only newer ones; read the contacts and start from now", NO)
+        trouble = ""
+        while True:
+            try:
+                page = await _page(client, feed, last)
+                if not page.goes_on:
+                    return complain(_why_lost(last, page.extent), NO)
+                if not page.entries:
+                    await client.xread({feed: last}, count=1, block=_BLOCK_MS)
+            except RedisError as error:
+                if not is_passing(error):
+                    raise
+                if str(error) != trouble:
+                    trouble = str(error)
+                    say(f"kinfold: the feed cannot be read and will be again: {trouble}")
+                await asyncio.sleep(_RETRY_S)
+                continue
+            trouble = ""
+            for entry_id, fields in page.entries:
+                last = entry_id.decode()
+                if not _print_change(last, fields):
+                    return DONE
 
 
-async def _last_entry(client: Client, feed: str) -> str:
-    newest = cast("list[tuple[bytes, object]]", await client.xrevrange(feed, count=1))
-    return newest[0][0].decode() if newest else "0-0"
+def _print_change(entry: str, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether somebody still reads what is printed."""
+    try:
+        change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        say(f"kinfold: feed entry {entry} was left out: it is no change: {error}")
+        return True
+    return print_json({"entry": entry, "change": change})
 
 
-async def _is_truncated(client: Client, feed: str, last: str) -> bool:
-    """Whether the feed may have dropped entries behind `last`."""
-    oldest = cast("list[tuple[bytes, object]]", await client.xrange(feed, count=1))
-    if not oldest or position_key(last) >= position_key(oldest[0][0].decode()):
-        return False
-    info = cast("dict[str, int]", await client.xinfo_stream(feed))
-    return info["entries-added"] > info["length"]
+class _Page(NamedTuple):
+    """What follows a position in the feed, and what the feed was like at that moment."""
+
+    extent: Extent
+    goes_on: bool
+    """Whether nothing between the position and the entries was skipped."""
+    entries: list[RawEntry]
+
+
+async def _page(client: Client, feed: str, position: str) -> _Page:
+    pipeline = client.pipeline(transaction=True)
+    pipeline.xrange(feed, min=position, count=_FEED_PAGE)
+    pipeline.xinfo_stream(feed)
+    entries, info = await pipeline.execute(raise_on_error=False)
+    extent = Extent("", "0-0", "0-0", 0)
+    if not _is_missing(info):
+        for reply in (entries, info):
+            if isinstance(reply, Exception):
+                raise reply
+        first = info["first-entry"]
+        ids = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
+        extent = Extent(first[0].decode() if first else "", *ids, info["entries-added"] - info["length"])
+    is_there = bool(entries) and position_key(entries[0][0].decode()) == position_key(position)
+    return _Page(extent, goes_on_behind(position, extent, is_there=is_there), entries[is_there:])
+
+
+def _is_missing(info: object) -> bool:
+    """Whether there is no feed yet."""
+    return isinstance(info, ResponseError) and "no such key" in str(info)
+
+
+def _why_lost(position: str, extent: Extent) -> str:
+    at = position_key(position)
+    if at <= (0, 0) or (extent.removed and at < position_key(extent.first or extent.last)):
+        return f"feed entry {position}: the feed keeps only newer ones; read the contacts and start from now"
+    return (
+        f"feed entry {position}: this feed never had it (did a failover or a restored copy take it away?); "
+        f"read the contacts and start from now"
+    )
 
 
 @asynccontextmanager

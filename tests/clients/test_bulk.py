@@ -1,0 +1,81 @@
+"""`examples/load_users.py`: a CSV of many users, loaded twice, and every one is there once."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from redis import Redis
+
+import kinfold
+from kinfold_schemas.keys import key
+from kinfold_services.embedded import EmbeddedServer
+from tests.support.engines import free_port
+from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.waiting import wait_until_sync
+
+SCRIPT: Final = Path(__file__).parents[2] / "examples" / "load_users.py"
+USERS: Final = int(os.environ.get("KINFOLD_TEST_USERS", "12000"))
+"""More than the buffer takes."""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """Give the URL of a server of the test's own, with a projector on it."""
+    with EmbeddedServer.start(tmp_path / "data") as server, (tmp_path / "log").open("wb") as log:
+        command = [*KINFOLD, "projector", "--redis-url", server.url]
+        projector = subprocess.Popen(command, env=clean_environment(), stdout=log, stderr=log)
+        yield server.url
+        projector.terminate()
+        projector.wait(20)
+
+
+def load(path: Path, url: str) -> "subprocess.CompletedProcess[str]":
+    """Runs the script."""
+    command = [sys.executable, str(SCRIPT), str(path), url]
+    return subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
+
+
+def test_loaded_twice_every_user_is_there_once(url: str, tmp_path: Path):
+    """With the address, the name and the plan of the file, which begins as spreadsheets write it (a BOM)."""
+    path = tmp_path / "users.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "email", "name", "plan"])
+        rows.writerows((f"u-{n}", f"user{n}@example.org" if n % 10 else "", f"User {n}", "pro") for n in range(USERS))
+    for _ in range(2):
+        done = load(path, url)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    with Redis.from_url(url) as client:
+        last = client.xinfo_stream(key("default", "events"))["last-generated-id"]
+        wait_until_sync(lambda: client.hget(key("default", "position"), "stream_id") == last, 120)
+        assert client.xlen(key("default", "events")) == 2 * USERS
+        assert (client.hlen(key("default", "contacts")), client.hlen(key("default", "external-ids"))) == (USERS, USERS)
+    with kinfold.Contacts(url) as contacts:
+        for number in (0, 1, USERS - 1):
+            user = contacts.by_external_id(f"u-{number}")
+            assert user is not None
+            assert (user.name, user.metadata) == (f"User {number}", {"plan": "pro"})
+            assert user.email == (f"user{number}@example.org" if number % 10 else None)
+
+
+def test_the_readme_shows_the_script_in_eleven_lines():
+    """But for the blank ones."""
+    code = SCRIPT.read_text().partition('"""\n\n')[2]
+    assert f"```python\n{code}```" in (SCRIPT.parents[1] / "README.md").read_text("utf-8")
+    assert len([line for line in code.splitlines() if line]) <= 11
+
+
+def test_without_a_server_the_script_says_what_was_lost(tmp_path: Path):
+    """And fails: a cron job that exits with 0 has done its work."""
+    path = tmp_path / "users.csv"
+    path.write_text("id,email,name,plan\n" + "".join(f"u-{number},,User,pro\n" for number in range(100)))
+    done = load(path, f"redis://127.0.0.1:{free_port()}/0")  # and takes the ten seconds that a silent server has
+    assert done.returncode == 1
+    assert "100 of 100 events were lost" in done.stderr
+    assert done.stderr.endswith("100 users were lost\n")

@@ -1,0 +1,299 @@
+"""A server that is demoted, hangs, or comes back without its newest entries (issue 11, points 11, 12 and 14)."""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import pytest
+from redis import Redis, exceptions
+from redis._parsers.base import BaseParser
+
+import kinfold
+from kinfold.connections import close, connect
+from kinfold.reading import as_created
+from kinfold.redis_log import redis_error
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.keys import key
+from kinfold_services.embedded import EmbeddedServer
+from tests.support.engines import cluster, free_port, sentinel
+from tests.support.waiting import wait_until_sync
+
+WORKSPACE: Final = "acme"
+FEED: Final = key(WORKSPACE, "changes")
+NOTICED_S: Final = 5.0
+parse_error: Final = cast("Callable[[str], Exception]", BaseParser.parse_error)
+"""How redis-py reads an error that a server answers."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Redis]:
+    """Give a client of a server of the test's own, on which nobody folds."""
+    with EmbeddedServer.start(tmp_path / "data") as server, Redis.from_url(server.url) as client:
+        yield client
+
+
+def url_of(server: Redis) -> str:
+    """The URL that the client was made with."""
+    return f"unix://{server.connection_pool.connection_kwargs['path']}"
+
+
+def tell(server: Redis, name: str, entry: str = "*") -> str:
+    """Puts a change on the feed; its entry."""
+    at = "2026-01-01T00:00:00.000Z"
+    seen: dict[str, Any] = {"created_at": at, "updated_at": at, "first_seen_at": at, "last_seen_at": at}
+    who: dict[str, Any] = {"external_id": None, "email": None, "image": None, "metadata": {}, "visitor_ids": []}
+    who |= {"metadata_hash": "", "visitor_count": 0}
+    contact = Contact(id="ct_1", version=1, name=name, **seen, **who)
+    change = msgspec.json.encode(as_created(contact))
+    return cast("bytes", server.xadd(FEED, {"change": change}, id=entry)).decode()
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_feed_goes_on_when_its_server_is_demoted_and_promoted(server: Redis, snapshot: bool):  # noqa: FBT001
+    """A reader that waits at a primary is thrown out when that becomes a replica: `UNBLOCKED`."""
+    changes = kinfold.Feed(url_of(server), workspace=WORKSPACE).follow(since=None if snapshot else "0", snapshot=snapshot)
+    seen: list[str | None] = []
+    reader = threading.Thread(target=lambda: seen.extend(cast("Any", change).contact.name for change in changes))
+    reader.start()
+    expected: list[str | None] = []
+    for number in range(4):
+        wait_until_sync(lambda: server.info("clients")["blocked_clients"] == 1)
+        server.replicaof("127.0.0.1", str(free_port()))
+        server.replicaof("NO", "ONE")
+        expected.append(f"number {number}")
+        tell(server, f"number {number}")
+        wait_until_sync(lambda: seen == expected)
+    changes.close()
+    reader.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "ASK 3999 127.0.0.1:6381",
+        "NOREPLICAS Not enough good replicas to write.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "UNKILLABLE Sorry the script already executed write commands against the dataset.",
+        "ERR max number of clients reached",
+        "NOQUORUM what a server of tomorrow says",
+        "no upstream host",
+    ],
+)
+def test_what_a_server_says_for_a_while_passes(answer: str):
+    """For producers, feed and lookups alike: all of them ask `redis_error`."""
+    assert isinstance(redis_error(parse_error(answer)), kinfold.Unreachable)
+
+
+@pytest.mark.parametrize(
+    "error", [exceptions.ClusterError("TTL exhausted."), exceptions.SlotNotCoveredError("Slot 1"), exceptions.TimeoutError()]
+)
+def test_what_a_cluster_cannot_do_for_a_while_passes(error: Exception):
+    """A slot on the move is no reason to give up."""
+    assert isinstance(redis_error(error), kinfold.Unreachable)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "NOPERM this user has no permissions to run the 'evalsha' command",
+        "ERR unknown command 'XADD'",
+    ],
+)
+def test_what_somebody_has_to_mend_does_not_pass(answer: str):
+    """The reader of a feed is told."""
+    assert isinstance(redis_error(parse_error(answer)), kinfold.Refused)
+
+
+@contextmanager
+def following(server: Redis, since: str, **options: Any) -> Generator[Any]:
+    """Follows the feed behind an entry."""
+    with kinfold.Feed(url_of(server), workspace=WORKSPACE).follow(since=since, **options) as changes:
+        yield changes
+
+
+def test_the_position_is_the_last_entry(server: Redis):
+    """Nothing is lost, and what comes is told."""
+    last = [tell(server, name) for name in ("a", "b")][-1]
+    with following(server, last) as changes:
+        tell(server, "c")
+        assert next(changes).contact.name == "c"
+
+
+def test_the_position_is_the_last_entry_and_was_trimmed(server: Redis):
+    """Nothing is behind it. Something else is, later: whether more was trimmed nobody can tell then."""
+    last = [tell(server, name) for name in ("a", "b")][-1]
+    server.xtrim(FEED, maxlen=0, approximate=False)
+    with following(server, last) as changes:
+        reading = threading.Thread(target=_next, args=(changes, errors := list[Exception]()))
+        reading.start()
+        wait_until_sync(lambda: server.info("clients")["blocked_clients"] == 1)
+        assert errors == []
+        tell(server, "c")
+        reading.join()
+        assert "may be trimmed" in str(errors[0])
+
+
+def _next(changes: Any, errors: list[Exception]) -> None:
+    try:
+        next(changes)
+    except kinfold.FeedTruncated as error:
+        errors.append(error)
+
+
+def test_the_position_was_deleted_by_hand(server: Redis):
+    """Nobody else knows whether anything behind it was: it goes on."""
+    entries = [tell(server, name) for name in ("a", "b", "c")]
+    server.xdel(FEED, entries[1])
+    with following(server, entries[1]) as changes:
+        assert next(changes).contact.name == "c"
+
+
+def test_the_position_was_trimmed(server: Redis):
+    entries = [tell(server, name) for name in ("a", "b", "c", "d")]
+    server.xtrim(FEED, maxlen=1, approximate=False)
+    with following(server, entries[1]) as changes, pytest.raises(kinfold.FeedTruncated, match="may be trimmed"):
+        next(changes)
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_the_position_was_lost(server: Redis, others: int):
+    """A failover took the tail away, and the new primary has told something else since: not one word about that before."""
+    for entry in (1, 2):
+        tell(server, f"kept {entry}", f"{entry}-0")
+    for entry in range(others):
+        tell(server, f"told since {entry}", f"{entry + 10}-0")
+    with following(server, "5-0") as changes, pytest.raises(kinfold.FeedTruncated, match="never was there") as raised:
+        next(changes)
+    assert raised.value.position == "5-0"
+
+
+def test_the_whole_feed_is_another(server: Redis):
+    """An empty server took over: the position is older than all there is, and nothing was ever removed."""
+    tell(server, "new", "10-0")
+    with following(server, "5-0") as changes, pytest.raises(kinfold.FeedTruncated, match="never was there"):
+        next(changes)
+
+
+def test_the_position_is_lost_while_somebody_reads(server: Redis):
+    """The server is replaced between two pages, as a failover does; with `snapshot` the reader starts again."""
+    for entry in (1, 2, 3):
+        tell(server, str(entry), f"{entry}-0")
+    resets: list[bool] = []
+    with (
+        following(server, "0") as changes,
+        following(server, "0", snapshot=True, on_reset=lambda: resets.append(True)) as other,
+    ):
+        assert [next(changes).contact.name for _ in range(3)] == ["1", "2", "3"]
+        assert [next(other).contact.name for _ in range(3)] == ["1", "2", "3"]
+        server.delete(FEED)
+        for entry in (1, 2, 4):
+            tell(server, f"again {entry}", f"{entry}-0")
+        with pytest.raises(kinfold.FeedTruncated, match="never was there"):
+            next(changes)
+        threading.Timer(0.3, tell, (server, "5", "5-0")).start()
+        assert next(other).contact.name == "5"
+        assert resets == [True]
+
+
+@asynccontextmanager
+async def alone(directory: Path) -> AsyncGenerator[str]:
+    """One server."""
+    with await asyncio.to_thread(EmbeddedServer.start, directory / "data") as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def behind_sentinel(directory: Path) -> AsyncGenerator[str]:
+    """The URL alone."""
+    async with sentinel(directory) as (url, _):
+        yield url
+
+
+@pytest.mark.parametrize("kind", [alone, cluster, behind_sentinel])
+async def test_a_server_that_hangs_is_noticed_within_five_seconds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Callable[[Path], AbstractAsyncContextManager[str]]
+):
+    """It is stopped (SIGSTOP): connections stay, and nobody answers. Producer, feed and lookups find out."""
+    caplog.set_level(logging.INFO, "kinfold")
+    async with kind(tmp_path) as url:
+        await asyncio.to_thread(assert_noticed, url, caplog)
+
+
+def assert_noticed(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Stops the server, and waits until everybody has noticed."""
+    noticed: dict[str, float] = {}
+    failures: list[kinfold.Failure] = []
+    client = connect(url, 5.0)
+    info: Any = cast("Any", client).execute_command("INFO", "server", **_one_node(url))
+    close(client)
+    pid = int(info["process_id"])
+    producer = kinfold.Producer(url, workspace=WORKSPACE, on_error=failures.append, batch_age_s=0)
+    producer.seen("v-1")
+    producer.flush()
+    contacts = kinfold.Contacts(url, workspace=WORKSPACE)
+    contacts.get("ct_1")
+    changes = kinfold.Feed(url, workspace=WORKSPACE).follow(since="0")
+    reader = threading.Thread(target=lambda: list(changes))
+    reader.start()
+
+    def note(what: str, wait: Callable[[], object]) -> threading.Thread:
+        def run() -> None:
+            wait()
+            noticed[what] = time.monotonic() - started
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def look_up() -> None:
+        with pytest.raises(kinfold.Unreachable):
+            contacts.get("ct_1")
+
+    async def ask() -> None:
+        async with kinfold.AsyncContacts(url, workspace=WORKSPACE) as asynchronous:
+            with pytest.raises(kinfold.Unreachable):
+                await asynchronous.get("ct_1")
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        producer.seen("v-2")
+        threads = [
+            note("producer", lambda: wait_until_sync(lambda: failures, 30)),
+            note("lookup", look_up),
+            note("asynchronous lookup", lambda: asyncio.run(ask())),
+            note("feed", lambda: wait_until_sync(lambda: "the feed cannot be read" in caplog.text, 30)),
+        ]
+        for thread in threads:
+            thread.join()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    changes.close()
+    reader.join()
+    producer.close()
+    contacts.close()
+    assert len(noticed) == 4
+    assert max(noticed.values()) < NOTICED_S, noticed
+
+
+def _one_node(url: str) -> dict[str, str]:
+    return {"target_nodes": "random"} if "cluster" in url else {}
