@@ -202,10 +202,10 @@ def _changes(entry: Entry, decision: Decision, before: Before, linking: Linking)
     if merged is not None:
         feed.merged(contact, merged.id)
     if decision.rule == "conflict" and decision.holder is not None and decision.email is not None:
-        conflict = email_key(decision.email), decision.holder.id
+        conflict = email_key(decision.email), decision.holder.id, decision.reason
         if contact.conflict != conflict:  # a page says it at every view, and says nothing new
             contact.conflict = conflict
-            feed.conflict(contact, decision.email, decision.holder.id)
+            feed.conflict(contact, decision.email, decision.holder.id, decision.reason)
     return feed.changes
 
 

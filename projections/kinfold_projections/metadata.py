@@ -57,7 +57,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     def combine(self, other: "Metadata") -> "Metadata":
         """Both, each key as the greater stamp has it.
 
-        The result may hold more keys, and remember more removals, than may stay: `newest` settles that, after the event's patch.
+        The result may hold more keys and more removals than may stay: `newest` settles that, after the event's patch.
         """
         if not other.stamps:
             return self

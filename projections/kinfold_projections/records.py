@@ -10,6 +10,7 @@ import msgspec
 
 from kinfold_projections.entries import Stamp
 from kinfold_schemas.canonical import EMPTY_HASH, Primitive
+from kinfold_schemas.changes import ConflictReason
 from kinfold_schemas.contacts import Contact, MergedContact
 
 NEVER: Final[Stamp] = (-1, 0, 0)
@@ -44,8 +45,11 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
     """Of `visitor_ids`, in step: since when each is linked."""
     presence_ms: int
     """Effective time of the last ContactSeen."""
-    conflict: tuple[str, str] | None
-    """The last conflict that was told: address, holder."""
+    conflict: tuple[str, str, ConflictReason | None] | None
+    """The last conflict that was told: address, holder, reason."""
+    merges: int = 0
+    """How many contacts were merged into it. None of those had taken any itself: only who has an external id takes others,
+    and who has one is never merged."""
 
     def public(self) -> Contact:
         """The contact as a change shows it."""
