@@ -183,7 +183,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
 
 
 _DROPPED: Final[Mapping[Kind, Deed]] = {
-    "duplicate": Deed("dropped as a duplicate", "3, Duplicates: its id occurred before"),
+    "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
     "stale": Deed("dropped as late", "3: a value with a greater effective time stands"),
     "no-op": Deed("nothing new", "4: a no-op"),
 }
