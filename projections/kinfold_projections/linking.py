@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from kinfold_projections.feed import Before
-from kinfold_projections.links import confirmed, linked
+from kinfold_projections.links import linked, said_again
 from kinfold_projections.records import ContactRecord
 from kinfold_projections.state import State
 
@@ -33,8 +33,8 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, at: str)
     visitor = state.visitor(visitor_id, at)
     old = visitor.links
     if old and old[-1].contact_id == contact.id and at >= old[-1].since:  # said again, as most pages do at every view
-        if at > old[-1].confirmed_at:
-            visitor.links = [*old[:-1], confirmed(old[-1], at)]
+        if (again := said_again(old[-1], at)) is not old[-1]:
+            visitor.links = [*old[:-1], again]
         return UNLINKED
     if not old:
         state.widen(contact, visitor.first_seen_at, visitor.last_seen_at)

@@ -71,12 +71,14 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
         )
 
 
-class LinkRecord(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A link and the latest time at which an event said it again: what is older than that cannot end it."""
+class LinkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
+    """A link, and the times at which events said it again: what is older than one of those does not end it."""
 
     contact_id: str
     since: str
-    confirmed_at: str
+    # The fold's own.
+    said: str = ""
+    """The confirmations that are kept, as `kinfold_projections.links` writes and reads them."""
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", gc=False):

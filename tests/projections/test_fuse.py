@@ -17,9 +17,9 @@ def collected(contacts: int) -> Story:
     return story
 
 
-def named_with(number: int, **fields: object) -> Event:
+def named_with(number: int, **fields: str) -> Event:
     """An event that names the collecting contact and somebody's address."""
-    return identified("u-junk", junk(number), **fields)
+    return {**identified("u-junk", junk(number)), **fields}
 
 
 def test_the_26th_contact_is_a_conflict() -> None:
