@@ -182,7 +182,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
         late |= not take_profile(contact, event, stamp)
     state.put_metadata(contact, metadata)
     state.widen(contact, entry.at, entry.at)
-    linking = link_visitor(state, contact, names.visitor_id, entry.at) if names.visitor_id is not None else UNLINKED
+    linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
     changes = _changes(entry, decision, before, linking)
     return _outcome(changes, names.blocked, late=late, folded=linking.folded)

@@ -79,6 +79,8 @@ class LinkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     # The fold's own.
     said: str = ""
     """The confirmations that are kept, as `kinfold_projections.links` writes and reads them."""
+    full: bool = False
+    """Whether those are as many as may be, and no time between two others that are within a minute of each other is left."""
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", gc=False):
