@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple, cast
 
-from tests.model.identifiers import Rejected, checked_email, checked_id, email_key
+from tests.model.identifiers import Rejected, checked_email, checked_id, email_key, shown
 
 Event = Mapping[str, Any]
 Values = dict[str, Any]
@@ -90,16 +90,16 @@ def normal(values: Mapping[str, Any]) -> Values:
     }
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON by RFC 8785: keys in the order of their UTF-16 units, no white space."""
     if isinstance(value, str):
         return encode_basestring(value)
     if isinstance(value, dict):
-        keys = sorted(cast("Values", value), key=lambda key: key.encode("utf-16-be"))
-        return "{" + ",".join([f"{encode_basestring(key)}:{canonical(value[key])}" for key in keys]) + "}"
+        values = cast("dict[str, object]", value)
+        keys = sorted(values, key=lambda key: key.encode("utf-16-be"))
+        return "{" + ",".join([f"{encode_basestring(key)}:{canonical(values[key])}" for key in keys]) + "}"
     if isinstance(value, list):
-        items: list[Any] = value
-        return "[" + ",".join([canonical(each) for each in items]) + "]"
+        return "[" + ",".join([canonical(each) for each in cast("list[object]", value)]) + "]"
     return number_text(value) if isinstance(value, float) else json.dumps(value)
 
 
@@ -267,7 +267,7 @@ def _people(event: Event, names: Names) -> Names:
     names.email = _unless_blocked(names, event.get("email"), checked_email)
     left = [each for each in (names.external_id, names.email) if each is not None]
     if event["type"] == "MetadataSet":
-        names.contact_id = event.get("contactId")
+        names.contact_id = None if event.get("contactId") is None else shown(event["contactId"])
         left += [each for each in (names.contact_id, names.visitor_id) if each is not None]
         if len(left) > 1:
             raise Rejected("invalid")
