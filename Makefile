@@ -64,6 +64,13 @@ demo: up ## start everything, play the example history into it, and look at the 
 test: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# As `make model MODEL_ARGS="--minutes 10"`; `--help` lists the rest.
+MODEL_ARGS ?=
+
+.PHONY: model
+model: $(STAMP) ## compare the fold with the contract by definition, on random logs, until stopped
+	$(BIN)/python -m tests.model $(MODEL_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and pyright in strict mode, and the import contracts
 	$(BIN)/ruff check .

@@ -10,9 +10,14 @@ from kinfold_schemas.events import Event
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
-from kinfold_schemas.times import LAST_MS, to_ms, to_text, whole_ms
+from kinfold_schemas.times import LAST_MS, YEAR_2000_MS, to_ms, to_text
 
 EVENT_FIELD: Final = b"event"
+
+_NETWORK_MS: Final = 60_000
+"""A difference up to this is the network's, and not the clock's."""
+_HISTORY_MS: Final = 86_400_000
+"""Beyond this difference the event is history that is sent again, with the `sentAt` of its time."""
 
 Stamp = tuple[int, int, int]
 """When a value was set: effective time in ms, then the log entry's id (ms, seq). The greatest wins (contract section 3)."""
@@ -55,13 +60,15 @@ def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: Identifier
 
 
 def effective_ms(entry_ms: int, event: Event) -> int:
-    """When an event counts as having happened (contract section 3, Effective time), within what RFC 3339 can write."""
+    """When an event counts as having happened (contract section 3, Effective time), within what RFC 3339 can write.
+
+    A clock that is right is left alone, however long the network took; one that is wrong is corrected by what it says itself.
+    """
     effective = entry_ms
-    at = event.at
-    if at is not None:
-        sent_at = event.sent_at
-        if sent_at is None:
-            effective = min(to_ms(at), entry_ms)
-        elif sent_at > at:
-            effective -= whole_ms(sent_at - at)
+    if event.at is not None and (at_ms := to_ms(event.at)) >= YEAR_2000_MS:
+        if event.sent_at is not None and (sent_ms := to_ms(event.sent_at)) >= at_ms:
+            offset_ms = entry_ms - sent_ms
+            if offset_ms < -_NETWORK_MS or _NETWORK_MS < offset_ms <= _HISTORY_MS:
+                at_ms += offset_ms
+        effective = min(at_ms, entry_ms)
     return effective if 0 <= effective <= LAST_MS else min(max(effective, 0), LAST_MS)

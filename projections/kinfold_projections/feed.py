@@ -5,6 +5,7 @@ from kinfold_projections.metadata import changed_keys
 from kinfold_projections.records import ContactRecord
 from kinfold_schemas.changes import (
     Change,
+    ConflictReason,
     ContactCreated,
     ContactSeen,
     ContactsMerged,
@@ -128,7 +129,7 @@ class Feed:
             )
         )
 
-    def conflict(self, contact: ContactRecord, email: str, held_by: str) -> None:
+    def conflict(self, contact: ContactRecord, email: str, held_by: str, reason: ConflictReason | None) -> None:
         """IdentityConflict."""
         version = self._next_version(contact)
         self.changes.append(
@@ -140,6 +141,7 @@ class Feed:
                 contact=contact.public(),
                 email=email,
                 held_by=held_by,
+                reason=reason,
             )
         )
 

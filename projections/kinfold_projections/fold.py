@@ -8,7 +8,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.duplicates import Occurrence, content_digest
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.feed import Before, Feed
 from kinfold_projections.identity import (
@@ -42,21 +45,25 @@ def fold(state: State, entries: Iterable[Entry | BadEntry]) -> list[Outcome]:
 
 def evolve(state: State, entry: Entry | BadEntry) -> Outcome:
     """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
-    is_duplicate = remember(state, entry)
+    occurrence = remember(state, entry)
     if not isinstance(entry, Entry):
         return rejected(entry.rejection)
-    if is_duplicate:
+    if occurrence == "duplicate":
         return DUPLICATE
     event = entry.event
-    return _EVOLVE[event.__class__](state, entry, event)
+    outcome = _EVOLVE[event.__class__](state, entry, event)
+    return outcome if occurrence == "new" else msgspec.structs.replace(outcome, id_reused=True)
 
 
-def remember(state: State, entry: Entry | BadEntry) -> bool:
-    """Takes note of an entry in the duplicate window, and tells whether it is a duplicate (contract section 3).
+def remember(state: State, entry: Entry | BadEntry) -> Occurrence:
+    """Takes note of an entry in the duplicate window, and tells what it is to the entries before (contract section 3).
 
     Called on its own for the entries before the position, from which a restarted projector gets its window back.
     """
-    return state.window.enter(_event_id(entry) if isinstance(entry, Entry) else None)
+    if not isinstance(entry, Entry):
+        state.window.skip()
+        return "new"
+    return state.window.enter(_event_id(entry), content_digest(entry.event))
 
 
 def _event_id(entry: Entry) -> str:
@@ -175,7 +182,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
         late |= not take_profile(contact, event, stamp)
     state.put_metadata(contact, metadata)
     state.widen(contact, entry.at, entry.at)
-    linking = link_visitor(state, contact, names.visitor_id, entry.at) if names.visitor_id is not None else UNLINKED
+    linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
     changes = _changes(entry, decision, before, linking)
     return _outcome(changes, names.blocked, late=late, folded=linking.folded)
@@ -202,10 +209,10 @@ def _changes(entry: Entry, decision: Decision, before: Before, linking: Linking)
     if merged is not None:
         feed.merged(contact, merged.id)
     if decision.rule == "conflict" and decision.holder is not None and decision.email is not None:
-        conflict = email_key(decision.email), decision.holder.id
+        conflict = email_key(decision.email), decision.holder.id, decision.reason
         if contact.conflict != conflict:  # a page says it at every view, and says nothing new
             contact.conflict = conflict
-            feed.conflict(contact, decision.email, decision.holder.id)
+            feed.conflict(contact, decision.email, decision.holder.id, decision.reason)
     return feed.changes
 
 

@@ -6,16 +6,21 @@ two contacts than one wrong one, for a wrong merge shows one person's data to an
 What takes something here changes the contact, and leaves it to the fold to put that into the state, once, with its metadata.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from kinfold_projections.entries import Entry, Stamp
 from kinfold_projections.records import NEVER, ContactRecord
 from kinfold_projections.state import State
+from kinfold_schemas.changes import ConflictReason
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.events import VisitorIdentified
 from kinfold_schemas.identifiers import email_key
+
+MAX_MERGES: Final = 25
+"""So many contacts may be merged into one by ordinary events. An identifier that is junk, and not known as such, would
+otherwise collect everybody."""
 
 EmailRule = Literal["not named", "takes", "has", "merges", "conflict"]
 
@@ -30,6 +35,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     email: str | None = None
     holder: ContactRecord | None = None
     """Who holds the address, where that is not the target."""
+    reason: ConflictReason | None = None
+    """Of a conflict, where it is another than the holder's external id."""
 
 
 def decide(state: State, external_id: str | None, email: str | None) -> Decision:
@@ -54,9 +61,11 @@ def decide(state: State, external_id: str | None, email: str | None) -> Decision
         return Decision(target, "takes", email)
     if e is target:
         return Decision(target, "has", email)
-    if e.external_id is None:
-        return Decision(target, "merges", email, e)
-    return Decision(target, "conflict", email, e)
+    if e.external_id is not None:
+        return Decision(target, "conflict", email, e)
+    if target is not None and target.merges >= MAX_MERGES:
+        return Decision(target, "conflict", email, e, "too-many-merges")
+    return Decision(target, "merges", email, e)
 
 
 def take_external_id(state: State, contact: ContactRecord, external_id: str) -> None:
@@ -122,5 +131,6 @@ def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: En
     state.widen(contact, merged.first_seen_at, merged.last_seen_at)
     contact.created_at = min(contact.created_at, merged.created_at)
     contact.presence_ms = max(contact.presence_ms, merged.presence_ms)
+    contact.merges += 1
     state.unite_visitors(contact, merged)
     state.put_contact(MergedContact(merged.id, contact.id))

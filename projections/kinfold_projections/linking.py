@@ -4,8 +4,9 @@ from typing import Final
 
 import msgspec
 
+from kinfold_projections.entries import Entry
 from kinfold_projections.feed import Before
-from kinfold_projections.links import confirmed, linked
+from kinfold_projections.links import linked, said_again
 from kinfold_projections.records import ContactRecord
 from kinfold_projections.state import State
 
@@ -28,17 +29,18 @@ UNLINKED: Final = Linking()
 """Nothing is other than it was."""
 
 
-def link_visitor(state: State, contact: ContactRecord, visitor_id: str, at: str) -> Linking:
-    """Links the visitor to the contact from `at` on. The first contact of a visitor gets its anonymous past."""
+def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: Entry) -> Linking:
+    """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past."""
+    at, at_ms = entry.at, entry.stamp[0]
     visitor = state.visitor(visitor_id, at)
     old = visitor.links
     if old and old[-1].contact_id == contact.id and at >= old[-1].since:  # said again, as most pages do at every view
-        if at > old[-1].confirmed_at:
-            visitor.links = [*old[:-1], confirmed(old[-1], at)]
+        if (again := said_again(old[-1], at_ms)) is not old[-1]:
+            visitor.links = [*old[:-1], again]
         return UNLINKED
     if not old:
         state.widen(contact, visitor.first_seen_at, visitor.last_seen_at)
-    links = linked(old, contact.id, at, state.find)
+    links = linked(old, contact.id, at, at_ms, state.find)
     visitor.links, visitor.contact_id = links, links[-1].contact_id
     if not old:
         state.add_visitor(contact, links[-1].contact_id, links[-1].since, visitor_id)

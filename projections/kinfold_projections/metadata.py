@@ -55,7 +55,10 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(new_values, new_stamps), late
 
     def combine(self, other: "Metadata") -> "Metadata":
-        """Both, each key as the greater stamp has it. The result may hold more than `MAX_METADATA_KEYS`."""
+        """Both, each key as the greater stamp has it.
+
+        The result may hold more keys and more removals than may stay: `newest` settles that, after the event's patch.
+        """
         if not other.stamps:
             return self
         values, stamps = self.values.copy(), self.stamps.copy()
@@ -67,16 +70,16 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
                 values[key] = other.values[key]
             else:
                 values.pop(key, None)
-        return Metadata(values, _forget_long_removed(values, stamps))
+        return Metadata(values, stamps)
 
     def newest(self) -> "Metadata":
-        """The `MAX_METADATA_KEYS` keys that were set most recently: what stays where contacts come together."""
+        """What stays where contacts come together: the `MAX_METADATA_KEYS` latest keys, and as many removals."""
         if len(self.values) <= MAX_METADATA_KEYS:
-            return self
+            return Metadata(self.values, _forget_long_removed(self.values, self.stamps.copy()))
         values, stamps = self.values.copy(), self.stamps.copy()
         for key in sorted(values, key=lambda key: (stamps[key], key))[:-MAX_METADATA_KEYS]:
             del values[key], stamps[key]
-        return Metadata(values, stamps)
+        return Metadata(values, _forget_long_removed(values, stamps))
 
 
 _NOTHING: Final = object()

@@ -9,16 +9,20 @@ from kinfold_schemas.rejections import Rejection
 
 Kind = Literal["folded", "no-op", "stale", "duplicate", "rejected"]
 """folded: something is other than it was. no-op: it said nothing new. stale: what was new in it came too late, and newer
-values stand. duplicate: its id occurred before. rejected: it could not be folded."""
+values stand. duplicate: the same event occurred before. rejected: it could not be folded."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What one entry did: its kind, the changes for the feed in their order, why it was refused, and blocked identifiers."""
+    """What one entry did: its kind, the changes for the feed in their order, why it was refused, and blocked identifiers.
+
+    `id_reused`: another event had its id before.
+    """
 
     kind: Kind
     changes: tuple[Change, ...] = ()
     rejection: Rejection | None = None
     blocked: int = 0
+    id_reused: bool = False
 
 
 FOLDED: Final = Outcome("folded")

@@ -10,6 +10,7 @@ import msgspec
 
 from kinfold_projections.entries import Stamp
 from kinfold_schemas.canonical import EMPTY_HASH, Primitive
+from kinfold_schemas.changes import ConflictReason
 from kinfold_schemas.contacts import Contact, MergedContact
 
 NEVER: Final[Stamp] = (-1, 0, 0)
@@ -44,8 +45,11 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
     """Of `visitor_ids`, in step: since when each is linked."""
     presence_ms: int
     """Effective time of the last ContactSeen."""
-    conflict: tuple[str, str] | None
-    """The last conflict that was told: address, holder."""
+    conflict: tuple[str, str, ConflictReason | None] | None
+    """The last conflict that was told: address, holder, reason."""
+    merges: int = 0
+    """How many contacts were merged into it. None of those had taken any itself: only who has an external id takes others,
+    and who has one is never merged."""
 
     def public(self) -> Contact:
         """The contact as a change shows it."""
@@ -67,12 +71,16 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
         )
 
 
-class LinkRecord(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A link and the latest time at which an event said it again: what is older than that cannot end it."""
+class LinkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
+    """A link, and the times at which events said it again: what is older than one of those does not end it."""
 
     contact_id: str
     since: str
-    confirmed_at: str
+    # The fold's own.
+    said: str = ""
+    """The confirmations that are kept, as `kinfold_projections.links` writes and reads them."""
+    full: bool = False
+    """Whether those are as many as may be, and no time between two others that are within a minute of each other is left."""
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", gc=False):

@@ -4,7 +4,7 @@ May change: more fields, more types. May not: a field's name, type or meaning. `
 entry left it; where one entry makes several changes to a contact, they differ in `version` alone.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -54,11 +54,19 @@ class ContactsMerged(_ContactChange, frozen=True, tag="ContactsMerged"):
     merged_contact_id: str
 
 
-class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict"):
-    """An event named an address that another contact with another external id holds, and keeps."""
+ConflictReason = Literal["too-many-merges"]
+
+
+class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict", omit_defaults=True):
+    """An event named an address that another contact holds, and keeps.
+
+    Without a `reason`, because that contact has another external id; `too-many-merges`: because so many contacts were merged
+    into this one that it takes no more (contract section 5).
+    """
 
     email: str
     held_by: str
+    reason: ConflictReason | None = None
 
 
 class ContactSeen(_ContactChange, frozen=True, tag="ContactSeen"):

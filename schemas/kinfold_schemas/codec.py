@@ -26,7 +26,6 @@ from kinfold_schemas.events import (
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import EventError, Rejection, found
-from kinfold_schemas.times import EPOCH
 
 MAX_DEPTH: Final = 256
 """How deep an event may nest. Its own fields need three levels; the rest is room for fields of newer producers."""
@@ -55,8 +54,6 @@ def decode_event(data: bytes) -> Event | Rejection:
         return _explain(data, error)
     if _BACKSLASH in data and b"\\u0000" in data and (rejection := _find_nul(data)):
         return rejection
-    if event.at is not None and event.at < EPOCH:
-        return Rejection("invalid", f"at: found {event.at.isoformat()}, allowed is 1970 and later")
     if values := _values(event):
         _normalise(values)
     refusal = None
@@ -158,7 +155,7 @@ _PATH: Final = re.compile(r"`\$\.(\w+)")  # msgspec ends with "- at `$.metadata[
 _ALLOWED: Final[Mapping[str, str]] = {
     "type": "one of " + ", ".join(EVENT_TYPES),
     "id": "a string",
-    "at": "an RFC 3339 time with an offset, 1970 or later",
+    "at": "an RFC 3339 time with an offset",
     "sentAt": "an RFC 3339 time with an offset",
     "visitorId": "a string of 1 to 255 characters",
     "externalId": "a string of 1 to 255 characters",

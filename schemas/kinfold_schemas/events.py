@@ -45,7 +45,7 @@ _Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Values = Annotated[dict[Key, _Text | _Integer | float | bool | None], Meta(max_length=MAX_METADATA_KEYS)]
 Metadata = Annotated[Values, Meta(description="A patch: these keys are set; null is a value like any other")]
 Unset = Annotated[list[Key], Meta(description="Metadata keys to remove")]
-Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, not before 1970")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset; before 2000 it counts as absent")]
 
 
 class _Common(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False):

@@ -11,6 +11,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can write."""
 
+YEAR_2000_MS: Final = 946_684_800_000
+"""2000-01-01T00:00:00Z: an earlier time in an event is that of a clock that was never set (contract section 3)."""
+
 MINUTE_CHARS: Final = len("2026-11-22T08:00")
 """How much of a string made by `to_text` tells its minute."""
 
@@ -19,11 +22,7 @@ _MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 
 def to_ms(moment: datetime) -> int:
     """Milliseconds since 1970 of an aware datetime, rounded down; negative before 1970."""
-    return whole_ms(moment - EPOCH)
-
-
-def whole_ms(duration: timedelta) -> int:
-    """The milliseconds of a duration, rounded down. Dividing it by a millisecond says the same, and takes twice as long."""
+    duration = moment - EPOCH  # to divide it by a millisecond says the same, and takes twice as long
     return duration.days * 86_400_000 + duration.seconds * 1000 + duration.microseconds // 1000
 
 

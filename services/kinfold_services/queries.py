@@ -40,6 +40,7 @@ class Status(msgspec.Struct, rename="camel"):
     duplicate: int
     rejected: int
     blocked_identifiers: int
+    id_reused: int = msgspec.field(name="id-reused")
 
 
 class Reader(Protocol):
@@ -166,6 +167,7 @@ class Workspace:
             duplicate=counts.duplicate,
             rejected=counts.rejected,
             blocked_identifiers=counts.blocked,
+            id_reused=counts.id_reused,
         )
 
     async def _lag(self, position: Position) -> int:

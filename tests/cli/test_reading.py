@@ -142,6 +142,7 @@ def test_status_counts(told: Kinfold, workspace: str) -> None:
         "stale": 0,
         "duplicate": 0,
         "rejected": 1,
+        "id-reused": 0,
     }
     assert {name: status[name] for name in expected} == expected
 

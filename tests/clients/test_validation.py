@@ -4,7 +4,7 @@ import decimal
 import threading
 import traceback
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -73,7 +73,6 @@ def test_what_a_call_takes_the_fold_takes(
         (lambda: VISITORS.seen("v-1", url="a\0b"), "'context.url': found a NUL character"),
         (lambda: VISITORS.seen("v-1", url="\ud800"), "found a lone UTF-16 surrogate"),
         (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "at: found 2026-01-01T00:00:00 without an offset"),  # noqa: DTZ001
-        (lambda: VISITORS.seen("v-1", at=datetime(1969, 1, 1, tzinfo=UTC)), "allowed is 1970 and later"),
         (lambda: VISITORS.seen("v-1", at="now"), "at: found 'now', allowed is a datetime with an offset"),
     ],
 )

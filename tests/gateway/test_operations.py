@@ -78,6 +78,7 @@ async def test_metrics(redis: Redis, gateway: Gateway):
         'kinfold_entries_total{outcome="folded",workspace="default"} 2.0',
         'kinfold_entries_total{outcome="rejected",workspace="default"} 0.0',
         'kinfold_lag_entries{workspace="default"} 0.0',
+        'kinfold_id_reused_total{workspace="default"} 0.0',
         'kinfold_visitors{workspace="default"} 1.0',
         "kinfold_gateway_append_seconds_count 2.0",
     ):

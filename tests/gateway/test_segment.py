@@ -50,8 +50,9 @@ async def test_the_python_sdks(gateway: Gateway, make: Any, packed: bool):  # no
         )
         client.identify("u-1", {"plan": "free"}, timestamp=YESTERDAY, message_id="late")
         client.track("u-1", "Bought", {"price": 3}, anonymous_id="v-1")
+        now = datetime.now(UTC)  # or the SDK stamps each call, and they are two events
         for _ in range(2):
-            client.identify("u-1", {"seats": 5}, message_id="again")
+            client.identify("u-1", {"seats": 5}, timestamp=now, message_id="again")
         client.alias("old", "u-1")
         client.group("u-1", "g-1")
         client.flush()
@@ -97,8 +98,9 @@ analytics.identify({ userId: 'u-1', anonymousId: 'v-1', traits: { ...name, email
 analytics.identify({ userId: 'u-1', traits: { plan: 'free' }, timestamp: new Date(yesterday) })
 analytics.track({ userId: 'u-1', event: 'Bought', properties: { price: 3 } })
 analytics.screen({ anonymousId: 'v-1', name: 'Home' })
-analytics.identify({ userId: 'u-1', traits: { seats: 5 }, messageId: 'again' })
-analytics.identify({ userId: 'u-1', traits: { seats: 5 }, messageId: 'again' })
+const timestamp = new Date()
+analytics.identify({ userId: 'u-1', traits: { seats: 5 }, messageId: 'again', timestamp })
+analytics.identify({ userId: 'u-1', traits: { seats: 5 }, messageId: 'again', timestamp })
 analytics.alias({ userId: 'u-1', previousId: 'old' })
 analytics.group({ userId: 'u-1', groupId: 'g-1' })
 analytics.closeAndFlush({ timeout: 20000 }).then(() => {})

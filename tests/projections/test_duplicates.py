@@ -1,11 +1,12 @@
-"""Duplicates: an event whose own id occurred among the 65,536 entries before it (contract section 3)."""
+"""Duplicates: an event that occurred, with its id and its content, among the 65,536 entries before (contract section 3)."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow
-from tests.support.folding import Story, given, identified, metadata_set, seen
+from tests.support.folding import Story, given, identified, metadata_set, moment, seen
 
 
 def name(value: str, event_id: str | None) -> dict[str, object]:
@@ -14,31 +15,104 @@ def name(value: str, event_id: str | None) -> dict[str, object]:
 
 
 def test_an_event_that_comes_again_is_dropped_and_counted() -> None:
-    """Whatever it says the second time."""
+    """An event with another id is not, and one that says the same under an id of its own is another event."""
     story = given(name("Ada", "e-1"))
-    story.when(name("Bob", "e-1")).then_nothing("duplicate")
+    story.when(name("Ada", "e-1")).then_nothing("duplicate")
     story.when(name("Cy", "e-2")).then("ContactUpdated")
+    story.when(name("Ada", "e-1")).then_nothing("duplicate")
     assert story.contact(external_id="u-1").name == "Cy"
 
 
+def test_the_content_is_what_was_read() -> None:
+    """The order of the keys, white space, an explicit null, the offset of a time, and fields that nobody knows do not count."""
+    one = {"type": "MetadataSet", "id": "e-1", "visitorId": "v-1", "at": moment(1), "metadata": {"a": 1, "b": "x"}}
+    other = json.dumps(
+        {
+            "metadata": {"b": "x", "a": 1.0},
+            "hash": None,
+            "visitorId": "v-1",
+            "at": "2026-01-01T02:00:01+02:00",
+            "id": "e-1",
+            "newer": [1],
+            "type": "MetadataSet",
+        },
+        indent=2,
+    )
+    given(one).when(other.encode()).then_nothing("duplicate")
+
+
+def test_a_retry_stamps_sent_at_anew() -> None:
+    """So that one field does not count."""
+    event = metadata_set(visitorId="v-1", metadata={"a": 1}, id="e-1", at=1)
+    story = given({**event, "sentAt": moment(1)})
+    story.when({**event, "sentAt": moment(2)}).then_nothing("duplicate")
+    story.when(event).then_nothing("duplicate")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"visitorId": "v-2"},
+        {"at": moment(2)},
+        {"metadata": {"a": 2}},
+        {"metadata": {"a": True}},
+        {"metadata": {"a": "1"}},
+        {"metadata": {"a": 1, "b": 1}},
+        {"metadata": {}},
+        {"unset": ["b"]},
+        {"unset": []},
+        {"type": "VisitorIdentified", "externalId": "u-1"},
+    ],
+    ids=str,
+)
+def test_another_event_under_an_id_that_was_used_is_folded_and_counted(other: dict[str, object]) -> None:
+    """Segment's `messageId` for two users: whatever differs, nothing is dropped. Coming again, it is a duplicate of itself."""
+    event = {"type": "MetadataSet", "id": "e-1", "visitorId": "v-1", "at": moment(1), "metadata": {"a": 1}}
+    story = given(event)
+    result = story.when({**event, **other})
+    assert result.outcome.kind != "duplicate"
+    assert result.outcome.id_reused
+    for again in (event, {**event, **other}):
+        repeated = story.when(again).then_nothing("duplicate")
+        assert not repeated.outcome.id_reused
+
+
+def test_an_id_of_two_users() -> None:
+    """Both are there."""
+    story = given(identified("u-1", "ada@example.org", id="e-1"))
+    assert story.when(identified("u-2", "ben@example.org", id="e-1")).then("ContactCreated").outcome.id_reused
+    assert [contact.external_id for contact in story.contacts] == ["u-1", "u-2"]
+
+
 def test_without_an_id_of_its_own_an_event_has_its_entry_s() -> None:
-    """So two that say the same are two; an event that takes another's entry id for its own is a duplicate of it."""
+    """So two that say the same are two; an event that takes another's entry id for its own, and says the same, is the same."""
     story = Story()
     story.when(name("Ada", None), "1767229200000-0").then("ContactCreated")
-    story.when(name("Bob", None), "1767229200000-1").then("ContactUpdated")
-    story.when(name("Cy", "1767229200000-0"), "1767229200000-2").then_nothing("duplicate")
+    story.when(name("Ada", None), "1767229200000-1").then_nothing()
+    story.when(name("Ada", "1767229200000-0"), "1767229200000-2").then_nothing("duplicate")
+    assert story.when(name("Bob", "1767229200000-0"), "1767229200000-3").then("ContactUpdated").outcome.id_reused
 
 
 def test_an_id_may_be_long() -> None:
     """It is kept as its hash, so that the window's memory has a bound; another long one is another."""
     story = given(name("Ada", "e" * 60_000))
-    story.when(name("Bob", "e" * 60_000)).then_nothing("duplicate")
-    story.when(name("Cy", "e" * 59_999)).then("ContactUpdated")
+    story.when(name("Ada", "e" * 60_000)).then_nothing("duplicate")
+    assert not story.when(name("Cy", "e" * 59_999)).then("ContactUpdated").outcome.id_reused
 
 
-def test_the_type_of_the_event_does_not_matter() -> None:
-    """An id is an id."""
-    given(seen(id="e-1")).when(metadata_set(visitorId="v-1", id="e-1")).then_nothing("duplicate")
+def test_any_time_has_a_digest() -> None:
+    """The first and the last that RFC 3339 can write, in any offset."""
+    for time in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999-23:59"):
+        event = {**seen(id="e-1"), "at": time}
+        given(event).when(event).then_nothing("duplicate")
+
+
+def test_an_exclusion_occurs_like_any_event() -> None:
+    """Its content is its entries and its reason."""
+    exclusion = {"type": "EventsExcluded", "id": "e-1", "entries": ["1-0"], "reason": "a test"}
+    story = given(exclusion)
+    story.when(exclusion).then_nothing("duplicate")
+    assert story.when({**exclusion, "entries": ["2-0"]}).outcome.id_reused
 
 
 def test_an_event_that_the_state_rejected_has_occurred() -> None:
@@ -56,22 +130,45 @@ def test_what_cannot_be_read_has_not_occurred() -> None:
     assert "v-1" in story.state.visitors
 
 
-@pytest.mark.parametrize(("entries_before", "kind"), [(65_536, "duplicate"), (65_537, "folded")])
+@pytest.mark.parametrize(("entries_before", "kind"), [(65_536, "duplicate"), (65_537, "no-op")])
 def test_the_window_is_65_536_entries(entries_before: int, kind: str) -> None:
     """The first of the entries before may be the one with the id; one earlier may not. Bad entries count as well."""
     story = given(name("Ada", "e-1"))
-    for _ in range(entries_before - 1):
-        story.state.window.enter(None)
-    assert story.when(name("Bob", "e-1")).outcome.kind == kind
+    skip(story.state.window, entries_before - 1)
+    outcome = story.when(name("Ada", "e-1")).outcome
+    assert (outcome.kind, outcome.id_reused) == (kind, False)
+
+
+@pytest.mark.parametrize(("entries_before", "reused"), [(65_536, True), (65_537, False)])
+def test_a_reused_id_is_one_that_occurred_within_the_window(entries_before: int, reused: bool) -> None:  # noqa: FBT001
+    """After that the id is free."""
+    story = given(name("Ada", "e-1"))
+    skip(story.state.window, entries_before - 1)
+    assert story.when(name("Bob", "e-1")).then("ContactUpdated").outcome.id_reused == reused
 
 
 def test_a_duplicate_occurs_too() -> None:
     """Among the entries before is among them, dropped or not: so an event that is repeated for ever stays dropped."""
     window = DuplicateWindow()
-    assert not window.enter("e-1")
+    assert window.enter("e-1", 1) == "new"
     for _ in range(5):
         skip(window, 60_000)
-        assert window.enter("e-1")
+        assert window.enter("e-1", 1) == "duplicate"
+
+
+def test_each_content_of_an_id_has_its_own_place_in_the_window() -> None:
+    """The one that was said last does not hide the one before, in whichever half of the memory the two are."""
+    window = DuplicateWindow()
+    assert window.enter("e-1", 1) == "new"
+    skip(window, 40_000)
+    assert window.enter("e-1", 2) == "id-reused"
+    skip(window, 25_534)
+    assert window.enter("e-1", 1) == "duplicate"
+    skip(window, 40_001)
+    assert window.enter("e-1", 2) == "id-reused"
+    assert window.enter("e-1", 1) == "duplicate"
+    assert window.enter("e-1", 3) == "id-reused"
+    assert [window.enter("e-1", digest) for digest in (1, 2, 3)] == ["duplicate"] * 3
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000, WINDOW_ENTRIES - 1, WINDOW_ENTRIES, WINDOW_ENTRIES + 1, 3 * WINDOW_ENTRIES])
@@ -81,9 +178,9 @@ def test_the_window_is_the_same_wherever_in_the_log(offset: int) -> None:
     def occurs_after(entries: int) -> bool:
         window = DuplicateWindow()
         skip(window, offset)
-        window.enter("e-1")
+        window.enter("e-1", 1)
         skip(window, entries - 1)
-        return window.enter("e-1")
+        return window.enter("e-1", 1) == "duplicate"
 
     assert_edge(occurs_after)
 
@@ -97,4 +194,4 @@ def assert_edge(occurs_after: Callable[[int], bool]) -> None:
 
 def skip(window: DuplicateWindow, entries: int) -> None:
     for _ in range(entries):
-        window.enter(None)
+        window.skip()

@@ -4,7 +4,7 @@ import pytest
 
 from kinfold_projections.entries import Entry
 from kinfold_schemas.times import LAST_MS, from_text, to_text
-from tests.support.folding import entry_of
+from tests.support.folding import LOG_START_MS, Story, entry_of, identified, moment
 
 ENTRY_AT = "2026-01-01T12:00:00.000Z"
 ENTRY_MS = from_text(ENTRY_AT)
@@ -25,16 +25,77 @@ def test_without_at_it_is_the_entry_s_time() -> None:
     assert effective(sent_at="2020-01-01T00:00:00Z") == ENTRY_AT
 
 
-def test_at_and_sent_at_tell_the_delay_on_one_clock() -> None:
-    """A device whose clock is a year off, and that waited for ten seconds, was ten seconds late."""
-    assert effective("2025-01-01T00:00:00Z", "2025-01-01T00:00:10Z") == "2026-01-01T11:59:50.000Z"
-    assert effective("2027-01-01T00:00:00.5Z", "2027-01-01T00:00:01Z") == "2026-01-01T11:59:59.500Z"
-    assert effective("2026-01-01T13:00:00+01:00", "2026-01-01T12:00:05Z") == "2026-01-01T11:59:55.000Z"
+@pytest.mark.parametrize("sent_at", ["2026-01-01T11:59:00.000Z", "2026-01-01T12:00:00Z", "2026-01-01T12:01:00.000Z"])
+def test_a_clock_within_a_minute_of_the_log_is_right(sent_at: str) -> None:
+    """The difference is the network's, so the time stands, however long the event waited on the device."""
+    assert effective("2026-01-01T11:58:00Z", sent_at) == "2026-01-01T11:58:00.000Z"
+    assert effective("2026-01-01T05:00:00+01:00", sent_at) == "2026-01-01T04:00:00.000Z"
 
 
-def test_an_event_that_was_sent_before_it_happened_has_no_delay() -> None:
-    """The delay is never negative."""
-    assert effective("2026-01-01T00:00:10Z", "2026-01-01T00:00:00Z") == ENTRY_AT
+def test_a_right_clock_does_not_reach_into_the_future() -> None:
+    """30 seconds ahead of the log is still a right clock, and the entry's time is the latest there is."""
+    assert effective("2026-01-01T12:00:30Z", "2026-01-01T12:00:30Z") == ENTRY_AT
+
+
+@pytest.mark.parametrize(
+    ("at", "sent_at", "expected"),
+    [
+        ("2026-01-01T11:58:50Z", "2026-01-01T11:58:59.999Z", "2026-01-01T11:59:50.001Z"),  # slow by 60.001 s
+        ("2026-01-01T12:00:51Z", "2026-01-01T12:01:00.001Z", "2026-01-01T11:59:50.999Z"),  # fast by 60.001 s
+        ("2025-12-31T11:59:50Z", "2025-12-31T12:00:00Z", "2026-01-01T11:59:50.000Z"),  # slow by 24 h
+        ("2027-01-01T00:00:00.5Z", "2027-01-01T00:00:01Z", "2026-01-01T11:59:59.500Z"),  # fast by a year
+        ("2026-01-01T11:00:00+01:00", "2026-01-01T10:00:05Z", "2026-01-01T11:59:55.000Z"),  # two spellings of one clock
+    ],
+)
+def test_a_wrong_clock_is_corrected_by_its_difference(at: str, sent_at: str, expected: str) -> None:
+    """What it says of the moment of sending tells how wrong it is."""
+    assert effective(at, sent_at) == expected
+
+
+def test_history_that_is_sent_again_keeps_its_time() -> None:
+    """A `sentAt` more than 24 hours ago is the one of its first sending, and says nothing of the clock."""
+    assert effective("2019-05-01T00:00:00Z", "2019-05-01T00:00:01Z") == "2019-05-01T00:00:00.000Z"
+    assert effective("2025-12-31T11:59:50Z", "2025-12-31T11:59:59.999Z") == "2025-12-31T11:59:50.000Z"
+
+
+def test_an_event_that_was_sent_before_it_happened_counts_by_its_time_alone() -> None:
+    """The two are not of one clock."""
+    assert effective("2026-01-01T00:00:10Z", "2026-01-01T00:00:00Z") == "2026-01-01T00:00:10.000Z"
+    assert effective("2026-01-01T13:00:00Z", "2026-01-01T10:00:00Z") == ENTRY_AT
+
+
+@pytest.mark.parametrize(
+    "never_set",
+    [
+        "0001-01-01T00:00:00Z",
+        "1969-12-31T23:59:59Z",
+        "1970-01-01T00:00:00Z",
+        "1999-12-31T23:59:59.999Z",
+        "2000-01-01T00:30:00+01:00",
+        "0001-01-01T00:00:00+23:59",
+    ],
+)
+def test_a_time_before_2000_is_of_a_clock_that_was_never_set(never_set: str) -> None:
+    """It counts as absent, as `at` and as `sentAt`."""
+    assert effective(never_set) == ENTRY_AT
+    assert effective(never_set, never_set) == ENTRY_AT
+    assert effective(never_set, "2026-01-01T11:00:00Z") == ENTRY_AT
+    assert effective("2026-01-01T11:00:00Z", never_set) == "2026-01-01T11:00:00.000Z"
+
+
+def test_the_first_moment_of_2000_counts() -> None:
+    """Wherever its clock stands."""
+    assert effective("2000-01-01T00:00:00Z") == "2000-01-01T00:00:00.000Z"
+    assert effective("2000-01-01T05:30:00+05:30") == "2000-01-01T00:00:00.000Z"
+
+
+def test_two_events_of_one_right_clock_keep_their_order() -> None:
+    """`second` arrives first, and `first`, which the network held for 50 ms, does not take the device back."""
+    story = Story()
+    story.when(identified("second", visitor_id="v-1", at=3600), f"{LOG_START_MS}-0")
+    held = identified("first", visitor_id="v-1", at=3570, sentAt=moment(3570.05))
+    story.when(held, f"{LOG_START_MS + 100}-0").then("ContactCreated")
+    assert story.contact(visitor_id="v-1").external_id == "second"
 
 
 def test_at_alone_is_believed_as_far_as_the_log_allows() -> None:
@@ -52,7 +113,7 @@ def test_what_is_finer_than_a_millisecond_is_cut_off() -> None:
 @pytest.mark.parametrize(
     ("entry_ms", "at", "sent_at", "clamped_ms"),
     [
-        (5, "1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z", 0),
+        (5, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.006Z", 0),
         (LAST_MS + 1, None, None, LAST_MS),
         (2**64 - 1, None, None, LAST_MS),
         (2**64 - 1, "2026-01-01T00:00:00Z", None, from_text("2026-01-01T00:00:00Z")),

@@ -1,6 +1,9 @@
 """Whose a visitor is, and was (contract section 5, Linking)."""
 
+import copy
 from itertools import permutations
+
+import pytest
 
 from tests.support.folding import Story, given, identified, metadata_set, moment, seen
 
@@ -109,6 +112,82 @@ def test_an_older_confirmation_takes_no_later_one_back() -> None:
     story.when(sign_in("u-1", 3)).then_nothing()
     story.given(sign_in("u-3", 4))
     assert story.holders() == history(("u-1", 1), ("u-3", 4), ("u-1", 5), ("u-2", 9))
+
+
+def test_every_time_that_a_link_was_said_is_remembered() -> None:
+    """`u-1 @1, @30, @50`, then, late, `u-2 @20`: what happened at 40 is u-1's, who was said to have the visitor at 30."""
+    story = given(sign_in("u-1", 1), sign_in("u-1", 30), sign_in("u-1", 50), sign_in("u-2", 20))
+    assert owner_of_a_page_view(story, 40) == "u-1"
+    assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30))
+    story.given(sign_in("u-3", 40))
+    assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30), ("u-3", 40), ("u-1", 50))
+
+
+def test_a_confirmation_that_comes_late_is_remembered_too() -> None:
+    """By its time, and not by its arrival; said at the same time again, it says nothing more."""
+    story = given(sign_in("u-1", 1), sign_in("u-1", 50), sign_in("u-1", 30), sign_in("u-1", 30), sign_in("u-1", 50))
+    story.given(sign_in("u-2", 20))
+    assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30))
+
+
+def test_a_link_that_was_moved_back_still_knows_when_it_was_said() -> None:
+    """`u-1 @50`, then @1: the first time is a confirmation now."""
+    story = given(sign_in("u-1", 50), sign_in("u-1", 60), sign_in("u-1", 1), sign_in("u-2", 20))
+    assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 50))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_of_a_long_run_the_first_and_the_latest_32_are_remembered(late: bool) -> None:  # noqa: FBT001
+    """100 times, two minutes apart, the 32nd at 62 minutes and the 69th at 136: what falls between ends at the 69th."""
+    times = [minute(2 * number) for number in range(100)]
+    story = given(*(sign_in("u-1", at) for at in (reversed(times) if late else times)))
+    for at, back_at in ((61.9, 62), (62.1, 136), (100, 136), (197.9, 198)):
+        branch = copy.deepcopy(story).given(sign_in("u-2", minute(at)))
+        assert branch.holders() == history(("u-1", minute(0)), ("u-2", minute(at)), ("u-1", minute(back_at)))
+    story.given(sign_in("u-2", minute(198)))
+    assert story.holders() == history(("u-1", minute(0)), ("u-2", minute(198)))
+
+
+def test_64_times_are_all_remembered() -> None:
+    """The 65th is the first that costs one: the 33rd."""
+    story = given(*(sign_in("u-1", minute(2 * number)) for number in range(64)))
+    for back_at in (64, 66):
+        branch = copy.deepcopy(story).given(sign_in("u-2", minute(63)))
+        assert branch.holders()[-1] == ("u-1", moment(minute(back_at)))
+        story.given(sign_in("u-1", minute(128)))
+
+
+def test_what_is_said_again_within_a_minute_counts_as_one() -> None:
+    """A page that says it each second for ten minutes leaves answers right but for a minute, and forgets nothing before."""
+    times = [*(minute(2 * number) for number in range(30)), *(minute(60) + second for second in range(600))]
+    story = given(*(sign_in("u-1", at) for at in times))
+    for at in (*times[1:30], *times[31::37]):
+        late = at - 0.5
+        back_at = copy.deepcopy(story).given(sign_in("u-2", late)).holders()[-1][1]
+        assert moment(late) < back_at <= moment(at + 60 * (at > minute(60)))
+
+
+def minute(number: float) -> float:
+    """A minute, in seconds of the story, before which there are four hours."""
+    return number * 60 - 4 * 3600
+
+
+def test_a_page_view_reads_no_confirmations() -> None:
+    """They are one piece of text, which a page view leaves as it is."""
+    story = given(*(sign_in("u-1", at) for at in range(-6000, 0, 60)))
+    links = story.visitor().links
+    story.when(seen(at=500))
+    assert story.visitor().links is links
+
+
+def test_a_merge_rewrites_no_history() -> None:
+    """So two links in a row may name what is one contact now."""
+    story = given(
+        sign_in("u-1", 1), identified(None, "ada@example.org", "v-1", at=5), identified("u-1", "ada@example.org", at=9)
+    )
+    assert story.holders() == history(("u-1", 1), ("u-1", 5))
+    story.given(sign_in("u-1", 20), sign_in("u-2", 3), sign_in("u-2", 10))
+    assert story.holders() == history(("u-1", 1), ("u-2", 3), ("u-1", 5), ("u-2", 10), ("u-1", 20))
 
 
 def test_an_interrupted_contact_is_told_that_its_visitors_stand_in_another_order() -> None:

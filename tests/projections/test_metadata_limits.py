@@ -1,5 +1,8 @@
 """At most 256 metadata keys in a contact (contract section 2, Limits)."""
 
+import pytest
+
+from kinfold_projections import fold, metadata
 from tests.support.folding import Event, Story, given, identified, metadata_set, moment
 
 
@@ -104,3 +107,24 @@ def test_removed_keys_take_no_place_and_are_not_remembered_without_end() -> None
     contact = story.contact(external_id="u-1")
     assert contact.metadata == {}
     assert contact.metadata_stamps.keys() == keys(744, 256).keys()
+
+
+def test_removals_are_counted_after_the_event_s_own_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three removals come together where two are remembered: the oldest still stops what the same event says too late."""
+    for module in (fold, metadata):
+        monkeypatch.setattr(module, "MAX_METADATA_KEYS", 2)
+    story = given(
+        metadata_set(visitorId="v-1", unset=["k1"], at=2),
+        identified("u-1", unset=["k2", "k3"], at=3),
+        identified("u-1", visitor_id="v-1", metadata={"k1": "late", "k4": "new"}, at=1),
+    )
+    contact = story.contact(external_id="u-1")
+    assert contact.metadata == {"k4": "new"}
+    assert contact.metadata_stamps.keys() == {"k2", "k3", "k4"}
+
+
+def test_metadata_of_a_first_identification_is_no_reason_to_reject() -> None:
+    """A full contact, a visitor with one key, and an event with one more: the 256 latest stay."""
+    story = given(full(), metadata_set(visitorId="v-1", metadata=keys(256, 1), at=2))
+    story.when(identified("u-1", visitor_id="v-1", metadata=keys(257, 1), at=3)).then("ContactUpdated", "VisitorLinked")
+    assert story.contact(external_id="u-1").metadata.keys() == keys(2, 256).keys()

@@ -20,7 +20,7 @@ from kinfold_services.replay.explanation import Deed, Effect, Step, Story
 from kinfold_services.replay.past import Past
 from kinfold_services.settings import Settings
 from tests.support.event_log import append, entry_id, history
-from tests.support.folding import Event, identified, metadata_set, seen
+from tests.support.folding import Event, identified, metadata_set, moment, seen
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.strategies import Log, logs
@@ -131,7 +131,7 @@ async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
         metadata_set(externalId="u-1", metadata={"plan": "late"}, at=5),
         metadata_set(externalId="u-1", metadata={"plan": "pro"}, at=7),
         metadata_set(externalId="u-1", metadata={"plan": "x"}, at=8, id="e-1"),
-        metadata_set(externalId="u-1", metadata={"plan": "y"}, at=9, id="e-1"),
+        metadata_set(externalId="u-1", metadata={"plan": "x"}, at=8, id="e-1", sentAt=moment(9)),
         seen("v-1", at=10),
         identified("u-1", "new@example.org", at=11),
         identified("u-1", "new@example.org", at=11, metadata={f"k-{number}": 1 for number in range(256)}),
@@ -155,7 +155,7 @@ async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
     ]
     assert told[5] == ["dropped as late [3: a value with a greater effective time stands]"]
     assert told[6] == ["nothing new [4: a no-op]"]
-    assert told[8] == ["dropped as a duplicate [3, Duplicates: its id occurred before]"]
+    assert told[8] == ["dropped as a duplicate [3, Duplicates: the same event occurred before]"]
     assert told[9] == ["seen [3: seen times only widen]"]
     assert told[10] == ["took e-mail new@example.org, freed ada@example.org [5, second table: takes]"]
     assert told[11][0].startswith("refused: ")
@@ -177,6 +177,17 @@ async def test_both_sides_of_a_conflict_are_told(redis: Redis, workspace: str):
     assert two[2] == [f"refused one@example.org, which {one.contact.id} holds {rule}"]
     assert 1 not in one
     assert 0 not in two
+
+
+async def test_a_fuse_that_has_blown_is_told(redis: Redis, workspace: str):
+    """Why the contact did not take one more."""
+    events: list[Event] = [identified("u-1")]
+    for number in range(26):
+        events += [identified(None, f"p{number}@example.org"), identified("u-1", f"p{number}@example.org")]
+    told = await told_of(redis, workspace, events, external_id="u-1")
+    (deed,) = told[len(events) - 1]
+    assert deed.startswith("refused p25@example.org, which ct_")
+    assert deed.endswith("[5, the fuse: 25 contacts were merged already]")
 
 
 async def test_a_shared_device_is_told_from_either_side(redis: Redis, workspace: str):

@@ -82,16 +82,16 @@ async def test_the_state_at_a_hundred_random_positions_is_what_folding_up_to_the
 async def test_a_snapshot_knows_the_ids_that_would_be_duplicates(redis: Redis, workspace: str):
     """The window goes back behind it."""
     first = {"type": "VisitorIdentified", "id": "e-1", "externalId": "u-1", "name": "Ada"}
-    await append(redis, workspace, [first, *history()[: EVERY - 1]])
+    await append(redis, workspace, [first, {**first, "id": "e-2", "name": "Eve"}, *history()[: EVERY - 2]])
     await looking(redis, workspace, EVERY).state_at(entry_id(EVERY))
     assert await redis.hlen(key(workspace, "snapshots")) == 1
-    await append(redis, workspace, [{**first, "name": "Eve"}], start=EVERY)
+    await append(redis, workspace, [first], start=EVERY)
 
     state = await looking(redis, workspace, EVERY).state_at(entry_id(EVERY))
 
     contact = state.by_external_id("u-1")
     assert contact is not None
-    assert contact.name == "Ada"
+    assert contact.name == "Eve"
 
 
 async def test_what_looking_back_reads_is_bounded_by_the_snapshots(redis: Redis, workspace: str):

@@ -59,7 +59,7 @@ class Server(NamedTuple):
 def _pairs(entry: Any) -> list[tuple[Any, Any]]:
     """The fields of an entry of ACL LOG: a mapping in RESP3, a flat list in RESP2."""
     if isinstance(entry, dict):
-        return list(cast("dict[Any, Any]", entry).items())
+        return list(entry.items())
     return list(zip(entry[::2], entry[1::2], strict=True))
 
 

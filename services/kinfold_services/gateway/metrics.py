@@ -79,6 +79,7 @@ class _ProjectedCollector(Collector):
         label = ["workspace"]
         entries = CounterMetricFamily("kinfold_entries", "Log entries by what they came to", labels=["workspace", "outcome"])
         blocked = CounterMetricFamily("kinfold_blocked_identifiers", "Identifiers that were left out", labels=label)
+        id_reused = CounterMetricFamily("kinfold_id_reused", "Events whose id another event had before", labels=label)
         lag = GaugeMetricFamily("kinfold_lag_entries", "Log entries that are not folded yet", labels=label)
         contacts = GaugeMetricFamily("kinfold_contacts", "Living contacts", labels=label)
         visitors = GaugeMetricFamily("kinfold_visitors", "Visitors", labels=label)
@@ -90,10 +91,11 @@ class _ProjectedCollector(Collector):
             for outcome in OUTCOMES:
                 entries.add_metric([*name, outcome], counts[outcome])
             blocked.add_metric(name, status.blocked_identifiers)
+            id_reused.add_metric(name, status.id_reused)
             lag.add_metric(name, status.lag)
             contacts.add_metric(name, status.contacts)
             visitors.add_metric(name, status.visitors)
             if each.committed_at_ms is not None:
                 commit.add_metric(name, each.committed_at_ms / 1000)
             batch.add_metric(name, each.batches, each.batch_s)
-        yield from (entries, blocked, lag, contacts, visitors, commit, batch)
+        yield from (entries, blocked, id_reused, lag, contacts, visitors, commit, batch)

@@ -21,5 +21,6 @@ def counted(before: Counts, outcomes: Sequence[Outcome]) -> Counts:
         excluded=before.excluded,
         blocked=before.blocked + sum([outcome.blocked for outcome in outcomes]),
         merged=before.merged + merged,
+        id_reused=before.id_reused + sum([outcome.id_reused for outcome in outcomes]),
         lost=before.lost,
     )

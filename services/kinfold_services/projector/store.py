@@ -51,7 +51,7 @@ class Replaced(RuntimeError):
     """A replay has replaced the state: what is kept of the old one is worth nothing. Nothing was committed."""
 
 
-class Counts(msgspec.Struct, rename={"no_op": "no-op"}):
+class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}):
     """How many entries came to what, since the log's beginning; `merged`: tombstones among the contacts."""
 
     folded: int = 0
@@ -63,6 +63,8 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op"}):
     """Left out by a replay, because the log says so (contract section 9)."""
     blocked: int = 0
     merged: int = 0
+    id_reused: int = 0
+    """Events whose id another event had before; each is counted among the outcomes, too (contract section 3)."""
     lost: int = 0
     """Not there any more when a replay folded the log; to Redis, which counts what was ever added, they are read."""
 

@@ -19,9 +19,10 @@ import structlog
 from redis.exceptions import RedisError
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES
-from kinfold_projections.entries import read_entry
+from kinfold_projections.entries import BadEntry, Entry, read_entry
 from kinfold_projections.fold import fold, remember
 from kinfold_projections.needs import older_memberships
+from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
@@ -32,6 +33,7 @@ from kinfold_services.projector.store import Batch, Counts, Move, Position, Repl
 _QUEUED_PAGES: Final = 2
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 2.0
+_REUSED_IDS_EVERY_S: Final = 60.0
 
 
 class WorkspaceProjector:
@@ -56,6 +58,7 @@ class WorkspaceProjector:
         self._uncommitted: Sequence[RawEntry] = ()
         """The entries of either."""
         self._closed = False
+        self._reused_ids_told_at = -_REUSED_IDS_EVERY_S
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def open(self) -> None:
@@ -183,6 +186,8 @@ class WorkspaceProjector:
         counts.excluded += len(batch) - len(kept)
         self.position = after = Position(batch[-1][0].decode(), counts, before.generation)
         move = Move(before, after, self._feed_entries, (time.perf_counter() - started) * 1000)
+        if counts.id_reused > before.counts.id_reused:
+            self._tell_reused_ids(entries, outcomes)
         folded = self._store.prepare(move, outcomes, rejects_of(kept, outcomes))
         await self._arrive()
         self._folded, self._uncommitted = folded, batch
@@ -192,6 +197,19 @@ class WorkspaceProjector:
             entries=len(entries),
             changes=folded.changes,
             duration_ms=round((time.perf_counter() - started) * 1000, 2),
+        )
+
+    def _tell_reused_ids(self, entries: Sequence[Entry | BadEntry], outcomes: Sequence[Outcome]) -> None:
+        """Says, once a minute at most, that a producer gives several events one id."""
+        if time.monotonic() < self._reused_ids_told_at + _REUSED_IDS_EVERY_S:
+            return
+        self._reused_ids_told_at = time.monotonic()
+        first = next(entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome.id_reused)
+        self._log.warning(
+            "event id used again by another event, which was folded",
+            entry=first.id,
+            event_id=first.event.id if isinstance(first, Entry) else None,
+            id_reused=self.position.counts.id_reused,
         )
 
     def _send(self) -> None:

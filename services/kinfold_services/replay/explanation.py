@@ -12,7 +12,7 @@ import msgspec
 
 from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
 from kinfold_projections.fold import evolve
-from kinfold_projections.identity import Decision, decide
+from kinfold_projections.identity import MAX_MERGES, Decision, decide
 from kinfold_projections.outcomes import Kind, Outcome
 from kinfold_projections.records import ContactRecord
 from kinfold_projections.state import State
@@ -119,10 +119,13 @@ class Story:
             if change.contact_id in self._lineage and (deed := _change_deed(change)):
                 yield deed
             elif isinstance(change, IdentityConflict) and change.held_by in self._lineage:
-                yield Deed(f"kept {change.email}, which {change.contact_id} was to have", _HELD)
+                yield Deed(f"kept {change.email}, which {change.contact_id} was to have", _why_held(change))
 
 
-_HELD: Final = "5, second table: held by a contact with another external id"
+def _why_held(change: IdentityConflict) -> str:
+    if change.reason == "too-many-merges":
+        return f"5, the fuse: {MAX_MERGES} contacts were merged already"
+    return "5, second table: held by a contact with another external id"
 
 
 def _change_deed(change: Change) -> Deed | None:
@@ -135,7 +138,7 @@ def _change_deed(change: Change) -> Deed | None:
         case ContactsMerged():
             return Deed(f"merged {change.merged_contact_id}", "5, second table: the event names both")
         case IdentityConflict():
-            return Deed(f"refused {change.email}, which {change.held_by} holds", _HELD)
+            return Deed(f"refused {change.email}, which {change.held_by} holds", _why_held(change))
         case _:
             return None
 
@@ -180,7 +183,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
 
 
 _DROPPED: Final[Mapping[Kind, Deed]] = {
-    "duplicate": Deed("dropped as a duplicate", "3, Duplicates: its id occurred before"),
+    "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
     "stale": Deed("dropped as late", "3: a value with a greater effective time stands"),
     "no-op": Deed("nothing new", "4: a no-op"),
 }

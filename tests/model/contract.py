@@ -1,0 +1,670 @@
+"""The contract by definition, slow and separate: what a fold of a log must give (contract sections 2 to 7).
+
+`Model.apply` takes one entry. Afterwards the whole state is viewed again and compared with the view before; the difference is
+the change feed. Nothing is computed the way the fold does it: a contact is its last-write-wins registers, a visitor is the list
+of everything that was ever said of it, and lists, counts, versions and changes are derived from those.
+"""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from json.encoder import encode_basestring
+from typing import Any, Final, NamedTuple, cast
+
+from tests.model.identifiers import Rejected, checked_email, checked_id, email_key, shown
+
+Event = Mapping[str, Any]
+Values = dict[str, Any]
+Stamp = tuple[int, int]
+"""Effective time in ms, and the number of the log entry. The greatest wins."""
+
+NEVER: Final[Stamp] = (-1, 0)
+ABSENT: Final = object()
+"""What a removed key's register holds."""
+
+DAY_MS: Final = 86_400_000
+MINUTE_MS: Final = 60_000
+LAST_MS: Final = 253_402_300_799_999
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
+KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
+
+
+class Limits(NamedTuple):
+    """The contract's numbers; a test makes them small, to be at them soon."""
+
+    window: int = 65_536
+    listed: int = 100
+    keys: int = 256
+    merges: int = 25
+    kept: int = 64
+
+
+# --- values
+
+
+def ms(text: str) -> int:
+    """Milliseconds since 1970, rounded down."""
+    return (datetime.fromisoformat(text) - EPOCH) // timedelta(milliseconds=1)
+
+
+def effective_ms(entry_ms: int, event: Event) -> int:
+    """Section 3, Effective time."""
+    at, sent = (datetime.fromisoformat(event[name]) if event.get(name) else None for name in ("at", "sentAt"))
+    if at is None or at < YEAR_2000:
+        return min(entry_ms, LAST_MS)
+    at_ms = ms(event["at"])
+    if sent is None or sent < YEAR_2000 or ms(event["sentAt"]) < at_ms:
+        return min(at_ms, entry_ms)
+    offset = entry_ms - ms(event["sentAt"])
+    if offset > DAY_MS or abs(offset) <= MINUTE_MS:
+        return min(at_ms, entry_ms)
+    return max(0, min(at_ms + offset, entry_ms))
+
+
+def number_text(value: float) -> str:
+    """ECMAScript's text of a finite double, from Python's shortest digits (RFC 8785)."""
+    mantissa, _, exponent = repr(abs(value)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    digits = (whole + fraction).lstrip("0")
+    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(digits))
+    digits = digits.rstrip("0")
+    sign = "-" if value < 0 else ""
+    if len(digits) <= point <= 21:
+        return sign + digits + "0" * (point - len(digits))
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    return sign + digits[0] + ("." + digits[1:] if len(digits) > 1 else "") + f"e{point - 1:+d}"
+
+
+def normal(values: Mapping[str, Any]) -> Values:
+    """With `1.0` as `1`, and `-0` as `0`."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+        for key, value in values.items()
+    }
+
+
+def canonical(value: object) -> str:
+    """JSON by RFC 8785: keys in the order of their UTF-16 units, no white space."""
+    if isinstance(value, str):
+        return encode_basestring(value)
+    if isinstance(value, dict):
+        values = cast("dict[str, object]", value)
+        keys = sorted(values, key=lambda key: key.encode("utf-16-be"))
+        return "{" + ",".join([f"{encode_basestring(key)}:{canonical(values[key])}" for key in keys]) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join([canonical(each) for each in cast("list[object]", value)]) + "]"
+    return number_text(value) if isinstance(value, float) else json.dumps(value)
+
+
+def hash_of(values: Mapping[str, Any]) -> str:
+    """Section 4: the hash of metadata."""
+    return hashlib.sha256(canonical(normal(values)).encode()).hexdigest()
+
+
+def contact_id(workspace: str, entry: str) -> str:
+    """Section 5, Contact ids."""
+    digest = hashlib.sha256(f"{workspace}\0{entry}".encode()).digest()
+    number = int(entry.split("-", maxsplit=1)[0]) * 2**80 + int.from_bytes(digest[:10], "big")
+    return "ct_" + "".join("0123456789abcdefghjkmnpqrstvwxyz"[number // 32**place % 32] for place in range(25, -1, -1))
+
+
+def content_of(event: Event) -> str:
+    """Section 3, Duplicates: what an event says, but for `id` and `sentAt`. Null says nothing; an instant is one instant."""
+    said = {key: event[key] for key in FIELDS[event["type"]] if event.get(key) is not None}
+    for name in {"metadata", "context"} & said.keys():
+        said[name] = normal(said[name])
+    if event.get("at") is not None:
+        said["at"] = (datetime.fromisoformat(event["at"]) - EPOCH) // timedelta(microseconds=1)
+    return canonical({**said, "type": event["type"]})
+
+
+FIELDS: Final[Mapping[str, Sequence[str]]] = {
+    "VisitorSeen": ("visitorId", "context"),
+    "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset"),
+    "MetadataSet": ("visitorId", "externalId", "email", "contactId", "metadata", "unset", "hash"),
+    "EventsExcluded": ("entries", "reason"),
+}
+
+
+# --- what there is
+
+
+@dataclass
+class Register:
+    """A last-write-wins register."""
+
+    stamp: Stamp = NEVER
+    value: Any = None
+
+    def put(self, stamp: Stamp, value: Any) -> None:
+        """Takes the value, unless a newer one stands."""
+        if stamp >= self.stamp:
+            self.stamp, self.value = stamp, value
+
+
+@dataclass(eq=False, kw_only=True)
+class Patched:
+    """What has metadata and was seen: a register for each key, removed ones among them."""
+
+    id: str
+    registers: dict[str, Register] = field(default_factory=dict[str, Register])
+    first: int | None = None
+    last: int | None = None
+    shown: tuple[Values, str] | None = None
+
+    def metadata(self) -> tuple[Values, str]:
+        """The keys that are set, and their hash; computed once for each patch, or a million events would take hours."""
+        if self.shown is None:
+            there = {key: register.value for key, register in self.registers.items() if register.value is not ABSENT}
+            self.shown = there, hash_of(there)
+        return self.shown
+
+    def seen(self, at: int | None) -> None:
+        """Seen times only widen."""
+        if at is not None:
+            self.first = at if self.first is None else min(self.first, at)
+            self.last = at if self.last is None else max(self.last, at)
+
+
+@dataclass(eq=False, kw_only=True)
+class Contact(Patched):
+    """A contact, living or merged."""
+
+    created: int
+    updated: int
+    external_id: str | None = None
+    into: "Contact | None" = None
+    email: Register = field(default_factory=Register)
+    name: Register = field(default_factory=Register)
+    image: Register = field(default_factory=Register)
+    told: "Conflict | None" = None
+    """The last conflict that was told."""
+    merges: int = 0
+    presence: int = -MINUTE_MS
+    version: int = 0
+
+
+Conflict = tuple[str, Contact, str | None]
+"""An address, who holds it, and the reason."""
+
+
+@dataclass(eq=False)
+class Said:
+    """One link as it was said. `start`: the one before was another contact's when this was said, or there is none."""
+
+    at: int
+    contact: Contact
+    start: bool
+
+
+@dataclass(eq=False, kw_only=True)
+class Visitor(Patched):
+    """A visitor."""
+
+    said: list[Said] = field(default_factory=list[Said])
+    context: Register = field(default_factory=lambda: Register(NEVER, {}))
+
+
+@dataclass(kw_only=True)
+class Names:
+    """Whom an event names, as section 2 has it."""
+
+    visitor_id: str | None = None
+    external_id: str | None = None
+    email: str | None = None
+    contact_id: str | None = None
+    blocked: int = 0
+
+
+def living(contact: Contact) -> Contact:
+    """The contact that one has become."""
+    while contact.into is not None:
+        contact = contact.into
+    return contact
+
+
+def holder(visitor: Visitor, at: int | None = None) -> Contact | None:
+    """Whose the visitor was at a time; without one, whose it is."""
+    if not visitor.said:
+        return None
+    held = [said for said in visitor.said if at is None or said.at <= at]
+    return living((held or visitor.said[:1])[-1].contact)
+
+
+def history(visitor: Visitor) -> list[tuple[Contact, int]]:
+    """The links: what was said in a row of one contact is one."""
+    return [(living(said.contact), said.at) for said in visitor.said if said.start]
+
+
+# --- section 2
+
+
+def judge(event: Event) -> Names:
+    """Whom the event names. Raises Rejected where it is refused, whatever the state is."""
+    kind = event.get("type")
+    if isinstance(kind, str) and kind not in KINDS:
+        raise Rejected("unknown-type")
+    if kind is None or (kind == "VisitorSeen" and event.get("visitorId") is None) or not _within_limits(event):
+        raise Rejected("invalid")
+    if kind == "EventsExcluded":
+        return Names()
+    if kind == "MetadataSet" and event.get("hash") not in {None, hash_of(event.get("metadata") or {})}:
+        raise Rejected("hash-mismatch")
+    names = Names(visitor_id=None if event.get("visitorId") is None else checked_id(event["visitorId"]))
+    return names if kind == "VisitorSeen" else _people(event, names)
+
+
+def _people(event: Event, names: Names) -> Names:
+    """The rest of the names: what is blocked counts as absent, as long as anything is left."""
+    names.external_id = _unless_blocked(names, event.get("externalId"), checked_id)
+    names.email = _unless_blocked(names, event.get("email"), checked_email)
+    left = [each for each in (names.external_id, names.email) if each is not None]
+    if event["type"] == "MetadataSet":
+        names.contact_id = None if event.get("contactId") is None else shown(event["contactId"])
+        left += [each for each in (names.contact_id, names.visitor_id) if each is not None]
+        if len(left) > 1:
+            raise Rejected("invalid")
+    if not left:
+        raise Rejected("blocked-identifier" if names.blocked else "no-identifier")
+    return names
+
+
+def _unless_blocked(names: Names, value: str | None, check: Callable[[str], str]) -> str | None:
+    try:
+        return None if value is None else check(value)
+    except Rejected as why:
+        if str(why) != "blocked-identifier":
+            raise
+        names.blocked += 1
+        return None
+
+
+def _within_limits(event: Event) -> bool:
+    values: Values = {**(event.get("metadata") or {}), **(event.get("context") or {})}
+    keys: list[str] = [*values, *(event.get("unset") or [])]
+    return (
+        "\\u0000" not in json.dumps(event)
+        and all(0 < len(key) <= 128 for key in keys)
+        and not any(
+            isinstance(value, (dict, list))
+            or (isinstance(value, int) and abs(value) >= 2**53)
+            or (isinstance(value, str) and len(value.encode()) > 8192)
+            for value in values.values()
+        )
+    )
+
+
+# --- the model
+
+
+class Change(NamedTuple):
+    """A change, before it has its contact and version."""
+
+    type: str
+    contact: Contact
+    more: Values
+
+
+class Model:
+    """A workspace."""
+
+    def __init__(self, workspace: str = "w", limits: Limits | None = None) -> None:
+        self.workspace = workspace
+        self.limits = limits or Limits()
+        self.contacts: list[Contact] = []
+        self.visitors: dict[str, Visitor] = {}
+        self.by_external_id: dict[str, Contact] = {}
+        self.by_email: dict[str, Contact] = {}
+        self.feed: list[Values] = []
+        self.rejected: list[tuple[str, str]] = []
+        self.blocked = self.duplicates = self.ids_reused = 0
+        self._occurred: list[tuple[str, str] | None] = []
+        self._views: dict[str, Values] = {}
+
+    def apply(self, entry: str, event: Event) -> None:
+        """Folds one entry, by its id."""
+        self.entry, self.number = entry, len(self._occurred) + 1
+        try:
+            names = judge(event)
+        except Rejected as why:
+            self._occurred.append(None)
+            self.rejected.append((entry, str(why)))
+            return
+        this = event.get("id") or entry, content_of(event)
+        window = self._occurred[-self.limits.window :]
+        self._occurred.append(this)
+        if this in window:
+            self.duplicates += 1
+            return
+        self.ids_reused += any(each is not None and each[0] == this[0] for each in window)
+        self.at = effective_ms(int(entry.split("-", maxsplit=1)[0]), event)
+        self.stamp = self.at, self.number
+        self.merged: Contact | None = None
+        self.conflict: Conflict | None = None
+        self.moved: tuple[Visitor, Contact | None] | None = None
+        """A visitor that is another contact's now, and whose it was."""
+        self.about: Contact | None = None
+        self.present: Contact | None = None
+        folds: dict[str, Callable[[Event, Names], None]] = {
+            "VisitorSeen": self._visitor_seen,
+            "VisitorIdentified": self._visitor_identified,
+            "MetadataSet": self._metadata_set,
+        }
+        try:
+            if event["type"] in folds:  # the living fold only notes an EventsExcluded
+                folds[event["type"]](event, names)
+        except Rejected as why:
+            self.rejected.append((entry, str(why)))
+            return
+        self.blocked += names.blocked
+        self._tell()
+
+    # --- the three events
+
+    def _visitor_seen(self, event: Event, names: Names) -> None:
+        visitor = self._visitor(names)
+        visitor.seen(self.at)
+        if event.get("context") is not None:
+            visitor.context.put(self.stamp, normal(event["context"]))
+        self.present = holder(visitor, self.at)
+        if self.present is not None:
+            self.present.seen(self.at)
+
+    def _metadata_set(self, event: Event, names: Names) -> None:
+        if names.visitor_id is not None:
+            visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
+            held_by = holder(visitor, self.at)
+            self._patch(held_by or visitor, event)
+            self.visitors[visitor.id] = visitor
+            visitor.seen(self.at)
+            if held_by is not None:
+                held_by.seen(self.at)
+            return
+        if names.contact_id is not None:
+            contact = next((each for each in self.contacts if each.id == names.contact_id), None)
+            if contact is None:
+                raise Rejected("unknown-contact")
+        elif names.external_id is not None:
+            contact = self.by_external_id.get(names.external_id)
+        else:
+            contact = self.by_email.get(email_key(names.email or ""))
+        if contact is None:
+            contact = self._new_contact()
+            self._patch(contact, event)
+            self.contacts.append(contact)
+            if names.external_id is not None:
+                contact.external_id = names.external_id
+                self.by_external_id[names.external_id] = contact
+            elif names.email is not None:
+                contact.email.value = names.email  # it is a target, and dates nothing
+                self.by_email[email_key(names.email)] = contact
+        else:
+            contact = living(contact)
+            self._patch(contact, event)
+        contact.seen(self.at)
+        self.about = contact
+
+    def _visitor_identified(self, event: Event, names: Names) -> None:
+        x = self.by_external_id.get(names.external_id) if names.external_id is not None else None
+        e = self.by_email.get(email_key(names.email)) if names.email is not None else None
+        target = self._target(names, x, e)
+        contact = target or self._new_contact()
+        merging, conflict = self._second_table(contact, e, names.email or "")
+        visitor = None
+        if names.visitor_id is not None:
+            visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
+        bringing = visitor if visitor is not None and not visitor.said and visitor.registers else None
+        self._patch(contact, event, *(each for each in (merging, bringing) if each is not None))  # which may refuse
+
+        self.about, self.conflict = contact, conflict
+        if target is None:
+            self.contacts.append(contact)
+        if names.external_id is not None and contact.external_id is None:
+            contact.external_id = names.external_id
+            self.by_external_id[names.external_id] = contact
+        if merging is not None:
+            self._merge(merging, contact, names.email or "")
+        elif conflict is None and names.email is not None:
+            self._take(contact, names.email, self.stamp)
+        contact.seen(self.at)
+        for name, register in (("name", contact.name), ("image", contact.image)):
+            if event.get(name) is not None:
+                register.put(self.stamp, event[name])
+        if visitor is not None:
+            self._identify(visitor, contact)
+
+    def _target(self, names: Names, x: Contact | None, e: Contact | None) -> Contact | None:
+        """The first table of section 5; None: a new contact."""
+        if names.external_id is None:
+            return e
+        if x is not None:
+            return x
+        return e if e is not None and e.external_id is None else None
+
+    def _second_table(self, contact: Contact, e: Contact | None, email: str) -> tuple[Contact | None, Conflict | None]:
+        """The second table of section 5: who is merged into the contact, or what conflict there is."""
+        if e is None or e is contact:
+            return None, None
+        if e.external_id is not None:
+            return None, (email, e, None)
+        if contact.merges >= self.limits.merges:
+            return None, (email, e, "too-many-merges")
+        return e, None
+
+    # --- their parts
+
+    def _visitor(self, names: Names) -> Visitor:
+        name = names.visitor_id or ""
+        return self.visitors.setdefault(name, Visitor(id=name))
+
+    def _new_contact(self) -> Contact:
+        return Contact(id=contact_id(self.workspace, self.entry), created=self.at, updated=self.at)
+
+    def _patch(self, patched: Patched, event: Event, *others: Patched) -> None:
+        """Metadata that comes together, and then the event's. Raises Rejected, and has changed nothing then."""
+        new = {key: Register(register.stamp, register.value) for key, register in patched.registers.items()}
+        for other in others:
+            for key, register in other.registers.items():
+                new.setdefault(key, Register()).put(register.stamp, register.value)
+        values = normal(event.get("metadata") or {})
+        for key, value in values.items():
+            new.setdefault(key, Register()).put(self.stamp, value)
+        for key in set(event.get("unset") or ()) - values.keys():
+            new.setdefault(key, Register()).put(self.stamp, ABSENT)
+        there = [key for key in new if new[key].value is not ABSENT]
+        if len(there) > self.limits.keys and not others:
+            raise Rejected("invalid")
+        for group in (there, [key for key in new if new[key].value is ABSENT]):
+            for key in sorted(group, key=lambda key: (new[key].stamp, key))[: -self.limits.keys]:
+                del new[key]
+        patched.registers, patched.shown = new, None
+
+    def _take(self, contact: Contact, email: str, stamp: Stamp) -> None:
+        """The contact takes an address, by effective time; the one that it had is free again."""
+        if stamp < contact.email.stamp:
+            return
+        before: str | None = contact.email.value
+        contact.email.put(stamp, email)
+        if before is None or email_key(before) != email_key(email):
+            if before is not None:
+                del self.by_email[email_key(before)]
+            self.by_email[email_key(email)] = contact
+            contact.told = None
+
+    def _merge(self, merged: Contact, contact: Contact, email: str) -> None:
+        """Metadata is united already."""
+        merged.into = contact
+        self.merged = merged
+        contact.merges += merged.merges + 1
+        merged.email.put(self.stamp, email)  # the event says it again
+        contact.name.put(merged.name.stamp, merged.name.value)
+        contact.image.put(merged.image.stamp, merged.image.value)
+        del self.by_email[email_key(merged.email.value)]  # free, unless it is the later one of the two:
+        self._take(contact, merged.email.value, merged.email.stamp)
+        contact.seen(merged.first)
+        contact.seen(merged.last)
+        contact.created = min(contact.created, merged.created)
+        contact.presence = max(contact.presence, merged.presence)
+
+    def _identify(self, visitor: Visitor, contact: Contact) -> None:
+        self.visitors[visitor.id] = visitor
+        visitor.seen(self.at)
+        before = holder(visitor)
+        if not visitor.said:  # its anonymous past is the contact's
+            contact.seen(visitor.first)
+            contact.seen(visitor.last)
+        self._link(visitor, contact)
+        if holder(visitor) is not before:
+            self.moved = visitor, before
+
+    def _link(self, visitor: Visitor, contact: Contact) -> None:
+        """From now on the visitor is the contact's: it takes its place among all that was said, behind what has its time."""
+        said = visitor.said
+        place = bisect.bisect_right(said, self.at, key=lambda each: each.at)
+        before = said[place - 1] if place else None
+        after = said[place] if place < len(said) else None
+        goes_on = before is not None and living(before.contact) is contact
+        if goes_on and before is not None and before.at == self.at:
+            return
+        if not goes_on and after is not None:
+            after.start = living(after.contact) is not contact
+        said.insert(place, Said(self.at, contact, not goes_on))
+        self._thin_out(said, place)
+
+    def _thin_out(self, said: list[Said], place: int) -> None:
+        """Section 5: of the times at which one link was said, so many are kept."""
+        first = max(number for number in range(place + 1) if said[number].start)
+        end = next((number for number in range(place + 1, len(said)) if said[number].start), len(said))
+        run = said[first:end]
+        if len(run) <= self.limits.kept:
+            return
+        for number in range(len(run) - 2, 0, -1):
+            if run[number + 1].at - run[number - 1].at <= MINUTE_MS:
+                del run[number]
+        if len(run) > self.limits.kept:
+            del run[self.limits.kept // 2]
+        said[first:end] = run
+
+    # --- what is seen of it
+
+    def _members(self) -> dict[str, list[str]]:
+        """By contact: its visitors, the latest linked first, at equal times the greatest id."""
+        members: dict[str, list[tuple[int, str]]] = {}
+        for visitor in self.visitors.values():
+            if visitor.said:
+                contact, since = history(visitor)[-1]
+                members.setdefault(contact.id, []).append((since, visitor.id))
+        return {each: [visitor_id for _, visitor_id in sorted(linked, reverse=True)] for each, linked in members.items()}
+
+    def _view(self, contact: Contact, visitor_ids: Sequence[str]) -> Values:
+        metadata, digest = contact.metadata()
+        return {
+            "id": contact.id,
+            "externalId": contact.external_id,
+            "email": contact.email.value,
+            "name": contact.name.value,
+            "image": contact.image.value,
+            "metadata": metadata,
+            "metadataHash": digest,
+            "visitorCount": len(visitor_ids),
+            "visitorIds": visitor_ids[: self.limits.listed],
+            "firstSeenAt": contact.first,
+            "lastSeenAt": contact.last,
+            "createdAt": contact.created,
+            "updatedAt": contact.updated,
+            "version": contact.version,
+        }
+
+    def _tell(self) -> None:
+        """Section 6: the state against the state before."""
+        before, members = self._views, self._members()
+        alive = [contact for contact in self.contacts if contact.into is None]
+        now = {contact.id: self._view(contact, members.get(contact.id, [])) for contact in alive}
+        alive.sort(key=lambda contact: contact is not self.about)  # the one that the event is about comes first
+        told = [Change("ContactCreated", contact, {}) for contact in alive if contact.id not in before]
+        told += [
+            Change("ContactUpdated", contact, {"changed": changed})
+            for contact in alive
+            if contact.id in before and (changed := self._changed(contact, before[contact.id], now[contact.id]))
+        ]
+        told += self._told_of_identity()
+        if self.present is not None and self.at >= self.present.presence + MINUTE_MS:
+            self.present.presence = self.at
+            told.append(Change("ContactSeen", self.present, {}))
+        versions = [self._next_version(change) for change in told]
+        for contact in alive:
+            now[contact.id] |= {"updatedAt": contact.updated, "version": contact.version}
+        for change, version in zip(told, versions, strict=True):
+            each = {"type": change.type, "contactId": change.contact.id, "version": version, "at": self.at, "cause": self.entry}
+            self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **change.more})
+        self._views = now
+
+    def _next_version(self, change: Change) -> int:
+        if change.type != "ContactSeen":
+            change.contact.version += 1
+            change.contact.updated = max(change.contact.updated, self.at)
+        return change.contact.version
+
+    def _changed(self, contact: Contact, old: Values, new: Values) -> list[str]:
+        changed = [name for name in ("externalId", "email", "name", "image") if old[name] != new[name]]
+        if old["metadataHash"] != new["metadataHash"]:
+            a, b = old["metadata"], new["metadata"]
+            keys = sorted(a.keys() | b.keys())
+            changed += [f"metadata.{key}" for key in keys if (key in a) != (key in b) or canonical(a[key]) != canonical(b[key])]
+        shown_by_another = (self.merged is not None and contact is self.about) or (
+            self.moved is not None and contact in (self.moved[1], holder(self.moved[0]))
+        )
+        if old["visitorIds"] != new["visitorIds"] and not shown_by_another:
+            changed.append("visitorIds")
+        return changed
+
+    def _told_of_identity(self) -> Iterable[Change]:
+        if self.moved is not None and (new := holder(self.moved[0])) is not None:
+            visitor, was = self.moved
+            was = was and living(was)
+            more = {} if was is None else {"previousContactId": was.id}
+            yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
+            if was is not None:
+                yield Change("VisitorUnlinked", was, {"visitorId": visitor.id, "nextContactId": new.id})
+        if self.merged is not None:
+            yield Change("ContactsMerged", living(self.merged), {"mergedContactId": self.merged.id})
+        if self.conflict is not None and self.about is not None:
+            email, held_by, reason = self.conflict
+            if self.about.told != (email_key(email), held_by, reason):
+                self.about.told = email_key(email), held_by, reason
+                more = {} if reason is None else {"reason": reason}
+                yield Change("IdentityConflict", self.about, {"email": email, "heldBy": held_by.id, **more})
+
+    def whole(self) -> Values:
+        """Everything that section 1 calls public, times in milliseconds, contacts followed to the living ones."""
+        return {
+            "contacts": {
+                contact.id: {"id": contact.id, "mergedInto": living(contact).id} if contact.into else self._views[contact.id]
+                for contact in self.contacts
+            },
+            "visitors": {
+                visitor.id: {
+                    "contactId": getattr(holder(visitor), "id", None),
+                    "links": [(contact.id, since) for contact, since in history(visitor)],
+                    "metadata": visitor.metadata()[1],
+                    "context": hash_of(visitor.context.value),
+                    "firstSeenAt": visitor.first,
+                    "lastSeenAt": visitor.last,
+                }
+                for visitor in self.visitors.values()
+            },
+            "externalIds": {each: living(contact).id for each, contact in self.by_external_id.items()},
+            "emails": {each: living(contact).id for each, contact in self.by_email.items()},
+            "feed": self.feed,
+            "rejects": self.rejected,
+            "blocked": self.blocked,
+            "duplicates": self.duplicates,
+            "ids_reused": self.ids_reused,
+        }

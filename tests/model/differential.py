@@ -1,0 +1,192 @@
+"""One log through the fold and through the model: where they differ, and the smallest log that still does."""
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+
+from kinfold_projections import duplicates, fold, identity, links, members, metadata
+from kinfold_projections.entries import read_entry
+from kinfold_projections.state import State
+from kinfold_schemas.canonical import metadata_hash
+from kinfold_schemas.contacts import MergedContact
+from tests.model.contract import Limits, Model, ms
+from tests.model.logs import WORKSPACE, Event, Log, LoggedEvent
+
+Values = dict[str, Any]
+_ms: Final = cache(ms)
+
+
+class Difference(NamedTuple):
+    """Where the two differ, and what each has there."""
+
+    where: str
+    fold: object
+    model: object
+
+
+@contextmanager
+def limited(limits: Limits) -> Generator[None]:
+    """The fold's limits, made those of the log: what happens at them happens at 65,536, 256, 100, 64 and 25 as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "WINDOW_ENTRIES", limits.window)
+        patch.setattr(members, "LISTED_VISITORS", limits.listed)
+        patch.setattr(metadata, "MAX_METADATA_KEYS", limits.keys)
+        patch.setattr(fold, "MAX_METADATA_KEYS", limits.keys)
+        patch.setattr(identity, "MAX_MERGES", limits.merges)
+        patch.setattr(links, "_KEPT", (limits.kept - 1) * links._DIGITS)
+        patch.setattr(links, "_MIDDLE", limits.kept // 2 * links._DIGITS)
+        yield
+
+
+def of_fold(log: Log) -> Values:
+    """What the fold gives, in the model's form."""
+    with limited(log.limits):
+        state = State(WORKSPACE)
+        entries = [read_entry(entry.encode(), {b"event": json.dumps(event).encode()}) for entry, event in log.entries]
+        outcomes = fold.fold(state, entries)
+    feed = [msgspec.to_builtins(change) for outcome in outcomes for change in outcome.changes]
+    return {
+        "contacts": {
+            contact.id: {"id": contact.id, "mergedInto": state.find(contact.id)}
+            if isinstance(contact, MergedContact)
+            else _in_ms(msgspec.to_builtins(contact.public()))
+            for contact in state.contacts.values()
+        },
+        "visitors": {
+            visitor.id: {
+                "contactId": state.find(visitor.contact_id) if visitor.contact_id else None,
+                "links": [(state.find(link.contact_id), _ms(link.since)) for link in visitor.links],
+                "metadata": metadata_hash(visitor.metadata),
+                "context": metadata_hash(visitor.context),
+                "firstSeenAt": _ms(visitor.first_seen_at),
+                "lastSeenAt": _ms(visitor.last_seen_at),
+            }
+            for visitor in state.visitors.values()
+        },
+        "externalIds": {each: state.find(contact_id) for each, contact_id in state.external_ids.items()},
+        "emails": {each: state.find(contact_id) for each, contact_id in state.emails.items()},
+        "feed": [{**change, "at": _ms(change["at"]), "contact": _in_ms(change["contact"])} for change in feed],
+        "rejects": [
+            (entry, outcome.rejection.reason)
+            for (entry, _), outcome in zip(log.entries, outcomes, strict=True)
+            if outcome.rejection is not None
+        ],
+        "blocked": sum(outcome.blocked for outcome in outcomes),
+        "duplicates": sum(outcome.kind == "duplicate" for outcome in outcomes),
+        "ids_reused": sum(outcome.id_reused for outcome in outcomes),
+    }
+
+
+def of_model(log: Log) -> Values:
+    """What the model gives."""
+    model = Model(WORKSPACE, log.limits)
+    for entry, event in log.entries:
+        model.apply(entry, event)
+    return model.whole()
+
+
+def difference(log: Log) -> Difference | None:
+    """The first difference, of what causes others first."""
+    got, want = of_fold(log), of_model(log)
+    if got == want:
+        return _feed_alone(got)
+    return next(_differences(got, want))
+
+
+def _differences(got: Values, want: Values) -> Iterator[Difference]:
+    yield from _unequal(got, want, "rejects", "duplicates", "ids_reused", "blocked")
+    for part in ("contacts", "visitors"):
+        if got[part].keys() != want[part].keys():
+            yield Difference(part, sorted(got[part].keys() - want[part].keys()), sorted(want[part].keys() - got[part].keys()))
+        for each, expected in want[part].items():
+            shown: Values = got[part].get(each, {})
+            for name, value in expected.items():
+                if shown.get(name) != value:
+                    yield Difference(f"{part}.{name}", shown.get(name), value)
+    yield from _unequal(got, want, "externalIds", "emails")
+    for one, other in zip(got["feed"], want["feed"], strict=False):
+        for name in sorted({**other, **one}):
+            if one.get(name) != other.get(name):
+                yield Difference(f"feed.{name}", one, other)
+    yield Difference("feed.length", [each["type"] for each in got["feed"]], [each["type"] for each in want["feed"]])
+
+
+def _unequal(got: Values, want: Values, *parts: str) -> Iterator[Difference]:
+    return (Difference(part, got[part], want[part]) for part in parts if got[part] != want[part])
+
+
+def _feed_alone(got: Values) -> Difference | None:
+    """Section 6: who applies nothing but the feed, in order, holds the contacts, seen times aside; versions count."""
+    held: Values = {}
+    versions: Counter[str] = Counter()
+    for change in got["feed"]:
+        contact_id = change["contactId"]
+        versions[contact_id] += change["type"] != "ContactSeen"
+        if not change["version"] == versions[contact_id] == change["contact"]["version"]:
+            return Difference("feed alone.version", change["version"], versions[contact_id])
+        held[contact_id] = change["contact"]
+        if change["type"] == "ContactsMerged":
+            held[change["mergedContactId"]] = {"mergedInto": contact_id}
+    for contact_id, contact in got["contacts"].items():
+        shown = held.get(contact_id, {})
+        seen = {"firstSeenAt": contact.get("firstSeenAt"), "lastSeenAt": contact.get("lastSeenAt")}
+        if ("mergedInto" not in shown) if "mergedInto" in contact else {**shown, **seen} != contact:
+            return Difference("feed alone.contact", shown, contact)
+    return None
+
+
+def smallest(log: Log, found: Difference) -> Log:
+    """The log with everything left out that the difference does not need."""
+
+    def differs(entries: list[LoggedEvent]) -> bool:
+        now = difference(Log(entries, log.limits)) if entries else None
+        return now is not None and now.where == found.where
+
+    entries = _fewest(copy.deepcopy(log.entries), differs)
+    changed = True
+    while changed:
+        changed = False
+        for index, (entry, event) in enumerate(entries):
+            for smaller in _smaller(event):
+                trial = [*entries[:index], (entry, smaller), *entries[index + 1 :]]
+                if differs(trial):
+                    entries, changed = trial, True
+                    break
+    return Log(entries, log.limits)
+
+
+def _fewest(entries: list[LoggedEvent], differs: Callable[[list[LoggedEvent]], bool]) -> list[LoggedEvent]:
+    size = max(1, len(entries) // 2)
+    while size:
+        index = 0
+        while index < len(entries):
+            trial = entries[:index] + entries[index + size :]
+            if differs(trial):
+                entries = trial
+            else:
+                index += size
+        size //= 2
+    return entries
+
+
+def _smaller(event: Event) -> Iterator[Event]:
+    for name in event:
+        if name != "type":
+            yield {key: value for key, value in event.items() if key != name}
+    for name, items in event.items():
+        for item in list(items)[:60] if name in {"metadata", "unset"} and items else ():
+            without = (
+                {key: items[key] for key in items if key != item} if name == "metadata" else [e for e in items if e != item]
+            )
+            yield {**event, name: without}
+
+
+def _in_ms(contact: Values) -> Values:
+    return {name: _ms(value) if name.endswith("At") else value for name, value in contact.items()}
