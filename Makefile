@@ -91,7 +91,7 @@ check: lint test ## lint and test: what CI runs
 BENCHMARKS ?= live against_peers replay latency workspaces growth gateway_ingest gateway_feed
 
 .PHONY: bench
-bench: $(STAMP) ## measure everything beside its reference, and put the table and the chart into the README
+bench: $(STAMP) ## measure everything beside its reference, and put the tables and the chart into the docs and the README
 	for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py; done
 	$(BIN)/python benchmarks/report.py
 
@@ -101,6 +101,11 @@ bench-check: $(STAMP) ## fail where a ratio or an instruction count is worse tha
 
 bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on, as the scripts in benchmarks/ are called
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
+
+# NO_MKDOCS_2_WARNING: Material's banner about its successor.
+.PHONY: docs
+docs: $(STAMP) ## build the documentation into site/; a warning, a dead link or a missing anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .PHONY: build
 build: $(STAMP) ## build the wheel and the source distribution into dist/
@@ -129,5 +134,5 @@ constraints: ## resolve constraints*.txt anew from pyproject.toml (keeps pins th
 
 .PHONY: clean
 clean: ## remove what can be made again; not .kinfold, which is data
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,12 +1,13 @@
-"""What the benchmarks found, told: beside what we aim at; a chart; both in the README.
+"""What the benchmarks found, beside what we aim at: a table and a chart, in the docs and in short in the README.
 
-    python benchmarks/report.py [--no-readme]
+    python benchmarks/report.py [--no-docs]
 
-Reads `benchmarks/results/*.json`, prints the table, draws `benchmarks/results/speed.svg` and puts table and chart into the
-README, between two marks. `make bench` runs it last, so what the README says is always what was found last.
+Reads `benchmarks/results/*.json`, prints the table, draws `docs/images/speed.svg`, and replaces what stands between two marks in
+`docs/explanation/benchmarks.md` (all tables) and in `README.md` (three figures). `make bench` runs it last.
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,11 +16,14 @@ import msgspec
 from chart import draw
 from harness.results import RESULTS, show
 
-README: Final = Path(__file__).parents[1] / "README.md"
-CHART: Final = RESULTS / "speed.svg"
+ROOT: Final = Path(__file__).parents[1]
+README: Final = ROOT / "README.md"
+PAGE: Final = ROOT / "docs/explanation/benchmarks.md"
+CHART: Final = ROOT / "docs/images/speed.svg"
 BEGINS: Final = "<!-- made by `make bench`: do not edit -->"
 ENDS: Final = "<!-- end of what `make bench` made -->"
 MIB: Final = 2**20
+_CHART_TITLE: Final = "![Events a second, beside what they are measured against]"
 
 Results = dict[str, Any]
 
@@ -113,11 +117,11 @@ def lines(results: Results) -> list[Line]:
 
 
 def section(results: Results) -> str:
-    """What goes into the README."""
+    """What goes into the docs."""
     where = results["live"]["environment"]
     rounds = results["live"]["scenarios"]["middle-uniform"]["figures"][0]["rounds"]
     told = [
-        f"![Events a second, beside what they are measured against]({CHART.relative_to(README.parent).as_posix()})",
+        f"{_CHART_TITLE}({os.path.relpath(CHART, PAGE.parent)})",
         "",
         f"Found by `make bench` with Python {where.get('python')} and {where.get('server')}, on {where.get('machine')}:",
         f"medians of {len(rounds)} rounds, each beside its reference in the same round.",
@@ -132,6 +136,26 @@ def section(results: Results) -> str:
         *_over_http(results),
     ]
     return "\n".join(told)
+
+
+def summary(results: Results) -> str:
+    """What goes into the README: three figures, and the chart."""
+    live = results["live"]
+    middle = live["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
+    replayed = results["replay"]["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
+    where = live["environment"]
+    return "\n".join(
+        [
+            f"On {where.get('machine')}, with one projector, 50,000 visitors and the mix of the benchmarks:",
+            "",
+            f"- **live: {middle:,} events/s**, each batch with its state, feed and position in one transaction",
+            f"- **replay: {replayed:,} events/s**",
+            f"- **from append to feed at 5,000 events/s: p50 {_latency(results, 'p50_ms'):.3g} ms, "
+            f"p99 {_latency(results, 'p99_ms'):.3g} ms**",
+            "",
+            f"{_CHART_TITLE}({os.path.relpath(CHART, README.parent)})",
+        ]
+    )
 
 
 def _rates(results: Results) -> list[str]:
@@ -167,27 +191,27 @@ def _cells(scenario: Results | None) -> tuple[str, str]:
     return f"{kinfold['events_per_s']:,}", f"{kinfold['ratios']['redis-py']:.2f}"
 
 
-def put_into_readme(text: str) -> None:
-    """Between the two marks."""
-    readme = README.read_text()
-    before, _, rest = readme.partition(BEGINS)
+def put_into(page: Path, text: str) -> None:
+    """Replaces what stands between the page's two marks."""
+    before, _, rest = page.read_text().partition(BEGINS)
     _, mark, after = rest.partition(ENDS)
-    assert mark, f"README.md: found no {BEGINS!r} with {ENDS!r} behind it"
-    README.write_text(f"{before}{BEGINS}\n{text}\n{ENDS}{after}")
+    assert mark, f"{page}: expected {BEGINS!r} with {ENDS!r} behind it"
+    page.write_text(f"{before}{BEGINS}\n{text}\n{ENDS}{after}")
 
 
 def main() -> None:
     """Tells it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--no-readme", action="store_true", help="only print")
+    parser.add_argument("--no-docs", action="store_true", help="only print")
     options: Any = parser.parse_args()
     results: Results = {file.stem: msgspec.json.decode(file.read_bytes()) for file in sorted(RESULTS.glob("*.json"))}
     show("what it must show", ("", "at least", "found", "met"), lines(results))
     if "live" not in results:
-        print("no chart and nothing for the README: benchmarks/live.py has found nothing yet")
-    elif not options.no_readme:
+        print("no chart and nothing for the docs: benchmarks/live.py has found nothing yet")
+    elif not options.no_docs:
         draw(results, CHART)
-        put_into_readme(section(results))
+        put_into(PAGE, section(results))
+        put_into(README, summary(results))
 
 
 if __name__ == "__main__":

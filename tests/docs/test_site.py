@@ -1,0 +1,84 @@
+"""`make docs`: the site builds without a warning, loads nothing from another host, and has what is generated in it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import kinfold
+from kinfold_services.cli.commands import app
+from kinfold_services.settings import Settings
+
+ROOT: Final = Path(__file__).parents[2]
+LOADED: Final = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|"""
+    r"""<link\b[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon)["']?[^>]*\bhref=["']?(?:https?:)?//"""
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` does it: a warning, a dead link or an anchor that does not exist is an error."""
+    target = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", target]
+    built = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    return target
+
+
+def read(site: Path, page: str) -> str:
+    return (site / page).read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_no_page_loads_anything_from_another_host(site: Path):
+    pages = [*site.rglob("*.html")]
+
+    assert len(pages) > 20
+    assert [page.name for page in pages if LOADED.search(page.read_text("utf-8"))] == []
+    assert [sheet.name for sheet in site.rglob("*.css") if re.search(r"url\(['\"]?https?:", sheet.read_text("utf-8"))] == []
+
+
+@pytest.mark.slow
+def test_every_command_is_in_the_reference(site: Path):
+    page = read(site, "reference/cli.html")
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+
+    assert len(names) > 10
+    assert [name for name in names if f"kinfold {name}" not in page] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_every_setting_is_in_the_reference(site: Path, setting: str):
+    assert f"<code>KINFOLD_{setting.upper()}</code>" in read(site, "reference/settings.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["POST /v1/events", "GET /v1/changes", "GET /v1/contacts/{contact_id}", "POST /v1/batch"])
+def test_the_routes_are_in_the_reference(site: Path, route: str):
+    assert route in read(site, "reference/http.html")
+
+
+@pytest.mark.slow
+def test_the_metrics_are_in_the_reference(site: Path):
+    page = read(site, "reference/metrics.html")
+
+    assert "<code>kinfold_lag_entries</code>" in page
+    assert "<code>kinfold_entries_total</code>" in page
+
+
+@pytest.mark.slow
+def test_every_public_name_of_the_client_is_in_the_reference(site: Path):
+    page = read(site, "reference/python.html")
+
+    assert [name for name in kinfold.__all__ if f"kinfold.{name}" not in page] == []
+
+
+@pytest.mark.slow
+def test_the_contract_is_in_the_reference(site: Path):
+    assert 'id="5-identity"' in read(site, "reference/contract.html")

@@ -1,0 +1,175 @@
+"""README.md and the pages of docs/ as programs: their commands, and what they print.
+
+- A `console` block is run by bash, in a scratch directory with the project's `examples`, its `kinfold` on PATH and a data dir of
+  its own. Lines that begin with `$ ` are commands (`> ` continues the command before); the lines below are what it prints, on
+  standard output and standard error together. `...` stands for any text, also in the middle of a line. Every command has to end
+  with status 0. A command that prints something has to show it, if only as `...`.
+- A `python` block is run as a script, in its place among the others.
+- Other blocks (`sh`, `json`, …) are only read. So is a block below a comment `<!-- not run: why -->`.
+- Commands that need a program of `OPTIONAL_PROGRAMS` are left out where it is missing. Port 8000 stands for one that is free.
+- `$GATEWAY` and `$KEY` are what `kinfold up` printed: a reader copies them from there.
+- A page with such blocks says below its title where they run: `<!-- server: shared -->` is a server with the Swift history that
+  all those pages use one after the other; with `<!-- server: own -->` the page starts what it needs itself.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Self, cast
+
+from tests.support.engines import free_port
+from tests.support.projecting import clean_environment
+
+ROOT: Final = Path(__file__).parents[2]
+README: Final = ROOT / "README.md"
+PAGES: Final = (README, *sorted((ROOT / "docs").rglob("*.md")))
+OPTIONAL_PROGRAMS: Final = ("redis-cli", "curl")
+PORT: Final = "8000"
+PATIENCE_S: Final = 120
+
+Place = Literal["own", "shared"]
+
+_BLOCK: Final = re.compile(
+    r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_PLACE: Final = re.compile(r"^<!-- server: (own|shared) -->$", re.MULTILINE)
+_PRINTED: Final = {
+    "GATEWAY": re.compile(r"^  the gateway +(http://\S+)", re.MULTILINE),
+    "KEY": re.compile(r"^  its key +(kf_sk_\S+)", re.MULTILINE),
+}
+
+
+class Block(NamedTuple):
+    """A fenced block, and the line of its page on which its text begins."""
+
+    kind: str
+    text: str
+    line: int
+    is_skipped: bool = False
+    """Whether a comment says why it is not run."""
+
+
+class Command(NamedTuple):
+    """A command, and what the page says it prints."""
+
+    text: str
+    expected: str
+    line: int
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Every block of a page, also those that are only read."""
+    text = page.read_text("utf-8")
+    for match in _BLOCK.finditer(text):
+        yield Block(match["kind"], match["text"], text.count("\n", 0, match.start("text")) + 1, match["skip"] is not None)
+
+
+def runnable(page: Path) -> list[Block]:
+    """The blocks that are run."""
+    return [block for block in blocks(page) if block.kind in {"console", "python"} and not block.is_skipped]
+
+
+def place(page: Path) -> Place | None:
+    """Where a page's commands run; None where the page does not say."""
+    if page == README:
+        return "own"
+    found = _PLACE.search(page.read_text("utf-8"))
+    return None if found is None else cast("Place", found[1])
+
+
+def commands(block: Block) -> Iterator[Command]:
+    """The commands of a `console` block."""
+    command, expected, started = "", list[str](), 0
+    for number, line in enumerate([*block.text.splitlines(), "$ "], block.line):
+        if line.startswith("$ "):
+            if command:
+                yield Command(command, "\n".join(expected), started)
+            command, expected, started = line[2:], [], number
+        elif line.startswith("> ") and not expected:
+            command += "\n" + line[2:]
+        else:
+            assert command, f"line {number}: output without a command"
+            expected.append(line)
+
+
+def matches(printed: str, expected: str) -> bool:
+    """Whether a command printed that, with `...` for any text."""
+    pattern = re.escape(expected.strip()).replace(r"\.\.\.", ".*")
+    return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
+
+
+class Shell:
+    """Runs the commands of pages one after the other, in a scratch directory. At its end it stops what they started."""
+
+    def __init__(self) -> None:
+        self._scratch: Final = tempfile.TemporaryDirectory(prefix="kf-")  # a short name, because the path of a socket is limited
+        self._directory: Final = Path(self._scratch.name)
+        shutil.copytree(ROOT / "examples", self._directory / "examples")
+        self._port: Final = str(free_port())
+        path = os.pathsep.join((str(Path(sys.executable).parent), clean_environment()["PATH"]))
+        self._environment: Final = clean_environment(PATH=path, KINFOLD_GATEWAY_PORT=self._port)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run("kinfold down")
+        self._scratch.cleanup()
+
+    def run(self, command: str) -> "subprocess.CompletedProcess[str]":
+        """Runs one command; `stdout` is all that it prints."""
+        return self._run(["bash", "-c", command.replace(PORT, self._port)])
+
+    def check_page(self, page: Path) -> None:
+        """Runs a page from its first block to its last, as a reader would who tries everything."""
+        name = page.relative_to(ROOT).as_posix()
+        for block in runnable(page):
+            if block.kind == "python":
+                self._check_python(block, name)
+            else:
+                for command in commands(block):
+                    self.check(command, name)
+
+    def check(self, command: Command, page: str) -> None:
+        """Runs one command, and compares what it prints."""
+        if any(name in command.text and shutil.which(name) is None for name in OPTIONAL_PROGRAMS):
+            return
+        done = self.run(command.text)
+        where = f"{page}:{command.line}: $ {command.text}\n"
+        assert done.returncode == 0, f"{where}ended with status {done.returncode} and printed\n{done.stdout}"
+        for name, line in _PRINTED.items():
+            if (found := line.search(done.stdout)) is not None:
+                self._environment[name] = found[1]
+        printed = done.stdout.replace(self._port, PORT)
+        assert matches(printed, command.expected), f"{where}printed\n{printed}\nand the page shows\n{command.expected}"
+
+    def _check_python(self, block: Block, page: str) -> None:
+        done = self._run([sys.executable, "-W", "error", "-c", block.text.replace(PORT, self._port)])
+        assert done.returncode == 0, f"{page}:{block.line}: the script failed\n{done.stdout}"
+
+    def _run(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8") as output,  # what goes on in the background would keep a pipe open
+            subprocess.Popen(
+                command,
+                cwd=self._directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                status = process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                raise
+            output.seek(0)
+            return subprocess.CompletedProcess(command, status, output.read())
