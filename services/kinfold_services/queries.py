@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -40,6 +40,14 @@ class Status(msgspec.Struct, rename="camel"):
     duplicate: int
     rejected: int
     blocked_identifiers: int
+    entries_lost: int
+    """Log entries that were trimmed or deleted before this state's fold came to them."""
+    rebuilds: int
+    """How often the projector rebuilt the state from the log by itself."""
+    rebuild_reason: str | None
+    """Why it did so the last time."""
+    damage: str | None
+    """Why no projector serves the workspace; null where nothing is wrong."""
 
 
 class Reader(Protocol):
@@ -151,7 +159,9 @@ class Workspace:
         pipeline.xlen(self._key("events"))
         pipeline.hlen(self._key("contacts"))
         pipeline.hlen(self._key("visitors"))
-        entries, contacts, visitors = cast("list[int]", await pipeline.execute())
+        pipeline.hmget(key(self.name, "projector"), ["rebuilds", "rebuild_reason", "damage"])
+        entries, contacts, visitors, watched = cast("list[Any]", await pipeline.execute())
+        rebuilds, reason, damage = [None if each is None else each.decode(errors="replace") for each in watched]
         counts = position.counts
         return Status(
             workspace=self.name,
@@ -166,6 +176,10 @@ class Workspace:
             duplicate=counts.duplicate,
             rejected=counts.rejected,
             blocked_identifiers=counts.blocked,
+            entries_lost=counts.lost,
+            rebuilds=int(rebuilds or 0),
+            rebuild_reason=reason,
+            damage=damage,
         )
 
     async def _lag(self, position: Position) -> int:

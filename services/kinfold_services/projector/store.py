@@ -154,6 +154,13 @@ class StateStore:
             if "BUSYGROUP" not in str(error):
                 raise
 
+    async def set_group(self, position: Position) -> None:
+        """Puts the group where the state is, which a replay may have put somewhere else. Every commit moves it on."""
+        counts = position.counts
+        await self._client.xgroup_setid(
+            key(self.workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=counts.entries + counts.lost
+        )
+
     async def blocked_identifiers(self) -> set[str]:
         """What the workspace itself calls no identifier: exact values and `/patterns/`."""
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(key(self.workspace, "blocked-identifiers")))

@@ -84,6 +84,7 @@ class WorkspaceProjector:
         self._store.cache.forget_all()
         self.position = await self._store.position()
         await self._integrity.check_opening(self.position)
+        await self._store.set_group(self.position)
         self._store.cache.is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = excluded = await self._store.excluded()
         if self.position.stream_id:
