@@ -29,7 +29,7 @@ _PAGE_ENTRIES: Final = 1000
 _RETRY_S: Final = 0.25
 _LOOK_AGAIN_S: Final = 0.5
 """How often we look whether the state of a workspace that is not served is another one."""
-_TRY_AGAIN_S: Final = 30.0
+_TRY_AGAIN_S: Final = 10.0
 """After so long it is tried again all the same: what was wrong may not have been the state."""
 
 
