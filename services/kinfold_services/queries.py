@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -160,7 +160,7 @@ class Workspace:
         pipeline.hlen(self._key("contacts"))
         pipeline.hlen(self._key("visitors"))
         pipeline.hmget(key(self.name, "projector"), ["rebuilds", "rebuild_reason", "damage"])
-        entries, contacts, visitors, watched = cast("list[Any]", await pipeline.execute())
+        entries, contacts, visitors, watched = await pipeline.execute()
         rebuilds, reason, damage = [None if each is None else each.decode(errors="replace") for each in watched]
         counts = position.counts
         return Status(

@@ -174,9 +174,7 @@ async def test_what_may_happen_to_a_log_is_no_reason_for_a_rebuild(
     assert (status.rebuilds, status.damage, status.entries_lost, status.lag) == (0, None, 0, 0)
 
 
-@pytest.mark.parametrize(
-    "name", ["contacts", "visitors", "external-ids", "emails", "members", "recent", "created", "position"]
-)
+@pytest.mark.parametrize("name", ["contacts", "visitors", "external-ids", "emails", "members", "recent", "created", "position"])
 async def test_a_key_that_was_evicted_is_noticed_before_anything_is_made_of_it(
     redis: Redis, redis_url: str, workspace: str, name: PublicName | PrivateName
 ) -> None:
@@ -219,11 +217,13 @@ async def test_the_counts_of_a_state_are_those_of_its_keys(
 ) -> None:
     """Of a real history, however it is cut, loaded and forgotten: a count that is wrong would mean a rebuild for nothing."""
     await append(redis, workspace, history()[:6000])
-    await fold_log(redis, redis_url, workspace, batch_entries=batch_entries, cached_records=0 if batch_entries == 7 else 200_000)
+    await fold_log(
+        redis, redis_url, workspace, batch_entries=batch_entries, cached_records=0 if batch_entries == 7 else 200_000
+    )
 
     counts = (await StateStore(redis, workspace).position()).counts
     found = [
-        await cast("Awaitable[int]", redis.hlen(key(workspace, name)))
+        await redis.hlen(key(workspace, name))
         for name in cast("list[PublicName]", ["contacts", "visitors", "external-ids", "emails"])
     ]
     assert [counts.contacts, counts.visitors, counts.external_ids, counts.emails] == found
@@ -268,7 +268,7 @@ async def test_a_log_that_is_gone_does_not_take_the_state_with_it(redis: Redis, 
     async with projecting(redis_url, workspace):
         assert "empty log" in str(await wait_until(damage, MEND_S))
 
-    assert await cast("Awaitable[int]", redis.hlen(key(workspace, "contacts"))) == 3
+    assert await redis.hlen(key(workspace, "contacts")) == 3
 
 
 async def test_entries_that_were_trimmed_ahead_of_the_projector_are_said(redis: Redis, redis_url: str, workspace: str) -> None:
@@ -293,7 +293,9 @@ async def test_entries_that_were_trimmed_ahead_of_the_projector_are_said(redis: 
     assert [each["lost"] for each in logs if each["event"] == "entries lost"] == [10]
 
 
-async def test_an_entry_that_was_deleted_before_it_was_folded_is_said_once(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_an_entry_that_was_deleted_before_it_was_folded_is_said_once(
+    redis: Redis, redis_url: str, workspace: str
+) -> None:
     """Also across a restart."""
     await append(redis, workspace, PEOPLE[:6])
     await redis.xdel(key(workspace, "events"), entry_id(3))

@@ -28,7 +28,9 @@ TAKE_OVER_S: Final = 20.0
 """The contract says 5; the machine may be busy."""
 THREE: Final = ("acme", "beta", "zeta")
 TURMOIL_S: Final = float(os.environ.get("KINFOLD_TEST_TURMOIL_S", "20"))
-CHUNK: Final = 100
+CHUNK: Final = 20
+HANG_S: Final = 6.0
+TROUBLE_SHARE: Final = 0.05
 
 
 async def undisturbed(client: Redis, url: str, workspace: str, events: Sequence[bytes]) -> Snapshot:
@@ -175,9 +177,7 @@ async def test_a_position_that_was_moved_by_hand_does_not_end_the_projector(
     assert await verify(redis, workspace) == []
 
 
-async def test_a_workspace_whose_keys_are_of_a_wrong_type_is_not_served_alone(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+async def test_a_workspace_whose_keys_are_of_a_wrong_type_is_not_served_alone(redis: Redis, redis_url: str) -> None:
     """Its rules cannot be read when the first page comes. That page is not lost: nothing behind it is folded before it is."""
     blocked = key("acme", "blocked-identifiers")
     async with projecting(redis_url, "acme", "beta") as service:
@@ -210,61 +210,90 @@ async def test_a_projector_that_is_stopped_under_load_stops_at_once(redis: Redis
     assert await owner_of(redis, workspace) is None
 
 
+class Turmoil:
+    """Three projectors, of which one at a time is killed and started again, or hangs for a while."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self._url: Final = url
+        self._directory: Final = directory
+        self._started = 0
+        self._dice: Final = random.Random(11)  # noqa: S311  the same run again
+        self._hung: tuple[ProjectorProcess, float] | None = None
+        self.projectors: Final = [self._start() for _ in THREE]
+
+    def step(self) -> None:
+        """Does something to one of them, or nothing, as nearly always."""
+        if self._hung is not None:
+            if time.monotonic() - self._hung[1] > HANG_S:
+                self.calm()
+            return
+        if self._dice.random() > TROUBLE_SHARE:
+            return
+        place = self._dice.randrange(len(self.projectors))
+        projector = self.projectors[place]
+        assert projector.process.poll() is None, projector.log.read_text()
+        if self._dice.random() < 0.5:
+            kill(projector)
+            self.projectors[place] = self._start()
+        else:
+            hang(projector)
+            self._hung = (projector, time.monotonic())
+
+    def calm(self) -> None:
+        """Wakes the one that hangs."""
+        if self._hung is not None:
+            self._hung[0].process.send_signal(signal.SIGCONT)
+            self._hung = None
+
+    def _start(self) -> ProjectorProcess:
+        self._started += 1
+        return ProjectorProcess(self._url, None, self._directory / f"{self._started}.log", serve=",".join(THREE))
+
+
+class Stalls:
+    """How long a workspace stood still at most while it had something to fold."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._moved_at: Final = dict.fromkeys(THREE, time.monotonic())
+        self._seen: Final[dict[str, bytes | None]] = dict.fromkeys(THREE)
+
+    async def look(self, client: Redis, newest: str) -> None:
+        """Looks at the three positions."""
+        for workspace in THREE:
+            position = await stored_position(client, workspace)
+            now = time.monotonic()
+            if position != self._seen[workspace] or position == newest.encode():
+                self._moved_at[workspace], self._seen[workspace] = now, position
+            self.longest_s = max(self.longest_s, now - self._moved_at[workspace])
+
+
 @pytest.mark.slow
 async def test_three_projectors_in_turmoil_lose_nothing_and_tell_nothing_twice(
     redis: Redis, redis_url: str, tmp_path: Path, record_property: Any
 ) -> None:
     """Killed, hung and started at random under load: none ends by itself, and everything is folded once."""
-    dice = random.Random(11)  # noqa: S311  the same run again
-    serve, number = ",".join(THREE), 0
-
-    def start() -> ProjectorProcess:
-        nonlocal number
-        number += 1
-        return ProjectorProcess(redis_url, None, tmp_path / f"{number}.log", serve=serve)
-
-    projectors = [start() for _ in THREE]
-    hung: dict[int, float] = {}
-    deadline, appended, slowest_s = time.monotonic() + TURMOIL_S, 0, 0.0
-    moved = dict.fromkeys(THREE, time.monotonic())
-    last_seen: dict[str, bytes | None] = dict.fromkeys(THREE)
+    turmoil, stalls = Turmoil(redis_url, tmp_path), Stalls()
+    deadline, appended = time.monotonic() + TURMOIL_S, 0
     try:
         while time.monotonic() < deadline:
-            if appended + CHUNK <= len(history()):
-                for workspace in THREE:
-                    await append(redis, workspace, history()[appended : appended + CHUNK], start=appended)
-                appended += CHUNK
             for workspace in THREE:
-                position = await stored_position(redis, workspace)
-                if position != last_seen[workspace] or position == entry_id(appended - 1).encode():
-                    slowest_s = max(slowest_s, time.monotonic() - moved[workspace])
-                    moved[workspace], last_seen[workspace] = time.monotonic(), position
-            place = dice.randrange(3)
-            if place in hung:
-                if time.monotonic() - hung[place] > 5.0:
-                    projectors[place].process.send_signal(signal.SIGCONT)
-                    del hung[place]
-            elif not hung and dice.random() < 0.05:  # one at a time: somebody has to be left
-                assert projectors[place].process.poll() is None, projectors[place].log.read_text()
-                if dice.random() < 0.5:
-                    projectors[place].kill()
-                    projectors[place] = start()
-                else:
-                    hang(projectors[place])
-                    hung[place] = time.monotonic()
+                await append(redis, workspace, history()[appended : appended + CHUNK], start=appended)
+            appended += CHUNK
+            await stalls.look(redis, entry_id(appended - 1))
+            turmoil.step()
             await asyncio.sleep(0.05)
-        for place in hung:
-            projectors[place].process.send_signal(signal.SIGCONT)
+        turmoil.calm()
         for workspace in THREE:
             await wait_until_folded(redis, workspace, entry_id(appended - 1))
-        record_property("slowest_s", round(slowest_s, 2))
-        record_property("appended", appended)
-        assert [each.process.poll() for each in projectors] == [None] * 3
-        assert [each.terminate() for each in projectors] == [0] * 3
+        assert [each.process.poll() for each in turmoil.projectors] == [None] * 3
+        assert [each.terminate() for each in turmoil.projectors] == [0] * 3
     finally:
-        for each in projectors:
+        turmoil.calm()
+        for each in turmoil.projectors:
             each.kill()
 
+    record_property("longest_stall_s", round(stalls.longest_s, 2))
     for workspace in THREE:
         found = await take_snapshot(redis, workspace)
         no_change_twice(found.feed)

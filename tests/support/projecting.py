@@ -77,7 +77,7 @@ async def stored_position(client: Redis, workspace: str) -> bytes | None:
 
 
 class ProjectorProcess:
-    """A `kinfold projector`, which may be killed. Without a workspace it serves those that the setting `serve` names, or all."""
+    """A `kinfold projector`, which may be killed. Without a workspace: for those that `serve` names, or all."""
 
     def __init__(self, url: str, workspace: str | None, log: Path, **settings: object) -> None:
         self.log = log

@@ -15,7 +15,6 @@ from kinfold_projections.state import StateChanges
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.times import minute_ms
 
-
 _EMAILS: Final = 3
 _LINKS: Final = 4
 

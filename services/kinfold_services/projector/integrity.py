@@ -95,17 +95,18 @@ class Integrity:
             pipeline.hlen(key(self._workspace, table))
         for index in ("created", "recent", "members"):
             pipeline.zcard(key(self._workspace, index))
-        stored, *found = cast("list[Any]", await pipeline.execute())
+        stored, *found = await pipeline.execute()
         position = read_position({name.decode(): value.decode() for name, value in stored.items()})
         if not position.stream_id:
             return await self._check_beginning()
         counts = position.counts
         living = counts.contacts - counts.merged
+        names = (*tables, "created", "recent", "members")
         expected = [counts.contacts, counts.visitors, counts.external_ids, counts.emails, living, living, counts.linked]
-        for name, has, wants in zip((*tables, "created", "recent", "members"), found, expected, strict=True):
+        for name, has, wants in zip(names, found, expected, strict=True):
             if has < wants:
                 raise NeedsRebuild(
-                    f"workspace {self._workspace}: {key(self._workspace, name)}: expected {wants} fields, found {has}: the "
+                    f"workspace {self._workspace}: {name}: expected {wants} fields, found {has}: the "
                     "server has evicted keys, or somebody has deleted them"
                 )
         return None
@@ -138,7 +139,7 @@ class Integrity:
     async def _info(self) -> LogInfo:
         if not await self._client.exists(self._events):
             return LogInfo(0, 0, "0-0", "0-0", "0-0")
-        info = cast("dict[str, Any]", await self._client.xinfo_stream(self._events))
+        info = await self._client.xinfo_stream(self._events)
         first = info["first-entry"]
         return LogInfo(
             info["length"],

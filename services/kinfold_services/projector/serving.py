@@ -8,7 +8,7 @@ the status and the metrics say why, and it is tried again after a while, and as 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Final, cast
+from typing import Final
 
 import structlog
 from faststream.redis import RedisBroker
@@ -87,14 +87,7 @@ class Serving:
     async def _take_turn(self, lease: Lease) -> None:
         """From waiting for the workspace to the moment at which it is lost, or needs something."""
         await lease.take()
-        projector = WorkspaceProjector(
-            self._client,
-            self._workspace,
-            lease,
-            batch_entries=self._settings.batch_entries,
-            feed_entries=self._settings.feed_entries,
-            cached_records=self._settings.cached_records,
-        )
+        projector = WorkspaceProjector(self._client, self._settings, lease)
         try:
             await projector.open()
             await self._tell_mended()
@@ -130,8 +123,8 @@ class Serving:
         took_s = round(time.monotonic() - started, 2)
         self._log.error("state was rebuilt from the log", changes=len(changes), took_s=took_s)
         watched = key(self._workspace, "projector")
-        await cast("Awaitable[int]", self._client.hset(watched, "rebuild_reason", str(reason)))
-        await cast("Awaitable[int]", self._client.hincrby(watched, "rebuilds", 1))
+        await self._client.hset(watched, "rebuild_reason", str(reason))
+        await self._client.hincrby(watched, "rebuilds", 1)
 
     # --- not being served
 

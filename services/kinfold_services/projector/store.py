@@ -182,12 +182,15 @@ class StateStore:
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(self._key("excluded")))
         return frozenset(item.decode() for item in stored)
 
-    async def entries_before(self, last: str, count: int, between: Callable[[], Awaitable[None]]) -> AsyncIterator[RawEntry]:
+    async def entries_before(
+        self, last: str, count: int, between: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[RawEntry]:
         """The last `count` log entries up to and with `last`, in the log's order. Calls `between` after each page."""
         pages: list[list[RawEntry]] = []
         upper = last
         while count > 0 and (page := await self._page_before(upper, min(count, _PAGE_ENTRIES))):
-            await between()
+            if between is not None:
+                await between()
             pages.append(page)
             count -= len(page)
             upper = f"({page[-1][0].decode()}"
@@ -265,8 +268,8 @@ class StateStore:
         """Writes a batch in one transaction, and moves the position. Waits while a replay is about to replace the state.
 
         Raises Replaced where a replay has done so, and LostPlace where the position is not the one that the batch was read
-        after, or another projector owns the workspace; then nothing was written. After any other error it may be called again with the same batch: what is committed
-        already is not committed twice.
+        after, or another projector owns the workspace; then nothing was written. After any other error it may be called again
+        with the same batch: what is committed already is not committed twice.
         """
         try:
             while await self._commit(keys=self._keys, args=batch.arguments) == b"held":

@@ -33,6 +33,7 @@ from kinfold_services.projector.counting import counted
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, entry_digest, rejects_of
+from kinfold_services.settings import Settings
 
 _QUEUED_PAGES: Final = 2
 _FIRST_RETRY_S: Final = 0.05
@@ -44,9 +45,9 @@ _LOOK_AFTER_BEATS: Final = 5
 class WorkspaceProjector:
     """Folds one workspace. `open` it, give it batches through `receive`, and `run` it beside."""
 
-    def __init__(
-        self, client: Client, workspace: str, lease: Lease, *, batch_entries: int, feed_entries: int, cached_records: int
-    ) -> None:
+    def __init__(self, client: Client, settings: Settings, lease: Lease) -> None:
+        """`settings` are those of the workspace."""
+        workspace = settings.workspace
         self.workspace: Final = workspace
         self.position = Position("", Counts())
         """Of the last batch that was folded; it may be on its way still."""
@@ -58,9 +59,9 @@ class WorkspaceProjector:
         self._rules = IdentifierRules()
         self._excluded: frozenset[str] = frozenset()
         """What a replay left out for good; some of it may come only now."""
-        self._batch_entries: Final = batch_entries
-        self._feed_entries: Final = feed_entries
-        self._cached_records: Final = cached_records
+        self._batch_entries: Final = settings.batch_entries
+        self._feed_entries: Final = settings.feed_entries
+        self._cached_records: Final = settings.cached_records
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
         self._folded: Batch | None = None
         """A batch that is not on its way yet."""
