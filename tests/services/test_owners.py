@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -29,6 +29,8 @@ TAKE_OVER_S: Final = 20.0
 THREE: Final = ("acme", "beta", "zeta")
 TURMOIL_S: Final = float(os.environ.get("KINFOLD_TEST_TURMOIL_S", "20"))
 CHUNK: Final = 20
+STALL_S: Final = 20.0
+"""The contract says 5 for each takeover; two may follow each other here, on a machine that is busy."""
 HANG_S: Final = 6.0
 TROUBLE_SHARE: Final = 0.05
 
@@ -74,7 +76,7 @@ def stop(projector: ProjectorProcess) -> None:
 
 @pytest.mark.parametrize("end", [kill, hang, stop])
 async def test_a_standby_takes_over_where_the_owner_ends(
-    redis: Redis, redis_url: str, tmp_path: Path, end: Callable[[ProjectorProcess], None], record_property: Any
+    redis: Redis, redis_url: str, tmp_path: Path, end: Callable[[ProjectorProcess], None]
 ) -> None:
     """Three workspaces, one owner, one standby: whatever ends the owner, the standby folds all three."""
     serve = ",".join(THREE)
@@ -87,12 +89,10 @@ async def test_a_standby_takes_over_where_the_owner_ends(
             before = [await owner_of(redis, workspace) for workspace in THREE]
             assert None not in before
             end(owner)
-            started = time.monotonic()
             for workspace in THREE:
                 await append(redis, workspace, history()[500:1000], start=500)
             for workspace in THREE:
                 await wait_until_folded(redis, workspace, entry_id(999), TAKE_OVER_S)
-            record_property("took_over_s", round(time.monotonic() - started, 2))
             assert standby.workspaces.keys() == set(THREE)
             assert set(before).isdisjoint([await owner_of(redis, workspace) for workspace in THREE])
 
@@ -270,7 +270,7 @@ class Stalls:
 
 @pytest.mark.slow
 async def test_three_projectors_in_turmoil_lose_nothing_and_tell_nothing_twice(
-    redis: Redis, redis_url: str, tmp_path: Path, record_property: Any
+    redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
     """Killed, hung and started at random under load: none ends by itself, and everything is folded once."""
     turmoil, stalls = Turmoil(redis_url, tmp_path), Stalls()
@@ -287,13 +287,15 @@ async def test_three_projectors_in_turmoil_lose_nothing_and_tell_nothing_twice(
         for workspace in THREE:
             await wait_until_folded(redis, workspace, entry_id(appended - 1))
         assert [each.process.poll() for each in turmoil.projectors] == [None] * 3
+        for each in turmoil.projectors:
+            await wait_until(lambda each=each: "projector starts" in each.log.read_text(), 30)  # it hears signals
         assert [each.terminate() for each in turmoil.projectors] == [0] * 3
     finally:
         turmoil.calm()
         for each in turmoil.projectors:
             each.kill()
 
-    record_property("longest_stall_s", round(stalls.longest_s, 2))
+    assert stalls.longest_s < STALL_S
     for workspace in THREE:
         found = await take_snapshot(redis, workspace)
         no_change_twice(found.feed)

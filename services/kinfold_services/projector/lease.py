@@ -20,6 +20,7 @@ import kinfold_services.projector
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, is_passing
 from kinfold_services.projector.store import LostPlace
+from kinfold_services.tasks import end_tasks
 
 LEASE_MS: Final = 3000
 """How long a workspace is owned without a sign of life. With the time to open it, a standby folds within 5 s."""
@@ -70,8 +71,7 @@ class Lease:
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            await end_tasks([keeping])
 
     async def release(self) -> None:
         """Lets the next projector take over at once. Where the server does not answer, the lease ends by itself."""

@@ -20,6 +20,7 @@ from kinfold_services.projector.reading import ANSWER_S, PatientReads, TellFailu
 from kinfold_services.projector.serving import Serving
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.settings import Settings
+from kinfold_services.tasks import end_tasks
 
 _LOOK_FOR_WORKSPACES_S: Final = 0.05
 """A new member of `kinfold:workspaces` is picked up within 1 s (contract section 1)."""
@@ -70,9 +71,7 @@ class ProjectorService:
             self._begin(set(self._settings.serve))
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self._client.aclose()
         self._log.info("projector stopped")
 

@@ -67,8 +67,8 @@ class Serving:
                 self._log.warning("workspace lost", error=str(error))
             except Replaced as error:
                 self._log.warning("state replaced meanwhile", error=str(error))
-            except SERVER_ERRORS as error:
-                if is_passing(error):
+            except (*SERVER_ERRORS, OSError) as error:  # FastStream's start has a timeout, too
+                if is_passing(error) or isinstance(error, OSError):
                     self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
                     await drop_idle_connections(self._client)
                     await asyncio.sleep(_RETRY_S)

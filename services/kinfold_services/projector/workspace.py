@@ -34,6 +34,7 @@ from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, entry_digest, rejects_of
 from kinfold_services.settings import Settings
+from kinfold_services.tasks import end_tasks
 
 _QUEUED_PAGES: Final = 2
 _FIRST_RETRY_S: Final = 0.05
@@ -135,8 +136,7 @@ class WorkspaceProjector:
         finally:
             ticking.cancel()
             if self._under_way is not None:
-                self._under_way.cancel()
-                await asyncio.wait([self._under_way])
+                await end_tasks([self._under_way])
 
     async def _waiting(self) -> Sequence[RawEntry]:
         """The next page; where several small ones wait, they are one: a batch costs the same work, however few are in it."""

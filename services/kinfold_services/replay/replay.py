@@ -30,6 +30,7 @@ from kinfold_services.replay.differences import Sides, as_change
 from kinfold_services.replay.log import PAGE_ENTRIES, log_extent
 from kinfold_services.replay.rebuild import Progress, Rebuild
 from kinfold_services.settings import Settings
+from kinfold_services.tasks import end_tasks
 
 _SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
@@ -209,8 +210,7 @@ class Replay:
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            await end_tasks([keeping])
             await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
 
     async def _keep_holding(self) -> None:
