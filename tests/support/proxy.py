@@ -21,6 +21,7 @@ class Proxy:
         self._listener: Final = socket.create_server(("127.0.0.1", 0))
         self._lock: Final = threading.Lock()
         self._open: Final[set[socket.socket]] = set()
+        self._silent: Final[set[socket.socket]] = set()
         self._threads: Final[list[threading.Thread]] = []
         self._dice: Final = random.Random(7)  # noqa: S311  the same run again
         self.port: Final[int] = self._listener.getsockname()[1]
@@ -52,6 +53,11 @@ class Proxy:
         """Resets every connection that there is."""
         for each in self._snapshot():
             _reset(each)
+
+    def go_silent(self) -> None:
+        """Passes nothing on any more on the connections that there are, as a firewall that forgot them; new ones work."""
+        with self._lock:
+            self._silent.update(self._open)
 
     def accept(self) -> None:
         """Passes on again."""
@@ -114,6 +120,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, *, is_answer: bool = False) -> None:
         try:
             while data := source.recv(_CHUNK_BYTES):
+                if source in self._silent:
+                    continue
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break
