@@ -227,6 +227,11 @@ class Use:
         """Return how many events each producer has said so far."""
         return {speaker.name: speaker.said for speaker in self.speakers}
 
+    async def has_said(self, events: int) -> int:
+        """Wait until both producers together have said so many events, sent or not; return how many."""
+        await wait_until(lambda: sum(self.said().values()) >= events)
+        return sum(self.said().values())
+
     def close(self) -> None:
         """End the threads."""
         self._is_talking = False
