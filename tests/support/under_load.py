@@ -201,18 +201,13 @@ class Use:
         state = State(self.workspace)
         for raw in log:
             evolve(state, read_entry(*raw))
-        assert await self._contacts(server) == contacts_of(state)
-
-    async def _contacts(self, server: Redis) -> dict[str, Contact]:
-        stored = await cast("Any", server).hgetall(key(self.workspace, "contacts"))
-        living = [decode_contact(data) for data in stored.values() if merged_into(data) is None]
-        return {contact.id: without_seen_times(contact) for contact in living}
+        assert await stored_contacts(server, self.workspace) == contacts_of(state)
 
     async def _feed_is_right(self, server: Redis) -> None:
         feed = cast("list[RawEntry]", await server.xrange(key(self.workspace, "changes")))
         twice = [change for change, times in Counter(fields[b"change"] for _, fields in feed).items() if times > 1]
         assert not [change for change in twice if b'"cause":"replay"' not in change], twice[:2]
-        expected = await self._contacts(server)
+        expected = await stored_contacts(server, self.workspace)
 
         def reader_is_up_to_date() -> bool:
             assert self.reader.error is None, f"the reader of the feed ended: {self.reader.error!r}"
@@ -253,6 +248,13 @@ async def in_use(url: str, workspace: str, directory: Path) -> AsyncGenerator[Us
             talking.cancel()
             await asyncio.gather(talking, return_exceptions=True)
             await asyncio.to_thread(use.close)
+
+
+async def stored_contacts(server: Redis, workspace: str) -> dict[str, Contact]:
+    """Return the living contacts that a projector has stored, their seen times aside, which the feed tells once a minute."""
+    stored = await cast("Any", server).hgetall(key(workspace, "contacts"))
+    living = [decode_contact(data) for data in stored.values() if merged_into(data) is None]
+    return {contact.id: without_seen_times(contact) for contact in living}
 
 
 @contextlib.contextmanager
