@@ -48,8 +48,8 @@ async def copy_of(node: Node, client: Redis, directory: Path) -> Path:
 
 async def _is_another_second(client: Redis, moment: Any) -> bool:
     """Whether LASTSAVE, which counts seconds, would tell a save from the one before."""
-    seconds, _ = cast("tuple[int, int]", await client.time())
-    return seconds > moment.timestamp()
+    seconds, _ = await client.time()
+    return bool(seconds > moment.timestamp())
 
 
 async def test_a_server_that_is_restored_from_an_older_copy(tmp_path: Path, warm_up: int) -> None:

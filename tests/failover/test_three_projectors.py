@@ -21,7 +21,7 @@ from tests.support.fleet import Fleet
 from tests.support.projecting import stored_position, wait_until_folded
 from tests.support.replaying import kinfold
 from tests.support.snapshots import RawEntry
-from tests.support.under_load import FOLDS_AGAIN_S, SLACK, Speaker, stored_contacts
+from tests.support.under_load import FOLDS_AGAIN_S, SLACK, Speaker, differing, stored_contacts
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -37,13 +37,12 @@ START_S: Final = 60.0
 
 async def oldest_unfolded_s(redis: Redis, workspace: str) -> float:
     """How long the oldest entry that is not folded has been in the log, in seconds by the server's clock; 0 for none."""
-    position = await stored_position(redis, workspace) or b"-"
-    first = cast(
-        "list[RawEntry]", await redis.xrange(key(workspace, "events"), b"-" if position == b"-" else b"(" + position, count=1)
-    )
+    position = await stored_position(redis, workspace)
+    behind = b"-" if position is None else b"(" + position
+    first = cast("list[RawEntry]", await redis.xrange(key(workspace, "events"), behind, count=1))
     if not first:
         return 0.0
-    seconds, microseconds = cast("tuple[int, int]", await redis.time())
+    seconds, microseconds = await redis.time()
     return seconds + microseconds / 1_000_000 - int(first[0][0].split(b"-")[0]) / 1000
 
 
@@ -136,8 +135,8 @@ async def everything_was_folded_once(redis: Redis, workspace: str, log: list[Raw
     told = [fields[b"change"] for _, fields in cast("list[RawEntry]", await redis.xrange(key(workspace, "changes")))]
     twice = [change for change, times in Counter(told).items() if times > 1]
     assert not twice, f"{workspace}: {len(twice)} changes are on the feed twice, first {twice[:2]}"
-    assert told == changes
-    assert await stored_contacts(redis, workspace) == contacts_of(state)
+    assert told == changes, f"{workspace}: {len(told)} changes are on the feed, expected {len(changes)}"
+    assert not (difference := differing(await stored_contacts(redis, workspace), contacts_of(state))), difference
 
 
 @pytest.mark.parametrize("ends", ["killed", "hung"])

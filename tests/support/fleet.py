@@ -61,9 +61,7 @@ class Member:
         if self._process is not None:
             self._process.terminate()
             status = self._process.wait(_STOP_S)
-            assert status == 0, (
-                f"{self.log.name} was told to stop and ended with status {status}: {self.log.read_text()[-3000:]}"
-            )
+            assert status == 0, f"{self.log.name} ended with status {status} on SIGTERM: {self.log.read_text()[-3000:]}"
         self._process = None
 
     def hang(self) -> None:
@@ -106,7 +104,7 @@ class Fleet:
             member.start()
             return f"started {member.log.name}"
         if member.is_hung:
-            if dice.random() < 0.3:  # noqa: PLR2004  some die while they hang
+            if dice.random() < 0.3:  # some die while they hang
                 member.kill()
                 return f"killed the hung {member.log.name}"
             member.go_on()

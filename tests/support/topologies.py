@@ -61,7 +61,7 @@ class Node:
         directory.mkdir(parents=True)
 
     async def start(self) -> Self:
-        """Start it, on the same port as before, and wait until it answers. A new node takes another port if its own is taken."""
+        """Start it, on the same port as before, and wait until it answers. A new node whose port is taken takes another."""
         tries = 1 if self.port else _PORT_TRIES
         for _ in range(tries):
             self.port = self.port or free_port()
@@ -252,7 +252,7 @@ async def _is_settled(sentinel: Node, primary_port: int) -> bool:
 def _pairs(answer: Any) -> dict[str, str]:
     """Make a dict of what Sentinel says of one server, by either version of the protocol."""
     if isinstance(answer, dict):
-        return {_text(name): _text(value) for name, value in cast("dict[Any, Any]", answer).items()}
+        return {_text(name): _text(value) for name, value in answer.items()}
     flat = [_text(each) for each in answer]
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
