@@ -54,6 +54,15 @@ demo: up ## start everything, play the example history into it, and look at the 
 test: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
+FAILOVER_ROUNDS ?= 5
+FAILOVER_S ?= 120
+
+.PHONY: failover
+failover: $(STAMP) ## kill, hang, promote and cut off real servers and projectors, at length (FAILOVER_ROUNDS, FAILOVER_S)
+	KINFOLD_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) KINFOLD_FAILOVER_S=$(FAILOVER_S) \
+		$(BIN)/python -m pytest tests/failover --timeout 900 $(FAILOVER_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and pyright in strict mode, and the import contracts
 	$(BIN)/ruff check .

@@ -34,6 +34,8 @@ class Proxy:
         """How long everything that is asked is held back."""
         self.is_refusing = False
         """Whether connections are reset at once, new ones and old."""
+        self._passes: Final = threading.Event()
+        self._passes.set()
         self._start(self._accept)
 
     @property
@@ -53,6 +55,10 @@ class Proxy:
         for each in self._snapshot():
             _reset(each)
 
+    def fall_silent(self) -> None:
+        """Pass nothing on any more, and reset nothing: as a cable that is pulled, neither end is told."""
+        self._passes.clear()
+
     def accept(self) -> None:
         """Passes on again."""
         self.is_refusing = False
@@ -60,6 +66,7 @@ class Proxy:
     def close(self) -> None:
         """Ends it, and every connection."""
         self.is_refusing = True
+        self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -114,6 +121,9 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, *, is_answer: bool = False) -> None:
         try:
             while data := source.recv(_CHUNK_BYTES):
+                if not self._passes.is_set():
+                    self._passes.wait()
+                    break  # what was on its way is lost, as the connection is
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break

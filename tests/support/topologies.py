@@ -252,7 +252,8 @@ async def _is_settled(sentinel: Node, primary_port: int) -> bool:
 def _pairs(answer: Any) -> dict[str, str]:
     """Make a dict of what Sentinel says of one server, by either version of the protocol."""
     if isinstance(answer, dict):
-        return {_text(name): _text(value) for name, value in answer.items()}
+        pairs: dict[Any, Any] = answer
+        return {_text(name): _text(value) for name, value in pairs.items()}
     flat = [_text(each) for each in answer]
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
@@ -263,7 +264,7 @@ def _text(value: Any) -> str:
 
 @asynccontextmanager
 async def replicated(directory: Path, *options: object) -> AsyncGenerator[tuple[Node, Node]]:
-    """Start a primary and a replica of it."""
+    """Start a primary and a replica of it, with these options of the server."""
     async with AsyncExitStack() as stack:
         common = ["--repl-diskless-sync-delay", 0, "--save", "", "--appendonly", "no", *options]
         primary = await _started(stack, Node(directory / "a", *common))
