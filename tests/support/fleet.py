@@ -110,6 +110,7 @@ class Fleet:
             return f"woke {member.log.name}"
         if not any(each.is_ready for each in self.members if each is not member):
             return "nothing: no other is ready"
-        what = dice.choice((member.kill, member.hang, member.stop))
+        # Before it is ready it has no handler for SIGTERM.
+        what = dice.choice((member.kill, member.hang, member.stop) if member.is_ready else (member.kill, member.hang))
         what()
         return f"{what.__name__}: {member.log.name}"
