@@ -122,7 +122,8 @@ async def test_projectors_that_are_killed_hung_and_started_at_random(
         for each in fleet.members:
             if each.is_running:
                 each.go_on()
-                each.stop()
+                await wait_until(lambda each=each: each.is_ready, START_S, 0.05)  # before, it has no handler for SIGTERM
+                await asyncio.to_thread(each.stop)
     for workspace in WORKSPACES:
         verified = await kinfold(redis_url, workspace, "verify")
         assert verified.status == 0, verified.said
