@@ -78,11 +78,13 @@ async def test_a_log_that_is_restored_from_an_older_copy_beneath_a_newer_state(t
     async with one_server(tmp_path) as (_, client, use):
         await use.has_folded(client, warm_up)
         older = cast("bytes", await client.dump(log))
+        stranger = await use.makes_contact(client, "somebody whom only the lost part of the log knows")
         await use.has_folded(client, LOST_ENTRIES)
 
         await client.restore(log, 0, older, replace=True)
 
         await use.folds_again(client)
+        await use.is_rebuilt(client, stranger)
         since = use.said()
         await use.has_folded(client, 100)
         await use.ends_well(client, since=since)

@@ -154,6 +154,22 @@ class Use:
         logging.getLogger(__name__).info("folded again after %.1f s", took_s)
         return took_s
 
+    async def makes_contact(self, server: Redis, external_id: str) -> str:
+        """Append an event that makes a contact, wait until it is folded, and return the contact's id."""
+        event = {"type": "VisitorIdentified", "externalId": external_id}
+        entry = cast("bytes", await server.xadd(key(self.workspace, "events"), {"event": json.dumps(event)}))
+        await self._wait_for(server, entry, SETTLES_S)
+        stored = await cast("Any", server).hget(key(self.workspace, "external-ids"), external_id)
+        return cast("bytes", stored).decode()
+
+    async def is_rebuilt(self, server: Redis, contact_id: str) -> None:
+        """Wait until the state no longer holds a contact that no entry of the log makes."""
+
+        async def is_gone() -> bool:
+            return not await cast("Any", server).hexists(key(self.workspace, "contacts"), contact_id)
+
+        await wait_until(is_gone, SETTLES_S, 0.1)
+
     async def _wait_for(self, server: Redis, entry: bytes, timeout_s: float) -> None:
         async def is_folded() -> bool:
             assert self.projector.process.poll() is None, f"the projector ended: {self.projector.log.read_text()[-3000:]}"
@@ -203,11 +219,14 @@ class Use:
             assert not missing, f"{speaker.name}: {len(missing)} acknowledged events are not in the log, first {missing[:5]}"
 
     async def _state_is_right(self, server: Redis, log: list[RawEntry]) -> None:
+        difference = differing(await stored_contacts(server, self.workspace), self._folded(log))
+        assert not difference, f"the state is not what the log folds to: {difference}"
+
+    def _folded(self, log: list[RawEntry]) -> dict[str, Contact]:
         state = State(self.workspace)
         for raw in log:
             evolve(state, read_entry(*raw))
-        difference = differing(await stored_contacts(server, self.workspace), contacts_of(state))
-        assert not difference, f"the state is not what the log folds to: {difference}"
+        return contacts_of(state)
 
     async def _feed_is_right(self, server: Redis) -> None:
         feed = cast("list[RawEntry]", await server.xrange(key(self.workspace, "changes")))
