@@ -30,6 +30,7 @@ class Tail:
 
     def has_more(self) -> bool:
         """Whether it has printed what `next` did not return yet."""
+        assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def interrupt(self) -> int:

@@ -122,8 +122,10 @@ async def test_projectors_that_are_killed_hung_and_started_at_random(
         for each in fleet.members:
             if each.is_running:
                 each.go_on()
-                await wait_until(lambda each=each: each.is_ready, START_S, 0.05)  # before, it has no handler for SIGTERM
-                await asyncio.to_thread(each.stop)
+        # Before it is ready, a projector has no handler for SIGTERM.
+        await wait_until(lambda: all(each.is_ready for each in fleet.members if each.is_running), START_S, 0.05)
+        for each in fleet.members:
+            await asyncio.to_thread(each.stop)
     for workspace in WORKSPACES:
         verified = await kinfold(redis_url, workspace, "verify")
         assert verified.status == 0, verified.said

@@ -251,9 +251,8 @@ async def _is_settled(sentinel: Node, primary_port: int) -> bool:
 
 def _pairs(answer: Any) -> dict[str, str]:
     """Make a dict of what Sentinel says of one server, by either version of the protocol."""
-    if isinstance(answer, dict):
-        pairs: dict[Any, Any] = answer
-        return {_text(name): _text(value) for name, value in pairs.items()}
+    if hasattr(answer, "items"):
+        return {_text(name): _text(value) for name, value in answer.items()}
     flat = [_text(each) for each in answer]
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
