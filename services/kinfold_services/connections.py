@@ -138,6 +138,20 @@ class _ClusterClient(RedisCluster):
             raise RedisConnectionError(str(error)) from error
         return self
 
+    async def _determine_slot(self, command: str, *args: Any, **kwargs: Any) -> int:
+        """Finds the slot of a read by itself: redis-py asks one node for its keys, and never another one, dead or not.
+
+        So it is with every command whose keys do not stand in a fixed place. Where such a question fails, the nodes are looked
+        up again before the next command.
+        """
+        if command == "XREAD":
+            return self.keyslot(args[args.index(b"STREAMS") + 1])
+        try:
+            return await super()._determine_slot(command, *args, **kwargs)
+        except (RedisConnectionError, RedisTimeoutError):
+            self._initialize = True
+            raise
+
 
 class _SentinelClient(Redis):
     """Closes its connections to the sentinels too, which redis-py leaves open."""

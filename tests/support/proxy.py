@@ -35,6 +35,8 @@ class Proxy:
         """How long everything that is asked is held back."""
         self.is_refusing = False
         """Whether connections are reset at once, new ones and old."""
+        self._passes: Final = threading.Event()
+        self._passes.set()
         self._start(self._accept)
 
     @property
@@ -59,6 +61,10 @@ class Proxy:
         with self._lock:
             self._silent.update(self._open)
 
+    def fall_silent(self) -> None:
+        """Pass nothing on any more, and reset nothing: as a cable that is pulled, neither end is told."""
+        self._passes.clear()
+
     def accept(self) -> None:
         """Passes on again."""
         self.is_refusing = False
@@ -66,6 +72,7 @@ class Proxy:
     def close(self) -> None:
         """Ends it, and every connection."""
         self.is_refusing = True
+        self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -122,6 +129,9 @@ class Proxy:
             while data := source.recv(_CHUNK_BYTES):
                 if source in self._silent:
                     continue
+                if not self._passes.is_set():
+                    self._passes.wait()
+                    break  # what was on its way is lost, as the connection is
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break
