@@ -9,7 +9,6 @@ from typing import Final
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect
 from kinfold_services.embedded import EmbeddedServer, ServerBinary, find_server_binary
@@ -19,7 +18,6 @@ from tests.support.engines import cluster, fail_over, free_port, running, sentin
 from tests.support.event_log import append, history
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.snapshots import take_snapshot
-from tests.support.waiting import wait_until
 
 EVENTS: Final = 2000
 WORKSPACE: Final = "acme"
@@ -77,28 +75,6 @@ async def test_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`rediss://`, the certificate checked."""
     async with tls_server(tmp_path) as url:
         await assert_folds_there(url, redis, redis_url)
-
-
-async def test_a_transaction_on_a_cluster_whose_connections_were_lost(tmp_path: Path) -> None:
-    """The client has to look up the nodes again just then: it can, and what it knows of them is not spoilt."""
-    async with cluster(tmp_path) as url, connected(url) as client:
-        await client.set("counter", 0)
-        async with Redis.from_url(url.replace("redis+cluster", "redis")) as node:
-            await node.client_kill_filter(_type="normal", skipme=True)
-        with pytest.raises(RedisConnectionError):
-            await client.get("counter")
-
-        async def is_done() -> bool:
-            try:
-                pipeline = client.pipeline(transaction=True)
-                pipeline.incr("counter")
-                await pipeline.execute()
-            except RedisConnectionError:
-                return False
-            return True
-
-        await wait_until(is_done)
-        assert await client.get("counter") == b"1"
 
 
 async def test_on_a_cluster(tmp_path: Path, redis: Redis, redis_url: str) -> None:
