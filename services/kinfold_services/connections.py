@@ -3,6 +3,8 @@
 `redis://`, `rediss://`, `unix://`, and `redis+cluster://`, `redis+sentinel://`, with `rediss+` where those speak TLS.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -131,12 +133,34 @@ def check_url(url: str) -> str:
 class _ClusterClient(RedisCluster):
     """Raises ConnectionError where no node answers, as every other client does: redis-py's own error is no RedisError."""
 
+    _home: asyncio.AbstractEventLoop | None = None
+    """The event loop that its connections belong to."""
+    _lookup: "asyncio.Task[None] | None" = None
+
     async def initialize(self, *args: Any, **kwargs: Any) -> "_ClusterClient":
+        """Looks up the nodes, where that has to be done (again); in its own event loop alone.
+
+        redis-py queues a transaction's commands in a thread and an event loop that end with each. Connections made there would
+        be dead, so there it raises ConnectionError, and the nodes are looked up before the next try.
+        """
+        loop = asyncio.get_running_loop()
+        if self._home is None or self._home.is_closed():
+            self._home = loop
+        if self._initialize and self._home is not loop:
+            self._home.call_soon_threadsafe(self._look_up_soon)
+            raise RedisConnectionError("the nodes of the cluster are looked up again")
         try:
             await super().initialize(*args, **kwargs)
         except RedisClusterException as error:
             raise RedisConnectionError(str(error)) from error
         return self
+
+    def _look_up_soon(self) -> None:
+        self._lookup = asyncio.ensure_future(self._look_up())
+
+    async def _look_up(self) -> None:
+        with contextlib.suppress(RedisError, OSError):  # the next try begins another one
+            await self.initialize()
 
     async def _determine_slot(self, command: str, *args: Any, **kwargs: Any) -> int:
         """Finds the slot of a read by itself: redis-py asks one node for its keys, and never another one, dead or not.

@@ -100,17 +100,7 @@ async def test_projectors_that_are_killed_hung_and_started_at_random(
         await wait_until(lambda: all(each.is_ready for each in fleet.members), START_S, 0.05)
         speech = asyncio.create_task(talk())
         try:
-            watch = Watch(redis, fleet)
-            ends_at = time.monotonic() + DURATION_S
-            while time.monotonic() < ends_at:
-                calm_until = time.monotonic() + dice.uniform(*BETWEEN_S)
-                while time.monotonic() < calm_until:
-                    await watch.look()
-                    await asyncio.sleep(0.05)
-                await watch.until_calm()  # else two disturbances might count as one that lasts twice as long
-                watch.note(await asyncio.to_thread(fleet.disturb, dice))
-                await watch.until_calm()
-            assert len(watch.done) > 2
+            await disturb_at_random(Watch(redis, fleet), fleet, dice)
         finally:
             talking = False
             await speech
@@ -129,6 +119,20 @@ async def test_projectors_that_are_killed_hung_and_started_at_random(
     for workspace in WORKSPACES:
         verified = await kinfold(redis_url, workspace, "verify")
         assert verified.status == 0, verified.said
+
+
+async def disturb_at_random(watch: Watch, fleet: Fleet, dice: random.Random) -> None:
+    """Kill, hang, stop, wake and start projectors, one at a time, and look at the workspaces all the time."""
+    ends_at = time.monotonic() + DURATION_S
+    while time.monotonic() < ends_at:
+        calm_until = time.monotonic() + dice.uniform(*BETWEEN_S)
+        while time.monotonic() < calm_until:
+            await watch.look()
+            await asyncio.sleep(0.05)
+        await watch.until_calm()  # else two disturbances might count as one that lasts twice as long
+        watch.note(await asyncio.to_thread(fleet.disturb, dice))
+        await watch.until_calm()
+    assert len(watch.done) > 2
 
 
 async def everything_was_folded_once(redis: Redis, workspace: str, log: list[RawEntry]) -> None:
