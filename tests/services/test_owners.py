@@ -287,8 +287,8 @@ async def test_three_projectors_in_turmoil_lose_nothing_and_tell_nothing_twice(
         for workspace in THREE:
             await wait_until_folded(redis, workspace, entry_id(appended - 1))
         assert [each.process.poll() for each in turmoil.projectors] == [None] * 3
-        for each in turmoil.projectors:
-            await wait_until(lambda each=each: "projector starts" in each.log.read_text(), 30)  # it hears signals
+        # Else a signal ends a projector before it can hear it.
+        await wait_until(lambda: all("projector starts" in each.log.read_text() for each in turmoil.projectors), 30)
         assert [each.terminate() for each in turmoil.projectors] == [0] * 3
     finally:
         turmoil.calm()
