@@ -42,6 +42,7 @@ PrivateName = Literal[
     "snapshots",
     "settled-rejects",
     "projector",
+    "owner",
     "api-keys",
     "identity-secret",
 ]
@@ -54,7 +55,9 @@ by their ids.
 `snapshots`: hash, position → what a snapshot of the state at it was made with; the state itself stands in `snapshot_key`.
 `differences`: list, in a staging area: the changes that a replay will put on the feed.
 `settled-rejects`: hash, a rejected entry of the log → the entry that it was appended as again (`services.rejects`).
-`projector`: hash, when the last batch was committed, and how long batches took: for whoever watches, no part of the state.
+`projector`: hash, when the last batch was committed, how long batches took, why the workspace is not served (`damage`), how
+often its state was rebuilt and why (`rebuilds`, `rebuild_reason`): for people who watch, no part of the state.
+`owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, an API key's id → what it may and the hash of its secret (`services.gateway.keys`).
 `identity-secret`: string, what the signatures of identities are made with (`services.gateway.signatures`)."""
 

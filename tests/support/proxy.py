@@ -21,6 +21,7 @@ class Proxy:
         self._listener: Final = socket.create_server(("127.0.0.1", 0))
         self._lock: Final = threading.Lock()
         self._open: Final[set[socket.socket]] = set()
+        self._silent: Final[set[socket.socket]] = set()
         self._threads: Final[list[threading.Thread]] = []
         self._dice: Final = random.Random(7)  # noqa: S311  the same run again
         self.port: Final[int] = self._listener.getsockname()[1]
@@ -34,6 +35,8 @@ class Proxy:
         """How long everything that is asked is held back."""
         self.is_refusing = False
         """Whether connections are reset at once, new ones and old."""
+        self._passes: Final = threading.Event()
+        self._passes.set()
         self._start(self._accept)
 
     @property
@@ -53,6 +56,15 @@ class Proxy:
         for each in self._snapshot():
             _reset(each)
 
+    def go_silent(self) -> None:
+        """Passes nothing on any more on the connections that there are, as a firewall that forgot them; new ones work."""
+        with self._lock:
+            self._silent.update(self._open)
+
+    def fall_silent(self) -> None:
+        """Pass nothing on any more, and reset nothing: as a cable that is pulled, neither end is told."""
+        self._passes.clear()
+
     def accept(self) -> None:
         """Passes on again."""
         self.is_refusing = False
@@ -60,6 +72,7 @@ class Proxy:
     def close(self) -> None:
         """Ends it, and every connection."""
         self.is_refusing = True
+        self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -114,6 +127,11 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, *, is_answer: bool = False) -> None:
         try:
             while data := source.recv(_CHUNK_BYTES):
+                if source in self._silent:
+                    continue
+                if not self._passes.is_set():
+                    self._passes.wait()
+                    break  # what was on its way is lost, as the connection is
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break

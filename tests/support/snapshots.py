@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     """The fields of each, in their order."""
     feed: list[bytes]
     others: dict[str, Any]
-    """Everything else, by its name and as its type has it; the log and `projector` aside, which tells of time."""
+    """Everything else, by its name and as its type has it; the log, `projector` and `owner` aside."""
 
     def must_equal(self, expected: "Snapshot") -> None:
         """Asserts that every byte is the same; names the first few that are not."""
@@ -56,6 +56,7 @@ async def _others(client: Redis, workspace: str) -> dict[str, Any]:
     known: set[PublicName | PrivateName] = {
         *("contacts", "visitors", "external-ids", "emails", "members", "position", "rejects", "changes", "events"),
         "projector",
+        "owner",
     }
     others: dict[str, Any] = {}
     for name in await keys_like(client, f"kinfold:{{{workspace}}}:*"):
