@@ -1,4 +1,4 @@
-"""The least rights of the server's users, by program (README, "Run it for real"), and the check of them at a program's start.
+"""The least rights of the server's users, by program (docs/how-to/rights.md), and the check of them at a program's start.
 
 A program that finds out in the middle of its work that it may not write has done half of it. `redis.acl_check_cmd`, which any
 script may call, tells what a user may do without doing it; ACL DRYRUN would be a right of administrators.
@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import kinfold_services
-from kinfold_schemas.keys import COMMITTED, STATE, WORKSPACES, PrivateName, PublicName, Staging, key
+from kinfold_schemas.keys import STATE, WORKSPACES, PrivateName, PublicName, Staging, key
 from kinfold_services.connections import Client, ServerUnfit
 
 _RIGHTS: Final = files(kinfold_services).joinpath("rights.lua").read_text()
@@ -41,26 +41,27 @@ _Names = tuple[PublicName | PrivateName, ...]
 
 _AROUND: Final[_Names] = ("changes", "rejects", "events", "hold")
 _COMMIT: Final = (
-    *("exists", "hdel", "hget", "hgetall", "hmget", "hset", "info"),
+    *("exists", "get", "hdel", "hget", "hgetall", "hmget", "hset", "info"),
     *("script|load", "smembers", "xadd", "zadd", "zrem"),
 )
 _REBUILD: Final = (*_COMMIT, "exec", "hscan", "multi", "unlink", "xinfo|stream", "xrange", "zrange")
 _SHOWN: Final[_Names] = ("contacts", "visitors", "external-ids", "emails", "members", "recent", "created", "position")
 
-PROJECTOR: Final = Role(
-    "projector",
-    (
-        *_COMMIT,
-        *("hincrby", "hincrbyfloat", "ping", "time", "xgroup|create", "xgroup|setid", "xread", "xrevrange", "zrange"),
-    ),
-    (*COMMITTED, *_AROUND, "projector", "excluded", "blocked-identifiers"),
-)
 VERIFY: Final = Role("verify", _REBUILD, (*STATE, *_AROUND, "blocked-identifiers"), ("verify",))
 REPLAY: Final = Role(
     "replay",
-    (*_REBUILD, "del", "get", "lindex", "lrange", "pexpire", "rename", "rpush", "sadd", "set", "xrevrange"),
+    (*_REBUILD, "del", "lindex", "lrange", "pexpire", "rename", "rpush", "sadd", "set", "xrevrange"),
     VERIFY.keys,
     ("replay",),
+)
+PROJECTOR: Final = Role(
+    "projector",
+    (
+        *REPLAY.commands,  # it rebuilds a state that does not belong to its log
+        *("hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "time", "xgroup|create", "xgroup|setid", "xread", "zcard"),
+    ),
+    (*REPLAY.keys, "owner", "projector"),
+    REPLAY.staged,
 )
 GATEWAY: Final = Role(
     "gateway",
@@ -76,7 +77,7 @@ async def check_rights(client: Client, role: Role, workspace: str) -> None:
     """Raises MissingRights, which names what is missing as ACL SETUSER takes it.
 
     It finds a command that is allowed on none of the keys, and a key that is allowed with none of the commands: where rights
-    are cut finer than the README's (by selectors), it does not second-guess them.
+    are cut finer than those of the docs (by selectors), it does not second-guess them.
     """
     names = [key(workspace, name) for name in role.keys]
     names += [key(workspace, name, staging) for staging in role.staged for name in STATE]
@@ -107,7 +108,7 @@ async def _ask(client: Client, commands: list[list[str]], names: list[str]) -> t
 def _sentence(role: Role, missing: Sequence[str]) -> str:
     return (
         f"user: expected the rights of a {role.name}, got one without {' '.join(missing)}; "
-        'the README lists what each program needs under "Run it for real"'
+        "docs/how-to/rights.md lists what each program needs"
     )
 
 

@@ -1,4 +1,4 @@
-"""Each program works with the rights that the README lists, and names one that is missing when it starts."""
+"""Each program works with the rights that docs/how-to/rights.md lists, and names one that is missing when it starts."""
 
 import asyncio
 import re
@@ -27,7 +27,9 @@ from tests.support.projecting import ProjectorProcess, newest_entry, wait_until_
 from tests.support.sse import following
 from tests.support.waiting import wait_until
 
-USERS: Final = dict(re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("README.md").read_text(), re.MULTILINE))
+USERS: Final = dict(
+    re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
+)
 ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, VERIFY, REPLAY)}
 COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
 VISITORS: Final = 130
@@ -35,7 +37,7 @@ VISITORS: Final = 130
 
 
 class Server(NamedTuple):
-    """A server with the README's users."""
+    """A server with the users of the docs."""
 
     admin: Redis
     port: int
@@ -69,7 +71,7 @@ def _text(value: Any) -> str:
 
 @asynccontextmanager
 async def serving(directory: Path, program: str | None = None) -> AsyncGenerator[Server]:
-    """A server with the README's users."""
+    """A server with the users of the docs."""
     port = free_port()
     with running(directory, "--port", port, program=program):
         async with Redis(port=port) as admin:
