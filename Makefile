@@ -80,8 +80,12 @@ failover: $(STAMP) ## kill, hang, promote and cut off real servers and projector
 	KINFOLD_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) KINFOLD_FAILOVER_S=$(FAILOVER_S) \
 		$(BIN)/python -m pytest tests/failover --timeout 900 $(FAILOVER_ARGS)
 
+.PHONY: prose
+prose: $(STAMP) ## check the words of pages, docstrings and comments (tools/prose.toml); a long sentence is only a warning
+	$(BIN)/python -m tools.prose
+
 .PHONY: lint
-lint: $(STAMP) ## ruff, mypy and pyright in strict mode, and the import contracts
+lint: $(STAMP) prose ## ruff, mypy and pyright in strict mode, the import contracts, and the prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -2,8 +2,8 @@
 
     python benchmarks/report.py [--no-docs]
 
-Reads `benchmarks/results/*.json`, prints the table, draws `docs/images/speed.svg`, and replaces what stands between two marks in
-`docs/explanation/benchmarks.md` (all tables) and in `README.md` (three figures). `make bench` runs it last.
+Reads `benchmarks/results/*.json`, prints the table, draws `docs/images/speed.svg`, and replaces what stands between two marks
+in `docs/explanation/benchmarks.md` (all tables) and in `README.md` (three figures). `make bench` runs it last.
 """
 
 import argparse
@@ -144,14 +144,14 @@ def summary(results: Results) -> str:
     middle = live["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
     replayed = results["replay"]["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
     where = live["environment"]
+    latency = f"p50 {_latency(results, 'p50_ms'):.3g} ms, p99 {_latency(results, 'p99_ms'):.3g} ms"
     return "\n".join(
         [
             f"On {where.get('machine')}, with one projector, 50,000 visitors and the mix of the benchmarks:",
             "",
             f"- **live: {middle:,} events/s**, each batch with its state, feed and position in one transaction",
             f"- **replay: {replayed:,} events/s**",
-            f"- **from append to feed at 5,000 events/s: p50 {_latency(results, 'p50_ms'):.3g} ms, "
-            f"p99 {_latency(results, 'p99_ms'):.3g} ms**",
+            f"- **from append to feed at 5,000 events/s: {latency}**",
             "",
             f"{_CHART_TITLE}({os.path.relpath(CHART, README.parent)})",
         ]

@@ -117,9 +117,11 @@ def _attribute_docs(module: Any, class_name: str) -> dict[str, str]:
     (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == class_name)
     told: dict[str, str] = {}
     for line, following in zip(found.body, found.body[1:], strict=False):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(following, ast.Expr):
-            if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                told[line.target.id] = following.value.value
+        match line, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str() as text)):
+                told[name] = text
+            case _:
+                pass
     return told
 
 
@@ -136,7 +138,7 @@ def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     registry: Any = vars(Metrics())["_registry"]
     for collector in registry._collector_to_names:  # noqa: SLF001  the registry's own list has samples, and no labels
         for family in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            labels: Any = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
             yield family.name, family.type, tuple(labels), family.documentation
 
 

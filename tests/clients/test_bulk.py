@@ -64,10 +64,10 @@ def test_loaded_twice_every_user_is_there_once(url: str, tmp_path: Path):
             assert user.email == (f"user{number}@example.org" if number % 10 else None)
 
 
-def test_the_readme_shows_the_script_in_eleven_lines():
+def test_the_docs_show_the_script_in_eleven_lines():
     """But for the blank ones."""
     code = SCRIPT.read_text().partition('"""\n\n')[2]
-    assert f"```python\n{code}```" in (SCRIPT.parents[1] / "README.md").read_text("utf-8")
+    assert f"```python\n{code}```" in (SCRIPT.parents[1] / "docs/how-to/load.md").read_text("utf-8")
     assert len([line for line in code.splitlines() if line]) <= 11
 
 

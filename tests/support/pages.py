@@ -1,7 +1,7 @@
 """README.md and the pages of docs/ as programs: their commands, and what they print.
 
-- A `console` block is run by bash, in a scratch directory with the project's `examples`, its `kinfold` on PATH and a data dir of
-  its own. Lines that begin with `$ ` are commands (`> ` continues the command before); the lines below are what it prints, on
+- A `console` block is run by bash, in a scratch directory with the project's `examples`, its `kinfold` on PATH and its own data
+  dir. Lines that begin with `$ ` are commands (`> ` continues the command before); the lines below are what it prints, on
   standard output and standard error together. `...` stands for any text, also in the middle of a line. Every command has to end
   with status 0. A command that prints something has to show it, if only as `...`.
 - A `python` block is run as a script, in its place among the others.
@@ -108,7 +108,7 @@ class Shell:
     """Runs the commands of pages one after the other, in a scratch directory. At its end it stops what they started."""
 
     def __init__(self) -> None:
-        self._scratch: Final = tempfile.TemporaryDirectory(prefix="kf-")  # a short name, because the path of a socket is limited
+        self._scratch: Final = tempfile.TemporaryDirectory(prefix="kf-")  # short: the path of a socket is limited
         self._directory: Final = Path(self._scratch.name)
         shutil.copytree(ROOT / "examples", self._directory / "examples")
         self._port: Final = str(free_port())
