@@ -52,7 +52,7 @@ def _value(value: Primitive) -> bytes:
 def _ecmascript_number(value: float) -> str:
     """ECMAScript's Number::toString, which RFC 8785, 3.2.2.3 asks for: Python has the same digits, laid out otherwise."""
     if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124  that is what NaN is
-        raise ValueError(f"a number in canonical JSON: found {value}, allowed is a finite number")
+        raise ValueError(f"canonical JSON: expected a finite number, got {value}")
     if value == 0:
         return "0"
     sign = "-" if value < 0 else ""

@@ -168,7 +168,7 @@ class IdentifierRules:
         if _is_accident(value) or (self.blocked and self._is_own(value)):
             return _blocked(field, raw)
         if len(value) > MAX_ID_CHARS or "\0" in value:
-            return Rejection("invalid", f"{field}: found {_seen(value)}, allowed are 1 to 255 characters without NUL")
+            return Rejection("invalid", field, "1 to 255 characters without NUL", _seen(value))
         return value
 
     def _email(self, raw: str) -> str | Rejection:
@@ -180,8 +180,7 @@ class IdentifierRules:
         if is_blocked or (self.blocked and self._is_own(_nfc(value))):
             return _blocked("email", raw)
         if parts is None or not MIN_EMAIL_CHARS <= len(value) <= MAX_EMAIL_CHARS:
-            allowed = "3 to 320 characters with one @, something on both sides of it, and no white space, control or zero-width"
-            return Rejection("invalid", f"email: found {_seen(value)}, allowed are {allowed} characters")
+            return Rejection("invalid", "email", _ADDRESS, _seen(value))
         return value
 
     def _is_own(self, value: str) -> bool:
@@ -199,7 +198,7 @@ def _compiled(item: str) -> re.Pattern[str]:
     try:
         return re.compile(item[1:-1])
     except (re.error, OverflowError, RecursionError) as error:
-        message = f"blocked identifiers: found {found(item)} ({error}), allowed between slashes is a regular expression"
+        message = f"blocked identifiers: expected a regular expression between slashes, got {found(item)} ({error})"
         raise BadPattern(message) from error
 
 
@@ -243,12 +242,12 @@ def _unquoted(value: str) -> str:
 
 
 def _blocked(field: str, raw: str) -> Rejection:
-    return Rejection(
-        "blocked-identifier",
-        f"{field}: found {found(raw)}, a blocked identifier; allowed is what names one {_OF[field]}",
-    )
+    return Rejection("blocked-identifier", field, f"an identifier of one {_OF[field]}", f"{found(raw)}, which is blocked")
 
 
+_ADDRESS: Final = (
+    "3 to 320 characters with one @, a local part and a domain, and without white space, control or zero-width characters"
+)
 _OF: Final = {"visitorId": "device", "externalId": "person", "email": "person"}
 
 

@@ -85,6 +85,6 @@ def sent_key(workspace: str, producer: str) -> str:
 def check_workspace(workspace: str) -> str:
     """`workspace` as it is. Raises ValueError where contract section 1 does not allow the name, also for what is no text."""
     if not isinstance(cast("object", workspace), str) or not _WORKSPACE.match(workspace):
-        message = f"workspace: found {workspace!r}, allowed are 1 to 63 of a-z, 0-9, _ and -, the first a letter or a digit"
+        message = f"workspace: expected 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, got {workspace!r}"
         raise ValueError(message)
     return workspace

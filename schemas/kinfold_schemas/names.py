@@ -64,7 +64,7 @@ def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> N
         names = Names(visitor_id, external_id, email, contact_id, len(blocked))
         return _check_target(names, blocked) or names
     if external_id is None and email is None:
-        return blocked[0] if blocked else _nobody("externalId, email: found neither, allowed is at least one")
+        return blocked[0] if blocked else Rejection("no-identifier", "externalId, email", "at least one of them", "neither")
     return Names(visitor_id, external_id, email, None, len(blocked))
 
 
@@ -74,12 +74,8 @@ def _check_target(names: Names, blocked: list[Rejection]) -> Rejection | None:
         return None
     given = [field for field, value in zip(_TARGETS, targets, strict=True) if value is not None]
     if given:
-        return Rejection("invalid", f"{', '.join(given)}: found {len(given)} targets, allowed is exactly one")
-    return blocked[0] if blocked else _nobody(f"{', '.join(_TARGETS)}: found none of them, allowed is exactly one")
+        return Rejection("invalid", ", ".join(given), "exactly one target", f"{len(given)} targets")
+    return blocked[0] if blocked else Rejection("no-identifier", ", ".join(_TARGETS), "exactly one target", "none")
 
 
 _TARGETS: Final = ("visitorId", "externalId", "email", "contactId")
-
-
-def _nobody(detail: str) -> Rejection:
-    return Rejection("no-identifier", detail)

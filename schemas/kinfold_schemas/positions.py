@@ -43,5 +43,5 @@ def position_key(position: str) -> tuple[int, int]:
         return (-1, 0)
     ms, dash, seq = position.partition("-")
     if not ms.isdecimal() or (dash and not seq.isdecimal()):
-        raise ValueError(f"position: found {position!r}, allowed is a log entry's id like 1732262400000-0")
+        raise ValueError(f"position: expected a log entry's id such as 1732262400000-0, got {position!r}")
     return int(ms), int(seq or 0)

@@ -218,7 +218,7 @@ def test_a_workspace_that_cannot_be_served_is_named_as_it_was_given() -> None:
     said = Kinfold().run("projector", "--workspace", "Bad Name")
 
     assert said.status == 2
-    assert "Invalid value for '--workspace': workspace: found 'Bad Name'" in said.err
+    assert "Invalid value for '--workspace': workspace: expected 1 to 63 of a-z" in said.err
 
 
 def test_help_is_for_every_terminal() -> None:

@@ -88,4 +88,6 @@ def test_8_a_contradiction_is_told_and_not_guessed_at() -> None:
     story.when(identified("user-2", "info@example.org")).then(
         "ContactCreated", {"type": "IdentityConflict", "email": "info@example.org", "heldBy": holder}
     )
-    story.when(identified("undefined", visitor_id="phone")).then_rejected("blocked-identifier", "externalId: found 'undefined'")
+    story.when(identified("undefined", visitor_id="phone")).then_rejected(
+        "blocked-identifier", "externalId: expected an identifier of one person, got 'undefined'"
+    )

@@ -30,7 +30,7 @@ SEEN: Final = '{"type":"VisitorSeen","visitorId":"v-1"}'
 )
 def test_what_is_not_json(data: bytes) -> None:
     """The sentence says where the parser gave up."""
-    refused(data, "not-json", "event: found text that is not JSON")
+    refused(data, "not-json", "event: expected one JSON object, got text that is not JSON (")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_json_in_another_encoding_is_not_json(encoding: str) -> None:
 @pytest.mark.parametrize("data", [b"null", b"[]", b"3", b'"VisitorSeen"', b"true"])
 def test_json_that_is_no_object(data: bytes) -> None:
     """An event is an object."""
-    refused(data, "invalid", "event: found", "one JSON object")
+    refused(data, "invalid", "event: expected one JSON object, got ")
 
 
 def test_an_entry_without_the_field() -> None:
@@ -73,13 +73,15 @@ def test_an_entry_without_the_field() -> None:
 @pytest.mark.parametrize("kind", ["Nope", "visitorSeen", "", "ContactCreated", "\ud800"])
 def test_an_unknown_type(kind: str) -> None:
     """The sentence lists those that there are."""
-    refused({"type": kind, "visitorId": "v-1"}, "unknown-type", "type: found", "VisitorSeen, VisitorIdentified, MetadataSet")
+    refused(
+        {"type": kind, "visitorId": "v-1"}, "unknown-type", "type: expected one of VisitorSeen, VisitorIdentified, MetadataSet"
+    )
 
 
 @pytest.mark.parametrize("event", [{}, {"visitorId": "v-1"}, {"type": None}, {"type": 5}, {"type": ["VisitorSeen"]}])
 def test_no_type(event: dict[str, Any]) -> None:
     """Absent, or something else than a string."""
-    refused(event, "invalid", "type: found")
+    refused(event, "invalid", "type: expected one of VisitorSeen")
 
 
 @pytest.mark.parametrize(
@@ -111,28 +113,33 @@ def test_no_type(event: dict[str, Any]) -> None:
 def test_a_field_of_the_wrong_type(kind: str, field: str, value: object) -> None:
     """The sentence names the field, what was found and what is allowed."""
     good = {"visitorId": "v-1", "externalId": "u-1"} if kind == "VisitorIdentified" else {"visitorId": "v-1"}
-    detail = refused({"type": kind, **good, field: value}, "invalid")
-    assert detail.startswith(f"{field}: found ")
+    rejection = refused({"type": kind, **good, field: value}, "invalid")
+    assert rejection.field == field
+    assert rejection.detail == f"{field}: expected {rejection.expected}, got {rejection.got}"
 
 
 @pytest.mark.parametrize(("kind", "field"), [("VisitorSeen", "visitorId"), ("EventsExcluded", "entries")])
 def test_a_field_that_is_missing(kind: str, field: str) -> None:
     """Is found to be nothing."""
-    refused({"type": kind}, "invalid", f"{field}: found nothing")
+    refused({"type": kind}, "invalid", f"{field}: expected ", ", got nothing")
 
 
 @pytest.mark.parametrize("value", [{}, {"b": 1}, [], [1], {"b": {"c": {}}}])
 def test_nested_metadata(value: object) -> None:
     """Metadata is flat, and so is a context; the sentence names the key."""
-    refused({"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1, "k": value}}, "invalid", "metadata.k: found")
-    refused({"type": "VisitorSeen", "visitorId": "v-1", "context": {"k": value}}, "invalid", "context.k: found")
+    refused(
+        {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1, "k": value}},
+        "invalid",
+        "metadata.k: expected a string, ",
+    )
+    refused({"type": "VisitorSeen", "visitorId": "v-1", "context": {"k": value}}, "invalid", "context.k: expected a")
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 309 + ".0"])
 def test_a_number_beyond_all_doubles(number: str) -> None:
     """JSON by its grammar, and still no number that anybody can hold."""
     event = b'{"type":"MetadataSet","visitorId":"v-1","metadata":{"k":%s}}' % number.encode()
-    refused(event, "invalid", "metadata.k: found", "finite")
+    refused(event, "invalid", "metadata.k: expected", "finite")
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "nan"])
@@ -156,7 +163,8 @@ def test_a_number_that_is_none(word: str) -> None:
 )
 def test_an_escaped_nul_anywhere(event: str, field: str) -> None:
     """In values and keys, of fields known and unknown."""
-    refused(event.encode(), "invalid", f"'{field}': found a NUL")
+    rejection = refused(event.encode(), "invalid", "expected text without NUL characters, got one")
+    assert rejection.field == field
 
 
 def test_a_nul_byte() -> None:
@@ -168,7 +176,7 @@ def test_a_nul_byte() -> None:
 def test_a_nul_beside_a_number_that_python_does_not_read() -> None:
     """Python refuses integers of more than 4,300 digits; nothing that looks into an event may stumble over one."""
     number = "1" * 5000
-    refused(rf'{{"type":"VisitorSeen","visitorId":"v","x":{number},"y":"\u0000"}}'.encode(), "invalid", "'y'")
+    refused(rf'{{"type":"VisitorSeen","visitorId":"v","x":{number},"y":"\u0000"}}'.encode(), "invalid", "y: expected text")
     accepted(f'{{"type":"VisitorSeen","visitorId":"v","x":{number}}}'.encode())
 
 
@@ -240,5 +248,5 @@ def test_null_is_absent() -> None:
 def test_a_wrong_hash() -> None:
     """The sentence tells the right one."""
     event = {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1}, "hash": "0" * 64}
-    detail = refused(event, "hash-mismatch", "hash: found")
-    accepted({**event, "hash": detail.rsplit(" ", 1)[1]})
+    rejection = refused(event, "hash-mismatch", "hash: expected the SHA-256")
+    accepted({**event, "hash": rejection.expected.rsplit(" ", 1)[1]})

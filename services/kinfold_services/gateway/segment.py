@@ -17,7 +17,7 @@ import structlog
 from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
-from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.rejections import Rejection, json_type
 from kinfold_services.gateway.bodies import MAX_EVENTS, read_body
 from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
 from kinfold_services.gateway.ingest import BREATH, LISTED, Author, Judged, append_judged, author_of, judge_one
@@ -180,7 +180,7 @@ def _summary(ignored: list[Ignored], rejected: list[RejectedEvent]) -> str | Non
 def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged) -> list[Ignored]:
     """Judges one call into `judged`; what of it is left out: also the identity that a track brings, unsigned or blocked."""
     if not isinstance(call, dict):
-        rejection = Rejection("invalid", f"batch[{index}]: found {type(call).__name__}, allowed is an object")
+        rejection = Rejection("invalid", f"batch[{index}]", "an object", json_type(call))
         judged.rejected.append(RejectedEvent.of(index, rejection))
         return []
     fields = cast("Call", call)
