@@ -103,7 +103,7 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
 def on_redis_error(connection: Connection, error: Exception) -> Response[Any]:
     """Redis is gone, loading, full, or does not answer in time: whatever it is, it is not the caller's fault."""
     structlog.get_logger().warning("redis does not answer", error=str(error), kind=type(error).__name__)
-    detail = f"redis: Redis did not answer ({type(error).__name__}); try again"
+    detail = f"Redis did not answer ({type(error).__name__}); try again"
     return _answer(connection, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 

@@ -79,9 +79,9 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     body = await _read(request)
     calls = body.get("batch")
     if not isinstance(calls, list):
-        raise Problem(400, "batch: found none, allowed is an array of calls")
+        raise Problem(400, "batch: expected an array of calls, got something else or nothing")
     if len(cast("list[object]", calls)) > MAX_EVENTS:
-        raise Problem(413, f"batch: found {len(cast('list[object]', calls))} calls, allowed are {MAX_EVENTS}")
+        raise Problem(413, f"batch: expected at most {MAX_EVENTS} calls, got {len(cast('list[object]', calls))}")
     return await _append(request, cast("list[object]", calls), body)
 
 
@@ -112,7 +112,7 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
         found: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
         await identify(request, found if isinstance(found, str) else "")
     if not isinstance(body, dict):
-        raise Problem(400, "body: found no JSON object, allowed is one call, or a batch of calls")
+        raise Problem(400, "body: expected a JSON object with one call or a batch of calls, got something else")
     return cast("Call", body)
 
 
