@@ -1,4 +1,4 @@
-"""Whom an event names: its identifiers, normalised, the blocked ones left out (contract section 2)."""
+"""The identifiers in an event, normalised, without the blocked ones (contract section 2)."""
 
 from typing import Final
 
@@ -10,9 +10,9 @@ from kinfold_schemas.rejections import Rejection
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):
-    """The identifiers of one event, each as it is compared. `blocked` counts those left out.
+    """The identifiers of one event, as keys. `blocked` counts the blocked ones, which are left out.
 
-    `email` is as it was written, stripped: its `email_key` is what it is compared by.
+    `email` is the address as written, stripped. Its key is `email_key`.
     """
 
     visitor_id: str | None = None
@@ -26,12 +26,12 @@ _NOBODY: Final = Names()
 
 
 def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
-    """Whom `event` names by a workspace's rules, or why that is nobody."""
+    """Return the identifiers in `event` under a workspace's rules, or why it is rejected."""
     if type(event) is VisitorSeen:
         return _visitor(event.visitor_id, rules)
     if type(event) is MetadataSet:
         if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
-            return _visitor(event.visitor_id, rules)  # what most of them are
+            return _visitor(event.visitor_id, rules)  # the usual case
         return _people(event, rules)
     if type(event) is VisitorIdentified:
         return _people(event, rules)
