@@ -1,4 +1,4 @@
-"""A TCP proxy that can be as bad as a network: slow, deaf, gone, or cutting connections in the middle of an answer."""
+"""A TCP proxy that imitates network failures: delays, refused connections, and resets in the middle of a reply."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ _CHUNK_BYTES: Final = 65_536
 
 
 class Proxy:
-    """Listens on a port of its own and passes everything on to the server that a URL names, until told otherwise."""
+    """Listens on its own port and forwards everything to the server at `upstream_url`, until told otherwise."""
 
     def __init__(self, upstream_url: str) -> None:
         self._upstream: Final = urlsplit(upstream_url)
@@ -22,43 +22,43 @@ class Proxy:
         self._lock: Final = threading.Lock()
         self._open: Final[set[socket.socket]] = set()
         self._threads: Final[list[threading.Thread]] = []
-        self._dice: Final = random.Random(7)  # noqa: S311  the same run again
+        self._dice: Final = random.Random(7)  # noqa: S311  a fixed seed makes runs repeatable
         self.port: Final[int] = self._listener.getsockname()[1]
         self.cut_share = 0.0
-        """Which part of the answers is cut after the first byte, and the connection reset; 0: none."""
+        """The share of replies that are cut after the first byte, with a reset of the connection."""
         self.cuts = 0
-        """How many were."""
+        """The number of replies cut so far."""
         self.delay_s = 0.0
-        """How long every answer is held back."""
+        """The delay of every reply."""
         self.question_delay_s = 0.0
-        """How long everything that is asked is held back."""
+        """The delay of every request."""
         self.is_refusing = False
-        """Whether connections are reset at once, new ones and old."""
+        """Whether new connections are reset at once."""
         self._start(self._accept)
 
     @property
     def url(self) -> str:
-        """The URL of the server behind the proxy."""
+        """The URL of the server through the proxy."""
         if self._upstream.scheme in {"http", "https"}:
             return f"http://127.0.0.1:{self.port}"
         return f"redis://127.0.0.1:{self.port}/0"
 
     def refuse(self) -> None:
-        """Resets every connection, and every new one."""
+        """Reset every connection, and every new one from now on."""
         self.is_refusing = True
         self.cut()
 
     def cut(self) -> None:
-        """Resets every connection that there is."""
+        """Reset every open connection."""
         for each in self._snapshot():
             _reset(each)
 
     def accept(self) -> None:
-        """Passes on again."""
+        """Forward new connections again."""
         self.is_refusing = False
 
     def close(self) -> None:
-        """Ends it, and every connection."""
+        """Close the proxy and every connection."""
         self.is_refusing = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -134,7 +134,7 @@ class Proxy:
 
 
 def _reset(each: socket.socket) -> None:
-    """Closes with an RST rather than a FIN."""
+    """Close with an RST instead of a FIN."""
     with contextlib.suppress(OSError):
         each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):
