@@ -1,9 +1,9 @@
-"""What the benchmarks found, told: beside what we aim at; a chart; both in the README.
+"""Report the results of the benchmarks: a table with targets and a chart, both in the README.
 
     python benchmarks/report.py [--no-readme]
 
-Reads `benchmarks/results/*.json`, prints the table, draws `benchmarks/results/speed.svg` and puts table and chart into the
-README, between two marks. `make bench` runs it last, so what the README says is always what was found last.
+It reads `benchmarks/results/*.json`, prints the table, draws `benchmarks/results/speed.svg`, and puts both into the README
+between two marks. `make bench` runs it last, so the README always shows the latest results.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Results = dict[str, Any]
 
 
 class Floor(NamedTuple):
-    """One line of what it must show: `least` or `most`."""
+    """One target: at least `least`, or at most `most`."""
 
     title: str
     find: Callable[[Results], float]
@@ -35,11 +35,11 @@ class Floor(NamedTuple):
 
     @property
     def target(self) -> str:
-        """As the table says it."""
+        """The target as text."""
         return f"≥ {self.least:g}{self.unit}" if self.least is not None else f"≤ {self.most:g}{self.unit}"
 
     def holds(self, found: float) -> bool:
-        """Whether it is met."""
+        """Whether a result meets the target."""
         return (self.least is None or found >= self.least) and (self.most is None or found <= self.most)
 
 
@@ -99,7 +99,7 @@ class Line(NamedTuple):
 
 
 def lines(results: Results) -> list[Line]:
-    """All floors, measured or not."""
+    """All targets with their results, if measured."""
     told = []
     for floor in FLOORS:
         try:
@@ -113,7 +113,7 @@ def lines(results: Results) -> list[Line]:
 
 
 def section(results: Results) -> str:
-    """What goes into the README."""
+    """The section for the README."""
     where = results["live"]["environment"]
     rounds = results["live"]["scenarios"]["middle-uniform"]["figures"][0]["rounds"]
     told = [
@@ -168,23 +168,23 @@ def _cells(scenario: Results | None) -> tuple[str, str]:
 
 
 def put_into_readme(text: str) -> None:
-    """Between the two marks."""
+    """Replace the text between the two marks."""
     readme = README.read_text()
     before, _, rest = readme.partition(BEGINS)
     _, mark, after = rest.partition(ENDS)
-    assert mark, f"README.md: found no {BEGINS!r} with {ENDS!r} behind it"
+    assert mark, f"README.md: expected {BEGINS!r} followed by {ENDS!r}, got neither or only one"
     README.write_text(f"{before}{BEGINS}\n{text}\n{ENDS}{after}")
 
 
 def main() -> None:
-    """Tells it."""
+    """Print the table, draw the chart and update the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--no-readme", action="store_true", help="only print")
     options: Any = parser.parse_args()
     results: Results = {file.stem: msgspec.json.decode(file.read_bytes()) for file in sorted(RESULTS.glob("*.json"))}
-    show("what it must show", ("", "at least", "found", "met"), lines(results))
+    show("targets", ("", "target", "measured", "met"), lines(results))
     if "live" not in results:
-        print("no chart and nothing for the README: benchmarks/live.py has found nothing yet")
+        print("The chart and the README were not updated, because there are no results of benchmarks/live.py")
     elif not options.no_readme:
         draw(results, CHART)
         put_into_readme(section(results))
