@@ -77,7 +77,7 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     return checked
 
 
-# --- checks that msgspec cannot do -------------------------------------------------------------------------------------
+# --- checks that msgspec cannot do -----------------------------------------------------------------------------------
 
 
 def _values(event: Event) -> dict[str, Primitive] | None:
@@ -147,7 +147,7 @@ def _find_nul(data: bytes) -> Rejection | None:
     return Rejection("invalid", ascii(field)[1:-1], "text without NUL characters", "one") if field else None
 
 
-# --- why msgspec rejected an event -------------------------------------------------------------------------------------------
+# --- why msgspec rejected an event -----------------------------------------------------------------------------------
 
 _MAX_INT_DIGITS: Final = 400  # the largest float has 309
 _MISSING: Final = re.compile(r"missing required field `(\w+)`")

@@ -21,7 +21,7 @@ MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
 
-# --- the keys of identifiers ---------------------------------------------------------------------------------------
+# --- the keys of identifiers --------------------------------------------------------------------------------------------
 
 _WHITE: Final = (
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -94,7 +94,7 @@ def _a_label(label: str) -> str:
     return label if len(label) > _MAX_LABEL_CHARS else "xn--" + label.encode("punycode").decode("ascii")
 
 
-# --- blocked identifiers ----------------------------------------------------------------------------------------------------
+# --- blocked identifiers ------------------------------------------------------------------------------------------------
 
 _PLACEHOLDERS: Final = frozenset(
     ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "true", "false", "0", "-1"]
