@@ -71,6 +71,15 @@ MODEL_ARGS ?=
 model: $(STAMP) ## compare the fold with the contract by definition, on random logs, until stopped
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
 
+# About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
+FAILOVER_ROUNDS ?= 5
+FAILOVER_S ?= 120
+
+.PHONY: failover
+failover: $(STAMP) ## kill, hang, promote and cut off real servers and projectors, at length (FAILOVER_ROUNDS, FAILOVER_S)
+	KINFOLD_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) KINFOLD_FAILOVER_S=$(FAILOVER_S) \
+		$(BIN)/python -m pytest tests/failover --timeout 900 $(FAILOVER_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and pyright in strict mode, and the import contracts
 	$(BIN)/ruff check .

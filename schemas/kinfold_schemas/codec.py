@@ -205,7 +205,7 @@ def _explain_field(event: dict[str, object], error: str) -> Rejection:
         return rejection
     if isinstance(value, list) and (rejection := _check_keys(field, cast("list[object]", value))):
         return rejection
-    return Rejection("invalid", field, _EXPECTED.get(field, error), found(value))
+    return Rejection("invalid", field, _EXPECTED.get(field, error), found(event.get(field)))
 
 
 def _check_values(field: str, values: Mapping[str, object]) -> Rejection | None:

@@ -42,6 +42,7 @@ PrivateName = Literal[
     "snapshots",
     "settled-rejects",
     "projector",
+    "owner",
     "api-keys",
     "identity-secret",
 ]
@@ -54,7 +55,9 @@ the living contacts by id.
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.
 `settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects`).
-`projector`: hash, when the last batch was committed and how long batches took, for monitoring; not part of the state.
+`projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
+workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
+`owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.gateway.keys`).
 `identity-secret`: string, the secret that signs identities (`services.gateway.signatures`)."""
 

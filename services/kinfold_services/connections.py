@@ -3,6 +3,8 @@
 `redis://`, `rediss://`, `unix://`, and `redis+cluster://`, `redis+sentinel://`, with `rediss+` where those speak TLS.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -11,7 +13,16 @@ from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisClusterException, RedisError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ClusterError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -31,11 +42,28 @@ OLDEST: Final[dict[Engine, tuple[int, int]]] = {"redis": (7, 0), "valkey": (8, 0
 MAX_CONNECTIONS: Final = 10_000
 """A workspace needs one connection that waits for entries; the pool's own default would end at about a hundred."""
 
-_CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_S: Final = 30.0
+"""How long a command that has no limit of its own may take. No connection waits for ever."""
+_CONNECT_TIMEOUT_S: Final = 3.0
+_SENTINEL_TIMEOUT_S: Final = 1.0
+"""A sentinel that hangs delays every new connection by this much, until one that answers was found."""
 _SENTINEL_PORT: Final = 26379
 
-_PASSING: Final = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-_PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNKILLABLE ")
+
+SERVER_ERRORS: Final = (RedisError, RedisClusterException)
+"""Every error that a command can end with. redis-py's errors about a cluster's layout are no RedisError."""
+_PASSING: Final = (
+    RedisConnectionError,  # with LOADING
+    RedisTimeoutError,
+    ClusterDownError,  # with MASTERDOWN
+    ClusterError,  # "TTL exhausted.": a slot is on the move
+    AskError,  # with MOVED
+    TryAgainError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,  # a slot that no node covers, or no node that answers
+)
+_PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNBLOCKED ", "UNKILLABLE ")
 """Of errors for which redis-py has no class."""
 
 
@@ -51,10 +79,10 @@ class ServerEvicts(ServerUnfit):
     """The server deletes keys that have no time to live when its memory is full: parts of the log and of the state."""
 
 
-def connect(url: str, answer_s: float | None = None) -> Client:
+def connect(url: str, answer_s: float = ANSWER_S) -> Client:
     """A client for `url`, decoding nothing. It connects when it is first used.
 
-    `answer_s` is how long the server may take for an answer; None: for ever.
+    `answer_s` is how long the server may take for a whole answer, in seconds.
 
     It never sends a command twice by itself: an append whose reply was lost may have happened, and only the caller knows
     whether to do it again is harmless.
@@ -76,9 +104,20 @@ def connect(url: str, answer_s: float | None = None) -> Client:
     return Redis.from_url(url, **options)
 
 
-def is_passing(error: RedisError) -> bool:
-    """Whether the same command may be answered later: the server is away, full, a replica for now, or busy."""
+def is_passing(error: BaseException) -> bool:
+    """Whether the same command may be answered later: the server is away, full, a replica for now, busy, or a slot moves."""
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
+
+
+async def drop_idle_connections(client: Client) -> None:
+    """Closes the connections that nobody uses at the moment.
+
+    Where one connection hangs, the others of the pool lead to the same server. Each would cost another timeout, even after
+    Sentinel has named a new server. A cluster's client does this itself.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if pool is not None:
+        await pool.disconnect(inuse_connections=False)
 
 
 def check_url(url: str) -> str:
@@ -94,12 +133,48 @@ def check_url(url: str) -> str:
 class _ClusterClient(RedisCluster):
     """Raises ConnectionError where no node answers, as every other client does: redis-py's own error is no RedisError."""
 
+    _home: asyncio.AbstractEventLoop | None = None
+    """The event loop that its connections belong to."""
+    _lookup: "asyncio.Task[None] | None" = None
+
     async def initialize(self, *args: Any, **kwargs: Any) -> "_ClusterClient":
+        """Looks up the nodes, where that has to be done (again); in its own event loop alone.
+
+        redis-py queues a transaction's commands in a thread and an event loop that end with each. Connections made there would
+        be dead, so there it raises ConnectionError, and the nodes are looked up before the next try.
+        """
+        loop = asyncio.get_running_loop()
+        if self._home is None or self._home.is_closed():
+            self._home = loop
+        if self._initialize and self._home is not loop:
+            self._home.call_soon_threadsafe(self._look_up_soon)
+            raise RedisConnectionError("the nodes of the cluster are looked up again")
         try:
             await super().initialize(*args, **kwargs)
         except RedisClusterException as error:
             raise RedisConnectionError(str(error)) from error
         return self
+
+    def _look_up_soon(self) -> None:
+        self._lookup = asyncio.ensure_future(self._look_up())
+
+    async def _look_up(self) -> None:
+        with contextlib.suppress(RedisError, OSError):  # the next try begins another one
+            await self.initialize()
+
+    async def _determine_slot(self, command: str, *args: Any, **kwargs: Any) -> int:
+        """Finds the slot of a read by itself: redis-py asks one node for its keys, and never another one, dead or not.
+
+        So it is with every command whose keys do not stand in a fixed place. Where such a question fails, the nodes are looked
+        up again before the next command.
+        """
+        if command == "XREAD":
+            return self.keyslot(args[args.index(b"STREAMS") + 1])
+        try:
+            return await super()._determine_slot(command, *args, **kwargs)
+        except (RedisConnectionError, RedisTimeoutError):
+            self._initialize = True
+            raise
 
 
 class _SentinelClient(Redis):
@@ -188,5 +263,10 @@ def sentinel_options(url: str) -> tuple[list[tuple[str, int]], str, dict[str, An
 
 def tls_of(options: dict[str, Any]) -> dict[str, Any]:
     """What of it holds for the sentinels as well: who speaks TLS does so everywhere, and a login is the master's."""
-    timeouts = {"socket_connect_timeout": _CONNECT_TIMEOUT_S}
-    return timeouts | {name: value for name, value in options.items() if name.startswith("ssl")}
+    # Without `retry`, redis-py asks a sentinel that is gone ten times before it asks the next one.
+    limits: dict[str, Any] = {
+        "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
+        "socket_timeout": _SENTINEL_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return limits | {name: value for name, value in options.items() if name.startswith("ssl")}

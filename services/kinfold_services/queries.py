@@ -41,6 +41,14 @@ class Status(msgspec.Struct, rename="camel"):
     rejected: int
     blocked_identifiers: int
     id_reused: int = msgspec.field(name="id-reused")
+    entries_lost: int
+    """Log entries that were trimmed or deleted before this state's fold came to them."""
+    rebuilds: int
+    """How often the projector rebuilt the state from the log by itself."""
+    rebuild_reason: str | None
+    """Why it did so the last time."""
+    damage: str | None
+    """Why no projector serves the workspace; null where nothing is wrong."""
 
 
 class Reader(Protocol):
@@ -152,7 +160,9 @@ class Workspace:
         pipeline.xlen(self._key("events"))
         pipeline.hlen(self._key("contacts"))
         pipeline.hlen(self._key("visitors"))
-        entries, contacts, visitors = cast("list[int]", await pipeline.execute())
+        pipeline.hmget(key(self.name, "projector"), ["rebuilds", "rebuild_reason", "damage"])
+        entries, contacts, visitors, watched = await pipeline.execute()
+        rebuilds, reason, damage = [None if each is None else each.decode(errors="replace") for each in watched]
         counts = position.counts
         return Status(
             workspace=self.name,
@@ -168,6 +178,10 @@ class Workspace:
             rejected=counts.rejected,
             blocked_identifiers=counts.blocked,
             id_reused=counts.id_reused,
+            entries_lost=counts.lost,
+            rebuilds=int(rebuilds or 0),
+            rebuild_reason=reason,
+            damage=damage,
         )
 
     async def _lag(self, position: Position) -> int:

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
     """The workspaces that a projector serves, separated by commas.
     None: `default`, and the members of `kinfold:workspaces` as they come."""
-    batch_entries: int = Field(default=150, ge=1, le=100_000)
-    """How many log entries the projector folds in one transaction, at most."""
+    batch_entries: int = Field(default=150, ge=1, le=10_000)
+    """How many log entries the projector folds in one transaction, at most. A batch must take less time than a lease lasts."""
     feed_entries: int = Field(default=1_000_000, ge=1)
     """How many entries the change feed of a workspace keeps, about."""
     cached_records: int = Field(default=200_000, ge=0)

@@ -1,4 +1,4 @@
-"""What kinfold does, in eight short stories, to be read in order.
+"""The behaviour of kinfold in eight short stories, to be read in order.
 
 Each states the given events, the event that happens, and the changes that follow on the change feed:
 

@@ -105,6 +105,15 @@ async def test_one_bad_event_and_nothing_is_appended(unfolded: Gateway):
     assert await log_of(unfolded) == []
 
 
+async def test_value_that_looks_like_a_sentence_stays_in_got(unfolded: Gateway):
+    """`got` is the value itself and is never parsed out of `detail`."""
+    answer = await unfolded.post({"type": "a, got b: expected c, got d"})
+
+    (rejected,) = answer.json()["rejected"]
+    assert rejected["field"] == "type"
+    assert rejected["got"] == "'a, got b: expected c, got d'"
+
+
 async def test_partial_appends_the_good_and_lists_the_bad(unfolded: Gateway):
     """`?partial=true`: whoever sends others' events can get on with those that are good."""
     answer = await unfolded.post(BAD, SEEN, {"type": "Sung"}, SEEN, partial="true")

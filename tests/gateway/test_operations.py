@@ -45,7 +45,14 @@ async def test_ready_tells_the_projectors_lag_and_age(unfolded: Gateway):
     """Nothing was folded yet, and one entry waits."""
     await unfolded.put(SEEN)
 
-    assert await unfolded.get("/readyz") == {"ready": True, "redis": True, "lag": 1, "lastCommitAgeMs": None}
+    assert await unfolded.get("/readyz") == {
+        "ready": True,
+        "redis": True,
+        "lag": 1,
+        "lastCommitAgeMs": None,
+        "entriesLost": 0,
+        "damaged": [],
+    }
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

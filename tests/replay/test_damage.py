@@ -14,7 +14,7 @@ from kinfold_schemas.changes import ContactCreated, ContactGone, ContactUpdated
 from kinfold_schemas.keys import PublicName, key
 from kinfold_services.replay.differences import field_differences
 from tests.support.event_log import append
-from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.projecting import fold_log
 from tests.support.replaying import changes_since, kinfold, leftovers, replay, verify
 from tests.support.snapshots import take_snapshot
 
@@ -159,24 +159,6 @@ async def test_what_is_no_contact_at_all_is_healed_too(redis: Redis, workspace: 
     assert {(each.kind, each.id) for each in found} == {("contacts", ada), ("visitors", "v-ada")}
     await replay(redis, workspace)
     assert [(type(each), each.contact_id) for each in await changes_since(redis, workspace, length)] == [(ContactCreated, ada)]
-    assert await verify(redis, workspace) == []
-
-
-async def test_a_state_that_is_gone_altogether_comes_back_under_a_projector(redis: Redis, redis_url: str, workspace: str):
-    """Somebody deleted the hashes while a projector was running, which goes on afterwards."""
-    last = await append(redis, workspace, PEOPLE)
-    async with projecting(redis_url, workspace):
-        await wait_until_folded(redis, workspace, last)
-        healthy = await take_snapshot(redis, workspace)
-        await redis.delete(key(workspace, "contacts"), key(workspace, "visitors"), key(workspace, "emails"))
-
-        changes = await replay(redis, workspace)
-
-        assert [type(change) for change in changes] == [ContactCreated] * len(PEOPLE)
-        last = await append(redis, workspace, [{**PEOPLE[0], "name": "Ada L."}], start=len(PEOPLE))
-        await wait_until_folded(redis, workspace, last)
-    healed = await take_snapshot(redis, workspace)
-    assert healed.visitors.keys() == healthy.visitors.keys()
     assert await verify(redis, workspace) == []
 
 

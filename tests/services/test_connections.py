@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ClusterError, RedisError, SlotNotCoveredError
 
-from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect
+from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect, is_passing
 from kinfold_services.embedded import EmbeddedServer, ServerBinary, find_server_binary
 from kinfold_services.queries import Workspace
 from tests.support.command_line import Kinfold
@@ -118,6 +119,46 @@ async def test_redis_and_valkey_give_the_same_bytes(tmp_path: Path, redis: Redis
     assert binary.engine == "redis" or binary != find_server_binary()
     with EmbeddedServer.start(tmp_path, binary=binary) as server:
         await assert_folds_there(server.url, redis, redis_url)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("BUSY Redis is busy", "CLUSTERDOWN Hash slot not served", "LOADING Redis is loading", "MASTERDOWN Link is down"),
+        *("MISCONF Redis is configured", "MOVED 3999 127.0.0.1:6381", "ASK 3999 127.0.0.1:6381", "NOREPLICAS Not enough"),
+        *("OOM command not allowed", "READONLY You can't write", "TRYAGAIN Multiple keys", "UNBLOCKED force unblock"),
+    ],
+)
+async def test_what_a_server_refuses_for_a_while_is_passing(answer: str) -> None:
+    """As redis-py reads each from the wire: it is asked again, and nothing stops for it."""
+    assert is_passing(await answered(answer))
+
+
+@pytest.mark.parametrize("answer", ["WRONGTYPE Operation against", "NOPERM this user", "ERR unknown command"])
+async def test_what_a_server_refuses_for_good_is_not(answer: str) -> None:
+    """Asking again would change nothing."""
+    assert not is_passing(await answered(answer))
+
+
+def test_errors_about_a_clusters_layout_are_passing() -> None:
+    """A slot that moves, and one that no node has for a moment."""
+    assert is_passing(ClusterError("TTL exhausted."))
+    assert is_passing(SlotNotCoveredError("Slot 3999 is not covered by the cluster"))
+
+
+async def answered(answer: str) -> BaseException:
+    """The error that a client raises for this answer of a server's."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(f"-{answer}\r\n".encode() if b"XLEN" in data else b"+OK\r\n" * data.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server, connected(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}?protocol=2") as client:
+        with pytest.raises((RedisError,)) as refused:
+            await client.xlen("log")
+    return refused.value
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_schemas.keys import key
 from tests.support.engines import free_port
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import clean_environment, wait_until_folded
@@ -51,19 +50,6 @@ async def test_the_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_pa
     assert '"event": "projector starts"' in log
     assert '"event": "projector stopped"' in log
     assert "Traceback" not in log
-
-
-async def test_the_app_that_lost_its_place_ends_with_an_error(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    """So that whoever watches it learns that it did not just finish."""
-    await append(redis, "acme", history()[:10])
-    with faststream(tmp_path / "log", KINFOLD_REDIS_URL=redis_url, KINFOLD_SERVE="acme") as process:
-        await wait_until_folded(redis, "acme", entry_id(9))
-        await redis.hset(key("acme", "position"), "stream_id", entry_id(3))
-        await append(redis, "acme", history()[10:20], start=10)
-        await wait_until(lambda: process.poll() is not None, 30)
-
-    assert process.returncode != 0
-    assert "LOSTPLACE found" in (tmp_path / "log").read_text()
 
 
 async def test_the_app_without_a_server_ends_with_an_error(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any, Final, cast
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.projector.service import ProjectorService
 from tests.support.engines import cluster
 from tests.support.event_log import HISTORY_ENTRIES, append, entry_id, forget_all_but_the_log, history
 from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded
+from tests.support.proxy import Proxy
 from tests.support.snapshots import take_snapshot
 from tests.support.waiting import wait_until
 
@@ -23,6 +25,8 @@ WORKSPACE: Final = "default"
 BATCH_ENTRIES: Final = 50
 TRIES: Final = 8
 REFUSALS: Final = 3
+NOTICED_S: Final = 20.0
+"""It takes 3 s and a moment; the machine may be busy."""
 EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
 
 
@@ -95,6 +99,37 @@ async def test_a_server_that_takes_nothing_for_a_while(tmp_path: Path, code: str
             await cast("Any", client).execute_command(*end.split())
             assert await stored_position(client, WORKSPACE) != last.encode(), "it was done before the outage"
             await wait_until_folded(client, WORKSPACE, last)
+
+
+async def test_connections_that_go_silent_are_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
+    """A firewall has forgotten them: nothing is refused and nothing ends, but new connections work."""
+    with Proxy(redis_url) as proxy:
+        async with projecting(proxy.url, workspace):
+            last = await append(redis, workspace, history()[:10])
+            await wait_until_folded(redis, workspace, last)
+            proxy.go_silent()
+            last = await append(redis, workspace, history()[10:20], start=10)
+            await wait_until_folded(redis, workspace, last, NOTICED_S)
+
+
+async def test_a_server_that_hangs_is_asked_again(tmp_path: Path) -> None:
+    """SIGSTOP for longer than a lease and every timeout; then it goes on, and so does the projector."""
+    async with serving(tmp_path) as (server, client):
+        pid = (await client.info("server"))["process_id"]
+        async with projecting(server.url) as service:
+            await append(client, WORKSPACE, history()[:10])
+            await wait_until_folded(client, WORKSPACE, entry_id(9))
+            last = await append(client, WORKSPACE, history()[10:20], start=10)
+            with capture_logs() as logs:
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    await wait_until(lambda: any(each["event"] == "log not read" for each in logs), NOTICED_S)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+            await wait_until_folded(client, WORKSPACE, last)
+            last = await append(client, WORKSPACE, history()[20:30], start=20)
+            await wait_until_folded(client, WORKSPACE, last)
+            assert service.failure is None
 
 
 @pytest.mark.slow

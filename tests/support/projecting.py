@@ -77,13 +77,13 @@ async def stored_position(client: Redis, workspace: str) -> bytes | None:
 
 
 class ProjectorProcess:
-    """A `kinfold projector` process that can be killed."""
+    """A `kinfold projector` process that can be killed. Without a workspace, it serves those of `serve`, or all."""
 
-    def __init__(self, url: str, workspace: str, log: Path, **settings: object) -> None:
+    def __init__(self, url: str, workspace: str | None, log: Path, **settings: object) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*KINFOLD, "projector", "--redis-url", url, "--workspace", workspace],
+                [*KINFOLD, "projector", "--redis-url", url, *(["--workspace", workspace] if workspace else [])],
                 env=variables(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

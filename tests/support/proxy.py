@@ -21,6 +21,7 @@ class Proxy:
         self._listener: Final = socket.create_server(("127.0.0.1", 0))
         self._lock: Final = threading.Lock()
         self._open: Final[set[socket.socket]] = set()
+        self._silent: Final[set[socket.socket]] = set()
         self._threads: Final[list[threading.Thread]] = []
         self._dice: Final = random.Random(7)  # noqa: S311  a fixed seed makes runs repeatable
         self.port: Final[int] = self._listener.getsockname()[1]
@@ -34,6 +35,8 @@ class Proxy:
         """The delay of every request."""
         self.is_refusing = False
         """Whether new connections are reset at once."""
+        self._passes: Final = threading.Event()
+        self._passes.set()
         self._start(self._accept)
 
     @property
@@ -53,6 +56,15 @@ class Proxy:
         for each in self._snapshot():
             _reset(each)
 
+    def go_silent(self) -> None:
+        """Drop everything on the open connections, like a firewall that forgot them. New connections work."""
+        with self._lock:
+            self._silent.update(self._open)
+
+    def fall_silent(self) -> None:
+        """Forward nothing and reset nothing, like a pulled cable: neither end notices."""
+        self._passes.clear()
+
     def accept(self) -> None:
         """Forward new connections again."""
         self.is_refusing = False
@@ -60,6 +72,7 @@ class Proxy:
     def close(self) -> None:
         """Close the proxy and every connection."""
         self.is_refusing = True
+        self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -114,6 +127,11 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, *, is_answer: bool = False) -> None:
         try:
             while data := source.recv(_CHUNK_BYTES):
+                if source in self._silent:
+                    continue
+                if not self._passes.is_set():
+                    self._passes.wait()
+                    break  # the data in transit is lost with the connection
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break

@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     """The fields of each reject, in order."""
     feed: list[bytes]
     others: dict[str, Any]
-    """All other keys by name, except the log and `projector`, which depends on time."""
+    """All other keys by name, except the log, `projector` and `owner`."""
 
     def must_equal(self, expected: "Snapshot") -> None:
         """Assert that every byte is equal; the error shows the first differences."""
@@ -56,6 +56,7 @@ async def _others(client: Redis, workspace: str) -> dict[str, Any]:
     known: set[PublicName | PrivateName] = {
         *("contacts", "visitors", "external-ids", "emails", "members", "position", "rejects", "changes", "events"),
         "projector",
+        "owner",
     }
     others: dict[str, Any] = {}
     for name in await keys_like(client, f"kinfold:{{{workspace}}}:*"):

@@ -12,15 +12,15 @@ _INTERVAL_S = 0.005
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0) -> T: ...
+async def wait_until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> T: ...
 
 
 @overload
-async def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0) -> T: ...
+async def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> T: ...
 
 
-async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Call `predicate`, sync or async, until its result is truthy, and return the result.
+async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> Any:
+    """Call `predicate`, sync or async, every `interval_s` until its result is truthy, and return the result.
 
     Raises:
         AssertionError: the result was not truthy within `timeout_s` seconds; the message shows the last one.
@@ -35,7 +35,7 @@ async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0) -> A
             return found
         if time.monotonic() > deadline:
             _give_up(predicate, timeout_s, found)
-        await asyncio.sleep(_INTERVAL_S)
+        await asyncio.sleep(interval_s)
 
 
 def wait_until_sync(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:

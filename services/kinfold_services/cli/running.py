@@ -39,7 +39,6 @@ from kinfold_services.gateway.beside import (
     serve_workspace,
 )
 from kinfold_services.logs import configure_logs
-from kinfold_services.projector.store import LostPlace
 from kinfold_services.servers import check, server_url
 from kinfold_services.settings import Settings, unknown_variables
 
@@ -53,13 +52,10 @@ _LOOK_AGAIN_S: Final = 0.05
 
 
 def run_projector(settings: Settings) -> int:
-    """Runs the projector until a signal; exit status 1 where it lost its place."""
+    """Runs the projector until a signal."""
     from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream takes a while to load
 
-    try:
-        uvloop.run(ProjectorService(settings, server_url(settings)).run())
-    except LostPlace as error:
-        return complain(f"{error}: another projector went on from there, and this one stops", NO)
+    uvloop.run(ProjectorService(settings, server_url(settings)).run())
     return DONE
 
 

@@ -85,6 +85,9 @@ class _ProjectedCollector(Collector):
         visitors = GaugeMetricFamily("kinfold_visitors", "Visitors", labels=label)
         commit = GaugeMetricFamily("kinfold_last_commit_timestamp_seconds", "When the projector committed last", labels=label)
         batch = SummaryMetricFamily("kinfold_batch_seconds", "How long the projector's batches took", labels=label)
+        lost = CounterMetricFamily("kinfold_entries_lost", "Log entries that were gone before they were folded", labels=label)
+        rebuilds = CounterMetricFamily("kinfold_rebuilds", "Rebuilds of the state by the projector itself", labels=label)
+        damaged = GaugeMetricFamily("kinfold_damaged", "1 where no projector can serve the workspace", labels=label)
         for each in self.latest:
             status, name = each.status, [each.status.workspace]
             counts = msgspec.to_builtins(status)
@@ -93,9 +96,12 @@ class _ProjectedCollector(Collector):
             blocked.add_metric(name, status.blocked_identifiers)
             id_reused.add_metric(name, status.id_reused)
             lag.add_metric(name, status.lag)
+            lost.add_metric(name, status.entries_lost)
+            rebuilds.add_metric(name, status.rebuilds)
+            damaged.add_metric(name, status.damage is not None)
             contacts.add_metric(name, status.contacts)
             visitors.add_metric(name, status.visitors)
             if each.committed_at_ms is not None:
                 commit.add_metric(name, each.committed_at_ms / 1000)
             batch.add_metric(name, each.batches, each.batch_s)
-        yield from (entries, blocked, id_reused, lag, contacts, visitors, commit, batch)
+        yield from (entries, blocked, id_reused, lag, lost, rebuilds, damaged, contacts, visitors, commit, batch)

@@ -29,6 +29,8 @@ class Health(msgspec.Struct, frozen=True):
 class Readiness(msgspec.Struct, frozen=True, rename="camel"):
     """Whether Redis answers, and how the projector is, of all workspaces the worst.
 
+    `entriesLost` counts the log entries of all workspaces that were trimmed or deleted before they were folded. `damaged` names
+    the workspaces that no projector can serve; `kinfold status` says why. Neither is a reason not to be ready.
     `lag` counts log entries that are not folded yet. `lastCommitAgeMs` is null where nothing was ever folded; it grows while
     there is nothing to fold, and says that something is wrong where `lag` grows too.
     """
@@ -37,6 +39,8 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel"):
     redis: bool
     lag: int | None = None
     last_commit_age_ms: int | None = None
+    entries_lost: int = 0
+    damaged: list[str] = []
 
 
 @get("/healthz", responses=answers(Health, 400), security=[], tags=["operations"], summary="Is it alive?")
@@ -66,7 +70,15 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
         return _json(Readiness(ready=False, redis=False), 503)
     ages = [_age_ms(each.committed_at_ms) for each in projected if each.committed_at_ms is not None]
     lag = max((each.status.lag for each in projected), default=0)
-    return _json(Readiness(ready=True, redis=True, lag=lag, last_commit_age_ms=max(ages, default=None)), 200)
+    readiness = Readiness(
+        ready=True,
+        redis=True,
+        lag=lag,
+        last_commit_age_ms=max(ages, default=None),
+        entries_lost=sum(each.status.entries_lost for each in projected),
+        damaged=[each.status.workspace for each in projected if each.status.damage is not None],
+    )
+    return _json(readiness, 200)
 
 
 @head("/readyz", include_in_schema=False, security=[])

@@ -15,6 +15,9 @@ from kinfold_projections.state import StateChanges
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.times import minute_ms
 
+_EMAILS: Final = 3
+_LINKS: Final = 4
+
 
 class Unwritten(msgspec.Struct):
     """What is to be written, each thing once, in its last form."""
@@ -63,6 +66,8 @@ class StateCache:
         self.is_whole = False
         """Whether nothing is stored that is not here."""
         self.unwritten = Unwritten()
+        self.grown = [0] * 5
+        """By how much the stored hashes have grown since `take_grown`: visitors, contacts, external ids, emails; and links."""
 
     @property
     def held(self) -> int:
@@ -71,16 +76,26 @@ class StateCache:
 
     def take(self, changes: StateChanges) -> None:
         """Knows what a fold changed, which is to be written."""
-        unwritten = self.unwritten
+        unwritten, grown = self.unwritten, self.grown
         visitors = {visitor.id: encode_record(visitor).decode() for visitor in changes.visitors}
         contacts = {contact.id: encode_record(contact).decode() for contact in changes.contacts}
-        for known, kept, new in (
-            (self.visitors, unwritten.visitors, visitors),
-            (self.contacts, unwritten.contacts, contacts),
-            (self.external_ids, unwritten.external_ids, changes.external_ids),
+        for number, (known, kept, new) in enumerate(
+            (
+                (self.visitors, unwritten.visitors, visitors),
+                (self.contacts, unwritten.contacts, contacts),
+                (self.external_ids, unwritten.external_ids, changes.external_ids),
+            )
         ):
+            before = len(known)
             known.update(new)
             kept.update(new)
+            # All that a batch changes was loaded before, if it was stored.
+            grown[number] += len(known) - before
+        for address, contact_id in changes.emails.items():
+            # An address that no event named was a loaded contact's: it is stored.
+            was_held = self.emails.get(address, address) is not None
+            grown[_EMAILS] += (contact_id is not None) - was_held
+        grown[_LINKS] += sum(changes.members.values())
         self.emails.update(changes.emails)
         unwritten.emails.update(changes.emails)
         unwritten.members.update(changes.members)
@@ -97,10 +112,16 @@ class StateCache:
         unwritten, self.unwritten = self.unwritten, Unwritten()
         return unwritten
 
+    def take_grown(self) -> list[int]:
+        """By how much the stored hashes have grown since the last call."""
+        grown, self.grown = self.grown, [0] * 5
+        return grown
+
     def forget_all(self) -> None:
         """Knows nothing: the state may be another one."""
         self.forget(-1)
         self.unwritten = Unwritten()
+        self.take_grown()
 
     def forget(self, keep: int) -> None:
         """Forgets what came first of each kind where there is more than `keep`. Nothing may be unwritten, or on its way."""

@@ -1,12 +1,12 @@
 """A workspace's state in Redis: loading what a batch names, and committing what its fold changed (contract sections 1 and 8).
 
 Stored shapes: `kinfold_projections.records` (contacts, visitors), `kinfold_projections.members` (the sorted set), and the hash
-`position`: `stream_id`, the last entry folded, and a count for each kind of outcome (`Counts`).
+`position`: `stream_id`, the last entry folded, `digest`, a digest of its content, and counts (`Counts`).
 """
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple, cast
 
@@ -31,7 +31,7 @@ from kinfold_services.streams import pairs_of
 GROUP: Final = "kinfold"
 """The consumer group whose position follows the projector's, so that `XINFO GROUPS` shows the lag."""
 
-_PAGE_ENTRIES: Final = 5000
+_PAGE_ENTRIES: Final = 2000
 
 _REJECT_FIELDS: Final = 2000
 """An entry may have more fields than Lua's unpack can pass to one XADD. Then its reject has several parts, one after the other,
@@ -44,7 +44,7 @@ _COMMIT: Final = files(kinfold_services.projector).joinpath("commit.lua").read_t
 
 
 class LostPlace(RuntimeError):
-    """The stored position is not the one this projector is at: another one took over. Nothing was committed."""
+    """Another projector owns the workspace, or the stored position is not the one this one is at. Nothing was committed."""
 
 
 class Replaced(RuntimeError):
@@ -52,7 +52,10 @@ class Replaced(RuntimeError):
 
 
 class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}):
-    """How many entries came to what, since the log's beginning; `merged`: tombstones among the contacts."""
+    """How many entries came to what, since the log's beginning; `merged`: tombstones among the contacts.
+
+    And how many fields the state's hashes have: a hash with fewer was evicted, or somebody deleted from it.
+    """
 
     folded: int = 0
     no_op: int = 0
@@ -66,7 +69,14 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
     id_reused: int = 0
     """Events whose id another event had before; each is counted among the outcomes, too (contract section 3)."""
     lost: int = 0
-    """Not there any more when a replay folded the log; to Redis, which counts what was ever added, they are read."""
+    """Trimmed or deleted before this state's fold came to them; to Redis, which counts what was ever added, they are read."""
+    contacts: int = 0
+    """Tombstones included."""
+    visitors: int = 0
+    external_ids: int = 0
+    emails: int = 0
+    linked: int = 0
+    """1 once a visitor was linked: `members` is there then."""
 
     @property
     def entries(self) -> int:
@@ -82,6 +92,8 @@ class Position(msgspec.Struct):
     counts: Counts
     generation: str = ""
     """Which rebuilding of the state this is; empty until a replay has replaced it."""
+    digest: str = ""
+    """Of the content of the entry `stream_id`; empty where it is unknown, because the log had lost that entry."""
 
 
 class Move(NamedTuple):
@@ -115,23 +127,26 @@ class Batch(msgspec.Struct, frozen=True):
 class StateStore:
     """One workspace's state in Redis: the living one, or one that is built beside it in a staging area."""
 
-    def __init__(self, client: Client, workspace: str, staging: Staging | None = None) -> None:
+    def __init__(
+        self, client: Client, workspace: str, staging: Staging | None = None, *, token: str = "", lease_ms: int = 0
+    ) -> None:
+        """`token` is that of the projector that commits, which then owns the workspace for another `lease_ms`."""
         self.workspace: Final = workspace
         self.staging: Final[Staging | None] = staging
         self.cache = StateCache()
         self._client: Final = client
         self._commit: Final = client.register_script(_COMMIT)
-        self._owner: Final = uuid.uuid4().hex if staging is None else ""
+        self._token: Final = token
+        self._lease_ms: Final = lease_ms
         changes, events = key(workspace, "changes"), key(workspace, "events")
-        around = [changes, self._key("rejects"), events, self._key("hold"), self._key("projector")]
+        around = [changes, self._key("rejects"), events, self._key("hold"), self._key("projector"), self._key("owner")]
         self._keys: Final = [*map(self._key, COMMITTED), *around]
 
     async def position(self) -> Position:
         """How far the log is folded."""
         stored = await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(self._key("position")))
         fields = {name.decode(): value.decode() for name, value in stored.items()}
-        stream_id, generation = fields.pop("stream_id", ""), fields.pop("generation", "")
-        return Position(stream_id, msgspec.convert(fields, Counts, strict=False), generation)
+        return read_position(fields)
 
     async def make_group(self) -> None:
         """Makes the consumer group that shows the lag, where it is missing. A workspace without a log gets an empty one."""
@@ -140,6 +155,13 @@ class StateStore:
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+    async def set_group(self, position: Position) -> None:
+        """Puts the group where the state is, which a replay may have put somewhere else. Every commit moves it on."""
+        counts = position.counts
+        await self._client.xgroup_setid(
+            key(self.workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=counts.entries + counts.lost
+        )
 
     async def blocked_identifiers(self) -> set[str]:
         """What the workspace itself calls no identifier: exact values and `/patterns/`."""
@@ -162,11 +184,15 @@ class StateStore:
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(self._key("excluded")))
         return frozenset(item.decode() for item in stored)
 
-    async def entries_before(self, last: str, count: int) -> AsyncIterator[RawEntry]:
-        """The last `count` log entries up to and with `last`, in the log's order."""
+    async def entries_before(
+        self, last: str, count: int, between: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[RawEntry]:
+        """The last `count` log entries up to and with `last`, in the log's order. Calls `between` after each page."""
         pages: list[list[RawEntry]] = []
         upper = last
         while count > 0 and (page := await self._page_before(upper, min(count, _PAGE_ENTRIES))):
+            if between is not None:
+                await between()
             pages.append(page)
             count -= len(page)
             upper = f"({page[-1][0].decode()}"
@@ -198,10 +224,12 @@ class StateStore:
             )
             cache.visitors.update(visitors)
             cache.external_ids.update(external_ids)
-            cache.emails.update(emails)
+            cache.emails.update(dict.fromkeys(unknown_emails) | dict(emails))
             state.visitors.update((each, decode_visitor(record)) for each, record in visitors)
             state.external_ids.update(external_ids)
             state.emails.update(emails)
+        elif unknown_emails:
+            cache.emails.update(dict.fromkeys(unknown_emails))
 
         wanted = list(dict.fromkeys([*named.contacts, *contacts_behind(state, entries)]))
         while wanted:
@@ -232,7 +260,8 @@ class StateStore:
         arguments: list[str | bytes | int] = [before.stream_id, after.stream_id, before.generation]
         # Only the living state's position is the group's.
         group = GROUP if self.staging is None else ""
-        arguments += [move.feed_entries, group, after.counts.entries + after.counts.lost, self._owner, _pack(sections)]
+        arguments += [move.feed_entries, group, after.counts.entries + after.counts.lost]
+        arguments += [self._token, self._lease_ms, after.digest, _pack(sections)]
         for values in (values for reject in rejects for values in _reject_values(reject)):
             arguments += [len(values), *values]
         return Batch(arguments, list(unwritten.contacts), len(changes))
@@ -241,8 +270,8 @@ class StateStore:
         """Writes a batch in one transaction, and moves the position. Waits while a replay is about to replace the state.
 
         Raises Replaced where a replay has done so, and LostPlace where the position is not the one that the batch was read
-        after; then nothing was written. After any other error it may be called again with the same batch: what is committed
-        already is not committed twice.
+        after, or another projector owns the workspace; then nothing was written. After any other error it may be called again
+        with the same batch: what is committed already is not committed twice.
         """
         try:
             while await self._commit(keys=self._keys, args=batch.arguments) == b"held":
@@ -275,6 +304,22 @@ class StateStore:
 
     def _key(self, name: PublicName | PrivateName) -> str:
         return key(self.workspace, name, self.staging)
+
+
+def read_position(fields: dict[str, str]) -> Position:
+    """The hash `position`, as it is stored."""
+    stream_id, generation, digest = (fields.pop(name, "") for name in ("stream_id", "generation", "digest"))
+    return Position(stream_id, msgspec.convert(fields, Counts, strict=False), generation, digest)
+
+
+def entry_digest(fields: Mapping[bytes, bytes]) -> str:
+    """A digest of an entry's content: another entry under the same id has another one."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pair in pairs_of(fields):
+        for item in pair:
+            digest.update(b"%d:" % len(item))
+            digest.update(item)
+    return digest.hexdigest()
 
 
 def rejects_of(batch: Sequence[RawEntry], outcomes: Sequence[Outcome]) -> list[Reject]:

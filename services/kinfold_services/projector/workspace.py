@@ -8,6 +8,9 @@ A batch is folded by phases, each over all of its entries, and has 150 of them w
 would not stay in the processor's cache from one phase to the next, and each event would cost a quarter more.
 
 A SIGKILL anywhere here loses nothing: a batch is in the state, the feed and the position, or in none of them and read again.
+
+The task that folds also keeps the workspace ours, and looks whether log and state still belong together (`Integrity`). A beat
+once a second makes it do so where nothing else does. If it hangs, the lease ends, and another projector goes on.
 """
 
 import asyncio
@@ -15,8 +18,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
-from redis.exceptions import RedisError
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES
 from kinfold_projections.entries import BadEntry, Entry, read_entry
@@ -26,31 +29,42 @@ from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client, RawEntry, is_passing
+from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
 from kinfold_services.projector.counting import counted
-from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, rejects_of
+from kinfold_services.projector.integrity import Integrity
+from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
+from kinfold_services.projector.store import Batch, Counts, Move, Position, Replaced, StateStore, entry_digest, rejects_of
+from kinfold_services.settings import Settings
+from kinfold_services.tasks import end_tasks
 
 _QUEUED_PAGES: Final = 2
 _FIRST_RETRY_S: Final = 0.05
-_LAST_RETRY_S: Final = 2.0
 _REUSED_IDS_EVERY_S: Final = 60.0
+_LAST_RETRY_S: Final = 0.5
+_LOOK_AFTER_BEATS: Final = 5
+"""After so many beats we look whether log and state still belong together."""
 
 
 class WorkspaceProjector:
     """Folds one workspace. `open` it, give it batches through `receive`, and `run` it beside."""
 
-    def __init__(self, client: Client, workspace: str, *, batch_entries: int, feed_entries: int, cached_records: int) -> None:
+    def __init__(self, client: Client, settings: Settings, lease: Lease) -> None:
+        """`settings` are those of the workspace."""
+        workspace = settings.workspace
         self.workspace: Final = workspace
         self.position = Position("", Counts())
         """Of the last batch that was folded; it may be on its way still."""
-        self._store = StateStore(client, workspace)
+        self._client: Final = client
+        self._lease: Final = lease
+        self._store = StateStore(client, workspace, token=lease.token, lease_ms=LEASE_MS)
+        self._integrity: Final = Integrity(client, workspace)
         self._state = State(workspace)
         self._rules = IdentifierRules()
         self._excluded: frozenset[str] = frozenset()
         """What a replay left out for good; some of it may come only now."""
-        self._batch_entries: Final = batch_entries
-        self._feed_entries: Final = feed_entries
-        self._cached_records: Final = cached_records
+        self._batch_entries: Final = settings.batch_entries
+        self._feed_entries: Final = settings.feed_entries
+        self._cached_records: Final = settings.cached_records
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
         self._folded: Batch | None = None
         """A batch that is not on its way yet."""
@@ -59,19 +73,28 @@ class WorkspaceProjector:
         """The entries of either."""
         self._closed = False
         self._reused_ids_told_at = -_REUSED_IDS_EVERY_S
+        self._failure: BaseException | None = None
+        self._beat_at = 0.0
+        self._beats = 0
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def open(self) -> None:
-        """Finds out where the last projector came to, and what it would know: the rules, and the ids of the entries before."""
+        """Finds out where the last projector came to, and what it would know: the rules, and the ids of the entries before.
+
+        Raises NeedsRebuild where the state is not what the log once made, and BadPattern.
+        """
         await self._store.make_group()
         await self._read_rules()
         self._state = State(self.workspace)
         self._store.cache.forget_all()
         self.position = await self._store.position()
+        await self._integrity.check_opening(self.position)
+        await self._store.set_group(self.position)
         self._store.cache.is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = excluded = await self._store.excluded()
         if self.position.stream_id:
-            async for entry_id, fields in self._store.entries_before(self.position.stream_id, WINDOW_ENTRIES + len(excluded)):
+            count = WINDOW_ENTRIES + len(excluded)
+            async for entry_id, fields in self._store.entries_before(self.position.stream_id, count, self._lease.keep):
                 if entry_id.decode() in excluded:
                     continue
                 remember(self._state, read_entry(entry_id, fields, self._rules))
@@ -90,19 +113,33 @@ class WorkspaceProjector:
         while not self._queue.empty():
             self._queue.get_nowait()
 
+    def fail(self, error: BaseException) -> None:
+        """A page was lost on its way to us: nothing behind it may be folded. `run` raises the error."""
+        self._failure = self._failure or error
+        self.close()
+        self._queue.put_nowait(())
+
     async def run(self) -> None:
-        """Folds and commits what `receive` takes, until cancelled. Raises LostPlace, DamagedState, or what Redis refuses."""
+        """Folds and commits what `receive` takes, until cancelled.
+
+        Raises LostPlace, DamagedState, NeedsRebuild, what `fail` was told, or what Redis refuses.
+        """
+        ticking = asyncio.create_task(self._tick())
         try:
             while True:
                 page = await self._waiting()
+                if self._failure is not None:
+                    raise self._failure
                 for first in range(0, len(page), self._batch_entries):
                     await self._advance(page[first : first + self._batch_entries])
                 if self._queue.empty():
                     await self._advance(())
+                if time.monotonic() >= self._beat_at:
+                    await self._beat()
         finally:
+            ticking.cancel()
             if self._under_way is not None:
-                self._under_way.cancel()
-                await asyncio.wait([self._under_way])
+                await end_tasks([self._under_way])
 
     async def _waiting(self) -> Sequence[RawEntry]:
         """The next page; where several small ones wait, they are one: a batch costs the same work, however few are in it."""
@@ -110,6 +147,32 @@ class WorkspaceProjector:
         while len(page) < self._batch_entries and not self._queue.empty():
             page = [*page, *self._queue.get_nowait()]
         return page
+
+    async def _tick(self) -> None:
+        """Sees to it that there is a beat while no entries come."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            if self._queue.empty():
+                self._queue.put_nowait(())
+
+    async def _beat(self) -> None:
+        self._beat_at = time.monotonic() + KEEP_S
+        await self._lease.keep()
+        self._beats += 1
+        if self._beats % _LOOK_AFTER_BEATS == 0:
+            await self._patiently(self._look)
+
+    async def _look(self) -> None:
+        """Looks whether log and state still belong together, and whether entries were lost before we came to them."""
+        await self._advance(())
+        before = self.position
+        await self._integrity.check(before)
+        if lost := await self._integrity.lost_entries(before):
+            counts = msgspec.structs.replace(before.counts, lost=before.counts.lost + lost)
+            self.position = msgspec.structs.replace(before, counts=counts)
+            self._folded = self._store.prepare(Move(before, self.position, self._feed_entries), (), ())
+            await self._advance(())
+            self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
     async def _advance(self, batch: Sequence[RawEntry]) -> None:
         """Folds a batch; the one before has arrived then. Without a batch: all that was folded has."""
@@ -182,9 +245,10 @@ class WorkspaceProjector:
         self._store.cache.take(state.take_changes())
         state.clear()
         before = self.position
-        counts = counted(before.counts, outcomes)
+        counts = counted(before.counts, outcomes, self._store.cache.take_grown())
         counts.excluded += len(batch) - len(kept)
-        self.position = after = Position(batch[-1][0].decode(), counts, before.generation)
+        last, fields = batch[-1]
+        self.position = after = Position(last.decode(), counts, before.generation, entry_digest(fields))
         move = Move(before, after, self._feed_entries, (time.perf_counter() - started) * 1000)
         if counts.id_reused > before.counts.id_reused:
             self._tell_reused_ids(entries, outcomes)
@@ -232,9 +296,10 @@ class WorkspaceProjector:
         while True:
             try:
                 return await attempt()
-            except RedisError as error:
+            except SERVER_ERRORS as error:
                 if not is_passing(error):
                     raise
                 self._log.warning("redis cannot do it now", error=str(error), retry_in_s=delay_s)
+                await drop_idle_connections(self._client)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_RETRY_S)

@@ -27,6 +27,8 @@ class LogExtent(NamedTuple):
     last: str
     lost: int
     """How many entries were appended once and are not there any more (trimmed at the head, or deleted)."""
+    deleted: str
+    """The greatest id that was deleted; `0-0` where none was. Trimming does not count."""
 
 
 async def log_extent(client: Client, workspace: str) -> LogExtent:
@@ -38,7 +40,11 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
     length, added = cast("int", info["length"]), cast("int", info["entries-added"])
     first = await client.xrange(log, count=1)
     oldest = cast("list[RawEntry]", first)[0][0].decode() if first else ""
-    return LogExtent(length, oldest, cast("bytes", info["last-generated-id"]).decode(), added - length)
+    return LogExtent(length, oldest, cast("bytes", info["last-generated-id"]).decode(), added - length, _deleted(info))
+
+
+def _deleted(info: dict[str, object]) -> str:
+    return cast("bytes", info["max-deleted-entry-id"]).decode()
 
 
 async def read_pages(client: Client, workspace: str, after: str, upto: str) -> AsyncGenerator[Sequence[RawEntry]]:

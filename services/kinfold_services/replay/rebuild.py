@@ -20,7 +20,7 @@ from kinfold_schemas.keys import Staging
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.projector.counting import counted
-from kinfold_services.projector.store import Counts, Move, Position, Reject, Replaced, StateStore, rejects_of
+from kinfold_services.projector.store import Counts, Move, Position, Reject, Replaced, StateStore, entry_digest, rejects_of
 from kinfold_services.replay.log import excluded_entries, excludes, log_extent, read_pages
 from kinfold_services.replay.lost_rejects import LostRejects
 from kinfold_services.settings import Settings
@@ -128,8 +128,14 @@ class Rebuild:
         await self.begin()
 
     async def _pass_lost_entries(self, upto: str) -> None:
-        """Where the log has lost its last entries, the state stands behind them all the same."""
-        last = min(upto, (await log_extent(self._client, self._workspace)).last, key=position_key)
+        """Where the log's last entries were deleted, the state stands behind them all the same.
+
+        Not behind entries that the log never held: a position that is none of its entries would say that it is another log.
+        """
+        extent = await log_extent(self._client, self._workspace)
+        last = min(upto, extent.last, key=position_key)
+        if extent.entries and position_key(extent.first) <= position_key(last):
+            last = min(last, extent.deleted, key=position_key)
         if position_key(last) > position_key(self.position.stream_id):
             self._rejects += await self._lost_rejects.beside((), last)
             self.position = Position(last, self.position.counts, self.generation)
@@ -158,9 +164,10 @@ class Rebuild:
         outcomes = fold(state, entries)
         self.store.cache.take(state.take_changes())
         state.clear()
-        counts = counted(self.position.counts, outcomes)
+        counts = counted(self.position.counts, outcomes, self.store.cache.take_grown())
         counts.excluded += len(batch) - len(kept)
-        self.position = Position(batch[-1][0].decode(), counts, self.generation)
+        last, fields = batch[-1]
+        self.position = Position(last.decode(), counts, self.generation, entry_digest(fields))
         rejects = rejects_of(kept, outcomes)
         while lost and _order(lost[0]) < position_key(self.position.stream_id):
             rejects.append(lost.popleft())

@@ -30,6 +30,7 @@ from kinfold_services.replay.differences import Sides, as_change
 from kinfold_services.replay.log import PAGE_ENTRIES, log_extent
 from kinfold_services.replay.rebuild import Progress, Rebuild
 from kinfold_services.settings import Settings
+from kinfold_services.tasks import end_tasks
 
 _SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
@@ -48,8 +49,16 @@ class Replay:
     """One replay of one workspace."""
 
     def __init__(
-        self, client: Client, settings: Settings, rules: IdentifierRules, also_excluded: frozenset[str] = frozenset()
+        self,
+        client: Client,
+        settings: Settings,
+        rules: IdentifierRules,
+        also_excluded: frozenset[str] = frozenset(),
+        *,
+        whole_log: bool = False,
     ) -> None:
+        """`whole_log`: up to the log's end, wherever the living state is; nobody may fold meanwhile."""
+        self._whole_log: Final = whole_log
         workspace = settings.workspace
         self._client: Final = client
         self._workspace: Final = workspace
@@ -71,7 +80,7 @@ class Replay:
     async def build(self, progress: Progress) -> None:
         """Step 1. Raises NoLog, and Replaced where another replay has begun."""
         await self.rebuild.begin()
-        await self.rebuild.build((await self._living.position()).stream_id, progress)
+        await self.rebuild.build(await self._goal(await self._living.position()), progress)
         await self._come_near(progress)
 
     async def compare(self) -> list[Change]:
@@ -99,7 +108,7 @@ class Replay:
             while True:
                 await self._client.set(key(self._workspace, "hold"), self._token, px=_HOLD_MS)
                 living = await self._living.position()
-                await self.rebuild.advance(living.stream_id)
+                await self.rebuild.advance(await self._goal(living))
                 if self.rebuild.beginnings != self._compared:
                     # The log, read on, excludes what was folded already: what was compared is another state than ours.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
@@ -112,12 +121,16 @@ class Replay:
                 if self.rebuild.beginnings == self._compared and await self._put_in_place(living):
                     return _in_order(self._changes)
 
+    async def _goal(self, living: Position) -> str:
+        """How far the log is to be folded."""
+        return (await log_extent(self._client, self._workspace)).last if self._whole_log else living.stream_id
+
     async def _come_near(self, progress: Progress = lambda _: None) -> None:
         """Folds what the projector has folded meanwhile, until that is little."""
         is_near = False
         while not is_near:
             before = self.rebuild.position.counts.entries
-            await self.rebuild.advance((await self._living.position()).stream_id, progress)
+            await self.rebuild.advance(await self._goal(await self._living.position()), progress)
             is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
 
     # --- comparing
@@ -151,7 +164,8 @@ class Replay:
         for first in range(0, len(ordered), _AT_ONCE):
             some = ordered[first : first + _AT_ONCE]
             position, living = await self._sides.living("contacts", some)
-            await self.rebuild.advance(position)
+            if not self._whole_log:
+                await self.rebuild.advance(position)
             rebuilt = await self._sides.rebuilt("contacts", some)
             survivors = await self._sides.survivors(rebuilt)
             for each, one, other, survivor in zip(some, living, rebuilt, survivors, strict=True):
@@ -201,8 +215,7 @@ class Replay:
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
+            await end_tasks([keeping])
             await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
 
     async def _keep_holding(self) -> None:

@@ -1,0 +1,150 @@
+"""Whether a workspace's log and its state still belong together (contract section 8).
+
+The state is made from the log, entry by entry, so the entry at its position is in the log. Where it is not, and was not deleted
+or trimmed, the log is another one: an older copy, or one that has lost its tail. The state's keys have as many fields as the
+fold has put there. Where they have fewer, the server has evicted some, or somebody has deleted them. Nothing may be folded upon
+either state, and a rebuild from the log mends both.
+"""
+
+from typing import Any, Final, NamedTuple, cast
+
+from kinfold_schemas.keys import COMMITTED, PublicName, key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.projector.store import Counts, Position, entry_digest, read_position
+from kinfold_services.streams import as_entries
+
+
+class NeedsRebuild(RuntimeError):
+    """The state is not what the log, as it is now, makes of it; the message says why. Nothing may be folded upon it."""
+
+
+class LogInfo(NamedTuple):
+    """What Redis knows of a log. Ids are `0-0` where there is none."""
+
+    entries: int
+    added: int
+    """How many entries were ever appended."""
+    first: str
+    last: str
+    """The greatest id that was ever given."""
+    deleted: str
+    """The greatest id that XDEL has deleted. Trimming does not count."""
+
+
+class Integrity:
+    """Looks after the log and the state of one workspace.
+
+    Takes over `client`: its XRANGE tells a name that comes twice from now on, which is part of an entry's content.
+    """
+
+    def __init__(self, client: Client, workspace: str) -> None:
+        self._client: Final = client
+        self._workspace: Final = workspace
+        self._events: Final = key(workspace, "events")
+        self._proven = Position("", Counts())
+        client.set_response_callback("XRANGE", cast("Any", as_entries))
+
+    async def check_opening(self, position: Position) -> None:
+        """Raises NeedsRebuild where the stored state, at this position, is not the log's."""
+        if not position.stream_id:
+            await self._check_beginning()
+        self._proven = position
+        await self.check(position)
+
+    async def check(self, position: Position) -> None:
+        """Raises NeedsRebuild where state and log do not belong together any more.
+
+        Looks for the entry that was the position at the last look: it was folded before the log may have been replaced, and
+        the present one perhaps after that.
+        """
+        await self._check_keys()
+        await self._check_entry(self._proven)
+        self._proven = position
+
+    async def lost_entries(self, position: Position) -> int:
+        """How many entries behind those that are folded were trimmed or deleted, as far as that can be told at the moment.
+
+        It can where all entries that are left are folded, and where none of them is. Nothing may be folded meanwhile.
+        """
+        info = await self._info()
+        at = position_key(position.stream_id)
+        known = position.counts.entries + position.counts.lost
+        if info.entries and at < position_key(info.first):
+            return max(0, info.added - info.entries - known)
+        return max(0, info.added - known) if at == position_key(info.last) or not info.entries else 0
+
+    async def _check_beginning(self) -> None:
+        """A state that never was has no keys; one that has lost its position has some."""
+        names = [key(self._workspace, name) for name in (*COMMITTED, "changes") if name != "position"]
+        pipeline = self._client.pipeline(transaction=False)
+        for name in names:
+            pipeline.exists(name)
+        found = [name for name, exists in zip(names, await pipeline.execute(), strict=True) if exists]
+        if found:
+            raise NeedsRebuild(
+                f"workspace {self._workspace}: found {found[0]} and no {key(self._workspace, 'position')}, expected both or "
+                "neither: the server has evicted keys, or somebody has deleted them"
+            )
+
+    async def _check_keys(self) -> None:
+        tables: list[PublicName] = ["contacts", "visitors", "external-ids", "emails"]
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hgetall(key(self._workspace, "position"))
+        for table in tables:
+            pipeline.hlen(key(self._workspace, table))
+        for index in ("created", "recent", "members"):
+            pipeline.zcard(key(self._workspace, index))
+        stored, *found = await pipeline.execute()
+        position = read_position({name.decode(): value.decode() for name, value in stored.items()})
+        if not position.stream_id:
+            return await self._check_beginning()
+        counts = position.counts
+        living = counts.contacts - counts.merged
+        names = (*tables, "created", "recent", "members")
+        expected = [counts.contacts, counts.visitors, counts.external_ids, counts.emails, living, living, counts.linked]
+        for name, has, wants in zip(names, found, expected, strict=True):
+            if has < wants:
+                raise NeedsRebuild(
+                    f"workspace {self._workspace}: {name}: expected {wants} fields, found {has}: the "
+                    "server has evicted keys, or somebody has deleted them"
+                )
+        return None
+
+    async def _check_entry(self, position: Position) -> None:
+        """Raises NeedsRebuild where the log never held the entry at the position, or holds another one there."""
+        if not position.stream_id:
+            return
+        found = await self._entry(position.stream_id)
+        if found is None:
+            info = await self._info()
+            at = position_key(position.stream_id)
+            is_trimmed = position_key(info.last) >= at and (not info.entries or position_key(info.first) > at)
+            if not is_trimmed and at > position_key(info.deleted):
+                raise NeedsRebuild(
+                    f"workspace {self._workspace}: the state is ahead of the log: expected entry {position.stream_id}, which "
+                    f"was folded, found a log that ends at {info.last} and never held it: an older copy, or its end is lost"
+                )
+        elif position.digest and found != position.digest:
+            raise NeedsRebuild(
+                f"workspace {self._workspace}: the log is another one: found another entry {position.stream_id} than the one "
+                "that was folded"
+            )
+
+    async def _entry(self, entry_id: str) -> str | None:
+        """The digest of an entry; None where it is not there."""
+        found = cast("list[RawEntry]", await self._client.xrange(self._events, entry_id, entry_id))
+        return entry_digest(found[0][1]) if found else None
+
+    async def _info(self) -> LogInfo:
+        if not await self._client.exists(self._events):
+            return LogInfo(0, 0, "0-0", "0-0", "0-0")
+        info = await self._client.xinfo_stream(self._events)
+        first = info["first-entry"]
+        return LogInfo(
+            info["length"],
+            info["entries-added"],
+            first[0].decode() if first else "0-0",
+            info["last-generated-id"].decode(),
+            info["max-deleted-entry-id"].decode(),
+        )

@@ -1,0 +1,34 @@
+"""Rebuilding a state that no longer belongs to its log: a replay that the projector itself makes (contract section 8)."""
+
+from kinfold_schemas.changes import Change
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_services.connections import connect
+from kinfold_services.projector.store import StateStore
+from kinfold_services.replay.log import log_extent
+from kinfold_services.replay.replay import Replay, WouldLose
+from kinfold_services.settings import Settings
+
+_NOTHING: str = "0-0"
+
+
+async def rebuild_state(url: str, settings: Settings) -> list[Change]:
+    """Puts what the whole log says in the place of the state of `settings.workspace`; the changes that went to the feed.
+
+    For the owner of the workspace, which must not commit meanwhile. Raises WouldLose where the log has lost entries, and
+    contacts with them: then the state is the only place that has them, and a person decides. Raises Replaced where another
+    replay has begun.
+    """
+    async with connect(url) as client:  # of its own: a replay reads and writes more at once than a projector does
+        if (await log_extent(client, settings.workspace)).last == _NOTHING:
+            raise WouldLose(
+                f"workspace {settings.workspace}: found an empty log, and a state that was made from another one; nothing is "
+                "replaced; bring the log back, or let kinfold replay --allow-truncated empty the state"
+            )
+        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        job = Replay(client, settings, rules, whole_log=True)
+        try:
+            await job.build(lambda _: None)
+            await job.compare()
+            return await job.replace(allow_lost=False)
+        finally:
+            await job.rebuild.clean()

@@ -1,0 +1,169 @@
+"""One workspace's life in a projector: stand by until it is ours, fold it, and stand by again where it is lost.
+
+Whatever goes wrong with a workspace concerns that workspace alone. Another projector that owns it is waited for. A server that
+cannot do it now is asked again. A state that needs a rebuild gets one. With anything else the workspace is not served: the log,
+the status and the metrics say why, and it is tried again after a while, and as soon as its state is another one.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Final
+
+import structlog
+from faststream.redis import RedisBroker
+
+from kinfold_schemas.identifiers import BadPattern
+from kinfold_schemas.keys import key
+from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
+from kinfold_services.projector.integrity import NeedsRebuild
+from kinfold_services.projector.lease import Lease
+from kinfold_services.projector.reading import subscribe
+from kinfold_services.projector.recovery import rebuild_state
+from kinfold_services.projector.store import LostPlace, Replaced, StateStore
+from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.settings import Settings
+
+_PAGE_ENTRIES: Final = 1000
+"""Read at once. A page is cut into the batches that are folded."""
+_RETRY_S: Final = 0.25
+_LOOK_AGAIN_S: Final = 0.5
+"""How often we look whether the state of a workspace that is not served is another one."""
+_TRY_AGAIN_S: Final = 10.0
+"""After so long it is tried again all the same: what was wrong may not have been the state."""
+
+
+class Serving:
+    """Serves one workspace until it is cancelled."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        client: Client,
+        broker: RedisBroker,
+        open_ones: MutableMapping[str, WorkspaceProjector],
+    ) -> None:
+        """`settings` are those of this workspace; it stands in `open_ones` while it is ours and folded."""
+        self._workspace: Final = settings.workspace
+        self._settings: Final = settings
+        self._url: Final = url
+        self._client: Final = client
+        self._broker: Final = broker
+        self._open_ones: Final = open_ones
+        self._store: Final = StateStore(client, settings.workspace)
+        self._rebuilt = ""
+        """The generation of the state that we built, until it was opened."""
+        self._said = ""
+        self._log: Final = structlog.get_logger().bind(workspace=settings.workspace)
+
+    async def run(self) -> None:
+        """Does not end, and raises nothing that a workspace can be the reason of."""
+        while True:
+            lease = Lease(self._client, self._workspace)
+            try:
+                await self._take_turn(lease)
+            except LostPlace as error:
+                self._log.warning("workspace lost", error=str(error))
+            except Replaced as error:
+                self._log.warning("state replaced meanwhile", error=str(error))
+            except (*SERVER_ERRORS, OSError) as error:  # FastStream's start has a timeout, too
+                if is_passing(error) or isinstance(error, OSError):
+                    self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
+                    await drop_idle_connections(self._client)
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    await self._wait_for_mending(lease, error)
+            except Exception as error:  # noqa: BLE001  of one workspace: the others must go on
+                await self._wait_for_mending(lease, error)
+            finally:
+                await lease.release()
+
+    def fail(self, error: BaseException) -> None:
+        """A page of the log was lost on its way to the workspace."""
+        if (projector := self._open_ones.get(self._workspace)) is not None:
+            projector.fail(error)
+
+    async def _take_turn(self, lease: Lease) -> None:
+        """From waiting for the workspace to the moment at which it is lost, or needs something."""
+        await lease.take()
+        projector = WorkspaceProjector(self._client, self._settings, lease)
+        try:
+            await projector.open()
+            await self._tell_mended()
+            await self._fold(projector)
+        except NeedsRebuild as error:
+            await self._rebuild(lease, error)
+
+    async def _fold(self, projector: WorkspaceProjector) -> None:
+        subscriber = subscribe(
+            self._broker,
+            self._workspace,
+            after=projector.position.stream_id,
+            page_entries=max(_PAGE_ENTRIES, self._settings.batch_entries),
+            handle=projector.receive,
+        )
+        self._open_ones[self._workspace] = projector
+        try:
+            await subscriber.start()
+            await projector.run()
+        finally:
+            del self._open_ones[self._workspace]
+            projector.close()  # else FastStream waits for a handler that waits for us
+            await subscriber.stop()
+
+    async def _rebuild(self, lease: Lease, reason: NeedsRebuild) -> None:
+        if self._rebuilt and (await self._store.position()).generation == self._rebuilt:
+            raise reason  # it was rebuilt for nothing: once more would change nothing
+        self._log.error("state is rebuilt from the log", reason=str(reason))
+        started = time.monotonic()
+        async with lease.kept():
+            changes = await rebuild_state(self._url, self._settings)
+        self._rebuilt = (await self._store.position()).generation
+        took_s = round(time.monotonic() - started, 2)
+        self._log.error("state was rebuilt from the log", changes=len(changes), took_s=took_s)
+        watched = key(self._workspace, "projector")
+        await self._client.hset(watched, "rebuild_reason", str(reason))
+        await self._client.hincrby(watched, "rebuilds", 1)
+
+    # --- not being served
+
+    async def _wait_for_mending(self, lease: Lease, error: Exception) -> None:
+        """Says that the workspace is not served, and waits until it is worth another try."""
+        is_new = str(error) != self._said
+        self._said = str(error)
+        if is_new:
+            known = isinstance(error, (BadPattern, NeedsRebuild))
+            self._log.error("workspace not served", error=str(error), exc_info=None if known else error)
+        await self._quietly(lambda: self._client.hset(key(self._workspace, "projector"), "damage", str(error)))
+        await lease.release()  # perhaps another projector can do it
+        if isinstance(error, BadPattern):
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            return
+        before = await self._generation()
+        deadline = time.monotonic() + _TRY_AGAIN_S
+        while time.monotonic() < deadline and await self._generation() == before:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _tell_mended(self) -> None:
+        if self._said:
+            self._log.info("workspace served again")
+            self._said = ""
+        await self._client.hdel(key(self._workspace, "projector"), "damage")
+
+    async def _generation(self) -> str | None:
+        """Which state is stored; None where the server does not say."""
+        generation: str | None = None
+
+        async def look() -> None:
+            nonlocal generation
+            generation = (await self._store.position()).generation
+
+        await self._quietly(look)
+        return generation
+
+    async def _quietly(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await attempt()
+        except SERVER_ERRORS as error:
+            self._log.debug("server did not answer", error=str(error))
