@@ -1,14 +1,14 @@
-"""The projector as it ships, beside what one would write instead of it.
+"""Compare the projector as shipped with the alternatives that a team might write.
 
     python benchmarks/against_peers.py [--events 20000] [--rounds 5] [--json FILE]
 
-- `peers/idiomatic.py`: a FastStream service, one message at a time, in a process of its own, measured as the projector is.
-- `peers/eventsourced.py`: PyPI's `eventsourcing` with SQLite, in this process, fed from memory.
-- FastStream's own batch parser, with a handler that does nothing.
+- `peers/idiomatic.py`: a FastStream service, one message at a time, in its own process, measured like the projector.
+- `peers/eventsourced.py`: the package `eventsourcing` with SQLite, in this process, fed from memory.
+- FastStream's batch parser with an empty handler.
 
-The mix of `live.py`. The projector folds it on the middle population; the two services on the small one, for they find what
-they need by its key, or have all of it in memory, and would take long to make the other. In a round each folds as many events
-as takes it about a second.
+All use the mix of `live.py`. The projector folds it on the middle population. The two services use the small one: they look up
+records by key or hold them in memory, so its size hardly matters to them, and they would take long to build the middle one. In
+each round, each folds as many events as it can in about a second.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SHARE: Final = {"idiomatic": 0.04, "eventsourcing": 0.2}
 
 
 class Peers:
-    """The two services, with their small population."""
+    """The two services, with the small population."""
 
     def __init__(self, server: BenchServer, service: Projector, identities: Identities) -> None:
         self._server: Final = server
@@ -45,19 +45,19 @@ class Peers:
         self._service.fold({WORKSPACE: append(server.socket, WORKSPACE, population)})
 
     def idiomatic(self, count: int) -> float:
-        """In how many seconds it folds so many events."""
+        """Fold `count` events with the FastStream service; returns the seconds."""
         events = list(self._producer.mix(uniform(SMALL), count))
         return measure_fold(
             self._server, [self._service], lambda: {WORKSPACE: append(self._server.socket, WORKSPACE, events)}
         ).seconds
 
     def eventsourcing(self, count: int) -> float:
-        """The same."""
+        """Fold `count` events with `eventsourcing`; returns the seconds."""
         return self._identities.fold(list(self._producer.mix(uniform(SMALL), count)))
 
 
 def measure(server: BenchServer, peers: Peers, events: int, rounds: int) -> Iterator[Figure]:
-    """Everybody in turn, each round."""
+    """Measure all of them in turn in each round."""
     producer, drawn = Producer(MIDDLE), uniform(MIDDLE)
     seconds: dict[str, list[float]] = {name: [] for name in SHARE}
     references = {"redis-py": redis_py, "faststream batch": faststream_batch}
@@ -78,11 +78,11 @@ def measure(server: BenchServer, peers: Peers, events: int, rounds: int) -> Iter
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, default=20_000, help="that the projector folds in a round")
+    parser.add_argument("--events", type=int, default=20_000, help="events that the projector folds per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/peers.json")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/peers.json")
     options: Any = parser.parse_args()
     collect_seldom()
     with (

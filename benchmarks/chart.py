@@ -1,4 +1,4 @@
-"""The chart of what the benchmarks found: the same bytes for the same results, text as text, and small."""
+"""Draw the chart of the results as a small SVG with real text. Equal results give equal bytes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,8 @@ LIGHT: Final = "#7fb8a4"
 OTHERS: Final = "#b8bec7"
 INK: Final = "#333333"
 STYLE: Final[Any] = {
-    "svg.fonttype": "none",  # text stays text: small, and read by whoever searches the page
-    "svg.hashsalt": "kinfold",  # else every drawing has other ids
+    "svg.fonttype": "none",  # keeps text as text: smaller and searchable
+    "svg.hashsalt": "kinfold",  # makes the ids reproducible
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -35,7 +35,7 @@ STYLE: Final[Any] = {
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draws what there is of it."""
+    """Draw the chart of the available results."""
     panels: list[tuple[str, Callable[[Axes, Results], None]]] = [
         ("live", _rates),
         ("live", _scenarios),
@@ -56,7 +56,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _rates(axis: Axes, results: Results) -> None:
-    """One mix, on one core, by everybody."""
+    """Events per second of the projector and its peers, on one core."""
     live = {each["name"]: each["events_per_s"] for each in results["live"]["scenarios"]["middle-uniform"]["figures"]}
     peers = {each["name"]: each["events_per_s"] for each in results.get("peers", {}).get("figures", [])}
     replays = results.get("replay", {}).get("scenarios", {}).get("middle-uniform", {}).get("figures", [])
@@ -80,7 +80,7 @@ def _rates(axis: Axes, results: Results) -> None:
 
 
 def _scenarios(axis: Axes, results: Results) -> None:
-    """Live and replay, of the speed at which redis-py reads and msgspec decodes."""
+    """Live and replay speed, relative to redis-py reading and msgspec decoding."""
     live, replays = results["live"]["scenarios"], results.get("replay", {}).get("scenarios", {})
     names = list(reversed(live))
     for offset, scenarios, colour, label in ((0.2, live, OURS, "live"), (-0.2, replays, LIGHT, "replay")):
@@ -94,7 +94,7 @@ def _scenarios(axis: Axes, results: Results) -> None:
 
 
 def _growth(axis: Axes, results: Results) -> None:
-    """What an event costs, as the population grows."""
+    """Cost per event by population."""
     sizes = results["growth"]["sizes"]
     visitors = [each["visitors"] for each in sizes]
     axis.plot(
@@ -112,7 +112,7 @@ def _growth(axis: Axes, results: Results) -> None:
 
 
 def _latency(axis: Axes, results: Results) -> None:
-    """From XADD to the feed."""
+    """Latency from XADD to the feed."""
     rates = results["latency"]["rates"]
     fields = (("p50_ms", "p50", OURS), ("p99_ms", "p99", LIGHT), ("p999_ms", "p99.9", OTHERS))
     for number, (field, label, colour) in enumerate(fields):

@@ -1,12 +1,12 @@
-"""The guard of the projector's speed: ratios and instruction counts beside the stored ones, none of them worse by a quarter.
+"""Guard the projector's speed: fail if a ratio or instruction count is more than a quarter worse than the stored one.
 
     python benchmarks/check.py [--store] [--found FILE] [--slower 1.5]
 
-Ratios: `live.py` and `replay.py`, shortened, to redis-py's XREAD and decode in the same rounds; seconds are nowhere in it.
-Instructions of the projector for an event, by perf or by valgrind (without either, and under another Python or counter than the
-stored ones are of, they are left out, and that is said). `--store` writes what it found to `benchmarks/stored.json`, from
-where the next run takes what is allowed: after something became faster, so that it stays so. `--slower` pretends that all has
-become slower, to show that the guard can fail, and `--found` measures nothing and takes what such a file says.
+The ratios come from shortened runs of `live.py` and `replay.py`, relative to redis-py's XREAD and decode in the same rounds, so
+they do not depend on absolute times. Instructions per event are counted by perf or valgrind. Without either, or if the stored
+counts come from another Python or counter, they are skipped with a message. `--store` writes the results to
+`benchmarks/stored.json`, which the next run compares with: use it after an improvement, to keep it. `--slower` simulates a
+slowdown, to show that the guard can fail. `--found` reads the results from such a file instead of measuring.
 """
 
 import argparse
@@ -33,18 +33,18 @@ INSTRUCTIONS: Final = {"mix": "mix, 1,000 visitors", "no_ops": "90 % no-ops, 1,0
 
 
 class Guarded(msgspec.Struct):
-    """What was found, or is stored."""
+    """Measured or stored results."""
 
     ratios: dict[str, float]
-    """More is better."""
+    """Higher is better."""
     counter: str | None = None
-    """Python and the tool that counted."""
+    """The Python version, tool and machine of the counts."""
     instructions: dict[str, int] = {}
-    """For an event; fewer are better."""
+    """Per event. Lower is better."""
 
 
 class Judged(msgspec.Struct):
-    """One figure beside the stored one."""
+    """One result compared with the stored one."""
 
     name: str
     found: float
@@ -54,7 +54,7 @@ class Judged(msgspec.Struct):
 
 
 def measure() -> Guarded:
-    """All of it."""
+    """Measure everything."""
     found = Guarded({})
     for name in ("middle-uniform", "no-ops"):
         _, figures = live.measure(name, EVENTS, ROUNDS)
@@ -71,7 +71,7 @@ def measure() -> Guarded:
 
 
 def judge(found: Guarded, stored: Guarded) -> list[Judged]:
-    """Each figure that is in both."""
+    """Compare each result that both have."""
     judged = []
     for name in found.ratios.keys() & stored.ratios.keys():
         allowed = significant(stored.ratios[name] * (1 - WORSE))
@@ -85,7 +85,7 @@ def judge(found: Guarded, stored: Guarded) -> list[Judged]:
 
 
 def slowed(found: Guarded, times: float) -> Guarded:
-    """As if everything took so many times as long."""
+    """The results as if everything took `times` as long."""
     ratios = {name: significant(each / times) for name, each in found.ratios.items()}
     return Guarded(ratios, found.counter, {name: round(each * times) for name, each in found.instructions.items()})
 
@@ -95,11 +95,11 @@ def _read(file: Path) -> Guarded:
 
 
 def main() -> int:
-    """Runs it; 1 where something is worse than it may be."""
+    """Run the guard; returns 1 if a result is too bad."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--store", action="store_true", help="write what was found to benchmarks/stored.json")
-    parser.add_argument("--slower", type=float, default=1.0, help="pretend that everything takes so many times as long")
-    parser.add_argument("--found", type=Path, help="measure nothing, and take what this file says, made by --store")
+    parser.add_argument("--store", action="store_true", help="write the results to benchmarks/stored.json")
+    parser.add_argument("--slower", type=float, default=1.0, help="simulate that everything takes this many times as long")
+    parser.add_argument("--found", type=Path, help="read the results from this file, made by --store, instead of measuring")
     options: Any = parser.parse_args()
     configure_logs(level="warning")
     collect_seldom()
@@ -111,14 +111,14 @@ def main() -> int:
     stored = _read(STORED)
     judged = judge(found, stored)
     rows = [(each.name, each.found, each.stored, each.allowed, "" if each.holds else "WORSE") for each in judged]
-    show("the guard", ("", "found", "stored", "allowed", ""), rows)
+    show("the guard", ("", "measured", "stored", "limit", ""), rows)
     if found.counter is None:
-        print("instructions: not counted, since neither perf nor valgrind can do it here")
+        print("instructions: not counted, because neither perf nor valgrind is available")
     elif found.counter != stored.counter:
-        print(f"instructions: not compared, found are those of {found.counter}, stored those of {stored.counter}")
+        print(f"instructions: not compared, because they come from {found.counter} and the stored ones from {stored.counter}")
     for each in judged:
         if not each.holds:
-            print(f"{each.name}: found {each.found:g}, allowed is {each.allowed:g} (stored {each.stored:g} and a quarter)")
+            print(f"{each.name}: expected {each.allowed:g} or better (stored: {each.stored:g}), got {each.found:g}")
     return 0 if all(each.holds for each in judged) else 1
 
 

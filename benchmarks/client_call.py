@@ -1,16 +1,14 @@
-"""What a call of the producer costs its caller, beside others, in one run on one machine.
+"""Measure what a producer call costs its caller, compared with other libraries in the same run.
 
     python benchmarks/client_call.py [CALLS]
 
-Measured: wall time of a call in a burst, the buffers emptied between bursts and outside of the clock. The bursts of all take
-turns, so that a machine that is busy with something else is so for all of them; a ratio is the median of those of the
-turns. Arguments are made before. The producer's thread sends after the burst, but for "sending meanwhile", where both share
-the interpreter lock. Beside it a bare `queue.Queue.put` of a tuple that is there already, and of the event as a dict that
-is made for it; the producer's own enqueueing without the validation; and `redis.xadd`, which is what a call would cost that
-waited for the log.
+It measures the wall time of calls in a burst; buffers are emptied between bursts, outside the measured time. The bursts of all
+cases take turns, so that other load on the machine affects them equally, and a ratio is the median over the turns. Arguments
+are built beforehand. The producer's thread sends after the burst, except in "sending meanwhile", where both compete for the
+interpreter lock. The references are a bare `queue.Queue.put` of an existing tuple, the same of a dict built for each event, the
+producer's enqueueing without validation, and `redis.xadd`, the cost of a call that waits for the log.
 
-"an id never seen before" is a call with an identifier that is judged for the first time; otherwise they are known, as
-they are from the second time on (there are 1,000 different ones).
+"an id never seen before" validates each identifier for the first time. The other cases use 1,000 known ones.
 """
 
 import itertools
@@ -39,10 +37,10 @@ BURSTS: Final = 31
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Takes what Segment's client uploads."""
+    """A server that accepts the uploads of Segment's client."""
 
     def do_POST(self) -> None:
-        """Says that all is well."""
+        """Respond with success."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Content-Length", "2")
@@ -50,14 +48,14 @@ class Sink(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 Call = Callable[[str, str], object]
 
 
 def measure_us(cases: dict[str, tuple[Call, Callable[[], object]]], calls: int) -> dict[str, list[float]]:
-    """Microseconds a call, for each burst; every case is what is called, and what empties its buffers."""
+    """Microseconds per call in each burst. A case is the call and the function that empties its buffers."""
     users = [f"u-{number % 1000}" for number in range(calls)]
     people = [(user, f"{user}@example.org") for user in users]
     found: dict[str, list[float]] = {name: [] for name in cases}
@@ -72,12 +70,12 @@ def measure_us(cases: dict[str, tuple[Call, Callable[[], object]]], calls: int) 
 
 
 def main() -> None:
-    """Prints one JSON object."""
+    """Print one JSON object."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else BURST
     sink = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=sink.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as directory, EmbeddedServer.start(Path(directory)) as server:
-        # The batch is larger than the burst: the clock sees the call, not the sharing of one interpreter lock.
+        # The batch is larger than the burst, so the call does not compete for the interpreter lock.
         visitors = kinfold.Producer(
             server.url, workspace="bench", batch_events=5000, batch_bytes=900_000, batch_age_s=10, suppress_entries=0
         )
@@ -88,7 +86,7 @@ def main() -> None:
         )
         client = redis.Redis.from_url(server.url)
         plain: queue.Queue[object] = queue.Queue()
-        put = visitors._delivery.put  # noqa: SLF001  the part of a call that is not validation
+        put = visitors._delivery.put  # noqa: SLF001  a call without validation
         draft: Draft = ("VisitorSeen", time.time(), 300, "v-1", {"url": "/"})
         event = b'{"type":"VisitorIdentified","visitorId":"v-1","externalId":"u-1","metadata":{"plan":"pro"}}'
         numbers = itertools.count()

@@ -1,9 +1,9 @@
-"""The feed with many readers: from an event appended to the log until its change has arrived, through projector and gateway.
+"""Measure the feed with many readers, from appending an event to the arrival of its change, through projector and gateway.
 
     python benchmarks/gateway_feed.py [READERS] [CHANGES] [PER_SECOND]
 
-Server, projector, gateway and readers are a process each. Beside it the same with ten readers, so that the ratio says what the
-crowd costs. Latencies are of a twentieth of the readers.
+Server, projector, gateway and readers are one process each. The same runs with ten readers, so that the ratio shows the cost of
+the number of readers. Latencies are sampled from one in twenty readers.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ FEW: Final = 10
 
 
 def run(readers: int, changes: int, per_s: int) -> dict[str, Any]:
-    """What the readers say; each got every change in order, once."""
+    """The readers' results, after checking that each got every change once and in order."""
     with tempfile.TemporaryDirectory() as directory:
         result = asyncio.run(run_feed_load(Path(directory), readers, changes, per_s))
     assert (result["readers"], result["wrong"]) == (readers, [])
@@ -32,7 +32,7 @@ def run(readers: int, changes: int, per_s: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints a table, and writes `benchmarks/results/gateway_feed.json`."""
+    """Print a table and write `benchmarks/results/gateway_feed.json`."""
     readers, changes, per_s = [int(each) for each in sys.argv[1:]] + [1000, 4000, 200][len(sys.argv) - 1 :]
     crowds = [{"readers": count, "changes_per_s": per_s, **run(count, changes, per_s)} for count in (FEW, readers)]
     few, many = crowds

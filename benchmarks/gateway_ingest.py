@@ -1,11 +1,11 @@
-"""HTTP ingest beside redis-py: the same events, in batches of 100, each waited for before the next is sent.
+"""Compare HTTP ingest with redis-py: the same events in batches of 100, each sent after the reply to the last.
 
     python benchmarks/gateway_ingest.py [BATCHES]
 
-Three ways in turn, five rounds each: `redis` is a redis-py pipeline of XADDs, which checks nothing; `judged` is the same after
-each event was judged as the gateway judges it; `http` is the gateway, a process of its own, over a connection that is kept.
-Then `redis` and `http` eight at once, where a batch's way to Redis and back is not waited for by the others. Each ratio is to
-`redis` with as many at once, in the same round.
+Three cases take turns for five rounds: `redis` is a redis-py pipeline of XADDs without checks; `judged` is the same after
+checking each event like the gateway; `http` is the gateway, in its own process, over a persistent connection. Then `redis` and
+`http` run with eight batches at once, where the round trips overlap. Each ratio is relative to `redis` with the same
+concurrency in the same round.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ Send = Callable[[list[bytes]], Awaitable[None]]
 
 
 def make_batches(count: int) -> list[list[bytes]]:
-    """Events as a backend sends them, some 200 bytes each."""
+    """Events as a backend sends them, about 200 bytes each."""
     return [
         [
             json.dumps(
@@ -66,7 +66,7 @@ def make_batches(count: int) -> list[list[bytes]]:
 
 
 async def seconds(batches: list[list[bytes]], send: Send, at_once: int = 1) -> float:
-    """Sends all batches, `at_once` at a time."""
+    """Send all batches, `at_once` at a time."""
     waiting = iter(batches)
 
     async def work() -> None:
@@ -79,7 +79,7 @@ async def seconds(batches: list[list[bytes]], send: Send, at_once: int = 1) -> f
 
 
 async def main(count: int) -> None:
-    """Prints a table, and writes `benchmarks/results/gateway_ingest.json`."""
+    """Print a table and write `benchmarks/results/gateway_ingest.json`."""
     batches = make_batches(count)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
@@ -97,7 +97,7 @@ async def main(count: int) -> None:
 
 
 async def measure(batches: list[list[bytes]], redis: Redis, client: httpx.AsyncClient) -> list[Figure]:
-    """Each way's figures, beside redis-py's with as many at once."""
+    """The figures of each case, relative to redis-py with the same concurrency."""
     log = key("default", "events")
 
     async def direct(batch: list[bytes]) -> None:

@@ -1,10 +1,10 @@
-"""uvicorn beside granian, with the gateway's own application: ingest, the feed, and stopping with streams open.
+"""Compare uvicorn and granian with the gateway's application: ingest, the feed, and stopping with open streams.
 
     python benchmarks/gateway_servers.py [BATCHES]
 
-Each serves in a process of its own on uvloop. `ingest` posts batches of 100 events over eight connections; `first_ms` is how
-long 300 readers wait until all of them have one change; `stop_s` how long the process takes to end after SIGTERM while they
-are connected, and `told` how many of them were told to come back (`retry`) before the end. Ratios are uvicorn to granian.
+Each server runs in its own process on uvloop. `ingest` posts batches of 100 events over eight connections. `first_ms` is the
+time until all of 300 readers have received a change. `stop_s` is how long the process takes to exit after SIGTERM while they
+are connected, and `told` is how many of them received `retry` before the end. Ratios are uvicorn to granian.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ BODY: Final = b"\n".join(
 
 
 def serve(name: str, url: str, port: int) -> None:
-    """Serves until a signal: what the child processes do."""
+    """Serve until a signal, in the child process."""
     settings = Settings(gateway_port=port, gateway_requests_per_s=1_000_000)
     if name == "uvicorn":
 
@@ -58,7 +58,7 @@ def serve(name: str, url: str, port: int) -> None:
 
 
 def app() -> Any:
-    """The gateway's application, made by granian's worker."""
+    """Build the gateway's application in granian's worker."""
     from kinfold_services.gateway.app import make_app  # noqa: PLC0415  only here
 
     made, _ = make_app(Settings(gateway_requests_per_s=1_000_000), connect(os.environ["BENCHMARK_URL"]))
@@ -66,7 +66,7 @@ def app() -> Any:
 
 
 async def measure(name: str, batches: int) -> dict[str, float]:
-    """One server."""
+    """Measure one server."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     with tempfile.TemporaryDirectory() as directory, EmbeddedServer.start(Path(directory)) as server:
@@ -125,7 +125,7 @@ async def _ingest(client: httpx.AsyncClient, batches: int) -> float:
 
 
 def main() -> None:
-    """Prints one JSON object."""
+    """Print one JSON object."""
     if sys.argv[1:2] == ["serve"]:
         serve(sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return

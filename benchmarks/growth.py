@@ -1,13 +1,13 @@
-"""What an event costs, and how much memory it takes, as the population grows.
+"""Measure the cost per event and the memory as the population grows.
 
     python benchmarks/growth.py [--full] [--events 20000] [--rounds 5] [--json FILE]
 
-One population that grows from 10,000 visitors to 2,000,000 (`--full`: 5,000,000, which takes the server some 10 GB of memory
-and of disk), folded by one projector; at each size the mix of `live.py`. What an event costs at 2,000,000 is compared with
-50,000 in the same rounds: a second server and projector stay at that size for it.
+One projector folds a population that grows from 10,000 to 2,000,000 visitors (with `--full` to 5,000,000, which needs about
+10 GB of memory and of disk for the server), and at each size the mix of `live.py`. The cost of an event at 2,000,000 visitors
+is compared with that at 50,000 in the same rounds, on a second server and projector that stay at that size.
 
-At the end the projector starts again with `KINFOLD_CACHED_RECORDS` set low, for the memory that it takes then at most. What
-`--full` finds goes to a file of its own, so that the next `make bench` does not take it away.
+At the end the projector restarts with a low `KINFOLD_CACHED_RECORDS`, to measure its peak memory. The results of `--full` go to
+a separate file, so that the next `make bench` does not overwrite them.
 """
 
 import argparse
@@ -34,11 +34,11 @@ CACHED_RECORDS: Final = 50_000
 OF_VISITORS: Final[tuple[PublicName | PrivateName, ...]] = ("visitors", "members")
 OF_CONTACTS: Final[tuple[PublicName | PrivateName, ...]] = ("contacts", "external-ids", "emails", "recent", "created")
 SAMPLES: Final = 1000
-"""Of how many fields the server takes the mean for a key's memory."""
+"""How many fields the server samples to estimate the memory of a key."""
 
 
 class Size(msgspec.Struct):
-    """What was found at one size."""
+    """Results at one size."""
 
     visitors: int
     contacts: int
@@ -48,12 +48,12 @@ class Size(msgspec.Struct):
     log_bytes: int
     feed_bytes: int
     bytes_per_visitor: float
-    """In Redis."""
+    """In the server's memory."""
     bytes_per_contact: float
 
 
 class Bounded(msgspec.Struct):
-    """What was found with a low `cached_records`."""
+    """Results with a low `cached_records`."""
 
     cached_records: int
     visitors: int
@@ -62,7 +62,7 @@ class Bounded(msgspec.Struct):
 
 
 class Population:
-    """A server, and visitors who become more."""
+    """A server with a growing number of visitors."""
 
     def __init__(self, server: BenchServer) -> None:
         self.server: Final = server
@@ -70,7 +70,7 @@ class Population:
         self.producer: Final = Producer(SMALL)
 
     def grow(self, projector: Projector, visitors: int) -> None:
-        """Makes them so many."""
+        """Grow to this number of visitors."""
         projector.fold(
             {WORKSPACE: append(self.server.socket, WORKSPACE, self.producer.population(self.visitors, visitors))},
             timeout_s=3600,
@@ -78,17 +78,17 @@ class Population:
         self.visitors = visitors
 
     def round(self, projector: Projector, events: int, *, by_zipf: bool = False) -> Round:
-        """One round of the mix."""
+        """Measure one round of the mix."""
         drawn = zipf(self.visitors) if by_zipf else uniform(self.visitors)
         return measure_round(self.server, projector, self.producer.mix(drawn, events))
 
     def bytes_of(self, *names: PublicName | PrivateName) -> int:
-        """What some keys take, about."""
+        """The approximate memory of some keys."""
         found = (self.server.client.memory_usage(key(WORKSPACE, name), samples=SAMPLES) for name in names)
         return sum(each or 0 for each in found)
 
     def size(self, projector: Projector, rounds: list[Round]) -> Size:
-        """What there is now."""
+        """The results at the current size."""
         client: Any = self.server.client
         visitors, contacts = client.hlen(key(WORKSPACE, "visitors")), client.hlen(key(WORKSPACE, "contacts"))
         return Size(
@@ -105,7 +105,7 @@ class Population:
 
 
 class Growth:
-    """The whole benchmark; `result` is what it found."""
+    """The whole benchmark; `result` holds its results."""
 
     def __init__(self, events: int, rounds: int) -> None:
         self._events: Final = events
@@ -113,7 +113,7 @@ class Growth:
         self.result: dict[str, Any] = {}
 
     def run(self, sizes: tuple[int, ...]) -> None:
-        """All sizes, and then the setting."""
+        """Measure all sizes, then the low `cached_records`."""
         found: list[Size] = []
         with bench_server() as server:
             population = Population(server)
@@ -131,13 +131,13 @@ class Growth:
             self.result["bounded"] = self._bounded(population)
 
     def _large(self, large: Population, projector: Projector) -> list[Round]:
-        """2,000,000 and 50,000 in turn; then 2,000,000 by Zipf's law."""
+        """Measure 2,000,000 and 50,000 visitors in turn; then 2,000,000 by Zipf's law."""
         with ExitStack() as stack:
             server = stack.enter_context(bench_server())
             beside = stack.enter_context(Projector(server))
             middle = Population(server)
             middle.grow(beside, MIDDLE)
-            large.round(projector, self._events)  # it has just taken in what is new: the others are not to pay for that
+            large.round(projector, self._events)  # a warm-up, because the population has just grown
             found, middles = [], []
             for _ in range(self._rounds):
                 middles.append(middle.round(beside, self._events))
@@ -155,7 +155,7 @@ class Growth:
 
     def _bounded(self, population: Population) -> Bounded:
         with Projector(population.server, {"cached_records": CACHED_RECORDS}) as projector:
-            population.round(projector, self._events)  # opens the workspace, and fills what may be filled
+            population.round(projector, self._events)  # opens the workspace and fills the cache
             rounds = [population.round(projector, self._events) for _ in range(self._rounds)]
             peak = resident_bytes(projector.process_id, "VmHWM")
         return Bounded(CACHED_RECORDS, population.visitors, peak, figures(rounds))
@@ -185,13 +185,13 @@ def _show_sizes(sizes: list[Size]) -> None:
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--full", action="store_true", help="up to 5,000,000 visitors")
-    parser.add_argument("--sizes", help="visitors, separated by commas, instead")
-    parser.add_argument("--events", type=int, default=20_000, help="in a round")
+    parser.add_argument("--sizes", help="numbers of visitors to measure instead, separated by commas")
+    parser.add_argument("--events", type=int, default=20_000, help="events per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/growth.json")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/growth.json")
     options: Any = parser.parse_args()
     collect_seldom()
     sizes: tuple[int, ...] = (*SIZES, FULL_SIZE) if options.full else SIZES

@@ -1,4 +1,4 @@
-"""How long `import kinfold` takes, as a ratio to `import redis`: each in a fresh interpreter, `-X importtime`, the median.
+"""Measure `import kinfold` relative to `import redis`: medians of `-X importtime` in fresh interpreters.
 
 python benchmarks/import_time.py [RUNS]
 """
@@ -20,12 +20,12 @@ STATEMENTS: Final = {
 }
 
 
-# Nobody's application compiles what it imports at every start.
+# Applications do not compile their imports at every start.
 ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def import_ms(statement: str) -> float:
-    """The time that all imports of a statement take themselves, those that an interpreter makes anyway left out."""
+    """The time of all imports of a statement in ms, without those that every interpreter makes."""
     report = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", f"import sys; sys.stderr.write('--- now\\n'); {statement}"],
         check=True,
@@ -37,7 +37,7 @@ def import_ms(statement: str) -> float:
 
 
 def main() -> None:
-    """Prints one JSON object."""
+    """Print one JSON object."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     for statement in STATEMENTS.values():
         import_ms(statement)  # compiles

@@ -1,11 +1,12 @@
-"""How long it takes from XADD until the change is on the feed.
+"""Measure the latency from XADD to the change on the feed.
 
     python benchmarks/latency.py [--rates 1000,5000,20000] [--seconds 1.5] [--rounds 5] [--json FILE]
 
-Every millisecond a sender appends what is due, whether the last has arrived or not (an open loop), and a reader waits for the
-feed in blocking reads; each is a process of its own with a bare socket. An event counts from the millisecond in which it was
-due. The mix of `live.py` on the middle population; measured are the events that make a change, a good third. The reference is a
-reader of the log itself, while the projector stands still. p50 and p99 are medians of rounds, p99.9 and max of all together.
+Every millisecond a sender appends the events that are due, without waiting for earlier ones (an open loop), and a reader waits
+for the feed in blocking reads. Each is a process with a bare socket. The latency of an event counts from the millisecond in
+which it was due. The events are the mix of `live.py` on the middle population, of which just over a third make a change and are
+measured. The reference is a reader of the log itself, while the projector is paused. p50 and p99 are medians over the rounds;
+p99.9 and max are over all rounds together.
 """
 
 import argparse
@@ -31,14 +32,14 @@ WORKSPACE: Final = "default"
 TICK_S: Final = 0.001
 FIRST_WAIT_MS: Final = 5000
 LAST_WAIT_MS: Final = 400
-"""When nothing has come for so long, nothing comes any more."""
+"""A reader that has received nothing for this long is done."""
 REFERENCE_SHARE: Final = 0.5
-"""Of a round's time: what a bare read takes varies little."""
+"""The reference takes this share of a round's time, because it varies little."""
 CAUSE: Final = b'"cause":"'
 
 
 class Sent(msgspec.Struct):
-    """Of each event in turn: its entry's id, and when it was due; and by how much the sender was late at most."""
+    """The entry id and due time of each event, in order, and the maximum delay of the sender."""
 
     ids: list[str]
     due_s: list[float]
@@ -46,7 +47,7 @@ class Sent(msgspec.Struct):
 
 
 class Latency(msgspec.Struct):
-    """Of one rate, in milliseconds."""
+    """The latency at one rate, in milliseconds."""
 
     events_per_s: int
     changes: int
@@ -57,18 +58,18 @@ class Latency(msgspec.Struct):
     reference_p50_ms: float
     reference_p99_ms: float
     sender_late_ms: float
-    """How late the sender was at most: that much of `max_ms` may be its own."""
+    """The maximum delay of the sender itself, which may be part of `max_ms`."""
 
 
 class Found(NamedTuple):
-    """One round's latencies in seconds, in order, and how late the sender was."""
+    """The sorted latencies of one round in seconds, and the maximum delay of the sender."""
 
     latencies: list[float]
     late_s: float
 
 
 def send(path: str, rate: int, seconds: float, seed: int) -> Sent:
-    """Appends so many events a second."""
+    """Append `rate` events per second."""
     count = round(rate * seconds)
     events = list(Producer(MIDDLE, seed).mix(uniform(MIDDLE), count))
     before, after = append_command(key(WORKSPACE, "events"))
@@ -94,14 +95,14 @@ def send(path: str, rate: int, seconds: float, seed: int) -> Sent:
 
 
 def _replies(wire: Wire) -> list[str]:
-    # What has come by now, and no wait: else the loop would not be open.
+    # Only the replies that have arrived: waiting would close the loop.
     with contextlib.suppress(BlockingIOError):
         wire.feed(wire.socket.recv(1 << 16, socket.MSG_DONTWAIT))
     return [each.decode() for each in wire.arrived()]
 
 
 def receive(path: str, stream: str) -> dict[str, float]:
-    """When the first change came of each entry that made one; of the log itself, when the entry came."""
+    """When the first change of each entry arrived, or the entry itself if `stream` is the log."""
     is_log = stream.endswith(":events")
     came: dict[bytes, float] = {}
     last, wait_ms = "$", FIRST_WAIT_MS
@@ -139,7 +140,7 @@ def _round(server: BenchServer, stream: str, rate: int, seconds: float, seed: in
 
 
 def measure(server: BenchServer, projector: Projector, rate: int, seconds: float, seed: int) -> tuple[Found, Found]:
-    """One round: the feed behind the projector, and the bare log."""
+    """Measure one round of the feed and one of the bare log."""
     feed = _round(server, key(WORKSPACE, "changes"), rate, seconds, seed)
     with stopped(projector):
         log = _round(server, key(WORKSPACE, "events"), rate, seconds * REFERENCE_SHARE, seed + 1)
@@ -150,7 +151,7 @@ def measure(server: BenchServer, projector: Projector, rate: int, seconds: float
 
 
 def summed_up(rate: int, rounds: list[tuple[Found, Found]]) -> Latency:
-    """A rate's figures."""
+    """Summarise the rounds of one rate."""
     everything = sorted(each for feed, _ in rounds for each in feed.latencies)
 
     def median_ms(which: int, share: float) -> float:
@@ -174,7 +175,7 @@ def _quantile(ordered: list[float], share: float) -> float:
 
 
 def main() -> None:
-    """Runs it, or one of its processes."""
+    """Run the benchmark, or one of its processes."""
     if sys.argv[1:2] == ["send"]:
         sys.stdout.buffer.write(msgspec.json.encode(send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))))
         return
@@ -182,10 +183,10 @@ def main() -> None:
         sys.stdout.buffer.write(msgspec.json.encode(receive(sys.argv[2], sys.argv[3])))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rates", default="1000,5000,20000", help="events a second, separated by commas")
-    parser.add_argument("--seconds", type=float, default=1.5, help="that a round lasts")
+    parser.add_argument("--rates", default="1000,5000,20000", help="events per second, separated by commas")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/latency.json")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/latency.json")
     options: Any = parser.parse_args()
     rates = [int(each) for each in options.rates.split(",")]
     rounds: dict[int, list[tuple[Found, Found]]] = {rate: [] for rate in rates}
@@ -193,7 +194,7 @@ def main() -> None:
         projector.fold({WORKSPACE: append(server.socket, WORKSPACE, Producer(MIDDLE).population(0, MIDDLE))})
         for turn in range(options.rounds):
             for number, rate in enumerate(rates):
-                seed = 100 + 2 * (turn * len(rates) + number)  # a producer of its own: no event twice
+                seed = 100 + 2 * (turn * len(rates) + number)  # another producer in each round, so that no event is repeated
                 rounds[rate].append(measure(server, projector, rate, options.seconds, seed))
         where = environment(server.name)
     found = [summed_up(rate, each) for rate, each in rounds.items()]

@@ -1,11 +1,11 @@
-"""How fast the projector folds, as it ships, beside what reading the same entries costs.
+"""Measure how fast the projector as shipped folds, relative to reading the same entries.
 
     python benchmarks/live.py [--only middle-uniform,no-ops] [--events 30000] [--rounds 5] [--json FILE]
                               [--profile FILE]
 
-For each scenario a server of its own, `kinfold projector` in a process of its own, and a population that it has folded. Then, a
-round: the projector is stopped, events are appended, and it goes on; each reference reads the same events. The result is the
-median of the rounds' ratios. The peers run on as many events of the middle scenario as they can do in a second or two.
+Each scenario has its own server, its own `kinfold projector`, and a population that it has folded. In each round the projector
+is paused, events are appended, and it resumes; then each reference reads the same events. The result is the median of the
+ratios of all rounds.
 """
 
 import argparse
@@ -38,15 +38,15 @@ REFERENCES: Final[dict[str, Reference]] = {"redis-py": redis_py, "hiredis": hire
 
 
 class Scenario(NamedTuple):
-    """What is folded before the clock runs, and what in each round of so many events."""
+    """The events to fold before measuring, and those of each round."""
 
     title: str
     before: Callable[[int], Iterator[bytes]]
-    """Given how many events are to come in all."""
+    """Takes the total number of events of all rounds."""
     events: Callable[[int, int], Iterator[bytes]]
-    """Given the round and its size."""
+    """Takes the number of the round and its size."""
     share: float = 1.0
-    """How many events a round has, of the events that were asked for."""
+    """The size of a round, relative to the requested number of events."""
 
 
 def _mixed(title: str, visitors: int, drawn: Any, share: float = 1.0) -> Scenario:
@@ -100,11 +100,11 @@ SCENARIOS: Final[dict[str, Callable[[], Scenario]]] = {
     "large-zipf": lambda: _mixed("mix, 2,000,000 visitors, Zipf", LARGE, zipf),
 }
 LONG: Final = frozenset({"large-uniform", "large-zipf"})
-"""Not by themselves: to make the population takes a minute or more. `growth.py` has it anyway, and measures them there."""
+"""Not run by default, because building the population takes a minute or more. `growth.py` measures them."""
 
 
 class Round(NamedTuple):
-    """One round: how many events, what the projector took, and each reference."""
+    """One round: its number of events, and the times of the projector and of each reference."""
 
     events: int
     folded: Folded
@@ -114,7 +114,7 @@ class Round(NamedTuple):
 def measure_round(
     server: BenchServer, projector: Projector, events: Iterator[bytes], references: Mapping[str, Reference] = REFERENCES
 ) -> Round:
-    """Appends the events, lets the projector fold them, and each reference read them."""
+    """Append the events, let the projector fold them, and let each reference read them."""
     behind = _last_id(server)
     length = server.client.xlen(key(WORKSPACE, "events"))
     folded = measure_fold(server, [projector], lambda: {WORKSPACE: append(server.socket, WORKSPACE, events)})
@@ -124,7 +124,7 @@ def measure_round(
 
 
 def figures(rounds: list[Round]) -> list[Figure]:
-    """The projector's, with its ratios, and each reference's."""
+    """The figures of the projector, with its ratios, and of each reference."""
     events = rounds[0].events
     found = {name: figure(name, events, [each.references[name] for each in rounds]) for name in rounds[0].references}
     kinfold = figure(
@@ -148,13 +148,13 @@ def _last_id(server: BenchServer) -> str:
 
 
 def counts(server: BenchServer) -> dict[str, int]:
-    """What the entries came to so far."""
+    """The number of entries so far by outcome."""
     stored: Any = server.client.hgetall(key(WORKSPACE, "position"))
     return {name.decode(): int(value) for name, value in stored.items() if value.isdigit()}
 
 
 def check_outcomes(name: str, before: dict[str, int], after: dict[str, int]) -> None:
-    """That a scenario was what it is called: a benchmark of nothing is fast."""
+    """Check that the outcomes match the scenario, because rejected events would be fast."""
     came = {each: after[each] - before.get(each, 0) for each in ("folded", "no-op", "stale", "duplicate", "rejected", "merged")}
     entries = sum(came.values()) - came["merged"]
     assert not came["rejected"] + came["duplicate"], came
@@ -167,7 +167,7 @@ def check_outcomes(name: str, before: dict[str, int], after: dict[str, int]) -> 
 
 
 def measure(name: str, events: int, rounds: int, profile: Path | None = None) -> tuple[str, list[Figure]]:
-    """One scenario, on a server of its own."""
+    """Measure one scenario on its own server."""
     scenario = SCENARIOS[name]()
     each = round(events * scenario.share)
     with bench_server() as server, Projector(server, run=Run(profile=profile)) as projector:
@@ -179,7 +179,7 @@ def measure(name: str, events: int, rounds: int, profile: Path | None = None) ->
 
 
 def show_figures(title: str, found: list[Figure]) -> None:
-    """A scenario's table."""
+    """Print the table of a scenario."""
     columns = ("", "events", "events/s", "CPU µs/event", "server's", *(f"× {name}" for name in found[0].ratios))
     rows = [
         (each.name, each.events, each.events_per_s, each.cpu_us, each.server_cpu_us, *each.ratios.values()) for each in found
@@ -188,15 +188,15 @@ def show_figures(title: str, found: list[Figure]) -> None:
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", help=f"scenarios, separated by commas; of {', '.join(SCENARIOS)}")
-    parser.add_argument("--events", type=int, default=30_000, help="in a round")
+    parser.add_argument("--events", type=int, default=30_000, help="events per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/live.json")
-    parser.add_argument("--profile", type=Path, help="where cProfile's statistics of the projector go; spoils the figures")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/live.json")
+    parser.add_argument("--profile", type=Path, help="file for cProfile's statistics of the projector; slows it down")
     options: Any = parser.parse_args()
-    collect_seldom()  # for the references' sake
+    collect_seldom()  # as the projector does, so that the references are comparable
     names = options.only.split(",") if options.only else [name for name in SCENARIOS if name not in LONG]
     result: dict[str, Any] = {}
     for name in names:

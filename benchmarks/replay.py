@@ -1,10 +1,10 @@
-"""How fast `kinfold replay` and `kinfold verify` fold a log again, beside what reading it costs.
+"""Measure how fast `kinfold replay` and `kinfold verify` fold a log, relative to reading it.
 
     python benchmarks/replay.py [--only history,middle-uniform] [--events 30000] [--rounds 5] [--json FILE] [--profile FILE]
 
-The logs of `live.py`, each folded by a projector first; then, a round: a whole replay, a whole verify, and redis-py's XREAD and
-msgspec's decoding of the same log, in this process one after the other. A replay reads, folds, writes, compares with the living
-state and swaps; a verify folds, writes and compares. The result is the median of the rounds' ratios.
+It uses the logs of `live.py`, each folded by a projector first. Each round is a whole replay, a whole verify, and redis-py's
+XREAD with msgspec's decoding of the same log, one after the other in this process. A replay reads, folds, writes, compares with
+the live state and swaps; a verify reads, folds, writes and compares. The result is the median of the ratios of all rounds.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LOGS: Final = ("middle-uniform", "middle-zipf", "no-ops", "history", "merges")
 
 
 async def replayed(client: Client) -> int:
-    """A whole `kinfold replay`: read, fold, write, compare, swap."""
+    """Run a whole `kinfold replay`: read, fold, write, compare, swap."""
     job = Replay(client, Settings(workspace=WORKSPACE), IdentifierRules())
     await job.build(lambda _: None)
     assert await job.compare() == []
@@ -45,7 +45,7 @@ async def replayed(client: Client) -> int:
 
 
 async def verified(client: Client) -> int:
-    """A whole `kinfold verify`."""
+    """Run a whole `kinfold verify`."""
     job = Verification(client, Settings(workspace=WORKSPACE), IdentifierRules())
     assert await job.differences(lambda _: None) == []
     return job.rebuild.position.counts.entries
@@ -55,7 +55,7 @@ WAYS: Final[dict[str, Callable[[Client], Awaitable[int]]]] = {"replay": replayed
 
 
 def timed(server: BenchServer, way: Callable[[Client], Awaitable[int]], entries: int) -> tuple[float, float]:
-    """In how many seconds, of this process's CPU as well, it has folded so many entries."""
+    """Measure the elapsed seconds, the CPU seconds of this process, and the number of entries."""
 
     async def work() -> tuple[float, float]:
         client = connect(server.url)
@@ -70,7 +70,7 @@ def timed(server: BenchServer, way: Callable[[Client], Awaitable[int]], entries:
 
 
 def measure(name: str, events: int, rounds: int, profile: Path | None = None) -> tuple[str, list[Figure]]:
-    """One log, on a server of its own."""
+    """Measure one log on its own server."""
     scenario = SCENARIOS[name]()
     each = round(events * scenario.share)
     with bench_server() as server:
@@ -100,16 +100,16 @@ def measure(name: str, events: int, rounds: int, profile: Path | None = None) ->
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", help=f"logs, separated by commas; of {', '.join(SCENARIOS)}; default: {','.join(LOGS)}")
-    parser.add_argument("--events", type=int, default=30_000, help="in a log, behind what makes its population")
+    parser.add_argument("--events", type=int, default=30_000, help="events per log, after those that create its population")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/replay.json")
-    parser.add_argument("--profile", type=Path, help="where cProfile's statistics of one more replay go")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/replay.json")
+    parser.add_argument("--profile", type=Path, help="file for cProfile's statistics of one more replay")
     options: Any = parser.parse_args()
     configure_logs(level="warning")
-    collect_seldom()  # as the commands do; the references gain by it, too
+    collect_seldom()  # as the commands do; the references benefit too
     result: dict[str, Any] = {}
     for name in options.only.split(",") if options.only else LOGS:
         server, found = measure(name, options.events, options.rounds, options.profile)

@@ -1,4 +1,4 @@
-"""What the benchmarks found, beside what we aim at: a table and a chart, in the docs and in short in the README.
+"""Report the results of the benchmarks: tables with targets and a chart in the docs, three figures in the README.
 
     python benchmarks/report.py [--no-docs]
 
@@ -29,7 +29,7 @@ Results = dict[str, Any]
 
 
 class Floor(NamedTuple):
-    """One line of what it must show: `least` or `most`."""
+    """One target: at least `least`, or at most `most`."""
 
     title: str
     find: Callable[[Results], float]
@@ -39,11 +39,11 @@ class Floor(NamedTuple):
 
     @property
     def target(self) -> str:
-        """As the table says it."""
+        """The target as text."""
         return f"≥ {self.least:g}{self.unit}" if self.least is not None else f"≤ {self.most:g}{self.unit}"
 
     def holds(self, found: float) -> bool:
-        """Whether it is met."""
+        """Whether a result meets the target."""
         return (self.least is None or found >= self.least) and (self.most is None or found <= self.most)
 
 
@@ -103,7 +103,7 @@ class Line(NamedTuple):
 
 
 def lines(results: Results) -> list[Line]:
-    """All floors, measured or not."""
+    """All targets with their results, if measured."""
     told = []
     for floor in FLOORS:
         try:
@@ -200,14 +200,14 @@ def put_into(page: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Tells it."""
+    """Print the table, draw the chart and update the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--no-docs", action="store_true", help="only print")
     options: Any = parser.parse_args()
     results: Results = {file.stem: msgspec.json.decode(file.read_bytes()) for file in sorted(RESULTS.glob("*.json"))}
-    show("what it must show", ("", "at least", "found", "met"), lines(results))
+    show("targets", ("", "target", "measured", "met"), lines(results))
     if "live" not in results:
-        print("no chart and nothing for the docs: benchmarks/live.py has found nothing yet")
+        print("The chart and the docs were not updated, because there are no results of benchmarks/live.py")
     elif not options.no_docs:
         draw(results, CHART)
         put_into(PAGE, section(results))

@@ -1,9 +1,10 @@
-"""The same load on one workspace, on ten, and on a thousand; and on ten with two projectors.
+"""Measure the same load on one, ten and a thousand workspaces, and on ten with two projectors.
 
     python benchmarks/workspaces.py [--events 40000] [--rounds 5] [--json FILE]
 
-The middle population and the mix of `live.py`, spread evenly. Each way has a server and a projector of its own, all there
-from the beginning, and those that are not measured stand still: so the rounds can alternate. The ratio is to one workspace.
+The middle population and the mix of `live.py` are spread evenly. Each case has its own server and projector. All of them run
+from the beginning, and those that are not being measured are paused, so that the cases can take turns. Ratios are relative
+to one workspace.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from harness.workloads import MIDDLE, Producer, uniform
 from kinfold_schemas.keys import WORKSPACES
 
 WAYS: Final = {"one workspace": (1, 1), "10": (10, 1), "1,000": (1000, 1), "10, two projectors": (10, 2)}
-"""How many workspaces, how many projectors."""
+"""The number of workspaces and of projectors."""
 
 
 class Way:
-    """One way: a server, workspaces, projectors, and what they folded."""
+    """One case: a server, workspaces, projectors, and their results."""
 
     def __init__(self, stack: ExitStack, workspaces: int, projectors: int) -> None:
         self.server: Final[BenchServer] = stack.enter_context(bench_server())
@@ -43,7 +44,7 @@ class Way:
         self.projectors[0].fold(last)
 
     def round(self, events: int) -> None:
-        """Folds so many events, an equal share in each workspace."""
+        """Fold `events` events, spread evenly over the workspaces."""
         drawn, each = uniform(self._visitors), events // len(self.names)
 
         def append_all() -> dict[str, str]:
@@ -53,7 +54,7 @@ class Way:
 
 
 def figures(ways: dict[str, Way], events: int) -> list[Figure]:
-    """Each way's, beside the first's."""
+    """The figures of each case, relative to the first."""
     found = []
     for name, way in ways.items():
         cpu = sorted(each.projector_cpu_s for each in way.rounds)[len(way.rounds) // 2] / events * 1e6
@@ -71,11 +72,11 @@ def figures(ways: dict[str, Way], events: int) -> list[Figure]:
 
 
 def main() -> None:
-    """Runs it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--events", type=int, default=40_000, help="in a round, in all workspaces together")
+    parser.add_argument("--events", type=int, default=40_000, help="events per round, in all workspaces together")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="where the result goes; default: benchmarks/results/workspaces.json")
+    parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/workspaces.json")
     options: Any = parser.parse_args()
     with ExitStack() as stack:
         ways = {}

@@ -1,1 +1,1 @@
-"""What the benchmarks share: servers of their own, events, the projector as it ships, references, results."""
+"""Shared parts of the benchmarks: servers, events, the projector as shipped, references, results."""

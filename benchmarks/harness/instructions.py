@@ -1,7 +1,7 @@
-"""How many instructions the projector takes for an event: what a busy machine does not change.
+"""Count the projector's instructions per event, which do not depend on the load of the machine.
 
-`perf` counts them where the machine lets it, else valgrind's cachegrind does, thirty times slower. The whole process is
-counted, twice, with fewer events and with more; the difference has no start in it.
+`perf` counts them if the machine permits it, or else valgrind's cachegrind, thirty times slower. The whole process is counted
+twice, with fewer and with more events, so that the difference excludes its start.
 """
 
 import re
@@ -26,7 +26,7 @@ _VALGRIND: Final = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cacheg
 
 
 def counter() -> str | None:
-    """What can count here: `perf`, `valgrind`, or nothing."""
+    """The available counter: `perf`, `valgrind` or None."""
     if shutil.which("perf") is not None:
         with tempfile.NamedTemporaryFile() as file:
             if subprocess.run([*_PERF, file.name, "true"], capture_output=True, check=False).returncode == 0:
@@ -37,7 +37,7 @@ def counter() -> str | None:
 
 
 def instructions_per_event(tool: str, kind: str) -> int:
-    """Of `mix` or `no_ops`, on the small population."""
+    """Instructions per event of `mix` or `no_ops`, on the small population."""
     with ThreadPoolExecutor(2) as two:
         fewer, more = two.map(lambda events: _counted(tool, kind, events), (FEWER, MORE))
     return round((more - fewer) / (MORE - FEWER))
@@ -51,7 +51,7 @@ def _counted(tool: str, kind: str, events: int) -> int:
         append(server.socket, WORKSPACE, producer.population(0, SMALL))
         last = append(server.socket, WORKSPACE, said)
         under = (*_PERF, str(file)) if tool == "perf" else (*_VALGRIND, f"--log-file={file}")
-        # Served alone, since to look for other workspaces goes by time; and sets in the same order in every run.
+        # Only this workspace, because looking for others depends on time; a fixed hash seed keeps the order of sets.
         run = Run(under=under, environment={"PYTHONHASHSEED": "0"})
         with Projector(server, {"serve": WORKSPACE}, run) as projector:
             projector.fold({WORKSPACE: last})
@@ -61,5 +61,5 @@ def _counted(tool: str, kind: str, events: int) -> int:
 
 
 def warm() -> None:
-    """Compiles what is imported, which is not to be counted once and then never again."""
+    """Compile the imported modules, so that compiling is not counted in the first run."""
     subprocess.run([sys.executable, "-c", "import kinfold_services.cli, kinfold_services.projector.service"], check=True)

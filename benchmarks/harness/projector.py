@@ -1,7 +1,7 @@
-"""The projector as it ships: `kinfold projector`, in a process of its own.
+"""The projector as shipped: `kinfold projector` in its own process.
 
-It is measured warm: it has folded all that was before and waits for more. Then it is stopped (SIGSTOP), the events are
-appended, and the clock runs from SIGCONT until the commit of the last of them, which the server's own clock tells.
+It is measured warm: it has folded everything so far and waits for more. Then it is paused (SIGSTOP), the events are appended,
+and the time is measured from SIGCONT until the commit of the last event, by the server's clock.
 """
 
 import os
@@ -21,12 +21,12 @@ from kinfold_schemas.positions import position_key
 
 _LOOK_AGAIN_S: Final = 0.01
 _LOOKED_AT: Final = 16
-"""Of a thousand workspaces: to ask for all of them again and again would be a load of its own."""
+"""How many of the remaining workspaces each check covers, because polling a thousand would itself be a load."""
 _STOP_S: Final = 30.0
 
 
 class Folded(NamedTuple):
-    """What folding some entries took."""
+    """The time that folding some entries took."""
 
     seconds: float
     projector_cpu_s: float
@@ -34,16 +34,16 @@ class Folded(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What is run, and how."""
+    """What to run and how."""
 
     program: tuple[str, ...] | None = None
-    """What Python runs, where that is not `kinfold projector` but one that does the same."""
+    """The arguments of Python for an equivalent of `kinfold projector`."""
     profile: Path | None = None
-    """Where cProfile's statistics go at its end."""
+    """The file for cProfile's statistics."""
     under: tuple[str, ...] = ()
-    """A program, with its arguments, that runs it and counts what it does."""
+    """A program with its arguments that runs the projector and counts instructions."""
     environment: Mapping[str, str] = {}
-    """Further variables."""
+    """Additional environment variables."""
 
 
 AS_IT_SHIPS: Final = Run()
@@ -53,12 +53,12 @@ class Projector:
     """A running projector."""
 
     def __init__(self, server: BenchServer, settings: Mapping[str, object] | None = None, run: Run = AS_IT_SHIPS) -> None:
-        """Starts it.
+        """Start the projector.
 
         Args:
-            server: where the log is.
-            settings: as `{"cached_records": 50_000}`, over those of the environment; `serve` tells which workspaces.
-            run: for who wants to know more than its speed.
+            server: the server with the log.
+            settings: such as `{"cached_records": 50_000}`, which override the environment; `serve` selects workspaces.
+            run: for measuring more than its speed.
 
         """
         profiler = ("-m", "cProfile", "-o", str(run.profile)) if run.profile is not None else ()
@@ -72,20 +72,20 @@ class Projector:
 
     @property
     def process_id(self) -> int:
-        """Its process id."""
+        """The id of the process."""
         return self._process.pid
 
     @property
     def resident_bytes(self) -> int:
-        """What it has in memory."""
+        """Its resident memory in bytes."""
         return resident_bytes(self.process_id)
 
     def fold(self, last: Mapping[str, str], timeout_s: float = 600.0) -> None:
-        """Waits until it has folded each workspace up to an entry."""
+        """Wait until it has folded each workspace up to an entry."""
         _wait(self._server, [self], last, timeout_s)
 
     def stop(self) -> None:
-        """Ends it in good order."""
+        """Stop it gracefully."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(_STOP_S)
@@ -94,7 +94,7 @@ class Projector:
             self._process.wait()
 
     def check(self) -> None:
-        """Raises where it has ended."""
+        """Raise RuntimeError if it has ended."""
         if self._process.poll() is not None:
             raise RuntimeError(f"the projector ended with status {self._process.returncode}")
 
@@ -107,7 +107,7 @@ class Projector:
 
 @contextmanager
 def stopped(*projectors: Projector) -> Iterator[None]:
-    """While the block runs, they do not."""
+    """Pause the projectors during the block."""
     for each in projectors:
         os.kill(each.process_id, signal.SIGSTOP)
     try:
@@ -118,7 +118,7 @@ def stopped(*projectors: Projector) -> Iterator[None]:
 
 
 def measure_fold(server: BenchServer, projectors: list[Projector], append: Any) -> Folded:
-    """Lets them fold what `append()` appends; it returns the last id of each workspace."""
+    """Measure how long they take to fold what `append()` appends. It returns the last id of each workspace."""
     with stopped(*projectors):
         last: dict[str, str] = append()
         own = [cpu_s(each.process_id) for each in projectors]
@@ -130,7 +130,7 @@ def measure_fold(server: BenchServer, projectors: list[Projector], append: Any) 
 
 
 def _wait(server: BenchServer, projectors: list[Projector], last: Mapping[str, str], timeout_s: float) -> float:
-    """When (Unix time) the last commit was after which all is folded. Looks seldom enough to cost the server little."""
+    """Wait until everything is folded; returns the Unix time of the last commit. It polls rarely, to spare the server."""
     deadline = time.monotonic() + timeout_s
     waiting, finished = dict(last), 0.0
     while waiting:

@@ -1,4 +1,4 @@
-"""What reading the same log costs without folding it: each reads a workspace's log behind an entry, and tells how many."""
+"""References: the time to read the same part of a workspace's log without folding it."""
 
 import asyncio
 import contextlib
@@ -20,11 +20,11 @@ from kinfold_services.connections import connect
 PAGE_ENTRIES: Final = 1000
 
 Reference = Callable[[BenchServer, str, str, str], float]
-"""Server, workspace, behind which entry, up to which; how many seconds."""
+"""Takes the server, the workspace, the entry to start after and the last entry; returns seconds."""
 
 
 def hiredis_drain(server: BenchServer, workspace: str, behind: str, upto: str) -> float:
-    """A socket and hiredis: nothing is decoded, nothing waits for anything else."""
+    """A socket and hiredis, without decoding and without an event loop."""
     log, position, last = key(workspace, "events"), behind.encode() or b"0-0", upto.encode()
     with Wire(server.socket) as wire:
         started = time.perf_counter()
@@ -35,7 +35,7 @@ def hiredis_drain(server: BenchServer, workspace: str, behind: str, upto: str) -
 
 
 def redis_py(server: BenchServer, workspace: str, behind: str, upto: str) -> float:
-    """redis-py's XREAD on uvloop, and msgspec's decoding into the tagged union of events."""
+    """redis-py's XREAD on uvloop, with msgspec decoding the events."""
     return uvloop.run(_redis_py(server.url, workspace, behind, upto))
 
 
@@ -58,7 +58,7 @@ async def _redis_py(url: str, workspace: str, behind: str, upto: str) -> float:
 
 
 def faststream_batch(server: BenchServer, workspace: str, behind: str, upto: str) -> float:
-    """FastStream's own batch parser, as a StreamSub has it, and a handler that does nothing."""
+    """FastStream's batch parser (StreamSub) with an empty handler."""
     return uvloop.run(_faststream_batch(server, workspace, behind, upto))
 
 

@@ -16,7 +16,7 @@ _FILE_COLUMNS: Final = 140
 
 
 class Figure(msgspec.Struct, omit_defaults=True):
-    """One way of doing it: events a second, each round's, and the median; CPU in microseconds an event."""
+    """The results of one case: events per second as median and by round, and CPU time in microseconds per event."""
 
     name: str
     events: int
@@ -25,27 +25,27 @@ class Figure(msgspec.Struct, omit_defaults=True):
     cpu_us: float | None = None
     server_cpu_us: float | None = None
     ratios: dict[str, float] = {}
-    """To each reference of the same rounds: the median of the rounds' ratios."""
+    """For each reference, the median of the ratios of all rounds."""
 
 
 def figure(name: str, events: int, seconds: list[float], **more: Any) -> Figure:
-    """Of so many events in so many seconds, in each round."""
+    """Make a figure from the events per round and the seconds of each round."""
     rates = [round(events / each) for each in seconds]
     return Figure(name, events, round(statistics.median(rates)), rates, **more)
 
 
 def ratio(one: Figure, other: Figure) -> float:
-    """The median of the rounds' ratios: what else the machine did in a round has hit both."""
+    """The median of the ratios of all rounds. Other load in a round affects both sides."""
     return significant(statistics.median(a / b for a, b in zip(one.rounds, other.rounds, strict=True)))
 
 
 def significant(number: float) -> float:
-    """Three digits of it."""
+    """Round to three significant digits."""
     return float(f"{number:.3g}")
 
 
 def environment(server: str) -> dict[str, object]:
-    """What the figures were found on."""
+    """Describe the machine and the software of a run."""
     return {
         "python": platform.python_version(),
         "server": server,
@@ -54,14 +54,14 @@ def environment(server: str) -> dict[str, object]:
 
 
 def write(name: str, result: dict[str, Any], path: Path | None = None) -> None:
-    """Writes `benchmarks/results/<name>.json`, or `path`."""
+    """Write `benchmarks/results/<name>.json`, or `path`."""
     path = path or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode({"benchmark": name, **result}), indent=2) + b"\n")
 
 
 def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table on standard output."""
+    """Print a table."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")

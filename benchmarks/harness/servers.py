@@ -1,4 +1,4 @@
-"""A server for one benchmark, and what processes use."""
+"""Servers for benchmarks, and the resource use of processes."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class BenchServer:
-    """A running server: where it is, a client for the questions in between, and what it uses."""
+    """A running server, with a client and its resource use."""
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
@@ -24,30 +24,30 @@ class BenchServer:
 
     @property
     def socket(self) -> str:
-        """The path of the unix socket where it listens."""
+        """The path of its unix socket."""
         return cast("str", self.client.connection_pool.connection_kwargs["path"])
 
     @property
     def name(self) -> str:
-        """Engine and version."""
+        """Its engine and version."""
         info = self.info()
         return f"valkey {info['valkey_version']}" if "valkey_version" in info else f"redis {info['redis_version']}"
 
     @property
     def used_memory_bytes(self) -> int:
-        """What its data takes."""
+        """The memory of its data in bytes."""
         return cast("int", self.info()["used_memory"])
 
     def info(self) -> dict[str, Any]:
-        """What the server says of itself."""
+        """The reply to INFO."""
         return self.client.info()
 
 
 @contextmanager
 def bench_server() -> Iterator[BenchServer]:
-    """An embedded server in a directory of its own, as `kinfold up` has it, gone at the end with its data.
+    """Run an embedded server like that of `kinfold up` in a temporary directory.
 
-    But for one thing: it does not rewrite its append-only file, which would fall into one round and spare the next.
+    Unlike that one, it does not rewrite its append-only file, which would slow down one round and not the next.
     """
     with tempfile.TemporaryDirectory(prefix="kinfold-bench-") as directory, EmbeddedServer.start(Path(directory)) as embedded:
         server = BenchServer(embedded.url)
@@ -59,7 +59,7 @@ def bench_server() -> Iterator[BenchServer]:
 
 
 def cpu_s(process_id: int) -> float:
-    """CPU seconds that a process has used, in user and in kernel mode; 0 where there is no /proc."""
+    """CPU seconds of a process in user and kernel mode; 0 without /proc."""
     try:
         fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -68,7 +68,7 @@ def cpu_s(process_id: int) -> float:
 
 
 def resident_bytes(process_id: int, field: str = "VmRSS") -> int:
-    """What a process has in memory now (`VmRSS`), or had at most (`VmHWM`); 0 where there is no /proc."""
+    """Current (`VmRSS`) or peak (`VmHWM`) memory of a process in bytes; 0 without /proc."""
     try:
         lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     except OSError:

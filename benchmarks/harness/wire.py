@@ -1,4 +1,4 @@
-"""Redis by hand: a blocking socket and hiredis. What a producer or reader can do at most, and cheap beside what is measured."""
+"""A minimal Redis client: a blocking socket and hiredis. It is as fast as a producer or reader can be."""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ _APPENDED_AT_ONCE: Final = 2000
 
 
 class Wire:
-    """One connection. Replies come as bytes, in order."""
+    """One connection. Replies are bytes, in order."""
 
     def __init__(self, path: str) -> None:
         self.socket: Final = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -23,11 +23,11 @@ class Wire:
         self._reader: Final = hiredis.Reader()
 
     def send(self, *arguments: bytes | str | int) -> None:
-        """Sends one command."""
+        """Send one command."""
         self.socket.sendall(hiredis.pack_command(cast("Any", arguments)))
 
     def receive(self) -> Any:
-        """The next reply. Raises what the server refuses."""
+        """Return the next reply. Raises error replies."""
         while (reply := self._reader.gets()) is False:
             self.feed(self.socket.recv(READ_BYTES))
         if isinstance(reply, hiredis.HiredisError):
@@ -35,13 +35,13 @@ class Wire:
         return reply
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes that were received otherwise."""
+        """Parse bytes that the caller received itself."""
         if not data:
             raise ConnectionError("the server has closed the connection")
         self._reader.feed(data)
 
     def arrived(self) -> Iterator[Any]:
-        """The replies that are here already."""
+        """The replies that have arrived completely."""
         while (reply := self._reader.gets()) is not False:
             yield reply
 
@@ -53,13 +53,13 @@ class Wire:
 
 
 def append_command(log: str) -> tuple[bytes, bytes]:
-    """What stands before and after an event's length in a packed `XADD log * event ...`."""
+    """The bytes before and after an event's length in a packed `XADD log * event ...`."""
     parts = hiredis.pack_command(cast("Any", ("XADD", log, "*", "event")))
     return parts.replace(b"*4\r\n", b"*5\r\n", 1) + b"$", b"\r\n"
 
 
 def append(path: str, workspace: str, events: Iterable[bytes]) -> str:
-    """Appends events to a workspace's log; the id of the last."""
+    """Append events to a workspace's log; returns the last id."""
     before, after = append_command(key(workspace, "events"))
     rest, last = iter(events), b""
     with Wire(path) as wire:

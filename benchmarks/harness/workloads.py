@@ -1,8 +1,8 @@
-"""Events as producers send them, in the shape and length that kinfold's own client gives them; the same ones in every run.
+"""Events in the shape and length that kinfold's client sends, the same in every run.
 
-A population of visitors: three in five have said who they are, two devices to a person, with an external id, an address and
-some metadata. What happens to it is drawn with a seed: uniformly, or by Zipf's law (exponent 1), where one visitor alone is
-every eleventh event of a middle population.
+Three in five visitors of a population are identified, two devices to a person, with an external id, an address and some
+metadata. Events are drawn with a fixed seed, uniformly or by Zipf's law (exponent 1), where one visitor has every
+eleventh event of the middle population.
 """
 
 import gzip
@@ -27,35 +27,35 @@ VISITORS_A_PERSON: Final = 2
 _IDENTIFIED_OF_5: Final = 3
 _EVENTS_A_MS: Final = 5
 _DELAY_MS: Final = 5
-"""Events are under way for less than this. A log that is filled in a second would be full of late events otherwise."""
+"""The maximum network delay of an event. A log that is filled in a second would otherwise be full of late events."""
 _DRAWN_AT_ONCE: Final = 5000
 _FIRST_MS: Final = int(datetime(2026, 1, 15, tzinfo=UTC).timestamp() * 1000)
 _PAGES: Final = [b"/", b"/pricing", b"/docs/start", b"/docs/reference/events", b"/blog/2026/identity", b"/account/team"]
 _KEYS: Final = [b"seats", b"visits", b"score", b"projects", b"credits", b"lastOrder"]
 
 Drawn = Callable[[random.Random, int], list[int]]
-"""Draws so many visitors."""
+"""Draws a number of visitors."""
 
 
 def uniform(visitors: int) -> Drawn:
-    """Each visitor as often as any other."""
+    """Draw each visitor with the same probability."""
     return lambda dice, count: [int(dice.random() * visitors) for _ in range(count)]
 
 
 def zipf(visitors: int) -> Drawn:
-    """Visitor n as often as 1/n."""
+    """Draw visitor n with a probability proportional to 1/n."""
     weights = list(itertools.accumulate(1 / rank for rank in range(1, visitors + 1)))
     population = range(visitors)
     return lambda dice, count: dice.choices(population, cum_weights=weights, k=count)
 
 
 def is_identified(visitor: int) -> bool:
-    """Whether the population knows who it is."""
+    """Whether the visitor is identified."""
     return visitor % 5 < _IDENTIFIED_OF_5
 
 
 class Producer:
-    """Makes events of a population, each with an id and times of its own."""
+    """Makes the events of a population, each with its own id and times."""
 
     def __init__(self, visitors: int, seed: int = SEED) -> None:
         self._people = max(1, visitors // VISITORS_A_PERSON)
@@ -63,7 +63,7 @@ class Producer:
         self._count = seed << 32
 
     def population(self, first: int, upto: int) -> Iterator[bytes]:
-        """What makes visitors `first` to `upto` known: each seen, and who identified themselves."""
+        """The events that create visitors `first` to `upto`: each is seen, and some are identified."""
         self._people = max(self._people, upto // VISITORS_A_PERSON)
         for visitor in range(first, upto):
             yield self._seen(visitor)
@@ -71,18 +71,18 @@ class Producer:
                 yield self._identified(visitor)
 
     def mix(self, drawn: Drawn, count: int) -> Iterator[bytes]:
-        """60 % seen; 10 % identified, every second on a new device; 30 % metadata that is nearly always new."""
+        """60 % seen; 10 % identified, half of them on a new device; 30 % metadata, nearly always new."""
         kinds = (
             [self._seen] * 12 + [self._identified, self._identified_anew] + [self._metadata] * 4 + [self._metadata_of_user] * 2
         )
         return self._drawn(drawn, count, kinds)
 
     def no_ops(self, drawn: Drawn, count: int) -> Iterator[bytes]:
-        """Nine of ten say what was said before, two thirds of them metadata; the tenth is metadata that is new."""
+        """90 % repetitions, two thirds of them metadata; 10 % new metadata."""
         return self._drawn(drawn, count, [self._metadata_again] * 6 + [self._identified_again] * 3 + [self._metadata])
 
     def before_merges(self, first: int, upto: int) -> Iterator[bytes]:
-        """Contacts for `merges`: one with an address and a visitor for each, and one with an external id for each twenty."""
+        """Contacts for `merges`: one with an address and a visitor per merge, and one with an external id per twenty merges."""
         for each in range(first, upto):
             if each % 20 == 0:
                 yield self._event(b"VisitorIdentified", b'"externalId":"m-%d","metadata":{"plan":"pro"}' % (each // 20))
@@ -92,7 +92,7 @@ class Producer:
             )
 
     def merges(self, first: int, upto: int) -> Iterator[bytes]:
-        """Each event names an address and an external id of two contacts that `before_merges` made."""
+        """Each event names the address and the external id of two contacts from `before_merges`."""
         for each in range(first, upto):
             yield self._event(b"VisitorIdentified", b'"externalId":"m-%d","email":"m-%d@example.org"' % (each // 20, each))
 
@@ -113,7 +113,7 @@ class Producer:
         return self._event(b"VisitorIdentified", fields % (person, person, visitor, _beta(person)))
 
     def _identified_anew(self, _visitor: int) -> bytes:
-        person = self._count * 7919 % self._people  # whoever it is: nobody has hundreds of devices, however often they come
+        person = self._count * 7919 % self._people  # spread evenly, so that nobody gets hundreds of devices
         fields = b'"externalId":"u-%d","visitorId":"w-%x"'
         return self._event(b"VisitorIdentified", fields % (person, self._count))
 
@@ -142,7 +142,7 @@ class Producer:
 
 
 def history(turns: range) -> Iterator[bytes]:
-    """The example history so many times over, each time of other people on other devices."""
+    """The example history once per turn, each time with other people and devices."""
     for turn in turns:
         for event in _history():
             names = {name: f"{turn}.{event[name]}" for name in ("id", "visitorId", "externalId", "email") if name in event}
@@ -168,5 +168,5 @@ def _beta(person: int) -> bytes:
 
 
 def _known(visitor: int) -> int:
-    """The visitor, or one beside it whom the population knows."""
+    """The visitor, or an identified one near it."""
     return visitor if is_identified(visitor) else visitor - 2

@@ -1,1 +1,1 @@
-"""What one would write instead of kinfold, to be measured beside it."""
+"""Alternatives to kinfold, for comparison."""

@@ -1,9 +1,9 @@
-"""The same fold with PyPI's `eventsourcing`: visitors, contacts and identifiers are aggregates, stored in SQLite.
+"""The same fold with the package `eventsourcing`: visitors, contacts and identifiers are aggregates, stored in SQLite.
 
-It is given every advantage: events come from memory and are decoded by kinfold's own codec; all aggregates stay in an unlimited
-cache that nothing is copied from; what a thousand events did is saved at once, in one transaction. It reads no stream, feeds
-nobody, and has no position. What else it leaves out is what `peers/idiomatic.py` leaves out, and duplicates, and tombstones'
-visitors; what it does have is the history of every aggregate.
+It gets every advantage: events come from memory and are decoded by kinfold's codec; all aggregates stay in an unlimited cache
+without copies; and the effects of a thousand events are saved in one transaction. It reads no stream, writes no feed and has no
+position. It also leaves out everything that `peers/idiomatic.py` leaves out, duplicates, and the visitors of tombstones. In
+return it keeps the history of every aggregate.
 """
 
 import time
@@ -26,7 +26,7 @@ SAVED_AT_ONCE: Final = 1000
 
 @lru_cache(maxsize=1_000_000)
 def aggregate_id(kind: str, name: str) -> UUID:
-    """The id of what is named so."""
+    """The id of the aggregate with this name."""
     return uuid5(NAMESPACE_URL, f"/{kind}/{name}")
 
 
@@ -45,25 +45,25 @@ class Visitor(Aggregate):
 
     @staticmethod
     def create_id(name: str) -> UUID:
-        """The library asks for it."""
+        """Required by the library."""
         return aggregate_id("visitor", name)
 
     @event("Seen")
     def see(self, at_ms: int, context: dict[str, Any] | None) -> None:
-        """It was there."""
+        """Note that it was seen."""
         self.first_ms, self.last_ms = min(self.first_ms, at_ms), max(self.last_ms, at_ms)
         if context and at_ms >= self.context_ms:
             self.context, self.context_ms = context, at_ms
 
     @event("Linked")
     def link(self, contact_id: str) -> None:
-        """It is this contact's now."""
+        """Link the visitor to a contact."""
         self.contact_id = contact_id
         self.metadata, self.stamps = {}, {}
 
     @event("MetadataPatched")
     def patch(self, at_ms: int, metadata: dict[str, Any]) -> None:
-        """What it said of itself while nobody knew whose it was."""
+        """Set metadata while the visitor is anonymous."""
         self.metadata, self.stamps = self.metadata | metadata, self.stamps | dict.fromkeys(metadata, at_ms)
 
 
@@ -84,44 +84,44 @@ class Contact(Aggregate):
 
     @staticmethod
     def create_id(name: str) -> UUID:
-        """The library asks for it."""
+        """Required by the library."""
         return aggregate_id("contact", name)
 
     @event("Named")
     def call(self, external_id: str | None, email: str | None) -> None:
-        """Its identifiers are these."""
+        """Set the identifiers."""
         self.external_id, self.email = external_id, email
 
     @event("Seen")
     def see(self, at_ms: int) -> None:
-        """It was there."""
+        """Note that it was seen."""
         self.first_ms, self.last_ms = min(self.first_ms, at_ms), max(self.last_ms, at_ms)
 
     @event("MetadataPatched")
     def patch(self, at_ms: int, metadata: dict[str, Any], removed: list[str]) -> None:
-        """What is known about it."""
+        """Patch the metadata."""
         self.metadata = {name: value for name, value in (self.metadata | metadata).items() if name not in removed}
         self.stamps = self.stamps | dict.fromkeys([*metadata, *removed], at_ms)
         self.metadata_hash = metadata_hash(self.metadata)
 
     @event("VisitorAdded")
     def add(self, visitor: str) -> None:
-        """The visitor is its now."""
+        """Add a visitor."""
         self.visitors = [visitor, *self.visitors][:100]
 
     @event("VisitorRemoved")
     def remove(self, visitor: str) -> None:
-        """The visitor is its no more."""
+        """Remove a visitor."""
         self.visitors = [each for each in self.visitors if each != visitor]
 
     @event("Merged")
     def merge(self, into: str) -> None:
-        """It is another one now."""
+        """Merge the contact into another one."""
         self.merged_into = into
 
 
 class Identifier(Aggregate):
-    """Whose an external id or an address is."""
+    """The contact of an external id or an address."""
 
     @event("Taken")
     def __init__(self, name: str, contact: str) -> None:
@@ -130,12 +130,12 @@ class Identifier(Aggregate):
 
     @staticmethod
     def create_id(name: str) -> UUID:
-        """The library asks for it."""
+        """Required by the library."""
         return aggregate_id("identifier", name)
 
     @event("Moved")
     def move(self, contact: str) -> None:
-        """It is somebody else's; '' is nobody's."""
+        """Assign the identifier to a contact, or to none with ''."""
         self.contact = contact
 
 
@@ -156,7 +156,7 @@ class Identities(Application[UUID]):
         self._count = 0
 
     def fold(self, events: Sequence[bytes]) -> float:
-        """Folds and saves them; in how many seconds."""
+        """Fold and save events; returns the seconds."""
         started = time.perf_counter()
         for first in range(0, len(events), SAVED_AT_ONCE):
             self._held.clear()

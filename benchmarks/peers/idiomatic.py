@@ -2,15 +2,15 @@
 
     python benchmarks/peers/idiomatic.py URL [WORKSPACE]
 
-What a competent person writes in an afternoon, and nothing is slow on purpose: it loads what an event names in one pipeline,
-the contacts behind it in a second one, and writes state, feed and position in one transaction. It validates, keeps effective
-times for each metadata key, links, merges, tells conflicts, computes the hash, drops no-ops and duplicates.
+It is what a competent engineer writes in an afternoon, and nothing is slow on purpose. It loads the records that an event names
+in one pipeline and their contacts in a second one, and writes state, feed and position in one transaction. It validates, keeps
+an effective time for each metadata key, links, merges, reports conflicts, computes the hash, and drops no-ops and duplicates.
 
-Left out, all of which would make it slower: a second projector that takes over (it watches no position), the history of a
-visitor's links (a late event belongs to whoever has the visitor now), effective times of name and address, ties by entry id,
-normalising and blocked identifiers, limits, the list of a contact's visitors beyond its newest hundred (one that leaves is not
-followed by an older one), presence, removed keys coming back by late events, the exact window of duplicates (a week here), the
-numbers of RFC 8785, reasons of rejects.
+It leaves out the following, all of which would make it slower: a second projector that takes over (it does not watch the
+position), the history of a visitor's links (a late event belongs to the current contact), effective times of name and address,
+ties by entry id, normalising and blocked identifiers, limits, visitors of a contact beyond the newest hundred (no older one
+moves up), presence, removed keys that late events bring back, the exact window of duplicates (a week here), the number format
+of RFC 8785, and the reasons of rejects.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ Identifier = Annotated[str, Field(min_length=1, max_length=255)]
 
 
 class Model(BaseModel):
-    """Named in camel case on the wire."""
+    """Base of the models; fields are camelCase on the wire."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class Common(Model):
-    """What all events have."""
+    """The fields of all events."""
 
     id: str | None = None
     at: AwareDatetime | None = None
@@ -46,7 +46,7 @@ class Common(Model):
 
 
 class VisitorSeen(Common):
-    """A visitor was there."""
+    """A visitor was seen."""
 
     type: Literal["VisitorSeen"]
     visitor_id: Identifier
@@ -54,7 +54,7 @@ class VisitorSeen(Common):
 
 
 class VisitorIdentified(Common):
-    """Who a visitor is."""
+    """A visitor was identified."""
 
     type: Literal["VisitorIdentified"]
     visitor_id: Identifier | None = None
@@ -67,7 +67,7 @@ class VisitorIdentified(Common):
 
 
 class MetadataSet(Common):
-    """What is known about somebody."""
+    """Metadata was set on a visitor or a contact."""
 
     type: Literal["MetadataSet"]
     visitor_id: Identifier | None = None
@@ -83,7 +83,7 @@ EVENTS: Final[TypeAdapter[VisitorSeen | VisitorIdentified | MetadataSet]] = Type
 
 
 class Visitor(Model):
-    """A visitor as it is stored."""
+    """A stored visitor."""
 
     id: str
     contact_id: str | None = None
@@ -96,7 +96,7 @@ class Visitor(Model):
 
 
 class Contact(Model):
-    """A contact as it is stored."""
+    """A stored contact."""
 
     id: str
     external_id: str | None = None
@@ -117,14 +117,14 @@ class Contact(Model):
 
 
 class Service:
-    """Folds one workspace."""
+    """The fold of one workspace."""
 
     def __init__(self, redis: Redis, workspace: str) -> None:
         self.redis: Final = redis
         self.prefix: Final = f"kinfold:{{{workspace}}}:"
 
     async def handle(self, entry_id: str, data: str) -> None:
-        """Folds one event."""
+        """Fold one event."""
         try:
             event = EVENTS.validate_json(data)
         except ValidationError as error:
@@ -144,7 +144,7 @@ class Service:
         await self.save(fold)
 
     async def load(self, fold: "Fold", event: VisitorSeen | VisitorIdentified | MetadataSet) -> None:
-        """What the event names, and the contacts behind it."""
+        """Load the records that the event names, and their contacts."""
         external_id, email = getattr(event, "external_id", None), getattr(event, "email", None)
         async with self.redis.pipeline(transaction=False) as pipe:
             pipe.hget(self.prefix + "visitors", event.visitor_id or "")
@@ -164,7 +164,7 @@ class Service:
         fold.holder, fold.by_external_id, fold.by_email, fold.by_id = (known[each.id] if each else None for each in found)
 
     async def living(self, data: str | None) -> Contact | None:
-        """A stored contact, or the one that it was merged into."""
+        """Load a contact, or the one that it was merged into."""
         contact = Contact.model_validate_json(data) if data is not None else None
         while contact is not None and contact.merged_into is not None:
             survivor: Any = await self.redis.hget(self.prefix + "contacts", contact.merged_into)
@@ -172,7 +172,7 @@ class Service:
         return contact
 
     async def save(self, fold: "Fold") -> None:
-        """State, feed and position, in one transaction."""
+        """Write state, feed and position in one transaction."""
         async with self.redis.pipeline(transaction=True) as pipe:
             if fold.visitor is not None:
                 pipe.hset(self.prefix + "visitors", fold.visitor.id, fold.visitor.model_dump_json(by_alias=True))
@@ -190,7 +190,7 @@ class Service:
             await pipe.execute()
 
     async def reject(self, entry_id: str, data: str, reason: str) -> None:
-        """Keeps what cannot be folded."""
+        """Keep an entry that cannot be folded."""
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.xadd(self.prefix + "rejects", {"event": data, "entry": entry_id, "reason": reason})
             pipe.hset(self.prefix + "position", "stream_id", entry_id)
@@ -198,7 +198,7 @@ class Service:
 
 
 class Fold:
-    """One event, what it found, and what comes of it."""
+    """One event, the records that it loads, and its effects."""
 
     def __init__(self, entry_id: str, at: datetime) -> None:
         self.entry_id: Final = entry_id
@@ -214,7 +214,7 @@ class Fold:
         self.changes: list[str] = []
 
     def seen(self, event: VisitorSeen) -> None:
-        """The visitor was there."""
+        """Fold a VisitorSeen."""
         visitor = self.touch_visitor(event.visitor_id)
         if event.context and self.ms >= visitor.context_ms:
             visitor.context, visitor.context_ms = event.context, self.ms
@@ -222,7 +222,7 @@ class Fold:
             self.touch(self.holder)
 
     def metadata_set(self, event: MetadataSet) -> None:
-        """Metadata of whoever it names."""
+        """Fold a MetadataSet."""
         if event.visitor_id is not None and self.holder is None:
             visitor = self.touch_visitor(event.visitor_id)
             patch(visitor.metadata, visitor.stamps, event.metadata, event.unset, self.ms)
@@ -243,7 +243,7 @@ class Fold:
             self.tell("ContactUpdated", contact, changed=changed)
 
     def identified(self, event: VisitorIdentified) -> None:
-        """Which contact it is, whom it takes in, and which visitor is its now."""
+        """Fold a VisitorIdentified: choose the contact, merge, and link the visitor."""
         contact, is_new = self.target(event)
         before = contact.model_dump(include={"external_id", "email", "name", "image"})
         contact.external_id = contact.external_id or event.external_id
@@ -266,7 +266,7 @@ class Fold:
             self.tell("IdentityConflict", contact, email=event.email, heldBy=conflict.id)
 
     def target(self, event: VisitorIdentified) -> tuple[Contact, bool]:
-        """The first table of the contract's section 5."""
+        """The first table of contract section 5."""
         if event.external_id is None:
             found = self.by_email
         elif self.by_external_id is not None:
@@ -290,7 +290,7 @@ class Fold:
         return holder, None
 
     def merge(self, contact: Contact, merged: Contact) -> None:
-        """All that the merged contact has is this one's."""
+        """Merge another contact into this one."""
         for name, ms in merged.stamps.items():
             if ms > contact.stamps.get(name, -1):
                 contact.stamps[name] = ms
@@ -304,7 +304,7 @@ class Fold:
         self.changed[merged.id] = merged
 
     def link(self, contact: Contact, visitor_id: str) -> Visitor | None:
-        """Links the visitor, where it is not linked to this contact already."""
+        """Link the visitor, unless it is already linked to this contact."""
         visitor = self.touch_visitor(visitor_id)
         if self.holder is contact:
             return None
@@ -322,7 +322,7 @@ class Fold:
         return visitor
 
     def apply(self, contact: Contact, event: VisitorIdentified | MetadataSet) -> list[str]:
-        """Patches the metadata; the fields that are other than they were."""
+        """Patch the metadata; returns the changed fields."""
         before = dict(contact.metadata)
         patch(contact.metadata, contact.stamps, event.metadata, event.unset, self.ms)
         canonical = json.dumps(contact.metadata, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -331,24 +331,24 @@ class Fold:
         return [f"metadata.{name}" for name in sorted(names) if before.get(name, ...) != contact.metadata.get(name, ...)]
 
     def touch_visitor(self, visitor_id: str) -> Visitor:
-        """The visitor, seen now."""
+        """The visitor, marked as seen."""
         visitor = self.visitor = self.visitor or Visitor(id=visitor_id, first_seen_at=self.at, last_seen_at=self.at)
         visitor.first_seen_at, visitor.last_seen_at = min(visitor.first_seen_at, self.at), max(visitor.last_seen_at, self.at)
         return visitor
 
     def touch(self, contact: Contact) -> None:
-        """The contact, seen now and to be written."""
+        """The contact, marked as seen and to be written."""
         contact.first_seen_at, contact.last_seen_at = min(contact.first_seen_at, self.at), max(contact.last_seen_at, self.at)
         self.changed[contact.id] = contact
 
     def new_contact(self) -> Contact:
-        """A contact of this entry."""
+        """Create a contact for this entry."""
         contact_id = "ct_" + hashlib.sha256(self.entry_id.encode()).hexdigest()[:26]
         at = self.at
         return Contact(id=contact_id, first_seen_at=at, last_seen_at=at, created_at=at, updated_at=at)
 
     def tell(self, change: str, contact: Contact, **more: object) -> None:
-        """Puts a change on the feed, with the whole contact."""
+        """Add a change to the feed, with the whole contact."""
         contact.version += 1
         contact.updated_at = max(contact.updated_at, self.at)
         self.changed[contact.id] = contact
@@ -360,7 +360,7 @@ class Fold:
 def patch(
     metadata: dict[str, Primitive], stamps: dict[str, int], values: dict[str, Primitive], unset: list[str], ms: int
 ) -> None:
-    """Last write wins, a key at a time."""
+    """Patch metadata: the last write wins, by key."""
     for name, value in values.items():
         if ms >= stamps.get(name, -1):
             metadata[name], stamps[name] = value, ms
@@ -371,7 +371,7 @@ def patch(
 
 
 def effective(entry_id: str, event: Common) -> datetime:
-    """When the event counts as having happened."""
+    """The effective time of the event."""
     logged = datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     if event.at is None:
         return logged
@@ -381,7 +381,7 @@ def effective(entry_id: str, event: Common) -> datetime:
 
 
 async def serve(url: str, workspace: str) -> None:
-    """Folds the workspace until a signal."""
+    """Fold the workspace until a signal."""
     broker = RedisBroker(url, logger=None)
     redis = Redis.from_url(url, decode_responses=True)
     service = Service(redis, workspace)

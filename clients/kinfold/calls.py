@@ -115,7 +115,7 @@ class Calls(Generic[R]):
         ...     visitors.identify("v-1", name="Ada")
         Traceback (most recent call last):
             ...
-        kinfold_schemas.rejections.EventError: no-identifier: externalId, email: found neither, allowed is at least one
+        kinfold_schemas.rejections.EventError: no-identifier: externalId, email: expected at least one of them, got neither
         """
         values: Any = metadata
         if values.__class__ is dict:

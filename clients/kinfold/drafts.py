@@ -153,8 +153,7 @@ def checked(kind: EventType, at: datetime | None, *given: object) -> Draft:
     try:
         check_event(_event(kind, at, named))
     except UnicodeEncodeError:
-        detail = f"{kind}: found a lone UTF-16 surrogate, allowed is text that Unicode can encode"
-        raise EventError(Rejection("invalid", detail)) from None
+        raise _invalid("event", "text that Unicode can encode", "a lone UTF-16 surrogate") from None
     size = ENVELOPE_BYTES + len(msgspec.json.encode(named))
     return kind, time.time() if at is None else at, size, *(named.get(name) for name in FIELDS[kind])
 
@@ -182,14 +181,14 @@ def _field(name: str, value: object) -> object:
         return primitives(name, value)
     if name == "unset":
         if isinstance(value, str) or not isinstance(value, Iterable):
-            raise EventError(Rejection("invalid", f"unset: found {found(value)}, allowed is an array of metadata keys"))
+            raise _invalid("unset", "an array of metadata keys", found(value))
         return [_text(f"unset[{index}]", key) for index, key in enumerate(cast("Iterable[object]", value))]
     return _text(name, value)
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise EventError(Rejection("invalid", f"{name}: found {found(value)}, allowed is a string"))
+        raise _invalid(name, "a string", found(value))
     return _plain_text(value)
 
 
@@ -202,11 +201,11 @@ def _plain_text(value: str) -> str:
 def primitives(field: str, values: object) -> dict[str, Primitive]:
     """A copy, of JSON's own types alone: a `SafeString` is text, an `IntEnum` a number, a Decimal nothing that JSON knows."""
     if not isinstance(values, Mapping):
-        raise EventError(Rejection("invalid", f"{field}: found {found(values)}, allowed is a mapping of strings to primitives"))
+        raise _invalid(field, "a mapping of strings to primitives", found(values))
     copy: dict[str, Primitive] = {}
     for name, value in cast("Mapping[object, object]", values).items():
         if not isinstance(name, str):
-            raise EventError(Rejection("invalid", f"{field}: found the key {found(name)}, allowed are strings"))
+            raise _invalid(field, "keys that are strings", found(name))
         copy[_plain_text(name)] = _primitive(f"{field}.{name}", value)
     return copy
 
@@ -219,21 +218,22 @@ def _primitive(field: str, value: object) -> Primitive:
     if isinstance(value, int):
         number = int.__int__(value)
         if not -MAX_INTEGER <= number <= MAX_INTEGER:
-            raise EventError(Rejection("invalid", f"{field}: found {number}, allowed are integers within ±(2^53-1)"))
+            raise _invalid(field, "an integer within ±(2^53-1)", str(number))
         return number
     if isinstance(value, float):
         real = float.__float__(value)
         if real - real != 0:
-            raise EventError(Rejection("invalid", f"{field}: found {real}, allowed are finite numbers"))
+            raise _invalid(field, "a finite number", str(real))
         return real
-    raise EventError(
-        Rejection("invalid", f"{field}: found {found(value)}, allowed is a string, a finite number, a boolean or None")
-    )
+    raise _invalid(field, "a string, a finite number, a boolean or None", found(value))
 
 
 def _check_at(at: datetime) -> None:
     if not isinstance(at, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]  the caller may not be typed
-        raise EventError(Rejection("invalid", f"at: found {found(at)}, allowed is a datetime with an offset, 1970 or later"))
+        raise _invalid("at", "a datetime with an offset", found(at))
     if at.utcoffset() is None:
-        detail = f"at: found {at.isoformat()} without an offset, allowed is a datetime with one, as datetime.now(UTC)"
-        raise EventError(Rejection("invalid", detail))
+        raise _invalid("at", "a datetime with an offset, such as datetime.now(UTC)", f"{at.isoformat()} without one")
+
+
+def _invalid(field: str, expected: str, got: str) -> EventError:
+    return EventError(Rejection("invalid", field, expected, got))

@@ -45,8 +45,8 @@ def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: Identifier
     text_id = entry_id.decode()
     data = fields.get(EVENT_FIELD)
     if data is None:
-        detail = f"event: found an entry without that field ({len(fields)} others), allowed is one JSON object in it"
-        return BadEntry(text_id, Rejection("no-event-field", detail))
+        got = f"an entry without that field ({len(fields)} others)"
+        return BadEntry(text_id, Rejection("no-event-field", "event", "one JSON object", got))
     event = decode_event(data)
     if type(event) is Rejection:
         return BadEntry(text_id, event)

@@ -105,8 +105,8 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     elif contact_id in state.contacts or link is not None:
         contact = state.contact(contact_id)
     else:
-        detail = f"contactId: found {found(contact_id)}, allowed is the id of a contact of this workspace"
-        return rejected(Rejection("unknown-contact", detail))
+        expected = "the id of a contact of this workspace"
+        return rejected(Rejection("unknown-contact", "contactId", expected, found(contact_id)))
 
     metadata, late = _metadata_of(contact).patch(event.metadata, event.unset, entry.stamp)
     if rejection := _too_many(metadata):
@@ -227,8 +227,8 @@ def _anonymous_metadata(visitor: VisitorRecord | None) -> Metadata:
 def _too_many(metadata: Metadata) -> Rejection | None:
     if len(metadata.values) <= MAX_METADATA_KEYS:
         return None
-    detail = f"metadata: found {len(metadata.values)} keys once set, allowed are {MAX_METADATA_KEYS} in a contact"
-    return Rejection("invalid", detail)
+    expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
+    return Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys once set")
 
 
 def _outcome(changes: list[Change], blocked: int, *, late: bool, folded: bool = False) -> Outcome:

@@ -1,1 +1,1 @@
-"""What is said: events, changes, contacts, identifiers, the canonical hash, keys and their codec."""
+"""The wire format of kinfold: events, changes, contacts, identifiers, keys, and their encoding."""

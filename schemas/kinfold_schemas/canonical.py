@@ -1,6 +1,6 @@
-"""Canonical JSON by RFC 8785 (JCS) and the metadata hash built on it (contract section 4).
+"""Canonical JSON (RFC 8785, JCS) and the metadata hash (contract section 4).
 
-Only what metadata can hold is needed here: an object of strings, numbers, booleans and nulls.
+Only objects of strings, numbers, booleans and nulls are supported, because metadata holds nothing else.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ EMPTY_HASH: Final = hashlib.sha256(b"{}").hexdigest()
 
 
 def canonical_json(metadata: Mapping[str, Primitive]) -> bytes:
-    """RFC 8785 bytes of an object of primitives.
+    """Encode an object of primitives as RFC 8785 JSON.
 
-    Raises ValueError for a number that JSON cannot hold, and UnicodeEncodeError for a lone surrogate (RFC 8785, 3.2.2.2).
+    Raises ValueError for NaN and the infinities, and UnicodeEncodeError for a lone surrogate (RFC 8785, 3.2.2.2).
     """
     if float not in map(type, metadata.values()):
-        data = _encode_sorted(metadata)  # RFC 8785, 3.2.2.2: msgspec escapes just what JCS does
+        data = _encode_sorted(metadata)  # msgspec escapes exactly as RFC 8785, 3.2.2.2
         if data.isascii():
             return data
     keys = sorted(metadata) if all(map(str.isascii, metadata)) else sorted(metadata, key=_utf16)
@@ -34,12 +34,12 @@ def canonical_json(metadata: Mapping[str, Primitive]) -> bytes:
 
 
 def metadata_hash(metadata: Mapping[str, Primitive]) -> str:
-    """SHA-256 of the canonical JSON, in lower-case hex (64 characters)."""
+    """Return the SHA-256 of the canonical JSON as 64 lower-case hex digits."""
     return hashlib.sha256(canonical_json(metadata)).hexdigest() if metadata else EMPTY_HASH
 
 
 def _utf16(key: str) -> bytes:
-    # RFC 8785, 3.2.3 sorts by UTF-16 code units, and Python sorts by code point: they differ above the BMP.
+    # RFC 8785, 3.2.3 sorts by UTF-16 code units and Python by code points. The two differ above the BMP.
     return key.encode("utf-16-be")
 
 
@@ -50,16 +50,16 @@ def _value(value: Primitive) -> bytes:
 
 
 def _ecmascript_number(value: float) -> str:
-    """ECMAScript's Number::toString, which RFC 8785, 3.2.2.3 asks for: Python has the same digits, laid out otherwise."""
-    if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124  that is what NaN is
-        raise ValueError(f"a number in canonical JSON: found {value}, allowed is a finite number")
+    """ECMAScript's Number::toString (RFC 8785, 3.2.2.3). Python computes the same digits but formats them differently."""
+    if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124  a test for NaN
+        raise ValueError(f"canonical JSON: expected a finite number, got {value}")
     if value == 0:
         return "0"
     sign = "-" if value < 0 else ""
     mantissa, _, exponent = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")
     fraction = fraction if fraction != "0" else ""
-    point = len(whole) + int(exponent or 0)  # where the decimal point stands in `digits`
+    point = len(whole) + int(exponent or 0)  # the place of the decimal point in `digits`
     digits = whole + fraction
     point -= len(digits) - len(digits.lstrip("0"))
     digits = digits.strip("0")
@@ -67,7 +67,7 @@ def _ecmascript_number(value: float) -> str:
 
 
 def _layout(digits: str, point: int) -> str:
-    # The bounds 21 and -6 are ECMAScript's own (ECMA-262, Number::toString).
+    # The bounds 21 and -6 are those of ECMA-262, Number::toString.
     if len(digits) <= point <= 21:  # noqa: PLR2004
         return digits + "0" * (point - len(digits))
     if 0 < point <= 21:  # noqa: PLR2004

@@ -1,7 +1,7 @@
-"""The change feed (contract section 6): one of these per feed entry, in the field `change`.
+"""The changes on the change feed, one per feed entry in the field `change` (contract section 6).
 
-May change: more fields, more types. May not: a field's name, type or meaning. `contact` is the contact as the whole log
-entry left it; where one entry makes several changes to a contact, they differ in `version` alone.
+Fields and types may be added. The name, type or meaning of a field never changes. `contact` is the contact after the whole log
+entry; several changes that one entry makes to a contact differ only in its `version`.
 """
 
 from typing import Final, Literal
@@ -25,31 +25,31 @@ class _ContactChange(_Change, kw_only=True, frozen=True, gc=False):
 
 
 class ContactCreated(_ContactChange, frozen=True, tag="ContactCreated"):
-    """A contact is there that was not."""
+    """A contact was created."""
 
 
 class ContactUpdated(_ContactChange, frozen=True, tag="ContactUpdated"):
-    """Fields are other than they were; `changed` names them: `name`, `metadata.plan`, and so on."""
+    """Fields of a contact changed; `changed` lists them: `name`, `metadata.plan`, and so on."""
 
     changed: list[str]
 
 
 class VisitorLinked(_ContactChange, frozen=True, tag="VisitorLinked", omit_defaults=True):
-    """A visitor is the contact's now; `previous_contact_id`: whose it was."""
+    """A visitor was linked to the contact; `previous_contact_id` is the contact that it moved from, if any."""
 
     visitor_id: str
     previous_contact_id: str | None = None
 
 
 class VisitorUnlinked(_ContactChange, frozen=True, tag="VisitorUnlinked"):
-    """A visitor moved away from the contact, to `next_contact_id`."""
+    """A visitor moved from the contact to `next_contact_id`."""
 
     visitor_id: str
     next_contact_id: str
 
 
 class ContactsMerged(_ContactChange, frozen=True, tag="ContactsMerged"):
-    """`merged_contact_id` is a tombstone now, and what it had is this contact's."""
+    """Another contact was merged into this one; `merged_contact_id` is now a tombstone."""
 
     merged_contact_id: str
 
@@ -58,10 +58,10 @@ ConflictReason = Literal["too-many-merges"]
 
 
 class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict", omit_defaults=True):
-    """An event named an address that another contact holds, and keeps.
+    """An event named an address that another contact holds and keeps.
 
-    Without a `reason`, because that contact has another external id; `too-many-merges`: because so many contacts were merged
-    into this one that it takes no more (contract section 5).
+    Without a `reason`, the two contacts have different external ids. With `too-many-merges`, this contact has reached the
+    limit of merges (contract section 5).
     """
 
     email: str
@@ -70,11 +70,11 @@ class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict", omit
 
 
 class ContactSeen(_ContactChange, frozen=True, tag="ContactSeen"):
-    """Presence: at most one a minute of effective time for each contact; leaves `version` alone."""
+    """The contact was seen: at most one per contact and minute of effective time. It does not change `version`."""
 
 
 class ContactGone(_Change, frozen=True, tag="ContactGone"):
-    """A replay found that this contact of the old state is not in the new one."""
+    """A replay removed the contact: it was in the old state and is not in the new one."""
 
 
 Change = (

@@ -1,6 +1,6 @@
-"""Bytes to events, with errors that name the field, what was found and what is allowed (contract sections 2 and 7).
+"""Decode and check events; a rejection names the field, what was expected and what it got (contract sections 2 and 7).
 
-The good path is one msgspec call and a few comparisons. Only an event that is refused is looked at again, slowly, to say why.
+A good event costs one msgspec call and a few comparisons. Only a rejected event is read again, slowly, to find out why.
 """
 
 import json
@@ -28,29 +28,29 @@ from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import EventError, Rejection, found
 
 MAX_DEPTH: Final = 256
-"""How deep an event may nest. Its own fields need three levels; the rest is room for fields of newer producers."""
+"""Maximum nesting depth of an event. Known fields need three levels; the rest leaves room for fields of newer producers."""
 
 _BACKSLASH: Final = ord("\\")
-"""As a number: `in` looks for bytes in bytes only after it has raised and swallowed a TypeError."""
+"""An integer, because `in` with an integer is faster: with bytes, CPython first raises and swallows a TypeError."""
 
 encode_event: Final = msgspec.json.Encoder().encode
-"""The JSON of an event, as it goes into the log's field `event`."""
+"""Encode an event as JSON, for the field `event` of a log entry."""
 
 _decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
 
 
 def decode_event(data: bytes) -> Event | Rejection:
-    """The event in `data`, its numbers normalised (`1.0` is `1`), or why it is none.
+    """Decode `data` and normalise numbers (`1.0` becomes `1`). Returns the event, or why it is rejected.
 
-    Identifiers are as they were written: whether one is good depends on the workspace (`IdentifierRules`).
+    Identifiers stay as written, because their rules depend on the workspace (`IdentifierRules`).
     """
     if len(data) > MAX_DEPTH and (rejection := _check_size(data)):
         return rejection
     try:
         if not data.isascii():
-            data.decode()  # msgspec does not look into fields that it skips
+            data.decode()  # msgspec does not check the UTF-8 of fields that it skips
         event = _decode(data)
-    except ValueError as error:  # what msgspec and the UTF-8 codec raise
+    except ValueError as error:  # raised by msgspec and by the UTF-8 codec
         return _explain(data, error)
     if _BACKSLASH in data and b"\\u0000" in data and (rejection := _find_nul(data)):
         return rejection
@@ -65,9 +65,9 @@ def decode_event(data: bytes) -> Event | Rejection:
 
 
 def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
-    """What the fold will say of `event`, said at once: for producers, so that the mistake shows where it is made.
+    """Check `event` as the fold will, so that a producer sees a mistake where it is made.
 
-    Returns the event, normalised. Raises EventError for what would be rejected whatever the state is.
+    Returns the normalised event. Raises EventError if the fold would reject it in any state.
     """
     checked = decode_event(encode_event(event))
     if isinstance(checked, Rejection):
@@ -77,54 +77,54 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     return checked
 
 
-# --- what msgspec cannot check -------------------------------------------------------------------------------------
+# --- checks that msgspec cannot do -----------------------------------------------------------------------------------
 
 
 def _values(event: Event) -> dict[str, Primitive] | None:
-    """The object of primitives that an event has, if it has one."""
+    """The metadata or context of an event, if it has one."""
     if type(event) is VisitorSeen:
         return event.context
     return event.metadata if type(event) is not EventsExcluded else None
 
 
 def _normalise(values: dict[str, Primitive]) -> None:
-    """Writes the numbers of an object in their one form, in place."""
+    """Normalise the numbers of an object in place."""
     for name, value in values.items():
         if type(value) is float and value.is_integer() and -MAX_INTEGER <= value <= MAX_INTEGER:
-            values[name] = int(value)  # replaces a value, adds no key: safe while iterating
+            values[name] = int(value)  # safe while iterating: no key is added
 
 
 def _check_hash(event: MetadataSet) -> Rejection | None:
     expected = metadata_hash(event.metadata or {})
     if event.hash == expected:
         return None
-    allowed = f"the SHA-256 of the canonical metadata (RFC 8785), {expected}"
-    return Rejection("hash-mismatch", f"hash: found {found(event.hash)}, allowed is {allowed}")
+    right = f"the SHA-256 of the canonical metadata (RFC 8785), {expected}"
+    return Rejection("hash-mismatch", "hash", right, found(event.hash))
 
 
 def _check_texts(event: Event) -> Rejection | None:
-    # msgspec counts characters, and the contract bytes: only in a long event can that make a difference.
+    # msgspec counts characters and the contract counts bytes. Only in a long event can that make a difference.
     return _check_values("context" if type(event) is VisitorSeen else "metadata", _values(event) or {})
 
 
 def _check_size(data: bytes) -> Rejection | None:
     if len(data) > MAX_EVENT_BYTES:
-        return Rejection("too-large", f"event: found {len(data)} bytes, allowed are {MAX_EVENT_BYTES}")
+        return Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
     return _check_depth(data)
 
 
 def _check_depth(data: bytes) -> Rejection | None:
-    # Counted before parsing, since how deep a parser may recurse depends on who called it, and a fold must not.
+    # Counted before parsing: a parser's recursion limit depends on the caller's stack, and the fold's result must not.
     if data.count(b"{") + data.count(b"[") <= MAX_DEPTH:
         return None
     depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', data, re.DOTALL):  # never back: one pass
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', data, re.DOTALL):  # without backtracking: linear
         if token[0] in b"[{":
             depth += 1
         elif token[0] in b"]}":
             depth -= 1
         if depth > MAX_DEPTH:
-            return Rejection("invalid", f"event: found more than {MAX_DEPTH} levels of nesting, allowed are {MAX_DEPTH}")
+            return Rejection("invalid", "event", f"at most {MAX_DEPTH} levels of nesting", "more")
     return None
 
 
@@ -144,15 +144,16 @@ def _find_nul(data: bytes) -> Rejection | None:
         return None
 
     field = walk(_loads(data), "")
-    return Rejection("invalid", f"{field!a}: found a NUL character, allowed is text without any") if field else None
+    return Rejection("invalid", ascii(field)[1:-1], "text without NUL characters", "one") if field else None
 
 
-# --- why msgspec refused -------------------------------------------------------------------------------------------
+# --- why msgspec rejected an event -----------------------------------------------------------------------------------
 
-_MAX_INT_DIGITS: Final = 400  # a float holds no more than 309
+_MAX_INT_DIGITS: Final = 400  # the largest float has 309
+_MISSING: Final = re.compile(r"missing required field `(\w+)`")
 _PATH: Final = re.compile(r"`\$\.(\w+)")  # msgspec ends with "- at `$.metadata[...]`" or "- at `key` in `$.metadata`"
 
-_ALLOWED: Final[Mapping[str, str]] = {
+_EXPECTED: Final[Mapping[str, str]] = {
     "type": "one of " + ", ".join(EVENT_TYPES),
     "id": "a string",
     "at": "an RFC 3339 time with an offset",
@@ -164,37 +165,39 @@ _ALLOWED: Final[Mapping[str, str]] = {
     "name": "a string",
     "image": "a string",
     "hash": "a string, 64 hex digits",
-    "metadata": "an object of strings, finite numbers, booleans and nulls, not nested",
-    "context": "an object of strings, finite numbers, booleans and nulls, not nested",
+    "metadata": "an object of strings, finite numbers, booleans and nulls",
+    "context": "an object of strings, finite numbers, booleans and nulls",
     "unset": "an array of metadata keys",
     "entries": "an array of log entry ids",
     "reason": "a string",
 }
+_PRIMITIVE: Final = "a string, a finite number, a boolean or null"
 
 
 def _explain(data: bytes, error: ValueError) -> Rejection:
     if isinstance(error, UnicodeDecodeError):
-        return Rejection("not-json", f"event: found bytes that are not UTF-8 ({error.reason}), allowed is JSON in UTF-8")
+        return Rejection("not-json", "event", "JSON in UTF-8", f"bytes that are not UTF-8 ({error.reason})")
     try:
         value = _loads(data)
     except ValueError as reason:
-        return Rejection("not-json", f"event: found text that is not JSON ({reason}), allowed is one JSON object")
+        return Rejection("not-json", "event", "one JSON object", f"text that is not JSON ({reason})")
     if not isinstance(value, dict):
-        return Rejection("invalid", f"event: found {found(value)}, allowed is one JSON object")
+        return Rejection("invalid", "event", "one JSON object", found(value))
     event = cast("dict[str, object]", value)
     kind = event.get("type")
     if isinstance(kind, str) and kind not in EVENT_TYPES:
-        return Rejection("unknown-type", f"type: found {found(kind)}, allowed is {_ALLOWED['type']}")
+        return Rejection("unknown-type", "type", _EXPECTED["type"], found(kind))
     if isinstance(error, msgspec.ValidationError):
         return _explain_field(event, str(error))
-    # JSON by its grammar, yet msgspec cannot read it: a lone surrogate is all that is left.
-    return Rejection("invalid", "event: found a lone UTF-16 surrogate, allowed is text that Unicode can encode")
+    # Valid JSON that msgspec cannot read: the only remaining cause is a lone surrogate.
+    return Rejection("invalid", "event", "text that Unicode can encode", "a lone UTF-16 surrogate")
 
 
 def _explain_field(event: dict[str, object], error: str) -> Rejection:
-    if missing := re.search(r"missing required field `(\w+)`", error):
+    # msgspec's exception has no attributes, so its message is parsed, here alone.
+    if missing := _MISSING.search(error):
         field = missing[1]
-        return Rejection("invalid", f"{field}: found nothing, allowed is {_ALLOWED.get(field, 'a value')}")
+        return Rejection("invalid", field, _EXPECTED.get(field, "a value"), "nothing")
     path = _PATH.search(error)
     field = path[1] if path else "event"
     value = event.get(field)
@@ -202,22 +205,23 @@ def _explain_field(event: dict[str, object], error: str) -> Rejection:
         return rejection
     if isinstance(value, list) and (rejection := _check_keys(field, cast("list[object]", value))):
         return rejection
-    return Rejection("invalid", f"{field}: found {found(event.get(field))}, allowed is {_ALLOWED.get(field, error)}")
+    return Rejection("invalid", field, _EXPECTED.get(field, error), found(event.get(field)))
 
 
 def _check_values(field: str, values: Mapping[str, object]) -> Rejection | None:
-    """What is wrong with an object of primitives."""
+    """Check an object of primitives: metadata or context."""
     if len(values) > MAX_METADATA_KEYS:
-        return Rejection("invalid", f"{field}: found {len(values)} keys, allowed are {MAX_METADATA_KEYS}")
+        return Rejection("invalid", field, f"at most {MAX_METADATA_KEYS} keys", f"{len(values)} keys")
     for name, value in values.items():
         if rejection := _check_keys(field, (name,)):
             return rejection
         if _is_no_primitive(value):
-            return Rejection("invalid", f"{field}.{name}: found {found(value)}, allowed is {_ALLOWED[field]}")
+            return Rejection("invalid", f"{field}.{name}", _PRIMITIVE, found(value))
         if isinstance(value, str) and len(value.encode(errors="replace")) > MAX_VALUE_BYTES:
-            return Rejection("invalid", f"{field}.{name}: found {len(value.encode())} bytes, allowed are {MAX_VALUE_BYTES}")
+            size = f"{len(value.encode(errors='replace'))} bytes"
+            return Rejection("invalid", f"{field}.{name}", f"at most {MAX_VALUE_BYTES} bytes", size)
         if isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
-            return Rejection("invalid", f"{field}.{name}: found {value}, allowed are integers within ±(2^53-1)")
+            return Rejection("invalid", f"{field}.{name}", "an integer within ±(2^53-1)", str(value))
     return None
 
 
@@ -228,20 +232,20 @@ def _is_no_primitive(value: object) -> bool:
 def _check_keys(field: str, keys: Iterable[object]) -> Rejection | None:
     for key in keys:
         if isinstance(key, str) and not 0 < len(key) <= MAX_KEY_CHARS:
-            return Rejection("invalid", f"{field}: found a key of {len(key)} characters, allowed are 1 to {MAX_KEY_CHARS}")
+            return Rejection("invalid", field, f"keys of 1 to {MAX_KEY_CHARS} characters", f"one of {len(key)} characters")
     return None
 
 
 def _loads(data: bytes) -> object:
-    """Plain JSON by RFC 8259, for looking at what msgspec refused. Raises ValueError."""
-    # As text, for json guesses at UTF-16 where it is given bytes.
+    """Parse JSON (RFC 8259) that msgspec rejected. Raises ValueError."""
+    # Decoded first, because json guesses the encoding of bytes.
     return json.loads(data.decode(), parse_constant=_no_constant, parse_int=_parse_int)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _parse_int(digits: str) -> int | float:
-    # Python refuses to read an int of more than 4,300 digits, and JSON allows any number: infinity is too large as well.
+    # Python does not parse integers of more than 4,300 digits. As a float such a number is infinite: too large as well.
     return int(digits) if len(digits) <= _MAX_INT_DIGITS else float(digits)

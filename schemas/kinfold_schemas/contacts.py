@@ -1,8 +1,8 @@
-"""Contacts and visitors as everybody reads them (contract section 5).
+"""Contacts and visitors in their public form (contract section 5).
 
-`kinfold:{W}:contacts` and `kinfold:{W}:visitors` hold these objects and, behind them, fields of the fold's own
-(`kinfold_projections.records`): read what is named here, ignore the rest. May change: more fields. May not: these.
-Times are RFC 3339 in UTC with milliseconds.
+`kinfold:{W}:contacts` and `kinfold:{W}:visitors` hold these objects, which may also contain private fields of the fold
+(`kinfold_projections.records`); readers ignore those. Fields may be added, and the ones here never change. Times are RFC 3339
+in UTC with milliseconds.
 """
 
 from typing import Final, final
@@ -12,11 +12,11 @@ import msgspec
 from kinfold_schemas.canonical import Primitive
 
 LISTED_VISITORS: Final = 100
-"""How many of a contact's visitors `visitorIds` lists: the ones linked most recently."""
+"""Maximum length of `visitorIds`, which lists the most recently linked visitors."""
 
 
 class Contact(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A person, as far as events have told."""
+    """A person, as known from events."""
 
     id: str
     external_id: str | None
@@ -36,7 +36,7 @@ class Contact(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 @final
 class MergedContact(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """The tombstone of a contact that was merged: an old id always finds the living one."""
+    """The tombstone of a merged contact, through which an old id leads to the living contact."""
 
     id: str
     merged_into: str
@@ -50,19 +50,19 @@ _decode_maybe_merged: Final = msgspec.json.Decoder(_MaybeMerged).decode
 
 
 def merged_into(data: bytes) -> str | None:
-    """The id of the contact that a stored contact was merged into; None where it is a living one."""
+    """The id of the contact that a stored contact was merged into, or None if it is living."""
     return _decode_maybe_merged(data).merged_into
 
 
 class Link(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """From `since` on the visitor was the contact's. `contact_id` may name a tombstone."""
+    """A visitor's link to a contact from `since` on. `contact_id` may name a tombstone."""
 
     contact_id: str
     since: str
 
 
 class Visitor(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A device or browser. `metadata` is what it brought while nobody had identified it."""
+    """A device or browser. `metadata` is what was set while the visitor was anonymous."""
 
     id: str
     contact_id: str | None

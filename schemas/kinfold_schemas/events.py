@@ -1,13 +1,14 @@
-"""The events that producers append (contract section 2), as they are written on the wire.
+"""The events that producers append to the log (contract section 2).
 
-One JSON object per log entry, in the field `event`. May change: new optional fields, new types. May not: a field's name,
-type or meaning, for logs are kept for ever and folded again. Unknown fields are ignored, so that producers can be newer.
+Each log entry holds one as a JSON object in its field `event`. Optional fields and types may be added. The name, type or
+meaning of a field never changes, because logs are kept forever and folded again. Unknown fields are ignored, so producers may
+be newer than the fold.
 
-Strings are wider here than the contract allows: white space around identifiers is stripped and blocked ones are dropped by
-the fold, which checks everything itself (`kinfold_schemas.identifiers`, `kinfold_schemas.codec`).
+The types here accept more strings than the contract does. The fold strips identifiers, drops blocked ones and checks the
+limits (`kinfold_schemas.identifiers`, `kinfold_schemas.codec`).
 
-The types are final, and on the way of every event they are told apart by `type(event) is ...`: to `isinstance`, a struct that
-is of another type costs as much as ten lines of Python, since msgspec's metaclass is asked about it.
+The types are final, and the hot path compares them with `type(event) is ...`: a failing `isinstance` costs as much as ten lines
+of Python, because it calls msgspec's metaclass.
 """
 
 from datetime import datetime
@@ -24,39 +25,41 @@ MAX_INTEGER: Final = 2**53 - 1
 
 _ID_LENGTH: Final = {"minLength": 1, "maxLength": 255}
 
-_COMPARED: Final = "Compared without white space and zero-width characters around it, in normal form C; case matters"
+_COMPARED: Final = "Compared without surrounding white space and zero-width characters, in normal form C; case matters"
 VisitorId = Annotated[
     str, Meta(description=f"The producer's id of a device or browser. {_COMPARED}", extra_json_schema=_ID_LENGTH)
 ]
-ExternalId = Annotated[str, Meta(description=f"The customer's own id of a user. {_COMPARED}", extra_json_schema=_ID_LENGTH)]
+ExternalId = Annotated[str, Meta(description=f"The customer's id of a user. {_COMPARED}", extra_json_schema=_ID_LENGTH)]
 Email = Annotated[
     str,
     Meta(
         description=(
-            "Kept as written, without white space around it. Compared in normal form C, without regard to letter case, "
-            "the domain in its ASCII form (IDNA). White space, control and zero-width characters inside make it invalid"
+            "Kept as written, without surrounding white space. Compared in normal form C, ignoring case, and the domain in its "
+            "ASCII form (IDNA). White space, control and zero-width characters inside make it invalid"
         ),
         extra_json_schema={"minLength": 3, "maxLength": 320, "pattern": "^[^@]+@[^@]+$"},
     ),
 ]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_CHARS)]
-_Text = Annotated[str, Meta(max_length=MAX_VALUE_BYTES)]  # in characters; who decodes looks at the bytes of what is not ASCII
+_Text = Annotated[str, Meta(max_length=MAX_VALUE_BYTES)]  # msgspec counts characters; the codec counts bytes
 _Integer = Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 Values = Annotated[dict[Key, _Text | _Integer | float | bool | None], Meta(max_length=MAX_METADATA_KEYS)]
-Metadata = Annotated[Values, Meta(description="A patch: these keys are set; null is a value like any other")]
+Metadata = Annotated[Values, Meta(description="A patch: these keys are set. null is an ordinary value")]
 Unset = Annotated[list[Key], Meta(description="Metadata keys to remove")]
-Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset; before 2000 it counts as absent")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset. A time before 2000 counts as absent")]
 
 
 class _Common(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False):
-    id: Annotated[str, Meta(description="For idempotency; the log entry's id where absent")] | None = None
-    at: Annotated[Moment, Meta(description="When it happened, on the producer's clock")] | None = None
-    sent_at: Annotated[Moment, Meta(description="When it was appended, on the same clock as `at`")] | None = None
+    id: Annotated[str, Meta(description="Identifies the event, for idempotency. Default: the id of the log entry")] | None = (
+        None
+    )
+    at: Annotated[Moment, Meta(description="When the event happened, by the producer's clock")] | None = None
+    sent_at: Annotated[Moment, Meta(description="When the event was appended, by the same clock as `at`")] | None = None
 
 
 @final
 class VisitorSeen(_Common, frozen=True, tag="VisitorSeen"):
-    """A device or browser was there."""
+    """A device or browser was seen."""
 
     visitor_id: VisitorId
     context: Values | None = None
@@ -64,7 +67,7 @@ class VisitorSeen(_Common, frozen=True, tag="VisitorSeen"):
 
 @final
 class VisitorIdentified(_Common, frozen=True, tag="VisitorIdentified"):
-    """Who a visitor is: an external id, an e-mail address, or both (at least one)."""
+    """A visitor was identified by an external id, an email address, or both."""
 
     external_id: ExternalId | None = None
     email: Email | None = None
@@ -77,7 +80,7 @@ class VisitorIdentified(_Common, frozen=True, tag="VisitorIdentified"):
 
 @final
 class MetadataSet(_Common, frozen=True, tag="MetadataSet"):
-    """What is known about a visitor or a contact: exactly one target."""
+    """Metadata was set on a visitor or a contact: exactly one target."""
 
     visitor_id: VisitorId | None = None
     external_id: ExternalId | None = None
@@ -90,7 +93,7 @@ class MetadataSet(_Common, frozen=True, tag="MetadataSet"):
 
 @final
 class EventsExcluded(_Common, frozen=True, tag="EventsExcluded"):
-    """Every replay of this log folds as if `entries` were not there; the living fold only notes it (contract section 9)."""
+    """Log entries that every replay leaves out. The live fold only records them (contract section 9)."""
 
     entries: list[str]
     reason: str | None = None

@@ -1,12 +1,12 @@
-"""Identifiers: how they are compared, their limits, and the blocked ones (contract section 2).
+"""Identifiers: their keys, their limits, and which are blocked (contract section 2).
 
-A blocked identifier is not an identity but an accident of some program (`null`, `undefined`, `[object Object]`). It would make
-one person of everybody who hit the same bug.
+A blocked identifier (`null`, `undefined`, `[object Object]`) comes from a bug in a program. It does not identify anyone, and
+would merge everybody who hit the same bug into one contact.
 
-The same log must give the same bytes wherever it is folded. So white space and invisible characters are listed here, and what
-is valid in a domain is not asked. Two things are left to Python's version of Unicode: normal form C and lower case. Unicode's
-stability policies keep them for the characters that a version has. So only text with characters newer than the oldest Python's
-version (3.11: Unicode 14.0) could get another key there.
+The same log must fold to the same bytes on every machine. Therefore white space and invisible characters are listed here
+rather than taken from Python, and the validity of a domain is not checked. Normal form C and lower case do depend on Python's
+version of Unicode. Unicode's stability policies keep both unchanged for assigned characters, so only characters newer than
+Unicode 14.0 (Python 3.11, the oldest supported version) can get a different key.
 """
 
 import re
@@ -21,7 +21,7 @@ MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
 
-# --- how identifiers are compared ---------------------------------------------------------------------------------------
+# --- the keys of identifiers --------------------------------------------------------------------------------------------
 
 _WHITE: Final = (
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -33,32 +33,32 @@ _AROUND_OR_DOT: Final = _AROUND + "."
 _WHITE_ASCII_OR_DOT: Final = "\t\n\v\f\r\x1c\x1d\x1e\x1f ."
 
 _MAX_LABEL_CHARS: Final = 59
-"""A label of the DNS has 63 octets. Four are `xn--`, and every character takes at least one."""
+"""A DNS label has at most 63 octets. Four are `xn--`, and every character takes at least one."""
 
 _replace_runs: Final = re.compile("[^\u037e\u1fef\u212a]+").sub
-"""Of runs without the three characters whose normal form is ASCII: GREEK QUESTION MARK, GREEK VARIA, KELVIN SIGN."""
+"""Matches runs without GREEK QUESTION MARK, GREEK VARIA and KELVIN SIGN: the three characters whose normal form is ASCII."""
 
 
 def stripped(text: str) -> str:
-    """`text` without white space and zero-width characters at both ends."""
+    """Strip white space and zero-width characters from both ends of `text`."""
     return text.strip() if text.isascii() else text.strip(_AROUND)
 
 
 def id_key(identifier: str) -> str:
-    """What a visitor id or an external id is stored as and compared by (contract section 2, Comparing).
+    """Return the key of a visitor id or an external id: how it is stored and compared (contract section 2, Comparing).
 
-    It is stripped and in normal form C; case matters. Total: any text has a key, and a key is its own key. Two stripped texts
-    have one key only where Unicode calls them canonically equivalent, and a character outside ASCII never becomes an ASCII one.
+    The key is stripped and in normal form C. Case matters. Every text has a key, and `id_key(id_key(text)) == id_key(text)`.
+    Two stripped texts have the same key only if they are canonically equivalent. A non-ASCII character never becomes ASCII.
     """
     return identifier.strip() if identifier.isascii() else _nfc(identifier.strip(_AROUND))
 
 
 def email_key(email: str) -> str:
-    """What an address is compared by (contract section 2, Comparing). `email` may be as somebody wrote it.
+    """Return the key by which email addresses are compared (contract section 2, Comparing), for an address as written.
 
-    The domain is in lower case, its labels outside ASCII as A-labels (RFC 5890), without a trailing dot. In the local part,
-    letter case is folded. Total: any text has a key, and a key is its own key. A local part with a character outside ASCII
-    never becomes one of ASCII alone, so nobody can pass for the owner of a plain address.
+    The domain is in lower case, without a trailing dot, with its non-ASCII labels as A-labels (RFC 5890). The case of the
+    local part is folded. Every text has a key, and `email_key(email_key(text)) == email_key(text)`. A local part with a
+    non-ASCII character never becomes pure ASCII, so a look-alike cannot impersonate the owner of an ASCII address.
     """
     if email.isascii():
         return email.lower().lstrip().rstrip(_WHITE_ASCII_OR_DOT)
@@ -74,9 +74,9 @@ def _nfc(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    """In lower case and normal form C, but no character outside ASCII becomes an ASCII one.
+    """Lower case in normal form C, without turning a non-ASCII character into an ASCII one.
 
-    Character by character: `str.lower` of a whole text looks at what stands around a Σ.
+    It works character by character, because `str.lower` treats Σ differently at the end of a word.
     """
     if text.isascii():
         return text.lower()
@@ -84,17 +84,17 @@ def _lower(text: str) -> str:
 
 
 def _a_label(label: str) -> str:
-    """The A-label of a label in lower case and normal form C; a label too long for one stays as it is.
+    """Encode a label in lower case and normal form C as an A-label; a label that is too long stays as it is.
 
-    Every valid label gets the A-label that IDNA 2008 gives it. Whether it is valid is not asked: different labels get different
-    A-labels anyway, and the answer is a table that changes with each version of Unicode. The package `idna` has that table, so
-    keys would depend on its version. The standard library's codec `idna` is that of IDNA 2003, which takes straße.example for
-    strasse.example, and that can be another owner's domain.
+    A valid label gets its IDNA 2008 A-label. Validity is not checked: distinct labels get distinct A-labels anyway, and
+    validity depends on a table that changes with each version of Unicode. The package `idna` contains that table, so keys
+    would depend on its version. The standard library's codec `idna` implements IDNA 2003, which maps straße.example to
+    strasse.example, possibly the domain of another owner.
     """
     return label if len(label) > _MAX_LABEL_CHARS else "xn--" + label.encode("punycode").decode("ascii")
 
 
-# --- what is blocked ----------------------------------------------------------------------------------------------------
+# --- blocked identifiers ------------------------------------------------------------------------------------------------
 
 _PLACEHOLDERS: Final = frozenset(
     ["anonymous", "guest", "distinctid", "distinct_id", "id", "not_authenticated", "email", "true", "false", "0", "-1"]
@@ -102,10 +102,10 @@ _PLACEHOLDERS: Final = frozenset(
 _NO_VALUE: Final = frozenset(
     ["undefined", "null", "none", "nan", "nil", "(null)", "<null>", "<nil>", "\\n", "n/a", "#n/a", "[object object]"]
 )
-_NO_LOCAL_PART: Final = _NO_VALUE - {"nan", "nil"}  # they are given names: nil@company.example is a person
+_NO_LOCAL_PART: Final = _NO_VALUE - {"nan", "nil"}  # these are given names: nil@company.example can be a person
 _ENDING: Final = re.compile(r"[_\-:./](?:undefined|null|nan)\Z", re.ASCII | re.IGNORECASE)
 _LOCAL_ENDING: Final = re.compile(r"[_\-:./]undefined\Z", re.ASCII | re.IGNORECASE)
-"""`null` and `nan` are family names: ada.null@company.example is a person."""
+"""Without `null` and `nan`, which are family names: ada.null@company.example can be a person."""
 _ENDING_CHARS: Final = len("_undefined")
 
 _TEMPLATES: Final = (("${", "}"), ("{{", "}}"), ("<%", "%>"))
@@ -113,7 +113,7 @@ _FORMAT: Final = re.compile(r"%s(?![A-Za-z0-9])")
 _ZEROS_AND_DASHES: Final = re.compile(r"[0-]+\Z")
 _QUOTES: Final = "\"'`"
 _INSIDE: Final = re.compile(f"[{_AROUND}\x00-\x1f\x7f-\x9f]")
-"""What may not stand inside an address: white space, zero-width and control characters."""
+"""Matches what an address may not contain: white space, zero-width and control characters."""
 _INVISIBLE: Final = re.compile(
     f"[{_WHITE}\x00-\x1f\x7f-\x9f"
     # Default_Ignorable_Code_Point of Unicode 16.0, and the blank pattern of braille
@@ -126,26 +126,26 @@ _LONGEST_WORD: Final = max(map(len, _WORDS))
 _is_plain_id: Final = re.compile(
     r"[A-Za-z1-9][A-Za-z0-9_.:/+=-]{0,254}+(?<![nN][eE][dD])(?<![uU][lL][lL])(?<![nN][aA][nN])"
 ).fullmatch
-"""Nearly every id is plain: stripped, short enough, in normal form, and no accident unless it is one of the words."""
+"""Matches nearly every id. A match is stripped, short enough, in normal form, and not blocked unless it is in `_WORDS`."""
 _is_plain_email: Final = re.compile(
     r"[A-Za-z0-9_.+-]{1,64}+(?<![nN][eE][dD])(?<![uU][lL][lL])(?<![nN][oO][nN][eE])@"
     r"(?:[A-Za-z0-9-]{1,63}+\.){1,3}+(?![uU][nN][dD]|[nN][uU][lL]|[nN][aA][nN])[A-Za-z]{2,63}"
 ).fullmatch
-"""Nearly every address is plain: stripped, short enough, well-formed, and no accident."""
+"""Matches nearly every address. A match is stripped, short enough, well-formed and not blocked."""
 
 
 class BadPattern(ValueError):
-    """What a workspace blocks, and stands between slashes, is no regular expression."""
+    """A pattern among a workspace's blocked identifiers is not a valid regular expression."""
 
 
 class IdentifierRules:
-    """What counts as an identifier in one workspace: the contract's rules, and the workspace's own blocked ones.
+    """The rules for identifiers in one workspace: those of the contract, and the workspace's own blocked identifiers.
 
-    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that are searched for in the identifier.
+    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that match anywhere in the identifier.
     Raises BadPattern.
 
-    The methods return an id as it is stored and compared (`id_key`), an address as it was written but stripped (it is compared
-    by its `email_key`), or the `Rejection` that it earns.
+    `visitor_id` and `external_id` return the key of an id (`id_key`). `email` returns the address as written but stripped; its
+    key is `email_key`. Each returns a Rejection if the identifier is blocked or invalid.
     """
 
     visitor_id: Callable[[str], str | Rejection]
@@ -168,7 +168,7 @@ class IdentifierRules:
         if _is_accident(value) or (self.blocked and self._is_own(value)):
             return _blocked(field, raw)
         if len(value) > MAX_ID_CHARS or "\0" in value:
-            return Rejection("invalid", f"{field}: found {_seen(value)}, allowed are 1 to 255 characters without NUL")
+            return Rejection("invalid", field, "1 to 255 characters without NUL", _seen(value))
         return value
 
     def _email(self, raw: str) -> str | Rejection:
@@ -180,31 +180,30 @@ class IdentifierRules:
         if is_blocked or (self.blocked and self._is_own(_nfc(value))):
             return _blocked("email", raw)
         if parts is None or not MIN_EMAIL_CHARS <= len(value) <= MAX_EMAIL_CHARS:
-            allowed = "3 to 320 characters with one @, something on both sides of it, and no white space, control or zero-width"
-            return Rejection("invalid", f"email: found {_seen(value)}, allowed are {allowed} characters")
+            return Rejection("invalid", "email", _ADDRESS, _seen(value))
         return value
 
     def _is_own(self, value: str) -> bool:
-        """Whether the workspace blocks `value`, a key, in quotes or not."""
+        """Whether the workspace itself blocks `value` (a key), with or without quotes."""
         return (
             value in self._exact or _unquoted(value) in self._exact or any(pattern.search(value) for pattern in self._patterns)
         )
 
 
 CONTRACT_RULES: Final = IdentifierRules()
-"""The contract's own rules, for whoever has no workspace's at hand (producers)."""
+"""The contract's rules alone, for producers, which do not know the rules of a workspace."""
 
 
 def _compiled(item: str) -> re.Pattern[str]:
     try:
         return re.compile(item[1:-1])
     except (re.error, OverflowError, RecursionError) as error:
-        message = f"blocked identifiers: found {found(item)} ({error}), allowed between slashes is a regular expression"
+        message = f"blocked identifiers: expected a regular expression between slashes, got {found(item)} ({error})"
         raise BadPattern(message) from error
 
 
 def _is_accident(value: str) -> bool:
-    """Whether `value`, stripped, is an accident of some program, or an address of which a part is what stands for no value."""
+    """Whether `value` (stripped) comes from a bug in a program, or is an address with such a part."""
     value = _unquoted(value)
     parts = _parts_of(value)
     return (
@@ -217,7 +216,7 @@ def _is_accident(value: str) -> bool:
 
 
 def _is_no_value(value: str, words: frozenset[str] = _NO_VALUE, ending: re.Pattern[str] = _ENDING) -> bool:
-    """Whether `value` is what a program writes where it has no value."""
+    """Whether `value` is how a program writes a missing value."""
     return (
         value.lower() in words
         or ending.search(value, max(0, len(value) - _ENDING_CHARS)) is not None
@@ -228,7 +227,7 @@ def _is_no_value(value: str, words: frozenset[str] = _NO_VALUE, ending: re.Patte
 
 
 def _parts_of(email: str) -> tuple[str, str] | None:
-    """The local part and the domain (without a trailing dot) of an address; None of what is not well-formed."""
+    """The local part and the domain (without a trailing dot) of an address, or None if it is not well-formed."""
     local, _, domain = email.partition("@")
     domain = domain.rstrip(".")
     if not local or not domain or "@" in domain or _INSIDE.search(email) is not None:
@@ -243,12 +242,12 @@ def _unquoted(value: str) -> str:
 
 
 def _blocked(field: str, raw: str) -> Rejection:
-    return Rejection(
-        "blocked-identifier",
-        f"{field}: found {found(raw)}, a blocked identifier; allowed is what names one {_OF[field]}",
-    )
+    return Rejection("blocked-identifier", field, f"an identifier of one {_OF[field]}", f"{found(raw)}, which is blocked")
 
 
+_ADDRESS: Final = (
+    "3 to 320 characters with one @, a local part and a domain, and without white space, control or zero-width characters"
+)
 _OF: Final = {"visitorId": "device", "externalId": "person", "email": "person"}
 
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that is said, for producers and readers in other languages (`kinfold schema`)."""
+"""JSON Schemas of the wire format, for producers and readers in other languages (`kinfold schema`)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from kinfold_schemas.events import Event
 
 
 def schemas() -> dict[str, Any]:
-    """One JSON Schema (2020-12) with `Event`, `Change`, `Contact`, `MergedContact` and `Visitor` among its `$defs`."""
+    """Return one JSON Schema (2020-12) whose `$defs` include `Event`, `Change`, `Contact`, `MergedContact` and `Visitor`."""
     types = (Event, Change, Contact, MergedContact, Visitor)
     roots, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     event, change, *_ = roots

@@ -1,10 +1,10 @@
-"""Every Redis key that kinfold reads or writes (contract section 1). Nothing else mints one."""
+"""The Redis keys that kinfold reads and writes (contract section 1). All keys are built here."""
 
 import re
 from typing import Final, Literal, cast
 
 WORKSPACES: Final = "kinfold:workspaces"
-"""Set of the workspaces to serve; `default` is served without being in it."""
+"""Set of the workspaces to serve besides `default`, which is always served."""
 
 DEFAULT_WORKSPACE: Final = "default"
 
@@ -20,13 +20,13 @@ COMMITTED: Final[tuple["PublicName | PrivateName", ...]] = (
     "recent",
     "created",
 )
-"""What a fold of the log makes and every batch writes (`commit.lua` takes them in this order)."""
+"""The keys that the fold derives from the log and every batch writes, in the order in which `commit.lua` takes them."""
 
 STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "excluded")
-"""What a replay makes anew. All else is the log, or told from it once."""
+"""The keys that a replay rebuilds. The other keys are the log itself, or cannot be rebuilt from it."""
 
 Staging = Literal["replay", "verify"]
-"""Where a state is built beside the living one: `kinfold:{W}:replay:contacts`."""
+"""The areas where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
 
 PublicName = Literal["events", "contacts", "visitors", "external-ids", "emails", "changes", "rejects", "position"]
 """The keys of contract section 1."""
@@ -46,48 +46,48 @@ PrivateName = Literal[
     "api-keys",
     "identity-secret",
 ]
-"""`members`: sorted set, which visitors a contact has, newest link first (see `projections.members`).
-`recent`: sorted set, the living contacts by the minute of their `lastSeenAt` (its first millisecond); `created`: the same ones
-by their ids.
-`blocked-identifiers`: set of a workspace's own blocked identifiers, exact or `/pattern/`.
-`hold`: string with a time to live, there while a replay is about to replace the state: nothing is committed meanwhile.
-`excluded`: set, the entries that the state was folded without, because the log says so.
-`snapshots`: hash, position → what a snapshot of the state at it was made with; the state itself stands in `snapshot_key`.
-`differences`: list, in a staging area: the changes that a replay will put on the feed.
-`settled-rejects`: hash, a rejected entry of the log → the entry that it was appended as again (`services.rejects`).
-`projector`: hash, when the last batch was committed, how long batches took, why the workspace is not served (`damage`), how
-often its state was rebuilt and why (`rebuilds`, `rebuild_reason`): for people who watch, no part of the state.
+"""`members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
+`recent`: sorted set, the living contacts by the first millisecond of the minute of their `lastSeenAt`; `created`: sorted set,
+the living contacts by id.
+`blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
+`hold`: string with a time to live, set while a replay is about to replace the state. No batch is committed meanwhile.
+`excluded`: set, the entries that the state was folded without (`EventsExcluded`).
+`snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
+`differences`: list in a staging area, the changes that a replay will put on the feed.
+`settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects`).
+`projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
+workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
-`api-keys`: hash, an API key's id → what it may and the hash of its secret (`services.gateway.keys`).
-`identity-secret`: string, what the signatures of identities are made with (`services.gateway.signatures`)."""
+`api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.gateway.keys`).
+`identity-secret`: string, the secret that signs identities (`services.gateway.signatures`)."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, staging: Staging | None = None) -> str:
-    """The key of one thing of one workspace: `kinfold:{acme}:events`, or of its like in a staging area.
+    """Return a key of a workspace, such as `kinfold:{acme}:events`, or its counterpart in a staging area.
 
-    The braces are a Redis Cluster hash tag: all keys of a workspace live in one slot, so one transaction can touch them all.
-    Raises ValueError for a name that is no workspace's.
+    The braces are a Redis Cluster hash tag: all keys of a workspace are in one slot, so one transaction can touch them all.
+    Raises ValueError for an invalid workspace name.
     """
     area = f"{staging}:" if staging is not None else ""
     return f"kinfold:{{{check_workspace(workspace)}}}:{area}{name}"
 
 
 def snapshot_key(workspace: str, position: str) -> str:
-    """The list that holds the state as it was at a position, in compressed pieces: a cache for looking back."""
+    """Return the key of the list that holds the state at a position in compressed pieces: a cache for looking back."""
     return f"kinfold:{{{check_workspace(workspace)}}}:snapshot:{position}"
 
 
 def sent_key(workspace: str, producer: str) -> str:
-    """The key of what a producer appended last: string `{number of the batch} {position}`, with a time to live; private.
+    """Return the private key of a producer's last batch: string `{batch number} {position}` with a time to live.
 
-    A producer whose answer was lost asks for the same batch again, and finds here that it is in the log.
+    A producer that lost the reply sends the same batch again and finds here that the log already has it.
     """
     return f"kinfold:{{{check_workspace(workspace)}}}:sent:{producer}"
 
 
 def check_workspace(workspace: str) -> str:
-    """`workspace` as it is. Raises ValueError where contract section 1 does not allow the name, also for what is no text."""
+    """Return `workspace` unchanged. Raises ValueError if it is not a valid name (contract section 1) or not a string."""
     if not isinstance(cast("object", workspace), str) or not _WORKSPACE.match(workspace):
-        message = f"workspace: found {workspace!r}, allowed are 1 to 63 of a-z, 0-9, _ and -, the first a letter or a digit"
+        message = f"workspace: expected 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, got {workspace!r}"
         raise ValueError(message)
     return workspace

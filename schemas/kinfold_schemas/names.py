@@ -1,4 +1,4 @@
-"""Whom an event names: its identifiers, normalised, the blocked ones left out (contract section 2)."""
+"""The identifiers in an event, normalised, without the blocked ones (contract section 2)."""
 
 from typing import Final
 
@@ -10,9 +10,9 @@ from kinfold_schemas.rejections import Rejection
 
 
 class Names(msgspec.Struct, frozen=True, gc=False):
-    """The identifiers of one event, each as it is compared. `blocked` counts those left out.
+    """The identifiers of one event, as keys. `blocked` counts the blocked ones, which are left out.
 
-    `email` is as it was written, stripped: its `email_key` is what it is compared by.
+    `email` is the address as written, stripped. Its key is `email_key`.
     """
 
     visitor_id: str | None = None
@@ -26,12 +26,12 @@ _NOBODY: Final = Names()
 
 
 def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
-    """Whom `event` names by a workspace's rules, or why that is nobody."""
+    """Return the identifiers in `event` under a workspace's rules, or why it is rejected."""
     if type(event) is VisitorSeen:
         return _visitor(event.visitor_id, rules)
     if type(event) is MetadataSet:
         if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
-            return _visitor(event.visitor_id, rules)  # what most of them are
+            return _visitor(event.visitor_id, rules)  # the usual case
         return _people(event, rules)
     if type(event) is VisitorIdentified:
         return _people(event, rules)
@@ -64,7 +64,7 @@ def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> N
         names = Names(visitor_id, external_id, email, contact_id, len(blocked))
         return _check_target(names, blocked) or names
     if external_id is None and email is None:
-        return blocked[0] if blocked else _nobody("externalId, email: found neither, allowed is at least one")
+        return blocked[0] if blocked else Rejection("no-identifier", "externalId, email", "at least one of them", "neither")
     return Names(visitor_id, external_id, email, None, len(blocked))
 
 
@@ -74,12 +74,8 @@ def _check_target(names: Names, blocked: list[Rejection]) -> Rejection | None:
         return None
     given = [field for field, value in zip(_TARGETS, targets, strict=True) if value is not None]
     if given:
-        return Rejection("invalid", f"{', '.join(given)}: found {len(given)} targets, allowed is exactly one")
-    return blocked[0] if blocked else _nobody(f"{', '.join(_TARGETS)}: found none of them, allowed is exactly one")
+        return Rejection("invalid", ", ".join(given), "exactly one target", f"{len(given)} targets")
+    return blocked[0] if blocked else Rejection("no-identifier", ", ".join(_TARGETS), "exactly one target", "none")
 
 
 _TARGETS: Final = ("visitorId", "externalId", "email", "contactId")
-
-
-def _nobody(detail: str) -> Rejection:
-    return Rejection("no-identifier", detail)

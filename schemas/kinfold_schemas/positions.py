@@ -1,14 +1,14 @@
-"""Positions in a log or a feed: entry ids, compared as numbers."""
+"""Positions in a log or a feed: entry ids, compared numerically."""
 
 from typing import NamedTuple
 
 
 class Extent(NamedTuple):
-    """What a server knows of a stream (`XINFO STREAM`).
+    """The extent of a stream (`XINFO STREAM`).
 
-    `first`: its oldest entry (`first-entry`), empty where there is none; `last`: `last-generated-id`; `max_deleted`:
-    `max-deleted-entry-id`, which tells of XDEL and not of trimming; `removed`: how many of its entries are no longer there
-    (`entries-added` less `length`).
+    `first` is its oldest entry (`first-entry`), or empty if it has none. `last` is `last-generated-id`. `max_deleted` is
+    `max-deleted-entry-id`, which covers XDEL but not trimming. `removed` is how many entries have gone (`entries-added` minus
+    `length`).
     """
 
     first: str
@@ -18,11 +18,11 @@ class Extent(NamedTuple):
 
 
 def goes_on_behind(position: str, extent: Extent, *, is_there: bool) -> bool:
-    """Whether what a stream holds behind `position` is all that followed it there; False where a reader would skip entries.
+    """Whether a stream still holds everything after `position`. If False, a reader would skip entries.
 
-    `is_there`: whether the entry `position` is in the stream. `0` is the beginning. An entry that is missing between the
-    first one and the last was deleted, or it never was in this stream: a failover or a restored copy took it away, and others
-    may stand in its place. Trimming removes from the beginning alone, so `max_deleted` tells which.
+    `is_there` says whether the stream holds the entry `position`. `0` is the beginning. If an entry between the first and the
+    last is missing, it was either deleted or never in this stream: a failover or a restored copy lost it, and other entries may
+    have taken its place. Trimming removes only from the beginning, so `max_deleted` distinguishes the two.
     """
     at = position_key(position)
     if at <= (0, 0):
@@ -35,13 +35,13 @@ def goes_on_behind(position: str, extent: Extent, *, is_there: bool) -> bool:
 
 
 def position_key(position: str) -> tuple[int, int]:
-    """What a log entry's id sorts by; the empty position is before all. Raises ValueError for what is no id.
+    """Return the sort key of an entry id. The empty position sorts first. Raises ValueError for an invalid id.
 
-    `1732-0` and `1732` (its first entry) are both understood, as Redis does.
+    As in Redis, `1732` means `1732-0`.
     """
     if not position:
         return (-1, 0)
     ms, dash, seq = position.partition("-")
     if not ms.isdecimal() or (dash and not seq.isdecimal()):
-        raise ValueError(f"position: found {position!r}, allowed is a log entry's id like 1732262400000-0")
+        raise ValueError(f"position: expected a log entry's id such as 1732262400000-0, got {position!r}")
     return int(ms), int(seq or 0)

@@ -1,4 +1,4 @@
-"""Why an entry could not be folded (contract section 7)."""
+"""Why an entry was rejected (contract section 7)."""
 
 from typing import Literal, final
 
@@ -15,22 +15,29 @@ Reason = Literal[
     "unknown-contact",
     "hash-mismatch",
 ]
-"""The stable codes; new ones may be added, none is ever renamed."""
+"""Stable codes. New ones may be added; existing ones are never renamed."""
 
 
 @final
 class Rejection(msgspec.Struct, frozen=True):
-    """An entry that is refused: a value that the fold returns, never an exception that it throws.
+    """Why an entry is rejected. The fold returns it as a value and never raises it.
 
-    `detail` is one sentence that names the field, what was found and what is allowed.
+    `field` is the path of the field within the event (`metadata.plan`, `unset[1]`), or `event` for the whole.
     """
 
     reason: Reason
-    detail: str
+    field: str
+    expected: str
+    got: str
+
+    @property
+    def detail(self) -> str:
+        """The parts as one sentence, as `rejects` stores it."""
+        return f"{self.field}: expected {self.expected}, got {self.got}"
 
 
 class EventError(ValueError):
-    """What `check_event` and the producers raise for an event that would be rejected."""
+    """Raised by `check_event` and the producers for an event that the fold would reject."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(f"{rejection.reason}: {rejection.detail}")
@@ -38,14 +45,14 @@ class EventError(ValueError):
 
 
 def found(value: object) -> str:
-    """`value` as an error message shows it: short, and with its JSON type where the type is the mistake."""
+    """Render a decoded value for an error message: at most 60 characters, with its JSON type unless it is a string."""
     text = value if isinstance(value, str) else repr(value)
     short = text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004  fits a line of a terminal
     return f"{short!r}" if isinstance(value, str) else f"{short} ({json_type(value)})"
 
 
 def json_type(value: object) -> str:
-    """The name of the JSON type of a decoded value."""
+    """The JSON type of a decoded value, with its article."""
     match value:
         case None:
             return "null"

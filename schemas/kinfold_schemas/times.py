@@ -1,6 +1,6 @@
-"""Times: milliseconds since 1970 inside, RFC 3339 in UTC with milliseconds outside (contract section 5).
+"""Times: integers in milliseconds since 1970, and RFC 3339 strings in UTC with milliseconds (contract section 5).
 
-Every RFC 3339 string made here has the same width, so such strings compare as the times do.
+All these strings have the same length, so they sort as the times do.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -9,40 +9,40 @@ from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS: Final = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can write."""
+"""9999-12-31T23:59:59.999Z, the last millisecond that RFC 3339 can represent."""
 
 YEAR_2000_MS: Final = 946_684_800_000
-"""2000-01-01T00:00:00Z: an earlier time in an event is that of a clock that was never set (contract section 3)."""
+"""2000-01-01T00:00:00Z. An earlier time in an event comes from a clock that was never set (contract section 3)."""
 
 MINUTE_CHARS: Final = len("2026-11-22T08:00")
-"""How much of a string made by `to_text` tells its minute."""
+"""Length of the prefix of a `to_text` string that identifies its minute."""
 
 _MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 
 
 def to_ms(moment: datetime) -> int:
-    """Milliseconds since 1970 of an aware datetime, rounded down; negative before 1970."""
-    duration = moment - EPOCH  # to divide it by a millisecond says the same, and takes twice as long
+    """Convert an aware datetime to milliseconds since 1970, rounded down; negative before 1970."""
+    duration = moment - EPOCH  # dividing it by a millisecond takes twice as long
     return duration.days * 86_400_000 + duration.seconds * 1000 + duration.microseconds // 1000
 
 
 def to_text(ms: int) -> str:
-    """RFC 3339, UTC, milliseconds: `2026-11-22T08:00:00.000Z`. `ms` must lie in 0…LAST_MS."""
+    """Format as RFC 3339 in UTC with milliseconds: `2026-11-22T08:00:00.000Z`. `ms` must be in 0…LAST_MS."""
     return _second(ms // 1000) + _MILLISECONDS[ms % 1000]
 
 
 def from_text(text: str) -> int:
-    """The milliseconds of an RFC 3339 time. Raises ValueError for what is none."""
+    """Parse an RFC 3339 time to milliseconds. Raises ValueError."""
     return to_ms(datetime.fromisoformat(text))
 
 
 def text_ms(text: str) -> int:
-    """The milliseconds of a string that `to_text` made, and no other: five times as fast as `from_text`."""
+    """Parse a string made by `to_text`, and no other, to milliseconds: five times as fast as `from_text`."""
     return _second_ms(text[:19]) + int(text[20:23])
 
 
 def minute_ms(text: str) -> int:
-    """The first millisecond of the minute that such a string lies in."""
+    """The first millisecond of the minute of a string made by `to_text`."""
     return _second_ms(f"{text[:MINUTE_CHARS]}:00")
 
 

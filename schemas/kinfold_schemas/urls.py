@@ -1,6 +1,6 @@
-"""What the URL of a Redis server may hold: one check for clients and services (contract section 8).
+"""Parse and check Redis URLs, for clients and services alike (contract section 8).
 
-It parses text and knows no Redis library, so that both sides can use it before they connect to anything.
+This module does not import a Redis library, so both can use it before they connect to anything.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -10,7 +10,7 @@ REDIS_SCHEMES: Final = frozenset(
     ["redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"]
 )
 REDIS_URLS: Final = "redis[s]://host:port/0, unix:///path?db=0, redis[s]+cluster://host:port or redis[s]+sentinel://host:port,host:port/master/0"
-"""How they are written, for messages."""
+"""The forms of a Redis URL, for error messages."""
 
 _TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
 _CERT_REQS: Final = ("none", "optional", "required")
@@ -20,17 +20,17 @@ _NO_ADDRESS: Final = (
     "expected a host and a port from 1 to 65535, got something else (in a password '/', '?', '#' and '@' are written %2F, %3F, "
     "%23 and %40)"
 )
-"""What stands there instead is not repeated: it may be a part of the password."""
+"""The message does not repeat the value, which may be part of a password."""
 
 Kind = Literal["server", "cluster", "sentinel"]
 
 
 class RedisUrl(NamedTuple):
-    """What a Redis URL says.
+    """A parsed Redis URL.
 
-    `plain` is the URL with a scheme that every Redis library knows (`redis`, `rediss`, `unix`): of the server, of one node of
-    the cluster, or of the primary behind Sentinel, where the host is a placeholder. `sentinels` are (host, port) pairs and
-    `primary` is the name to ask them for; both are empty for other kinds.
+    `plain` is the URL with a scheme that every Redis library knows (`redis`, `rediss`, `unix`). It is the URL of the server,
+    of one node of the cluster, or of the primary behind Sentinel (with a placeholder as its host). `sentinels` holds
+    (host, port) pairs and `primary` the name to ask them for; both are empty for other kinds.
     """
 
     kind: Kind
@@ -40,11 +40,11 @@ class RedisUrl(NamedTuple):
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Checks a Redis URL and takes it apart. Raises ValueError in one sentence, without the password.
+    """Parse and check a Redis URL. Raises ValueError with one sentence, which does not contain the password.
 
-    A query may hold `client_name` and `db` (a URL names the database once: here or in the path; a cluster has only 0), and
-    with TLS `ssl_ca_certs`, `ssl_ca_data`, `ssl_cert_reqs`, `ssl_certfile`, `ssl_check_hostname` and `ssl_keyfile`. Other
-    options of Redis libraries change what answers look like or how long they may take, which is for kinfold to decide.
+    The query may contain `client_name` and `db` and, with TLS, `ssl_ca_certs`, `ssl_ca_data`, `ssl_cert_reqs`, `ssl_certfile`,
+    `ssl_check_hostname` and `ssl_keyfile`. The database is given once, in the query or in the path; a cluster has only
+    database 0. Other options of Redis libraries change the form of replies or timeouts, which kinfold sets itself.
     """
     try:
         return _parse(url)
@@ -53,7 +53,7 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def hide_password(url: str) -> str:
-    """The URL without what may be secret, for messages: its login and the values of its query."""
+    """Return the URL for messages, without its credentials and the values of its query."""
     head, at, tail = url.rpartition("@")
     shown = f"{head.partition('//')[0]}//…@{tail}" if at else url
     plain, question, _ = shown.partition("?")
@@ -61,7 +61,7 @@ def hide_password(url: str) -> str:
 
 
 def _parse(url: str) -> RedisUrl:
-    if url != url.strip() or any(ord(each) < ord(" ") for each in url):  # urlsplit would drop some of them
+    if url != url.strip() or any(ord(each) < ord(" ") for each in url):  # urlsplit silently drops some of these
         raise ValueError("expected no white space around it and no control characters, got some (a line end?)")
     try:
         parts = urlsplit(url)
@@ -104,11 +104,11 @@ def _sentinel(parts: SplitResult, database: str | None) -> RedisUrl:
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:
-    """Of `host`, `host:port` or `[IPv6]:port`; the port is None where there is none."""
+    """Parse `host`, `host:port` or `[IPv6]:port`; the port may be None."""
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # as whoever looks its address up does: UnicodeError for an empty label, or a long one
+        host.encode("idna")  # as name resolution does; UnicodeError for an empty or too long label
     except ValueError:
         raise ValueError(_NO_ADDRESS) from None
     if port == 0:
@@ -118,7 +118,7 @@ def _host_and_port(text: str) -> tuple[str, int | None]:
 
 def _one_database(path: str, of_query: str | None, *, is_cluster: bool = False) -> None:
     of_path = path.strip("/")
-    if of_path and not (of_path.isascii() and of_path.isdecimal()):  # redis-py would take 0
+    if of_path and not (of_path.isascii() and of_path.isdecimal()):  # redis-py would use database 0
         raise ValueError(f"expected a number as its database, got {unquote(of_path)!r}")
     if of_path and of_query is not None:
         raise ValueError(f"expected one database, got {of_path} in the path and {of_query} in the query")
@@ -128,7 +128,7 @@ def _one_database(path: str, of_query: str | None, *, is_cluster: bool = False) 
 
 
 def _database_of_query(parts: SplitResult, *, is_tls: bool) -> str | None:
-    """Checks the whole query; its database, if it names one."""
+    """Check the whole query and return its database, if it has one."""
     allowed = ("client_name", "db", *_TLS_OPTIONS) if is_tls else ("client_name", "db")
     options: dict[str, str] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):

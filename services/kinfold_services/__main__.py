@@ -14,7 +14,7 @@ def main() -> None:
         if (error.name or "").startswith("kinfold"):
             raise
         sys.stderr.write(
-            f"kinfold: found no {error.name}, needed is the extra `service`: in a clone, pip install '.[service]'\n"
+            f"kinfold: {error.name} is not installed; install the extra `service`: in a clone, pip install '.[service]'\n"
         )
         sys.exit(_WRONG_USAGE)
     cli.main()

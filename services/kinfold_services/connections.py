@@ -202,7 +202,7 @@ async def check_server(client: Client) -> str:
     name: Engine = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get("valkey_version") or info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST[name]:
-        raise ServerTooOld(f"{name}-server: found version {version}, allowed are Redis 7.0, Valkey 8 and newer")
+        raise ServerTooOld(f"{name}-server: expected Redis 7.0, Valkey 8 or newer, got version {version}")
     await _check_memory_policy(client)
     return f"{name} {version}"
 
@@ -248,12 +248,10 @@ def sentinel_options(url: str) -> tuple[list[tuple[str, int]], str, dict[str, An
     login, _, hosts = parts.netloc.rpartition("@")
     master, _, database = parts.path.strip("/").partition("/")
     if not master:
-        raise ValueError(
-            "found the URL of a sentinel without the name of the master, as in redis+sentinel://host:port/master/0"
-        )
+        raise ValueError("expected the name of the master behind the sentinels (redis+sentinel://host:port/master/0), got none")
     # Read by redis-py itself, as if it were the URL of one server: login, TLS and whatever else a query may say.
     if not (database or "0").isdecimal():
-        raise ValueError(f"found database {database!r} behind the master's name, allowed is a number")
+        raise ValueError(f"expected a number as database behind the master's name, got {database!r}")
     single = urlsplit(plain_url(url))._replace(netloc=f"{login}@master", path=f"/{database or 0}")
     options = dict(cast("dict[str, Any]", parse_url(urlunsplit(single))))
     del options["host"]

@@ -322,7 +322,7 @@ def using_data_dir(data_dir: Path) -> Generator[None]:
         if error.errno in _DISK_FULL:
             raise DataDirUnusable(f"data dir {data_dir}: the disk is full ({error.strerror})") from error
         raise DataDirUnusable(
-            f"data dir {data_dir}: cannot be used ({error}), allowed is a directory that you may read and write"
+            f"data dir {data_dir}: cannot be used ({error}); expected a directory that you may read and write"
         ) from error
 
 

@@ -57,7 +57,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenFile(ValueError):
-    """The file is not what was exported; the message names it, the line, what was found and what is allowed."""
+    """The file is not as it was exported. The message names the file, the line, what was expected and what it got."""
 
 
 _HEADER_BYTES_MAX: Final = 1 << 28
@@ -93,7 +93,7 @@ def decode_entry(line: bytes) -> StreamEntry:
     match = _ENTRY.match(line)
     if match is None:
         shape = '{"id":"…","event":{…}} or {"id":"…","base64":[[…]]}'
-        message = f"found {line[:60]!r}, allowed is {shape}"
+        message = f"expected {shape}, got {line[:60]!r}"
         raise ValueError(message)
     entry_id, form, data = match.groups()
     if form == b"event":
@@ -101,7 +101,7 @@ def decode_entry(line: bytes) -> StreamEntry:
     try:
         fields = _decode_fields(data)
     except ValueError as error:
-        message = f"base64: found {data[:60]!r} ({error}), allowed are pairs of a name and a value in base64"
+        message = f"base64: expected pairs of a name and a value in base64, got {data[:60]!r} ({error})"
         raise ValueError(message) from error
     return StreamEntry(entry_id, [item for pair in fields for item in pair])
 
@@ -183,7 +183,7 @@ class LogFile:
                 entry = self._decode(line)
                 entry_key = position_key(entry.id.decode())
                 if entry_key <= last_key:
-                    self._break(f"id: found {entry.id.decode()} behind {last.decode()}, allowed are rising ids")
+                    self._break(f"id: expected an id greater than {last.decode()}, got {entry.id.decode()}")
                 last_key, last = entry_key, entry.id
                 first = first or last
                 page.append(entry)
@@ -194,20 +194,20 @@ class LogFile:
                 self._line += 1
                 counted = Trailer(entries=entries, lost=0, first=_text(first), last=_text(last), sha256="")
                 return self._check_end(trailer, counted)
-        self._break("found the end of the file, allowed is a trailer with count and checksum before it: the file is truncated")
+        self._break("expected a trailer with count and checksum, got the end of the file: the file is truncated")
 
     def _read_header(self) -> Header:
         try:
             line = self._file.readline(_HEADER_BYTES_MAX)
             header = _decode_header(line)
         except UNPACKING_ERRORS as error:
-            self._break(f"found what cannot be unpacked ({error})")
+            self._break(f"expected a header, got data that cannot be unpacked ({error})")
         except ValueError as error:
-            self._break(f"found no header ({error}), allowed is a file that kinfold export made")
+            self._break(f"expected the header of a file that kinfold export made, got something else ({error})")
         if header.kinfold != "log":
-            self._break(f"kinfold: found {header.kinfold!r}, allowed is 'log'")
+            self._break(f"kinfold: expected 'log', got {header.kinfold!r}")
         if header.version != VERSION:
-            self._break(f"version: found {header.version}, allowed is {VERSION}; a newer kinfold may read it")
+            self._break(f"version: expected {VERSION}, got {header.version}; a newer kinfold may read it")
         self._digest.update(line)
         return header
 
@@ -215,7 +215,9 @@ class LogFile:
         try:
             return self._file.readlines(_BLOCK_BYTES)
         except UNPACKING_ERRORS as error:
-            self._break(f"found what cannot be unpacked ({error}): the file is damaged or truncated", after=True)
+            self._break(
+                f"expected more lines, got data that cannot be unpacked ({error}): the file is damaged or truncated", after=True
+            )
 
     def _decode(self, line: bytes) -> StreamEntry:
         try:
@@ -223,26 +225,24 @@ class LogFile:
         except ValueError as error:
             if line.endswith(b"\n"):
                 self._break(str(error))
-            self._break(f"found {line[:60]!r} without an end, allowed is a whole line: the file is truncated")
+            self._break(f"expected a whole line, got {line[:60]!r} without a line end: the file is truncated")
 
     def _check_end(self, line: bytes, counted: Trailer) -> None:
         try:
             trailer = _decode_trailer(line)
         except ValueError as error:
-            self._break(f"found a trailer that is damaged or truncated ({error})")
+            self._break(f"expected a trailer, got one that is damaged or truncated ({error})")
         for field in ("entries", "first", "last"):
-            found, allowed = getattr(trailer, field), getattr(counted, field)
-            if found != allowed:
-                self._break(f"{field}: found {found} in the trailer, allowed is {allowed}, which the lines before it come to")
+            got, expected = getattr(trailer, field), getattr(counted, field)
+            if got != expected:
+                self._break(f"{field}: expected {expected}, as counted in the lines before the trailer, got {got} in it")
         before, _, digest = line.partition(_DIGEST_FIELD)
         self._digest.update(before + _DIGEST_FIELD)
         computed = self._digest.hexdigest()
         if digest != computed.encode() + b'"}\n':
-            self._break(
-                f"sha256: found {trailer.sha256}, allowed is {computed}, that of the bytes before it: they were changed"
-            )
+            self._break(f"sha256: expected {computed}, that of the bytes before it, got {trailer.sha256}: the file was changed")
         if self._read_lines():
-            self._break("found more lines behind the trailer, allowed are none", after=True)
+            self._break("expected the end of the file, got more lines after the trailer", after=True)
         self.trailer = trailer
 
     def _break(self, what: str, *, after: bool = False) -> NoReturn:

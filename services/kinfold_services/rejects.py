@@ -68,9 +68,9 @@ class RejectedEntry(msgspec.Struct, frozen=True):
         """Reads one, from names and values in turn. Raises DamagedReject."""
         read = read_reject(list(zip(flat[::2], flat[1::2], strict=True)))
         if read is None:
-            found = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
-            allowed = "entry, reason, detail, the first with the id of an entry of the log"
-            raise DamagedReject(f"rejects, entry {reject_id.decode()}: found {found} last, allowed are {allowed}")
+            got = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
+            expected = "the last fields to be entry (with the id of a log entry), reason and detail"
+            raise DamagedReject(f"rejects, entry {reject_id.decode()}: expected {expected}, got {got}")
         return cls(read.entry, read.reason, read.detail, read.fields, settled.get(read.entry))
 
     @property

@@ -25,8 +25,8 @@ def server_url(settings: Settings) -> str:
     if url is None:
         full = " (its disk is full)" if disk_is_full(settings.data_dir) else ""
         raise NoServer(
-            f"redis URL: found none, and no server runs on {settings.data_dir.absolute()}{full}; allowed are --redis-url, "
-            "KINFOLD_REDIS_URL, or a running `kinfold up`"
+            f"redis URL: expected --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`, got none, and no server runs on "
+            f"{settings.data_dir.absolute()}{full}"
         )
     return url
 

@@ -33,14 +33,15 @@ def _listed(value: Any) -> Any:
 
 def _some(workspaces: frozenset[str] | None) -> frozenset[str] | None:
     if workspaces is not None and not workspaces:
-        raise ValueError("allowed are workspaces, separated by commas")
+        raise ValueError("expected workspaces, separated by commas, got none")
     return workspaces
 
 
 def _check_origin(origin: str) -> str:
     """As a browser writes it, or it would never be the one that asks. Raises ValueError."""
     if origin != "*" and _ORIGIN.fullmatch(origin) is None:
-        raise ValueError("allowed is * or an origin such as https://app.example.org or http://localhost:3000, without a path")
+        expected = "* or an origin such as https://app.example.org or http://localhost:3000, without a path"
+        raise ValueError(f"expected {expected}, got {origin!r}")
     return origin
 
 
@@ -114,4 +115,6 @@ def _sentence(wrong: ErrorDetails) -> str:
     what = wrong["msg"].removeprefix("Value error, ")
     if setting == "redis_url":  # there may be a password in it
         return what
-    return f"{setting} ({_PREFIX}{setting.upper()}): found {wrong['input']!r}; {what}"
+    if wrong["type"] != "value_error":  # a validator of ours shows the value itself
+        what = f"{what[:1].lower()}{what[1:]}, got {wrong['input']!r}"
+    return f"{setting} ({_PREFIX}{setting.upper()}): {what}"

@@ -27,7 +27,7 @@ _NOT_YET: Final[tuple[PublicName | PrivateName, ...]] = ("position", "contacts",
 
 
 class ImportRefused(RuntimeError):
-    """The workspace, or the file, does not allow the import; the message says what was found and what is allowed."""
+    """The workspace or the file does not permit the import; the message says why."""
 
 
 class Checked(NamedTuple):
@@ -114,22 +114,21 @@ class Import:
         there = await StateStore(self._client, self._workspace).blocked_identifiers()
         if there != wanted and (there or info["length"]):
             raise ImportRefused(
-                f"blocked-identifiers: found {len(there)} of workspace {self._workspace}'s own, which are not the "
-                f"{len(wanted)} of the file; allowed are the same, or none where the log is empty"
+                f"blocked-identifiers: expected the {len(wanted)} of the file, or none if the log is empty, got a different "
+                f"set of {len(there)} in workspace {self._workspace}"
             )
 
     async def _check_unused(self, last_generated: str) -> None:
         first = self._checked.trailer.first
         if first is not None and position_key(last_generated) >= position_key(first):
             raise ImportRefused(
-                f"log: found it empty, but entries up to {last_generated} were there and were deleted, so that Redis takes "
-                f"no {first} any more; allowed is a workspace that never had entries"
+                f"log: expected a workspace that never had entries, got one whose entries up to {last_generated} were deleted; "
+                f"Redis does not accept the id {first} after them"
             )
         for name in _NOT_YET:
             if await self._client.exists(key(self._workspace, name)):
                 raise ImportRefused(
-                    f"{name}: found a state in workspace {self._workspace}, though its log is empty; allowed is a workspace "
-                    "without anything"
+                    f"{name}: expected an empty workspace, got a state in workspace {self._workspace} although its log is empty"
                 )
 
     async def _pass_what_is_there(self, entries: Iterator[StreamEntry], advance: Advance) -> None:
@@ -139,14 +138,14 @@ class Import:
                 expected = next(entries, None)
                 if expected is None:
                     raise ImportRefused(
-                        f"log: found {entry.id.decode()} behind the file's last entry, {self._last}: all of the file is there, "
-                        "and nothing was appended; allowed is an empty log, or the beginning of the file's"
+                        f"log: expected an empty log or the beginning of the file's, got entry {entry.id.decode()} after the "
+                        f"file's last, {self._last}; the log already holds the whole file, and nothing was appended"
                     )
                 if (entry.id, list(entry.fields)) != (expected.id, list(expected.fields)):
                     raise ImportRefused(
-                        f"log: found {entry.id.decode()}, where the file has "
-                        f"{'other fields' if expected.id == entry.id else expected.id.decode()}; allowed is an empty log, or "
-                        "what an interrupted import of the same file left"
+                        "log: expected an empty log, or what an interrupted import of the same file left, got "
+                        f"{entry.id.decode()}, where the file has "
+                        f"{'other fields' if expected.id == entry.id else expected.id.decode()}"
                     )
                 self._last = entry.id.decode()
             advance(len(page))
@@ -175,7 +174,7 @@ class Import:
             if "OTHERWRITER" not in str(error) and "equal or smaller" not in str(error):
                 raise
             raise ImportRefused(
-                f"log: found another writer ({error}); allowed are none until the import is done. What is appended of the file "
+                f"log: expected no other writer until the import is done, got one ({error}). What was appended of the file "
                 f"ends at {self._last or 'its beginning'}"
             ) from error
         self._last = batch[-1].id.decode()

@@ -48,7 +48,7 @@ def test_no_server_at_all_is_status_3(tmp_path: Path, command: str) -> None:
 
     assert (said.status, said.out) == (3, b"")
     assert f"no server runs on {tmp_path}" in said.err
-    assert "allowed are --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`" in said.err
+    assert "expected --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`, got none" in said.err
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,8 @@ def test_a_workspace_that_cannot_be_served_is_named_as_it_was_given() -> None:
     said = Kinfold().run("projector", "--workspace", "Bad Name")
 
     assert said.status == 2
-    assert "Invalid value for '--workspace': workspace: found 'Bad Name'" in said.err
+    assert "Invalid value for '--workspace': workspace: expected 1 to 63 of a-z" in said.err
+    assert "got 'Bad Name'" in said.err
 
 
 def test_help_is_for_every_terminal() -> None:

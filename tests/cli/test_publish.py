@@ -121,15 +121,15 @@ def test_standard_input_is_read_where_no_file_is_named(kinfold: Kinfold, log: re
 def test_a_bad_line_is_named_by_number_with_the_reason_and_nothing_is_appended(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """The sentence names the field, what was found and what is allowed; the good lines before it stay out as well."""
+    """The sentence names the field, what was expected and what it got; the good lines before it stay out as well."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b"\n".join([*GOOD, b'{"type":"VisitorSeen","visitorId":5}', b"not json"]))
 
     said = kinfold.run("publish", path)
 
     assert (said.status, said.out) == (1, b"")
-    assert f"{path}:6: invalid: visitorId: found 5 (a number), allowed is a string of 1 to 255 characters\n" in said.err
-    assert f"{path}:7: not-json: event: found text that is not JSON" in said.err
+    assert f"{path}:6: invalid: visitorId: expected a string of 1 to 255 characters, got 5 (a number)\n" in said.err
+    assert f"{path}:7: not-json: event: expected one JSON object, got text that is not JSON" in said.err
     assert f"{path}: nothing is appended; --skip-invalid appends the good lines" in said.err
     assert logged(log, workspace) == []
 
@@ -188,7 +188,7 @@ def test_a_workspaces_own_blocked_identifiers_hold_for_publish_too(
     said = kinfold.run("publish", stdin=b'{"type":"VisitorIdentified","externalId":"house-account"}')
 
     assert said.status == 1
-    assert "-:1: blocked-identifier: externalId: found 'house-account'" in said.err
+    assert "-:1: blocked-identifier: externalId: expected an identifier of one person, got 'house-account'" in said.err
 
 
 def test_a_blocked_identifier_that_makes_no_sense_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
@@ -198,7 +198,7 @@ def test_a_blocked_identifier_that_makes_no_sense_is_named(kinfold: Kinfold, log
     said = kinfold.run("publish", stdin=GOOD[0])
 
     assert (said.status, said.out) == (1, b"")
-    assert "blocked identifiers: found '/(/'" in said.err
+    assert "blocked identifiers: expected a regular expression between slashes, got '/(/'" in said.err
 
 
 def test_nothing_to_publish_is_no_error(kinfold: Kinfold) -> None:

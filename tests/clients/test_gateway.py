@@ -258,7 +258,7 @@ def test_nobody_is_not_what_a_wrong_address_says(gateway_url: str, api_key: str)
     """A path too much, or a server that is no gateway at all: an error, and never the answer that there is nobody."""
     with (
         kinfold.Contacts(f"{gateway_url}/v1", key=api_key) as lost,
-        pytest.raises(kinfold.Refused, match="404 no-such-path: path: found '/v1/v1/contacts'"),
+        pytest.raises(kinfold.Refused, match="404 no-such-path: path: expected a path that /docs lists, got '/v1/v1/contacts'"),
     ):
         lost.by_external_id("u-1")
     with Front(gateway_url) as front, kinfold.Contacts(front.url, key=api_key) as astray:

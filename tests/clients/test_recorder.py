@@ -49,7 +49,7 @@ def test_what_it_refuses_it_refuses_again():
 
 def test_it_refuses_what_a_producer_refuses_and_what_the_fold_does():
     recorder = Recorder()
-    with pytest.raises(kinfold.EventError, match="found neither"):
+    with pytest.raises(kinfold.EventError, match="got neither"):
         recorder.identify("v-1")
     with pytest.raises(kinfold.EventError, match="unknown-contact"):
         recorder.set_metadata(contact_id="ct_unknown", metadata={"a": 1})

@@ -50,33 +50,42 @@ def test_what_a_call_takes_the_fold_takes(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: VISITORS.seen(""), "blocked-identifier: visitorId: found ''"),
-        (lambda: VISITORS.seen("null"), "blocked-identifier: visitorId: found 'null'"),
-        (lambda: VISITORS.seen(5), "visitorId: found 5 (a number), allowed is a string"),
-        (lambda: VISITORS.seen([]), "visitorId: found [] (an array), allowed is a string"),
-        (lambda: VISITORS.seen(None), "visitorId: found None (null), allowed is a string of 1 to 255 characters"),
-        (lambda: VISITORS.seen("v" * 256), "allowed are 1 to 255 characters"),
-        (lambda: VISITORS.seen("v-1", context=[1]), "context: found [1] (an array), allowed is a mapping"),
-        (lambda: VISITORS.identify("v-1"), "externalId, email: found neither, allowed is at least one"),
-        (lambda: VISITORS.identify(email="nobody"), "email: found 'nobody' (6 characters), allowed are 3 to 320 characters"),
-        (lambda: VISITORS.identify(external_id="u", metadata={"a": {}}), "metadata.a: found {} (an object), allowed is"),
-        (lambda: VISITORS.set_metadata("v-1", {"a": float("nan")}), "metadata.a: found nan, allowed are finite numbers"),
-        (lambda: VISITORS.set_metadata("v-1", {"a": decimal.Decimal(1)}), "metadata.a: found Decimal('1')"),
-        (lambda: VISITORS.set_metadata("v-1", {"a": 2**53}), "metadata.a: found 9007199254740992, allowed are integers"),
-        (lambda: VISITORS.set_metadata("v-1", {1: 2}), "metadata: found the key 1 (a number), allowed are strings"),
-        (lambda: VISITORS.set_metadata("v-1", {"a": "x" * 8193}), "metadata.a: found 8193 bytes, allowed are 8192"),
-        (lambda: VISITORS.set_metadata("v-1", {str(n): 1 for n in range(257)}), "found 257 keys, allowed are 256"),
-        (lambda: VISITORS.set_metadata("v-1", {str(n): "x" * 8000 for n in range(9)}), "too-large: event: found"),
-        (lambda: VISITORS.set_metadata("v-1", {"a": 1}, external_id="u-1"), "found 2 targets, allowed is exactly one"),
-        (lambda: VISITORS.set_metadata(metadata={"a": 1}), "found none of them, allowed is exactly one"),
-        (lambda: VISITORS.set_metadata("v-1", unset="plan"), "unset: found 'plan', allowed is an array of metadata keys"),
-        (lambda: VISITORS.seen("v-1", url="a\0b"), "'context.url': found a NUL character"),
-        (lambda: VISITORS.seen("v-1", url="\ud800"), "found a lone UTF-16 surrogate"),
-        (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "at: found 2026-01-01T00:00:00 without an offset"),  # noqa: DTZ001
-        (lambda: VISITORS.seen("v-1", at="now"), "at: found 'now', allowed is a datetime with an offset"),
+        (lambda: VISITORS.seen(""), "blocked-identifier: visitorId: expected an identifier of one device, got ''"),
+        (lambda: VISITORS.seen("null"), "blocked-identifier: visitorId: expected an identifier of one device, got 'null'"),
+        (lambda: VISITORS.seen(5), "visitorId: expected a string, got 5 (a number)"),
+        (lambda: VISITORS.seen([]), "visitorId: expected a string, got [] (an array)"),
+        (lambda: VISITORS.seen(None), "visitorId: expected a string of 1 to 255 characters, got None (null)"),
+        (lambda: VISITORS.seen("v" * 256), "expected 1 to 255 characters"),
+        (lambda: VISITORS.seen("v-1", context=[1]), "context: expected a mapping of strings to primitives, got [1] (an array)"),
+        (lambda: VISITORS.identify("v-1"), "externalId, email: expected at least one of them, got neither"),
+        (lambda: VISITORS.identify(email="nobody"), "zero-width characters, got 'nobody' (6 characters)"),
+        (
+            lambda: VISITORS.identify(external_id="u", metadata={"a": {}}),
+            "a boolean or None, got {} (an object)",
+        ),
+        (lambda: VISITORS.set_metadata("v-1", {"a": float("nan")}), "metadata.a: expected a finite number, got nan"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": decimal.Decimal(1)}), "a boolean or None, got Decimal('1')"),
+        (
+            lambda: VISITORS.set_metadata("v-1", {"a": 2**53}),
+            "expected an integer within ±(2^53-1), got 9007199254740992",
+        ),
+        (lambda: VISITORS.set_metadata("v-1", {1: 2}), "metadata: expected keys that are strings, got 1 (a number)"),
+        (lambda: VISITORS.set_metadata("v-1", {"a": "x" * 8193}), "metadata.a: expected at most 8192 bytes, got 8193 bytes"),
+        (lambda: VISITORS.set_metadata("v-1", {str(n): 1 for n in range(257)}), "expected at most 256 keys, got 257 keys"),
+        (
+            lambda: VISITORS.set_metadata("v-1", {str(n): "x" * 8000 for n in range(9)}),
+            "too-large: event: expected at most 65536",
+        ),
+        (lambda: VISITORS.set_metadata("v-1", {"a": 1}, external_id="u-1"), "expected exactly one target, got 2 targets"),
+        (lambda: VISITORS.set_metadata(metadata={"a": 1}), "expected exactly one target, got none"),
+        (lambda: VISITORS.set_metadata("v-1", unset="plan"), "unset: expected an array of metadata keys, got 'plan'"),
+        (lambda: VISITORS.seen("v-1", url="a\0b"), "context.url: expected text without NUL characters, got one"),
+        (lambda: VISITORS.seen("v-1", url="\ud800"), "expected text that Unicode can encode, got a lone UTF-16 surrogate"),
+        (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "datetime.now(UTC), got 2026-01-01T00:00:00 without one"),  # noqa: DTZ001
+        (lambda: VISITORS.seen("v-1", at="now"), "at: expected a datetime with an offset, got 'now'"),
     ],
 )
-def test_the_sentence_names_the_field_what_was_found_and_what_is_allowed(call: Any, message: str):
+def test_error_names_the_field_what_was_expected_and_what_it_got(call: Any, message: str):
     with pytest.raises(kinfold.EventError) as raised:
         call()
     assert message in str(raised.value)

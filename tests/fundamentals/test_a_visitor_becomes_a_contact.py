@@ -1,6 +1,6 @@
-"""What kinfold does, in eight short stories. Read them in their order.
+"""The behaviour of kinfold in eight short stories, to be read in order.
 
-Each says what is given, what happens, and what the change feed then tells:
+Each states the given events, the event that happens, and the changes that follow on the change feed:
 
     given(events).when(event).then(changes)
 """
@@ -8,15 +8,15 @@ Each says what is given, what happens, and what the change feed then tells:
 from tests.support.folding import given, identified, metadata_set, seen
 
 
-def test_1_a_visitor_is_anonymous_until_somebody_says_who_it_is() -> None:
-    """A page view makes a visitor, not a contact: the feed tells of people, and nobody is known yet."""
+def test_1_visitor_is_anonymous_until_identified() -> None:
+    """A page view creates a visitor but no contact, so the feed, which is about contacts, stays silent."""
     story = given(seen("phone")).when(seen("phone")).then().story
     assert story.visitor("phone").contact_id is None
     assert story.contacts == []
 
 
-def test_2_an_identification_makes_a_contact_of_it() -> None:
-    """Somebody signs in. The contact is theirs, the phone is linked to it, and what it did before is their past."""
+def test_2_identification_creates_a_contact() -> None:
+    """Ada signs in. A contact is created, and the phone and its earlier history now belong to it."""
     story = (
         given(seen("phone", at=1))
         .when(identified("user-1", "ada@example.org", "phone", name="Ada", at=5))
@@ -28,8 +28,8 @@ def test_2_an_identification_makes_a_contact_of_it() -> None:
     assert ada.first_seen_at < ada.created_at
 
 
-def test_3_one_person_has_many_devices() -> None:
-    """The same sign-in elsewhere links another visitor to the same contact; saying it again says nothing."""
+def test_3_contact_has_many_devices() -> None:
+    """The same sign-in on a laptop links another visitor to the same contact. A repetition changes nothing."""
     story = (
         given(identified("user-1", visitor_id="phone"))
         .when(identified("user-1", visitor_id="laptop"))
@@ -40,8 +40,8 @@ def test_3_one_person_has_many_devices() -> None:
     story.when(identified("user-1", visitor_id="laptop")).then()
 
 
-def test_4_what_is_known_early_is_kept_for_later() -> None:
-    """Metadata of an anonymous visitor waits with it, and moves into the contact with the first identification."""
+def test_4_metadata_of_an_anonymous_visitor_moves_to_the_contact() -> None:
+    """The visitor keeps it until the first identification."""
     story = (
         given(metadata_set(visitorId="phone", metadata={"theme": "dark"}))
         .when(identified("user-1", visitor_id="phone", metadata={"plan": "pro"}))
@@ -51,16 +51,16 @@ def test_4_what_is_known_early_is_kept_for_later() -> None:
     assert story.contact(external_id="user-1").metadata == {"theme": "dark", "plan": "pro"}
 
 
-def test_5_late_news_is_old_news() -> None:
-    """Events carry when they happened. One that comes late changes nothing newer, and whatever order they come in."""
+def test_5_late_event_does_not_overwrite_newer_values() -> None:
+    """Events carry the time at which they happened, so the order of arrival does not matter."""
     downgrade = metadata_set(externalId="user-1", metadata={"plan": "free"}, at=10)
     upgrade = metadata_set(externalId="user-1", metadata={"plan": "pro"}, at=20)
     story = given(identified("user-1", at=1), upgrade).when(downgrade).then().story
     assert story.contact(external_id="user-1").metadata == {"plan": "pro"}
 
 
-def test_6_two_contacts_are_one_when_an_event_names_both() -> None:
-    """A newsletter knew the address, the shop knew the customer; a sign-in that names both merges the two."""
+def test_6_event_that_names_two_contacts_merges_them() -> None:
+    """A newsletter knows the address and the shop knows the customer. A sign-in with both merges the two."""
     story = given(identified(email="ada@example.org", visitor_id="phone"), identified("user-1", visitor_id="laptop"))
     newsletter = story.contact(email="ada@example.org").id
     story.when(identified("user-1", "Ada@Example.org")).then(
@@ -71,21 +71,23 @@ def test_6_two_contacts_are_one_when_an_event_names_both() -> None:
     assert story.state.find(newsletter) == story.contact(external_id="user-1").id
 
 
-def test_7_a_shared_device_is_never_evidence() -> None:
-    """Ben signs in on Ada's phone. The phone moves on, Ada's data stays Ada's, and nobody is merged."""
+def test_7_shared_device_does_not_merge_contacts() -> None:
+    """Ben signs in on Ada's phone. The phone moves to Ben, and Ada's data stays with Ada."""
     story = given(identified("ada", visitor_id="phone", metadata={"plan": "pro"}, at=1))
     story.when(identified("ben", visitor_id="phone", at=9)).then("ContactCreated", "VisitorLinked", "VisitorUnlinked")
     assert story.contact(external_id="ben").metadata == {}
-    # A page view of Ada's that was stuck in the phone until now is still hers.
+    # An event from before the move, which the phone sends only now, still belongs to Ada.
     story.when(metadata_set(visitorId="phone", metadata={"cart": 3}, at=5)).then("ContactUpdated")
     assert story.contact(external_id="ada").metadata == {"plan": "pro", "cart": 3}
 
 
-def test_8_a_contradiction_is_told_and_not_guessed_at() -> None:
-    """Two customers claim one address: it stays where it is, and somebody is told. What makes no sense at all is refused."""
+def test_8_contradiction_is_reported_and_not_resolved() -> None:
+    """Two customers claim one address. The holder keeps it, and the feed reports a conflict. Junk identifiers are rejected."""
     story = given(identified("user-1", "info@example.org"))
     holder = story.contact(external_id="user-1").id
     story.when(identified("user-2", "info@example.org")).then(
         "ContactCreated", {"type": "IdentityConflict", "email": "info@example.org", "heldBy": holder}
     )
-    story.when(identified("undefined", visitor_id="phone")).then_rejected("blocked-identifier", "externalId: found 'undefined'")
+    story.when(identified("undefined", visitor_id="phone")).then_rejected(
+        "blocked-identifier", "externalId: expected an identifier of one person, got 'undefined'"
+    )

@@ -118,7 +118,9 @@ def test_a_host_that_is_none_is_one_sentence(redis_url: str):
     said = Kinfold("--redis-url", redis_url).run_apart("gateway", "--host", "256.1.1.1")
 
     assert (said.status, said.out) == (1, b"")
-    assert "found 256.1.1.1:0 in use or out of reach, allowed are --host and --port of a free address" in said.err
+    assert (
+        "cannot listen on 256.1.1.1:0, which is in use or not an address of this machine; choose --host and --port" in said.err
+    )
     assert "Traceback" not in said.err
 
 

@@ -83,13 +83,13 @@ async def test_an_id_is_given_where_none_is(unfolded: Gateway):
 
 
 async def test_one_bad_event_and_nothing_is_appended(unfolded: Gateway):
-    """422 with its index, the field, what was found and what is allowed."""
+    """The answer is 422 and names the index, the field, what was expected and what it got."""
     answer = await unfolded.post(SEEN, BAD, SEEN)
 
     assert answer.status_code == 422
     error = answer.json()
     assert error["error"] == "invalid-events"
-    assert error["detail"].startswith("events[1]: visitorId: found nothing, allowed is a string of 1 to 255 characters")
+    assert error["detail"].startswith("events[1]: visitorId: expected a string of 1 to 255 characters, got nothing")
     assert error["requestId"] == answer.headers["X-Request-Id"]
     assert (error["appended"], error["rejectedCount"]) == (0, 1)
     assert error["rejected"] == [
@@ -97,12 +97,21 @@ async def test_one_bad_event_and_nothing_is_appended(unfolded: Gateway):
             "index": 1,
             "reason": "invalid",
             "field": "visitorId",
-            "found": "nothing",
-            "allowed": "a string of 1 to 255 characters",
-            "detail": "visitorId: found nothing, allowed is a string of 1 to 255 characters",
+            "expected": "a string of 1 to 255 characters",
+            "got": "nothing",
+            "detail": "visitorId: expected a string of 1 to 255 characters, got nothing",
         }
     ]
     assert await log_of(unfolded) == []
+
+
+async def test_value_that_looks_like_a_sentence_stays_in_got(unfolded: Gateway):
+    """`got` is the value itself and is never parsed out of `detail`."""
+    answer = await unfolded.post({"type": "a, got b: expected c, got d"})
+
+    (rejected,) = answer.json()["rejected"]
+    assert rejected["field"] == "type"
+    assert rejected["got"] == "'a, got b: expected c, got d'"
 
 
 async def test_partial_appends_the_good_and_lists_the_bad(unfolded: Gateway):
@@ -141,8 +150,7 @@ async def test_what_the_fold_would_refuse_is_refused_at_once(unfolded: Gateway, 
     assert answer.status_code == 422
     rejected = answer.json()["rejected"][0]
     assert rejected["reason"] == reason
-    assert " allowed " in rejected["detail"]
-    assert "found " in rejected["detail"]
+    assert rejected["detail"] == f"{rejected['field']}: expected {rejected['expected']}, got {rejected['got']}"
 
 
 async def test_the_workspaces_own_blocked_identifiers_count(redis: Redis, unfolded: Gateway):

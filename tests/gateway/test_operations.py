@@ -190,24 +190,24 @@ def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "path", "status", "error", "detail"),
     [
-        ("GET", "/nowhere", 404, "no-such-path", "path: found '/nowhere', allowed are those that /docs names"),
-        ("POST", "/nowhere", 404, "no-such-path", "path: found '/nowhere', allowed are those that /docs names"),
-        ("GET", "/v1/no/where", 404, "no-such-path", "path: found '/v1/no/where', allowed are those that /docs names"),
-        ("PUT", "/v1/contacts", 405, "method-not-allowed", "method: found PUT, allowed are GET, OPTIONS"),
-        ("POST", "/v1/events", 413, "too-large", f"body: found more than {MAX_BODY_BYTES} bytes, allowed are {MAX_BODY_BYTES}"),
+        ("GET", "/nowhere", 404, "no-such-path", "path: expected a path that /docs lists, got '/nowhere'"),
+        ("POST", "/nowhere", 404, "no-such-path", "path: expected a path that /docs lists, got '/nowhere'"),
+        ("GET", "/v1/no/where", 404, "no-such-path", "path: expected a path that /docs lists, got '/v1/no/where'"),
+        ("PUT", "/v1/contacts", 405, "method-not-allowed", "method: expected GET, OPTIONS, got PUT"),
+        ("POST", "/v1/events", 413, "too-large", f"body: expected at most {MAX_BODY_BYTES} bytes, got more"),
         (
             "GET",
             "/v1/contacts?limit=0",
             400,
             "bad-request",
-            "limit: found '0', allowed is what /docs says of it (Expected `int` >= 1)",
+            "limit: expected what /docs describes, got '0' (Expected `int` >= 1)",
         ),
     ],
 )
 async def test_what_reaches_no_route_is_answered_as_by_one(  # noqa: PLR0917  each is a column
     unfolded: Gateway, method: str, path: str, status: int, error: str, detail: str
 ):
-    """The same media type and fields, and a sentence that says what was found and what is allowed."""
+    """The same media type and fields, and a sentence that says what was expected and what it got."""
     answer = await unfolded.client.request(method, path, content=b"x" * (MAX_BODY_BYTES + 1) if status == 413 else None)
 
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")

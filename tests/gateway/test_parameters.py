@@ -108,7 +108,7 @@ async def test_a_websocket_is_refused_as_a_request_is(unfolded: Gateway):
     )
     assert refused["&since=x"][:2] == (400, "bad-request")
     assert refused["&since=x"][2].startswith("since: ")
-    assert refused["&snapshot=maybe"][2].startswith("snapshot: found 'maybe'")
+    assert refused["&snapshot=maybe"][2].startswith("snapshot: expected what /docs describes, got 'maybe'")
     assert refused[""][:2] == (401, "unauthorized")
 
 

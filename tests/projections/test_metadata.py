@@ -167,7 +167,7 @@ def test_the_hash_of_an_event_is_that_of_its_own_metadata() -> None:
     """Whatever the contact has; a hash that does not match is refused, and nothing of the event applies."""
     good = metadata_hash({"plan": "free"})
     story = given(PRO)
-    story.when(patch(metadata={"plan": "free"}, hash="0" * 64)).then_rejected("hash-mismatch", "hash: found", good)
+    story.when(patch(metadata={"plan": "free"}, hash="0" * 64)).then_rejected("hash-mismatch", "hash: expected", good)
     story.when(patch(metadata={"plan": "free"}, hash=good.upper())).then_rejected("hash-mismatch")
     assert story.contact(external_id="u-1").metadata["plan"] == "pro"
     story.when(patch(metadata={"plan": "free"}, hash=good)).then("ContactUpdated")

@@ -44,7 +44,7 @@ def test_an_unknown_contact_id_is_rejected(contact_id: str) -> None:
     """Ids are ours to give."""
     story = given(identified("u-1"))
     story.when(metadata_set(contactId=contact_id, metadata={"a": 1})).then_rejected(
-        "unknown-contact", "contactId: found", "allowed"
+        "unknown-contact", "contactId: expected the id of a contact of this workspace, got "
     )
     assert len(story.contacts) == 1
 

@@ -1,4 +1,4 @@
-"""Blocked identifiers: accidents of programs that would make one person of everybody (contract section 2)."""
+"""Blocked identifiers, which come from bugs and would merge everybody into one contact (contract section 2)."""
 
 import pytest
 
@@ -102,13 +102,17 @@ ADDRESSES = [
         *ADDRESSES,
     ],
 )
-def test_a_blocked_identifier_names_nobody(value: str) -> None:
-    """Neither a device nor a person, with white space and zero-width characters around it or not."""
+def test_event_with_only_a_blocked_identifier_is_rejected(value: str) -> None:
+    """With and without surrounding white space and zero-width characters."""
     for written in (value, f" {value}\n", f"\ufeff{value}\u200b"):
-        refused({"type": "VisitorSeen", "visitorId": written}, "blocked-identifier", "visitorId: found")
-        refused({"type": "VisitorIdentified", "externalId": written}, "blocked-identifier", "externalId: found")
-        refused({"type": "VisitorIdentified", "email": written}, "blocked-identifier", "email: found")
-        refused({"type": "MetadataSet", "externalId": written}, "blocked-identifier", "externalId: found")
+        refused({"type": "VisitorSeen", "visitorId": written}, "blocked-identifier", "visitorId: expected an id")
+        refused(
+            {"type": "VisitorIdentified", "externalId": written},
+            "blocked-identifier",
+            "externalId: expected an id",
+        )
+        refused({"type": "VisitorIdentified", "email": written}, "blocked-identifier", "email: expected an id")
+        refused({"type": "MetadataSet", "externalId": written}, "blocked-identifier", "externalId: expected an id")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +125,8 @@ def test_a_blocked_identifier_names_nobody(value: str) -> None:
         *["\u043d\u0443\u043b\u043b", "\u202fnull\u00e9", "id\u0307"],
     ],
 )
-def test_what_only_looks_like_one(value: str) -> None:
-    """Nothing is blocked for containing a word; a handle and an id with an @ are no addresses."""
+def test_identifier_that_only_resembles_a_blocked_one_is_accepted(value: str) -> None:
+    """Containing a blocked word is not enough. A handle or an id with an @ is not an address."""
     assert accepted({"type": "VisitorSeen", "visitorId": value}).names.visitor_id == id_key(value)
     assert accepted({"type": "VisitorIdentified", "externalId": value}).names.external_id == id_key(value)
 
@@ -136,61 +140,59 @@ def test_what_only_looks_like_one(value: str) -> None:
         *["none.such@example.org", "null1@example.org", "ned@example.org", "bill.null@example.nu", "ada@[192.0.2.1]"],
     ],
 )
-def test_an_address_that_can_be_a_person_s_is_none(email: str) -> None:
-    """Some words are real mailboxes, given names or family names. In a domain they are part of a name that is registered."""
+def test_address_that_may_belong_to_a_person_is_accepted(email: str) -> None:
+    """Some blocked words are real mailboxes or names. In a domain they are part of a registered name."""
     assert accepted({"type": "VisitorIdentified", "email": email}).names.email == email
 
 
 @pytest.mark.parametrize("email", ["ada@guest", "ada@id", "ada@0", "ada@true", "ada@email."])
-def test_no_address_has_a_placeholder_for_a_domain(email: str) -> None:
-    """No such domain is registered; an id of that form (`42@email`) may be somebody's."""
-    refused({"type": "VisitorIdentified", "email": email}, "blocked-identifier", "email: found")
+def test_address_with_a_placeholder_as_domain_is_blocked(email: str) -> None:
+    """No such domain is registered. An id of that form (`42@email`) may be a real one."""
+    refused({"type": "VisitorIdentified", "email": email}, "blocked-identifier", "email: expected an id")
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("begin", ["${", "{{", "<%", "%s0", "-0", "\u200ba", "'", "_nan"])
-def test_a_long_text_is_judged_in_time_that_grows_with_its_length(begin: str) -> None:
-    """A pattern that goes back over the text needs minutes for each of these."""
+def test_long_identifier_is_checked_in_linear_time(begin: str) -> None:
+    """A backtracking pattern would need minutes for each of these."""
     for rule in (CONTRACT_RULES.external_id, CONTRACT_RULES.email):
         assert isinstance(rule(begin * (65_536 // len(begin))), Rejection)
 
 
-def test_a_blocked_identifier_beside_a_good_one_is_absent_and_counted() -> None:
-    """The event still identifies by what is left."""
+def test_blocked_identifier_beside_a_good_one_counts_as_absent() -> None:
+    """The event identifies by the other one, and `blocked` counts the one left out."""
     names = accepted({"type": "VisitorIdentified", "externalId": "null", "email": "ada@example.org"}).names
     assert (names.external_id, names.email, names.blocked) == (None, "ada@example.org", 1)
     names = accepted({"type": "VisitorIdentified", "externalId": "u-1", "email": "undefined"}).names
     assert (names.external_id, names.email, names.blocked) == ("u-1", None, 1)
 
 
-def test_a_blocked_visitor_rejects_the_event() -> None:
-    """Whoever else is named: the device would be everybody's."""
+def test_event_with_a_blocked_visitor_is_rejected() -> None:
+    """Even beside a good external id, because all devices with the bug would be one."""
     event = {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "undefined"}
-    refused(event, "blocked-identifier", "visitorId: found 'undefined'")
+    refused(event, "blocked-identifier", "visitorId: expected an identifier of one device, got 'undefined', which is blocked")
     refused({"type": "VisitorIdentified", "externalId": "null", "email": "guest"}, "blocked-identifier", "externalId")
 
 
 @pytest.mark.parametrize(
     "value", ["acme-test", " acme-test ", "'acme-test'", "\ufeffacme-test", "qa-7", "robot@bots.example", "cafe\u0301"]
 )
-def test_a_workspace_has_its_own(value: str) -> None:
-    """Exact ones, and patterns between slashes, which are searched for anywhere."""
+def test_workspace_blocks_identifiers_of_its_own(value: str) -> None:
+    """Exact values, and patterns between slashes that match anywhere."""
     rules = IdentifierRules(["acme-test", "/^qa-[0-9]+$/", r"/@bots\./", "caf\u00e9"])
     refused({"type": "VisitorSeen", "visitorId": value}, "blocked-identifier", rules=rules)
     accepted({"type": "VisitorSeen", "visitorId": value})
 
 
 @pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
-def test_a_pattern_that_is_none_is_named(pattern: str) -> None:
-    """What was found, what is wrong with it, and what is allowed."""
-    with pytest.raises(BadPattern) as said:
+def test_invalid_pattern_is_named_in_the_error(pattern: str) -> None:
+    with pytest.raises(BadPattern) as raised:
         IdentifierRules(["acme-test", pattern])
-    assert f"blocked identifiers: found '{pattern}' (" in str(said.value)
-    assert "allowed between slashes is a regular expression" in str(said.value)
+    assert f"blocked identifiers: expected a regular expression between slashes, got '{pattern}' (" in str(raised.value)
 
 
-def test_a_workspace_s_own_are_exact() -> None:
-    """In case and length; the contract's stay blocked beside them."""
+def test_workspace_blocks_exact_values() -> None:
+    """Case and length count. The contract's identifiers stay blocked as well."""
     rules = IdentifierRules(["acme-test", "/^qa-[0-9]+$/", "/"])
     for value in ("ACME-test", "acme-test-2", "qa-x", "QA-1", "a/b"):
         accepted({"type": "VisitorSeen", "visitorId": value}, rules)

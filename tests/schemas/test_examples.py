@@ -1,4 +1,4 @@
-"""The example messages: each is what its name says, in both directions (contract sections 2, 5 and 6)."""
+"""The example messages decode and encode without loss (contract sections 2, 5 and 6)."""
 
 import json
 from collections.abc import Mapping
@@ -37,29 +37,28 @@ CHANGES: Final = [
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_written_as_it_was_read(name: str) -> None:
-    """Decoding loses nothing and encoding adds nothing."""
+def test_example_survives_a_round_trip(name: str) -> None:
     data = EXAMPLES[name]
     message = msgspec.json.decode(data, type=TYPES[name.partition(".")[0]])
     assert json.loads(msgspec.json.encode(message)) == json.loads(data)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_valid_by_the_json_schema(name: str) -> None:
-    """The JSON Schema that other languages are given allows what we write."""
+def test_example_is_valid_under_the_json_schema(name: str) -> None:
+    """The JSON Schema that is published for other languages accepts what we write."""
     schema = msgspec.json.schema(TYPES[name.partition(".")[0]])
     assert errors(json.loads(EXAMPLES[name]), schema) == []
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("event.")])
-def test_an_example_of_an_event_is_a_good_event(name: str) -> None:
-    """The fold's own decoder takes every example, and reads the type that the name says."""
+def test_example_of_an_event_is_accepted(name: str) -> None:
+    """`decode_event` accepts it and returns the type in its name."""
     event = decode_event(EXAMPLES[name])
     assert type(event).__name__ == name.split(".")[1]
 
 
 def test_every_type_has_an_example() -> None:
-    """No type of event and no type of change goes without one."""
+    """Every type of event, every type of change, and every record."""
     shown = {tuple(name.split(".")[:2]) for name in EXAMPLES}
     assert {("event", kind) for kind in EVENT_TYPES} | {("change", kind) for kind in CHANGES} <= shown
     assert {("contact",), ("merged-contact",), ("visitor",)} <= shown
@@ -79,6 +78,6 @@ def test_every_type_has_an_example() -> None:
         {"type": "Nope"},
     ],
 )
-def test_the_json_schema_refuses_what_the_fold_rejects(event: dict[str, Any]) -> None:
-    """A producer that validates against the JSON Schema is told before it appends."""
+def test_json_schema_rejects_what_the_fold_rejects(event: dict[str, Any]) -> None:
+    """So a producer that validates against the JSON Schema gets the error before it appends."""
     assert errors(event, msgspec.json.schema(Event)) != []

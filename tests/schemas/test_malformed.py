@@ -1,4 +1,4 @@
-"""Entries that are no good events, of every kind, and the code and sentence that each earns (contract sections 2 and 7)."""
+"""Malformed entries of every kind, each with its reason and sentence (contract sections 2 and 7)."""
 
 from typing import Any, Final
 
@@ -28,9 +28,9 @@ SEEN: Final = '{"type":"VisitorSeen","visitorId":"v-1"}'
         b"[" * 64,
     ],
 )
-def test_what_is_not_json(data: bytes) -> None:
-    """The sentence says where the parser gave up."""
-    refused(data, "not-json", "event: found text that is not JSON")
+def test_invalid_json_is_rejected(data: bytes) -> None:
+    """The sentence says where the parser stopped."""
+    refused(data, "not-json", "event: expected one JSON object, got text that is not JSON (")
 
 
 @pytest.mark.parametrize(
@@ -44,25 +44,24 @@ def test_what_is_not_json(data: bytes) -> None:
         SEEN.encode("utf-16"),
     ],
 )
-def test_what_is_not_utf_8(data: bytes) -> None:
-    """Latin-1, an encoded surrogate, an overlong NUL, UTF-16 with its mark; in fields that nobody reads as well."""
+def test_bytes_that_are_not_utf_8_are_rejected(data: bytes) -> None:
+    """Latin-1, an encoded surrogate, an overlong NUL and UTF-16 with its mark, also in unknown fields."""
     refused(data, "not-json", "UTF-8")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be", "utf-32-le"])
 def test_json_in_another_encoding_is_not_json(encoding: str) -> None:
-    """It is never guessed at: a byte order mark and UTF-16 are not JSON in UTF-8."""
+    """The encoding is never guessed: a byte order mark and UTF-16 are not JSON in UTF-8."""
     refused(SEEN.encode(encoding), "not-json")
 
 
 @pytest.mark.parametrize("data", [b"null", b"[]", b"3", b'"VisitorSeen"', b"true"])
-def test_json_that_is_no_object(data: bytes) -> None:
-    """An event is an object."""
-    refused(data, "invalid", "event: found", "one JSON object")
+def test_json_that_is_not_an_object_is_rejected(data: bytes) -> None:
+    refused(data, "invalid", "event: expected one JSON object, got ")
 
 
-def test_an_entry_without_the_field() -> None:
-    """Whatever else it holds."""
+def test_entry_without_the_field_event_is_rejected() -> None:
+    """Its other fields make no difference."""
     for fields in ({}, {b"Event": SEEN.encode()}, {b"data": b"1", b"x": b"2"}):
         entry = read_entry(b"1-0", fields)
         assert isinstance(entry, BadEntry)
@@ -71,15 +70,17 @@ def test_an_entry_without_the_field() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Nope", "visitorSeen", "", "ContactCreated", "\ud800"])
-def test_an_unknown_type(kind: str) -> None:
-    """The sentence lists those that there are."""
-    refused({"type": kind, "visitorId": "v-1"}, "unknown-type", "type: found", "VisitorSeen, VisitorIdentified, MetadataSet")
+def test_unknown_type_is_rejected(kind: str) -> None:
+    """The sentence lists the known types."""
+    refused(
+        {"type": kind, "visitorId": "v-1"}, "unknown-type", "type: expected one of VisitorSeen, VisitorIdentified, MetadataSet"
+    )
 
 
 @pytest.mark.parametrize("event", [{}, {"visitorId": "v-1"}, {"type": None}, {"type": 5}, {"type": ["VisitorSeen"]}])
-def test_no_type(event: dict[str, Any]) -> None:
-    """Absent, or something else than a string."""
-    refused(event, "invalid", "type: found")
+def test_missing_type_is_rejected(event: dict[str, Any]) -> None:
+    """As is a type that is not a string."""
+    refused(event, "invalid", "type: expected one of VisitorSeen")
 
 
 @pytest.mark.parametrize(
@@ -108,36 +109,40 @@ def test_no_type(event: dict[str, Any]) -> None:
         ("EventsExcluded", "entries", "1-0"),
     ],
 )
-def test_a_field_of_the_wrong_type(kind: str, field: str, value: object) -> None:
-    """The sentence names the field, what was found and what is allowed."""
+def test_field_of_the_wrong_type_is_rejected(kind: str, field: str, value: object) -> None:
+    """The rejection names the field, what was expected and what it got."""
     good = {"visitorId": "v-1", "externalId": "u-1"} if kind == "VisitorIdentified" else {"visitorId": "v-1"}
-    detail = refused({"type": kind, **good, field: value}, "invalid")
-    assert detail.startswith(f"{field}: found ")
+    rejection = refused({"type": kind, **good, field: value}, "invalid")
+    assert rejection.field == field
+    assert rejection.detail == f"{field}: expected {rejection.expected}, got {rejection.got}"
 
 
 @pytest.mark.parametrize(("kind", "field"), [("VisitorSeen", "visitorId"), ("EventsExcluded", "entries")])
-def test_a_field_that_is_missing(kind: str, field: str) -> None:
-    """Is found to be nothing."""
-    refused({"type": kind}, "invalid", f"{field}: found nothing")
+def test_missing_field_is_rejected(kind: str, field: str) -> None:
+    refused({"type": kind}, "invalid", f"{field}: expected ", ", got nothing")
 
 
 @pytest.mark.parametrize("value", [{}, {"b": 1}, [], [1], {"b": {"c": {}}}])
-def test_nested_metadata(value: object) -> None:
-    """Metadata is flat, and so is a context; the sentence names the key."""
-    refused({"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1, "k": value}}, "invalid", "metadata.k: found")
-    refused({"type": "VisitorSeen", "visitorId": "v-1", "context": {"k": value}}, "invalid", "context.k: found")
+def test_nested_metadata_is_rejected(value: object) -> None:
+    """Metadata and context are flat. The sentence names the key."""
+    refused(
+        {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1, "k": value}},
+        "invalid",
+        "metadata.k: expected a string, ",
+    )
+    refused({"type": "VisitorSeen", "visitorId": "v-1", "context": {"k": value}}, "invalid", "context.k: expected a")
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 309 + ".0"])
-def test_a_number_beyond_all_doubles(number: str) -> None:
-    """JSON by its grammar, and still no number that anybody can hold."""
+def test_number_beyond_the_range_of_a_double_is_rejected(number: str) -> None:
+    """It is valid JSON, but readers cannot represent it."""
     event = b'{"type":"MetadataSet","visitorId":"v-1","metadata":{"k":%s}}' % number.encode()
-    refused(event, "invalid", "metadata.k: found", "finite")
+    refused(event, "invalid", "metadata.k: expected", "finite")
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "nan"])
-def test_a_number_that_is_none(word: str) -> None:
-    """Python writes these; JSON has no such words."""
+def test_nan_and_infinity_are_rejected(word: str) -> None:
+    """Python writes these words, but JSON does not have them."""
     refused(b'{"type":"MetadataSet","visitorId":"v-1","metadata":{"k":%s}}' % word.encode(), "not-json")
 
 
@@ -154,21 +159,22 @@ def test_a_number_that_is_none(word: str) -> None:
         (r'{"type":"VisitorSeen","visitorId":"v","unknown":[{"x":"\u0000"}]}', "unknown[0].x"),
     ],
 )
-def test_an_escaped_nul_anywhere(event: str, field: str) -> None:
-    """In values and keys, of fields known and unknown."""
-    refused(event.encode(), "invalid", f"'{field}': found a NUL")
+def test_escaped_nul_is_rejected_anywhere(event: str, field: str) -> None:
+    """In values and keys, in known and unknown fields."""
+    rejection = refused(event.encode(), "invalid", "expected text without NUL characters, got one")
+    assert rejection.field == field
 
 
-def test_a_nul_byte() -> None:
-    """Bare control characters are not JSON; an escaped backslash before `u0000` is no NUL."""
+def test_nul_byte_is_rejected() -> None:
+    """JSON does not permit bare control characters. An escaped backslash before `u0000` is not a NUL."""
     refused(b'{"type":"VisitorSeen","visitorId":"v\0"}', "not-json")
     accepted(rb'{"type":"VisitorSeen","visitorId":"v\\u0000"}')
 
 
-def test_a_nul_beside_a_number_that_python_does_not_read() -> None:
-    """Python refuses integers of more than 4,300 digits; nothing that looks into an event may stumble over one."""
+def test_nul_is_found_beside_an_integer_that_python_does_not_parse() -> None:
+    """Python does not parse integers of more than 4,300 digits."""
     number = "1" * 5000
-    refused(rf'{{"type":"VisitorSeen","visitorId":"v","x":{number},"y":"\u0000"}}'.encode(), "invalid", "'y'")
+    refused(rf'{{"type":"VisitorSeen","visitorId":"v","x":{number},"y":"\u0000"}}'.encode(), "invalid", "y: expected text")
     accepted(f'{{"type":"VisitorSeen","visitorId":"v","x":{number}}}'.encode())
 
 
@@ -180,28 +186,28 @@ def test_a_nul_beside_a_number_that_python_does_not_read() -> None:
         r'{"type":"VisitorSeen","visitorId":"v","unknown":"\ud83d!"}',
     ],
 )
-def test_a_lone_surrogate(event: str) -> None:
-    """Text that no encoding can write."""
+def test_lone_surrogate_is_rejected(event: str) -> None:
+    """No encoding can represent it."""
     refused(event.encode(), "invalid", "surrogate")
 
 
-def test_a_pair_of_surrogates_is_one_character() -> None:
-    """As JSON writes what is above the BMP."""
+def test_pair_of_surrogates_is_one_character() -> None:
+    """JSON escapes characters above the BMP like this."""
     assert accepted(rb'{"type":"VisitorSeen","visitorId":"\ud83d\ude00"}').names.visitor_id == "😀"
 
 
 @pytest.mark.parametrize(
     "data", [b"[" * 60_000, b'{"a":' * 12_000, b'{"type":"VisitorSeen","x":' + b"[" * 256 + b"]" * 256 + b"}"]
 )
-def test_deep_nesting(data: bytes) -> None:
-    """No parser runs out of stack, however deep the caller's already is."""
+def test_deep_nesting_is_rejected(data: bytes) -> None:
+    """The parser never overflows the stack, at any depth of the caller."""
     refused(data, "invalid", "levels of nesting", "256")
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("data", [b'"' + b'\\"' * 32_000 + b"[" * 65, b"[]" * 65 + b'"\\' * 30_000])
-def test_judging_takes_no_longer_the_worse_the_entry_is(data: bytes) -> None:
-    """One entry of strings that never end must not stop a workspace: reading it is linear."""
+def test_unterminated_strings_are_rejected_in_linear_time(data: bytes) -> None:
+    """Otherwise one entry could block its workspace."""
     assert isinstance(decode_event(data), Rejection)
 
 
@@ -215,30 +221,30 @@ def test_judging_takes_no_longer_the_worse_the_entry_is(data: bytes) -> None:
     ],
 )
 def test_metadata_has_exactly_one_target(fields: dict[str, str]) -> None:
-    """None at all is nobody; two are a contradiction, even where both are one contact."""
+    """Two targets are a contradiction, even if both are the same contact."""
     refused({"type": "MetadataSet", **fields}, "invalid" if fields else "no-identifier", "exactly one")
 
 
-def test_an_identification_names_somebody() -> None:
-    """A visitor alone is nobody in particular."""
+def test_identification_without_an_identifier_is_rejected() -> None:
+    """A visitor alone does not identify a person."""
     refused({"type": "VisitorIdentified", "visitorId": "v-1", "name": "Ada"}, "no-identifier", "externalId, email")
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """Producers can be newer than the consumer."""
+    """Producers may be newer than the fold."""
     plain, newer = accepted(SEEN.encode()), accepted({"type": "VisitorSeen", "visitorId": "v-1", "newField": {"a": [1]}})
     assert plain.event == newer.event
 
 
-def test_null_is_absent() -> None:
-    """For every optional field, as JSON of many languages has it."""
+def test_null_counts_as_absent() -> None:
+    """For every optional field, because many languages write absent values as null."""
     fields = ("id", "at", "sentAt", "visitorId", "email", "name", "image", "metadata", "unset")
     event = {"type": "VisitorIdentified", "externalId": "u-1", **dict.fromkeys(fields)}
     assert accepted(event).event == accepted({"type": "VisitorIdentified", "externalId": "u-1"}).event
 
 
-def test_a_wrong_hash() -> None:
-    """The sentence tells the right one."""
+def test_wrong_hash_is_rejected() -> None:
+    """The sentence contains the right one."""
     event = {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1}, "hash": "0" * 64}
-    detail = refused(event, "hash-mismatch", "hash: found")
-    accepted({**event, "hash": detail.rsplit(" ", 1)[1]})
+    rejection = refused(event, "hash-mismatch", "hash: expected the SHA-256")
+    accepted({**event, "hash": rejection.expected.rsplit(" ", 1)[1]})

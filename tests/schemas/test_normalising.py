@@ -1,4 +1,4 @@
-"""What is written in different ways and means the same (contract section 2, Comparing and Normalising)."""
+"""Different spellings of the same identifier or number (contract section 2, Comparing and Normalising)."""
 
 import unicodedata
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.judging import accepted, refused
 
 
 def metadata_of(number: str) -> Any:
-    """The value that JSON text becomes in metadata."""
+    """The metadata value decoded from a JSON number or literal."""
     event = accepted(b'{"type":"MetadataSet","visitorId":"v-1","metadata":{"k":%s}}' % number.encode()).event
     assert isinstance(event, MetadataSet)
     assert event.metadata is not None
@@ -24,14 +24,14 @@ def metadata_of(number: str) -> Any:
 
 @pytest.mark.parametrize("written", ["u-1", " u-1", "u-1\t", "\u2003u-1\r\n"])
 def test_white_space_around_an_identifier_is_stripped(written: str) -> None:
-    """Within, it belongs to it."""
+    """White space inside it is kept."""
     names = accepted({"type": "VisitorIdentified", "externalId": written, "visitorId": written}).names
     assert (names.external_id, names.visitor_id) == ("u-1", "u-1")
     assert accepted({"type": "VisitorSeen", "visitorId": " a b "}).names.visitor_id == "a b"
 
 
 def test_identifiers_keep_their_case() -> None:
-    """Only addresses are matched in lower case."""
+    """Only addresses ignore case."""
     assert accepted({"type": "VisitorIdentified", "externalId": "U-1"}).names.external_id == "U-1"
 
 
@@ -52,16 +52,16 @@ def test_identifiers_keep_their_case() -> None:
         ("xn--bcher-kva", "xn--bcher-kva"),
     ],
 )
-def test_an_id_is_compared_stripped_and_in_normal_form(written: str, key: str) -> None:
-    """What is inside stays, and what is not ASCII never becomes it: KELVIN SIGN's normal form is K, and K is somebody else."""
+def test_key_of_an_id_is_stripped_and_in_normal_form(written: str, key: str) -> None:
+    """Non-ASCII never becomes ASCII: the normal form of KELVIN SIGN is K, which may be the id of another person."""
     assert id_key(written) == key
     names = accepted({"type": "VisitorIdentified", "externalId": written, "visitorId": written}).names
     assert (names.external_id, names.visitor_id) == (key, key)
 
 
 @pytest.mark.parametrize("written", ["e\u0301" * 255, "  " + "\u00e9" * 255 + "\ufeff"])
-def test_the_characters_of_an_id_are_counted_in_normal_form(written: str) -> None:
-    """That is what is stored."""
+def test_length_of_an_id_is_counted_in_normal_form(written: str) -> None:
+    """Because the normal form is stored."""
     assert accepted({"type": "VisitorSeen", "visitorId": written}).names.visitor_id == "\u00e9" * 255
     refused({"type": "VisitorSeen", "visitorId": written.strip("\ufeff") + "e\u0301"}, "invalid", "256 characters")
 
@@ -101,21 +101,21 @@ def test_the_characters_of_an_id_are_counted_in_normal_form(written: str) -> Non
         ("J\u030cx@x.org", "J\u030cx@x.org", "\u01f0x@x.org"),
     ],
 )
-def test_an_address_is_kept_as_written_and_compared_by_its_key(written: str, shown: str, key: str) -> None:
-    """Letter case is folded within ASCII and within the rest, never across."""
+def test_address_is_kept_as_written_and_compared_by_its_key(written: str, shown: str, key: str) -> None:
+    """Case is folded within ASCII and within non-ASCII, never across."""
     assert accepted({"type": "VisitorIdentified", "email": written}).names.email == shown
     assert email_key(written) == email_key(shown) == key
 
 
-def test_a_domain_in_full_width_letters_or_with_a_kelvin_sign_is_not_the_ascii_one() -> None:
-    """No mapping of compatibility characters: they are not valid in a domain, and two contacts are better than a wrong one."""
+def test_domain_with_compatibility_characters_is_not_the_ascii_domain() -> None:
+    """They are not valid in a domain, and two contacts are better than one wrong one."""
     keys = {email_key(f"ada@{domain}") for domain in ("kate.example", "\u212aate.example", "\uff4bate.example")}
     assert len(keys) == 3
 
 
 @pytest.mark.parametrize("label", ["\u00fc" * 64, "\u00fc" * 60, "-\u00fc-", "\u2603", "\ufeff\u00fc", "\ud800", "_\u00fc"])
-def test_a_label_that_no_registry_takes_has_a_key_all_the_same(label: str) -> None:
-    """One that is too long for the DNS stays as it is, in lower case. So a long text costs no more than a short one."""
+def test_invalid_label_has_a_key(label: str) -> None:
+    """A label too long for the DNS is only lowercased, so the time for a long text stays linear."""
     key = email_key(f"ada@{label.upper()}.example")
     assert key == email_key(f"ada@{label}.example") == email_key(key)
     assert key.isascii() == (len(label) < 60)
@@ -133,8 +133,8 @@ _IDNA_LABELS = [
 
 
 @pytest.mark.parametrize("label", _IDNA_LABELS)
-def test_a_valid_label_has_the_a_label_that_idna_2008_gives_it(label: str) -> None:
-    """As the package `idna` says, which is not part of an installation."""
+def test_key_of_a_valid_label_is_its_idna_2008_a_label(label: str) -> None:
+    """According to the package `idna`, which only the tests use."""
     assert email_key(f"a@{label}.org") == f"a@{idna.alabel(label).decode()}.org"
 
 
@@ -143,12 +143,12 @@ def test_a_valid_label_has_the_a_label_that_idna_2008_gives_it(label: str) -> No
     [f"ad{inside}a@example.org" for inside in " \t\x00\x1f\x7f\x85\xa0\u200b\u200d\u2060\ufeff\u3000"]
     + ["ada@exam\u200cple.org", "ada @example.org", "ada@ example.org", "@example.org", "ada@.", "ada@...", "ada@example .org"],
 )  # fmt: skip
-def test_an_address_with_white_space_control_or_zero_width_characters_inside_is_invalid(email: str) -> None:
-    """As is one without a local part or a domain."""
+def test_address_with_invisible_characters_inside_is_rejected(email: str) -> None:
+    """White space, control and zero-width characters; also a missing local part or domain."""
     refused({"type": "VisitorIdentified", "externalId": "u-1", "email": email}, "invalid")
 
 
-# Text in which the characters that something happens to are frequent.
+# The characters that normalising changes, so that random texts contain many of them.
 _ODD = (
     "aKk.@Ii\u017f\u03c2\u03a3\u03c3\u00df\u1e9e\u00e9\u0301\u0307\u0323\u0327\u212a\u212b\u0130\u0131\u037e\u1fef"
     "\u200b\ufeff \u00a0\u3000\ud55c\u1112\u1161\u01c5\ufb01\ud800\U0001e900"
@@ -159,15 +159,15 @@ texts = st.text(st.one_of(st.sampled_from(_ODD), st.characters(codec=None, categ
 @given(texts)
 @example("e\u0301.\u200b.@. .")
 @example("\u0301\u212a\u0301@\u0301")
-def test_a_key_is_its_own_key(text: str) -> None:
-    """Of any text, well-formed or not."""
+def test_key_of_a_key_is_the_key_itself(text: str) -> None:
+    """For every text, well-formed or not."""
     assert email_key(email_key(text)) == email_key(text)
     assert id_key(id_key(text)) == id_key(text)
 
 
 @given(texts, texts)
-def test_no_key_makes_ascii_of_what_is_not(local: str, domain: str) -> None:
-    """So nobody can pass for the owner of a plain address or id, by a look-alike that folds to it."""
+def test_key_of_non_ascii_text_is_never_ascii(local: str, domain: str) -> None:
+    """So a look-alike cannot impersonate the owner of an ASCII address or id."""
     local = stripped(local)
     assert stripped(email_key(f"{local}@{domain}").rpartition("@")[0]).isascii() == local.isascii() or "@" in local + domain
     assert id_key(local).isascii() == local.isascii()
@@ -178,15 +178,15 @@ def test_no_key_makes_ascii_of_what_is_not(local: str, domain: str) -> None:
     st.text(st.sampled_from(" \t\r\n\u00a0\u3000\u200b\u200c\u200d\u2060\ufeff")),
     st.text(st.sampled_from(" \u200b\ufeff")),
 )
-def test_what_stands_around_an_identifier_makes_no_difference(text: str, before: str, after: str) -> None:
-    """White space and zero-width characters, in any order."""
+def test_surrounding_white_space_does_not_change_the_key(text: str, before: str, after: str) -> None:
+    """As with zero-width characters, in any order."""
     assert email_key(f"{before}{text}{after}") == email_key(text)
     assert id_key(f"{before}{text}{after}") == id_key(text)
 
 
 @given(texts)
-def test_composed_and_decomposed_text_is_one_identifier(text: str) -> None:
-    """But for the three characters whose normal form is ASCII, which stay themselves."""
+def test_composed_and_decomposed_text_have_the_same_key(text: str) -> None:
+    """Except for the three characters whose normal form is ASCII."""
     assume(not set(text) & set("\u212a\u037e\u1fef"))
     decomposed = unicodedata.normalize("NFD", text)
     assert email_key(decomposed) == email_key(text)
@@ -194,23 +194,22 @@ def test_composed_and_decomposed_text_is_one_identifier(text: str) -> None:
 
 
 @given(st.emails())
-def test_the_key_of_an_ascii_address_is_its_lower_case(email: str) -> None:
-    """Nearly every address there is."""
+def test_key_of_an_ascii_address_is_its_lower_case(email: str) -> None:
     assume(email.isascii())
     assert email_key(email) == email_key(email.upper()) == email.lower()
 
 
 @given(texts)
-def test_every_text_is_judged(text: str) -> None:
-    """A rule returns the identifier as it is compared (an address as it was written), or a Rejection."""
+def test_rules_accept_every_text(text: str) -> None:
+    """A rule returns the key of an id, an address as written, or a Rejection, and never raises."""
     for rule, kept in (
         (CONTRACT_RULES.visitor_id, id_key),
         (CONTRACT_RULES.external_id, id_key),
         (CONTRACT_RULES.email, stripped),
         (IdentifierRules(["x"]).email, stripped),
     ):
-        verdict = rule(text)
-        assert verdict == kept(text) or isinstance(verdict, Rejection)
+        checked = rule(text)
+        assert checked == kept(text) or isinstance(checked, Rejection)
 
 
 @given(
@@ -218,14 +217,13 @@ def test_every_text_is_judged(text: str) -> None:
         r"[A-Za-z0-9_.+-]{1,8}(undefined|NULL|none|nan)?@([a-z]{1,3}\.){0,2}(com|Null|undefined|nan|nu|id)", fullmatch=True
     )
 )
-def test_the_quick_look_at_an_address_agrees_with_the_close_one(email: str) -> None:
-    """A workspace with blocked identifiers of its own looks at every address closely."""
+def test_fast_check_of_an_address_agrees_with_the_full_check(email: str) -> None:
+    """A workspace with blocked identifiers of its own always uses the full check."""
     assert type(CONTRACT_RULES.email(email)) is type(IdentifierRules(["\0"]).email(email))
 
 
 @given(st.from_regex(r"[A-Za-z0-9_.:/-]{0,8}([_./:-]?(undefined|NULL|none|nan|id))?", fullmatch=True))
-def test_the_quick_look_at_an_id_agrees_with_the_close_one(identifier: str) -> None:
-    """As with addresses."""
+def test_fast_check_of_an_id_agrees_with_the_full_check(identifier: str) -> None:
     assert type(CONTRACT_RULES.external_id(identifier)) is type(IdentifierRules(["\0"]).external_id(identifier))
 
 
@@ -233,8 +231,8 @@ def test_the_quick_look_at_an_id_agrees_with_the_close_one(identifier: str) -> N
     ("written", "number"),
     [("1", 1), ("1.0", 1), ("1e0", 1), ("10e-1", 1), ("-0", 0), ("-0.0", 0), ("0e5", 0), ("9007199254740991.0", 2**53 - 1)],
 )
-def test_a_number_has_one_form(written: str, number: int) -> None:
-    """`1` and `1.0` are the same number, and `-0` is `0`: one form, so one hash and one comparison."""
+def test_equal_numbers_have_one_form(written: str, number: int) -> None:
+    """`1` and `1.0` are the same number, and `-0` is `0`, so they have the same hash."""
     value = metadata_of(written)
     assert (value, type(value), str(value)) == (number, int, str(number))
 

@@ -1,4 +1,4 @@
-"""Whether a reader may go on behind a position (contract section 6)."""
+"""Whether a reader may continue after a position (contract section 6)."""
 
 import pytest
 
@@ -14,22 +14,21 @@ EMPTIED = Extent("", "9-0", "0-0", 9)
 @pytest.mark.parametrize(
     ("position", "extent", "is_there", "expected"),
     [
-        pytest.param("0", NEVER_THERE, False, True, id="the beginning of a stream that never was"),
+        pytest.param("0", NEVER_THERE, False, True, id="the beginning of a stream that never existed"),
         pytest.param("0-0", WHOLE, False, True, id="the beginning"),
         pytest.param("0", TRIMMED, False, False, id="the beginning, which was trimmed"),
         pytest.param("1-0", WHOLE, True, True, id="an entry"),
         pytest.param("9-0", WHOLE, True, True, id="the last entry"),
-        pytest.param("9-0", EMPTIED, False, True, id="the last entry, which was trimmed with all others"),
-        pytest.param("8-0", EMPTIED, False, False, id="an entry that was trimmed with all others"),
-        pytest.param("3-0", TRIMMED, False, False, id="an entry that was trimmed: more behind it may have been"),
-        pytest.param("5-0", DELETED_BY_HAND, False, True, id="an entry that was deleted"),
-        pytest.param("6-0", DELETED_BY_HAND, False, False, id="an entry above all that were deleted: it never was there"),
-        pytest.param("5-0", WHOLE, False, False, id="an entry that a failover took away, and others followed"),
-        pytest.param("10-0", WHOLE, False, False, id="an entry behind the last one"),
+        pytest.param("9-0", EMPTIED, False, True, id="the last entry, trimmed with all others"),
+        pytest.param("8-0", EMPTIED, False, False, id="an entry trimmed with all others"),
+        pytest.param("3-0", TRIMMED, False, False, id="a trimmed entry: later ones may be trimmed too"),
+        pytest.param("5-0", DELETED_BY_HAND, False, True, id="a deleted entry"),
+        pytest.param("6-0", DELETED_BY_HAND, False, False, id="an entry above all deleted ones: it never existed"),
+        pytest.param("5-0", WHOLE, False, False, id="an entry that a failover lost, followed by others"),
+        pytest.param("10-0", WHOLE, False, False, id="an entry after the last one"),
         pytest.param("1-0", NEVER_THERE, False, False, id="an entry of a stream that is gone"),
         pytest.param("0-5", Extent("3-0", "9-0", "0-0", 0), False, False, id="an entry of an older stream"),
     ],
 )
-def test_a_reader_goes_on_where_nothing_is_skipped(position: str, extent: Extent, is_there: bool, expected: bool) -> None:  # noqa: FBT001
-    """And nowhere else."""
+def test_reader_continues_only_if_nothing_is_skipped(position: str, extent: Extent, is_there: bool, expected: bool) -> None:  # noqa: FBT001
     assert goes_on_behind(position, extent, is_there=is_there) is expected

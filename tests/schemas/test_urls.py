@@ -1,4 +1,4 @@
-"""What a Redis URL may hold: the same for clients and services (contract section 8)."""
+"""Redis URLs, for clients and services alike (contract section 8)."""
 
 import re
 
@@ -33,8 +33,8 @@ SENTINELS = (("a", 26379), ("b", 1))
         ),
     ],
 )
-def test_a_url_is_taken_apart(url: str, expected: RedisUrl) -> None:
-    """What is left has a scheme that a Redis library knows."""
+def test_url_is_parsed(url: str, expected: RedisUrl) -> None:
+    """`plain` has a scheme that a Redis library knows."""
     assert parse_redis_url(url) == expected
 
 
@@ -83,12 +83,12 @@ def test_a_url_is_taken_apart(url: str, expected: RedisUrl) -> None:
         ("redis+sentinel://h,/main", "expected the host of each sentinel, got an empty one"),
     ],
 )
-def test_a_url_that_says_something_else_is_refused_in_a_sentence(url: str, message: str) -> None:
-    """The sentence says what is wrong and how such a URL is written."""
-    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+def test_invalid_url_is_rejected(url: str, message: str) -> None:
+    """The error is one sentence that says what is wrong and shows valid forms."""
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
         parse_redis_url(url)
-    assert "; a Redis URL is redis[s]://host:port/0, unix://" in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert "; a Redis URL is redis[s]://host:port/0, unix://" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_url_that_says_something_else_is_refused_in_a_sentence(url: str, messa
         "redis://h?password=secret",
     ],
 )
-def test_a_password_is_in_no_message(url: str) -> None:
-    """Not even the part of one that is not written as it has to be in a URL."""
-    with pytest.raises(ValueError, match="expected") as refused:
+def test_error_never_contains_the_password(url: str) -> None:
+    """Not even a part of a password with unescaped characters."""
+    with pytest.raises(ValueError, match="expected") as raised:
         parse_redis_url(url)
-    assert not re.search("sec|ret", str(refused.value).partition("; a Redis URL is")[0].replace("…", ""))
+    assert not re.search("sec|ret", str(raised.value).partition("; a Redis URL is")[0].replace("…", ""))

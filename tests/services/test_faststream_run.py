@@ -77,9 +77,12 @@ def test_importing_the_app_connects_to_nothing() -> None:
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({}, "redis URL: found none, and no server runs on "),
+        ({}, "redis URL: expected --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`, got none, and no server runs on "),
         ({"KINFOLD_REDIS_URL": "redis://:s3cret@h/0?decode_responses=true"}, "got 'decode_responses'"),
-        ({"KINFOLD_REDIS_URL": "redis://h", "KINFOLD_LOG_LEVEL": "loud"}, "(KINFOLD_LOG_LEVEL): found 'loud'"),
+        (
+            {"KINFOLD_REDIS_URL": "redis://h", "KINFOLD_LOG_LEVEL": "loud"},
+            "(KINFOLD_LOG_LEVEL): input should be 'debug', 'info', 'warning' or 'error', got 'loud'",
+        ),
     ],
 )
 def test_the_app_whose_settings_name_no_server_says_one_sentence(

@@ -108,8 +108,8 @@ class TestLine:
 
     @pytest.mark.parametrize("line", [b"", b"{}\n", b'{"id":"1","event":{}}\n', b'{"id":"1-0","base64":[["?","?"]]}\n'])
     def test_what_is_no_line_is_refused(self, line: bytes) -> None:
-        """The message says what was found and what is allowed."""
-        with pytest.raises(ValueError, match=r"found .* allowed"):
+        """The message says what was expected and what it got."""
+        with pytest.raises(ValueError, match=r"expected .*, got "):
             decode_entry(line)
 
 
@@ -189,7 +189,7 @@ class TestFile:
         path = tmp_path / "log.ndjson"
         path.write_bytes(file_of(ENTRIES).replace(b'{"entries":4', b'{"entries":5'))
 
-        with pytest.raises(BrokenFile, match="entries: found 5 in the trailer, allowed is 4"):
+        with pytest.raises(BrokenFile, match="entries: expected 4, as counted in the lines before the trailer, got 5"):
             read(path)
 
     def test_a_missing_line_is_named(self, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ class TestFile:
         lines = file_of(ENTRIES).splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:2] + lines[3:]))
 
-        with pytest.raises(BrokenFile, match="entries: found 4 in the trailer, allowed is 3"):
+        with pytest.raises(BrokenFile, match="entries: expected 3, as counted in the lines before the trailer, got 4"):
             read(path)
 
     def test_ids_rise(self, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ class TestFile:
         path = tmp_path / "log.ndjson"
         path.write_bytes(file_of([ENTRIES[2], ENTRIES[1]]))
 
-        with pytest.raises(BrokenFile, match="line 3: id: found 1-1 behind 7-0, allowed are rising ids"):
+        with pytest.raises(BrokenFile, match="line 3: id: expected an id greater than 7-0, got 1-1"):
             read(path)
 
     def test_nothing_stands_behind_the_trailer(self, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ class TestFile:
         path = tmp_path / "log.ndjson"
         path.write_bytes(file_of([], header=msgspec.structs.replace(HEADER, version=2)))
 
-        with pytest.raises(BrokenFile, match="version: found 2, allowed is 1"):
+        with pytest.raises(BrokenFile, match="version: expected 1, got 2"):
             read(path)
 
     def test_unknown_fields_in_the_header_are_ignored(self, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_every_reason_is_among_them() -> None:
 
 
 async def test_a_rejected_entry_says_why_in_a_sentence(redis: Redis, redis_url: str, workspace: str) -> None:
-    """It names the field, what was found and what is allowed."""
+    """It names the field, what was expected and what it got."""
     await append(redis, workspace, [{"type": "VisitorSeen", "visitorId": "v-1", "context": {"page": ["/"]}}])
 
     await fold_log(redis, redis_url, workspace)
@@ -57,8 +57,8 @@ async def test_a_rejected_entry_says_why_in_a_sentence(redis: Redis, redis_url: 
     ((_, fields),) = await read_stream(redis, workspace, "rejects")
     assert fields[b"entry"].decode() == entry_id(0)
     assert fields[b"reason"] == b"invalid"
-    assert fields[b"detail"].startswith(b"context.page: found ")
-    assert b", allowed is " in fields[b"detail"]
+    assert fields[b"detail"].startswith(b"context.page: expected ")
+    assert b", got " in fields[b"detail"]
 
 
 async def test_an_entry_of_very_many_fields_is_kept_in_parts(redis: Redis, redis_url: str, workspace: str) -> None:

@@ -225,13 +225,21 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("pattern", "replacement", "sentence"),
         [
-            (rb"u-1", b"u-7", "sha256: found"),
+            (rb"u-1", b"u-7", "sha256: expected"),
             (rb".{100}\Z", b"", "truncated"),
             (rb'\{"entries".*\Z', b"", "truncated"),
-            (rb'"entries":3', b'"entries":2', "entries: found 2 in the trailer, allowed is 3"),
-            (rb'\{"id":"\d+-0","event":\{[^{]*v-2[^}]*\}\}\n', b"", "entries: found 3 in the trailer, allowed is 2"),
-            (rb"\A.*\Z", b"", "no header"),
-            (rb"\A.*\Z", b'{"type":"VisitorSeen","visitorId":"v-1"}\n', "no header"),
+            (rb'"entries":3', b'"entries":2', "entries: expected 3, as counted in the lines before the trailer, got 2"),
+            (
+                rb'\{"id":"\d+-0","event":\{[^{]*v-2[^}]*\}\}\n',
+                b"",
+                "entries: expected 2, as counted in the lines before the trailer, got 3",
+            ),
+            (rb"\A.*\Z", b"", "expected the header of a file that kinfold export made"),
+            (
+                rb"\A.*\Z",
+                b'{"type":"VisitorSeen","visitorId":"v-1"}\n',
+                "expected the header of a file that kinfold export made",
+            ),
         ],
     )
     async def test_a_damaged_file(
@@ -254,7 +262,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert f"log: found {entry_id(0)}, where the file has other fields" in said.err
+        assert f"got {entry_id(0)}, where the file has other fields" in said.err
         assert await elsewhere.keys() == [key("default", "events").encode()]
         assert await elsewhere.xlen(key("default", "events")) == 1
 
@@ -266,7 +274,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "all of the file is there" in said.err
+        assert "the log already holds the whole file" in said.err
         assert await elsewhere.xlen(key("default", "events")) == 4
 
     async def test_a_workspace_with_a_state(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -278,7 +286,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "position: found a state in workspace default" in said.err
+        assert "position: expected an empty workspace, got a state in workspace default" in said.err
         assert await elsewhere.exists(key("default", "events")) == 0
 
     async def test_a_log_whose_entries_were_deleted(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -289,7 +297,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "allowed is a workspace that never had entries" in said.err
+        assert "expected a workspace that never had entries" in said.err
 
     async def test_another_workspaces_blocked_identifiers(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
         """Other rules make other contacts."""
@@ -298,7 +306,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file)
 
         assert said.status == 1
-        assert "blocked-identifiers: found 1" in said.err
+        assert "got a different set of 1 in workspace" in said.err
         assert await elsewhere.exists(key("default", "events")) == 0
 
     async def test_another_workspaces_name(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
@@ -306,7 +314,7 @@ class TestRefused:
         said = await kinfold(elsewhere_url, "import", file, "--workspace", "acme")
 
         assert said.status == 1
-        assert "workspace: found default, allowed is acme" in said.err
+        assert "workspace: expected acme, got default" in said.err
         assert await elsewhere.keys() == []
 
         renamed = await kinfold(elsewhere_url, "import", file, "--workspace", "acme", "--rename")
@@ -328,7 +336,7 @@ class TestRefused:
         assert exported.status == 0
         assert "lost 2 entries" in exported.err
         assert refused.status == 1
-        assert "lost: found 2 entries" in refused.err
+        assert "got one that had lost 2 entries" in refused.err
         assert allowed.status == 0
 
     async def test_a_workspace_without_a_log(self, redis_url: str, redis: Redis, tmp_path: Path) -> None:
@@ -336,7 +344,7 @@ class TestRefused:
         said = await kinfold(redis_url, "export", tmp_path / "log.ndjson", "--workspace", "nobody")
 
         assert said.status == 1
-        assert "workspace nobody: found no log" in said.err
+        assert "workspace nobody: there is no log" in said.err
         assert names_in(tmp_path) == []
         assert await redis.keys() == []
 
@@ -371,7 +379,7 @@ async def test_an_import_meets_a_producer(
     _, errors = await process.communicate()
 
     assert process.returncode == 1, errors
-    assert b"another writer" in errors
+    assert b"expected no other writer" in errors
     there = await log(elsewhere, "default")
     assert there[:-1] == (await log(redis, "default"))[: len(there) - 1]
 
@@ -383,7 +391,7 @@ async def test_an_import_finds_a_producer_between_two_entries(redis: Redis, redi
     await job._append_batch([StreamEntry(b"1-0", [b"event", b"{}"])])
     await redis.xadd(key("default", "events"), {"event": "{}"}, id="2-0")
 
-    with pytest.raises(ImportRefused, match="found another writer"):
+    with pytest.raises(ImportRefused, match="expected no other writer"):
         await job._append_batch([StreamEntry(b"3-0", [b"event", b"{}"])])
 
     assert [entry for entry, _ in await log(redis, "default")] == [b"1-0", b"2-0"]

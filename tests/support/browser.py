@@ -1,4 +1,4 @@
-"""A real browser without a window, steered by the DevTools protocol: Chromium, where it is on PATH."""
+"""A real headless browser, driven by the DevTools protocol: Chromium, if it is on PATH."""
 
 import asyncio
 import json
@@ -18,27 +18,27 @@ START_S: Final = 60.0
 
 _FLAGS: Final = (
     "--headless",
-    "--no-sandbox",  # root has none, and only pages of the test are opened
+    "--no-sandbox",  # root cannot use the sandbox, and only the test's pages are opened
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
     "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # as a machine that has no internet
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # like a machine without internet access
     "--remote-debugging-port=0",
 )
 
 
 class Page:
-    """A tab."""
+    """A browser tab."""
 
     def __init__(self, socket: websockets.ClientConnection) -> None:
         self.requests = list[str]()
-        """What it asked for since it was opened, by URL."""
+        """The URLs requested since the page was opened."""
         self._socket = socket
         self._calls = 0
 
     async def open(self, url: str) -> None:
-        """Goes to a page, and waits until all of it is there."""
+        """Open a page and wait until it is complete."""
         await self._call("Network.enable")
         self.requests.clear()
         await self._call("Page.navigate", url=url)
@@ -49,7 +49,7 @@ class Page:
         await wait_until(is_complete)
 
     async def run(self, script: str) -> Any:
-        """The value of an expression, a promise's included. Fails where it throws."""
+        """Evaluate an expression, await it if it is a promise, and return its value. Fails if it throws."""
         found = await self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
@@ -68,10 +68,10 @@ class Page:
 
 @asynccontextmanager
 async def browsing(directory: Path) -> AsyncGenerator[Page]:
-    """Opens a browser with one tab, its profile in a directory. Skips the test where there is none."""
+    """Open a browser with one tab and its profile in a directory. Skips the test if there is no browser."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.skip(f"no browser on PATH: found none of {', '.join(PROGRAMS)}")
+        pytest.skip(f"no browser on PATH: expected one of {', '.join(PROGRAMS)}")
     process = await asyncio.create_subprocess_exec(
         program, *_FLAGS, f"--user-data-dir={directory}", "about:blank", stderr=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""`kinfold`, as somebody at a terminal or a script runs it."""
+"""Run `kinfold` as a user or a script does."""
 
 import io
 import json
@@ -16,7 +16,7 @@ PATIENCE_S: Final = 60
 
 
 class Said(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: bytes
@@ -24,19 +24,19 @@ class Said(NamedTuple):
 
     @property
     def lines(self) -> list[Any]:
-        """Standard output: one JSON value a line, and nothing else."""
+        """Standard output, parsed as one JSON value per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 class Kinfold:
-    """The program with some options at the end of every command."""
+    """The program, with options that are appended to every command."""
 
     def __init__(self, *options: object, **variables: str) -> None:
         self._options = [str(option) for option in options]
         self._variables = variables
 
     def run(self, *arguments: object, stdin: bytes = b"") -> Said:
-        """Runs a command to its end, in this process: it takes the program half a second to start in one of its own."""
+        """Run a command to its end in this process, because a process of its own takes half a second to start."""
         out, err = io.BytesIO(), io.StringIO()
         status: object = 0
         with ExitStack() as stack:
@@ -53,7 +53,7 @@ class Kinfold:
             return Said(int(str(status or 0)), out.getvalue(), err.getvalue())
 
     def run_apart(self, *arguments: object, stdin: bytes = b"") -> Said:
-        """The same in a process of its own."""
+        """Run a command to its end in a process of its own."""
         done = subprocess.run(
             self.command(*arguments),
             input=stdin,
@@ -65,20 +65,20 @@ class Kinfold:
         return Said(done.returncode, done.stdout, done.stderr.decode())
 
     def lines(self, *arguments: object, stdin: bytes = b"") -> list[Any]:
-        """What a command that succeeds prints."""
+        """Run a command that must succeed; returns its output lines."""
         said = self.run(*arguments, stdin=stdin)
         assert said.status == 0, said
         return said.lines
 
     def json(self, *arguments: object, stdin: bytes = b"") -> Any:
-        """The one thing that a command that succeeds prints."""
+        """Run a command that must succeed and print one line; returns its value."""
         (line,) = self.lines(*arguments, stdin=stdin)
         return line
 
     def command(self, *arguments: object) -> list[str]:
-        """The command, for whoever wants to start it."""
+        """The command line, for tests that start the process themselves."""
         return [*KINFOLD, *map(str, arguments), *self._options]
 
     def environment(self) -> dict[str, str]:
-        """Without anybody's settings, as wide as a terminal may be, and with a gateway on whichever port is free."""
+        """The environment without settings of the machine, with a wide terminal, and with the gateway on any free port."""
         return clean_environment(**{"COLUMNS": "200", "KINFOLD_GATEWAY_PORT": "0", **self._variables})

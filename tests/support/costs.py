@@ -1,4 +1,4 @@
-"""What a piece of work cost the server: which commands it ran how often, and how many bytes came in and went out."""
+"""Measure what work costs the server: commands by name, and bytes in and out."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -10,11 +10,11 @@ OURS = {"cmdstat_info"}
 
 
 class Cost:
-    """Filled when the work is done."""
+    """The cost, filled in when the work is done."""
 
     def __init__(self) -> None:
         self.commands: dict[str, int] = {}
-        """By command, those within scripts included."""
+        """Number of calls by command, including those in scripts."""
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -24,7 +24,7 @@ class Cost:
 
 @asynccontextmanager
 async def costing(client: Redis) -> AsyncGenerator[Cost]:
-    """Measures what the server does meanwhile, for whomever."""
+    """Measure what the server does during the block, for all clients."""
     cost = Cost()
     before, stats = await _counters(client)
     yield cost

@@ -1,4 +1,4 @@
-"""Servers of every kind that kinfold runs on: over TLS, in a cluster, behind Sentinel (contract section 8)."""
+"""Every kind of server that kinfold runs on: with TLS, in a cluster, behind Sentinel (contract section 8)."""
 
 import asyncio
 import shutil
@@ -19,12 +19,12 @@ from tests.support.waiting import wait_until
 
 MASTER: Final = "the-log"
 PASSWORD: Final = "p%40ss"  # noqa: S105  of a server that lives for a test
-"""Has to be quoted in a URL."""
+"""It needs quoting in a URL."""
 _LOG_TAIL: Final = 500
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return cast("int", probe.getsockname()[1])
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(directory: Path, *options: object, program: str | None = None) -> Generator["subprocess.Popen[bytes]"]:
-    """A server with these options, its files in the directory."""
+    """Run a server with these options and its files in the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     command = [program or str(find_server_binary().path), *map(str, options), "--dir", str(directory)]
     with (directory / "log").open("wb") as log:
@@ -46,7 +46,7 @@ def running(directory: Path, *options: object, program: str | None = None) -> Ge
 
 @asynccontextmanager
 async def tls_server(directory: Path, *options: object) -> AsyncGenerator[str]:
-    """A server that speaks TLS alone, with a certificate of its own; gives the URL. Skips where there is none."""
+    """Run a server that only speaks TLS, with its own certificate; yields the URL. Skips the test if there is none."""
     program, openssl = shutil.which("redis-server") or shutil.which("valkey-server"), shutil.which("openssl")
     if program is None or openssl is None:
         pytest.skip("needs redis-server or valkey-server with TLS, and openssl, on PATH; the embedded server has no TLS")
@@ -65,7 +65,7 @@ async def tls_server(directory: Path, *options: object) -> AsyncGenerator[str]:
 
 @asynccontextmanager
 async def cluster(directory: Path, *, tls: bool = False) -> AsyncGenerator[str]:
-    """A cluster of one node, which holds every slot."""
+    """Run a cluster of one node that holds every slot; yields the URL."""
     port = free_port()
     options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", free_port()]
     if tls:
@@ -88,7 +88,7 @@ async def _take_all_slots(node: str) -> None:
 
 @asynccontextmanager
 async def sentinel(directory: Path) -> AsyncGenerator[tuple[str, Redis]]:
-    """A master with a replica, and a Sentinel that watches them; gives the URL, and a client of the Sentinel."""
+    """Run a master, a replica and a Sentinel; yields the URL and a client of the Sentinel."""
     master, replica, port = free_port(), free_port(), free_port()
     configuration = directory / "sentinel.conf"
     configuration.write_text(
@@ -111,7 +111,7 @@ async def sentinel(directory: Path) -> AsyncGenerator[tuple[str, Redis]]:
 
 
 async def fail_over(client: Redis) -> None:
-    """Makes the replica the master, as Sentinel does when the master is gone."""
+    """Promote the replica, as Sentinel does when the master fails."""
 
     async def master() -> list[str]:
         return cast("list[str]", await _ask(client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER))
@@ -126,7 +126,7 @@ async def fail_over(client: Redis) -> None:
 
 
 async def _ask(client: Redis, *command: object) -> Any:
-    """What redis-py has no method for, or another one for a cluster."""
+    """Send a command that redis-py has no method for, or a different one for clusters."""
     return await cast("Any", client).execute_command(*command)
 
 

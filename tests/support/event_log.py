@@ -1,4 +1,4 @@
-"""Logs for the projector: events appended with ids of our choice, so that two runs can be compared byte for byte."""
+"""Logs for the projector, with fixed entry ids, so that two runs can be compared byte for byte."""
 
 import gzip
 import json
@@ -19,26 +19,26 @@ HISTORY_CONTACTS: Final = 473
 HISTORY_VISITORS: Final = 574
 
 LOG_START_MS: Final = 1_800_000_000_000
-"""2027-01-15: after everything in the history, whose events therefore keep their own times."""
+"""2027-01-15, after all events in the history, so their times are kept."""
 _PIPELINED: Final = 2000
 
 
 @cache
 def history() -> tuple[bytes, ...]:
-    """The events of the example history."""
+    """The events of the example history, as JSON."""
     with gzip.open(HISTORY) as file:
         return tuple(line.strip() for line in file)
 
 
 def entry_id(number: int) -> str:
-    """The id of the n-th entry of a log, counted from 0."""
+    """The id of entry `number` of a log, counted from 0."""
     return f"{LOG_START_MS + number}-0"
 
 
 async def append(
     client: Redis, workspace: str, events: Iterable[bytes | Mapping[str, Any] | dict[bytes, bytes]], *, start: int = 0
 ) -> str:
-    """Appends events (their JSON, or what it says), or raw fields, with the ids from `start` on; the last one's id."""
+    """Append events (as JSON or mappings) or raw fields, with ids from `start` on; returns the last id."""
     log = key(workspace, "events")
     pipeline, number = client.pipeline(transaction=False), start
     for number, event in enumerate(events, start):
@@ -58,7 +58,7 @@ def _fields(event: bytes | Mapping[str, Any] | dict[bytes, bytes]) -> dict[bytes
 
 
 async def forget_all_but_the_log(client: Redis, workspace: str) -> None:
-    """As if no projector had ever run: the log is what it was, and nothing else of the workspace is there."""
+    """Delete everything of the workspace except the log, as if no projector had ever run."""
     log = key(workspace, "events").encode()
     for name in await keys_like(client, key(workspace, "events").replace("events", "*")):
         if name != log:

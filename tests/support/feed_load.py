@@ -1,4 +1,4 @@
-"""A load on the feed: a server, a projector and a gateway in processes of their own, readers, and changes at a rate."""
+"""Load on the feed: server, projector and gateway as processes, many readers, and changes at a fixed rate."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _TICK_S = 0.05
 
 
 async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int, **settings: object) -> dict[str, Any]:
-    """What the readers say, how much memory the gateway took at most (`rss_mib`), and what Redis has on the feed (`feed`)."""
+    """Return the readers' results, the gateway's peak memory (`rss_mib`) and the ids on the feed (`feed`)."""
     allow_files(readers + 1000)
     port = free_port()
     with (
@@ -55,7 +55,7 @@ async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int,
 
 
 def _peak_mib(status: Path) -> float | None:
-    """The most memory that a process held; None where the system does not say."""
+    """Peak memory of a process in MiB, or None if the system does not report it."""
     try:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
     except OSError:
@@ -64,7 +64,7 @@ def _peak_mib(status: Path) -> float | None:
 
 
 async def _append(redis: Redis, changes: int, per_s: int) -> None:
-    """Appends events at a rate, each a change: a rate is made by waiting."""
+    """Append events at a rate, each of which makes a change. A rate needs waiting."""
     loop = asyncio.get_running_loop()
     started, sent = loop.time(), 0
     while sent < changes:
@@ -79,7 +79,7 @@ async def _append(redis: Redis, changes: int, per_s: int) -> None:
 
 
 def allow_files(wanted: int) -> None:
-    """Lets this process and its children open so many files, as far as that is allowed."""
+    """Raise the limit of open files for this process and its children, up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard > 0 else wanted, hard))

@@ -1,4 +1,4 @@
-"""A dashboard that knows nothing but the change feed (contract section 6)."""
+"""A reader that knows only the change feed (contract section 6)."""
 
 from collections.abc import Iterable
 
@@ -11,20 +11,20 @@ from kinfold_schemas.contacts import Contact
 
 
 class FeedReader:
-    """Applies changes in order, and thereby holds the contacts."""
+    """Builds the contacts by applying changes in order."""
 
     def __init__(self) -> None:
         self.contacts: dict[str, Contact] = {}
         self.merged: dict[str, str] = {}
 
     def read(self, outcomes: Iterable[Outcome]) -> None:
-        """Applies the changes of some entries, each as it comes over the wire."""
+        """Apply the changes of entries, each encoded and decoded as on the wire."""
         for outcome in outcomes:
             for change in outcome.changes:
                 self.apply(decode_change(encode_change(change)))
 
     def apply(self, change: Change) -> None:
-        """Applies one change, and checks that its version is the one that follows: a replay's is what the log makes it."""
+        """Apply one change and check that its version follows the last one, unless it comes from a replay."""
         if isinstance(change, ContactGone):
             del self.contacts[change.contact_id]
             return

@@ -1,4 +1,4 @@
-"""Several `kinfold projector` for the same workspaces, each of which may be killed, hung, stopped and started again."""
+"""Several `kinfold projector` processes for the same workspaces, which can be killed, hung, stopped and restarted."""
 
 import random
 import signal
@@ -12,7 +12,7 @@ _STOP_S: Final = 30.0
 
 
 class Member:
-    """A projector of the fleet, which serves every workspace. It ends only where `kill` or `stop` ended it."""
+    """A projector of the fleet, which serves every workspace. It must not end except by `kill` or `stop`."""
 
     def __init__(self, url: str, workspaces: tuple[str, ...], log: Path) -> None:
         self.log: Final = log
@@ -23,7 +23,7 @@ class Member:
         self.is_hung = False
 
     def start(self) -> None:
-        """Start it; does nothing where it runs."""
+        """Start it; does nothing if it is running."""
         if self._process is None:
             self._log_before = self.log.stat().st_size if self.log.exists() else 0
             with self.log.open("ab") as output:
@@ -33,29 +33,29 @@ class Member:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and not ended by us."""
+        """Whether the test has started it and not ended it."""
         return self._process is not None
 
     @property
     def is_ready(self) -> bool:
-        """Whether it runs, is not hung, and has come so far that it can own a workspace or stand by for one."""
+        """Whether it runs, is not hung, and can own a workspace or stand by for one."""
         said = self.log.read_bytes()[self._log_before :] if self.log.exists() else b""
         return self.is_running and not self.is_hung and b"projector starts" in said
 
     def must_live(self) -> None:
-        """Assert that it has not ended by itself."""
+        """Assert that it has not exited on its own."""
         if self._process is not None and (status := self._process.poll()) is not None:
             raise AssertionError(f"{self.log.name} ended by itself, status {status}: {self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
         self._process, self.is_hung = None, False
 
     def stop(self) -> None:
-        """SIGTERM; it ends with status 0. Asserts so."""
+        """Send SIGTERM and assert that it exits with status 0."""
         self.must_live()
         if self._process is not None:
             self._process.terminate()
@@ -64,20 +64,20 @@ class Member:
         self._process = None
 
     def hang(self) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         self.is_hung = True
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self.is_hung = False
 
 
 class Fleet:
-    """All of them; a context manager that starts them, and kills them at its end."""
+    """All projectors, as a context manager that starts them and kills them at its end."""
 
     def __init__(self, url: str, workspaces: tuple[str, ...], directory: Path, size: int) -> None:
         self.members: Final = [Member(url, workspaces, directory / f"projector-{number}.log") for number in range(size)]
@@ -92,12 +92,12 @@ class Fleet:
             each.kill()
 
     def must_live(self) -> None:
-        """Assert that none has ended by itself."""
+        """Assert that none has exited on its own."""
         for each in self.members:
             each.must_live()
 
     def disturb(self, dice: random.Random) -> str:
-        """Do one thing at random to one of them; return what. At least one other is ready all the time."""
+        """Do a random action to one of them and return its name. At least one other stays ready."""
         member = dice.choice(self.members)
         if not member.is_running:
             member.start()

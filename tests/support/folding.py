@@ -1,8 +1,8 @@
-"""A story told in events: `Story().given(…).when(…).then(…)`, for tests of the fold.
+"""Specifications of the fold: `Story().given(…).when(…).then(…)`.
 
-Events are plain dictionaries, as producers write them. The n-th entry of a story's log arrives at `AN_HOUR_LATER + n` seconds
-(`log_at(n)`), and events that say `at=moment(3)` happened in the hour before, at its third second: so what happened and what
-arrived can stand in different orders.
+Events are plain dictionaries, as producers write them. Entry n of a story's log arrives n seconds after `LOG_START_MS`
+(`log_at(n)`). An event with `at=moment(3)` happened in the hour before, at its third second, so events can arrive in another
+order than they happened.
 """
 
 import json
@@ -21,7 +21,7 @@ from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.times import to_text
 
 Event = Mapping[str, Any]
-"""One event, as it is on the wire."""
+"""One event in its wire format."""
 
 STORY_START_MS: Final = 1_767_225_600_000
 """2026-01-01T00:00:00Z."""
@@ -29,17 +29,17 @@ LOG_START_MS: Final = STORY_START_MS + 3_600_000
 
 
 def moment(second: float) -> str:
-    """RFC 3339 of a second of the story."""
+    """A second of the story as an RFC 3339 string."""
     return to_text(STORY_START_MS + round(second * 1000))
 
 
 def log_at(entry: int) -> str:
-    """RFC 3339 of the arrival of the n-th entry, counted from 0."""
+    """The arrival of entry `entry`, counted from 0, as an RFC 3339 string."""
     return to_text(LOG_START_MS + entry * 1000)
 
 
 def seen(visitor_id: str = "v-1", *, at: float | None = None, **fields: Any) -> Event:
-    """A VisitorSeen that happened at a second of the story."""
+    """A VisitorSeen at a second of the story."""
     return _event("VisitorSeen", at, {"visitorId": visitor_id, **fields})
 
 
@@ -51,28 +51,28 @@ def identified(
     at: float | None = None,
     **fields: Any,
 ) -> Event:
-    """A VisitorIdentified that happened at a second of the story."""
+    """A VisitorIdentified at a second of the story."""
     names = {"externalId": external_id, "email": email, "visitorId": visitor_id}
     return _event("VisitorIdentified", at, {**{key: value for key, value in names.items() if value}, **fields})
 
 
 def metadata_set(*, at: float | None = None, **fields: Any) -> Event:
-    """A MetadataSet that happened at a second of the story."""
+    """A MetadataSet at a second of the story."""
     return _event("MetadataSet", at, fields)
 
 
 def entry_of(entry_id: str, event: Event | bytes, rules: IdentifierRules = CONTRACT_RULES) -> Entry | BadEntry:
-    """A log entry that holds the event, read as the projector reads it."""
+    """A log entry with the event, read as the projector reads it."""
     return read_entry(entry_id.encode(), {b"event": wire(event)}, rules)
 
 
 def wire(event: Event | bytes) -> bytes:
-    """The JSON of an event."""
+    """Encode an event as JSON."""
     return event if isinstance(event, bytes) else json.dumps(event).encode()
 
 
 class Result:
-    """What one entry came to."""
+    """The result of folding one entry."""
 
     def __init__(self, story: "Story", outcome: Outcome) -> None:
         self.story = story
@@ -84,7 +84,7 @@ class Result:
         return self.outcome.changes
 
     def then(self, *expected: str | Mapping[str, Any]) -> Self:
-        """Asserts the changes: each by its type alone, or by those of its fields that are given, as they are on the wire."""
+        """Assert the changes, each given by its type or by some of its fields in their wire format."""
         assert self.outcome.rejection is None, self.outcome.rejection
         wanted = [{"type": change} if isinstance(change, str) else change for change in expected]
         actual = [msgspec.to_builtins(change) for change in self.changes]
@@ -94,13 +94,13 @@ class Result:
         return self
 
     def then_nothing(self, kind: str = "no-op") -> Self:
-        """Asserts that there are no changes, and what the entry was counted as."""
+        """Assert that there are no changes, and the kind of the outcome."""
         self.then()
         assert self.outcome.kind == kind
         return self
 
     def then_rejected(self, reason: str, *in_detail: str) -> Self:
-        """Asserts a rejection and what its sentence names."""
+        """Assert that the entry was rejected, the reason, and fragments of the sentence."""
         rejection = self.outcome.rejection
         assert rejection is not None, self.outcome
         assert self.outcome.kind == "rejected"
@@ -112,20 +112,20 @@ class Result:
 
 
 class Story:
-    """A workspace in a dictionary, and the log that made it."""
+    """A workspace in memory and the log that it was folded from."""
 
     def __init__(self, workspace: str = "default") -> None:
         self.state = State(workspace)
         self.length = 0
 
     def given(self, *events: Event | bytes) -> Self:
-        """Folds what has happened so far."""
+        """Fold the events that already happened."""
         for event in events:
             self.when(event)
         return self
 
     def when(self, event: Event | bytes, entry_id: str | None = None) -> Result:
-        """Folds one more event, in the next entry of the log or in one with an id of its own."""
+        """Fold one more event, in the next entry of the log or in the entry with the given id."""
         entry_id = entry_id or f"{LOG_START_MS + self.length * 1000}-0"
         self.length += 1
         return Result(self, evolve(self.state, entry_of(entry_id, event)))
@@ -133,7 +133,7 @@ class Story:
     def contact(
         self, *, external_id: str | None = None, email: str | None = None, visitor_id: str | None = None
     ) -> ContactRecord:
-        """The contact that somebody is now."""
+        """The living contact with an external id, an address or a visitor."""
         if visitor_id is not None:
             contact_id = self.visitor(visitor_id).contact_id
             assert contact_id is not None, f"{visitor_id} is anonymous"
@@ -143,22 +143,22 @@ class Story:
         return found
 
     def visitor(self, visitor_id: str = "v-1") -> VisitorRecord:
-        """The visitor."""
+        """The record of a visitor."""
         return self.state.visitors[visitor_id]
 
     @property
     def contacts(self) -> list[ContactRecord]:
-        """Every living contact, by id."""
+        """All living contacts, sorted by id."""
         return sorted(self.state.living_contacts(), key=lambda contact: contact.id)
 
     def holders(self, visitor_id: str = "v-1") -> list[tuple[str | None, str]]:
-        """A visitor's link history: the external id of each contact, and since when."""
+        """A visitor's link history: the external id of each contact, and the start of the link."""
         links = self.visitor(visitor_id).links
         return [(self.state.contact(link.contact_id).external_id, link.since) for link in links]
 
 
 def given(*events: Event | bytes) -> Story:
-    """A story that begins with these events."""
+    """Begin a story with these events."""
     return Story().given(*events)
 
 

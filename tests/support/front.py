@@ -1,4 +1,4 @@
-"""What may stand before a gateway, and has an opinion on what is posted: a reverse proxy, a firewall."""
+"""A reverse proxy or firewall in front of a gateway, which may refuse requests."""
 
 import socket
 import urllib.request
@@ -8,19 +8,19 @@ from threading import Thread
 from typing import Self
 
 Opinion = Callable[[bytes], int | None]
-"""The status by which a body is refused; None: it may pass."""
+"""Returns the status with which to refuse a body, or None to pass it on."""
 
 
 class Front:
-    """Passes what is posted on to the gateway, unless `opinion` refuses it, or it has more than `max_bytes`.
+    """Forwards POST requests to the gateway unless `opinion` refuses them or they exceed `max_bytes`.
 
-    What is too large is not read: it is answered, and the connection closed, as the most usual proxies do.
+    Like common proxies, it does not read a body that is too large, but responds and closes the connection.
     """
 
     def __init__(self, gateway_url: str, *, opinion: Opinion = lambda _: None, max_bytes: int = 1 << 30) -> None:
         self.opinion: Opinion = opinion
         self.page: tuple[int, bytes] = 404, b""
-        """What it answers to every question."""
+        """The status and body of the response to every GET request."""
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ class Front:
 
         class Server(ThreadingHTTPServer):
             def server_bind(self) -> None:
-                # So little that who sends much has not sent it when the connection closes; connections inherit it.
+                # A small buffer, so that a large upload is still unfinished when the connection closes. Connections inherit it.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 super().server_bind()
 

@@ -1,4 +1,4 @@
-"""A running gateway: in this process, with a real server behind it and a real socket before it, or as `kinfold gateway`."""
+"""A running gateway: in this process with a real server and a real socket, or as `kinfold gateway`."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ Json = Any
 
 
 class Gateway:
-    """A gateway with a workspace's keys, and a client for each of them."""
+    """A gateway with a workspace's keys, and an HTTP client for each key."""
 
     def __init__(self, url: str, redis: Redis, workspace: str, secret: str, publishable: str) -> None:
         self.url = url
@@ -41,52 +41,52 @@ class Gateway:
         self.browser = self.client_of(publishable)
 
     def client_of(self, key: str | None, **options: Any) -> httpx.AsyncClient:
-        """A client that comes with a key."""
+        """An HTTP client that sends a key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=PATIENCE_S, **options)
 
     async def post(self, *events: Mapping[str, Any] | bytes, **params: Any) -> httpx.Response:
-        """Posts events with the secret key: an array of them, or bytes as they are."""
+        """Post events with the secret key, as an array, or bytes unchanged."""
         if len(events) == 1 and isinstance(events[0], bytes):
             return await self.client.post("/v1/events", content=events[0], params=params)
         return await self.client.post("/v1/events", json=list(events), params=params)
 
     async def put(self, *events: Mapping[str, Any]) -> str:
-        """Appends events; the position to read them behind."""
+        """Append events; returns the position of the last."""
         answer = await self.post(*events)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["position"])
 
     async def get(self, path: str, **params: Any) -> Json:
-        """A good answer's JSON."""
+        """Get a path with the secret key; returns the JSON of a 200 response."""
         answer = await self.client.get(path, params=params)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     async def entries(self, name: Literal["events", "changes"]) -> list[tuple[str, Json]]:
-        """What stands in the log or on the feed: ids, and the JSON of each."""
+        """The entries of the log or the feed: their ids and JSON."""
         found = await stream_of(self.redis, self.workspace, name)
         return [(entry, json.loads(data)) for entry, data in found]
 
     async def identity_secret(self) -> str:
-        """What the workspace's backend signs with."""
+        """The secret with which the workspace's backend signs identities."""
         return await identity_secret(self.redis, self.workspace)
 
     async def aclose(self) -> None:
-        """Closes the clients."""
+        """Close the clients."""
         await self.client.aclose()
         await self.browser.aclose()
 
 
 async def stream_of(redis: Redis, workspace: str, name: Literal["events", "changes"]) -> list[tuple[str, bytes]]:
-    """The ids and the one field of each entry."""
+    """The id and the only field of each entry."""
     found = cast("list[tuple[bytes, dict[bytes, bytes]]]", await redis.xrange(key(workspace, name)) or [])
     return [(entry.decode(), next(iter(fields.values()))) for entry, fields in found]
 
 
 @asynccontextmanager
 async def serving(url: str, redis: Redis, workspace: str = "default", **options: Any) -> AsyncGenerator[Gateway]:
-    """Runs a gateway beside the test, on a port that is free."""
+    """Run a gateway in the test's event loop, on a free port."""
     usual: dict[str, Any] = {"gateway_port": 0, "gateway_browser_requests_per_s": 10_000, "gateway_requests_per_s": 100_000}
     settings = Settings(redis_url=url, **{**usual, **options})
     server = GatewayServer(settings, connect(url, ANSWER_S))
@@ -104,7 +104,7 @@ async def serving(url: str, redis: Redis, workspace: str = "default", **options:
 
 
 class GatewayProcess:
-    """A `kinfold gateway`, which may be killed."""
+    """A `kinfold gateway` process that can be killed."""
 
     def __init__(self, redis_url: str, port: int, log: Path, **settings: object) -> None:
         self.url = f"http://127.0.0.1:{port}"

@@ -1,6 +1,6 @@
-"""Validates a JSON value against what `msgspec.json.schema` writes: the part of JSON Schema 2020-12 that it uses.
+"""Validate JSON against the schemas of `msgspec.json.schema`: the subset of JSON Schema 2020-12 that it uses.
 
-A keyword that is not known here fails, so that none is passed over.
+An unknown keyword raises, so that none is skipped.
 """
 
 import re
@@ -21,7 +21,7 @@ _NOT_CHECKED: Final = {"$defs", "title", "description", "default", "discriminato
 
 
 def errors(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, path: str = "$") -> list[str]:
-    """What is wrong with the value: nothing, where the list is empty."""
+    """Return the errors of the value; an empty list means that it is valid."""
     root = root or schema
     if "$ref" in schema:
         return errors(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, path)
@@ -92,5 +92,5 @@ _KEYWORDS: Final[Mapping[str, Rule]] = {
     "properties": _properties,
     "propertyNames": _property_names,
     "items": _items,
-    "additionalProperties": _nothing,  # looked at where the properties are known
+    "additionalProperties": _nothing,  # checked in `errors`, which knows the properties
 }

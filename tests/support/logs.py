@@ -1,4 +1,4 @@
-"""A workspace's log, read whole and folded in memory, for tests of those who write to it."""
+"""A workspace's log, read and folded in memory, for tests of producers."""
 
 from collections import Counter
 from typing import Any, Final, cast
@@ -14,7 +14,7 @@ from kinfold_schemas.keys import key
 
 
 class Log:
-    """What is in a log now, and what it folds to."""
+    """The current entries of a log, and the result of folding them."""
 
     def __init__(self, client: Redis, workspace: str) -> None:
         entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key(workspace, "events")))
@@ -26,11 +26,11 @@ class Log:
 
     @property
     def visitors(self) -> Counter[str]:
-        """How many entries name each visitor."""
+        """The number of entries that name each visitor."""
         return Counter(event["visitorId"] for event in self.events)
 
     @property
     def folded_visitors(self) -> Counter[str]:
-        """The same without the duplicates, which the fold drops."""
+        """The same without duplicates, which the fold drops."""
         both = zip(self.events, self.outcomes, strict=True)
         return Counter(event["visitorId"] for event, outcome in both if outcome.kind != "duplicate")

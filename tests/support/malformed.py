@@ -1,4 +1,4 @@
-"""Entries that are no good events, of every kind that issue and contract name, each with the reason that it earns."""
+"""Malformed log entries of every kind in the contract, each with the reason of its rejection."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from kinfold_schemas.rejections import Reason
 
 
 class Malformed(NamedTuple):
-    """What stands in the log, and the code with which it is rejected."""
+    """The fields of a log entry, and the reason with which it is rejected."""
 
     reason: Reason
     fields: dict[bytes, bytes]
@@ -23,7 +23,7 @@ def _json(reason: Reason, **fields: Any) -> Malformed:
 
 
 def malformed(number: int) -> Malformed:
-    """The n-th of endlessly many: the kinds in turn, each with bytes of its own."""
+    """Return malformed entry `number`: the kinds in turn, each with different bytes."""
     return _KINDS[number % len(_KINDS)](number)
 
 
@@ -38,7 +38,7 @@ _KINDS: Final[list[Callable[[int], Malformed]]] = [
     lambda n: _event("not-json", b'{"type":"VisitorSeen","visitorId":"v%d"' % n),
     lambda n: _event("not-json", b'{"type":"VisitorSeen","visitorId":"v"} {%d' % n),
     lambda _: _event("not-json", b""),
-    # no number of JSON
+    # not a JSON number
     lambda n: _event("not-json", b'{"type":"MetadataSet","visitorId":"v%d","metadata":{"a":NaN}}' % n),
     lambda n: _event("not-json", b'{"type":"MetadataSet","visitorId":"v%d","metadata":{"a":-Infinity}}' % n),
     lambda n: _event("invalid", b'{"type":"MetadataSet","visitorId":"v%d","metadata":{"a":1e400}}' % n),
@@ -46,7 +46,7 @@ _KINDS: Final[list[Callable[[int], Malformed]]] = [
     # no field
     lambda n: Malformed("no-event-field", {b"Event": b"{}", b"n": b"%d" % n}),
     lambda n: Malformed("no-event-field", {b"entry": b"%d" % n, b"reason": b"mine", b"detail": b"\xff"}),
-    # JSON, but no object; an object, but of wrong types
+    # not an object; fields of wrong types
     lambda n: _event("invalid", b"[%d]" % n),
     lambda n: _event("invalid", b'"%d"' % n),
     lambda n: _json("invalid", type="VisitorSeen", visitorId=n),
@@ -71,7 +71,7 @@ _KINDS: Final[list[Callable[[int], Malformed]]] = [
     lambda n: _json("invalid", type="VisitorSeen", visitorId=f"v\ud800{n}"),
     # an unknown type
     lambda n: _json("unknown-type", type=f"Visitor{n}", visitorId="v"),
-    # blocked, and nothing left to identify by
+    # blocked; no identifier left
     lambda n: _json("blocked-identifier", type="VisitorSeen", visitorId="[object Object]", context={"n": n}),
     lambda n: _json("blocked-identifier", type="VisitorIdentified", externalId="Undefined", name=f"{n}"),
     lambda n: _json("blocked-identifier", type="VisitorIdentified", externalId="u", visitorId='"undefined"', name=f"{n}"),
@@ -79,12 +79,12 @@ _KINDS: Final[list[Callable[[int], Malformed]]] = [
     lambda n: _json("no-identifier", type="MetadataSet", metadata={"n": n}),
     lambda n: _json("invalid", type="MetadataSet", visitorId="v", externalId=f"{n}", metadata={}),
     lambda n: _json("invalid", type="VisitorIdentified", email=f"{n}"),
-    # nobody is meant
+    # unknown contact
     lambda n: _json("unknown-contact", type="MetadataSet", contactId=f"ct_{n:026}", metadata={"n": n}),
-    # hashed wrongly
+    # wrong hash
     lambda n: _json("hash-mismatch", type="MetadataSet", visitorId="v", metadata={"n": n}, hash="0" * 64),
 ]
 
 KINDS: Final = len(_KINDS)
 MALFORMED: Final = [malformed(number) for number in range(KINDS)]
-"""One of each."""
+"""One entry of each kind."""

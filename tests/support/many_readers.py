@@ -1,8 +1,8 @@
-"""Many readers of the feed in one process of their own: `python -m tests.support.many_readers HOST PORT KEY COUNT CHANGES`.
+"""Many readers of the feed in one process: `python -m tests.support.many_readers HOST PORT KEY COUNT CHANGES`.
 
-Prints `{"ready": COUNT}` when all are on the feed, and when each has received CHANGES changes, how it went: `readers` that
-got all of them in the one order, once; the `order` (first and last id); latencies in ms from the log entry that caused a
-change to its arrival. Reads bytes and not HTTP: 200,000 messages a second leave no time for more.
+It prints `{"ready": COUNT}` when all readers are on the feed, and a summary when each has received CHANGES changes: `readers`
+(how many got every change once and in order), `order` (first and last id), and latencies in ms from the log entry that caused
+a change to its arrival. It parses bytes instead of HTTP, because of up to 200,000 messages per second.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _END: Final = b"\r\n\r\n"
 
 
 class Readers:
-    """What all of them share: the order of the changes, as the first one who gets each of them has it."""
+    """State that all readers share. The first reader to receive a change defines the order."""
 
     def __init__(self, count: int, changes: int) -> None:
         self.changes = changes
@@ -34,20 +34,20 @@ class Readers:
         self.unfinished = count
 
     def is_ready(self) -> None:
-        """One more is on the feed."""
+        """Note that one more reader is on the feed."""
         self.waiting -= 1
         if self.waiting == 0:
             self.ready.set()
 
     def has_ended(self) -> None:
-        """One more has all, or got something wrong."""
+        """Note that one more reader has received everything, or has failed."""
         self.unfinished -= 1
         if self.unfinished == 0:
             self.done.set()
 
 
 class Reader(asyncio.Protocol):
-    """One connection."""
+    """The connection of one reader."""
 
     def __init__(self, readers: Readers, number: int, request: bytes) -> None:
         self.readers = readers
@@ -62,7 +62,7 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         data = self.rest + data
-        if not self.on_feed and b"\r\nid: " in data:  # the stream's first block says where it begins
+        if not self.on_feed and b"\r\nid: " in data:  # the first block of the stream has the position at which it begins
             self.on_feed = True
             self.readers.is_ready()
         whole = data.rfind(_END) + len(_END)
@@ -73,7 +73,7 @@ class Reader(asyncio.Protocol):
             if self.received == len(order):
                 order.append(entry)
             elif order[self.received] != entry:
-                self._end(f"{entry!r} where {order[self.received]!r} was to come")
+                self._end(f"{entry!r} where {order[self.received]!r} was expected")
             self.received += 1
             if self.is_sampled:
                 self.readers.latencies_ms.append(now_ms - int(cause))
@@ -91,7 +91,7 @@ class Reader(asyncio.Protocol):
 
 
 async def main(host: str, port: str, key: str, count: int, changes: int) -> None:
-    """Opens them, some at a time, and waits."""
+    """Open the connections in batches and wait until all readers are done."""
     loop = asyncio.get_running_loop()
     request = f"GET /v1/changes HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
     readers = Readers(count, changes)
@@ -102,7 +102,7 @@ async def main(host: str, port: str, key: str, count: int, changes: int) -> None
         ]
         await asyncio.gather(*opening)
     await readers.ready.wait()
-    print(json.dumps({"ready": count}), flush=True)  # noqa: T201  a program that is read
+    print(json.dumps({"ready": count}), flush=True)  # noqa: T201  the caller reads it
     await readers.done.wait()
     latencies = sorted(readers.latencies_ms) or [0.0]
     result = {

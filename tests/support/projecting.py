@@ -1,4 +1,4 @@
-"""Running the real projector: as a service in this process, or as `kinfold projector` in one of its own."""
+"""Run the real projector: as a service in this process, or as `kinfold projector`."""
 
 import asyncio
 import os
@@ -21,23 +21,23 @@ KINFOLD: Final = [sys.executable, "-m", "kinfold_services.cli"]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """The environment without anybody's KINFOLD_… settings, and with these variables."""
+    """The environment without KINFOLD_… settings, plus these variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KINFOLD_")}
     return {**kept, **variables}
 
 
 def variables(settings: Mapping[str, object]) -> dict[str, str]:
-    """The environment with these settings, by their names in `Settings`."""
+    """The environment with these settings, given by their names in `Settings`."""
     return clean_environment(**{f"KINFOLD_{name.upper()}": str(value) for name, value in settings.items()})
 
 
 @asynccontextmanager
 async def projecting(url: str, *workspaces: str, **options: Any) -> AsyncGenerator[ProjectorService]:
-    """Runs the service beside the test: for these workspaces, or for all there are. Raises, at once, what it failed of."""
+    """Run the service beside the test, for these workspaces or for all. Raises its error as soon as it fails."""
     serve = frozenset(workspaces) if workspaces else None
     service = ProjectorService(Settings(serve=serve, redis_url=url, **options), url)
     try:
-        async with asyncio.TaskGroup() as group:  # which cancels the test where the service fails
+        async with asyncio.TaskGroup() as group:  # cancels the test if the service fails
             running = group.create_task(service.run())
             try:
                 yield service
@@ -49,7 +49,7 @@ async def projecting(url: str, *workspaces: str, **options: Any) -> AsyncGenerat
 
 
 async def fold_log(client: Redis, url: str, workspace: str, **options: Any) -> None:
-    """Folds a workspace's log to its end, and stops."""
+    """Fold a workspace's log to its end, then stop."""
     last = await newest_entry(client, workspace, "events")
     async with projecting(url, workspace, **options):
         await wait_until_folded(client, workspace, last)
@@ -62,7 +62,7 @@ async def newest_entry(client: Redis, workspace: str, name: PublicName) -> bytes
 
 
 async def wait_until_folded(client: Redis, workspace: str, last: str | bytes, timeout_s: float = FOLD_S) -> None:
-    """Waits until the projector has committed the entry `last`."""
+    """Wait until the projector has committed the entry `last`."""
     wanted = last.encode() if isinstance(last, str) else last
 
     async def position() -> bool:
@@ -72,12 +72,12 @@ async def wait_until_folded(client: Redis, workspace: str, last: str | bytes, ti
 
 
 async def stored_position(client: Redis, workspace: str) -> bytes | None:
-    """How far the log is folded."""
+    """The id of the last folded entry."""
     return await cast("Awaitable[bytes | None]", client.hget(key(workspace, "position"), "stream_id"))
 
 
 class ProjectorProcess:
-    """A `kinfold projector`, which may be killed. Without a workspace: for those that `serve` names, or all."""
+    """A `kinfold projector` process that can be killed. Without a workspace, it serves those of `serve`, or all."""
 
     def __init__(self, url: str, workspace: str | None, log: Path, **settings: object) -> None:
         self.log = log
@@ -97,11 +97,11 @@ class ProjectorProcess:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL; does nothing where it has ended."""
+        """Send SIGKILL; does nothing if the process has ended."""
         self.process.kill()
         self.process.wait()
 
     def terminate(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM and wait; returns the exit status."""
         self.process.terminate()
         return self.process.wait(FOLD_S)

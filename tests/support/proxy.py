@@ -1,4 +1,4 @@
-"""A TCP proxy that can be as bad as a network: slow, deaf, gone, or cutting connections in the middle of an answer."""
+"""A TCP proxy that imitates network failures: delays, refused connections, and resets in the middle of a reply."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ _CHUNK_BYTES: Final = 65_536
 
 
 class Proxy:
-    """Listens on a port of its own and passes everything on to the server that a URL names, until told otherwise."""
+    """Listens on its own port and forwards everything to the server at `upstream_url`, until told otherwise."""
 
     def __init__(self, upstream_url: str) -> None:
         self._upstream: Final = urlsplit(upstream_url)
@@ -23,54 +23,54 @@ class Proxy:
         self._open: Final[set[socket.socket]] = set()
         self._silent: Final[set[socket.socket]] = set()
         self._threads: Final[list[threading.Thread]] = []
-        self._dice: Final = random.Random(7)  # noqa: S311  the same run again
+        self._dice: Final = random.Random(7)  # noqa: S311  a fixed seed makes runs repeatable
         self.port: Final[int] = self._listener.getsockname()[1]
         self.cut_share = 0.0
-        """Which part of the answers is cut after the first byte, and the connection reset; 0: none."""
+        """The share of replies that are cut after the first byte, with a reset of the connection."""
         self.cuts = 0
-        """How many were."""
+        """The number of replies cut so far."""
         self.delay_s = 0.0
-        """How long every answer is held back."""
+        """The delay of every reply."""
         self.question_delay_s = 0.0
-        """How long everything that is asked is held back."""
+        """The delay of every request."""
         self.is_refusing = False
-        """Whether connections are reset at once, new ones and old."""
+        """Whether new connections are reset at once."""
         self._passes: Final = threading.Event()
         self._passes.set()
         self._start(self._accept)
 
     @property
     def url(self) -> str:
-        """The URL of the server behind the proxy."""
+        """The URL of the server through the proxy."""
         if self._upstream.scheme in {"http", "https"}:
             return f"http://127.0.0.1:{self.port}"
         return f"redis://127.0.0.1:{self.port}/0"
 
     def refuse(self) -> None:
-        """Resets every connection, and every new one."""
+        """Reset every connection, and every new one from now on."""
         self.is_refusing = True
         self.cut()
 
     def cut(self) -> None:
-        """Resets every connection that there is."""
+        """Reset every open connection."""
         for each in self._snapshot():
             _reset(each)
 
     def go_silent(self) -> None:
-        """Passes nothing on any more on the connections that there are, as a firewall that forgot them; new ones work."""
+        """Drop everything on the open connections, like a firewall that forgot them. New connections work."""
         with self._lock:
             self._silent.update(self._open)
 
     def fall_silent(self) -> None:
-        """Pass nothing on any more, and reset nothing: as a cable that is pulled, neither end is told."""
+        """Forward nothing and reset nothing, like a pulled cable: neither end notices."""
         self._passes.clear()
 
     def accept(self) -> None:
-        """Passes on again."""
+        """Forward new connections again."""
         self.is_refusing = False
 
     def close(self) -> None:
-        """Ends it, and every connection."""
+        """Close the proxy and every connection."""
         self.is_refusing = True
         self._passes.set()
         with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ class Proxy:
                     continue
                 if not self._passes.is_set():
                     self._passes.wait()
-                    break  # what was on its way is lost, as the connection is
+                    break  # the data in transit is lost with the connection
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break
@@ -152,7 +152,7 @@ class Proxy:
 
 
 def _reset(each: socket.socket) -> None:
-    """Closes with an RST rather than a FIN."""
+    """Close with an RST instead of a FIN."""
     with contextlib.suppress(OSError):
         each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Replaying as an operator does, by `kinfold`; and looking at what a workspace holds meanwhile and afterwards."""
+"""Run replays through `kinfold` or in this process, and inspect the workspace during and after them."""
 
 import asyncio
 import json
@@ -28,17 +28,17 @@ NO_RULES: Final = IdentifierRules()
 
 
 class Answer(NamedTuple):
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: list[Any]
-    """Standard output: one JSON value a line."""
+    """Standard output: one JSON value per line."""
     said: str
     """Standard error."""
 
 
 async def kinfold(url: str, workspace: str, command: str, *arguments: str | Path, **settings: object) -> Answer:
-    """Runs `kinfold COMMAND …` to its end, in a process of its own."""
+    """Run `kinfold COMMAND …` to its end in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         *command_line(url, workspace, command, *arguments),
         env=variables(settings),
@@ -52,12 +52,12 @@ async def kinfold(url: str, workspace: str, command: str, *arguments: str | Path
 
 
 def command_line(url: str, workspace: str, command: str, *arguments: str | Path) -> list[str]:
-    """The words of a command."""
+    """The arguments of a command."""
     return [*KINFOLD, command, *map(str, arguments), "--redis-url", url, "--workspace", workspace]
 
 
 def quietly(_: int) -> None:
-    """Progress that nobody sees."""
+    """Ignore progress."""
 
 
 async def replay(
@@ -68,7 +68,7 @@ async def replay(
     progress: Progress = quietly,
     **settings: Any,
 ) -> list[Change]:
-    """Replays in this process; the changes that went to the feed."""
+    """Replay in this process; returns the changes that went to the feed."""
     job = Replay(client, Settings(workspace=workspace, **settings), rules)
     await job.build(progress)
     await job.compare()
@@ -78,12 +78,12 @@ async def replay(
 
 
 async def verify(client: Redis, workspace: str, *, rules: IdentifierRules = NO_RULES, **settings: Any) -> list[Difference]:
-    """Verifies in this process; what differs."""
+    """Verify in this process; returns the differences."""
     return await Verification(client, Settings(workspace=workspace, **settings), rules).differences(quietly)
 
 
 async def changes_since(client: Redis, workspace: str, length: int) -> list[Change]:
-    """The feed behind its first `length` entries."""
+    """The changes on the feed after its first `length` entries."""
     feed = key(workspace, "changes")
     count = await client.xlen(feed) - length
     newest = await client.xrevrange(feed, count=count) if count > 0 else []
@@ -91,26 +91,26 @@ async def changes_since(client: Redis, workspace: str, length: int) -> list[Chan
 
 
 async def append_log(client: Redis, workspace: str, log: Log) -> None:
-    """Appends entries with ids of their own."""
+    """Append entries with their ids."""
     for at, fields in log:
         await client.xadd(key(workspace, "events"), cast("Any", fields), id=at)
 
 
 async def leftovers(client: Redis, workspace: str) -> list[bytes]:
-    """What a replay must not leave behind: staging areas and the hold."""
+    """The keys that a replay must not leave behind: staging areas and the hold."""
     names = await keys_like(client, key(workspace, "events").replace("events", "*"))
     return sorted(name for name in names if b":replay:" in name or b":verify:" in name or name.endswith(b":hold"))
 
 
 async def living_snapshot(client: Redis, workspace: str) -> Snapshot:
-    """A workspace's state and feed, without what a replay builds and holds beside them."""
+    """A snapshot of a workspace without the keys of a running replay."""
     found = await take_snapshot(client, workspace)
     staged = {name.decode() for name in await leftovers(client, workspace)}
     return found._replace(others={name: value for name, value in found.others.items() if name not in staged})
 
 
 class Seen(NamedTuple):
-    """What a reader saw that never stopped reading."""
+    """What a continuously polling reader saw."""
 
     polls: int
     missed: list[str]
@@ -119,7 +119,7 @@ class Seen(NamedTuple):
 
 @asynccontextmanager
 async def polling(client: Redis, workspace: str, ids: Mapping[PublicName, Sequence[bytes]]) -> AsyncGenerator[list[Seen]]:
-    """Reads these contacts, visitors and identifiers again and again meanwhile; what it saw is in the list at the end."""
+    """Poll these contacts, visitors and identifiers during the block; appends the result to the yielded list at the end."""
     seen: list[Seen] = []
     stop = asyncio.Event()
     reading = asyncio.create_task(_poll(client, workspace, ids, stop))

@@ -1,4 +1,4 @@
-"""`kinfold` as its users run it: a process, its exit status, and what it said."""
+"""Run `kinfold` as a process."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ COMMAND_S = 60.0
 
 
 async def kinfold(url: str, *arguments: object, **variables: str) -> Said:
-    """Runs one command against a server, without anybody's own settings, to its end."""
+    """Run one command against a server to its end, without the machine's settings."""
     process = await asyncio.create_subprocess_exec(
         *KINFOLD,
         *map(str, arguments),

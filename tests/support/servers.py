@@ -1,4 +1,4 @@
-"""The server that tests run against: the first of three that is to be had here."""
+"""The server that tests run against: the first of three that is available."""
 
 import contextlib
 import os
@@ -11,37 +11,37 @@ from urllib.parse import urlsplit
 from kinfold_services.embedded import EmbeddedServer
 
 IMAGE: Final = "valkey/valkey:8-alpine"
-"""The container's image: what compose.yaml runs."""
+"""The image of the container, the same as in compose.yaml."""
 
 URL_VARIABLE: Final = "KINFOLD_TEST_REDIS_URL"
 
-# Between two signs of life of the Docker engine. A machine that cannot reach a registry must not hold up the tests.
+# The timeout of the Docker engine. A machine that cannot reach a registry must not delay the tests.
 _DOCKER_SILENCE_S: Final = 10
-# An engine that answers may still take long to start a container: the tests keep every core busy.
+# Starting a container may take long, because the tests keep every core busy.
 _DOCKER_START_S: Final = 60
 _REASON_LENGTH: Final = 200
 
 
 class NoContainer(Exception):
-    """There is no container to be had here, and why."""
+    """No container can be started; the message says why."""
 
 
 class TestServer:
-    """A server for one process of pytest; `description` says in a few words which it is."""
+    """A server for one pytest process; `description` names it."""
 
-    __test__ = False  # pytest: not a class of tests
+    __test__ = False  # not a class of tests
 
     def __init__(self) -> None:
-        """Start one.
+        """Start the first available server.
 
-        In order: the one that KINFOLD_TEST_REDIS_URL names (the database is emptied before every test that uses it, and
-        each worker of pytest-xdist takes another), a container where a Docker engine answers and can run the image, the
-        embedded server on a temporary directory.
+        In order: the server at KINFOLD_TEST_REDIS_URL (its database is emptied before every test that uses it, and each
+        pytest-xdist worker uses another database), a container if a Docker engine can run the image, or the embedded server
+        in a temporary directory.
         """
         self._stack = contextlib.ExitStack()
         if given := os.environ.get(URL_VARIABLE):
             self.url = _database_of_worker(given)
-            self.description = f"the server that {URL_VARIABLE} names"
+            self.description = f"the server at {URL_VARIABLE}"
             return
         try:
             self.url = _start_container(self._stack)
@@ -53,7 +53,7 @@ class TestServer:
             self.description = f"the embedded server ({server.binary}), since {reason}"
 
     def stop(self) -> None:
-        """Stop it and remove its data; does nothing to one that was there before."""
+        """Stop the server and remove its data, unless it was already running."""
         self._stack.close()
 
 
@@ -68,7 +68,7 @@ def _database_of_worker(url: str) -> str:
 
 
 def _accepts(docker_host: str) -> bool:
-    """Whether something listens on the engine's socket; True for an engine elsewhere. docker-py would leak a socket."""
+    """Whether the engine's local socket accepts connections; True for a remote one. docker-py would leak a socket."""
     parts = urlsplit(docker_host)
     if parts.scheme != "unix":
         return True
@@ -77,7 +77,7 @@ def _accepts(docker_host: str) -> bool:
 
 
 def _start_container(stack: contextlib.ExitStack) -> str:
-    """Start a container and return its URL; raises NoContainer where no Docker engine answers, or it cannot run the image."""
+    """Start a container and return its URL. Raises NoContainer if no Docker engine can run the image."""
     import requests  # noqa: PLC0415 - these take a third of a second to import
     from docker.errors import DockerException  # noqa: PLC0415
     from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
@@ -93,7 +93,7 @@ def _start_container(stack: contextlib.ExitStack) -> str:
         images = {tag for image in docker.images.list() for tag in image.tags}
         if IMAGE not in images:
             docker.images.pull(IMAGE)
-        # Ryuk removes the container of a killed run, but is an image of its own: no reason to fail or to download.
+        # Ryuk removes the containers of killed runs. It is a separate image, used only if it is already here.
         testcontainers_config.ryuk_disabled = testcontainers_config.ryuk_image not in images
         container = RedisContainer(IMAGE, docker_client_kw={"timeout": _DOCKER_START_S})
         stack.enter_context(container)

@@ -1,4 +1,4 @@
-"""All that a projector has written for one workspace, byte for byte: to be compared with what another run wrote."""
+"""Everything a projector has written for one workspace, byte for byte, for comparison with another run."""
 
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, NamedTuple, cast
@@ -12,7 +12,7 @@ _SHOWN = 3
 
 
 class Snapshot(NamedTuple):
-    """State, position, rejects and feed; ids of rejects and feed entries aside, which are the server's."""
+    """State, position, rejects and feed, without the ids of rejects and feed entries, which the server assigns."""
 
     contacts: dict[bytes, bytes]
     visitors: dict[bytes, bytes]
@@ -21,19 +21,19 @@ class Snapshot(NamedTuple):
     members: list[tuple[bytes, float]]
     position: dict[bytes, bytes]
     rejects: list[list[tuple[bytes, bytes]]]
-    """The fields of each, in their order."""
+    """The fields of each reject, in order."""
     feed: list[bytes]
     others: dict[str, Any]
-    """Everything else, by its name and as its type has it; the log, `projector` and `owner` aside."""
+    """All other keys by name, except the log, `projector` and `owner`."""
 
     def must_equal(self, expected: "Snapshot") -> None:
-        """Asserts that every byte is the same; names the first few that are not."""
+        """Assert that every byte is equal; the error shows the first differences."""
         for name, found, wanted in zip(self._fields, self, expected, strict=True):
             assert found == wanted, f"{name} differs: {_differences(found, wanted)}"
 
 
 async def take_snapshot(client: Redis, workspace: str) -> Snapshot:
-    """Reads the whole workspace."""
+    """Read the whole workspace."""
 
     async def hash_of(name: PublicName) -> dict[bytes, bytes]:
         return await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, name)))
@@ -76,12 +76,12 @@ async def _others(client: Redis, workspace: str) -> dict[str, Any]:
 
 
 async def keys_like(client: Redis, pattern: str) -> list[bytes]:
-    """The keys that there are, by name."""
+    """The existing keys that match a pattern, sorted."""
     return sorted([name async for name in cast("AsyncIterator[bytes]", client.scan_iter(match=pattern))])
 
 
 async def read_stream(client: Redis, workspace: str, name: PublicName | PrivateName) -> list[RawEntry]:
-    """A whole stream."""
+    """All entries of a stream."""
     return cast("list[RawEntry]", await client.xrange(key(workspace, name)))
 
 
@@ -92,5 +92,5 @@ def _differences(found: Any, wanted: Any) -> str:
         pairs = [(name, found.get(name), wanted.get(name)) for name in names if found.get(name) != wanted.get(name)]
     else:
         pairs = [(index, *both) for index, both in enumerate(zip(found, wanted, strict=False)) if both[0] != both[1]]
-    shown = "; ".join(f"{name!r}: found {ours!r}, expected {theirs!r}" for name, ours, theirs in pairs[:_SHOWN])
-    return f"{len(found)} and {len(wanted)} items, {len(pairs)} of them other: {shown}"
+    shown = "; ".join(f"{name!r}: expected {theirs!r}, got {ours!r}" for name, ours, theirs in pairs[:_SHOWN])
+    return f"{len(found)} and {len(wanted)} items, {len(pairs)} of them different: {shown}"

@@ -1,4 +1,4 @@
-"""Reading server-sent events, by the WHATWG's rules as far as the gateway uses them."""
+"""Read server-sent events: the part of the WHATWG specification that the gateway uses."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -9,7 +9,7 @@ import httpx
 
 
 class Received(NamedTuple):
-    """A message: `id` is what the reader would resume with, `event` empty for what `onmessage` sees; comments have no data."""
+    """A block of the stream. `id` is where a reader resumes; `event` is empty for `onmessage`; a comment has no data."""
 
     id: str
     event: str
@@ -19,7 +19,7 @@ class Received(NamedTuple):
 
 
 class Stream:
-    """An open stream."""
+    """An open event stream."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -27,18 +27,18 @@ class Stream:
         self._blocks = self._read()
 
     async def next(self) -> Received | None:
-        """The next block, an id alone or a comment included; None at the end."""
+        """The next block, which may be only an id or a comment; None at the end."""
         return await anext(self._blocks, None)
 
     async def message(self) -> Received:
-        """The next one with data."""
+        """The next block with data."""
         while (received := await self.next()) is not None:
             if received.data is not None:
                 return received
         raise AssertionError("the stream ended")
 
     async def messages(self, count: int) -> list[Received]:
-        """So many with data."""
+        """The next `count` blocks with data."""
         return [await self.message() for _ in range(count)]
 
     async def _read(self) -> AsyncIterator[Received]:
@@ -66,7 +66,7 @@ class Stream:
                 case "":
                     comment = value
                 case _:
-                    raise AssertionError(f"no field of an event stream: {line}")
+                    raise AssertionError(f"unknown field of an event stream: {line}")
         return Received(self.last_id, event, data, comment, retry_ms)
 
 
@@ -74,7 +74,7 @@ class Stream:
 async def following(
     client: httpx.AsyncClient, params: Mapping[str, Any] | None = None, last_id: str | None = None
 ) -> AsyncGenerator[Stream]:
-    """Follows the feed, once the gateway has begun to answer."""
+    """Follow the feed; yields when the gateway has begun to respond."""
     headers = {} if last_id is None else {"Last-Event-ID": last_id}
     timeout = httpx.Timeout(30, read=40)
     async with client.stream("GET", "/v1/changes", params=params, headers=headers, timeout=timeout) as response:

@@ -1,7 +1,6 @@
 """A workspace as the projector keeps it in Redis: encoded records, maps of strings and one sorted set, here in dictionaries.
 
-`fold_batch` does what the projector does: it loads what the batch needs (`kinfold_projections.needs`) and nothing else, folds,
-and writes what changed.
+Like the projector, `fold_batch` loads only what the batch needs (`kinfold_projections.needs`), folds, and writes what changed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ _SINCE_CHARS = 24
 
 
 class Store:
-    """One workspace."""
+    """The stored data of one workspace."""
 
     def __init__(self, workspace: str = "default") -> None:
         self.workspace = workspace
@@ -31,7 +30,7 @@ class Store:
         self._log: list[Entry | BadEntry] = []
 
     def content(self) -> tuple[object, ...]:
-        """Everything that is stored, to be compared with another store's."""
+        """Everything that is stored, for comparison with another store."""
         return self.visitors, self.contacts, self.external_ids, self.emails, sorted(self.members)
 
     def fold_batch(self, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
@@ -46,7 +45,7 @@ class Store:
         return outcomes
 
     def load(self, state: State, entries: Sequence[Entry | BadEntry]) -> None:
-        """Loads into the state what the entries need."""
+        """Load into the state what the entries need."""
         named = named_keys(entries)
         state.visitors.update({key: decode_visitor(self.visitors[key]) for key in named.visitors if key in self.visitors})
         state.external_ids.update({key: self.external_ids[key] for key in named.external_ids if key in self.external_ids})
@@ -62,7 +61,7 @@ class Store:
             state.older[contact_id] = newest_first[listed : listed + count]
 
     def write(self, changes: StateChanges) -> None:
-        """Writes what a fold changed."""
+        """Write what a fold changed."""
         self.visitors.update({visitor.id: encode_record(visitor) for visitor in changes.visitors})
         self.contacts.update({contact.id: encode_record(contact) for contact in changes.contacts})
         self.external_ids.update(changes.external_ids)
@@ -78,13 +77,13 @@ class Store:
                 self.members.discard(member)  # in and out again within one batch: it never was
 
     def memberships(self, contact_id: str, not_after: str = "9") -> Iterator[Membership]:
-        """The visitors of a contact, those of the contacts merged into it included; checks the bounds on the way."""
+        """The visitors of a contact, including those of contacts merged into it. Checks the bounds of merged contacts."""
         for member in self.members:
             if not member.startswith(contact_id):
                 continue
             since, kind = member[_ID_CHARS : _ID_CHARS + _SINCE_CHARS], member[_ID_CHARS + _SINCE_CHARS]
             name = member[_ID_CHARS + _SINCE_CHARS + 1 :]
-            assert since <= not_after, "a member stands below the bound of the contact that was merged"
+            assert since <= not_after, "a member is newer than the merge of its contact"
             if kind == "v":
                 yield Membership(since, name)
             else:

@@ -1,6 +1,6 @@
-"""Logs of events for Hypothesis: few people on few devices, so that everything that can happen between them does.
+"""Logs of events for Hypothesis. Few people on few devices, so that they interact often.
 
-A log is a list of entries as Redis gives them: an id, and a field `event` with bytes.
+A log is a list of entries as Redis returns them: an id, and a field `event` with bytes.
 """
 
 import json
@@ -23,19 +23,19 @@ SPELLINGS: Final = [
     "JOSE\u0301@XN--Bcher-kva.example.",
     "\ufeffJos\u00e9@BU\u0308CHER.example",
 ]
-"""Of one address."""
+"""Spellings of one address."""
 EMAILS: Final = ["ada@example.org", "Ada@Example.org", "ben@example.org", "BEN@example.org", "cy@example.org", *SPELLINGS]
 KEYS: Final = ["plan", "city", "é", "𝄞"]
 VALUES: Final = ["pro", "1", 1, 1.0, -0.0, 2.5, True, False, None, ""]
 NAMES: Final = ["Ada", "Ben"]
 NOISE: Final = ["null", " ", "UNDEFINED", "0", "x" * 256, "a@b@c"]
 MAX_GAP_MS: Final = 45_000
-"""Between two entries: presence is told once a minute."""
+"""The longest gap between two entries. `ContactSeen` appears at most once a minute."""
 
 metadata = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
 unset = st.lists(st.sampled_from(KEYS), max_size=2)
 moments = st.integers(0, 200).map(lambda second: to_text(STORY_START_MS + second * 1000))
-"""Few enough that several events happen at the same time."""
+"""Few enough that several events have the same time."""
 
 _common: Final[Mapping[str, st.SearchStrategy[Any]]] = {
     "id": st.sampled_from([f"e-{number}" for number in range(12)]),
@@ -106,7 +106,7 @@ malformed: Final[st.SearchStrategy[bytes]] = st.sampled_from(
 
 @st.composite
 def logs(draw: st.DrawFn, max_size: int = 25, *, own_ids: bool = False) -> Log:
-    """A log of good events, with a bad one here and there; with `own_ids`, each event has one, and no other has it too."""
+    """A log of good events with a few malformed ones. With `own_ids`, each event has a unique id."""
     events = draw(st.lists(st.one_of(good_events, good_events, good_events, _excluded, malformed), max_size=max_size))
     if own_ids:
         events = [{**event, "id": f"own-{number}"} if isinstance(event, dict) else event for number, event in enumerate(events)]
@@ -128,16 +128,16 @@ _who = st.sampled_from(
 
 @st.composite
 def crowded_logs(draw: st.DrawFn, max_size: int = 40) -> Log:
-    """Sign-ins alone, of few people on many devices: late ones, confirmed ones, and a merge in between.
+    """Only sign-ins, of few people on many devices: late ones, repeated ones, and merges.
 
-    What happens to long lists of visitors happens here, where a random log of everything hardly comes.
+    This covers long lists of visitors, which a general random log hardly ever reaches.
     """
     events = draw(st.lists(st.builds(_union, _sign_in, _who), min_size=10, max_size=max_size))
     return log_of([json.dumps(event).encode() for event in events], [1000] * len(events))
 
 
 def log_of(events: list[bytes], gaps_ms: list[int]) -> Log:
-    """Entries for events, each so long after the one before; two within a millisecond differ in the sequence number."""
+    """Make entries with gaps in ms between them. Entries in the same millisecond differ in their sequence number."""
     log: Log = []
     ms, seq = LOG_START_MS, 0
     for event, gap_ms in zip(events, gaps_ms, strict=True):
@@ -147,15 +147,15 @@ def log_of(events: list[bytes], gaps_ms: list[int]) -> Log:
 
 
 def read(log: Log) -> list[Entry | BadEntry]:
-    """The log as the fold takes it."""
+    """The entries of a log as the fold takes them."""
     return [read_entry(entry_id, fields) for entry_id, fields in log]
 
 
 @st.composite
 def one_to_one_histories(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Events of people of whom each has one external id, one address and devices of their own; no two at the same time.
+    """Events of people who each have one external id, one address and private devices; no two events at the same time.
 
-    Whoever is known by an address alone somewhere is tied to their external id by some event: else there are two contacts.
+    One event per person names both the external id and the address. Otherwise the address would be another contact.
     """
     events: list[dict[str, Any]] = []
     for person in range(draw(st.integers(1, 2))):

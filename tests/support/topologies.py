@@ -1,6 +1,6 @@
-"""Several real servers that can be killed, hung, promoted and cut off from each other: behind Sentinel, and in a cluster.
+"""Several real servers that can be killed, hung, promoted and disconnected: behind Sentinel and in a cluster.
 
-Every server is a process of its own on a port of its own. Everything is stopped at the end of a test, also one that fails.
+Every server is a process with its own port. All of them are stopped at the end of a test, even if it fails.
 """
 
 import random
@@ -24,32 +24,32 @@ from tests.support.waiting import wait_until
 START_S: Final = 30.0
 PROMOTION_S: Final = 30.0
 _POLL_S: Final = 0.03
-"""Every question is a connection of its own: fewer of them leave the cores to the servers."""
+"""A long interval, because every check opens a connection and takes CPU time from the servers."""
 _ANSWER_S: Final = 5.0
 _PORT_TRIES: Final = 5
 _DOWN_AFTER_MS: Final = 1000
 _NODE_TIMEOUT_MS: Final = 2000
 _MANUAL_FAILOVER_S: Final = 6.0
-"""After 5 s a server gives up by itself."""
+"""A server gives up after 5 s."""
 _SLOTS: Final = 16384
 _PRIMARIES: Final = 3
 _SENTINELS: Final = 3
 _QUORUM: Final = 2
-_WRONG_PASSWORD: Final = "cut-off"  # noqa: S105  that it is wrong is what it is for
+_WRONG_PASSWORD: Final = "cut-off"  # noqa: S105  wrong on purpose
 
 
 def server_program() -> str:
-    """The server to test with: `redis-server` on PATH, which can do everything; else the one that kinfold embeds."""
+    """The server program: `redis-server` if it is on PATH, because it can do everything, or else the embedded one."""
     return shutil.which("redis-server") or str(find_server_binary().path)
 
 
 async def ask(client: Redis, *command: object) -> Any:
-    """Send one command as it is; return what the server answers."""
+    """Send one command and return the raw reply."""
     return await cast("Any", client).execute_command(*command)
 
 
 class Node:
-    """One server process, its port and its directory. `client` reaches it directly and decodes nothing."""
+    """One server process with its port and directory. `client` connects to it directly, without decoding."""
 
     def __init__(self, directory: Path, *options: object, needs_bus: bool = False) -> None:
         self.directory: Final = directory
@@ -61,7 +61,7 @@ class Node:
         directory.mkdir(parents=True)
 
     async def start(self) -> Self:
-        """Start it, on the same port as before, and wait until it answers. A new node whose port is taken takes another."""
+        """Start it on its previous port and wait until it responds. A new node tries another port if its own is taken."""
         tries = 1 if self.port else _PORT_TRIES
         for _ in range(tries):
             self.port = self.port or free_port()
@@ -92,7 +92,7 @@ class Node:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process is there, hung or not."""
+        """Whether the process exists, hung or not."""
         return self._process is not None and self._process.poll() is None
 
     def client(self) -> Redis:
@@ -105,21 +105,21 @@ class Node:
             return await ask(client, *command)
 
     async def role(self) -> str:
-        """Return `master` or `slave`, as the server itself has it."""
+        """Return the server's role: `master` or `slave`."""
         return cast("bytes", (await self.ask("ROLE"))[0]).decode()
 
     def kill(self) -> None:
-        """SIGKILL; also for a hung one. Does nothing where it has ended."""
+        """Send SIGKILL, also to a hung process; does nothing if it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def hang(self) -> None:
-        """SIGSTOP: connections stay open, the kernel accepts new ones, and nobody answers."""
+        """Send SIGSTOP: connections stay open, the kernel accepts new ones, and there is no reply."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -127,11 +127,11 @@ class Node:
         self._process.send_signal(number)
 
     def log(self) -> str:
-        """Return what it has logged."""
+        """Return its log."""
         return (self.directory / "log").read_text(errors="replace")
 
     async def cut_off_from(self, primary: "Node") -> None:
-        """Break this replica's link to its primary until `connect_again`: what the primary takes from now on stays with it.
+        """Break this replica's link to its primary until `connect_again`, so that later writes stay on the primary.
 
         A wrong password keeps the replica from coming back: the primary has none, and AUTH fails.
         """
@@ -158,7 +158,7 @@ class Node:
 
 
 class Topology:
-    """Several nodes, of which one holds the workspace's keys at a time."""
+    """Several nodes. One of them at a time serves the workspace's keys."""
 
     def __init__(self, url: str, nodes: list[Node]) -> None:
         self.url: Final = url
@@ -166,7 +166,7 @@ class Topology:
         """The primary of the workspace's keys and its replica, in any order."""
 
     async def primary(self) -> Node:
-        """Return the node that serves the keys now; there must be exactly one that answers as a primary."""
+        """Return the node that serves the keys now; exactly one must respond as a primary."""
         roles = [(node, await node.role()) for node in self.nodes if node.is_running]
         (primary,) = [node for node, role in roles if role == "master"]
         return primary
@@ -181,11 +181,11 @@ class Topology:
         raise NotImplementedError
 
     async def promote(self, node: Node) -> None:
-        """Make the replica the primary, as an operator does it; does not wait until it is."""
+        """Promote the replica as an operator does, without waiting for the result."""
         raise NotImplementedError
 
     async def heal(self) -> None:
-        """Start again what was killed, wake what hangs, and wait until one of the two replicates the other."""
+        """Restart killed nodes, resume hung ones, and wait until one of the two replicates the other."""
         for node in self.nodes:
             if node.is_running:
                 node.go_on()
@@ -212,7 +212,7 @@ class Sentinels(Topology):
         self.sentinels: Final = sentinels
 
     async def wait_until_promoted(self, node: Node) -> None:
-        """Wait until the first of the sentinels names `node`: nobody can know it earlier."""
+        """Wait until the first sentinel names `node`, the earliest moment at which a client can know it."""
 
         async def is_named() -> bool:
             named = [await each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER) for each in self.sentinels]
@@ -221,12 +221,12 @@ class Sentinels(Topology):
         await wait_until(is_named, PROMOTION_S, _POLL_S)
 
     async def promote(self, node: Node) -> None:
-        """`SENTINEL FAILOVER`: the sentinels promote their only replica, and make the primary its replica."""
+        """Send `SENTINEL FAILOVER`: the sentinels promote the only replica and demote the primary."""
         assert node is await self.replica()
         await self.sentinels[0].ask("SENTINEL", "FAILOVER", MASTER)
 
     async def heal(self) -> None:
-        """As `Topology.heal`; and until every sentinel sees a healthy replica again, without which it promotes nobody."""
+        """Like `Topology.heal`, and wait until every sentinel sees a healthy replica that it can promote."""
         await super().heal()
         port = (await self.primary()).port
 
@@ -237,7 +237,7 @@ class Sentinels(Topology):
 
 
 async def _is_settled(sentinel: Node, primary_port: int) -> bool:
-    """Whether a sentinel knows everybody, finds nobody down, and has no failover under way."""
+    """Whether a sentinel knows all nodes, considers none down, and runs no failover."""
     async with sentinel.client() as client:
         known = _pairs(await ask(client, "SENTINEL", "MASTER", MASTER))
         replicas = [_pairs(each) for each in await ask(client, "SENTINEL", "REPLICAS", MASTER)]
@@ -250,7 +250,7 @@ async def _is_settled(sentinel: Node, primary_port: int) -> bool:
 
 
 def _pairs(answer: Any) -> dict[str, str]:
-    """Make a dict of what Sentinel says of one server, by either version of the protocol."""
+    """Convert Sentinel's description of one server to a dict, for both versions of the protocol."""
     if hasattr(answer, "items"):
         return {_text(name): _text(value) for name, value in answer.items()}
     flat = [_text(each) for each in answer]
@@ -288,7 +288,7 @@ async def three_sentinels(directory: Path) -> AsyncGenerator[Sentinels]:
             await each.ask("SENTINEL", "MONITOR", MASTER, "127.0.0.1", primary.port, _QUORUM)
             for name, value in (("down-after-milliseconds", _DOWN_AFTER_MS), ("failover-timeout", 5000)):
                 await each.ask("SENTINEL", "SET", MASTER, name, value)
-            with suppress(ResponseError):  # else a sentinel notices after 10 or 20 s only that a server has come back
+            with suppress(ResponseError):  # without this, a sentinel notices only after 10 or 20 s that a server has come back
                 await each.ask("SENTINEL", "DEBUG", "info-period", 1000)
         topology = Sentinels(sentinels, [primary, replica])
         await topology.heal()
@@ -305,7 +305,7 @@ class Cluster(Topology):
         self.slot: Final = slot
 
     async def owner(self) -> Node:
-        """Return the node that has the slot, as the nodes tell each other; raises ValueError while they differ."""
+        """Return the node that has the slot according to all nodes. Raises ValueError while they disagree."""
         owners = {await _owner_port(each, self.slot) for each in (*self.nodes, *self.others) if each.is_running}
         (port,) = owners
         return next(node for node in (*self.nodes, *self.others) if node.port == port)
@@ -319,7 +319,7 @@ class Cluster(Topology):
         await wait_until(is_known, PROMOTION_S, _POLL_S)
 
     async def promote(self, node: Node) -> None:
-        """`CLUSTER FAILOVER`: primary and replica agree on the moment, and no entry is lost. Asks again where they do not."""
+        """Send `CLUSTER FAILOVER`, in which primary and replica cooperate and lose no entry. Retries if they fail to."""
         deadline = time.monotonic() + PROMOTION_S
         while await node.role() != "master":
             assert time.monotonic() < deadline, f"nobody promoted {node.directory.name}: {node.log()[-1000:]}"
@@ -328,7 +328,7 @@ class Cluster(Topology):
                 await wait_until(lambda: _is_primary(node), _MANUAL_FAILOVER_S, _POLL_S)
 
     async def heal(self) -> None:
-        """As `Topology.heal`; and until every node finds the cluster whole and agrees on who has the slot."""
+        """Like `Topology.heal`, and wait until all nodes see a complete cluster and agree on the owner of the slot."""
         await super().heal()
 
         port = (await self.primary()).port
@@ -342,13 +342,13 @@ class Cluster(Topology):
     async def migrate(self, source: Node, target: Node, between_keys: Callable[[], Awaitable[None]]) -> None:
         """Move the slot, key by key, as `redis-cli --cluster reshard` does; calls `between_keys` after each.
 
-        In between some keys are here and some there: commands on several get TRYAGAIN or ASK.
+        Meanwhile the keys are on both nodes, and commands on several keys get TRYAGAIN or ASK.
         """
         source_id, target_id = [_text(await each.ask("CLUSTER", "MYID")) for each in (source, target)]
         await target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", source_id)
         await source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", target_id)
         while keys := await source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, 100):
-            random.Random(len(keys)).shuffle(keys)  # noqa: S311  the order is the server's own, and no secret
+            random.Random(len(keys)).shuffle(keys)  # noqa: S311  imitates the arbitrary order of a server
             for each in keys:
                 await source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 10_000, "REPLACE", "KEYS", each)
                 await between_keys()

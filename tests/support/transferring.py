@@ -1,4 +1,4 @@
-"""Looking at two logs and two states byte by byte, and at programs that are killed while they move one to the other."""
+"""Compare logs and states byte by byte, and kill programs during an export or import."""
 
 import asyncio
 import re
@@ -26,31 +26,31 @@ _STREAMS: Final[tuple[PublicName, ...]] = ("changes", "rejects")
 
 
 def names_in(directory: Path) -> list[str]:
-    """What stands in a directory."""
+    """The names in a directory."""
     return [path.name for path in directory.iterdir()]
 
 
 def damage(file: Path, pattern: bytes, replacement: bytes) -> None:
-    """Replaces the first match in a file; there has to be one."""
+    """Replace the first match in a file; there must be one."""
     damaged, times = re.subn(pattern, replacement, file.read_bytes(), count=1, flags=re.DOTALL)
     assert times == 1
     file.write_bytes(damaged)
 
 
 async def raw(client: Redis, *command: Any) -> Any:
-    """Redis's own answer to a command, nothing made of it."""
+    """The raw reply of Redis to a command."""
     return await cast("Any", client).execute_command(*command)
 
 
 async def log(client: Redis, workspace: str) -> list[tuple[bytes, list[bytes]]]:
-    """Every entry, its fields as Redis has them: a name may come twice."""
+    """Every entry with its fields as a flat list, because a name may occur twice."""
     script = "return redis.call('XRANGE', KEYS[1], '-', '+')"
     found = await raw(client, "EVAL", script, 1, key(workspace, "events"))
     return [(entry, fields) for entry, fields in found]
 
 
 async def state(client: Redis, workspace: str) -> dict[str, Any]:
-    """All that a fold makes, and how it came to it."""
+    """Everything that the fold derives from the log."""
     found: dict[str, Any] = {name: await raw(client, "HGETALL", key(workspace, name)) for name in _HASHES}
     for name in _STREAMS:
         found[name] = [fields for _, fields in await raw(client, "XRANGE", key(workspace, name), "-", "+")]
@@ -58,7 +58,7 @@ async def state(client: Redis, workspace: str) -> dict[str, Any]:
 
 
 async def start(url: str, *arguments: object) -> asyncio.subprocess.Process:
-    """Starts `kinfold` and does not wait for it."""
+    """Start `kinfold` without waiting for it."""
     return await asyncio.create_subprocess_exec(
         *KINFOLD,
         *map(str, arguments),
@@ -70,7 +70,7 @@ async def start(url: str, *arguments: object) -> asyncio.subprocess.Process:
 
 
 async def killed_import(client: Redis, url: str, file: Path, instant: int) -> int:
-    """Starts an import, kills it as soon as the log has `instant` entries, and tells how many it has then."""
+    """Start an import and kill it as soon as the log has `instant` entries; returns how many it has then."""
     process = await start(url, "import", file)
 
     async def has_come() -> bool:
@@ -85,7 +85,7 @@ async def killed_import(client: Redis, url: str, file: Path, instant: int) -> in
 
 @asynccontextmanager
 async def producing(client: Redis, workspace: str, *, start: int) -> AsyncGenerator[None]:
-    """Appends events without a pause, behind those that are there."""
+    """Append events without a pause during the block, from entry `start` on."""
     done = asyncio.Event()
 
     async def produce() -> None:

@@ -1,4 +1,4 @@
-"""A workspace in use while its servers fail: a projector, two producers and a reader of the feed; what must hold then."""
+"""A workspace in use while its servers fail: a projector, two producers, a reader of the feed, and their guarantees."""
 
 import asyncio
 import contextlib
@@ -31,9 +31,9 @@ from tests.support.snapshots import RawEntry
 from tests.support.waiting import wait_until
 
 FOLDS_AGAIN_S: Final = 5.0
-"""From the promotion of a server to the first fold on it, at most (contract section 8)."""
+"""The maximum time from the promotion of a server to the first fold on it (contract section 8)."""
 SLACK: Final = float(os.environ.get("KINFOLD_FAILOVER_SLACK", "2"))
-"""How much longer a busy machine may take."""
+"""The extra time that a busy machine may take."""
 SETTLES_S: Final = 60.0
 READER_S: Final = 20.0
 
@@ -44,7 +44,7 @@ _SAID: Final = re.compile(rb'"said-(\w+)":(\d+)')
 
 
 class Speaker:
-    """A producer that says one event after the other, each with its number. `said` counts them."""
+    """A producer that sends numbered events one after the other. `said` counts them."""
 
     def __init__(self, name: str, url: str, workspace: str) -> None:
         self.name: Final = name
@@ -52,7 +52,7 @@ class Speaker:
         self.producer: Final = kinfold.Producer(url, workspace=workspace, timeout_s=2.0, last_retry_s=1.0)
 
     def say(self) -> None:
-        """Say the next event: of people on many devices, who gain addresses, are merged and change hands."""
+        """Send the next event: people on many devices gain addresses, are merged, and share devices."""
         number, person, name = self.said, self.said % 31, self.name
         said = {f"said-{name}": number}
         if number % 4 == 0:
@@ -67,12 +67,12 @@ class Speaker:
 
     @property
     def acknowledged(self) -> set[int]:
-        """The numbers of the events that a server has taken: in the order in which they were said."""
+        """The numbers of the events in a server's log, in the order in which they were sent."""
         return set(range(self.producer.counters.sent))
 
 
 class FeedCopy:
-    """Applies the changes of a `kinfold.Feed` in a thread of its own, as a dashboard does, and so holds the contacts."""
+    """Applies the changes of a `kinfold.Feed` in its own thread, like a dashboard, and so holds the contacts."""
 
     def __init__(self, url: str, workspace: str) -> None:
         self.contacts: dict[str, Contact] = {}
@@ -88,7 +88,7 @@ class FeedCopy:
         self._thread.join(10)
 
     def held(self) -> dict[str, Contact]:
-        """Return the contacts as they may be compared: their seen times aside, which the feed tells once a minute."""
+        """Return the contacts without their seen times, which the feed updates only once a minute."""
         return {each.id: without_seen_times(each) for each in list(self.contacts.values())}
 
     def _reset(self) -> None:
@@ -109,7 +109,7 @@ class FeedCopy:
 
 
 class Use:
-    """What runs, and what to ask of it. Made by `in_use`."""
+    """The running workspace and its checks, made by `in_use`."""
 
     def __init__(self, url: str, workspace: str, projector: ProjectorProcess) -> None:
         self.url: Final = url
@@ -120,7 +120,7 @@ class Use:
         self._is_talking = True
 
     async def talk(self) -> None:
-        """Let both producers talk at their rate, until `ends_well` stops them."""
+        """Let both producers send at their rate until `ends_well` stops them."""
         loop = asyncio.get_running_loop()
         started, due = loop.time(), 0
         while self._is_talking:
@@ -131,7 +131,7 @@ class Use:
             await asyncio.sleep(_TICK_S)
 
     async def has_folded(self, server: Redis, entries: int) -> None:
-        """Wait until so many more entries are folded than when this was called."""
+        """Wait until this many more entries are folded."""
         length = await server.xlen(key(self.workspace, "events"))
         await wait_until(lambda: self._has_length(server, length + entries), SETTLES_S)
         ((target, _),) = cast("list[RawEntry]", await server.xrevrange(key(self.workspace, "events"), count=1))
@@ -155,7 +155,7 @@ class Use:
         return took_s
 
     async def makes_contact(self, server: Redis, external_id: str) -> str:
-        """Append an event that makes a contact, wait until it is folded, and return the contact's id."""
+        """Append an event that creates a contact, wait until it is folded, and return the contact's id."""
         event = {"type": "VisitorIdentified", "externalId": external_id}
         entry = cast("bytes", await server.xadd(key(self.workspace, "events"), {"event": json.dumps(event)}))
         await self._wait_for(server, entry, SETTLES_S)
@@ -163,7 +163,7 @@ class Use:
         return cast("bytes", stored).decode()
 
     async def is_rebuilt(self, server: Redis, contact_id: str) -> None:
-        """Wait until the state no longer holds a contact that no entry of the log makes."""
+        """Wait until the state no longer holds a contact without an entry in the log."""
 
         async def is_gone() -> bool:
             return not await cast("Any", server).hexists(key(self.workspace, "contacts"), contact_id)
@@ -186,10 +186,10 @@ class Use:
     async def ends_well(self, server: Redis, *, since: dict[str, int] | None = None) -> None:
         """Stop the producers and assert what must hold on `server`, which holds the workspace now.
 
-        - The producers lose no event by themselves, and what they said from `since` on (all, if None; `said` counted then) is
-          in the log: before, an acknowledged event can be lost with its server.
-        - Every entry of the log is folded, none twice: `verify` finds the state equal, and so does a fold in this process.
-        - No change is on the feed twice, and who reads the feed holds the projector's contacts.
+        - The producers lose no event, and the log has all events from `since` on (values of `said`; None: all events).
+          Earlier acknowledged events can be lost with their server.
+        - Every entry of the log is folded once: `verify` finds no difference, and neither does a fold in this process.
+        - The feed has no change twice, and its reader holds the projector's contacts.
         """
         self._is_talking = False
         await self._producers_end()
@@ -245,11 +245,11 @@ class Use:
         assert not difference, f"the reader of the feed does not hold the projector's contacts: {difference}"
 
     def said(self) -> dict[str, int]:
-        """Return how many events each producer has said so far."""
+        """Return how many events each producer has sent so far."""
         return {speaker.name: speaker.said for speaker in self.speakers}
 
     async def has_said(self, events: int) -> int:
-        """Wait until both producers together have said so many events, sent or not; return how many."""
+        """Wait until both producers together have accepted this many events; returns how many."""
         await wait_until(lambda: sum(self.said().values()) >= events)
         return sum(self.said().values())
 
@@ -263,7 +263,7 @@ class Use:
 
 @asynccontextmanager
 async def in_use(url: str, workspace: str, directory: Path) -> AsyncGenerator[Use]:
-    """Start a projector, two producers that talk, and a reader of the feed."""
+    """Start a projector, two sending producers, and a reader of the feed."""
     with ProjectorProcess(url, workspace, directory / "projector.log") as projector:
         use = await asyncio.to_thread(Use, url, workspace, projector)
         talking = asyncio.create_task(use.talk())
@@ -277,7 +277,7 @@ async def in_use(url: str, workspace: str, directory: Path) -> AsyncGenerator[Us
 
 
 async def stored_contacts(server: Redis, workspace: str) -> dict[str, Contact]:
-    """Return the living contacts that a projector has stored, their seen times aside, which the feed tells once a minute."""
+    """Return the stored living contacts without their seen times, which the feed updates only once a minute."""
     stored = await cast("Any", server).hgetall(key(workspace, "contacts"))
     living = [decode_contact(data) for data in stored.values() if merged_into(data) is None]
     return {contact.id: without_seen_times(contact) for contact in living}
@@ -298,7 +298,7 @@ def _order(entry: bytes) -> tuple[int, int]:
 
 
 def differing(found: dict[str, Contact], expected: dict[str, Contact]) -> str:
-    """Say how contacts differ, in a sentence that a failed test can show; empty where they do not."""
+    """Describe how contacts differ, for the message of a failed test; empty if they are equal."""
     if found == expected:
         return ""
     others = [each for each in expected if each in found and found[each] != expected[each]]

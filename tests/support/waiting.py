@@ -1,4 +1,4 @@
-"""Wait for what other processes and tasks do, without guessing how long they take."""
+"""Wait for other processes and tasks without a fixed delay."""
 
 import asyncio
 import inspect
@@ -20,10 +20,10 @@ async def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, interv
 
 
 async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> Any:
-    """Call `predicate`, plain or async, every `interval_s` until what it returns is true, and return that.
+    """Call `predicate`, sync or async, every `interval_s` until its result is truthy, and return the result.
 
     Raises:
-        AssertionError: it was not within `timeout_s` seconds; shows what it returned last.
+        AssertionError: the result was not truthy within `timeout_s` seconds; the message shows the last one.
 
     """
     deadline = time.monotonic() + timeout_s
@@ -39,7 +39,7 @@ async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0, inte
 
 
 def wait_until_sync(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
-    """Do the same without an event loop.
+    """Like `wait_until`, for a sync predicate and without an event loop.
 
     Raises:
         AssertionError: as `wait_until`.

@@ -159,7 +159,7 @@ def show(
 ) -> int:
     """Prints one contact. Exit status 1: there is none."""
     if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
-        raise typer.BadParameter("allowed is exactly one of --visitor, --external-id, --email and --contact")
+        raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     which = reading.Which(visitor=visitor, external_id=external_id, email=email, contact=contact)
     return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
@@ -334,7 +334,7 @@ def rejects(
 ) -> int:
     """Prints the entries that could not be folded and are not dealt with, one a line, each with the reason."""
     if (retry or edit) and (count or everything):
-        raise typer.BadParameter("found --count or --all together with --retry or --edit, allowed is one of the two pairs")
+        raise typer.BadParameter("expected --count and --all, or --retry and --edit, got options of both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     if retry or edit:
         return asyncio.run(rejecting.retry_rejects(settings, edit=edit))

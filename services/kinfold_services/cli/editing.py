@@ -26,8 +26,8 @@ def edit(text: str, suffix: str) -> str | None:
         try:
             status = subprocess.run([*shlex.split(command), path], check=False).returncode  # noqa: S603  the user's own
         except (OSError, ValueError) as error:
-            raise EditorFailed(f"EDITOR: found {command!r} ({error}), allowed is the command of an editor") from error
+            raise EditorFailed(f"EDITOR: expected the command of an editor, got {command!r} ({error})") from error
         if status:
-            raise EditorFailed(f"EDITOR: found exit status {status} of {command!r}, allowed is 0")
+            raise EditorFailed(f"EDITOR: expected exit status 0 of {command!r}, got {status}")
         edited = path.read_text(encoding="utf-8", errors="surrogateescape")
     return None if edited == text else edited

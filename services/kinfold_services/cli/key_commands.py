@@ -29,7 +29,7 @@ def create(
 ) -> int:
     """Makes a key of a workspace and prints it: it is not shown again."""
     if kind not in {"secret", "publishable"}:
-        raise typer.BadParameter(f"kind: found {kind!r}, allowed is secret or publishable")
+        raise typer.BadParameter(f"kind: expected secret or publishable, got {kind!r}")
     chosen: keys.Kind = "publishable" if kind == "publishable" else "secret"
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
@@ -76,7 +76,7 @@ def revoke(
     async def end(client: Client) -> int:
         revoked = await keys.revoke_key(client, settings.workspace, key_id)
         if revoked is None:
-            return complain(f"key {key_id!r}: found none in workspace {settings.workspace}", NO)
+            return complain(f"key {key_id!r}: no such key in workspace {settings.workspace}", NO)
         print_json({"id": revoked.id, "revokedAt": revoked.revoked_at})
         return DONE
 

@@ -62,9 +62,9 @@ async def retry_rejects(settings: Settings, *, edit: bool) -> int:
     return NO if left else DONE
 
 
-async def _retry(rejects: Rejects, reject: RejectedEntry) -> str | Rejection:
+async def _retry(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | RejectedEntry:
     if reject.event is None:
-        return Rejection("no-event-field", reject.detail)
+        return reject  # there is nothing to append: it stays rejected for the same reason
     return await rejects.retry(reject, reject.event)
 
 

@@ -37,7 +37,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
         say_what_is_lost(extent)
         for entry_id in excluded:
             if not await client.xrange(key(settings.workspace, "events"), entry_id, entry_id):
-                return complain(f"{exclude}: found entry {entry_id}, which the log has not got; nothing is done", NO)
+                return complain(f"{exclude}: the log has no entry {entry_id}; nothing was done", NO)
         rules = _rules(await StateStore(client, settings.workspace).blocked_identifiers(), blocked)
         job = Replay(client, settings, rules, frozenset(excluded))
         try:

@@ -119,7 +119,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
 def up_detached(settings: Settings) -> int:
     """Starts `kinfold up` in the background, unless it runs already, and returns when it answers."""
     if settings.redis_url is not None:
-        return complain("--detach: found a Redis URL, allowed is it with the embedded server of a data dir alone", USAGE)
+        return complain("--detach: expected no Redis URL, because it works only with the embedded server, got one", USAGE)
     settings = _serving_its_own(settings)
     make_data_dir(settings.data_dir)
     starting: list[subprocess.Popen[bytes]] = []

@@ -26,5 +26,8 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
         if error.errno not in _CANNOT_LISTEN:
             raise
         where = f"{settings.gateway_host}:{settings.gateway_port}"
-        return complain(f"gateway: found {where} in use or out of reach, allowed are --host and --port of a free address", NO)
+        return complain(
+            f"gateway: cannot listen on {where}, which is in use or not an address of this machine; choose --host and --port",
+            NO,
+        )
     return DONE

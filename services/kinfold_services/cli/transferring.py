@@ -63,13 +63,13 @@ def _not_allowed(settings: Settings, checked: Checked, *, rename: bool, allow_tr
     header, trailer = checked.header, checked.trailer
     if header.workspace != settings.workspace and not rename:
         return (
-            f"workspace: found {header.workspace}, allowed is {settings.workspace}; contact ids are made of the workspace's "
+            f"workspace: expected {settings.workspace}, got {header.workspace}; contact ids are derived from the workspace's "
             f"name. --workspace {header.workspace} keeps them, --rename gives every contact another"
         )
     if trailer.lost and not allow_truncated:
         return (
-            f"lost: found {trailer.lost} entries that the log had lost before it was exported, allowed is a whole log; "
-            "contacts may come out different. --allow-truncated imports what is there"
+            f"lost: expected a complete log, got one that had lost {trailer.lost} entries before it was exported; "
+            "contacts may come out different. --allow-truncated imports the entries that are left"
         )
     return None
 

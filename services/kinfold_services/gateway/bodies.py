@@ -26,7 +26,7 @@ async def read_body(request: Request[Any, Any, Any]) -> bytes:
     """The request's body, unpacked. Raises Problem where it is too large, or packed in a way that is not gzip."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip"}:
-        raise Problem(415, f"Content-Encoding: found {encoding!r}, allowed is gzip or none")
+        raise Problem(415, f"Content-Encoding: expected gzip or none, got {encoding!r}")
     body = await request.body()
     return body if encoding == "identity" else _unpack(body)
 
@@ -38,7 +38,7 @@ def split_events(body: bytes, content_type: str) -> list[bytes]:
     """
     body = body.removeprefix(BOM_UTF8).strip(_WHITE)
     if not body:
-        raise Problem(400, "body: found nothing, allowed are an event, an array of events, or one event a line")
+        raise Problem(400, "body: expected an event, an array of events, or one event per line, got nothing")
     if content_type.partition(";")[0].strip().lower() in _NDJSON:
         events = _lines(body)
     elif body.startswith(b"["):
@@ -46,7 +46,7 @@ def split_events(body: bytes, content_type: str) -> list[bytes]:
     else:
         events = _one_or_lines(body)
     if len(events) > MAX_EVENTS:
-        raise Problem(413, f"body: found {len(events)} events, allowed are {MAX_EVENTS}")
+        raise Problem(413, f"body: expected at most {MAX_EVENTS} events, got {len(events)}")
     return events
 
 
@@ -54,7 +54,7 @@ def _array(body: bytes) -> list[bytes]:
     try:
         return [bytes(raw) for raw in _decode_array(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"body: found text that is not JSON ({error}), allowed is an array of events") from error
+        raise Problem(400, f"body: expected an array of events, got text that is not JSON ({error})") from error
 
 
 def _one_or_lines(body: bytes) -> list[bytes]:
@@ -84,10 +84,10 @@ def _unpack(packed: bytes) -> bytes:
             member = zlib.decompressobj(_GZIP)
             unpacked += member.decompress(packed, MAX_BODY_BYTES + 1 - len(unpacked))
             if len(unpacked) > MAX_BODY_BYTES or member.unconsumed_tail:
-                raise Problem(413, f"body: found more than {MAX_BODY_BYTES} bytes unpacked, allowed are {MAX_BODY_BYTES}")
+                raise Problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes once unpacked, got more")
             if not member.eof:
-                raise Problem(400, "body: found gzip that ends too early, allowed is all of it")
+                raise Problem(400, "body: expected a complete gzip stream, got one that ends early")
             packed = member.unused_data
     except zlib.error as error:
-        raise Problem(400, f"body: found bytes that are not gzip ({error}), allowed is what Content-Encoding says") from error
+        raise Problem(400, f"body: expected gzip, as Content-Encoding says, got something else ({error})") from error
     return unpacked

@@ -53,12 +53,12 @@ async def identify(connection: Connection, presented: str) -> Caller:
     caller = await gateway.keys.recognise(presented) if presented else None
     if caller is None:
         gateway.limits["unknown"].take("", address)
-        found = "another value" if presented else "nothing"
-        raise Problem(401, f"key: found {found}, allowed is a key of `kinfold keys create` that is not revoked", headers=_ASK)
+        got = "another value" if presented else "nothing"
+        raise Problem(401, f"key: expected a key of `kinfold keys create` that is not revoked, got {got}", headers=_ASK)
     gateway.limits[caller.kind].take(f"{caller.workspace}/{caller.key_id}", address)
     meant = connection.headers.get(_WORKSPACE_HEADER)
     if meant is not None and meant != caller.workspace:
-        raise Problem(403, f"Kinfold-Workspace: found {meant!r}, allowed is the workspace of the key, {caller.workspace!r}")
+        raise Problem(403, f"Kinfold-Workspace: expected the key's workspace, {caller.workspace!r}, got {meant!r}")
     cast("dict[str, Any]", connection.scope).update(caller=caller, key=presented)
     return caller
 
@@ -81,4 +81,4 @@ def _bearer(connection: Connection) -> str:
 
 def _only_secret(caller: Caller) -> None:
     if caller.kind != "secret":
-        raise Problem(403, "key: found a publishable one, allowed is a secret one")
+        raise Problem(403, "key: expected a secret key, got a publishable one")

@@ -149,8 +149,8 @@ def _wish(after: str | None, contacts: list[str] | None, types: list[str] | None
         except ValueError as error:
             raise Problem(400, f"since: {error}") from error
         if max(milliseconds, number) >= _MAX_ID:
-            raise Problem(400, f"since: found {after!r}, allowed is the id of an entry of the feed")
+            raise Problem(400, f"since: expected the id of an entry of the feed, got {after!r}")
         after = f"{milliseconds}-{number}"
     if unknown := [each for each in types or () if each not in _TYPES]:
-        raise Problem(400, f"type: found {unknown[0]!r}, allowed are {', '.join(_TYPES)}, each as a parameter of its own")
+        raise Problem(400, f"type: expected one of {', '.join(_TYPES)} (repeat the parameter for several), got {unknown[0]!r}")
     return Wish(after, snapshot, frozenset(contacts or ()), frozenset(types or ()))

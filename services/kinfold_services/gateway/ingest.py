@@ -129,7 +129,8 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
         # Behind the last field: whoever reads JSON takes the last of two fields of one name, and `"id": null` may stand before.
         data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
     if len(data) > MAX_EVENT_BYTES:
-        return RejectedEvent.of(0, Rejection("too-large", f"event: found {len(data)} bytes, allowed are {MAX_EVENT_BYTES}"))
+        too_large = Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
+        return RejectedEvent.of(0, too_large)
     return data, type(event).__name__
 
 
@@ -159,14 +160,14 @@ def _not_allowed(event: Event, data: bytes, secret: str) -> RejectedEvent | None
         why = why_not_signed(secret, event, given)
         if why is None:
             return None
-        return _refused("bad-signature", why)
-    allowed = "VisitorSeen, MetadataSet for a visitor and a signed VisitorIdentified"
-    found = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
-    return _refused("not-allowed", f"type: found {found} with a publishable key, allowed are {allowed}")
+        return _refused("bad-signature", *why)
+    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a publishable key"
+    got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
+    return _refused("not-allowed", "type", expected, got)
 
 
-def _refused(reason: Any, detail: str) -> RejectedEvent:
-    return RejectedEvent.of(0, Rejection(reason, detail))
+def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
+    return RejectedEvent.of(0, Rejection(reason, field, expected, got))
 
 
 def _refusal(rejected: list[RejectedEvent]) -> Problem:

@@ -36,6 +36,6 @@ class RateLimit:
             self._buckets.popitem(last=False)
         if not allowed:
             wait_s = max(1, math.ceil((1 - tokens) / self.per_s))
-            found = f"more than {self.per_s:g} a second from this key and address"
-            detail = f"requests: found {found}, allowed are bursts of {self.burst}"
+            limit = f"at most {self.per_s:g} a second from this key and address, in bursts of up to {self.burst}"
+            detail = f"requests: expected {limit}, got more"
             raise Problem(HTTP_429_TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(wait_s)})

@@ -104,7 +104,7 @@ async def contacts(  # noqa: PLR0913, PLR0917  each is a query parameter
     named = {"externalId": external_id, "email": email, "visitorId": visitor_id}
     given = [(field, value) for field, value in named.items() if value is not None]
     if len(given) > 1:
-        raise Problem(400, f"{', '.join(field for field, _ in given)}: found {len(given)} of them, allowed is one")
+        raise Problem(400, f"{', '.join(field for field, _ in given)}: expected one of them, got {len(given)}")
     if given:
         return contact_answer(await find_contact(workspace, *given[0]), if_none_match)
     place = None if cursor is None else _place(cursor, order)
@@ -126,7 +126,7 @@ async def contact_visitors(
     workspace = await folded(request, after)
     contact = await workspace.queries.contact(contact_id)
     if contact is None:
-        raise Problem(404, f"contact: found nobody with the id {contact_id!r}, allowed is the id of a contact")
+        raise Problem(404, f"contact: no contact has the id {contact_id!r}")
     place = None if cursor is None else _place(cursor, "visitors")
     behind = None if place is None else Membership(place.first, place.second)
     opened = [contact.id] if place is None or not place.opened else [contact.id, *place.opened]
@@ -200,7 +200,7 @@ def _place(cursor: str, kind: str) -> _Place:
     except (ValueError, msgspec.MsgspecError):
         place = None
     if place is None or place.kind != kind or (kind == "recent" and not _SCORE.match(place.first)):
-        raise Problem(400, f"cursor: found {cursor[:60]!r}, allowed is the nextCursor of a page in the same order")
+        raise Problem(400, f"cursor: expected the nextCursor of a page in the same order, got {cursor[:60]!r}")
     return place
 
 

@@ -85,7 +85,7 @@ async def contact_by_id(
     workspace = await _folded(request, after)
     contact = await workspace.queries.contact(contact_id)
     if contact is None:
-        raise Problem(404, f"contact: found nobody with the id {contact_id!r}, allowed is the id of a contact")
+        raise Problem(404, f"contact: no contact has the id {contact_id!r}")
     return _contact(contact, if_none_match, contact_id if contact_id != contact.id else None)
 
 
@@ -99,7 +99,7 @@ async def find_contact(workspace: GatewayWorkspace, field: str, value: str) -> C
     else:
         contact = await workspace.queries.contact_by_visitor(value)
     if contact is None:
-        raise Problem(404, f"{field}: found nobody with {value!r}, allowed is an identifier of a contact")
+        raise Problem(404, f"{field}: no contact has {value!r}")
     return contact
 
 
@@ -126,13 +126,13 @@ async def visitor_by_id(
     """
     is_page = caller_of(request).kind != "secret"
     if is_page and at is not None:
-        raise Problem(403, "at: found it with a publishable key, allowed is a secret one")
+        raise Problem(403, "at: expected a secret key, got a publishable one")
     workspace = await _folded(request, after)
     moment = None if at is None else _moment(at)
     visitor_id = _visitor_id(request)  # the parameter is for the document
     found = await _visitor(workspace, visitor_id, _NEWEST if is_page else _ALL)
     if found is None:
-        raise Problem(404, f"visitor: found nobody with the id {visitor_id!r}, allowed is the id of a visitor")
+        raise Problem(404, f"visitor: no visitor has the id {visitor_id!r}")
     visitor = found.visitor
     links, contact = _history(found, moment)
     if is_page:
@@ -241,7 +241,7 @@ def _moment(text: str) -> str:
         moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text or "t" in text else text)
         ms = to_ms(moment) if moment.tzinfo is not None else -1
     except (ValueError, OverflowError) as error:
-        raise Problem(400, f"at: found {text!r}, allowed is an RFC 3339 time with an offset") from error
+        raise Problem(400, f"at: expected an RFC 3339 time with an offset, got {text!r}") from error
     if not 0 <= ms <= LAST_MS:
-        raise Problem(400, f"at: found {text!r}, allowed is an RFC 3339 time with an offset, 1970 or later")
+        raise Problem(400, f"at: expected an RFC 3339 time with an offset, 1970 or later, got {text!r}")
     return to_text(ms)

@@ -47,10 +47,10 @@ def _refusal(headers: Headers, cors: CORSConfig) -> str:
     if not origin:
         return ""
     if not cors.is_origin_allowed(origin):
-        return f"Origin: found {origin!r}, allowed are those of KINFOLD_GATEWAY_ORIGINS"
+        return f"Origin: expected one of KINFOLD_GATEWAY_ORIGINS, got {origin!r}"
     for asking, allowing in _ASKED:
         allowed = cors.preflight_headers[allowing]
         for each in filter(None, map(str.strip, headers.get(asking, "").split(","))):
             if each.lower() not in allowed.lower().split(", "):
-                return f"{asking}: found {each!r}, allowed are {allowed}"
+                return f"{asking}: expected {allowed}, got {each!r}"
     return ""

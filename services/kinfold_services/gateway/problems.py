@@ -1,6 +1,5 @@
 """Errors as every route answers them: `{"error": code, "detail": one sentence, "requestId": id}`."""
 
-import re
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -45,28 +44,24 @@ _CODES: Final = {
 NO_SUCH_PATH: Final = "no-such-path"
 """Not the code of a contact that is not there: who asks at a wrong address must not believe that there is nobody."""
 
-_DETAILS: Final = (
-    re.compile(r"(?P<field>.*?): found (?P<found>.*)[,;] allowed (?:is|are) (?P<allowed>.*)\Z", re.DOTALL),
-    re.compile(r"(?P<field>.*?): expected (?P<allowed>.*), got (?P<found>.*)\Z", re.DOTALL),
-)
-
 
 class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An event of a request that is refused; `index` counts the request's events from 0."""
+    """A rejected event of a request; `index` counts the request's events from 0.
+
+    `detail` is `field`, `expected` and `got` as one sentence.
+    """
 
     index: int
     reason: str
     detail: str
-    field: str = ""
-    found: str = ""
-    allowed: str = ""
+    field: str
+    expected: str
+    got: str
 
     @classmethod
     def of(cls, index: int, rejection: Rejection) -> "RejectedEvent":
-        """The rejection, its sentence taken apart as well."""
-        parts = next(filter(None, (form.match(rejection.detail) for form in _DETAILS)), None)
-        fields = parts.groupdict() if parts else {}
-        return cls(index, rejection.reason, rejection.detail, **fields)
+        """The rejection of the event at `index`."""
+        return cls(index, rejection.reason, rejection.detail, rejection.field, rejection.expected, rejection.got)
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -108,7 +103,7 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
 def on_redis_error(connection: Connection, error: Exception) -> Response[Any]:
     """Redis is gone, loading, full, or does not answer in time: whatever it is, it is not the caller's fault."""
     structlog.get_logger().warning("redis does not answer", error=str(error), kind=type(error).__name__)
-    detail = f"redis: found {type(error).__name__}, allowed is a server that answers; ask again"
+    detail = f"Redis did not answer ({type(error).__name__}); try again"
     return _answer(connection, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
@@ -168,14 +163,15 @@ def _sentence(connection: Connection, error: HTTPException) -> str:
     """What the framework found before a route of ours was reached, in our words; and ours as they are."""
     match error:
         case NotFoundException():
-            return f"path: found {connection.url.path!r}, allowed are those that /docs names"
+            return f"path: expected a path that /docs lists, got {connection.url.path!r}"
         case MethodNotAllowedException():
-            return f"method: found {connection.scope.get('method')}, allowed are {(error.headers or {}).get('allow', 'others')}"
+            expected = (error.headers or {}).get("allow", "another")
+            return f"method: expected {expected}, got {connection.scope.get('method')}"
         case RequestEntityTooLarge():
-            allowed = cast("HTTPRouteHandler", connection.route_handler).resolve_request_max_body_size()
-            return f"body: found more than {allowed} bytes, allowed are {allowed}"
+            limit = cast("HTTPRouteHandler", connection.route_handler).resolve_request_max_body_size()
+            return f"body: expected at most {limit} bytes, got more"
         case ValidationException(extra=[{"key": name, "message": message}, *_]):
-            found = str(connection.query_params.get(name) or connection.headers.get(name))
-            return f"{name}: found {found[:60]!r}, allowed is what /docs says of it ({message})"
+            got = str(connection.query_params.get(name) or connection.headers.get(name))
+            return f"{name}: expected what /docs describes, got {got[:60]!r} ({message})"
         case _:
             return error.detail

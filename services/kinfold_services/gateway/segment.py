@@ -17,7 +17,7 @@ import structlog
 from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
-from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.rejections import Rejection, json_type
 from kinfold_services.gateway.bodies import MAX_EVENTS, read_body
 from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
 from kinfold_services.gateway.ingest import BREATH, LISTED, Author, Judged, append_judged, author_of, judge_one
@@ -79,9 +79,9 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     body = await _read(request)
     calls = body.get("batch")
     if not isinstance(calls, list):
-        raise Problem(400, "batch: found none, allowed is an array of calls")
+        raise Problem(400, "batch: expected an array of calls, got something else or nothing")
     if len(cast("list[object]", calls)) > MAX_EVENTS:
-        raise Problem(413, f"batch: found {len(cast('list[object]', calls))} calls, allowed are {MAX_EVENTS}")
+        raise Problem(413, f"batch: expected at most {MAX_EVENTS} calls, got {len(cast('list[object]', calls))}")
     return await _append(request, cast("list[object]", calls), body)
 
 
@@ -112,7 +112,7 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
         found: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
         await identify(request, found if isinstance(found, str) else "")
     if not isinstance(body, dict):
-        raise Problem(400, "body: found no JSON object, allowed is one call, or a batch of calls")
+        raise Problem(400, "body: expected a JSON object with one call or a batch of calls, got something else")
     return cast("Call", body)
 
 
@@ -180,7 +180,7 @@ def _summary(ignored: list[Ignored], rejected: list[RejectedEvent]) -> str | Non
 def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged) -> list[Ignored]:
     """Judges one call into `judged`; what of it is left out: also the identity that a track brings, unsigned or blocked."""
     if not isinstance(call, dict):
-        rejection = Rejection("invalid", f"batch[{index}]: found {type(call).__name__}, allowed is an object")
+        rejection = Rejection("invalid", f"batch[{index}]", "an object", json_type(call))
         judged.rejected.append(RejectedEvent.of(index, rejection))
         return []
     fields = cast("Call", call)

@@ -69,7 +69,7 @@ def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Tr
     """The events of one call; `batch` holds the `context` (an object) and the `sentAt` that its calls share."""
     kind = call.get("type")
     if kind not in TYPES:
-        return Rejection("unknown-type", f"type: found {got(kind)}, allowed is one of {', '.join(TYPES)}")
+        return Rejection("unknown-type", "type", f"one of {', '.join(TYPES)}", got(kind))
     notes = Notes(index)
     if kind in _USELESS:
         notes.leave_out("type", kind, _USELESS[kind])
@@ -126,7 +126,7 @@ def _identify(
     patch: dict[str, Any] = {"unset": profile.unset} if profile.unset else {}
     if external_id is None and profile.email is None:
         if visitor_id is None:
-            return profile.bad_email or _nobody(notes, "userId, anonymousId, traits.email: found none of them")
+            return profile.bad_email or _nobody(notes, "userId, anonymousId, traits.email")
         return [{"type": "MetadataSet", "visitorId": visitor_id, "metadata": profile.metadata, **patch}]
     if profile.metadata:
         patch = {"metadata": profile.metadata, **patch}
@@ -137,7 +137,7 @@ def _identify(
 def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes: Notes) -> list[dict[str, Any]] | Rejection:
     visitor_id, external_id = names
     if visitor_id is None and external_id is None:
-        return _nobody(notes, "userId, anonymousId: found neither")
+        return _nobody(notes, "userId, anonymousId")
     events: list[dict[str, Any]] = []
     if external_id is not None:
         ids = {"externalId": external_id, "visitorId": visitor_id}
@@ -147,9 +147,8 @@ def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes
     return events
 
 
-def _nobody(notes: Notes, detail: str) -> Rejection:
-    bad = [each.detail for each in notes.ignored if each.reason == "identifier" and each.field != "messageId"]
-    return Rejection("invalid", bad[0]) if bad else Rejection("no-identifier", f"{detail}, allowed is at least one")
+def _nobody(notes: Notes, fields: str) -> Rejection:
+    return notes.bad_identifier or Rejection("no-identifier", fields, "at least one of them", "none")
 
 
 def _page(call: Call, context: Call, notes: Notes) -> dict[str, Primitive]:
@@ -238,7 +237,10 @@ def _identifier(call: Call, field: str, notes: Notes) -> str | None:
             return str(int(value)) if value.is_integer() and abs(value) <= MAX_INTEGER else repr(value)
         case _:
             pass
-    notes.leave_out(field, "identifier", f"expected a text or a number, got {got(value)}")
+    rejection = Rejection("invalid", field, "a string or a number", got(value))
+    notes.leave_out_rejected("identifier", rejection)
+    if notes.bad_identifier is None and field != "messageId":
+        notes.bad_identifier = rejection
     return None
 
 

@@ -48,11 +48,17 @@ class Notes:
     def __init__(self, index: int) -> None:
         self._index: Final = index
         self.ignored: Final[list[Ignored]] = []
+        self.bad_identifier: Rejection | None = None
+        """The first identifier of a person or a device that could not be used."""
 
     def leave_out(self, field: str, reason: str, detail: str) -> None:
         """Notes a part of the call."""
         name = field[:_FIELD_CHARS].encode(errors="replace").decode()
         self.ignored.append(Ignored(self._index, name, reason, f"{name}: {detail}"))
+
+    def leave_out_rejected(self, reason: str, rejection: Rejection) -> None:
+        """Notes a part of the call that is not what was expected."""
+        self.leave_out(rejection.field, reason, f"expected {rejection.expected}, got {rejection.got}")
 
     def object_of(self, holder: Object, field: str, reason: str) -> Object:
         """The object in a field; an empty one where there is none."""
@@ -98,11 +104,11 @@ def _email(value: object, rules: IdentifierRules, notes: Notes) -> str | Rejecti
         judged = rules.email(value)
         if isinstance(judged, str):
             return value
-        notes.leave_out("traits.email", "trait", judged.detail.removeprefix("email: "))
+        notes.leave_out_rejected("trait", msgspec.structs.replace(judged, field="traits.email"))
         return judged
-    detail = f"expected an e-mail address, got {got(value)}"
-    notes.leave_out("traits.email", "trait", detail)
-    return None if value is None else Rejection("invalid", f"traits.email: {detail}")
+    rejection = Rejection("invalid", "traits.email", "an email address", got(value))
+    notes.leave_out_rejected("trait", rejection)
+    return None if value is None else rejection
 
 
 def _text(trait: str, value: object, notes: Notes) -> str | None:

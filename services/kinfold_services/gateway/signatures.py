@@ -26,7 +26,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Awaitable
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -67,16 +67,24 @@ def sign(secret: str, external_id: str | None, email: str | None) -> Signatures:
     return Signatures(_hmac(secret, external_id), None if email is None else _hmac(secret, external_id + _PAIR + email))
 
 
-def why_not_signed(secret: str, event: VisitorIdentified, given: Signatures) -> str | None:
-    """What is wrong with the event's signatures, in a sentence; None where every identifier is signed for."""
+class BadSignature(NamedTuple):
+    """The field of a wrong signature, what it has to be, and what it is."""
+
+    field: str
+    expected: str
+    got: str
+
+
+def why_not_signed(secret: str, event: VisitorIdentified, given: Signatures) -> BadSignature | None:
+    """Check the event's signatures. Returns None if every identifier is signed."""
     needed = sign(secret, event.external_id, event.email)
     if not _same(needed.signature, given.signature):
         signed = "the external id" if event.external_id is not None else "the key of the e-mail address (its lower case)"
         hmac_of = f"the HMAC-SHA256, in hex, of {signed} under the identity secret"
-        return f"signature: found {_seen(given.signature)}, allowed is {hmac_of}"
+        return BadSignature("signature", hmac_of, _seen(given.signature))
     if needed.email_signature is not None and not _same(needed.email_signature, given.email_signature):
         signed = "the external id, a NUL and the key of the e-mail address (its lower case)"
-        return f"emailSignature: found {_seen(given.email_signature)}, allowed is the HMAC-SHA256, in hex, of {signed}"
+        return BadSignature("emailSignature", f"the HMAC-SHA256, in hex, of {signed}", _seen(given.email_signature))
     return None
 
 

@@ -72,9 +72,7 @@ class GatewayWorkspace:
         if target == (0, 0) or position_key(self._folded) >= target:  # no entry comes before 0-0, nor is it one
             return
         if target > position_key(last := await self._last_entry()):
-            raise Problem(
-                400, f"after: found {position!r}, allowed is a position of this log, whose last is {last or 'not there'}"
-            )
+            raise Problem(400, f"after: expected a position of this log, which ends at {last or 'no entry'}, got {position!r}")
         self._waiting += 1
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -149,7 +147,7 @@ class Gateway:
         When this returns they are in the log. When it raises they may be, which is why a repeated event needs its own id.
         """
         if self._appending >= _APPENDING:
-            raise unavailable(f"log: found {_APPENDING} requests that wait for Redis, allowed is another one in a moment")
+            raise unavailable(f"{_APPENDING} requests already wait for Redis; try again")
         self._appending += 1
         try:
             async with asyncio.timeout(ANSWER_S):

@@ -225,7 +225,7 @@ class WorkspaceProjector:
     async def _check_generation(self) -> None:
         found, expected = (await self._store.position()).generation, self.position.generation
         if found != expected:
-            raise Replaced(f"workspace {self.workspace}: found generation {found!r}, expected {expected!r}")
+            raise Replaced(f"workspace {self.workspace}: expected generation {expected!r}, got {found!r}")
 
     async def _fold(self, batch: Sequence[RawEntry]) -> None:
         started = time.perf_counter()

@@ -35,7 +35,7 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
     """Raises NoLog where there is nothing, and never was."""
     log = key(workspace, "events")
     if not await client.exists(log):
-        raise NoLog(f"workspace {workspace}: found no log at {log}, allowed is a workspace that events were published to")
+        raise NoLog(f"workspace {workspace}: there is no log at {log}; publish events to the workspace first")
     info = cast("dict[str, object]", await client.xinfo_stream(log))
     length, added = cast("int", info["length"]), cast("int", info["entries-added"])
     first = await client.xrange(log, count=1)

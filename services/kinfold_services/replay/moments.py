@@ -32,7 +32,7 @@ def parse_moment(text: str) -> str:
         moment = None
     if moment is None or moment.tzinfo is None or not 0 <= to_ms(moment) <= LAST_MS:
         raise ValueError(
-            f"at: found {text!r}, allowed is a time with an offset, as 2026-11-22T08:00:00Z, or a position, as 1732262400000-0"
+            f"at: expected a time with an offset (2026-11-22T08:00:00Z) or a position (1732262400000-0), got {text!r}"
         )
     return f"{to_ms(moment)}-{_LAST_SEQ}"
 
@@ -41,11 +41,11 @@ def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
     """Raises NoMoment for what is before the log's first entry, or has not come yet."""
     if not extent.first or position_key(position) < position_key(extent.first):
         begins = f"begins at {_shown(extent.first)}" if extent.first else "is empty"
-        raise NoMoment(f"at: found {_shown(position)}, before the log, which {begins}")
+        raise NoMoment(f"at: {_shown(position)} is before the log, which {begins}")
     ms, seq = position_key(position)
     last = position_key(extent.last)
     if (ms, seq) > last and not (seq == _LAST_SEQ and ms <= now_ms):
-        raise NoMoment(f"at: found {_shown(position)}, after the log, which ends at {_shown(extent.last)}")
+        raise NoMoment(f"at: {_shown(position)} is after the log, which ends at {_shown(extent.last)}")
 
 
 def _shown(position: str) -> str:

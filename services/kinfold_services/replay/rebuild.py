@@ -81,7 +81,7 @@ class Rebuild:
         """Raises Replaced where another rebuild has taken the staging area over: what was read there may have been its."""
         found = (await self.store.position()).generation
         if found != self.generation:
-            raise Replaced(f"workspace {self._workspace}: found generation {found!r}, expected {self.generation}")
+            raise Replaced(f"workspace {self._workspace}: expected generation {self.generation}, got {found!r}")
 
     async def clean(self) -> None:
         """Empties the staging area, unless another rebuild is at work there."""
