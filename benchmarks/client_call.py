@@ -29,8 +29,8 @@ import redis
 from segment.analytics.client import Client as Segment
 
 import kinfold
-from kinfold.drafts import Draft
-from kinfold_services.embedded import EmbeddedServer
+from kinfold.calls.drafts import Draft
+from kinfold_services.server.embedded import EmbeddedServer
 
 BURST: Final = 1000
 BURSTS: Final = 31
@@ -86,7 +86,7 @@ def main() -> None:
         )
         client = redis.Redis.from_url(server.url)
         plain: queue.Queue[object] = queue.Queue()
-        put = visitors._delivery.put  # noqa: SLF001  a call without validation
+        put = visitors._delivery.buffer.put  # noqa: SLF001  the part of a call that is not validation
         draft: Draft = ("VisitorSeen", time.time(), 300, "v-1", {"url": "/"})
         event = b'{"type":"VisitorIdentified","visitorId":"v-1","externalId":"u-1","metadata":{"plan":"pro"}}'
         numbers = itertools.count()

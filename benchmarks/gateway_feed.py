@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from harness.results import environment, show, significant, write
 
-from kinfold_services.embedded import find_server_binary
+from kinfold_services.server.binary import find_server_binary
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -29,9 +29,9 @@ from kinfold_schemas.events import VisitorIdentified
 from kinfold_schemas.identifiers import CONTRACT_RULES
 from kinfold_schemas.keys import key
 from kinfold_schemas.names import Names, named_by
+from kinfold_services.access.keys import create_key
 from kinfold_services.connections import check_server
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.keys import create_key
+from kinfold_services.server.embedded import EmbeddedServer
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -24,10 +24,10 @@ import uvloop
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.access.keys import create_key
 from kinfold_services.connections import connect
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.keys import create_key
 from kinfold_services.gateway.server import GatewayServer
+from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.settings import Settings
 
 READERS: Final = 300

@@ -6,7 +6,7 @@ One projector folds a population that grows from 10,000 to 2,000,000 visitors (w
 10 GB of memory and of disk for the server), and at each size the mix of `live.py`. The cost of an event at 2,000,000 visitors
 is compared with that at 50,000 in the same rounds, on a second server and projector that stay at that size.
 
-At the end the projector restarts with a low `KINFOLD_CACHED_RECORDS`, to measure its peak memory. The results of `--full` go to
+At the end the projector restarts with a low `KINFOLD_CACHE_BYTES`, to measure its peak memory. The results of `--full` go to
 a separate file, so that the next `make bench` does not overwrite them.
 """
 
@@ -28,11 +28,11 @@ from kinfold_services.collector import collect_seldom
 
 SIZES: Final = (10_000, MIDDLE, 200_000, 1_000_000, LARGE)
 FULL_SIZE: Final = 5_000_000
-CACHED_RECORDS: Final = 50_000
+CACHE_BYTES: Final = 16 * 2**20
 """The setting that bounds the projector's memory."""
 
 OF_VISITORS: Final[tuple[PublicName | PrivateName, ...]] = ("visitors", "members")
-OF_CONTACTS: Final[tuple[PublicName | PrivateName, ...]] = ("contacts", "external-ids", "emails", "recent", "created")
+OF_CONTACTS: Final[tuple[PublicName | PrivateName, ...]] = ("contacts", "external-ids", "emails", "contact-stamps", "created")
 SAMPLES: Final = 1000
 """How many fields the server samples to estimate the memory of a key."""
 
@@ -53,9 +53,9 @@ class Size(msgspec.Struct):
 
 
 class Bounded(msgspec.Struct):
-    """Results with a low `cached_records`."""
+    """Results with a low `cache_bytes`."""
 
-    cached_records: int
+    cache_bytes: int
     visitors: int
     projector_peak_bytes: int
     figures: list[Figure]
@@ -113,7 +113,7 @@ class Growth:
         self.result: dict[str, Any] = {}
 
     def run(self, sizes: tuple[int, ...]) -> None:
-        """Measure all sizes, then the low `cached_records`."""
+        """Measure all sizes, then the low `cache_bytes`."""
         found: list[Size] = []
         with bench_server() as server:
             population = Population(server)
@@ -154,11 +154,11 @@ class Growth:
         return found
 
     def _bounded(self, population: Population) -> Bounded:
-        with Projector(population.server, {"cached_records": CACHED_RECORDS}) as projector:
+        with Projector(population.server, {"cache_bytes": CACHE_BYTES}) as projector:
             population.round(projector, self._events)  # opens the workspace and fills the cache
             rounds = [population.round(projector, self._events) for _ in range(self._rounds)]
             peak = resident_bytes(projector.process_id, "VmHWM")
-        return Bounded(CACHED_RECORDS, population.visitors, peak, figures(rounds))
+        return Bounded(CACHE_BYTES, population.visitors, peak, figures(rounds))
 
 
 def _show_sizes(sizes: list[Size]) -> None:
@@ -202,9 +202,8 @@ def main() -> None:
     _show_sizes(growth.result["sizes"])
     bounded: Bounded = growth.result["bounded"]
     rate, peak = bounded.figures[0].events_per_s, bounded.projector_peak_bytes / 2**20
-    print(
-        f"{bounded.visitors:,} visitors, {bounded.cached_records:,} records cached: {rate:,} events/s, {peak:.0f} MiB at most"
-    )
+    cache = bounded.cache_bytes / 2**20
+    print(f"{bounded.visitors:,} visitors, {cache:.0f} MiB of cache: {rate:,} events/s, {peak:.0f} MiB at most")
     if "large_to_middle" in growth.result:
         print(f"an event at {LARGE:,} visitors costs {growth.result['large_to_middle']['cost']} × one at {MIDDLE:,}")
     write("growth-full" if options.full else "growth", growth.result, options.json)

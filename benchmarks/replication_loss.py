@@ -21,7 +21,7 @@ from harness.results import environment, show, write
 
 import kinfold
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import ServerBinary
+from kinfold_services.server.binary import ServerBinary
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

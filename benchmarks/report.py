@@ -88,7 +88,7 @@ FLOORS: Final = (
     Floor("an event's cost, 2,000,000 visitors against 50,000", _large, most=1.5, unit=" ×"),
     Floor("latency at 5,000 events/s, p50", lambda r: _latency(r, "p50_ms"), most=3, unit=" ms"),
     Floor("latency at 5,000 events/s, p99", lambda r: _latency(r, "p99_ms"), most=15, unit=" ms"),
-    Floor("projector's memory at 5,000,000 visitors, by `KINFOLD_CACHED_RECORDS`", _memory, most=400, unit=" MiB"),
+    Floor("projector's memory at 5,000,000 visitors, with a small cache", _memory, most=400, unit=" MiB"),
     Floor("1,000 workspaces against one, same load", lambda r: _workspaces(r, "1,000"), 0.6),
 )
 

@@ -1,7 +1,7 @@
 """A Django application of one file whose visitors become contacts. Needs kinfold and django.
 
 kinfold up --detach
-KINFOLD_REDIS_URL=… python examples/django_app.py       # `kinfold up` says which URL; then open http://localhost:8080
+KINFOLD_REDIS_URL=… python examples/django_app.py       # `kinfold up` prints the URL; then open http://localhost:8080
 """
 
 import os
@@ -18,14 +18,14 @@ visitors = kinfold.Producer(
 
 settings.configure(
     ROOT_URLCONF=__name__,
-    SECRET_KEY="an example",  # noqa: S106  nothing here is signed
+    SECRET_KEY="an example",  # noqa: S106  nothing is signed with it
     ALLOWED_HOSTS=["localhost", "127.0.0.1"],
     MIDDLEWARE=["kinfold.django.VisitorMiddleware"],
     KINFOLD={"producer": visitors},
     LOGGING_CONFIG=None,
 )
 
-from django.core.wsgi import get_wsgi_application  # noqa: E402  only once the settings are there
+from django.core.wsgi import get_wsgi_application  # noqa: E402  needs the settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 
@@ -33,25 +33,25 @@ from kinfold.django import identify, reset, visitor_id  # noqa: E402
 
 
 def home(_: HttpRequest) -> HttpResponseBase:
-    """A page: its view is published."""
+    """A page, whose view is published."""
     return HttpResponse("<h1>Hello</h1><a href='/log-in/u-1'>log in as u-1</a> <a href='/log-out'>log out</a>")
 
 
 def log_in(request: HttpRequest, user: str) -> HttpResponseBase:
-    """The visitor turns out to be somebody."""
+    """Identify the visitor after a log-in."""
     identify(request, external_id=user, email=f"{user}@example.org", metadata={"plan": "pro"})
     return HttpResponseRedirect("/")
 
 
 def log_out(_: HttpRequest) -> HttpResponseBase:
-    """The next user of this browser is another visitor."""
+    """Forget the visitor: the next user of this browser is another one."""
     response = HttpResponseRedirect("/")
     reset(response)
     return response
 
 
 async def me(request: HttpRequest) -> HttpResponseBase:
-    """Data, not a page: no view."""
+    """Data, not a page: no page view."""
     return JsonResponse({"visitor": visitor_id(request)})
 
 

@@ -1,7 +1,7 @@
 """A FastAPI application whose visitors become contacts. Needs kinfold, fastapi and uvicorn.
 
 kinfold up --detach
-KINFOLD_REDIS_URL=… python examples/fastapi_app.py      # `kinfold up` says which URL; then open http://localhost:8080
+KINFOLD_REDIS_URL=… python examples/fastapi_app.py      # `kinfold up` prints the URL; then open http://localhost:8080
 """
 
 import os
@@ -22,7 +22,7 @@ visitors = kinfold.Producer(
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Sends what waits when the server stops."""
+    """Send the rest when the server stops."""
     yield
     visitors.close(timeout_s=5)
 
@@ -33,20 +33,20 @@ app.add_middleware(VisitorMiddleware, producer=visitors)
 
 @app.get("/")
 async def home() -> HTMLResponse:
-    """A page: its view is published."""
+    """A page, whose view is published."""
     return HTMLResponse("<h1>Hello</h1><a href='/log-in/u-1'>log in as u-1</a> <a href='/log-out'>log out</a>")
 
 
 @app.get("/log-in/{user}")
 async def log_in(request: Request, user: str) -> Response:
-    """The visitor turns out to be somebody."""
+    """Identify the visitor after a log-in."""
     identify(request, external_id=user, email=f"{user}@example.org", metadata={"plan": "pro"})
     return RedirectResponse("/", status_code=303)
 
 
 @app.get("/log-out")
 def log_out() -> Response:
-    """The next user of this browser is another visitor."""
+    """Forget the visitor: the next user of this browser is another one."""
     response = RedirectResponse("/", status_code=303)
     reset(response)
     return response
@@ -54,7 +54,7 @@ def log_out() -> Response:
 
 @app.get("/me")
 async def me(request: Request) -> JSONResponse:
-    """Data, not a page: no view."""
+    """Data, not a page: no page view."""
     return JSONResponse({"visitor": visitor_id(request)})
 
 

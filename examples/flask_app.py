@@ -1,7 +1,7 @@
 """A Flask application whose visitors become contacts. Needs kinfold and flask.
 
 kinfold up --detach
-KINFOLD_REDIS_URL=… python examples/flask_app.py        # `kinfold up` says which URL; then open http://localhost:8080
+KINFOLD_REDIS_URL=… python examples/flask_app.py        # `kinfold up` prints the URL; then open http://localhost:8080
 """
 
 import os
@@ -23,20 +23,20 @@ app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)  # type: ignor
 
 @app.get("/")
 def home() -> str:
-    """A page: its view is published."""
+    """A page, whose view is published."""
     return "<h1>Hello</h1><a href='/log-in/u-1'>log in as u-1</a> <a href='/log-out'>log out</a>"
 
 
 @app.get("/log-in/<user>")
 def log_in(user: str) -> Response:
-    """The visitor turns out to be somebody."""
+    """Identify the visitor after a log-in."""
     identify(request, external_id=user, email=f"{user}@example.org", metadata={"plan": "pro"})
     return redirect("/", 303)
 
 
 @app.get("/log-out")
 def log_out() -> Response:
-    """The next user of this browser is another visitor."""
+    """Forget the visitor: the next user of this browser is another one."""
     response = redirect("/", 303)
     reset(response)
     return response
@@ -44,7 +44,7 @@ def log_out() -> Response:
 
 @app.get("/me")
 def me() -> Response:
-    """Data, not a page: no view."""
+    """Data, not a page: no page view."""
     return jsonify({"visitor": visitor_id(request)})
 
 

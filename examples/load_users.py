@@ -1,9 +1,9 @@
-"""Loads users from a CSV file with the columns id, email, name and plan; run twice, every user is there once.
+"""Load users from a CSV file with the columns id, email, name and plan. Loading it twice creates each user once.
 
     python load_users.py users.csv redis://localhost:6379/0
 
-A call waits while the buffer is full and Redis takes events, so a file of any size goes through, and nothing is lost silently:
-the exit status is 1 if anything was. The workspace is `default`.
+A call waits while the buffer is full and Redis accepts events, so the file may be of any size. Nothing is lost silently: the
+exit status is 1 if an event was lost. The workspace is `default`.
 """
 
 import csv

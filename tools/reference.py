@@ -68,7 +68,7 @@ def _commands(command: Any, name: str) -> Iterator[str]:
 def http() -> str:
     """Every route of the OpenAPI document: what it takes, and what it answers."""
     # The document needs the routes alone. The application as it runs would want a connection to Redis.
-    document = Litestar(route_handlers=ROUTES, openapi_config=openapi_config("")).openapi_schema.to_schema()
+    document = Litestar(route_handlers=ROUTES, openapi_config=openapi_config("", ROUTES)).openapi_schema.to_schema()
     lines: list[str] = []
     for path, item in sorted(document["paths"].items()):
         for method in _METHODS:

@@ -57,7 +57,7 @@ class Projector:
 
         Args:
             server: the server with the log.
-            settings: such as `{"cached_records": 50_000}`, which override the environment; `serve` selects workspaces.
+            settings: such as `{"cache_bytes": 16_000_000}`, which override the environment; `serve` selects workspaces.
             run: for measuring more than its speed.
 
         """

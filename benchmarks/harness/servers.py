@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import redis
 
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 
 _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""The client of kinfold: producers of events, the change feed, lookups. Its parts are loaded when they are first named."""
+"""The client of kinfold: producers, lookups and the change feed. Each part is loaded on first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
@@ -6,38 +6,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kinfold.calls import Page
     from kinfold.contacts import AsyncContacts, Contacts
-    from kinfold.counters import Counters
     from kinfold.errors import BufferFull, FeedTruncated, KinfoldError, NotFolded, NotSent, Refused, Unreachable
-    from kinfold.feed import Feed, Follow
-    from kinfold.live import LiveContacts
-    from kinfold.options import Failure, ProducerOptions
-    from kinfold.positions import FilePosition
-    from kinfold.producer import AsyncProducer, Producer
+    from kinfold.feed import Feed, FilePosition, Follow, LiveContacts
+    from kinfold.producer import AsyncProducer, Counters, Failure, Producer, ProducerOptions
     from kinfold_schemas.contacts import Contact
     from kinfold_schemas.rejections import EventError
 
-_HOME: Final = {
-    "AsyncContacts": "kinfold.contacts",
-    "AsyncProducer": "kinfold.producer",
-    "BufferFull": "kinfold.errors",
-    "Contact": "kinfold_schemas.contacts",
-    "Contacts": "kinfold.contacts",
-    "Counters": "kinfold.counters",
-    "EventError": "kinfold_schemas.rejections",
-    "Failure": "kinfold.options",
-    "Feed": "kinfold.feed",
-    "FeedTruncated": "kinfold.errors",
-    "FilePosition": "kinfold.positions",
-    "Follow": "kinfold.feed",
-    "KinfoldError": "kinfold.errors",
-    "LiveContacts": "kinfold.live",
-    "NotFolded": "kinfold.errors",
-    "NotSent": "kinfold.errors",
-    "Page": "kinfold.calls",
-    "Producer": "kinfold.producer",
-    "ProducerOptions": "kinfold.options",
-    "Refused": "kinfold.errors",
-    "Unreachable": "kinfold.errors",
+_HOMES: Final = {
+    "kinfold.calls": ("Page",),
+    "kinfold.contacts": ("AsyncContacts", "Contacts"),
+    "kinfold.errors": ("BufferFull", "FeedTruncated", "KinfoldError", "NotFolded", "NotSent", "Refused", "Unreachable"),
+    "kinfold.feed": ("Feed", "FilePosition", "Follow", "LiveContacts"),
+    "kinfold.producer": ("AsyncProducer", "Counters", "Failure", "Producer", "ProducerOptions"),
+    "kinfold_schemas.contacts": ("Contact",),
+    "kinfold_schemas.rejections": ("EventError",),
 }
 
 __all__ = [
@@ -66,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
+    home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(home), name)

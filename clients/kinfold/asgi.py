@@ -1,4 +1,4 @@
-"""Visitors for ASGI applications: Starlette, FastAPI, Litestar and others.
+"""Visitors of ASGI applications: Starlette, FastAPI, Litestar and others.
 
     from kinfold.asgi import VisitorMiddleware, identify, reset
 
@@ -6,28 +6,31 @@
     Litestar(..., middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors)],  # Litestar
              on_shutdown=[lambda: visitors.close()])
 
-See `examples/fastapi_app.py`, and `kinfold.web` for what is published and what is not.
+See `examples/fastapi_app.py`, and `kinfold.web.tracking` for what is published.
 
-The cookie is Secure, so a test client has to speak https, or every request of it is another visitor's:
+The cookie is Secure, so a test client must use https. Otherwise each of its requests is another visitor's:
 `TestClient(app, base_url="https://testserver")`.
 
-uvicorn ends by the very signal that stopped it, so nothing runs there `atexit`: what was said last has to be sent when the
-application's lifespan ends. `VisitorMiddleware` sees to that where the framework lets it see the lifespan (Starlette,
-FastAPI), Litestar has `on_shutdown`, and for what has no lifespan at all (Django) there is `Lifespan`.
+uvicorn ends by the signal that stopped it, so `atexit` does not run: the last events must be sent when the application's
+lifespan ends. `VisitorMiddleware` does so if the framework passes the lifespan through it (Starlette, FastAPI). Litestar has
+`on_shutdown`. For an application without a lifespan (Django) use `Lifespan`.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Unpack, cast
 from urllib.parse import quote
 
 from kinfold import web
 from kinfold.errors import NotSent
 from kinfold.producer import Producer
+from kinfold.web import identify, reset, visitor_id
+
+__all__ = ["App", "Lifespan", "Receive", "Scope", "Send", "VisitorMiddleware", "identify", "reset", "visitor_id"]
 
 log = logging.getLogger("kinfold")
 
-# Each framework has its own types for these, and none of them fits another's.
+# Each framework has its own incompatible types for these.
 Scope = Any
 Receive = Any
 Send = Any
@@ -35,15 +38,14 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _Message = MutableMapping[str, Any]
 
-_VISIT: Final = "kinfold.visit"
 _PATH_CHARS: Final = "/!$&'()*+,;=:@"
-"""Which RFC 3986 allows in a path as they are (`pchar`, 3.3); a scope's path is no longer quoted."""
+"""The characters that RFC 3986 allows unquoted in a path (`pchar`, 3.3). The path of a scope is unquoted."""
 
 
 class VisitorMiddleware:
-    """Gives every visitor a cookie, and publishes VisitorSeen for page views. Settings: `kinfold.web.Settings`.
+    """Gives every visitor a cookie, and publishes VisitorSeen for page views. `kinfold.web.Settings` lists the settings.
 
-    The producer is a blocking one; the middleware never waits for it (`Producer.never_waiting`). Raises TypeError for an
+    The producer is a blocking one, and the middleware never waits for it (`Producer.never_waiting`). Raises TypeError for an
     unknown setting.
 
     >>> from kinfold.asgi import VisitorMiddleware
@@ -57,12 +59,12 @@ class VisitorMiddleware:
         self._tracking: Final = web.Tracking(producer, settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request, and sends what waits at the end of the lifespan; a WebSocket is the application's alone."""
+        """Handle a request. Flush at the end of the lifespan. Pass a WebSocket through."""
         if scope["type"] != "http":
-            await self._app(scope, receive, self._ending(send) if scope["type"] == "lifespan" else send)
+            await self._app(scope, receive, self._flushing(send) if scope["type"] == "lifespan" else send)
             return
         request = _Request(scope)
-        visit = scope[_VISIT] = self._tracking.begin(request)
+        visit = scope[web.VISIT] = self._tracking.begin(request)
 
         async def answer(message: _Message) -> None:
             if message["type"] == "http.response.start":
@@ -76,11 +78,11 @@ class VisitorMiddleware:
         with web.entered(visit):
             await self._app(scope, receive, answer)
 
-    def _ending(self, send: Send) -> Send:
+    def _flushing(self, send: Send) -> Send:
         async def answer(message: _Message) -> None:
             producer = self._tracking.producer
             if message["type"].startswith("lifespan.shutdown.") and isinstance(producer, Producer):
-                try:  # and waits for it: nobody is served any more. Not closed, for a test client starts it again.
+                try:  # blocking is fine, no request is left; a test client may start the lifespan again, so do not close
                     producer.flush(producer.exit_timeout_s)
                 except NotSent as error:
                     log.warning("the application ends: %s", error)
@@ -90,7 +92,7 @@ class VisitorMiddleware:
 
 
 class Lifespan:
-    """Sends what waits when the server stops, for an application that has no lifespan (Django); it is not asked for one.
+    """Closes the producer when the server stops, for an application without a lifespan (Django).
 
     >>> from kinfold.asgi import Lifespan
     >>> async def app(scope, receive, send): ...
@@ -103,7 +105,7 @@ class Lifespan:
         self._producer: Final = producer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers to the lifespan; anything else is the application's alone."""
+        """Answer the lifespan; pass everything else through."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
@@ -111,48 +113,6 @@ class Lifespan:
             await send({"type": "lifespan.startup.complete"})
         self._producer.close(self._producer.exit_timeout_s)
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def identify(request: Any, **person: Unpack[web.Person]) -> bool:
-    """Says who the visitor of this request is: a Request of the framework's, or the scope. False where the visitor opted out.
-
-    Raises EventError; LookupError outside of the middleware.
-
-    >>> from kinfold.asgi import identify
-    >>> try:
-    ...     identify({"type": "http"}, external_id="u-1")
-    ... except LookupError as error:
-    ...     print(error)
-    identify: found no visit, allowed is a request that kinfold's VisitorMiddleware handles
-    """
-    return web.identify(_visit(request), person)
-
-
-def visitor_id(request: Any) -> str | None:
-    """The visitor of this request; None where the visitor opted out. Raises LookupError outside of the middleware.
-
-    >>> from kinfold.asgi import visitor_id
-    >>> def view(request):
-    ...     return visitor_id(request)
-    """
-    return web.visitor_id(_visit(request))
-
-
-def reset(response: Any) -> None:
-    """After a log-out: the next user of this browser is another visitor. Needs the response that is going to be sent.
-
-    Raises LookupError outside of the middleware.
-
-    >>> from kinfold.asgi import reset
-    >>> def log_out(response):
-    ...     reset(response)
-    """
-    web.reset(response)
-
-
-def _visit(request: Any) -> web.Visit | None:
-    scope = cast("Mapping[str, Any]", request if isinstance(request, Mapping) else getattr(request, "scope", {}))
-    return cast("web.Visit | None", scope.get(_VISIT))
 
 
 class _Request:

@@ -1,14 +1,13 @@
-"""Visitors for Django.
+"""Visitors of Django applications.
 
     # settings.py
     MIDDLEWARE = [..., "kinfold.django.VisitorMiddleware"]
     KINFOLD = {"producer": kinfold.Producer("redis://localhost:6379/0", workspace="acme"), "cookie": "visitor"}
 
-`producer` may also be a dotted path to one; the other keys are the settings of `kinfold.web.Settings`.
-See `examples/django_app.py`, and `kinfold.web` for what is published and what is not.
+`producer` may also be a dotted path to one. The other keys are those of `kinfold.web.Settings`.
+See `examples/django_app.py`, and `kinfold.web.tracking` for what is published.
 
-Under an ASGI server that ends by the signal that stopped it (uvicorn), nothing runs `atexit`; there what was said last is
-sent by
+Under an ASGI server that ends by the signal that stopped it (uvicorn), `atexit` does not run. This sends the last events:
 
     # asgi.py
     application = kinfold.asgi.Lifespan(get_asgi_application(), producer=visitors)
@@ -16,17 +15,18 @@ sent by
 
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
-from typing import Any, ClassVar, Final, Unpack, cast
+from typing import Any, ClassVar, Final, cast
 
 from kinfold import web
+from kinfold.web import identify, reset, visitor_id
 
-_VISIT: Final = "kinfold_visit"
+__all__ = ["VisitorMiddleware", "identify", "reset", "visitor_id"]
 
 
 class VisitorMiddleware:
     """Gives every visitor a cookie, and publishes VisitorSeen for page views; for blocking and asynchronous views.
 
-    Raises Django's ImproperlyConfigured where `settings.KINFOLD` has no producer, and TypeError for a setting that is none.
+    Raises Django's ImproperlyConfigured if `settings.KINFOLD` has no producer, and TypeError for an unknown setting.
 
     >>> MIDDLEWARE = ["kinfold.django.VisitorMiddleware"]
     >>> KINFOLD = {"producer": kinfold.Producer("redis://localhost:6379/0"), "consent": lambda request: True}
@@ -40,12 +40,12 @@ class VisitorMiddleware:
         self._tracking: Final = _configured()
         self._is_async: Final = iscoroutinefunction(get_response)
         if self._is_async:
-            from asgiref.sync import markcoroutinefunction  # noqa: PLC0415  Django brings it
+            from asgiref.sync import markcoroutinefunction  # noqa: PLC0415  a dependency of Django
 
             markcoroutinefunction(self)
 
     def __call__(self, request: Any) -> Any:
-        """Handles a request; a coroutine where Django calls it asynchronously."""
+        """Handle a request; returns a coroutine if Django calls it asynchronously."""
         if self._is_async:
             return self._acall(request)
         described, visit = self._begin(request)
@@ -60,7 +60,7 @@ class VisitorMiddleware:
     def _begin(self, request: Any) -> tuple["_Request", web.Visit]:
         described = _Request(request)
         visit = self._tracking.begin(described)
-        setattr(request, _VISIT, visit)
+        setattr(request, web.VISIT, visit)
         return described, visit
 
     def _end(self, request: "_Request", visit: web.Visit, response: Any) -> Any:
@@ -70,52 +70,15 @@ class VisitorMiddleware:
         return response
 
 
-def identify(request: Any, **person: Unpack[web.Person]) -> bool:
-    """Says who the visitor of this request is. False where the visitor opted out.
-
-    Raises EventError; LookupError outside of the middleware.
-
-    >>> from kinfold.django import identify
-    >>> try:
-    ...     identify(None, external_id="u-1")
-    ... except LookupError as error:
-    ...     print(error)
-    identify: found no visit, allowed is a request that kinfold's VisitorMiddleware handles
-    """
-    return web.identify(getattr(request, _VISIT, None), person)
-
-
-def visitor_id(request: Any) -> str | None:
-    """The visitor of this request; None where the visitor opted out. Raises LookupError outside of the middleware.
-
-    >>> from kinfold.django import visitor_id
-    >>> def view(request):
-    ...     return visitor_id(request)
-    """
-    return web.visitor_id(getattr(request, _VISIT, None))
-
-
-def reset(response: Any) -> None:
-    """After a log-out: the next user of this browser is another visitor. Needs the response that is going to be sent.
-
-    Raises LookupError outside of the middleware.
-
-    >>> from kinfold.django import reset
-    >>> def log_out(response):
-    ...     reset(response)
-    """
-    web.reset(response)
-
-
 def _configured() -> web.Tracking:
-    from django.conf import settings  # noqa: PLC0415  configured by the time a middleware is made
+    from django.conf import settings  # noqa: PLC0415  configured when a middleware is made
     from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415
     from django.utils import module_loading  # noqa: PLC0415
 
     given = dict(getattr(settings, "KINFOLD", {}))
     producer = given.pop("producer", None)
     if producer is None:
-        raise ImproperlyConfigured("KINFOLD: found no 'producer', allowed is a kinfold.Producer or the dotted path to one")
+        raise ImproperlyConfigured("KINFOLD: expected a kinfold.Producer or the dotted path to one as 'producer', got none")
     load = cast("Any", module_loading).import_string
     return web.Tracking(load(producer) if isinstance(producer, str) else producer, cast("web.Settings", given))
 
@@ -129,7 +92,7 @@ class _Request:
         return str(self.raw.headers.get(name, ""))
 
     def url(self) -> str:
-        # Not build_absolute_uri(), which refuses a host that is not in ALLOWED_HOSTS: that is for the views to decide.
+        # Not build_absolute_uri(), which raises for a host that is not in ALLOWED_HOSTS: the views decide about that.
         return f"{self.raw.scheme}://{self.header('host')}{self.raw.get_full_path()}"
 
     def ip(self) -> str:

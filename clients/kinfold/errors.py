@@ -1,8 +1,8 @@
-"""What the client raises, all of it under `KinfoldError`; a bad event is an `EventError` (a ValueError) of the schemas."""
+"""The exceptions of the client. All derive from `KinfoldError`; an invalid event raises the schemas' `EventError`."""
 
 
 class KinfoldError(Exception):
-    """Every error of the client that is not about the caller's own arguments.
+    """The base of all errors that are not about the caller's arguments.
 
     >>> try:
     ...     kinfold.Contacts("redis://localhost:1/0").get("ct_1")
@@ -13,9 +13,9 @@ class KinfoldError(Exception):
 
 
 class Unreachable(KinfoldError, ConnectionError):
-    """Redis or the gateway could not be reached, did not answer in time, or cannot take more just now: try again later.
+    """Redis or the gateway is unreachable, did not answer in time, or is overloaded: try again later.
 
-    `retry_after_s` is what the gateway asked for, where it did.
+    `retry_after_s` is the delay that the gateway asked for, if it did.
 
     >>> issubclass(kinfold.Unreachable, ConnectionError)
     True
@@ -27,7 +27,7 @@ class Unreachable(KinfoldError, ConnectionError):
 
 
 class Refused(KinfoldError):
-    """The server answered, and what it said will not change by itself: a wrong password or key, a key of another type.
+    """The server refused, and will go on doing so: a wrong password or API key, a Redis key of another type.
 
     >>> issubclass(kinfold.Refused, kinfold.KinfoldError)
     True
@@ -35,7 +35,7 @@ class Refused(KinfoldError):
 
 
 class BufferFull(KinfoldError):
-    """There was no room for an event, and the producer was told to raise (`when_full="raise"`).
+    """The buffer had no room for an event, and the producer was told to raise (`when_full="raise"`).
 
     >>> visitors = kinfold.Producer("redis://localhost:1/0", buffer_events=1, when_full="raise", exit_timeout_s=0)
     >>> try:
@@ -43,13 +43,13 @@ class BufferFull(KinfoldError):
     ...         visitors.seen("v-1")
     ... except kinfold.BufferFull as error:
     ...     print(error)
-    buffer: found 1 event waiting, allowed are 1 (buffer_events) and 16777216 bytes (buffer_bytes)
+    the buffer is full: 1 event(s) wait, the limits are 1 events (buffer_events) and 16777216 bytes (buffer_bytes)
     >>> visitors.close(timeout_s=0)
     """
 
 
 class NotSent(KinfoldError, TimeoutError):
-    """`flush` came to the end of its time before every event was acknowledged. They are still there, and still being sent.
+    """`flush` ran out of time before the server acknowledged every event. The producer goes on sending them.
 
     >>> visitors = kinfold.Producer("redis://localhost:1/0", exit_timeout_s=0)
     >>> visitors.seen("v-1")
@@ -67,7 +67,7 @@ class NotSent(KinfoldError, TimeoutError):
 
 
 class NotFolded(KinfoldError, TimeoutError):
-    """A lookup's `after=` position was not folded in time. Does a projector run?
+    """The position `after=` of a lookup was not folded in time. Is a projector running?
 
     >>> issubclass(kinfold.NotFolded, TimeoutError)
     True
@@ -75,7 +75,7 @@ class NotFolded(KinfoldError, TimeoutError):
 
 
 class FeedTruncated(KinfoldError):
-    """The feed no longer keeps what comes right after `position`: changes would be skipped. Start again with a snapshot.
+    """The feed no longer has the changes right after `position`: continuing would skip some. Start again with a snapshot.
 
     >>> issubclass(kinfold.FeedTruncated, kinfold.KinfoldError)
     True

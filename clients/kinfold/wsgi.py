@@ -1,17 +1,18 @@
-"""Visitors for WSGI applications: Flask and others.
+"""Visitors of WSGI applications: Flask and others.
 
     from kinfold.wsgi import VisitorMiddleware, identify, reset
 
     app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)
 
-See `examples/flask_app.py`, and `kinfold.web` for what is published and what is not.
+See `examples/flask_app.py`, and `kinfold.web.tracking` for what is published.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from kinfold import web
+from kinfold.web import identify, reset, visitor_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
-_VISIT: Final = "kinfold.visit"
+__all__ = ["VisitorMiddleware", "identify", "reset", "visitor_id"]
 
 
 class VisitorMiddleware:
-    """Gives every visitor a cookie, and publishes VisitorSeen for page views. Settings: `kinfold.web.Settings`.
+    """Gives every visitor a cookie, and publishes VisitorSeen for page views. `kinfold.web.Settings` lists the settings.
 
-    Raises TypeError for a setting that is none.
+    Raises TypeError for an unknown setting.
 
     >>> from kinfold.wsgi import VisitorMiddleware
     >>> def app(environ, start_response): ...
@@ -38,9 +39,9 @@ class VisitorMiddleware:
         self._tracking: Final = web.Tracking(producer, settings)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Handles a request."""
+        """Handle a request."""
         request = _Request(environ)
-        visit = environ[_VISIT] = self._tracking.begin(request)
+        visit = environ[web.VISIT] = self._tracking.begin(request)
 
         def answer(
             status: str, headers: list[tuple[str, str]], exc_info: "ExcInfo | None" = None, /
@@ -55,48 +56,6 @@ class VisitorMiddleware:
             return self._app(environ, answer)
 
 
-def identify(request: Any, **person: Unpack[web.Person]) -> bool:
-    """Says who the visitor of this request is: a Request with an `environ`, or that. False where the visitor opted out.
-
-    Raises EventError; LookupError outside of the middleware.
-
-    >>> from kinfold.wsgi import identify
-    >>> try:
-    ...     identify({}, external_id="u-1")
-    ... except LookupError as error:
-    ...     print(error)
-    identify: found no visit, allowed is a request that kinfold's VisitorMiddleware handles
-    """
-    return web.identify(_visit(request), person)
-
-
-def visitor_id(request: Any) -> str | None:
-    """The visitor of this request; None where the visitor opted out. Raises LookupError outside of the middleware.
-
-    >>> from kinfold.wsgi import visitor_id
-    >>> def view(request):
-    ...     return visitor_id(request)
-    """
-    return web.visitor_id(_visit(request))
-
-
-def reset(response: Any) -> None:
-    """After a log-out: the next user of this browser is another visitor. Needs the response that is going to be sent.
-
-    Raises LookupError outside of the middleware.
-
-    >>> from kinfold.wsgi import reset
-    >>> def log_out(response):
-    ...     reset(response)
-    """
-    web.reset(response)
-
-
-def _visit(request: Any) -> web.Visit | None:
-    environ = cast("Mapping[str, Any]", request if isinstance(request, Mapping) else getattr(request, "environ", {}))
-    return cast("web.Visit | None", environ.get(_VISIT))
-
-
 class _Request:
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self.raw: Any = environ
@@ -106,7 +65,7 @@ class _Request:
         return str(self.raw.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
 
     def url(self) -> str:
-        from wsgiref.util import request_uri  # noqa: PLC0415  for page views alone
+        from wsgiref.util import request_uri  # noqa: PLC0415  only for page views
 
         return request_uri(self.raw)
 

@@ -1,15 +1,18 @@
 """The window in which an event is a duplicate (contract section 3): the 65,536 entries before it.
 
 An event is a duplicate where one with its id and the same content is among those. The same id with other content is another
-event, which a producer gave an id that was taken.
+event, to which a producer gave an id that was taken.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 
-from kinfold_schemas.events import Event, EventsExcluded, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_projections.entries import BadEntry, Entry
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import EPOCH
 
 WINDOW_ENTRIES: Final = 65_536
@@ -17,74 +20,42 @@ WINDOW_ENTRIES: Final = 65_536
 Occurrence = Literal["new", "duplicate", "id-reused"]
 """What an entry's event is to the entries before it. id-reused: its id occurred, with other content only."""
 
-_DIGEST_BITS: Final = 64
-_DIGEST_MASK: Final = 2**_DIGEST_BITS - 1
+_NONE: Final[Mapping[int, Occurrence]] = {}
+_LONG_ID_CHARS: Final = 64
+_LONG_BYTES: Final = 512
+"""Up to 131,072 events are remembered, and each could have 64 KiB: of longer ones a digest is."""
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
-_CONTENT: Final[Mapping[type[Event], Callable[[Any], tuple[Any, ...]]]] = {
-    VisitorSeen: lambda event: ("VisitorSeen", event.visitor_id, event.context),
-    VisitorIdentified: lambda event: (
-        "VisitorIdentified",
-        event.visitor_id,
-        event.external_id,
-        event.email,
-        event.name,
-        event.image,
-        event.metadata,
-        event.unset,
-    ),
-    MetadataSet: lambda event: (
-        "MetadataSet",
-        event.visitor_id,
-        event.external_id,
-        event.email,
-        event.contact_id,
-        event.metadata,
-        event.unset,
-        event.hash,
-    ),
-    EventsExcluded: lambda event: ("EventsExcluded", event.entries, event.reason),
-}
-
-
-def content_digest(event: Event) -> int:
-    """64 bits of what an event says: every field but `id`, by which it is looked up, and `sentAt`, which a retry stamps anew.
-
-    Of the decoded event, so that neither the order of its keys nor its white space matters. Python's own hash will do: it is
-    good for one process alone, but so is the window, which each process reads from the log. Digests of one id are compared with
-    each other and with no others, so an event is lost to a collision once in 2^64 re-used ids; and since the hash has a random
-    key, nobody can make one on purpose.
-    """
-    at = None if event.at is None else event.at - EPOCH  # one instant, whatever offset it was written with
-    return hash(_encode((at, _CONTENT[event.__class__](event)))) & _DIGEST_MASK
+_Content = bytes | int
+"""An event as it was written, which costs nothing to keep, or the digest of what it says."""
 
 
 class _Generation:
     """A part of the log."""
 
-    __slots__ = ("latest", "others")
+    __slots__ = ("contents", "numbers", "others")
 
     def __init__(self) -> None:
-        self.latest: Final[dict[str, int]] = {}
-        """By event id: the number of the last entry that had it, and the digest of what it said, in one integer (131,072 of
-        them are kept, and a pair of two would take twice the memory)."""
+        self.numbers: Final[dict[str, int]] = {}
+        """By event id: the number of the last entry that had it."""
+        self.contents: Final[dict[str, _Content]] = {}
+        """By event id, of the same entry."""
         self.others: Final[dict[tuple[str, int], int]] = {}
         """By event id and digest: the number of the last entry with these, where another entry had the id after it."""
 
-    def last_seen(self, event_id: str, digest: int) -> int | None:
-        """The number of the last entry with this id and digest."""
-        latest = self.latest.get(event_id)
-        if latest is not None and latest & _DIGEST_MASK == digest:
-            return latest >> _DIGEST_BITS
-        return self.others.get((event_id, digest))
+    def last_seen(self, event_id: str, digest: int) -> int:
+        """The number of the last entry with this id and digest; 0 where there is none."""
+        if event_id in self.numbers and _digest_of(self.contents[event_id]) == digest:
+            return self.numbers[event_id]
+        return self.others.get((event_id, digest), 0)
 
 
 class DuplicateWindow:
-    """Remembers which events occurred in which entry, for at least the last 65,536 entries.
+    """Remembers the events of the last 65,536 entries, at least.
 
     Two generations: when the young one is a window old, the old one is dropped whole. So memory is bounded by two windows, and
-    nothing has to be taken out one at a time.
+    nothing is taken out one at a time.
     """
 
     def __init__(self) -> None:
@@ -93,33 +64,71 @@ class DuplicateWindow:
         self._old = _Generation()
         self._rotate_at = WINDOW_ENTRIES
 
-    def skip(self) -> None:
-        """One more entry of the log that has no id, since no event could be read from it."""
-        self._next()
+    def enter(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
+        """The next entries of the log: which of them are not new, by index. From now on they have occurred.
 
-    def enter(self, event_id: str, digest: int) -> Occurrence:
-        """One more entry of the log, and what its event is to the entries before. From now on it has occurred."""
-        entries = self._next()
-        young = self._young.latest
-        before = young.get(event_id) or self._old.latest.get(event_id)
-        if before is not None and entries - (before >> _DIGEST_BITS) <= WINDOW_ENTRIES:
-            occurrence = self._occurred(event_id, digest)
-        else:
-            occurrence = "new"
-        young[event_id] = entries << _DIGEST_BITS | digest
+        A bad entry counts as one, and its id does not occur.
+        """
+        return _NONE if self._enter_new(entries) else self._enter_each(entries)
+
+    def _enter_new(self, entries: Sequence[Entry | BadEntry]) -> bool:
+        """Enters them all at once where nothing about them is unusual, as nearly always."""
+        first, young = self._entries + 1, self._young
+        if first + len(entries) > self._rotate_at:
+            return False
+        contents = {entry.event_id: entry.data for entry in entries}
+        if (
+            len(contents) < len(entries)
+            or "" in contents
+            or not young.numbers.keys().isdisjoint(contents)
+            or not self._old.numbers.keys().isdisjoint(contents)
+            or max(map(len, contents), default=0) > _LONG_ID_CHARS
+            or max(map(len, contents.values()), default=0) > _LONG_BYTES
+        ):
+            return False
+        young.numbers.update(zip(contents, range(first, first + len(entries)), strict=True))
+        young.contents.update(contents)
+        self._entries += len(entries)
+        return True
+
+    def _enter_each(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
+        occurrences: dict[int, Occurrence] = {}
+        for index, entry in enumerate(entries):
+            number = self._entries = self._entries + 1
+            if number > self._rotate_at:
+                self._old, self._young = self._young, _Generation()
+                self._rotate_at = number + WINDOW_ENTRIES
+            if isinstance(entry, Entry) and (occurrence := self._enter_one(number, entry)) != "new":
+                occurrences[index] = occurrence
+        return occurrences
+
+    def _enter_one(self, number: int, entry: Entry) -> Occurrence:
+        event_id, young = entry.event_id, self._young
+        if len(event_id) > _LONG_ID_CHARS:
+            event_id = hashlib.sha256(event_id.encode()).hexdigest()
+        earliest = number - WINDOW_ENTRIES
+        occurrence: Occurrence = "new"
+        content: _Content = entry.data
+        if (young.numbers.get(event_id) or self._old.numbers.get(event_id, 0)) >= max(earliest, 1):
+            content = _digest_of(entry.data)
+            last_seen = young.last_seen(event_id, content) or self._old.last_seen(event_id, content)
+            occurrence = "duplicate" if last_seen >= max(earliest, 1) else "id-reused"
+            if event_id in young.numbers:  # this entry takes its place
+                young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
+        young.numbers[event_id] = number
+        young.contents[event_id] = content if len(entry.data) <= _LONG_BYTES else _digest_of(content)
         return occurrence
 
-    def _next(self) -> int:
-        entries = self._entries = self._entries + 1
-        if entries > self._rotate_at:
-            self._old, self._young = self._young, _Generation()
-            self._rotate_at = entries + WINDOW_ENTRIES
-        return entries
 
-    def _occurred(self, event_id: str, digest: int) -> Occurrence:
-        """Which of the two it is, for an id that occurred within the window. Keeps what the entry is about to replace."""
-        last_seen = self._young.last_seen(event_id, digest) or self._old.last_seen(event_id, digest)
-        latest = self._young.latest.get(event_id)
-        if latest is not None and latest & _DIGEST_MASK != digest:
-            self._young.others[event_id, latest & _DIGEST_MASK] = latest >> _DIGEST_BITS
-        return "duplicate" if last_seen is not None and self._entries - last_seen <= WINDOW_ENTRIES else "id-reused"
+def _digest_of(content: _Content) -> int:
+    """Of what an event says: every field but `id`, by which it is looked up, and `sentAt`, which a retry stamps anew.
+
+    Of the decoded event, so that neither the order of its keys nor its white space matters.
+    """
+    if isinstance(content, int):
+        return content
+    event = decode_event(content)
+    assert not isinstance(event, Rejection)  # noqa: S101  only good entries have an id
+    at = None if event.at is None else event.at - EPOCH  # one instant, in any offset that it was written with
+    said = _encode((at, msgspec.structs.replace(event, id=None, at=None, sent_at=None)))
+    return int.from_bytes(hashlib.sha256(said).digest())

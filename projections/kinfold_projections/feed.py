@@ -1,19 +1,15 @@
 """From what an entry did to a contact to the changes on the feed, in the order of contract section 6."""
 
+from typing import Any, cast
+
+import msgspec
+
 from kinfold_projections.entries import Entry
 from kinfold_projections.metadata import changed_keys
 from kinfold_projections.records import ContactRecord
-from kinfold_schemas.changes import (
-    Change,
-    ConflictReason,
-    ContactCreated,
-    ContactSeen,
-    ContactsMerged,
-    ContactUpdated,
-    IdentityConflict,
-    VisitorLinked,
-    VisitorUnlinked,
-)
+from kinfold_projections.state import State
+from kinfold_schemas.changes import Change, ContactChange, ContactSeen
+from kinfold_schemas.contacts import Contact
 
 
 class Before:
@@ -31,7 +27,7 @@ class Before:
         self.visitor_ids = contact.visitor_ids
 
     def changed(self) -> list[str]:
-        """The fields that are other than they were, by their names on the feed."""
+        """The fields that differ now, by their names on the feed."""
         now = self.contact
         names: list[str] = []
         if self.external_id != now.external_id:
@@ -48,116 +44,37 @@ class Before:
 
     def reordered(self) -> bool:
         """Whether the listed visitors are others, or the same in another order."""
-        return self.visitor_ids != self.contact.visitor_ids
+        return self.visitor_ids is not self.contact.visitor_ids and self.visitor_ids != self.contact.visitor_ids
 
 
 class Feed:
-    """Collects the changes of one entry. Each call is one change and gives the contact its next version.
+    """Tells the changes of one entry. A contact's record is written with each of them, and at no other time.
 
-    To be called when the entry has done all that it does: a change shows the contact as the whole entry left it.
+    To be used when the entry has done all that it does: a change shows the contact as the whole entry left it.
     """
 
-    __slots__ = ("_at", "_cause", "changes")
+    __slots__ = ("_about", "_entry", "_state", "changes", "told")
 
-    def __init__(self, entry: Entry) -> None:
-        self._at = entry.at
-        self._cause = entry.id
+    def __init__(self, state: State, entry: Entry, about: ContactRecord) -> None:
+        """`about` is the contact that the entry names or comes from: its changes widen its seen times."""
+        self._state = state
+        self._entry = entry
+        self._about = about
+        self.told = False
         self.changes: list[Change] = []
+        """Empty where the state tells nothing; `told` says whether there was any."""
 
-    def created(self, contact: ContactRecord) -> None:
-        """ContactCreated."""
-        version = self._next_version(contact)
-        self.changes.append(
-            ContactCreated(contact_id=contact.id, version=version, at=self._at, cause=self._cause, contact=contact.public())
-        )
-
-    def updated(self, contact: ContactRecord, changed: list[str]) -> None:
-        """ContactUpdated."""
-        version = self._next_version(contact)
-        self.changes.append(
-            ContactUpdated(
-                contact_id=contact.id,
-                version=version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-                changed=changed,
-            )
-        )
-
-    def linked(self, contact: ContactRecord, visitor_id: str, previous_contact_id: str | None) -> None:
-        """VisitorLinked."""
-        version = self._next_version(contact)
-        self.changes.append(
-            VisitorLinked(
-                contact_id=contact.id,
-                version=version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-                visitor_id=visitor_id,
-                previous_contact_id=previous_contact_id,
-            )
-        )
-
-    def unlinked(self, contact: ContactRecord, visitor_id: str, next_contact_id: str) -> None:
-        """VisitorUnlinked."""
-        version = self._next_version(contact)
-        self.changes.append(
-            VisitorUnlinked(
-                contact_id=contact.id,
-                version=version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-                visitor_id=visitor_id,
-                next_contact_id=next_contact_id,
-            )
-        )
-
-    def merged(self, contact: ContactRecord, merged_contact_id: str) -> None:
-        """ContactsMerged."""
-        version = self._next_version(contact)
-        self.changes.append(
-            ContactsMerged(
-                contact_id=contact.id,
-                version=version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-                merged_contact_id=merged_contact_id,
-            )
-        )
-
-    def conflict(self, contact: ContactRecord, email: str, held_by: str, reason: ConflictReason | None) -> None:
-        """IdentityConflict."""
-        version = self._next_version(contact)
-        self.changes.append(
-            IdentityConflict(
-                contact_id=contact.id,
-                version=version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-                email=email,
-                held_by=held_by,
-                reason=reason,
-            )
-        )
-
-    def seen(self, contact: ContactRecord) -> None:
-        """ContactSeen: presence has no version of its own."""
-        self.changes.append(
-            ContactSeen(
-                contact_id=contact.id,
-                version=contact.version,
-                at=self._at,
-                cause=self._cause,
-                contact=contact.public(),
-            )
-        )
-
-    def _next_version(self, contact: ContactRecord) -> int:
-        contact.version += 1
-        contact.updated_at = max(contact.updated_at, self._at)
-        return contact.version
+    def tell(self, change: type[ContactChange], contact: ContactRecord, **more: Any) -> None:
+        """One change of a contact, with the fields of its own; it gives the contact its next version, unless it is presence."""
+        entry, state = self._entry, self._state
+        self.told = True
+        if change is not ContactSeen:
+            contact.version += 1
+            contact.updated_at = max(contact.updated_at, entry.at)
+        if contact is self._about:
+            contact.widen(entry.seen_at, entry.seen_at)
+        # Encoded once: the feed shows the very bytes that are stored.
+        encoded = cast("Contact", msgspec.Raw(state.write_contact(contact)))
+        if state.tells:
+            told = change(contact_id=contact.id, version=contact.version, at=entry.at, cause=entry.id, contact=encoded, **more)
+            self.changes.append(cast("Change", told))

@@ -1,23 +1,24 @@
-"""The fold: `evolve` takes one entry, `fold` a batch, and a batch is a loop over `evolve` and nothing else.
+"""The fold: `evolve` takes one entry, `fold` a batch, and a batch is the duplicate window and a loop over `evolve`.
 
-The same fold runs live, in a replay, in `verify`, and in a test with plain dictionaries behind it. It is total: whatever an
-entry is, it returns an `Outcome`. An event that is rejected has changed nothing, so everything that can refuse comes first.
+The same fold runs live, in a replay, in `verify`, and in a test with plain dictionaries behind it. It is total: it returns an
+`Outcome` for any entry. An event that is rejected has changed nothing, so everything that can refuse comes first.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Final
 
 import msgspec
 
 from kinfold_projections.contact_ids import make_contact_id
-from kinfold_projections.duplicates import Occurrence, content_digest
+from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.feed import Before, Feed
 from kinfold_projections.identity import (
     Decision,
     address_by_metadata,
     decide,
+    join_profile,
     merge,
     take_email,
     take_external_id,
@@ -27,25 +28,35 @@ from kinfold_projections.linking import UNLINKED, Linking, link_visitor
 from kinfold_projections.links import holder_at
 from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
 from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Kind, Outcome, rejected
-from kinfold_projections.records import NEVER, ContactRecord, VisitorRecord, new_contact
+from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
-from kinfold_schemas.changes import Change
+from kinfold_schemas.changes import (
+    ContactCreated,
+    ContactSeen,
+    ContactsMerged,
+    ContactUpdated,
+    IdentityConflict,
+    VisitorLinked,
+    VisitorUnlinked,
+)
 from kinfold_schemas.events import MAX_METADATA_KEYS, EventsExcluded, MetadataSet, VisitorIdentified, VisitorSeen
-from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.rejections import Rejection, found
+from kinfold_schemas.times import text_ms
 
 PRESENCE_INTERVAL_MS: Final = 60_000
-_LONG_ID_CHARS: Final = 64
+
+_FACT_BYTES: Final = 1000
+"""Of a key and its value: about what long ones take."""
 
 
-def fold(state: State, entries: Iterable[Entry | BadEntry]) -> list[Outcome]:
-    """Folds entries, in the log's order, into the state; what each came to."""
-    return [evolve(state, entry) for entry in entries]
+def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
+    """Folds entries, in the log's order, into the state; returns the outcome of each."""
+    occurrences = state.window.enter(entries)
+    return [evolve(state, entry, occurrences.get(index, "new")) for index, entry in enumerate(entries)]
 
 
-def evolve(state: State, entry: Entry | BadEntry) -> Outcome:
+def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence) -> Outcome:
     """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
-    occurrence = remember(state, entry)
     if not isinstance(entry, Entry):
         return rejected(entry.rejection)
     if occurrence == "duplicate":
@@ -55,42 +66,32 @@ def evolve(state: State, entry: Entry | BadEntry) -> Outcome:
     return outcome if occurrence == "new" else msgspec.structs.replace(outcome, id_reused=True)
 
 
-def remember(state: State, entry: Entry | BadEntry) -> Occurrence:
-    """Takes note of an entry in the duplicate window, and tells what it is to the entries before (contract section 3).
-
-    Called on its own for the entries before the position, from which a restarted projector gets its window back.
-    """
-    if not isinstance(entry, Entry):
-        state.window.skip()
-        return "new"
-    return state.window.enter(_event_id(entry), content_digest(entry.event))
-
-
-def _event_id(entry: Entry) -> str:
-    event_id = entry.event.id or entry.id
-    if len(event_id) <= _LONG_ID_CHARS:
-        return event_id
-    return hashlib.sha256(event_id.encode()).hexdigest()  # 131,072 of them are kept, and each could have 64 KiB
+# --- VisitorSeen
 
 
 def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     assert entry.names.visitor_id is not None  # noqa: S101  names.py
-    visitor = state.visitor(entry.names.visitor_id, entry.at)
-    stamp, at = entry.stamp, entry.at
-    if event.context is not None and stamp > (visitor.context_stamp or NEVER):
-        visitor.context, visitor.context_stamp = event.context, stamp
-    link = holder_at(visitor.links, at)
-    if link is None:
+    visitor = state.visitor(entry.names.visitor_id, entry.seen_at)
+    at_ms = entry.at_ms
+    if event.context is not None and at_ms >= visitor.context_ms:
+        visitor.context, visitor.context_ms = event.context, at_ms
+        state.weigh_visitor(entry.names.visitor_id, len(entry.data))
+    link = holder_at(visitor.links, entry.at)
+    if link is None or entry.seen_at is not entry.at:
         return FOLDED
     contact = state.contact(link.contact_id)
-    state.widen(contact, at, at)
-    if stamp[0] < contact.presence_ms + PRESENCE_INTERVAL_MS:
-        return FOLDED
-    contact.presence_ms = stamp[0]
-    state.put_contact(contact)
-    feed = Feed(entry)
-    feed.seen(contact)
-    return Outcome("folded", tuple(feed.changes))
+    presence_ms = state.contact_stamps[contact.id].presence_ms
+    if at_ms < presence_ms + PRESENCE_INTERVAL_MS and (
+        entry.at >= contact.first_seen_at or at_ms > text_ms(contact.first_seen_at) - PRESENCE_INTERVAL_MS
+    ):
+        return FOLDED  # presence is told once a minute, and what is not told is not written
+    state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
+    feed = Feed(state, entry, contact)
+    feed.tell(ContactSeen, contact)
+    return _outcome(feed, entry)
+
+
+# --- MetadataSet
 
 
 def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
@@ -101,145 +102,192 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         return _anonymous_metadata_set(state, entry, event, visitor)
     contact_id = link.contact_id if link is not None else names.contact_id
     if contact_id is None:
-        contact = decide(state, names.external_id, names.email).target
+        contact = decide(state, names).target
     elif contact_id in state.contacts or link is not None:
         contact = state.contact(contact_id)
     else:
         expected = "the id of a contact of this workspace"
         return rejected(Rejection("unknown-contact", "contactId", expected, found(contact_id)))
 
-    metadata, late = _metadata_of(contact).patch(event.metadata, event.unset, entry.stamp)
+    metadata, late = _metadata_of(state, contact).patch(event.metadata, event.unset, entry.at_ms)
     if rejection := _too_many(metadata):
         return rejected(rejection)
 
     if names.visitor_id is not None:
-        state.visitor(names.visitor_id, entry.at)
+        state.visitor(names.visitor_id, entry.seen_at)
     if contact is None:  # the event may simply have come before the one that identifies
-        contact = new_contact(make_contact_id(state.workspace, entry.stamp), entry.at)
-        _name(state, contact, entry)
+        contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+        if names.external_id is not None:
+            take_external_id(state, contact, names.external_id)
+        else:
+            address_by_metadata(state, contact, names)
         state.put_metadata(contact, metadata)
-        feed = Feed(entry)
-        feed.created(contact)
-        return _outcome(feed.changes, names.blocked, late=late)
-    before = contact.metadata
+        take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
+        feed = Feed(state, entry, contact)
+        feed.tell(ContactCreated, contact)
+        return _outcome(feed, entry, late=late)
+    before, described = contact.metadata, (contact.name, contact.image)
     state.put_metadata(contact, metadata)
-    state.widen(contact, entry.at, entry.at)
-    changed = changed_keys(before, contact.metadata)
-    if not changed:
-        return _outcome([], names.blocked, late=late)
-    feed = Feed(entry)
-    feed.updated(contact, [f"metadata.{key}" for key in changed])
-    return _outcome(feed.changes, names.blocked, late=late)
-
-
-def _name(state: State, contact: ContactRecord, entry: Entry) -> None:
-    """Gives a new contact the name by which an event that sets metadata asked for it."""
-    if entry.names.external_id is not None:
-        take_external_id(state, contact, entry.names.external_id)
-    if entry.names.email is not None:
-        address_by_metadata(state, contact, entry.names.email)
+    changed = [f"metadata.{key}" for key in changed_keys(before, contact.metadata)]
+    if event.name is not None or event.image is not None:
+        late |= not take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
+        now = contact.name, contact.image
+        changed = [field for field, old, new in zip(("name", "image"), described, now, strict=True) if old != new] + changed
+    feed = Feed(state, entry, contact)
+    if changed:
+        feed.tell(ContactUpdated, contact, changed=changed)
+    return _outcome(feed, entry, late=late)
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor: VisitorRecord | None) -> Outcome:
-    """Metadata of a visitor that nobody has identified stays with the visitor (contract section 4)."""
-    assert entry.names.visitor_id is not None  # noqa: S101  the caller has looked
-    own = _anonymous_metadata(visitor)
-    metadata, late = own.patch(event.metadata, event.unset, entry.stamp)
+    """What is said of a visitor that no event has identified stays with the visitor (contract section 4)."""
+    visitor_id = entry.names.visitor_id
+    assert visitor_id is not None  # noqa: S101  the caller has looked
+    own = _anonymous_metadata(state, visitor_id)
+    metadata, late = own.patch(event.metadata, event.unset, entry.at_ms)
     if rejection := _too_many(metadata):
         return rejected(rejection)
-    visitor = state.visitor(entry.names.visitor_id, entry.at)
-    visitor.metadata, visitor.metadata_stamps = metadata.values, metadata.stamps
-    return _outcome([], entry.names.blocked, late=late, folded=bool(changed_keys(own.values, metadata.values)))
+    visitor = state.visitor(visitor_id, entry.seen_at)
+    stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
+    before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
+    late |= not take_profile(visitor, stamps, event, entry.at_ms)
+    state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
+    state.put_visitor_stamps(visitor_id, stamps)
+    folded = before != (visitor.name, visitor.image) or bool(changed_keys(own.values, metadata.values))
+    return _outcome(None, entry, late=late, folded=folded)
+
+
+# --- VisitorIdentified
 
 
 def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) -> Outcome:
-    names, stamp = entry.names, entry.stamp
-    decision = decide(state, names.external_id, names.email)
-    merging = decision.holder if decision.rule == "merges" else None
-    visitor = state.visitors.get(names.visitor_id) if names.visitor_id is not None else None
-
-    # What may refuse the event: more metadata than a contact can have. Where contacts come together nothing is refused.
-    own = alone = _metadata_of(decision.target)
-    if merging is not None:
-        own = own.combine(_metadata_of(merging))
-    if visitor is not None and not visitor.links:
-        own = own.combine(_anonymous_metadata(visitor))
-    metadata, late = own.patch(event.metadata, event.unset, stamp) if event.metadata or event.unset else (own, False)
-    if merging is not None or own is not alone:
-        metadata = metadata.newest()
-    if rejection := _too_many(metadata):
+    names, at_ms = entry.names, entry.at_ms
+    decision = decide(state, names)
+    metadata, late = _identified_metadata(state, entry, event, decision)
+    if rejection := _too_many(metadata):  # only this can refuse the event
         return rejected(rejection)
 
-    contact = decision.target or new_contact(make_contact_id(state.workspace, stamp), entry.at)
+    contact = decision.target
+    if contact is None:
+        contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
     before = Before(contact)
     if names.external_id is not None:
         take_external_id(state, contact, names.external_id)
-    if merging is not None:
-        merge(state, contact, merging, entry)
+    if decision.rule == "merges":
+        merge(state, contact, decision.other, entry)
     elif names.email is not None and decision.rule != "conflict":
-        late |= not take_email(state, contact, names.email, stamp)
+        late |= not take_email(state, contact, names.email, at_ms)
+    if (anonymous := _anonymous(state, names.visitor_id)) is not None:
+        join_profile(contact, state.stamps_of(contact), *anonymous)
     if event.name is not None or event.image is not None:
-        late |= not take_profile(contact, event, stamp)
-    state.put_metadata(contact, metadata)
-    state.widen(contact, entry.at, entry.at)
+        late |= not take_profile(contact, state.stamps_of(contact), event, at_ms)
+    if metadata is not NO_METADATA:
+        state.put_metadata(contact, metadata)
     linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
-    changes = _changes(entry, decision, before, linking)
-    return _outcome(changes, names.blocked, late=late, folded=linking.folded)
+    feed = Feed(state, entry, contact)
+    _tell(feed, state, entry, decision, before, linking)
+    return _outcome(feed, entry, late=late, folded=linking.folded)
 
 
-def _changes(entry: Entry, decision: Decision, before: Before, linking: Linking) -> list[Change]:
-    """The changes of an identification, in the order of the table in contract section 6."""
-    feed, contact = Feed(entry), before.contact
-    merged = decision.holder if decision.rule == "merges" else None
-    changed = before.changed()
-    if not linking.moved and merged is None and before.reordered():
-        changed.append("visitorIds")
+def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, decision: Decision) -> tuple[Metadata, bool]:
+    """The contact's metadata after the event, and whether any came too late; NO_METADATA: as it is.
+
+    Where contacts come together, or a visitor's anonymous past joins one, the newest keys stay. Elsewhere it may be too many.
+    """
+    joining: list[Metadata] = []
+    if decision.rule == "merges":
+        joining.append(_metadata_of(state, decision.other))
+    anonymous = _anonymous(state, entry.names.visitor_id)
+    if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
+        visitor, stamps = anonymous
+        joining.append(Metadata(visitor.metadata, stamps.metadata))
+    if not joining and not event.metadata and not event.unset:
+        return NO_METADATA, False
+    metadata = _metadata_of(state, decision.target)
+    for other in joining:
+        metadata = metadata.combine(other)
+    metadata, late = metadata.patch(event.metadata, event.unset, entry.at_ms)
+    return (metadata.bounded() if joining else metadata), late
+
+
+def _tell(feed: Feed, state: State, entry: Entry, decision: Decision, before: Before, linking: Linking) -> None:  # noqa: PLR0913, PLR0917  all that an identification did
+    """Tells the changes of an identification, in the order of the table in contract section 6."""
+    contact = before.contact
+    merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
-        feed.created(contact)
-    elif changed:
-        feed.updated(contact, changed)
+        feed.tell(ContactCreated, contact)
+    else:
+        changed = before.changed()
+        if not linking.moved and merged is None and before.reordered():
+            changed.append("visitorIds")
+        if changed:
+            feed.tell(ContactUpdated, contact, changed=changed)
     if linking.bystander is not None and linking.bystander.reordered():
-        feed.updated(linking.bystander.contact, ["visitorIds"])
+        feed.tell(ContactUpdated, linking.bystander.contact, changed=["visitorIds"])
     if linking.moved:
         previous = linking.previous
-        feed.linked(contact, linking.visitor_id, previous.id if previous else None)
+        feed.tell(
+            VisitorLinked,
+            contact,
+            visitor_id=linking.visitor_id,
+            previous_contact_id=previous.id if previous is not None else None,
+        )
         if previous is not None:
-            feed.unlinked(previous, linking.visitor_id, contact.id)
+            feed.tell(VisitorUnlinked, previous, visitor_id=linking.visitor_id, next_contact_id=contact.id)
     if merged is not None:
-        feed.merged(contact, merged.id)
-    if decision.rule == "conflict" and decision.holder is not None and decision.email is not None:
-        conflict = email_key(decision.email), decision.holder.id, decision.reason
-        if contact.conflict != conflict:  # a page says it at every view, and says nothing new
-            contact.conflict = conflict
-            feed.conflict(contact, decision.email, decision.holder.id, decision.reason)
-    return feed.changes
+        feed.tell(ContactsMerged, contact, merged_contact_id=merged.id)
+    if decision.rule == "conflict":
+        _tell_conflict(feed, state, entry, contact, decision)
 
 
-def _metadata_of(contact: ContactRecord | None) -> Metadata:
-    return NO_METADATA if contact is None else Metadata(contact.metadata, contact.metadata_stamps)
+def _tell_conflict(feed: Feed, state: State, entry: Entry, contact: ContactRecord, decision: Decision) -> None:
+    email, key, holder = entry.names.email, entry.names.email_key, decision.other
+    assert email is not None and key is not None  # noqa: S101, PT018  the second table says so
+    conflict = key, holder.id, decision.reason
+    if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
+        state.stamps_of(contact).conflict = conflict
+        feed.tell(IdentityConflict, contact, email=email, held_by=holder.id, reason=decision.reason)
 
 
-def _anonymous_metadata(visitor: VisitorRecord | None) -> Metadata:
-    return NO_METADATA if visitor is None else Metadata(visitor.metadata, visitor.metadata_stamps or {})
+# --- their parts
+
+
+def _metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
+    return NO_METADATA if contact is None else Metadata(contact.metadata, state.contact_stamps[contact.id].metadata)
+
+
+def _anonymous(state: State, visitor_id: str | None) -> tuple[VisitorRecord, VisitorStamps] | None:
+    """The visitor, where it brings something to the contact that identifies it first."""
+    stamps = state.visitor_stamps.get(visitor_id) if visitor_id is not None else None
+    if visitor_id is None or stamps is None or (visitor := state.visitors[visitor_id]).links:
+        return None
+    return visitor, stamps
+
+
+def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
+    stamps = state.visitor_stamps.get(visitor_id)
+    return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
 
 
 def _too_many(metadata: Metadata) -> Rejection | None:
     if len(metadata.values) <= MAX_METADATA_KEYS:
         return None
     expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
-    return Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys once set")
+    return Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys")
 
 
-def _outcome(changes: list[Change], blocked: int, *, late: bool, folded: bool = False) -> Outcome:
-    if changes or blocked:
-        kind: Kind = "folded" if changes or folded else "stale" if late else "no-op"
-        return Outcome(kind, tuple(changes), blocked=blocked)
+def _outcome(feed: Feed | None, entry: Entry, *, late: bool = False, folded: bool = False) -> Outcome:
+    if feed is not None and feed.told:
+        return Outcome("folded", tuple(feed.changes), blocked=entry.names.blocked)
+    if entry.names.blocked:
+        kind: Kind = "folded" if folded else "stale" if late else "no-op"
+        return Outcome(kind, blocked=entry.names.blocked)
     return FOLDED if folded else STALE if late else NO_OP
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
-    return NO_OP  # the living fold only notes it; who folds a log again leaves the entries out before they come here
+    return NO_OP  # the living fold only notes it; a replay leaves the entries out before they come here
 
 
 _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {

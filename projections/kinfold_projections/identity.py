@@ -2,50 +2,56 @@
 
 One principle: a device is never evidence that two identities are the same person; only an event that names both is. Better
 two contacts than one wrong one, for a wrong merge shows one person's data to another.
-
-What takes something here changes the contact, and leaves it to the fold to put that into the state, once, with its metadata.
 """
 
 from typing import Final, Literal
 
 import msgspec
 
-from kinfold_projections.entries import Entry, Stamp
-from kinfold_projections.records import NEVER, ContactRecord
+from kinfold_projections.entries import Entry
+from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
-from kinfold_schemas.contacts import MergedContact
-from kinfold_schemas.events import VisitorIdentified
+from kinfold_schemas.events import MetadataSet, VisitorIdentified
 from kinfold_schemas.identifiers import email_key
+from kinfold_schemas.names import Names
 
 MAX_MERGES: Final = 25
-"""So many contacts may be merged into one by ordinary events. An identifier that is junk, and not known as such, would
-otherwise collect everybody."""
+"""How many contacts ordinary events may merge into one. Without a limit, a junk identifier that no rule knows would collect
+everybody."""
+
+_Described = ContactRecord | VisitorRecord
+_Dated = ContactStamps | VisitorStamps
 
 EmailRule = Literal["not named", "takes", "has", "merges", "conflict"]
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What an event that names people means for the contacts there are. Nothing is changed yet."""
+    """What an event that names people means for the contacts there are. It changes nothing yet."""
 
     target: ContactRecord | None
     """The contact; None: a new one."""
     rule: EmailRule
     """The line of the second table."""
-    email: str | None = None
     holder: ContactRecord | None = None
-    """Who holds the address, where that is not the target."""
+    """The contact that holds the address, where that is not the target."""
     reason: ConflictReason | None = None
-    """Of a conflict, where it is another than the holder's external id."""
+    """Why there is a conflict, where it is not the holder's external id."""
+
+    @property
+    def other(self) -> ContactRecord:
+        """The holder, where the rule is `merges` or `conflict`."""
+        assert self.holder is not None  # noqa: S101  the second table says so
+        return self.holder
 
 
-def decide(state: State, external_id: str | None, email: str | None) -> Decision:
+def decide(state: State, names: Names) -> Decision:
     """Applies the two tables of contract section 5 to the identifiers that an event names (at least one)."""
-    x = state.by_external_id(external_id) if external_id is not None else None
-    e = state.by_email(email) if email is not None else None
+    x = state.by_external_id(names.external_id) if names.external_id is not None else None
+    e = state.by_email(names.email_key) if names.email_key is not None else None
 
     # The first table: which contact it is.
-    if external_id is None:
+    if names.external_id is None:
         target = e  # `e` alone: E, or a new contact
     elif x is not None:
         target = x  # `x`, X exists: X
@@ -55,82 +61,91 @@ def decide(state: State, external_id: str | None, email: str | None) -> Decision
         target = None  # `x`, otherwise: a new contact
 
     # The second: what becomes of the address.
-    if email is None:
+    if names.email is None:
         return Decision(target, "not named")
     if e is None:
-        return Decision(target, "takes", email)
+        return Decision(target, "takes")
     if e is target:
-        return Decision(target, "has", email)
+        return Decision(target, "has")
     if e.external_id is not None:
-        return Decision(target, "conflict", email, e)
-    if target is not None and target.merges >= MAX_MERGES:
-        return Decision(target, "conflict", email, e, "too-many-merges")
-    return Decision(target, "merges", email, e)
+        return Decision(target, "conflict", e)
+    if target is not None and state.contact_stamps[target.id].merges >= MAX_MERGES:
+        return Decision(target, "conflict", e, "too-many-merges")
+    return Decision(target, "merges", e)
 
 
 def take_external_id(state: State, contact: ContactRecord, external_id: str) -> None:
-    """Gives a contact the external id that it has not got; one that it has is never replaced."""
+    """Gives a contact an external id if it has none; an external id is never replaced."""
     if contact.external_id is None:
         contact.external_id = external_id
         state.put_external_id(external_id, contact.id)
 
 
-def take_email(state: State, contact: ContactRecord, email: str, stamp: Stamp) -> bool:
+def take_email(state: State, contact: ContactRecord, email: str, at_ms: int) -> bool:
     """T takes `e`, by effective time; the address that it had is free again. False where it came too late."""
-    if stamp < contact.stamps.get("email", NEVER):
+    stamps = state.stamps_of(contact)
+    if at_ms < stamps.email_ms:
         return False
-    contact.stamps["email"] = stamp
+    stamps.email_ms = at_ms
     if contact.email != email:
-        if contact.email is None or email_key(contact.email) != email_key(email):
-            if contact.email is not None:
-                state.free_email(contact.email)
-            state.put_email(email, contact.id)
-            contact.conflict = None  # the same conflict, should it come again, is news
+        new_key, old_key = email_key(email), email_key(contact.email) if contact.email is not None else None
+        if old_key != new_key:
+            if old_key is not None:
+                state.free_email(old_key)
+            state.put_email(new_key, contact.id)
+            stamps.conflict = None  # the same conflict, should it come again, is news
         contact.email = email
     return True
 
 
-def address_by_metadata(state: State, contact: ContactRecord, email: str) -> None:
+def address_by_metadata(state: State, contact: ContactRecord, names: Names) -> None:
     """Gives a new contact the address that metadata came for.
 
-    Without a stamp: metadata asks for an address and does not say whose it is, so whatever an identification says is newer.
+    Without a stamp: metadata asks for an address and does not say whose it is, so any identification is newer.
     """
-    contact.email = email
-    state.put_email(email, contact.id)
+    assert names.email_key is not None  # noqa: S101  the caller has looked
+    contact.email = names.email
+    state.put_email(names.email_key, contact.id)
 
 
-def take_profile(contact: ContactRecord, event: VisitorIdentified, stamp: Stamp) -> bool:
-    """The contact's name and image, by effective time; absent and null say nothing. False where one came too late."""
+def take_profile(record: _Described, stamps: _Dated, event: VisitorIdentified | MetadataSet, at_ms: int) -> bool:
+    """Name and image of a contact or an anonymous visitor; absent and null say nothing. False where one came too late."""
     in_time = True
-    for field, value in (("name", event.name), ("image", event.image)):
-        if value is None:
-            continue
-        if stamp < contact.stamps.get(field, NEVER):
+    if event.name is not None:
+        if at_ms >= stamps.name_ms:
+            stamps.name_ms, record.name = at_ms, event.name
+        else:
             in_time = False
-            continue
-        contact.stamps[field] = stamp
-        setattr(contact, field, value)
+    if event.image is not None:
+        if at_ms >= stamps.image_ms:
+            stamps.image_ms, record.image = at_ms, event.image
+        else:
+            in_time = False
     return in_time
 
 
-def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: Entry) -> None:
-    """Merges E into T: the event names both. Metadata is the caller's, who has weighed already what comes together.
+def join_profile(contact: ContactRecord, stamps: ContactStamps, other: _Described, theirs: _Dated) -> None:
+    """Name and image of what comes together with a contact, by effective time; at equal times the contact's stay."""
+    if theirs.name_ms > stamps.name_ms:
+        stamps.name_ms, contact.name = theirs.name_ms, other.name
+    if theirs.image_ms > stamps.image_ms:
+        stamps.image_ms, contact.image = theirs.image_ms, other.image
 
-    Afterwards E is a tombstone, so that an old id always finds the living contact.
+
+def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: Entry) -> None:
+    """Merges E into T: the event names both. The caller combines their metadata.
+
+    Afterwards E is a tombstone, so that an old id always finds the living contact. At equal times T's values stay.
     """
-    email = entry.names.email
-    if email is not None and entry.stamp > merged.stamps.get("email", NEVER):
-        merged.stamps["email"], merged.email = entry.stamp, email  # the event says E's address again
-    for field in ("name", "image"):
-        if merged.stamps.get(field, NEVER) > contact.stamps.get(field, NEVER):
-            contact.stamps[field] = merged.stamps[field]
-            setattr(contact, field, getattr(merged, field))
-    if merged.email is not None:
-        state.free_email(merged.email)  # unless T takes it:
-        take_email(state, contact, merged.email, merged.stamps["email"])
-    state.widen(contact, merged.first_seen_at, merged.last_seen_at)
+    theirs, own = state.merge_contact(contact, merged), state.stamps_of(contact)
+    is_said = entry.at_ms >= theirs.email_ms  # the event says E's address again
+    email, email_ms = (entry.names.email, entry.at_ms) if is_said else (merged.email, theirs.email_ms)
+    join_profile(contact, own, merged, theirs)
+    assert merged.email is not None and email is not None  # noqa: S101, PT018  by which E was found, and which the event names
+    state.free_email(email_key(merged.email))  # unless T takes it:
+    if is_said or email_ms > own.email_ms:
+        take_email(state, contact, email, email_ms)
+    contact.widen(merged.first_seen_at, merged.last_seen_at)
     contact.created_at = min(contact.created_at, merged.created_at)
-    contact.presence_ms = max(contact.presence_ms, merged.presence_ms)
-    contact.merges += 1
-    state.unite_visitors(contact, merged)
-    state.put_contact(MergedContact(merged.id, contact.id))
+    own.presence_ms = max(own.presence_ms, theirs.presence_ms)
+    own.merges += 1

@@ -6,9 +6,10 @@ import msgspec
 
 from kinfold_projections.entries import Entry
 from kinfold_projections.feed import Before
-from kinfold_projections.links import linked, said_again
-from kinfold_projections.records import ContactRecord
+from kinfold_projections.links import linked
+from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
 from kinfold_projections.state import State
+from kinfold_schemas.times import text_ms
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
@@ -16,43 +17,48 @@ class Linking(msgspec.Struct, frozen=True, gc=False):
 
     visitor_id: str = ""
     folded: bool = False
-    """Whether the history is another one, were it only in the past."""
+    """Whether the history differs now, even if only in the past."""
     moved: bool = False
-    """Whether the visitor is the contact's now and was not before."""
+    """Whether the visitor became the contact's."""
     previous: ContactRecord | None = None
     """Whose it was before it moved."""
     bystander: Before | None = None
     """Whose it stays, where a late event interrupted that contact's link: its visitors may stand in another order now."""
 
 
+_LINK_BYTES: Final = 100
+"""Of a link: about what it takes encoded."""
+
 UNLINKED: Final = Linking()
-"""Nothing is other than it was."""
+"""Nothing differs."""
 
 
 def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: Entry) -> Linking:
     """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past."""
-    at, at_ms = entry.at, entry.stamp[0]
-    visitor = state.visitor(visitor_id, at)
+    visitor = state.visitor(visitor_id, entry.seen_at)
     old = visitor.links
-    if old and old[-1].contact_id == contact.id and at >= old[-1].since:  # said again, as most pages do at every view
-        if (again := said_again(old[-1], at_ms)) is not old[-1]:
-            visitor.links = [*old[:-1], again]
+    stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
+    was_confirmed = stamps.confirmed or [[] for _ in old]
+    links, confirmed = linked((old, was_confirmed), contact.id, entry.at, entry.at_ms, state.find)
+    if confirmed is not was_confirmed:
+        state.put_visitor_stamps(visitor_id, VisitorStamps(confirmed=confirmed))
+    if links is old:
         return UNLINKED
-    if not old:
-        state.widen(contact, visitor.first_seen_at, visitor.last_seen_at)
-    links = linked(old, contact.id, at, at_ms, state.find)
     visitor.links, visitor.contact_id = links, links[-1].contact_id
+    state.weigh_visitor(visitor_id, len(links) * _LINK_BYTES)
+    now, now_ms = links[-1], text_ms(links[-1].since)
     if not old:
-        state.add_visitor(contact, links[-1].contact_id, links[-1].since, visitor_id)
+        contact.widen(visitor.first_seen_at, visitor.last_seen_at)
+        state.add_visitor(contact, now.contact_id, now_ms, visitor_id)
         return Linking(visitor_id, folded=True, moved=True)
 
-    was, now = old[-1], links[-1]
-    folded = [(link.contact_id, link.since) for link in old] != [(link.contact_id, link.since) for link in links]
-    if (was.contact_id, was.since) == (now.contact_id, now.since):
+    was = old[-1]
+    folded = old != links
+    if was == now:
         return Linking(visitor_id, folded=folded)
     holder = state.contact(was.contact_id)
     moved = state.find(now.contact_id) != holder.id
     bystander = Before(holder) if not moved and holder is not contact else None
-    state.remove_visitor(holder, was.contact_id, was.since, visitor_id)
-    state.add_visitor(state.contact(now.contact_id), now.contact_id, now.since, visitor_id)
+    state.remove_visitor(holder, was.contact_id, text_ms(was.since), visitor_id)
+    state.add_visitor(state.contact(now.contact_id), now.contact_id, now_ms, visitor_id)
     return Linking(visitor_id, folded, moved, holder if moved else None, bystander)

@@ -16,8 +16,9 @@ as many as the batch may need (`kinfold_projections.needs`).
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-from kinfold_projections.records import ContactRecord
+from kinfold_projections.records import ContactRecord, ContactStamps
 from kinfold_schemas.contacts import LISTED_VISITORS
+from kinfold_schemas.times import to_text
 
 VISITOR: Final = "v"
 MERGED: Final = "~"
@@ -25,44 +26,45 @@ MERGED: Final = "~"
 
 
 class Membership(NamedTuple):
-    """One visitor of a contact; sorts by time, then by id."""
+    """One visitor of a contact, linked since an effective time in ms; sorts by time, then by id."""
 
-    since: str
+    since_ms: int
     visitor_id: str
 
 
-_THE_OLDEST: Final = Membership("", "")
+_THE_OLDEST: Final = Membership(-1, "")
 
 
-def member(contact_id: str, since: str, visitor_id: str) -> str:
+def member(contact_id: str, since_ms: int, visitor_id: str) -> str:
     """A visitor in the sorted set."""
-    return f"{contact_id}{since}{VISITOR}{visitor_id}"
+    return f"{contact_id}{to_text(since_ms)}{VISITOR}{visitor_id}"
 
 
-def merged_member(contact_id: str, newest: str, merged_contact_id: str) -> str:
+def merged_member(contact_id: str, newest_ms: int, merged_contact_id: str) -> str:
     """A merged contact in the sorted set."""
-    return f"{contact_id}{newest}{MERGED}{merged_contact_id}"
+    return f"{contact_id}{to_text(newest_ms)}{MERGED}{merged_contact_id}"
 
 
-def add(contact: ContactRecord, older: list[Membership], new: Membership) -> None:
-    """Makes a visitor the contact's. Mutates `older`."""
-    if contact.visitor_count < LISTED_VISITORS and (not contact.visitor_ids or new > _newest(contact)):  # nearly always
+def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], new: Membership) -> None:
+    """Makes a visitor the contact's. Mutates all but `new`."""
+    newest = Membership(stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
+    if contact.visitor_count < LISTED_VISITORS and new > newest:  # nearly always
         contact.visitor_count += 1
         contact.visitor_ids = [new.visitor_id, *contact.visitor_ids]
-        contact.visitor_since = [new.since, *contact.visitor_since]
+        stamps.since = [new.since_ms, *stamps.since]
         return
-    listed = _listed(contact)
+    listed = _listed(contact, stamps)
     complete = len(listed) + len(older) == contact.visitor_count
     contact.visitor_count += 1
     last = older[-1] if older else listed[-1] if listed else new
-    if complete or new > last:  # else it stands somewhere among those that are not known
+    if complete or new > last:  # otherwise it stands among those that are not loaded
         _insert(listed, older, new)
-    _list(contact, listed)
+    _list(contact, stamps, listed)
 
 
-def remove(contact: ContactRecord, older: list[Membership], gone: Membership) -> None:
-    """Takes a visitor from the contact. Mutates `older`."""
-    listed = _listed(contact)
+def remove(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], gone: Membership) -> None:
+    """Takes a visitor from the contact. Mutates all but `gone`."""
+    listed = _listed(contact, stamps)
     contact.visitor_count -= 1
     if gone in listed:
         listed.remove(gone)
@@ -72,17 +74,22 @@ def remove(contact: ContactRecord, older: list[Membership], gone: Membership) ->
         place = _place(older, gone)
         if older[place : place + 1] == [gone]:
             del older[place]
-    _list(contact, listed)
+    _list(contact, stamps, listed)
 
 
-def unite(
-    contact: ContactRecord, older: list[Membership], merged: ContactRecord, merged_older: list[Membership]
+def unite(  # noqa: PLR0913, PLR0917  both contacts, each with its stamps and its older memberships
+    contact: ContactRecord,
+    stamps: ContactStamps,
+    older: list[Membership],
+    merged: ContactRecord,
+    merged_stamps: ContactStamps,
+    merged_older: list[Membership],
 ) -> list[Membership]:
     """Gives the contact the merged one's visitors; returns its `older`, one of the two, mutated.
 
-    The fewer are put among the more: it costs the same however many those are.
+    Inserts the shorter list into the longer one, so the cost does not grow with the longer one.
     """
-    own, others = _listed(contact), _listed(merged)
+    own, others = _listed(contact, stamps), _listed(merged, merged_stamps)
     known_down_to = max(_known_down_to(own, older, contact), _known_down_to(others, merged_older, merged))
     if len(older) < len(merged_older):
         own, older, others, merged_older = others, merged_older, own, older
@@ -91,7 +98,7 @@ def unite(
     while older and older[-1] < known_down_to:  # something may be missing from there on
         older.pop()
     contact.visitor_count += merged.visitor_count
-    _list(contact, own)
+    _list(contact, stamps, own)
     return older
 
 
@@ -101,22 +108,18 @@ def _known_down_to(listed: list[Membership], older: list[Membership], contact: C
     return older[-1] if older else listed[-1]
 
 
-def _newest(contact: ContactRecord) -> Membership:
-    return Membership(contact.visitor_since[0], contact.visitor_ids[0])
+def _listed(contact: ContactRecord, stamps: ContactStamps) -> list[Membership]:
+    return list(map(Membership, stamps.since, contact.visitor_ids))
 
 
-def _listed(contact: ContactRecord) -> list[Membership]:
-    return list(map(Membership, contact.visitor_since, contact.visitor_ids))
-
-
-def _list(contact: ContactRecord, listed: list[Membership]) -> None:
+def _list(contact: ContactRecord, stamps: ContactStamps, listed: list[Membership]) -> None:
     if len(listed) < min(contact.visitor_count, LISTED_VISITORS):
         message = f"{contact.id}: knows {len(listed)} of {contact.visitor_count} visitors, too few to list"
         raise LookupError(message)  # the state was loaded for too few keys: stop before a wrong list is stored
     visitor_ids = [each.visitor_id for each in listed]
     if visitor_ids != contact.visitor_ids:
         contact.visitor_ids = visitor_ids
-    contact.visitor_since = [each.since for each in listed]
+    stamps.since = [each.since_ms for each in listed]
 
 
 def _insert(listed: list[Membership], older: list[Membership], new: Membership) -> None:

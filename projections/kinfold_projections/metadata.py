@@ -1,7 +1,7 @@
 """Metadata: last write wins by effective time, a key at a time (contract sections 3 and 4).
 
-Values and their stamps stand in two mappings. The stamps also hold removed keys, or a late event would bring them back; of
-those the `MAX_METADATA_KEYS` removed most recently are kept, which bounds what a contact can weigh.
+Values and their stamps stand in two mappings. The stamps also hold removed keys, or a late event would bring them back; the
+`MAX_METADATA_KEYS` removed most recently are kept, which bounds what a contact can weigh.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,24 +9,21 @@ from typing import Final
 
 import msgspec
 
-from kinfold_projections.entries import Stamp
 from kinfold_projections.records import NEVER
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_METADATA_KEYS
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """Values, and when each key was set or removed. Never mutated: every operation makes a new one."""
+    """Values, and the effective time in ms at which each key was set or removed. Every operation makes a new one."""
 
     values: dict[str, Primitive]
-    stamps: dict[str, Stamp]
+    stamps: dict[str, int]
 
-    def patch(
-        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, stamp: Stamp
-    ) -> tuple["Metadata", bool]:
-        """Sets `values` and removes `unset` as of `stamp`; a key in both is set. Tells whether anything came too late.
+    def patch(self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, at_ms: int) -> tuple["Metadata", bool]:
+        """Sets `values` and removes `unset` as of `at_ms`; a key in both is set. Tells whether anything came too late.
 
-        A value that is the same keeps its place and moves its stamp. The result may hold more than `MAX_METADATA_KEYS`.
+        An equal value keeps its place and moves its stamp. The result may hold more than `MAX_METADATA_KEYS`.
         """
         new_values = own_values = self.values
         new_stamps = self.stamps.copy()
@@ -34,51 +31,52 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         for key in unset or ():
             if values and key in values:
                 continue
-            if stamp < new_stamps.get(key, NEVER):
+            if at_ms < new_stamps.get(key, NEVER):
                 late = True
                 continue
-            new_stamps[key] = stamp
+            new_stamps[key] = at_ms
             if key in new_values:
                 new_values = {name: value for name, value in new_values.items() if name != key}
         for key, value in values.items() if values else ():
-            if stamp < new_stamps.get(key, NEVER):
+            if at_ms < new_stamps.get(key, NEVER):
                 late = True
                 continue
-            new_stamps[key] = stamp
+            new_stamps[key] = at_ms
             old = new_values.get(key, _NOTHING)
-            if not same(old, value):
-                if new_values is own_values:
-                    new_values = own_values.copy()
-                new_values[key] = value
+            if old.__class__ is value.__class__ and old == value:
+                continue
+            if new_values is own_values:
+                new_values = own_values.copy()
+            new_values[key] = value
         if unset:
             new_stamps = _forget_long_removed(new_values, new_stamps)
         return Metadata(new_values, new_stamps), late
 
     def combine(self, other: "Metadata") -> "Metadata":
-        """Both, each key as the greater stamp has it.
+        """Both, each key as the later stamp has it; at equal times as this one has it.
 
-        The result may hold more keys and more removals than may stay: `newest` settles that, after the event's patch.
+        The result may hold more than `MAX_METADATA_KEYS`, and removed keys without a bound: see `bounded`.
         """
         if not other.stamps:
             return self
         values, stamps = self.values.copy(), self.stamps.copy()
-        for key, stamp in other.stamps.items():
-            if stamp < stamps.get(key, NEVER):
+        for key, at_ms in other.stamps.items():
+            if at_ms <= stamps.get(key, NEVER):
                 continue
-            stamps[key] = stamp
+            stamps[key] = at_ms
             if key in other.values:
                 values[key] = other.values[key]
             else:
                 values.pop(key, None)
         return Metadata(values, stamps)
 
-    def newest(self) -> "Metadata":
-        """What stays where contacts come together: the `MAX_METADATA_KEYS` latest keys, and as many removals."""
-        if len(self.values) <= MAX_METADATA_KEYS:
-            return Metadata(self.values, _forget_long_removed(self.values, self.stamps.copy()))
-        values, stamps = self.values.copy(), self.stamps.copy()
-        for key in sorted(values, key=lambda key: (stamps[key], key))[:-MAX_METADATA_KEYS]:
-            del values[key], stamps[key]
+    def bounded(self) -> "Metadata":
+        """The keys that were set most recently, and those removed most recently: what stays where contacts come together."""
+        values, stamps = self.values, self.stamps
+        if len(values) > MAX_METADATA_KEYS:
+            values, stamps = values.copy(), stamps.copy()
+            for key in sorted(values, key=lambda key: (stamps[key], key))[:-MAX_METADATA_KEYS]:
+                del values[key], stamps[key]
         return Metadata(values, _forget_long_removed(values, stamps))
 
 
@@ -101,10 +99,8 @@ def changed_keys(before: Mapping[str, Primitive], after: Mapping[str, Primitive]
     return sorted(changed)
 
 
-def _forget_long_removed(values: Mapping[str, Primitive], stamps: dict[str, Stamp]) -> dict[str, Stamp]:
+def _forget_long_removed(values: Mapping[str, Primitive], stamps: dict[str, int]) -> dict[str, int]:
     if len(stamps) - len(values) <= MAX_METADATA_KEYS:
         return stamps
     removed = sorted((key for key in stamps if key not in values), key=lambda key: (stamps[key], key))
-    for key in removed[:-MAX_METADATA_KEYS]:
-        del stamps[key]
-    return stamps
+    return {key: at_ms for key, at_ms in stamps.items() if key not in set(removed[:-MAX_METADATA_KEYS])}

@@ -1,7 +1,8 @@
-"""What a batch needs to know: the keys to load before it is folded, and no others.
+"""What a batch needs to know: the keys to load before it is folded.
 
-In rounds: what the entries name, the contacts behind it, and those that these have been merged into. Loading too little would
-fold wrongly without a word, so a property test folds every batch over a state loaded by these rules and over the whole one.
+The state is closed under references, so there are two questions. What do the entries name that is not held? And where do the
+contacts lead that were loaded for it? Loading too little would fold wrongly without an error, so a property test folds every
+batch over a state loaded by these rules and over the whole one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,48 +10,55 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kinfold_projections.entries import BadEntry, Entry
-from kinfold_projections.links import contacts_to_link
 from kinfold_projections.state import State
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.events import VisitorIdentified
-from kinfold_schemas.identifiers import email_key
 
 
-class NamedKeys(msgspec.Struct):
-    """What the entries name, each once."""
+class Missing(msgspec.Struct):
+    """What entries name that the state does not hold, each once. It may not exist."""
 
-    visitors: Iterable[str]
-    external_ids: Iterable[str]
-    emails: Iterable[str]
-    """By `email_key`."""
-    contacts: Iterable[str]
+    visitors: dict[str, None] = {}
+    external_ids: dict[str, None] = {}
+    emails: dict[str, None] = {}
+    """By key."""
+    contacts: dict[str, None] = {}
 
-
-def named_keys(entries: Sequence[Entry | BadEntry]) -> NamedKeys:
-    """The first round: what the entries themselves name."""
-    names = [entry.names for entry in entries if type(entry) is Entry]
-    return NamedKeys(
-        visitors=dict.fromkeys([each.visitor_id for each in names if each.visitor_id is not None]),
-        external_ids=dict.fromkeys([each.external_id for each in names if each.external_id is not None]),
-        emails=dict.fromkeys([email_key(each.email) for each in names if each.email is not None]),
-        contacts=dict.fromkeys([each.contact_id for each in names if each.contact_id is not None]),
-    )
+    def __bool__(self) -> bool:
+        return bool(self.visitors or self.external_ids or self.emails or self.contacts)
 
 
-def contacts_behind(state: State, entries: Sequence[Entry | BadEntry]) -> Iterable[str]:
-    """The second round: the contacts that what the entries name points to, as it was loaded into the state."""
-    ids = dict.fromkeys([visitor.links[-1].contact_id for visitor in state.visitors.values() if visitor.links])
-    ids.update(dict.fromkeys(state.external_ids.values()))
-    ids.update(dict.fromkeys(state.emails.values()))
-    moved = {visitor.id: visitor for visitor in state.visitors.values() if len(visitor.links) > 1}
-    for entry in entries if moved else ():
-        if type(entry) is Entry and entry.names.visitor_id in moved:
-            ids.update(dict.fromkeys(contacts_to_link(moved[entry.names.visitor_id], entry.at)))
-    return ids
+def missing(state: State, entries: Sequence[Entry | BadEntry]) -> Missing:
+    """What the entries name that is not held."""
+    found = Missing()
+    visitors, external_ids, emails, contacts = state.visitors, state.external_ids, state.emails, state.contacts
+    for entry in entries:
+        if type(entry) is not Entry:
+            continue
+        names = entry.names
+        if (visitor_id := names.visitor_id) is not None and visitor_id not in visitors:
+            found.visitors[visitor_id] = None
+        if (external_id := names.external_id) is not None and external_id not in external_ids:
+            found.external_ids[external_id] = None
+        if (email_key := names.email_key) is not None and email_key not in emails:
+            found.emails[email_key] = None
+        if (contact_id := names.contact_id) is not None and contact_id not in contacts:
+            found.contacts[contact_id] = None
+    return found
+
+
+def contacts_behind(state: State, loaded: Missing) -> Iterable[str]:
+    """The contacts that what was loaded refers to."""
+    visitors = [visitor for each in loaded.visitors if (visitor := state.visitors.get(each)) is not None]
+    ids = dict.fromkeys([link.contact_id for visitor in visitors for link in visitor.links])
+    ids.update(dict.fromkeys([held for each in loaded.external_ids if (held := state.external_ids.get(each)) is not None]))
+    ids.update(dict.fromkeys([held for each in loaded.emails if (held := state.emails.get(each)) is not None]))
+    ids.update(loaded.contacts)
+    return [contact_id for contact_id in ids if contact_id not in state.contacts]
 
 
 def survivors(state: State, contact_ids: Iterable[str]) -> list[str]:
-    """The third round, to be repeated until there are none: where those of the contacts went that have been merged."""
+    """Where those of the contacts went that have been merged; to be repeated until it leads nowhere new."""
     contacts = [state.contacts.get(contact_id) for contact_id in contact_ids]
     merged_into = [contact.merged_into for contact in contacts if type(contact) is MergedContact]
     return [contact_id for contact_id in dict.fromkeys(merged_into) if contact_id not in state.contacts]

@@ -1,26 +1,32 @@
-"""What is stored of a contact and a visitor: the public object (`kinfold_schemas.contacts`), then the fold's own fields.
+"""What the fold keeps of contacts and visitors, and how each part is stored (contract section 1).
 
-The own fields may change at will: a replay rebuilds them. The public ones come first and keep their names and meaning.
-`metadata`, `visitor_ids` and `links` are replaced and never mutated, so that a change on the feed may share them.
+    contacts        contact id → ContactRecord, exactly as the feed shows it, or a MergedContact     JSON
+    contact-stamps  contact id → ContactStamps                                                       MessagePack
+    visitors        visitor id → VisitorRecord: the visitor without its id, defaults left out        JSON
+    visitor-stamps  visitor id → VisitorStamps, absent where both parts are empty                    MessagePack
+
+Public records keep their names and meaning. Stamps are the fold's own and may change at will: a replay rebuilds them. They
+stand apart, so that an event that says nothing new writes a few bytes and leaves the public record alone.
+
+A stamp is an effective time in milliseconds. `metadata`, `visitor_ids` and `links` are replaced and never mutated.
 """
 
 from typing import Final
 
 import msgspec
 
-from kinfold_projections.entries import Stamp
 from kinfold_schemas.canonical import EMPTY_HASH, Primitive
 from kinfold_schemas.changes import ConflictReason
-from kinfold_schemas.contacts import Contact, MergedContact
+from kinfold_schemas.contacts import Contact, Link, MergedContact, Visitor
 
-NEVER: Final[Stamp] = (-1, 0, 0)
-"""Before every entry's stamp."""
+NEVER: Final = -1
+"""A stamp before every effective time."""
 
 NO_PRESENCE_MS: Final = -60_000
 
 
 class ContactRecord(msgspec.Struct, rename="camel", gc=False):
-    """A living contact."""
+    """A living contact: the fields of `kinfold_schemas.contacts.Contact`, mutable."""
 
     id: str
     external_id: str | None
@@ -36,90 +42,88 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
     created_at: str
     updated_at: str
     version: int
-    # The fold's own.
-    stamps: dict[str, Stamp]
-    """Of `email`, `name`, `image`."""
-    metadata_stamps: dict[str, Stamp]
-    """Of every metadata key, removed ones included: a late event must not bring one back."""
-    visitor_since: list[str]
-    """Of `visitor_ids`, in step: since when each is linked."""
-    presence_ms: int
+
+    def widen(self, first_at: str, last_at: str) -> None:
+        """Widens the seen times."""
+        self.last_seen_at = max(self.last_seen_at, last_at)
+        self.first_seen_at = min(self.first_seen_at, first_at)
+
+
+class ContactStamps(msgspec.Struct, array_like=True, gc=False):
+    """What only the fold needs of a living contact."""
+
+    presence_ms: int = NO_PRESENCE_MS
     """Effective time of the last ContactSeen."""
-    conflict: tuple[str, str, ConflictReason | None] | None
-    """The last conflict that was told: address, holder, reason."""
+    metadata: dict[str, int] = {}
+    """Of every metadata key, removed ones included: a late event must not bring one back."""
+    email_ms: int = NEVER
+    name_ms: int = NEVER
+    image_ms: int = NEVER
+    since: list[int] = []
+    """Of the record's `visitor_ids`, in step: the effective time of each link, in ms."""
+    conflict: tuple[str, str, ConflictReason | None] | None = None
+    """The last conflict that was told: the key of the address, the contact that holds it, and the reason."""
     merges: int = 0
-    """How many contacts were merged into it. None of those had taken any itself: only who has an external id takes others,
-    and who has one is never merged."""
-
-    def public(self) -> Contact:
-        """The contact as a change shows it."""
-        return Contact(
-            self.id,
-            self.external_id,
-            self.email,
-            self.name,
-            self.image,
-            self.metadata,
-            self.metadata_hash,
-            self.visitor_count,
-            self.visitor_ids,
-            self.first_seen_at,
-            self.last_seen_at,
-            self.created_at,
-            self.updated_at,
-            self.version,
-        )
+    """How many contacts were merged into this one. None of them had taken any: only a contact with an external id takes others,
+    and a contact with an external id is never merged."""
 
 
-class LinkRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
-    """A link, and the times at which events said it again: what is older than one of those does not end it."""
+class VisitorRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """A visitor: the fields of `kinfold_schemas.contacts.Visitor` but its id, and the stamp of its context."""
 
-    contact_id: str
-    since: str
-    # The fold's own.
-    said: str = ""
-    """The confirmations that are kept, as `kinfold_projections.links` writes and reads them."""
-    full: bool = False
-    """Whether those are as many as may be, and no time between two others that are within a minute of each other is left."""
-
-
-class VisitorRecord(msgspec.Struct, rename="camel", gc=False):
-    """A visitor, identified or not."""
-
-    id: str
-    contact_id: str | None
-    links: list[LinkRecord]
-    metadata: dict[str, Primitive]
-    context: dict[str, Primitive]
     first_seen_at: str
     last_seen_at: str
-    # The fold's own.
-    context_stamp: Stamp | msgspec.UnsetType = msgspec.UNSET
-    metadata_stamps: dict[str, Stamp] | msgspec.UnsetType = msgspec.UNSET
+    contact_id: str | None = None
+    links: list[Link] = []
+    name: str | None = None
+    image: str | None = None
+    metadata: dict[str, Primitive] = {}
+    context: dict[str, Primitive] = {}
+    context_ms: int = NEVER
+
+
+class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
+    """What only the fold needs of a visitor."""
+
+    metadata: dict[str, int] = {}
+    """Of an anonymous visitor's metadata keys, removed ones included."""
+    name_ms: int = NEVER
+    image_ms: int = NEVER
+    confirmed: list[list[int]] = []
+    """Of the record's `links`, in step: when each was said again, ascending, in ms. The others are kept until the first link:
+    from then on the contact has what they date."""
+
+
+NO_STAMPS: Final = VisitorStamps()
+"""Of a visitor of which none are stored."""
 
 
 def new_contact(contact_id: str, at: str) -> ContactRecord:
-    """A contact as its first event finds it: nothing known, version 0 until a change on the feed concerns it."""
-    return ContactRecord(
-        contact_id, None, None, None, None, {}, EMPTY_HASH, 0, [], at, at, at, at, 0, {}, {}, [], NO_PRESENCE_MS, None
-    )  # in order: keywords would cost as much again as all that its first event does
+    """A contact as its first event finds it: nothing known, and version 0 until its first change."""
+    return ContactRecord(contact_id, None, None, None, None, {}, EMPTY_HASH, 0, [], at, at, at, at, 0)
 
 
-def new_visitor(visitor_id: str, at: str) -> VisitorRecord:
-    """A visitor at its first event."""
-    return VisitorRecord(visitor_id, None, [], {}, {}, at, at)
+def public_contact(record: ContactRecord) -> Contact:
+    """The contact as readers decode it."""
+    return msgspec.convert(record, Contact, from_attributes=True)
+
+
+def public_visitor(visitor_id: str, record: VisitorRecord) -> Visitor:
+    """The visitor as readers decode it."""
+    return msgspec.structs.replace(msgspec.convert(record, Visitor, from_attributes=True), id=visitor_id)
 
 
 encode_record: Final = msgspec.json.Encoder().encode
+encode_stamps: Final = msgspec.msgpack.Encoder().encode
 decode_visitor: Final = msgspec.json.Decoder(VisitorRecord).decode
+decode_contact_stamps: Final = msgspec.msgpack.Decoder(ContactStamps).decode
+decode_visitor_stamps: Final = msgspec.msgpack.Decoder(VisitorStamps).decode
 _decode_contact: Final = msgspec.json.Decoder(ContactRecord).decode
-
-
 _decode_merged: Final = msgspec.json.Decoder(MergedContact).decode
 _MERGED_BYTES: Final = 100
 """A tombstone has 83 bytes, and a living contact never fewer than 300."""
 
 
-def decode_contact(data: str | bytes) -> ContactRecord | MergedContact:
+def decode_contact(data: bytes) -> ContactRecord | MergedContact:
     """A stored contact, living or merged. Raises msgspec.ValidationError for what the fold cannot have written."""
     return _decode_merged(data) if len(data) <= _MERGED_BYTES else _decode_contact(data)

@@ -1,7 +1,8 @@
-"""What the fold knows: the part of a workspace's state that a batch names, and what the fold changed in it.
+"""What the fold knows: visitors, contacts and identifiers of one workspace, and what the fold changed in them.
 
-In a test a `State()` is a whole workspace, kept in dictionaries. In the projector it holds what was loaded for one batch;
-`take_changes` then says what is to be written.
+In a test and in a replay a `State` is the whole workspace. In the projector it holds what batches have named so far, and is
+closed under references: a visitor, an external id or an address is held with every contact that it leads to, along all
+tombstones. `take_changes` says what is to be written.
 """
 
 from collections.abc import Iterable
@@ -13,11 +14,25 @@ from kinfold_projections import members
 from kinfold_projections.duplicates import DuplicateWindow
 from kinfold_projections.members import Membership
 from kinfold_projections.metadata import Metadata
-from kinfold_projections.records import ContactRecord, VisitorRecord, new_visitor
+from kinfold_projections.records import (
+    NEVER,
+    ContactRecord,
+    ContactStamps,
+    VisitorRecord,
+    VisitorStamps,
+    decode_contact,
+    decode_contact_stamps,
+    decode_visitor,
+    decode_visitor_stamps,
+    encode_record,
+    new_contact,
+)
 from kinfold_schemas.canonical import metadata_hash
 from kinfold_schemas.contacts import MergedContact
-from kinfold_schemas.identifiers import email_key
-from kinfold_schemas.times import MINUTE_CHARS
+
+_VISITOR_BYTES: Final = 250
+"""Of a visitor that was created: about what one takes."""
+_LARGE_BYTES: Final = 4 * _VISITOR_BYTES
 
 
 class DamagedState(LookupError):
@@ -25,40 +40,88 @@ class DamagedState(LookupError):
 
 
 class StateChanges(msgspec.Struct):
-    """What is to be written, each thing once, in its last form."""
+    """What is to be written, each thing once, in its last form. None: it is to be removed."""
 
-    visitors: list[VisitorRecord]
-    contacts: list[ContactRecord | MergedContact]
-    created: list[str]
-    """The ids of those contacts that were not there before."""
-    seen: list[ContactRecord]
-    """Those of them that were seen last in another minute than before: where they stand in `recent` changes."""
-    external_ids: dict[str, str]
-    emails: dict[str, str | None]
-    """By `email_key`; None where an address became free."""
-    members: dict[str, bool]
+    visitors: dict[str, VisitorRecord] = {}
+    visitor_stamps: dict[str, VisitorStamps | None] = {}
+    contacts: dict[str, bytes] = {}
+    """Encoded: the living ones as the feed shows them, and tombstones."""
+    contact_stamps: dict[str, ContactStamps | None] = {}
+    external_ids: dict[str, str] = {}
+    emails: dict[str, str | None] = {}
+    """By the key of the address."""
+    members: dict[str, bool] = {}
     """Of the sorted set `members`: whether each is in it now."""
+    created: dict[str, bool] = {}
+    """Of the sorted set of living contacts: True where one was created, False where it was merged."""
+    new_visitors: int = 0
+    new_contacts: int = 0
+    new_external_ids: int = 0
+    new_emails: int = 0
+    """Less those that became free."""
+    merges: int = 0
 
 
 class State:
-    """Visitors, contacts and identifiers of one workspace."""
+    """Visitors, contacts and identifiers of one workspace.
 
-    def __init__(self, workspace: str) -> None:
+    With `tells=False` the fold makes no changes for the feed, and a contact is hashed and encoded once, by `take_changes`:
+    right for a replay, which tells the feed what differs at the end.
+    """
+
+    def __init__(self, workspace: str, *, tells: bool = True) -> None:
         self.workspace: Final = workspace
+        self.tells: Final = tells
         self.visitors: Final[dict[str, VisitorRecord]] = {}
+        self.visitor_stamps: Final[dict[str, VisitorStamps]] = {}
         self.contacts: Final[dict[str, ContactRecord | MergedContact]] = {}
+        self.contact_stamps: Final[dict[str, ContactStamps]] = {}
         self.external_ids: Final[dict[str, str]] = {}
-        self.emails: Final[dict[str, str]] = {}
+        self.emails: Final[dict[str, str | None]] = {}
+        """By the key of the address. None: a batch freed it, and what is stored may not say so yet."""
         self.older: Final[dict[str, list[Membership]]] = {}
         """By contact id: the memberships that follow the listed ones (`members`)."""
         self.window: Final = DuplicateWindow()
-        self._changed_visitors: dict[str, VisitorRecord] = {}
-        self._changed_contacts: dict[str, ContactRecord | MergedContact] = {}
-        self._created: list[str] = []
-        self._seen: dict[str, None] = {}
-        self._changed_external_ids: dict[str, str] = {}
-        self._changed_emails: dict[str, str | None] = {}
-        self._changed_members: dict[str, bool] = {}
+        self.held_bytes = 0
+        """About how many bytes what is held would take encoded."""
+        self._contact_bytes: dict[str, int] = {}
+        self._visitor_bytes: dict[str, int] = {}
+        """Of those that have grown; the others are counted as they came."""
+        self._changes = StateChanges()
+
+    # --- loading
+
+    def hold_visitor(self, visitor_id: str, record: bytes, stamps: bytes | None) -> None:
+        """Holds a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
+        self.visitors[visitor_id] = decode_visitor(record)
+        self.held_bytes += len(record)
+        if stamps is not None:
+            self.visitor_stamps[visitor_id] = decode_visitor_stamps(stamps)
+            self.held_bytes += len(stamps)
+
+    def hold_contact(self, contact_id: str, record: bytes, stamps: bytes | None) -> None:
+        """Holds a stored contact or tombstone.
+
+        Raises DamagedState, and msgspec.ValidationError, for what the fold cannot have written.
+        """
+        contact = self.contacts[contact_id] = decode_contact(record)
+        self._weigh(contact_id, len(record))
+        if type(contact) is ContactRecord:
+            if stamps is None:
+                raise DamagedState(f"contact {contact_id} has no stamps; kinfold replay rebuilds the state")
+            self.contact_stamps[contact_id] = decode_contact_stamps(stamps)
+            self.held_bytes += len(stamps)
+
+    def _weigh(self, contact_id: str, size: int) -> None:
+        self.held_bytes += size - self._contact_bytes.get(contact_id, 0)
+        self._contact_bytes[contact_id] = size
+
+    def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
+        """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
+        known = self._visitor_bytes.get(visitor_id, _VISITOR_BYTES)
+        if at_most > _LARGE_BYTES and at_most > 1.5 * known:
+            size = self._visitor_bytes[visitor_id] = len(encode_record(self.visitors[visitor_id]))
+            self.held_bytes += size - known
 
     # --- reading
 
@@ -69,127 +132,140 @@ class State:
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
         contact = self.contacts.get(contact_id)
-        if isinstance(contact, ContactRecord):
-            return contact
-        while isinstance(contact, MergedContact):
+        while type(contact) is MergedContact:
             contact_id = contact.merged_into
             contact = self.contacts.get(contact_id)
-        if contact is None:
-            message = f"contact {contact_id}: found nothing, though the state names it; kinfold replay rebuilds the state"
-            raise DamagedState(message)
-        return contact
+        if type(contact) is ContactRecord:
+            return contact
+        message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
+        raise DamagedState(message)
 
     def by_external_id(self, external_id: str) -> ContactRecord | None:
         """The contact that has this external id."""
         contact_id = self.external_ids.get(external_id)
         return None if contact_id is None else self.contact(contact_id)
 
-    def by_email(self, email: str) -> ContactRecord | None:
-        """The contact that has this address, however it is written."""
-        contact_id = self.emails.get(email_key(email))
+    def by_email(self, email_key: str) -> ContactRecord | None:
+        """The contact that has the address with this key."""
+        contact_id = self.emails.get(email_key)
         return None if contact_id is None else self.contact(contact_id)
 
+    def living_contacts(self) -> Iterable[ContactRecord]:
+        """Every contact that is held and not merged."""
+        return (contact for contact in self.contacts.values() if type(contact) is ContactRecord)
+
+    # --- changing
+
     def visitor(self, visitor_id: str, at: str) -> VisitorRecord:
-        """The visitor, changed by an event at a time: there from now on, its seen times widened."""
+        """The visitor, created or its seen times widened by an event at `at`."""
         visitor = self.visitors.get(visitor_id)
         if visitor is None:
-            visitor = self.visitors[visitor_id] = new_visitor(visitor_id, at)
+            visitor = self.visitors[visitor_id] = VisitorRecord(at, at)
+            self._changes.new_visitors += 1
+            self.held_bytes += _VISITOR_BYTES
         elif at > visitor.last_seen_at:
             visitor.last_seen_at = at
         elif at < visitor.first_seen_at:
             visitor.first_seen_at = at
-        self._changed_visitors[visitor_id] = visitor
+        self._changes.visitors[visitor_id] = visitor
         return visitor
 
-    # --- changing
+    def put_visitor_stamps(self, visitor_id: str, stamps: VisitorStamps) -> None:
+        """The visitor's stamps are these; none are kept where there are none."""
+        if stamps.metadata or stamps.name_ms != NEVER or stamps.image_ms != NEVER or any(stamps.confirmed):
+            self.visitor_stamps[visitor_id] = self._changes.visitor_stamps[visitor_id] = stamps
+        elif self.visitor_stamps.pop(visitor_id, None) is not None:
+            self._changes.visitor_stamps[visitor_id] = None
 
-    def put_contact(self, contact: ContactRecord | MergedContact) -> None:
-        """The contact is new, or has changed."""
-        if contact.id not in self.contacts:
-            self._created.append(contact.id)
-            self._seen[contact.id] = None
-        self.contacts[contact.id] = self._changed_contacts[contact.id] = contact
+    def create_contact(self, contact_id: str, at: str) -> ContactRecord:
+        """A contact that an event at this effective time creates. To be told, as every change of a contact (`feed.Feed`)."""
+        contact = self.contacts[contact_id] = new_contact(contact_id, at)
+        self.contact_stamps[contact_id] = self._changes.contact_stamps[contact_id] = ContactStamps()
+        self._changes.created[contact_id] = True
+        self._changes.new_contacts += 1
+        return contact
 
-    def widen(self, contact: ContactRecord, first_at: str, last_at: str) -> None:
-        """Widens a contact's seen times."""
-        if last_at > contact.last_seen_at:
-            if last_at[:MINUTE_CHARS] != contact.last_seen_at[:MINUTE_CHARS]:
-                self._seen[contact.id] = None
-            contact.last_seen_at = last_at
-            self._changed_contacts[contact.id] = contact
-        if first_at < contact.first_seen_at:
-            contact.first_seen_at = first_at
-            self._changed_contacts[contact.id] = contact
+    def write_contact(self, contact: ContactRecord) -> bytes:
+        """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""
+        data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
+        self._weigh(contact.id, len(data))
+        return data
+
+    def stamps_of(self, contact: ContactRecord) -> ContactStamps:
+        """The contact's stamps, which are about to change."""
+        stamps = self._changes.contact_stamps[contact.id] = self.contact_stamps[contact.id]
+        return stamps
 
     def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> None:
         """The contact's metadata is this, and so is its hash."""
         if metadata.values is not contact.metadata:
             contact.metadata = metadata.values
-            contact.metadata_hash = metadata_hash(metadata.values)
-        contact.metadata_stamps = metadata.stamps
-        self.put_contact(contact)
+            contact.metadata_hash = metadata_hash(metadata.values) if self.tells else ""
+        self.stamps_of(contact).metadata = metadata.stamps
 
     def put_external_id(self, external_id: str, contact_id: str) -> None:
         """The external id is the contact's."""
-        self.external_ids[external_id] = self._changed_external_ids[external_id] = contact_id
+        self.external_ids[external_id] = self._changes.external_ids[external_id] = contact_id
+        self._changes.new_external_ids += 1
 
-    def put_email(self, email: str, contact_id: str) -> None:
+    def put_email(self, email_key: str, contact_id: str) -> None:
         """The address is the contact's."""
-        address = email_key(email)
-        self.emails[address] = self._changed_emails[address] = contact_id
+        self.emails[email_key] = self._changes.emails[email_key] = contact_id
+        self._changes.new_emails += 1
 
-    def free_email(self, email: str) -> None:
-        """The address is nobody's."""
-        address = email_key(email)
-        self.emails.pop(address, None)
-        self._changed_emails[address] = None
+    def free_email(self, email_key: str) -> None:
+        """The address belongs to no contact."""
+        self.emails[email_key] = self._changes.emails[email_key] = None
+        self._changes.new_emails -= 1
 
-    def add_visitor(self, contact: ContactRecord, link_contact_id: str, since: str, visitor_id: str) -> None:
-        """The visitor is the contact's now, by a link that names `link_contact_id` (the contact, or one merged into it)."""
-        members.add(contact, self.older.setdefault(contact.id, []), Membership(since, visitor_id))
-        self._changed_members[members.member(link_contact_id, since, visitor_id)] = True
-        self.put_contact(contact)
+    def add_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
+        """The visitor becomes the contact's, by a link that names `link_contact_id` (the contact, or one merged into it)."""
+        members.add(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
+        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = True
 
-    def remove_visitor(self, contact: ContactRecord, link_contact_id: str, since: str, visitor_id: str) -> None:
-        """The visitor is the contact's no longer."""
-        members.remove(contact, self.older.setdefault(contact.id, []), Membership(since, visitor_id))
-        self._changed_members[members.member(link_contact_id, since, visitor_id)] = False
-        self.put_contact(contact)
+    def remove_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
+        """The visitor leaves the contact."""
+        members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
+        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = False
 
-    def unite_visitors(self, contact: ContactRecord, merged: ContactRecord) -> None:
-        """The merged contact's visitors are the contact's now."""
+    def merge_contact(self, contact: ContactRecord, merged: ContactRecord) -> ContactStamps:
+        """Gives the contact the visitors of the merged one, which becomes a tombstone; returns the merged one's stamps."""
+        stamps = self.contact_stamps.pop(merged.id)
+        self._changes.contact_stamps[merged.id] = None
         if merged.visitor_count:
-            newest = merged.visitor_since[0]
-            self._changed_members[members.merged_member(contact.id, newest, merged.id)] = True
+            self._changes.members[members.merged_member(contact.id, stamps.since[0], merged.id)] = True
+            older = self.older.pop(merged.id, [])
             self.older[contact.id] = members.unite(
-                contact, self.older.get(contact.id, []), merged, self.older.pop(merged.id, [])
+                contact, self.stamps_of(contact), self._older(contact), merged, stamps, older
             )
-        self.put_contact(contact)
+        tombstone = self.contacts[merged.id] = MergedContact(merged.id, contact.id)
+        self._changes.contacts[merged.id] = encode_record(tombstone)
+        self._changes.created[merged.id] = False
+        self._changes.merges += 1
+        return stamps
+
+    def _older(self, contact: ContactRecord) -> list[Membership]:
+        return self.older.setdefault(contact.id, [])
 
     def take_changes(self) -> StateChanges:
         """What changed since the last call."""
-        changes = StateChanges(
-            list(self._changed_visitors.values()),
-            list(self._changed_contacts.values()),
-            self._created,
-            [contact for each in self._seen if type(contact := self.contacts[each]) is ContactRecord],
-            self._changed_external_ids,
-            self._changed_emails,
-            self._changed_members,
-        )
-        self._changed_visitors, self._changed_contacts, self._created, self._seen = {}, {}, [], {}
-        self._changed_external_ids, self._changed_emails, self._changed_members = {}, {}, {}
+        changes, self._changes = self._changes, StateChanges()
+        for contact_id, data in changes.contacts.items() if not self.tells else ():
+            if not data:
+                contact = self.contact(contact_id)
+                contact.metadata_hash = contact.metadata_hash or metadata_hash(contact.metadata)
+                changes.contacts[contact_id] = encode_record(contact)
         return changes
 
-    def clear(self) -> None:
-        """Holds nothing any more but which events it has seen: the next batch is loaded anew.
-
-        Only for what is taken: nothing may have changed since `take_changes`.
-        """
+    def forget(self) -> None:
+        """Drops everything but the duplicate window. Nothing may have changed since `take_changes`."""
+        self.held_bytes = 0
+        self._contact_bytes.clear()
+        self._visitor_bytes.clear()
         self.older.clear()
-        for records in (self.visitors, self.contacts, self.external_ids, self.emails):
-            records.clear()
-
-    def living_contacts(self) -> Iterable[ContactRecord]:
-        """Every contact that is held and not merged."""
-        return (contact for contact in self.contacts.values() if isinstance(contact, ContactRecord))
+        self.visitors.clear()
+        self.visitor_stamps.clear()
+        self.contacts.clear()
+        self.contact_stamps.clear()
+        self.external_ids.clear()
+        self.emails.clear()

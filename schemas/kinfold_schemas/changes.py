@@ -20,35 +20,37 @@ class _Change(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_fie
     """The id of the log entry, or `replay`."""
 
 
-class _ContactChange(_Change, kw_only=True, frozen=True, gc=False):
+class ContactChange(_Change, kw_only=True, frozen=True, gc=False):
+    """A change that shows the contact after it."""
+
     contact: Contact
 
 
-class ContactCreated(_ContactChange, frozen=True, tag="ContactCreated"):
+class ContactCreated(ContactChange, frozen=True, tag="ContactCreated"):
     """A contact was created."""
 
 
-class ContactUpdated(_ContactChange, frozen=True, tag="ContactUpdated"):
+class ContactUpdated(ContactChange, frozen=True, tag="ContactUpdated"):
     """Fields of a contact changed; `changed` lists them: `name`, `metadata.plan`, and so on."""
 
     changed: list[str]
 
 
-class VisitorLinked(_ContactChange, frozen=True, tag="VisitorLinked", omit_defaults=True):
+class VisitorLinked(ContactChange, frozen=True, tag="VisitorLinked", omit_defaults=True):
     """A visitor was linked to the contact; `previous_contact_id` is the contact that it moved from, if any."""
 
     visitor_id: str
     previous_contact_id: str | None = None
 
 
-class VisitorUnlinked(_ContactChange, frozen=True, tag="VisitorUnlinked"):
+class VisitorUnlinked(ContactChange, frozen=True, tag="VisitorUnlinked"):
     """A visitor moved from the contact to `next_contact_id`."""
 
     visitor_id: str
     next_contact_id: str
 
 
-class ContactsMerged(_ContactChange, frozen=True, tag="ContactsMerged"):
+class ContactsMerged(ContactChange, frozen=True, tag="ContactsMerged"):
     """Another contact was merged into this one; `merged_contact_id` is now a tombstone."""
 
     merged_contact_id: str
@@ -57,7 +59,7 @@ class ContactsMerged(_ContactChange, frozen=True, tag="ContactsMerged"):
 ConflictReason = Literal["too-many-merges"]
 
 
-class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict", omit_defaults=True):
+class IdentityConflict(ContactChange, frozen=True, tag="IdentityConflict", omit_defaults=True):
     """An event named an address that another contact holds and keeps.
 
     Without a `reason`, the two contacts have different external ids. With `too-many-merges`, this contact has reached the
@@ -69,7 +71,7 @@ class IdentityConflict(_ContactChange, frozen=True, tag="IdentityConflict", omit
     reason: ConflictReason | None = None
 
 
-class ContactSeen(_ContactChange, frozen=True, tag="ContactSeen"):
+class ContactSeen(ContactChange, frozen=True, tag="ContactSeen"):
     """The contact was seen: at most one per contact and minute of effective time. It does not change `version`."""
 
 

@@ -54,14 +54,12 @@ def decode_event(data: bytes) -> Event | Rejection:
         return _explain(data, error)
     if _BACKSLASH in data and b"\\u0000" in data and (rejection := _find_nul(data)):
         return rejection
-    if values := _values(event):
+    values = event.context if type(event) is VisitorSeen else None if type(event) is EventsExcluded else event.metadata
+    if values and float in map(type, values.values()):
         _normalise(values)
-    refusal = None
-    if type(event) is MetadataSet and event.hash is not None:
-        refusal = _check_hash(event)
-    if len(data) > MAX_VALUE_BYTES:
-        refusal = refusal or _check_texts(event)
-    return refusal or event
+    if type(event) is MetadataSet and event.hash is not None and (refusal := _check_hash(event)):
+        return refusal
+    return event if len(data) <= MAX_VALUE_BYTES else _check_texts(event) or event
 
 
 def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:

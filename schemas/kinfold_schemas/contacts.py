@@ -61,13 +61,18 @@ class Link(msgspec.Struct, frozen=True, rename="camel", gc=False):
     since: str
 
 
-class Visitor(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A device or browser. `metadata` is what was set while the visitor was anonymous."""
+class Visitor(msgspec.Struct, kw_only=True, frozen=True, rename="camel", gc=False):
+    """A device or browser. `name`, `image` and `metadata` are what was said of it while no event had identified it.
 
-    id: str
-    contact_id: str | None
-    links: list[Link]
-    metadata: dict[str, Primitive]
-    context: dict[str, Primitive]
+    Stored under its id, without the id and without fields that have their default.
+    """
+
+    id: str = ""
+    contact_id: str | None = None
+    links: list[Link] = []
+    name: str | None = None
+    image: str | None = None
+    metadata: dict[str, Primitive] = {}
+    context: dict[str, Primitive] = {}
     first_seen_at: str
     last_seen_at: str

@@ -86,6 +86,8 @@ class MetadataSet(_Common, frozen=True, tag="MetadataSet"):
     external_id: ExternalId | None = None
     email: Email | None = None
     contact_id: str | None = None
+    name: str | None = None
+    image: str | None = None
     metadata: Metadata | None = None
     unset: Unset | None = None
     hash: Annotated[str, Meta(description="The canonical hash of `metadata` (RFC 8785, SHA-256)")] | None = None

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from kinfold_schemas.rejections import Rejection, found
 
@@ -152,14 +152,18 @@ class IdentifierRules:
     external_id: Callable[[str], str | Rejection]
     email: Callable[[str], str | Rejection]
 
-    def __init__(self, blocked: Iterable[str] = ()) -> None:
+    def __init__(self, blocked: Iterable[str] = (), *, remembered: int = 0) -> None:
+        """`remembered`: how many judgements of each kind are kept, for a fold that meets the same identifiers often."""
         self.blocked: Final = tuple(sorted(blocked))
         is_pattern = re.compile(r"/.+/\Z", re.DOTALL).match
         self._exact: Final = frozenset(_nfc(item) for item in self.blocked if not is_pattern(item))
         self._patterns: Final = tuple(_compiled(item) for item in self.blocked if is_pattern(item))
-        self.visitor_id = partial(self._id, "visitorId")
-        self.external_id = partial(self._id, "externalId")
-        self.email = self._email
+        self.remembered: Final = remembered
+        self.visitor_names: Final[dict[str, Any]] = {}
+        """What `names.named_by` made of events that name a visitor alone, as most do."""
+        self.visitor_id = _remembering(partial(self._id, "visitorId"), remembered)
+        self.external_id = _remembering(partial(self._id, "externalId"), remembered)
+        self.email = _remembering(self._email, remembered)
 
     def _id(self, field: str, raw: str) -> str | Rejection:
         if not self.blocked and _is_plain_id(raw) and (len(raw) > _LONGEST_WORD or raw.lower() not in _WORDS):
@@ -188,6 +192,30 @@ class IdentifierRules:
         return (
             value in self._exact or _unquoted(value) in self._exact or any(pattern.search(value) for pattern in self._patterns)
         )
+
+
+_Judge = Callable[[str], str | Rejection]
+
+
+def _remembering(judge: _Judge, remembered: int) -> _Judge:
+    return _Judgements(judge, remembered).__getitem__ if remembered else judge
+
+
+class _Judgements(dict[str, str | Rejection]):
+    """What was judged of identifiers, as they were written. Dropped whole when it is full."""
+
+    def __init__(self, judge: _Judge, remembered: int) -> None:
+        super().__init__()
+        self._judge: Final = judge
+        self._remembered: Final = remembered
+
+    def __missing__(self, raw: str) -> str | Rejection:
+        judged = self._judge(raw)
+        if type(judged) is str and len(raw) <= MAX_EMAIL_CHARS:  # a rejection is rare, and may be long
+            if len(self) >= self._remembered:
+                self.clear()
+            self[raw] = judged
+        return judged
 
 
 CONTRACT_RULES: Final = IdentifierRules()

@@ -13,27 +13,29 @@ _WORKSPACE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 COMMITTED: Final[tuple["PublicName | PrivateName", ...]] = (
     "position",
     "visitors",
+    "visitor-stamps",
     "contacts",
+    "contact-stamps",
     "external-ids",
     "emails",
     "members",
-    "recent",
     "created",
 )
-"""The keys that the fold derives from the log and every batch writes, in the order in which `commit.lua` takes them."""
+"""The keys that the fold derives from the log and every batch writes."""
 
 STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "excluded")
 """The keys that a replay rebuilds. The other keys are the log itself, or cannot be rebuilt from it."""
 
-Staging = Literal["replay", "verify"]
-"""The areas where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
+Staging = Literal["replay"]
+"""Where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
 
 PublicName = Literal["events", "contacts", "visitors", "external-ids", "emails", "changes", "rejects", "position"]
 """The keys of contract section 1."""
 
 PrivateName = Literal[
+    "visitor-stamps",
+    "contact-stamps",
     "members",
-    "recent",
     "created",
     "blocked-identifiers",
     "hold",
@@ -46,9 +48,9 @@ PrivateName = Literal[
     "api-keys",
     "identity-secret",
 ]
-"""`members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
-`recent`: sorted set, the living contacts by the first millisecond of the minute of their `lastSeenAt`; `created`: sorted set,
-the living contacts by id.
+"""`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
+`members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
+`created`: sorted set, the living contacts by id.
 `blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
 `hold`: string with a time to live, set while a replay is about to replace the state. No batch is committed meanwhile.
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
@@ -58,8 +60,8 @@ the living contacts by id.
 `projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
 workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
-`api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.gateway.keys`).
-`identity-secret`: string, the secret that signs identities (`services.gateway.signatures`)."""
+`api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
+`identity-secret`: string, the secret that signs identities (`services.access.signatures`)."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, staging: Staging | None = None) -> str:

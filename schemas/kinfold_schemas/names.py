@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
-from kinfold_schemas.identifiers import IdentifierRules, stripped
+from kinfold_schemas.identifiers import IdentifierRules, email_key, stripped
 from kinfold_schemas.rejections import Rejection
 
 
@@ -20,6 +20,8 @@ class Names(msgspec.Struct, frozen=True, gc=False):
     email: str | None = None
     contact_id: str | None = None
     blocked: int = 0
+    email_key: str | None = None
+    """What the address is matched by."""
 
 
 _NOBODY: Final = Names()
@@ -39,8 +41,18 @@ def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
 
 
 def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
+    known: Names | None = rules.visitor_names.get(visitor_id)
+    if known is not None:
+        return known
     judged = rules.visitor_id(visitor_id)
-    return Names(judged) if isinstance(judged, str) else judged
+    if type(judged) is Rejection:
+        return judged
+    names = Names(judged)
+    if rules.remembered:
+        if len(rules.visitor_names) >= rules.remembered:
+            rules.visitor_names.clear()
+        rules.visitor_names[visitor_id] = names
+    return names
 
 
 def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> Names | Rejection:
@@ -61,11 +73,11 @@ def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> N
             return rejection
     if type(event) is MetadataSet:
         contact_id = stripped(event.contact_id) if event.contact_id is not None else None
-        names = Names(visitor_id, external_id, email, contact_id, len(blocked))
+        names = Names(visitor_id, external_id, email, contact_id, len(blocked), email_key(email) if email is not None else None)
         return _check_target(names, blocked) or names
     if external_id is None and email is None:
         return blocked[0] if blocked else Rejection("no-identifier", "externalId, email", "at least one of them", "neither")
-    return Names(visitor_id, external_id, email, None, len(blocked))
+    return Names(visitor_id, external_id, email, None, len(blocked), email_key(email) if email is not None else None)
 
 
 def _check_target(names: Names, blocked: list[Rejection]) -> Rejection | None:

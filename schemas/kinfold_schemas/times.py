@@ -17,7 +17,7 @@ YEAR_2000_MS: Final = 946_684_800_000
 MINUTE_CHARS: Final = len("2026-11-22T08:00")
 """Length of the prefix of a `to_text` string that identifies its minute."""
 
-_MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
+MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 
 
 def to_ms(moment: datetime) -> int:
@@ -28,7 +28,7 @@ def to_ms(moment: datetime) -> int:
 
 def to_text(ms: int) -> str:
     """Format as RFC 3339 in UTC with milliseconds: `2026-11-22T08:00:00.000Z`. `ms` must be in 0…LAST_MS."""
-    return _second(ms // 1000) + _MILLISECONDS[ms % 1000]
+    return _second(ms // 1000) + MILLISECONDS[ms % 1000]
 
 
 def from_text(text: str) -> int:

@@ -1,1 +1,1 @@
-"""What runs: the projector, the embedded server, settings and the command line."""
+"""The programs: projector, gateway, replay, embedded server and command line."""

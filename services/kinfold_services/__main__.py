@@ -1,15 +1,15 @@
-"""The program `kinfold`, which every installation has, and which needs what `kinfold[service]` brings."""
+"""The program `kinfold`. Every installation has it, but it needs the dependencies of `kinfold[service]`."""
 
 import sys
 from typing import Final
 
-_WRONG_USAGE: Final = 2  # as in `cli.output`, which may be what cannot be imported
+_WRONG_USAGE: Final = 2  # as in `cli.output`, which cannot be imported without them
 
 
 def main() -> None:
-    """Runs the command line, or says in a sentence what to install."""
+    """Runs the command line, or names what to install."""
     try:
-        from kinfold_services import cli  # noqa: PLC0415  the base install has not what it imports
+        from kinfold_services import cli  # noqa: PLC0415  fails in a base install
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kinfold"):
             raise

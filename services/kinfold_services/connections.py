@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -26,13 +25,12 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from kinfold_projections.batches import RawEntry as RawEntry  # noqa: PLC0414  everybody who reads a stream imports it from here
 from kinfold_schemas.urls import parse_redis_url
 
 CLUSTER: Final = "redis+cluster"
 SENTINEL: Final = "redis+sentinel"
 
-RawEntry = tuple[bytes, Mapping[bytes, bytes]]
-"""A log entry as Redis gives it: its id and its fields."""
 
 Client = Redis  # RedisCluster has the same commands; redis-py has no type for both
 
@@ -63,8 +61,11 @@ _PASSING: Final = (
     ReadOnlyError,
     RedisClusterException,  # a slot that no node covers, or no node that answers
 )
-_PASSING_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "UNBLOCKED ", "UNKILLABLE ")
-"""Of errors for which redis-py has no class."""
+_PASSING_CODES: Final = (
+    *("ASK ", "BUSY ", "CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "MISCONF ", "MOVED ", "NOREPLICAS ", "OOM ", "READONLY "),
+    *("TRYAGAIN ", "UNBLOCKED ", "UNKILLABLE "),
+)
+"""Of errors for which redis-py has no class, and of those that did not pass through redis-py (`projector.wire`)."""
 
 
 class ServerUnfit(RuntimeError):

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: for people on a terminal, JSON lines elsewhere."""
+"""Structured logs on standard error: readable text on a terminal, JSON lines elsewhere."""
 
 import logging
 import os
@@ -8,7 +8,10 @@ import structlog
 
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
-    """Sets up structlog, and sends the standard library's logging (FastStream's, asyncio's) the same way."""
+    """Sets up structlog, and gives the logs of the standard library (FastStream, asyncio) the same form.
+
+    `log_format` is auto, console or json; `level` is debug, info, warning or error.
+    """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

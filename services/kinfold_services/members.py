@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from kinfold_projections.members import MERGED, Membership, member
 from kinfold_schemas.keys import Staging, key
+from kinfold_schemas.times import text_ms
 from kinfold_services.connections import Client
 
 _PAGE: Final = 200
@@ -61,7 +62,7 @@ async def walk_members(
             sources.append(_rows(client, members, name, behind))
             await push(len(sources) - 1)
         else:
-            yield Membership(since, name)
+            yield Membership(text_ms(since), name)
 
 
 async def _rows(
@@ -70,7 +71,7 @@ async def _rows(
     """(since, kind, id) of what stands under one contact in the sorted set, from the newest on."""
     first, last = b"[" + contact_id.encode(), b"[" + contact_id.encode() + b"\xff"
     if behind is not None:
-        last = b"(" + member(contact_id, behind.since, behind.visitor_id).encode()
+        last = b"(" + member(contact_id, behind.since_ms, behind.visitor_id).encode()
     while True:
         reply = await client.zrange(members, cast("Any", last), cast("Any", first), desc=True, bylex=True, offset=0, num=_PAGE)
         page = cast("list[bytes]", reply)

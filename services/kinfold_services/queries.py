@@ -13,7 +13,9 @@ from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.projector.store import GROUP, Position, StateStore
+from kinfold_services.projector.commit import GROUP
+from kinfold_services.state.position import Position
+from kinfold_services.state.reader import StateReader
 
 _decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
 _decode_contact: Final = msgspec.json.Decoder(Contact).decode
@@ -124,7 +126,7 @@ class Workspace:
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor, identified or not."""
         data = await self._get("visitors", id_key(visitor_id))
-        return None if data is None else _decode_visitor(data)
+        return None if data is None else msgspec.structs.replace(_decode_visitor(data), id=id_key(visitor_id))
 
     async def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
@@ -142,7 +144,7 @@ class Workspace:
 
     async def position(self) -> Position:
         """How far the log is folded."""
-        return await StateStore(self._client, self.name).position()
+        return await StateReader(self._client, self.name).position()
 
     async def wait_until_folded(self, position: str, timeout_s: float) -> None:
         """Waits until the projector has come as far as `position`. Raises NotFolded."""

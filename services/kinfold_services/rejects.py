@@ -23,17 +23,19 @@ from typing import Any, Final, Self, cast
 import msgspec
 
 import kinfold_services
-from kinfold_projections.entries import EVENT_FIELD, BadEntry, effective_ms, read_entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.entries import EVENT_FIELD, BadEntry, read_entry
+from kinfold_projections.fold import fold
+from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
-from kinfold_schemas.codec import decode_event
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import Rejection
-from kinfold_schemas.times import to_text
-from kinfold_services.connections import Client
-from kinfold_services.projector.store import StateStore, read_reject
+from kinfold_services.connections import ANSWER_S, Client
+from kinfold_services.projector.loading import Loader
+from kinfold_services.projector.wire import Wire
+from kinfold_services.state.reader import StateReader
+from kinfold_services.state.rejects import read_reject
 from kinfold_services.streams import PAGE_ENTRIES, untouched
 
 _RETRY: Final = files(kinfold_services).joinpath("retry.lua").read_text()
@@ -126,28 +128,19 @@ class Rejects:
     async def _as_they_stand(self, marks: dict[str, str]) -> AsyncIterator[RejectedEntry]:
         """All of them. Raises _Replaced as soon as those that are read are others than those it began with."""
         rejects, generation = key(self._workspace, "rejects"), await self._generation()
-        last: RejectedEntry | None = None
         after = "0-0"
         while True:
             page = cast("list[_Stored]", await self._client.xrange(rejects, min=f"({after}", count=PAGE_ENTRIES))
             if await self._generation() != generation:
                 raise _Replaced
             if not page:
-                break
+                return
             for reject_id, flat in page:
-                after, reject = reject_id.decode(), RejectedEntry.of(reject_id, flat, marks)
-                if last is not None and last.entry == reject.entry:
-                    # An entry with very many fields is rejected in parts, one behind the other (`StateStore.prepare`).
-                    last = msgspec.structs.replace(last, fields=[*last.fields, *reject.fields])
-                    continue
-                if last is not None:
-                    yield last
-                last = reject
-        if last is not None:
-            yield last
+                after = reject_id.decode()
+                yield RejectedEntry.of(reject_id, flat, marks)
 
     async def _generation(self) -> str:
-        return (await StateStore(self._client, self._workspace).position()).generation
+        return (await StateReader(self._client, self._workspace).position()).generation
 
     async def retry(self, reject: RejectedEntry, event: bytes) -> str | Rejection:
         """Appends `event` in the place of a reject, if the fold would take it now: its entry, or why it would be refused.
@@ -165,28 +158,32 @@ class Rejects:
 
     async def _judge(self, event: bytes) -> Rejection | None:
         """What the fold would say of it, by the present rules and upon the present state."""
-        store = StateStore(self._client, self._workspace)
         if self._rules is None:
-            self._rules = IdentifierRules(await store.blocked_identifiers())
+            self._rules = IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
         next_id = f"{time.time_ns() // 1_000_000}-0".encode()
         entry = read_entry(next_id, {EVENT_FIELD: event}, self._rules)
         if isinstance(entry, BadEntry):
             return entry.rejection
-        state = State(self._workspace)
-        await store.load(state, [entry])
-        return evolve(state, entry).rejection
+        state, wire = State(self._workspace), Wire(self._client, key(self._workspace, "position"), ANSWER_S)
+        loader = Loader(self._client, self._workspace, wire.ask)
+        try:
+            await loader.load(state, [entry])
+            await loader.load_older(state, older_memberships(state, [entry]))
+        finally:
+            await wire.close()
+        (outcome,) = fold(state, [entry])
+        return outcome.rejection
 
 
 def renew(entry: str, event: bytes) -> bytes | Rejection:
     """The event that takes the place of a rejected entry's: as it is, but for `id`, `at` and `sentAt` (see above)."""
-    decoded = decode_event(event)
-    if isinstance(decoded, Rejection):
-        return decoded
-    entry_ms, _ = position_key(entry)
+    read = read_entry(entry.encode(), {EVENT_FIELD: event})
+    if isinstance(read, BadEntry):
+        return read.rejection
     fields = _decode_raw(event)
     fields.pop("sentAt", None)
     fields["id"] = msgspec.Raw(_encode(f"retry-{entry}"))
-    fields["at"] = msgspec.Raw(_encode(to_text(effective_ms(entry_ms, decoded))))
+    fields["at"] = msgspec.Raw(_encode(read.at))
     return _encode(fields)
 
 

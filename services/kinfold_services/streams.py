@@ -1,11 +1,13 @@
 """Reading a stream with every byte as it is."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
+from kinfold_schemas.keys import key
 from kinfold_services.connections import Client, RawEntry
 
 PAGE_ENTRIES: Final = 1000
+_PAGE_BEFORE_ENTRIES: Final = 2000
 
 
 class StreamEntry(NamedTuple):
@@ -64,3 +66,23 @@ async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[l
 def untouched(response: Any, **_: Any) -> Any:
     """What redis-py makes of a reply (`set_response_callback`): nothing."""
     return response
+
+
+async def entries_before(
+    client: Client, workspace: str, last: str, count: int, between: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[list[RawEntry]]:
+    """The last `count` log entries up to and with `last`, in the log's order, in pages. Awaits `between` after each read."""
+    pages: list[list[RawEntry]] = []
+    upper = last
+    while count > 0:
+        reply = await client.xrevrange(key(workspace, "events"), max=upper, count=min(count, _PAGE_BEFORE_ENTRIES))
+        page = cast("list[RawEntry]", reply)
+        if not page:
+            break
+        if between is not None:
+            await between()
+        pages.append(page)
+        count -= len(page)
+        upper = f"({page[-1][0].decode()}"
+    for page in reversed(pages):
+        yield page[::-1]

@@ -1,4 +1,4 @@
-"""A `kinfold up --detach` for all tests of the command line, and a workspace of each test's own in it."""
+"""One `kinfold up --detach` for all tests of the command line; every test has a workspace of its own."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -9,7 +9,7 @@ import pytest
 import redis as redis_py
 
 from kinfold_schemas.keys import WORKSPACES
-from kinfold_services.embedded import running_url
+from kinfold_services.server.embedded import running_url
 from tests.support.command_line import Kinfold
 
 _NUMBERS: Final = count()
@@ -17,7 +17,7 @@ _NUMBERS: Final = count()
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the data dir of a kinfold that runs; there are spaces in its path, as there are on many a desktop."""
+    """Give the data dir of a running kinfold. Its path contains spaces, as on many desktops."""
     data_dir = tmp_path_factory.mktemp("up") / "my own data"
     kinfold = Kinfold("--data-dir", data_dir)
     started = kinfold.run_apart("up", "--detach")
@@ -28,7 +28,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def log(house: Path) -> Iterator[redis_py.Redis]:
-    """Give a client of its server."""
+    """Give a client of the server of `house`."""
     url = running_url(house)
     assert url is not None
     with redis_py.Redis.from_url(url) as client:
@@ -37,12 +37,12 @@ def log(house: Path) -> Iterator[redis_py.Redis]:
 
 @pytest.fixture
 def workspace() -> str:
-    """Give a name that no other test has: they share the server, and nobody empties it."""
+    """Give a workspace name that no other test uses: the tests share the server, and no test empties it."""
     return f"cli-{next(_NUMBERS)}"
 
 
 @pytest.fixture
 def kinfold(house: Path, log: redis_py.Redis, workspace: str) -> Kinfold:
-    """Give the program, on a workspace that is served and empty."""
+    """Give the program, with a workspace that is served and empty."""
     log.sadd(WORKSPACES, workspace)
     return Kinfold("--data-dir", house, "--workspace", workspace)

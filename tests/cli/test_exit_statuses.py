@@ -1,4 +1,4 @@
-"""0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be reached: what scripts build on (contract section 9)."""
+"""Exit statuses: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be reached (contract section 9)."""
 
 import json
 import re
@@ -30,8 +30,8 @@ EVENT = b'{"type":"VisitorSeen","visitorId":"v-1"}'
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_server_that_cannot_be_reached_is_status_3(command: str, scheme: str) -> None:
-    """Of every command that needs one; a sentence, and no traceback."""
+def test_unreachable_server_is_status_3(command: str, scheme: str) -> None:
+    """Every command that needs a server prints one sentence, without a traceback."""
     kinfold = Kinfold("--redis-url", f"{scheme}://127.0.0.1:{free_port()}")
 
     said = kinfold.run(command, *COMMANDS[command], stdin=EVENT)
@@ -42,8 +42,8 @@ def test_a_server_that_cannot_be_reached_is_status_3(command: str, scheme: str) 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_no_server_at_all_is_status_3(tmp_path: Path, command: str) -> None:
-    """It says what was looked for and what would help."""
+def test_missing_server_is_status_3(tmp_path: Path, command: str) -> None:
+    """The message names where it looked, and what helps."""
     said = Kinfold("--data-dir", tmp_path).run(command, *COMMANDS[command], stdin=EVENT)
 
     assert (said.status, said.out) == (3, b"")
@@ -55,8 +55,8 @@ def test_no_server_at_all_is_status_3(tmp_path: Path, command: str) -> None:
     "url", ["nonsense", "http://localhost", "redis+sentinel://localhost:1", "redis://localhost/0?decode_responses=true"]
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_url_that_is_none_is_status_2(url: str, command: str) -> None:
-    """Wrong usage, not a server that is away."""
+def test_invalid_url_is_status_2(url: str, command: str) -> None:
+    """An invalid URL is wrong usage, not an unreachable server."""
     said = Kinfold("--redis-url", url).run(command, *COMMANDS[command], stdin=EVENT)
 
     assert (said.status, said.out) == (2, b""), said.err
@@ -65,13 +65,13 @@ def test_a_url_that_is_none_is_status_2(url: str, command: str) -> None:
 
 
 def unboxed(text: str) -> str:
-    """A sentence that is broken where the box around it ends."""
+    """Joins the lines of a sentence that is wrapped in a box."""
     return re.sub(r" *│\n│ *", " ", text)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "gateway", "up"])
-def test_an_option_of_a_redis_library_is_no_part_of_a_url(command: str) -> None:
-    """With `decode_responses` the projector folded nothing and said nothing: the variable is checked like the option."""
+def test_option_of_the_redis_library_in_a_url_is_rejected(command: str) -> None:
+    """The variable is checked like the option. With `decode_responses` the projector would silently fold nothing."""
     kinfold = Kinfold(KINFOLD_REDIS_URL="redis://localhost/0?decode_responses=true")
 
     said = kinfold.run(command, *COMMANDS.get(command, []), stdin=EVENT)
@@ -80,8 +80,8 @@ def test_an_option_of_a_redis_library_is_no_part_of_a_url(command: str) -> None:
     assert "expected the options client_name, db, got 'decode_responses'" in unboxed(said.err)
 
 
-def test_a_password_in_a_wrong_url_is_not_shown() -> None:
-    """What goes to logs and terminals must not be what opens the door."""
+def test_password_of_an_invalid_url_is_not_shown() -> None:
+    """Messages go to logs and terminals, which must not contain passwords."""
     said = Kinfold("--redis-url", "redis+sentinel://:s3cret@localhost:1").run("status")
 
     assert said.status == 2
@@ -95,13 +95,13 @@ def test_a_password_in_a_wrong_url_is_not_shown() -> None:
         ("KINFOLD_BATCH_ENTRIES", "0"),
         ("KINFOLD_LOG_LEVEL", "loud"),
         ("KINFOLD_SERVE", "No Workspace"),
-        ("KINFOLD_SERVE", ","),  # nobody would be served, and nothing said
-        ("KINFOLD_GATEWAY_ORIGINS", "example.org"),  # no browser names itself so
+        ("KINFOLD_SERVE", ","),  # would silently serve no workspace
+        ("KINFOLD_GATEWAY_ORIGINS", "example.org"),  # browsers send the scheme too
         ("KINFOLD_GATEWAY_ORIGINS", "https://example.org/"),
     ],
 )
-def test_a_setting_that_is_not_allowed_is_status_2(name: str, value: str) -> None:
-    """The variable is named, and what was found."""
+def test_invalid_setting_is_status_2(name: str, value: str) -> None:
+    """The message names the variable and its value."""
     said = Kinfold(**{name: value}).run("status")
 
     assert (said.status, said.out) == (2, b""), said.err
@@ -116,11 +116,11 @@ def test_a_setting_that_is_not_allowed_is_status_2(name: str, value: str) -> Non
         ("KINFOLD_WORKSPCE", "did you mean KINFOLD_WORKSPACE?"),
         ("KINFOLD_REDISURL", "did you mean KINFOLD_REDIS_URL?"),
         ("KINFOLD_PORT", "did you mean KINFOLD_GATEWAY_PORT?"),
-        ("KINFOLD_COLOUR_OF_THE_SKY", "the settings are KINFOLD_BATCH_ENTRIES, KINFOLD_CACHED_RECORDS, "),
+        ("KINFOLD_COLOUR_OF_THE_SKY", "the settings are KINFOLD_BATCH_ENTRIES, KINFOLD_CACHE_BYTES, "),
     ],
 )
-def test_a_variable_that_is_no_setting_is_named(redis_url: str, name: str, hint: str) -> None:
-    """With the setting that may be meant; the command does its work."""
+def test_unknown_variable_is_named(redis_url: str, name: str, hint: str) -> None:
+    """The message suggests a setting, and the command continues."""
     said = Kinfold("--redis-url", redis_url, **{name: "9000"}).run("status")
 
     assert said.status == 0
@@ -128,8 +128,8 @@ def test_a_variable_that_is_no_setting_is_named(redis_url: str, name: str, hint:
     assert len(said.err.splitlines()) == 1
 
 
-def test_variables_that_kubernetes_sets_are_not_named(redis_url: str) -> None:
-    """In every container of a namespace that has a service called `kinfold`."""
+def test_variables_of_kubernetes_are_ignored(redis_url: str) -> None:
+    """Kubernetes sets them in every container of a namespace with a service called `kinfold`."""
     of_kubernetes = {
         "KINFOLD_SERVICE_HOST": "10.0.0.7",
         "KINFOLD_SERVICE_PORT_HTTP": "80",
@@ -140,8 +140,8 @@ def test_variables_that_kubernetes_sets_are_not_named(redis_url: str) -> None:
     assert Kinfold("--redis-url", redis_url, **of_kubernetes).run("status").err == ""
 
 
-def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `${NAME:-}` leaves it in a compose file or a unit; an empty list of workspaces to serve would be nobody's wish."""
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`${NAME:-}` in a compose file sets an empty variable; it must not mean that no workspace is served."""
     names = ("KINFOLD_REDIS_URL", "KINFOLD_WORKSPACE", "KINFOLD_SERVE", "KINFOLD_BATCH_ENTRIES")
     for name in names:
         monkeypatch.delenv(name, raising=False)
@@ -152,8 +152,8 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     assert Settings() == without
 
 
-def test_a_server_that_wants_a_password_is_status_3(tmp_path: Path) -> None:
-    """It is there, and does not let us in."""
+def test_server_that_requires_a_password_is_status_3(tmp_path: Path) -> None:
+    """The server answers, but refuses the connection."""
     port = free_port()
     with running(tmp_path, "--port", port, "--requirepass", "s3cret"):
         wait_until_sync(lambda: Kinfold("--redis-url", f"redis://:s3cret@127.0.0.1:{port}").run("status").status == 0)
@@ -163,8 +163,8 @@ def test_a_server_that_wants_a_password_is_status_3(tmp_path: Path) -> None:
     assert "s3cret" not in said.err
 
 
-def test_the_statuses_are_those_of_the_process(tmp_path: Path) -> None:
-    """As a shell sees them."""
+def test_statuses_are_those_of_the_process(tmp_path: Path) -> None:
+    """A shell gets the same statuses."""
     kinfold = Kinfold("--data-dir", tmp_path)
 
     assert kinfold.run_apart("show").status == 2
@@ -174,8 +174,8 @@ def test_the_statuses_are_those_of_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_a_stream_that_is_closed_changes_nothing(redis_url: str, workspace: str, closed: str) -> None:
-    """As some daemons start their jobs: what was done is told by the status, or the script would publish it again."""
+def test_closed_standard_stream_changes_nothing(redis_url: str, workspace: str, closed: str) -> None:
+    """Some daemons start their jobs this way. A wrong status would make a script publish the events again."""
     kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
     command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *kinfold.command("publish", "examples/first-events.ndjson")]
 
@@ -186,9 +186,9 @@ def test_a_stream_that_is_closed_changes_nothing(redis_url: str, workspace: str,
     assert kinfold.lines("status")[0]["entries"] == 4
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that takes nothing")
-def test_output_that_cannot_be_written_is_status_1(redis_url: str, workspace: str) -> None:
-    """A full disk behind `>`: the file lacks the answer, and the status says so."""
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_unwritable_output_is_status_1(redis_url: str, workspace: str) -> None:
+    """With `>` to a full disk the file lacks the result, and the status tells so."""
     kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
 
     with Path("/dev/full").open("wb") as full:
@@ -203,8 +203,8 @@ def test_output_that_cannot_be_written_is_status_1(redis_url: str, workspace: st
 
 @pytest.mark.parametrize("command", [["status"], ["up"], ["up", "--detach"]])
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_data_dir_that_cannot_be_one_is_status_3(tmp_path: Path, command: list[str], place: str) -> None:
-    """A sentence that names it, and no traceback: nothing runs there, and nothing can."""
+def test_invalid_data_dir_is_status_3(tmp_path: Path, command: list[str], place: str) -> None:
+    """The message names the path, without a traceback."""
     (tmp_path / "file").touch()
 
     said = Kinfold("--data-dir", tmp_path / place).run(*command)
@@ -213,8 +213,8 @@ def test_a_data_dir_that_cannot_be_one_is_status_3(tmp_path: Path, command: list
     assert f"data dir {tmp_path / place}: cannot be used" in said.err
 
 
-def test_a_workspace_that_cannot_be_served_is_named_as_it_was_given() -> None:
-    """The option, and not a setting that nobody mentioned."""
+def test_invalid_workspace_is_reported_with_its_option() -> None:
+    """The message names the option, not the setting behind it."""
     said = Kinfold().run("projector", "--workspace", "Bad Name")
 
     assert said.status == 2
@@ -222,8 +222,8 @@ def test_a_workspace_that_cannot_be_served_is_named_as_it_was_given() -> None:
     assert "got 'Bad Name'" in said.err
 
 
-def test_help_is_for_every_terminal() -> None:
-    """Where UTF-8 cannot be printed (a serial console, a bare container), help is printed all the same."""
+def test_help_works_on_every_terminal() -> None:
+    """Help is printed even without UTF-8, as on a serial console or in a bare container."""
     commands = cast("Any", typer.main.get_command(app)).commands
     names = [[name, *more] for name, command in commands.items() for more in _below(command)]
     assert ["keys", "create"] in names

@@ -1,4 +1,4 @@
-"""Ctrl-C at a terminal: what was done, what was not, and that the command had begun to wait for somebody at all."""
+"""Ctrl-C at a terminal: commands tell what they wait for, and what was done before the interrupt."""
 
 import fcntl
 import os
@@ -7,14 +7,14 @@ import select
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kinfold_services.cli.process_file import process_on
-from kinfold_services.embedded import EmbeddedServer, running_url
+from kinfold_services.server.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.waiting import wait_until_sync
 
@@ -25,7 +25,7 @@ CTRL_C = b"\x03"
 
 
 class Terminal:
-    """A program with a terminal of its own."""
+    """A program that runs in its own terminal."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", master: int) -> None:
         self.process = process
@@ -33,18 +33,18 @@ class Terminal:
         self._master = master
 
     def press(self, keys: bytes) -> None:
-        """Types something."""
+        """Types keys."""
         os.write(self._master, keys)
 
     def read_until(self, text: str) -> None:
-        """Reads the screen until `text` is on it. Raises AssertionError where it does not come."""
+        """Reads the screen until `text` appears. Raises AssertionError after PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
             assert self._read(), self.seen
 
     def read_to_the_end(self) -> int:
-        """Reads until the program has ended; its exit status."""
+        """Reads until the program has ended, and returns its exit status."""
         deadline = time.monotonic() + PATIENCE_S
         while self._read():
             assert time.monotonic() < deadline, self.seen
@@ -54,19 +54,19 @@ class Terminal:
         if select.select([self._master], [], [], 1.0)[0]:
             try:
                 self.seen += os.read(self._master, 65_536).decode(errors="replace")
-            except OSError:  # how Linux tells that nobody has the other end any more
+            except OSError:  # Linux: the other end is closed
                 return False
         return True
 
 
 def _take_terminal() -> None:
-    """Makes standard input the terminal that Ctrl-C comes from."""
+    """Makes standard input the controlling terminal, which sends Ctrl-C."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
-def terminal(kinfold: Kinfold, *arguments: str, **variables: str) -> Iterator[Terminal]:
-    """Runs a command at a terminal."""
+def terminal(kinfold: Kinfold, *arguments: str, **variables: str) -> Generator[Terminal]:
+    """Runs a command in a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         kinfold.command(*arguments),
@@ -75,7 +75,7 @@ def terminal(kinfold: Kinfold, *arguments: str, **variables: str) -> Iterator[Te
         stderr=slave,
         env=kinfold.environment() | variables,
         start_new_session=True,
-        preexec_fn=_take_terminal,  # noqa: PLW1509  no thread of a test holds a lock that this needs
+        preexec_fn=_take_terminal,  # noqa: PLW1509  needs no lock that a thread of a test holds
     ) as process:
         os.close(slave)
         try:
@@ -85,21 +85,21 @@ def terminal(kinfold: Kinfold, *arguments: str, **variables: str) -> Iterator[Te
             os.close(master)
 
 
-def test_publish_that_reads_the_terminal_says_so(kinfold: Kinfold) -> None:
-    """Or it looks as if it did nothing."""
+def test_publish_tells_that_it_reads_the_terminal(kinfold: Kinfold) -> None:
+    """Otherwise it seems to do nothing."""
     with terminal(kinfold, "publish") as screen:
         screen.read_until("reading events from the terminal")
         screen.press(CTRL_C)
         status = screen.read_to_the_end()
 
-    assert "kinfold: interrupted; nothing is appended" in screen.seen
+    assert "kinfold: interrupted; nothing was appended" in screen.seen
     assert status == INTERRUPTED
 
 
-def test_tail_says_that_it_follows(kinfold: Kinfold, workspace: str) -> None:
-    """Where nothing happens, nothing is printed; Ctrl-C is how it is meant to end."""
+def test_tail_tells_that_it_follows_the_feed(kinfold: Kinfold, workspace: str) -> None:
+    """Without changes nothing else is printed. Ctrl-C is the normal end, so the status is 0."""
     with terminal(kinfold, "tail") as screen:
-        screen.read_until(f"following the changes of workspace {workspace}; Ctrl-C ends")
+        screen.read_until(f"following the changes of workspace {workspace}; Ctrl-C stops")
         screen.press(CTRL_C)
         status = screen.read_to_the_end()
 
@@ -107,8 +107,8 @@ def test_tail_says_that_it_follows(kinfold: Kinfold, workspace: str) -> None:
     assert "Traceback" not in screen.seen
 
 
-def test_ctrl_c_while_events_are_folded_says_that_they_are_in_the_log(tmp_path: Path) -> None:
-    """Nobody folds them here; they need not be published again."""
+def test_ctrl_c_during_wait_tells_that_the_events_are_in_the_log(tmp_path: Path) -> None:
+    """No projector runs here, so the wait does not end. The events need not be published again."""
     events = tmp_path / "events"
     events.write_text('{"type":"VisitorSeen","visitorId":"v-1"}\n')
     with EmbeddedServer.start(tmp_path / "data") as server:
@@ -120,11 +120,11 @@ def test_ctrl_c_while_events_are_folded_says_that_they_are_in_the_log(tmp_path: 
             status = screen.read_to_the_end()
 
     assert status == INTERRUPTED
-    assert "interrupted; the events are in the log, and only the waiting ended" in screen.seen
+    assert "interrupted while waiting; the events are in the log" in screen.seen
 
 
-def test_ctrl_c_in_up_detach_stops_what_it_was_starting(tmp_path: Path) -> None:
-    """Nothing is left running that nobody was told of."""
+def test_ctrl_c_during_up_detach_stops_what_it_started(tmp_path: Path) -> None:
+    """No process is left running."""
     data_dir = tmp_path / "data"
     kinfold = Kinfold("--data-dir", data_dir)
     with terminal(kinfold, "up", "--detach") as screen:
@@ -132,19 +132,19 @@ def test_ctrl_c_in_up_detach_stops_what_it_was_starting(tmp_path: Path) -> None:
         screen.press(CTRL_C)
         status = screen.read_to_the_end()
 
-    if status == 0:  # it was up before the key was read
+    if status == 0:  # it was ready before it read the key
         assert kinfold.run("down").status == 0
         pytest.skip("it was too fast")
     assert status == INTERRUPTED
-    assert "kinfold: interrupted; what was starting is stopped again" in screen.seen
+    assert "kinfold: interrupted; the services that had started were stopped" in screen.seen
     assert process_on(data_dir) is None
     assert str(data_dir) not in subprocess.run(["ps", "-axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     wait_until_sync(lambda: running_url(data_dir) is None, PATIENCE_S)
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
-def test_a_terminal_without_colours_gets_none(tmp_path: Path, variables: dict[str, str]) -> None:
-    """Neither from `up`'s log nor from a bar."""
+def test_no_colours_on_a_terminal_without_colours(tmp_path: Path, variables: dict[str, str]) -> None:
+    """Neither the log of `up` nor a progress bar uses colours."""
     with terminal(Kinfold("--data-dir", tmp_path), "up", **variables) as screen:
         screen.read_until("gateway listens")
         screen.press(CTRL_C)

@@ -1,4 +1,4 @@
-"""`kinfold publish`: NDJSON into the log, all of it or nothing (contract section 9)."""
+"""`kinfold publish` appends NDJSON to the log, all or nothing (contract section 9)."""
 
 import fcntl
 import gzip
@@ -18,7 +18,7 @@ import pytest
 import redis as redis_py
 
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.command_line import Kinfold
 from tests.support.malformed import MALFORMED, Malformed
 from tests.support.waiting import wait_until_sync
@@ -39,12 +39,12 @@ def last_position(log: redis_py.Redis, workspace: str) -> str:
     return cast("str", cast("list[Any]", log.xrevrange(key(workspace, "events"), count=1))[0][0].decode())
 
 
-def test_a_file_is_appended_line_by_line_and_the_last_position_is_printed(
+def test_file_is_appended_line_by_line_and_the_last_position_is_printed(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """In order, byte for byte; blank lines are nothing."""
+    """The log has the same bytes in the same order, without blank lines."""
     path = tmp_path / "events.ndjson"
-    path.write_bytes(b"\n".join([*GOOD[:3], b"", b"   ", *GOOD[3:]]))  # and no line feed at the end
+    path.write_bytes(b"\n".join([*GOOD[:3], b"", b"   ", *GOOD[3:]]))  # without a line feed at the end
 
     printed = kinfold.json("publish", path)
 
@@ -52,10 +52,10 @@ def test_a_file_is_appended_line_by_line_and_the_last_position_is_printed(
     assert printed == {"workspace": workspace, "position": last_position(log, workspace)}
 
 
-def test_standard_input_a_packed_file_and_several(
+def test_several_files_with_a_packed_one_and_standard_input(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """`-` is standard input, `.gz` is read as such, and files follow each other."""
+    """`-` is standard input, `.gz` files are unpacked, and the order of the arguments is kept."""
     (tmp_path / "plain").write_bytes(GOOD[0])
     with gzip.open(tmp_path / "packed.gz", "wb") as file:
         file.write(GOOD[1] + b"\n" + GOOD[2])
@@ -65,10 +65,10 @@ def test_standard_input_a_packed_file_and_several(
     assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
 
 
-def test_a_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
+def test_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """Windows programs write one. In every file, packed or not; anywhere else it is no JSON."""
+    """Windows programs write it. It is skipped in every file, packed or not; anywhere else it is invalid."""
     (tmp_path / "plain").write_bytes(BOM_UTF8 + GOOD[0] + b"\r\n" + GOOD[1])
     with gzip.open(tmp_path / "packed.gz", "wb") as file:
         file.write(BOM_UTF8 + b"\n" + GOOD[2])
@@ -80,10 +80,10 @@ def test_a_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
     assert (said.status, "-:2: not-json" in said.err) == (1, True)
 
 
-def test_a_bad_line_in_the_last_file_keeps_the_others_out_as_well(
+def test_invalid_line_in_the_last_file_stops_all_files(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """Whoever mends the line and publishes again does not append the first file twice."""
+    """So publishing again with a corrected line does not append the first file twice."""
     (tmp_path / "good").write_bytes(GOOD[0])
     (tmp_path / "bad").write_bytes(b"{")
 
@@ -93,16 +93,16 @@ def test_a_bad_line_in_the_last_file_keeps_the_others_out_as_well(
     assert logged(log, workspace) == []
 
 
-def test_a_workspace_that_nobody_serves_is_said(house: Path) -> None:
-    """Its events are in the log, and would wait there for ever without a word."""
+def test_publish_warns_about_a_workspace_that_is_not_served(house: Path) -> None:
+    """Otherwise the events would silently stay in the log forever."""
     said = Kinfold("--data-dir", house, "--workspace", "cli-not-served").run("publish", stdin=GOOD[0])
 
     assert said.status == 0
     assert "workspace cli-not-served is not in kinfold:workspaces: SADD it there" in said.err
 
 
-def test_a_pipe_that_has_a_name_is_read(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
-    """It can be read only once, and a shell makes one of `kinfold publish <(zcat events.gz)`."""
+def test_named_pipe_is_read(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
+    """A named pipe can be read only once. Shells create one for `kinfold publish <(zcat events.gz)`."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["sh", "-c", 'printf %s "$1" > "$2"', "sh", GOOD[0], pipe]):
@@ -111,17 +111,17 @@ def test_a_pipe_that_has_a_name_is_read(kinfold: Kinfold, log: redis_py.Redis, w
     assert logged(log, workspace) == GOOD[:1]
 
 
-def test_standard_input_is_read_where_no_file_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """So that a pipe needs no dash."""
+def test_standard_input_is_read_without_a_file_argument(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """A pipe needs no dash."""
     kinfold.json("publish", stdin=b"\n".join(GOOD))
 
     assert logged(log, workspace) == GOOD
 
 
-def test_a_bad_line_is_named_by_number_with_the_reason_and_nothing_is_appended(
+def test_invalid_line_is_reported_with_number_and_reason_and_nothing_is_appended(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """The sentence names the field, what was expected and what it got; the good lines before it stay out as well."""
+    """The message names the field and the expected and actual value. The valid lines are not appended either."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b"\n".join([*GOOD, b'{"type":"VisitorSeen","visitorId":5}', b"not json"]))
 
@@ -130,12 +130,12 @@ def test_a_bad_line_is_named_by_number_with_the_reason_and_nothing_is_appended(
     assert (said.status, said.out) == (1, b"")
     assert f"{path}:6: invalid: visitorId: expected a string of 1 to 255 characters, got 5 (a number)\n" in said.err
     assert f"{path}:7: not-json: event: expected one JSON object, got text that is not JSON" in said.err
-    assert f"{path}: nothing is appended; --skip-invalid appends the good lines" in said.err
+    assert f"{path}: nothing was appended; --skip-invalid appends the valid lines" in said.err
     assert logged(log, workspace) == []
 
 
-def test_skip_invalid_appends_the_good_lines(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """The bad ones are named all the same."""
+def test_skip_invalid_appends_the_valid_lines(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """The invalid lines are still reported."""
     said = kinfold.run("publish", "--skip-invalid", stdin=b"\n".join([GOOD[0], b"{", GOOD[1]]))
 
     assert said.status == 0
@@ -143,10 +143,10 @@ def test_skip_invalid_appends_the_good_lines(kinfold: Kinfold, log: redis_py.Red
     assert logged(log, workspace) == GOOD[:2]
 
 
-def test_every_kind_of_bad_line_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """What the projector would reject, publish refuses, for the same reason; what only the state can tell it appends."""
+def test_every_kind_of_invalid_line_is_reported(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """Publish gives the same reasons as the projector, except for those that depend on the state."""
     lines = [bad for bad in ON_A_LINE if bad.reason != "unknown-contact"]
-    for first in range(0, len(lines), 20):  # as many as it names one by one
+    for first in range(0, len(lines), 20):  # publish reports this many one by one
         page: list[Malformed] = lines[first : first + 20]
         said = kinfold.run("publish", stdin=b"\n".join(bad.fields[b"event"] for bad in page))
         assert said.status == 1
@@ -155,23 +155,23 @@ def test_every_kind_of_bad_line_is_named(kinfold: Kinfold, log: redis_py.Redis, 
     assert logged(log, workspace) == []
 
 
-def test_more_bad_lines_than_anybody_reads_are_counted(kinfold: Kinfold) -> None:
-    """Twenty are named."""
+def test_many_invalid_lines_are_counted(kinfold: Kinfold) -> None:
+    """The first twenty are reported one by one."""
     said = kinfold.run("publish", stdin=b"x\n" * 1000)
 
     assert said.err.count("not-json") == 20
-    assert "-: and 980 more bad lines" in said.err
+    assert "-: and 980 more invalid lines" in said.err
 
 
 def test_wait_returns_when_the_events_are_folded(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """What is read next holds them."""
+    """The state contains the events."""
     kinfold.json("publish", "--wait", stdin=b"\n".join(GOOD))
 
     assert log.hlen(key(workspace, "visitors")) == len(GOOD)
 
 
-def test_progress_goes_to_standard_error_as_plain_lines_where_there_is_no_terminal(kinfold: Kinfold) -> None:
-    """And nothing but JSON to standard output."""
+def test_progress_is_plain_lines_on_standard_error_without_a_terminal(kinfold: Kinfold) -> None:
+    """Standard output has only JSON."""
     said = kinfold.run("publish", stdin=b"\n".join(GOOD))
 
     assert "publishing -: 5 of 5\n" in said.err
@@ -179,10 +179,8 @@ def test_progress_goes_to_standard_error_as_plain_lines_where_there_is_no_termin
     json.loads(said.out)
 
 
-def test_a_workspaces_own_blocked_identifiers_hold_for_publish_too(
-    kinfold: Kinfold, log: redis_py.Redis, workspace: str
-) -> None:
-    """As they do in the fold."""
+def test_blocked_identifiers_of_the_workspace_apply_to_publish(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """As they apply to the fold."""
     log.sadd(key(workspace, "blocked-identifiers"), "house-account")
 
     said = kinfold.run("publish", stdin=b'{"type":"VisitorIdentified","externalId":"house-account"}')
@@ -191,8 +189,8 @@ def test_a_workspaces_own_blocked_identifiers_hold_for_publish_too(
     assert "-:1: blocked-identifier: externalId: expected an identifier of one person, got 'house-account'" in said.err
 
 
-def test_a_blocked_identifier_that_makes_no_sense_is_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """The answer is no, and no traceback: somebody has to mend the set first."""
+def test_invalid_blocked_identifier_is_reported(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """The status is 1, without a traceback: an operator must correct the set first."""
     log.sadd(key(workspace, "blocked-identifiers"), "/(/")
 
     said = kinfold.run("publish", stdin=GOOD[0])
@@ -201,8 +199,8 @@ def test_a_blocked_identifier_that_makes_no_sense_is_named(kinfold: Kinfold, log
     assert "blocked identifiers: expected a regular expression between slashes, got '/(/'" in said.err
 
 
-def test_nothing_to_publish_is_no_error(kinfold: Kinfold) -> None:
-    """There is no position to print, and it says why."""
+def test_no_events_is_not_an_error(kinfold: Kinfold) -> None:
+    """There is no position to print, and the message gives the reason."""
     said = kinfold.run("publish")
 
     assert (said.status, said.out) == (0, b"")
@@ -210,10 +208,10 @@ def test_nothing_to_publish_is_no_error(kinfold: Kinfold) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.ndjson", "directory", "not-packed.gz", "cut-short.gz"])
-def test_a_file_that_cannot_be_read_is_wrong_usage(
+def test_unreadable_file_is_wrong_usage(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, name: str
 ) -> None:
-    """A sentence with its name, no traceback, and nothing appended."""
+    """The message names the file, without a traceback, and nothing is appended."""
     (tmp_path / "directory").mkdir()
     (tmp_path / "not-packed.gz").write_bytes(b"\n".join(GOOD))
     (tmp_path / "cut-short.gz").write_bytes(gzip.compress(b"\n".join(GOOD) * 1000)[:-20])
@@ -227,7 +225,7 @@ def test_a_file_that_cannot_be_read_is_wrong_usage(
 
 
 def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
-    """It waits as long as it is told to while nothing moves, and says what may be missing."""
+    """After the timeout without progress, the message names the possible cause."""
     with EmbeddedServer.start(tmp_path) as server:
         said = Kinfold("--redis-url", server.url).run("publish", "--wait", "--wait-timeout", 0.2, stdin=GOOD[0])
 
@@ -235,23 +233,23 @@ def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
     assert "is not folded after 0.2 s; does a projector run?" in said.err
 
 
-def test_wait_does_not_wait_for_a_workspace_that_nobody_serves(house: Path, log: redis_py.Redis) -> None:
-    """The events are in the log, the position is printed, and the status says that they are not folded."""
+def test_wait_does_not_wait_for_a_workspace_that_is_not_served(house: Path, log: redis_py.Redis) -> None:
+    """The events are in the log and the position is printed; the status tells that the events are not folded."""
     kinfold = Kinfold("--data-dir", house, "--workspace", "cli-nobodys")
 
     said = kinfold.run("publish", "--wait", "--wait-timeout", 86_400, stdin=GOOD[0])
 
     assert (said.status, said.lines) == (1, [{"workspace": "cli-nobodys", "position": last_position(log, "cli-nobodys")}])
     assert "workspace cli-nobodys is not in kinfold:workspaces" in said.err
-    assert "--wait does not wait for what no projector will fold" in said.err
+    assert "--wait does not wait, because no projector serves the workspace" in said.err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
-def test_ctrl_c_says_what_is_in_the_log_and_how_to_go_on(
+def test_ctrl_c_tells_what_is_in_the_log_and_how_to_continue(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, *, packed: bool
 ) -> None:
-    """The command that it shows appends the rest, so that every line is in the log once and in order."""
+    """The suggested command appends the rest: every line is in the log once, and in order."""
     lines = [b'{"type":"VisitorSeen","visitorId":"v-%d"}' % number for number in range(100_000)]
     path = tmp_path / ("all of it.ndjson.gz" if packed else "all of it.ndjson")
     path.write_bytes(gzip.compress(b"\n".join(lines), 1) if packed else b"\n".join(lines))
@@ -269,7 +267,7 @@ def test_ctrl_c_says_what_is_in_the_log_and_how_to_go_on(
     assert process.returncode == INTERRUPTED, said
     assert f"interrupted; {appended} of {len(lines) + 1} events are in the log, up to line {appended} of {path}; " in said
 
-    rest = said.partition("to go on: ")[2]
+    rest = said.partition("to continue: ")[2]
     environment = kinfold.environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-c", rest], env=environment, check=True, capture_output=True)
 
@@ -277,8 +275,8 @@ def test_ctrl_c_says_what_is_in_the_log_and_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_leaves_word_of_what_is_in_the_log(tmp_path: Path) -> None:
-    """What was acknowledged is counted; of what was on its way nobody knows."""
+def test_lost_server_tells_what_is_in_the_log(tmp_path: Path) -> None:
+    """Acknowledged events are counted; events without a reply may or may not be in the log."""
     path = tmp_path / "events.ndjson"
     path.write_bytes(b'{"type":"VisitorSeen","visitorId":"v-1"}\n' * 200_000)
     with EmbeddedServer.start(tmp_path / "data") as server, redis_py.Redis.from_url(server.url) as client:
@@ -297,8 +295,8 @@ def test_a_server_that_is_gone_leaves_word_of_what_is_in_the_log(tmp_path: Path)
     assert b"Traceback" not in err
 
 
-def test_a_full_disk_is_called_that(kinfold: Kinfold, tmp_path: Path) -> None:
-    """Where standard input is kept until all of it is judged."""
+def test_full_disk_is_reported(kinfold: Kinfold, tmp_path: Path) -> None:
+    """The disk for the copy of standard input, which is kept until all of it is validated."""
     if os.geteuid() or shutil.which("unshare") is None:
         pytest.skip("needs a file system of its own")
     script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
@@ -313,12 +311,12 @@ def test_a_full_disk_is_called_that(kinfold: Kinfold, tmp_path: Path) -> None:
 
     assert done.returncode == 2, done.stderr
     assert b"the disk of " in done.stderr
-    assert b"is full (TMPDIR names another directory); nothing is appended" in done.stderr
+    assert b"is full (set TMPDIR to use another directory); nothing was appended" in done.stderr
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_publish_that_waits_for_its_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """Somebody who types `kinfold publish` and sees nothing happen presses it once; nothing is appended."""
+def test_ctrl_c_ends_publish_that_waits_for_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """One Ctrl-C is enough, and nothing is appended."""
     command, environment = kinfold.command("publish"), kinfold.environment()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None
@@ -332,10 +330,10 @@ def test_ctrl_c_ends_a_publish_that_waits_for_its_standard_input(kinfold: Kinfol
         finally:
             process.kill()
     assert process.returncode == INTERRUPTED
-    assert b"kinfold: interrupted; nothing is appended" in err
+    assert b"kinfold: interrupted; nothing was appended" in err
     assert logged(log, workspace) == []
 
 
 def is_drained(pipe: IO[bytes]) -> bool:
-    """Whether what was written has been read."""
+    """Whether the reader has read all that was written."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) == 0

@@ -1,4 +1,4 @@
-"""`kinfold show`, `contacts`, `status` and `schema`: what is known, as JSON on standard output (contract section 9)."""
+"""`kinfold show`, `contacts`, `status` and `schema` print JSON on standard output (contract section 9)."""
 
 import json
 import os
@@ -26,8 +26,8 @@ MERGE = {"type": "VisitorIdentified", "externalId": "u-1", "email": "ada@example
 
 
 @pytest.fixture
-def told(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> Kinfold:
-    """Give the program where something is known."""
+def filled(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> Kinfold:
+    """Give the program, with a workspace in which EVENTS are folded."""
     last = b""
     for event in EVENTS:
         last = cast("bytes", log.xadd(key(workspace, "events"), {"event": json.dumps(event)}))
@@ -35,44 +35,46 @@ def told(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> Kinfold:
     return kinfold
 
 
-def test_show_finds_a_contact_by_everything_that_names_it(told: Kinfold) -> None:
-    """A visitor, an external id, an e-mail address however it is written, its own id."""
-    contact = told.json("show", "--visitor", "v-1")
+def test_show_finds_a_contact_by_each_of_its_identifiers(filled: Kinfold) -> None:
+    """By visitor, external id, contact id, and e-mail address in any spelling."""
+    contact = filled.json("show", "--visitor", "v-1")
 
     assert contact["email"] == "Ada@Example.org"
     assert contact["visitorIds"] == ["v-1"]
     for option, value in (("--email", "ADA@example.ORG"), ("--email", " ada@example.org "), ("--contact", contact["id"])):
-        assert told.json("show", option, value) == contact
-    assert told.json("show", "--external-id", "u-1")["name"] == "Ada"
+        assert filled.json("show", option, value) == contact
+    assert filled.json("show", "--external-id", "u-1")["name"] == "Ada"
 
 
-def test_show_finds_the_living_contact_by_the_id_of_one_that_was_merged(told: Kinfold) -> None:
-    """And so does everything else that named the merged one."""
-    merged = told.json("show", "--visitor", "v-1")
-    position = told.json("publish", stdin=json.dumps(MERGE).encode())["position"]
+def test_show_finds_a_contact_by_the_id_of_a_merged_one(filled: Kinfold) -> None:
+    """All other identifiers of the merged contact find it too."""
+    merged = filled.json("show", "--visitor", "v-1")
+    position = filled.json("publish", stdin=json.dumps(MERGE).encode())["position"]
 
-    contact = told.json("show", "--contact", merged["id"], "--wait", position)
+    contact = filled.json("show", "--contact", merged["id"], "--wait", position)
 
     assert contact["id"] != merged["id"]
     assert (contact["externalId"], contact["email"], contact["visitorIds"]) == ("u-1", "ada@example.org", ["v-1"])
     for option, value in (("--visitor", "v-1"), ("--email", "ada@example.org"), ("--external-id", "u-1")):
-        assert told.json("show", option, value) == contact
+        assert filled.json("show", option, value) == contact
 
 
-def test_show_of_an_anonymous_visitor_is_the_visitor(told: Kinfold) -> None:
-    """Nobody has identified it, and it is known all the same."""
-    visitor = told.json("show", "--visitor", "v-anonymous")
+def test_show_prints_an_anonymous_visitor(filled: Kinfold) -> None:
+    """A visitor without a contact is shown as a visitor."""
+    visitor = filled.json("show", "--visitor", "v-anonymous")
 
     assert visitor["contactId"] is None
     assert visitor["links"] == []
     assert visitor["context"] == {"url": "/"}
-    assert visitor.keys() == {"id", "contactId", "links", "metadata", "context", "firstSeenAt", "lastSeenAt"}
+    assert visitor.keys() == {
+        *("id", "contactId", "links", "name", "image", "metadata", "context", "firstSeenAt", "lastSeenAt")
+    }
 
 
-def test_what_is_shown_is_what_the_schema_says(told: Kinfold) -> None:
-    """The fields of contract section 5 and no others: what the fold keeps for itself is not shown."""
+def test_shown_contact_matches_the_schema(filled: Kinfold) -> None:
+    """It has exactly the fields of contract section 5, without internal ones."""
     definitions = schemas()["$defs"]
-    contact = told.json("show", "--external-id", "u-1")
+    contact = filled.json("show", "--external-id", "u-1")
 
     assert contact.keys() == definitions["Contact"]["properties"].keys()
     assert not list(errors(contact, definitions["Contact"], schemas()))
@@ -82,12 +84,12 @@ def test_what_is_shown_is_what_the_schema_says(told: Kinfold) -> None:
     ("option", "value"),
     [("--visitor", "v-x"), ("--external-id", "u-x"), ("--email", "x@example.org"), ("--contact", "ct_x")],
 )
-def test_show_of_nobody_is_the_answer_no(told: Kinfold, workspace: str, option: str, value: str) -> None:
-    """Exit status 1, nothing on standard output, and who was not found on standard error."""
-    said = told.run("show", option, value)
+def test_show_of_an_unknown_contact_is_status_1(filled: Kinfold, workspace: str, option: str, value: str) -> None:
+    """Standard output is empty, and standard error names the identifier."""
+    said = filled.run("show", option, value)
 
     assert (said.status, said.out) == (1, b"")
-    assert f"{option[2:]} {value!r}: nobody in workspace {workspace}" in said.err
+    assert f"{option[2:]} {value!r}: not found in workspace {workspace}" in said.err
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_show_of_nobody_is_the_answer_no(told: Kinfold, workspace: str, option: 
     ],
 )
 def test_wrong_usage_is_status_2(house: Path, arguments: list[str]) -> None:
-    """Whatever is wrong is said on standard error."""
+    """Standard error names the mistake."""
     said = Kinfold("--data-dir", house).run(*arguments)
 
     assert (said.status, said.out) == (2, b"")
@@ -113,21 +115,21 @@ def test_wrong_usage_is_status_2(house: Path, arguments: list[str]) -> None:
     assert "Traceback" not in said.err
 
 
-def test_contacts_prints_every_living_contact_by_id(told: Kinfold) -> None:
-    """One a line, in the order of their creation; a merged one no longer."""
-    assert {tuple(each["visitorIds"]) for each in told.lines("contacts")} == {("v-1",), (), ("v-2",)}
-    position = told.json("publish", stdin=json.dumps(MERGE).encode())["position"]
+def test_contacts_prints_every_living_contact_by_id(filled: Kinfold) -> None:
+    """One contact a line, ordered by id, without merged ones."""
+    assert {tuple(each["visitorIds"]) for each in filled.lines("contacts")} == {("v-1",), (), ("v-2",)}
+    position = filled.json("publish", stdin=json.dumps(MERGE).encode())["position"]
 
-    contacts = told.lines("contacts", "--wait", position)
+    contacts = filled.lines("contacts", "--wait", position)
 
     assert {each["externalId"] for each in contacts} == {"u-1", "u-2"}
     assert [each["id"] for each in contacts] == sorted(each["id"] for each in contacts)
-    assert told.lines("contacts", "--limit", 1) == contacts[:1]
+    assert filled.lines("contacts", "--limit", 1) == contacts[:1]
 
 
-def test_status_counts(told: Kinfold, workspace: str) -> None:
-    """Entries, position, lag, contacts, visitors, and what the entries came to."""
-    status = told.json("status")
+def test_status_counts(filled: Kinfold, workspace: str) -> None:
+    """It prints entries, position, lag, contacts, visitors and counts by outcome."""
+    status = filled.json("status")
 
     position = status.pop("position")
     assert position.count("-") == 1
@@ -147,34 +149,34 @@ def test_status_counts(told: Kinfold, workspace: str) -> None:
     assert {name: status[name] for name in expected} == expected
 
 
-@pytest.mark.usefixtures("told")
-def test_status_tells_of_every_workspace(house: Path, workspace: str) -> None:
-    """One a line where none is named: `default`, and those of the set."""
+@pytest.mark.usefixtures("filled")
+def test_status_lists_every_workspace(house: Path, workspace: str) -> None:
+    """Without an option it prints `default` and all members of the set."""
     lines = Kinfold("--data-dir", house).lines("status")
 
     assert {"default", workspace} <= {line["workspace"] for line in lines}
 
 
-@pytest.mark.usefixtures("told")
-def test_status_tells_of_the_workspace_that_the_environment_names(told: Kinfold, house: Path, workspace: str) -> None:
-    """KINFOLD_WORKSPACE names it as --workspace does."""
+@pytest.mark.usefixtures("filled")
+def test_status_of_the_workspace_that_the_environment_names(filled: Kinfold, house: Path, workspace: str) -> None:
+    """KINFOLD_WORKSPACE works like --workspace."""
     lines = Kinfold("--data-dir", house, KINFOLD_WORKSPACE=workspace).lines("status")
 
-    assert lines == told.lines("status")
+    assert lines == filled.lines("status")
     assert [line["workspace"] for line in lines] == [workspace]
 
 
 @pytest.mark.parametrize("command", ["status", "contacts"])
-def test_a_workspace_that_is_misspelt_is_said_to_be_empty_or_not_served(house: Path, command: str) -> None:
-    """Zeros, or nothing at all, look like data that is lost."""
+def test_misspelt_workspace_is_reported_as_empty_or_not_served(house: Path, command: str) -> None:
+    """Zeros alone, or no output, would look like lost data."""
     said = Kinfold("--data-dir", house).run(command, "--workspace", "cli-misspelt")
 
     assert said.status == 0
     assert said.err.startswith(("workspace cli-misspelt is not in", "no contacts in workspace cli-misspelt"))
 
 
-def test_status_leaves_out_what_is_no_workspace(house: Path, log: redis_py.Redis) -> None:
-    """The set may hold anything, and one name that is none must not hide how the others are."""
+def test_status_omits_invalid_workspace_names(house: Path, log: redis_py.Redis) -> None:
+    """The set may contain anything, and an invalid name must not hide the other workspaces."""
     nonsense = [b"No Workspace!", b"\xff"]
     log.sadd(WORKSPACES, *nonsense)
     try:
@@ -186,20 +188,20 @@ def test_status_leaves_out_what_is_no_workspace(house: Path, log: redis_py.Redis
     assert "No Workspace!" not in names
 
 
-def test_wait_waits_and_gives_up(told: Kinfold) -> None:
-    """A position that never comes is the answer no, after as long as one is told to wait."""
-    said = told.run("show", "--visitor", "v-1", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
+def test_wait_gives_up_after_its_timeout(filled: Kinfold) -> None:
+    """A position that is never folded is status 1."""
+    said = filled.run("show", "--visitor", "v-1", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
 
     assert (said.status, said.out) == (1, b"")
     assert "position 99999999999999-0 is not folded after 0.1 s; does a projector run?" in said.err
 
 
 @pytest.mark.parametrize("command", ["contacts", "tail --since 0", "status"])
-def test_a_reader_who_has_seen_enough_is_no_error(told: Kinfold, command: str) -> None:
-    """`kinfold contacts | head -n 0`: no complaint, and the status of somebody who is done."""
+def test_closed_pipe_is_not_an_error(filled: Kinfold, command: str) -> None:
+    """As in `kinfold contacts | head -n 0`: no message, and status 0."""
     done = subprocess.run(
-        ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *told.command(*command.split())],
-        env=told.environment(),
+        ["bash", "-c", 'set -o pipefail; "$@" | true', "bash", *filled.command(*command.split())],
+        env=filled.environment(),
         capture_output=True,
         check=False,
         timeout=60,
@@ -209,7 +211,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(told: Kinfold, command: str) -
 
 
 def test_schema_prints_the_json_schemas() -> None:
-    """Of everything that is said, without a server."""
+    """It needs no server."""
     printed = Kinfold().json("schema")
 
     assert printed == json.loads(json.dumps(schemas()))

@@ -1,4 +1,4 @@
-"""`kinfold tail`: follows the change feed, and never skips silently (contract sections 6 and 9)."""
+"""`kinfold tail` follows the change feed, and never skips changes silently (contract sections 6 and 9)."""
 
 import json
 import select
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until_sync
 
 
 class Tail:
-    """A `kinfold tail` that runs."""
+    """A running `kinfold tail`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self.process = process
@@ -30,17 +30,17 @@ class Tail:
         return json.loads(self.process.stdout.readline())
 
     def has_more(self) -> bool:
-        """Whether it has printed what `next` did not return yet."""
+        """Whether it has printed a line that `next` has not returned."""
         assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def interrupt(self) -> int:
-        """Ctrl-C; the exit status."""
+        """Sends Ctrl-C, and returns the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(PATIENCE_S)
 
     def ended(self) -> tuple[int, str]:
-        """Its exit status and what it said on standard error, once it has ended by itself."""
+        """Waits for its end, and returns the exit status and standard error."""
         _, err = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, err.decode()
 
@@ -50,7 +50,7 @@ class Tail:
 
 @contextmanager
 def tailing(kinfold: Kinfold, *options: str) -> Generator[Tail]:
-    """Follows the feed."""
+    """Runs `kinfold tail`."""
     with subprocess.Popen(
         kinfold.command("tail", *options), env=kinfold.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
@@ -61,13 +61,13 @@ def tailing(kinfold: Kinfold, *options: str) -> Generator[Tail]:
 
 
 def identify(kinfold: Kinfold, *external_ids: str) -> None:
-    """Makes contacts, and waits until they are there."""
+    """Creates contacts, and waits until they are folded."""
     events = [{"type": "VisitorIdentified", "externalId": external_id} for external_id in external_ids]
     kinfold.json("publish", "--wait", stdin="\n".join(map(json.dumps, events)).encode())
 
 
-def test_tail_since_0_tells_everything_and_then_what_comes(kinfold: Kinfold) -> None:
-    """Each line has the change, and the feed entry to go on from."""
+def test_tail_since_0_prints_all_changes_and_then_new_ones(kinfold: Kinfold) -> None:
+    """Each line has the change and its feed entry, from which `tail` can continue."""
     identify(kinfold, "u-1", "u-2")
     with tailing(kinfold, "--since", "0") as tail:
         lines = [tail.next(), tail.next()]
@@ -80,8 +80,8 @@ def test_tail_since_0_tells_everything_and_then_what_comes(kinfold: Kinfold) -> 
     assert sorted(line["entry"] for line in lines) == [line["entry"] for line in lines]
 
 
-def test_tail_since_an_entry_goes_on_behind_it(kinfold: Kinfold) -> None:
-    """What was read is not told again, and nothing is left out."""
+def test_tail_since_an_entry_continues_after_it(kinfold: Kinfold) -> None:
+    """No change is repeated, and none is missing."""
     identify(kinfold, "u-1", "u-2", "u-3")
     with tailing(kinfold, "--since", "0") as tail:
         first = tail.next()
@@ -91,10 +91,10 @@ def test_tail_since_an_entry_goes_on_behind_it(kinfold: Kinfold) -> None:
         assert tail.next()["change"]["contact"]["externalId"] == "u-3"
 
 
-def test_tail_tells_what_comes_from_now_on(kinfold: Kinfold) -> None:
-    """Without `--since` the past is past, and from the first change that it prints on none is left out.
+def test_tail_without_since_prints_only_new_changes(kinfold: Kinfold) -> None:
+    """From the first printed change on, none is missing.
 
-    Nothing tells from outside whether it has begun: so contacts are made until it prints one.
+    The test cannot see when `tail` has started, so it creates contacts until `tail` prints one.
     """
     identify(kinfold, "u-1")
     numbers = count(2)
@@ -106,24 +106,22 @@ def test_tail_tells_what_comes_from_now_on(kinfold: Kinfold) -> None:
 
         wait_until_sync(prints_another, PATIENCE_S)
         last = next(numbers) - 1
-        told = [int(tail.next()["change"]["contact"]["externalId"].removeprefix("u-"))]
-        while told[-1] < last:
-            told.append(int(tail.next()["change"]["contact"]["externalId"].removeprefix("u-")))
+        printed = [int(tail.next()["change"]["contact"]["externalId"].removeprefix("u-"))]
+        while printed[-1] < last:
+            printed.append(int(tail.next()["change"]["contact"]["externalId"].removeprefix("u-")))
 
-    assert told == list(range(told[0], last + 1))
-    assert told[0] > 1
+    assert printed == list(range(printed[0], last + 1))
+    assert printed[0] > 1
 
 
 def is_blocked(log: redis_py.Redis) -> bool:
-    """Whether a client that has just come waits for the feed."""
+    """Whether a new client waits for the feed."""
     return any(client["cmd"] == "xread" and int(client["age"]) < 5 for client in log.client_list())
 
 
 @pytest.mark.parametrize("since", ["0", "the second"])
-def test_tail_says_when_entries_that_it_was_asked_for_are_no_longer_kept(
-    kinfold: Kinfold, log: redis_py.Redis, workspace: str, since: str
-) -> None:
-    """Status 1 and a sentence that says what to do; not a line of what comes after the gap."""
+def test_tail_since_a_trimmed_entry_is_status_1(kinfold: Kinfold, log: redis_py.Redis, workspace: str, since: str) -> None:
+    """The message tells what to do, and no change after the gap is printed."""
     identify(kinfold, "u-1", "u-2", "u-3", "u-4")
     feed = key(workspace, "changes")
     entries: Any = log.xrange(feed)
@@ -133,14 +131,14 @@ def test_tail_says_when_entries_that_it_was_asked_for_are_no_longer_kept(
         status, said = tail.ended()
 
     assert status == 1
-    assert "the feed keeps only newer ones; read the contacts and start from now" in said
+    assert "the feed keeps only newer entries; read the contacts and start from now" in said
 
 
 @pytest.mark.parametrize("since", ["5-0", "between"])
-def test_tail_says_when_the_entry_never_was_in_this_feed(
+def test_tail_since_an_entry_that_the_feed_never_had_is_status_1(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, since: str
 ) -> None:
-    """A failover or a restored copy took it away, and others may stand in its place. The beginning is `0`."""
+    """A failover or a restore removed the entry, and other entries may have taken its place."""
     identify(kinfold, "u-1")
     if since == "between":
         last: Any = log.xinfo_stream(key(workspace, "changes"))["last-generated-id"]
@@ -152,11 +150,11 @@ def test_tail_says_when_the_entry_never_was_in_this_feed(
         status, said = tail.ended()
 
     assert status == 1
-    assert "this feed never had it (did a failover or a restored copy take it away?)" in said
+    assert "this feed never had it (was it lost in a failover or a restore?)" in said
 
 
-def test_tail_goes_on_when_its_server_is_demoted_and_promoted(kinfold: Kinfold, log: redis_py.Redis) -> None:
-    """A client that waits at a primary is thrown out when that becomes a replica (`UNBLOCKED`)."""
+def test_tail_continues_when_its_server_is_demoted_and_promoted(kinfold: Kinfold, log: redis_py.Redis) -> None:
+    """A primary that becomes a replica disconnects waiting clients (`UNBLOCKED`)."""
     identify(kinfold, "u-1")
     waiting = len(log.client_list())
     with tailing(kinfold) as tail:
@@ -168,19 +166,19 @@ def test_tail_goes_on_when_its_server_is_demoted_and_promoted(kinfold: Kinfold, 
         assert tail.interrupt() == 0
 
 
-def test_tail_waits_for_a_position_first(kinfold: Kinfold) -> None:
-    """As every reading command can; a position that never comes is the answer no."""
+def test_tail_with_wait_gives_up_after_its_timeout(kinfold: Kinfold) -> None:
+    """Like every reading command, it has status 1 if the position is never folded."""
     said = kinfold.run("tail", "--since", "0", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
 
     assert (said.status, said.out) == (1, b"")
     assert "position 99999999999999-0 is not folded after 0.1 s" in said.err
 
 
-def test_tail_leaves_out_what_is_no_change(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
-    """Somebody's hand has put it there: it is said, and what comes behind it is told."""
+def test_tail_skips_entries_that_are_not_changes(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """It reports a foreign entry, and prints the changes after it."""
     foreign: Any = log.xadd(key(workspace, "changes"), {"foo": "bar"})
     identify(kinfold, "u-1")
     with tailing(kinfold, "--since", "0") as tail:
         assert tail.next()["change"]["contact"]["externalId"] == "u-1"
         assert tail.process.stderr is not None
-        assert f"feed entry {foreign.decode()} was left out" in tail.process.stderr.readline().decode()
+        assert f"skipped feed entry {foreign.decode()}" in tail.process.stderr.readline().decode()

@@ -1,4 +1,4 @@
-"""`kinfold up` and `down`: everything in one go, in the background or before one's eyes (contract section 9)."""
+"""`kinfold up` and `down` start and stop everything, in the background or in the foreground (contract section 9)."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from kinfold_services.embedded import EmbeddedServer, running_url
-from kinfold_services.gateway.beside import gateway_url
+from kinfold_services.cli.gateway_process import gateway_url
+from kinfold_services.server.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
 from tests.support.projecting import clean_environment
@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until_sync
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Give a data dir with a space in its path, on which nothing is left running."""
+    """Give a data dir with a space in its path, and stop what still runs there."""
     path = tmp_path / "Application Support"
     yield path
     if running_url(path) is not None:
@@ -29,8 +29,8 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_the_demo(data_dir: Path) -> None:
-    """`make demo`, twice: 473 contacts; the second time everything is a duplicate, and nothing changes."""
+def test_demo(data_dir: Path) -> None:
+    """`make demo` twice gives 473 contacts: the second time all events are duplicates, and nothing changes."""
     kinfold = Kinfold("--data-dir", data_dir)
 
     assert kinfold.run_apart("up", "--detach").status == 0
@@ -50,8 +50,8 @@ def test_the_demo(data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_up_says_to_type_can_be_typed(data_dir: Path, tmp_path: Path) -> None:
-    """In whatever directory: the commands name the data dir, where it is not the one that they would take by themselves."""
+def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
+    """In any directory: the commands name the data dir, unless it is the default one."""
     kinfold = Kinfold("--data-dir", data_dir)
     said = kinfold.run_apart("up", "--detach")
     (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
@@ -63,8 +63,8 @@ def test_what_up_says_to_type_can_be_typed(data_dir: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_workspace_that_up_is_given_is_served_and_has_a_key(data_dir: Path) -> None:
-    """By the one that starts, and by one that runs already; what it says to type names the workspace."""
+def test_workspace_option_of_up_serves_it_and_creates_a_key(data_dir: Path) -> None:
+    """Both for an `up` that starts and for one that already runs. The suggested commands name the workspace."""
     for name in ("shop", "blog"):
         kinfold = Kinfold("--data-dir", data_dir, "--workspace", name)
 
@@ -82,8 +82,8 @@ def test_a_workspace_that_up_is_given_is_served_and_has_a_key(data_dir: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("options", "name"), [((), "shop"), (("--workspace", "blog"), "blog")])
-def test_what_up_says_is_of_a_workspace_that_is_served(data_dir: Path, options: tuple[str, ...], name: str) -> None:
-    """Where KINFOLD_SERVE leaves `default` out: one that it names, or the one that was given, which is served, too."""
+def test_suggested_commands_name_a_workspace_that_is_served(data_dir: Path, options: tuple[str, ...], name: str) -> None:
+    """If KINFOLD_SERVE omits `default`: one of its workspaces, or the given one, which is then served too."""
     kinfold = Kinfold("--data-dir", data_dir, KINFOLD_SERVE="shop,stall")
 
     said = kinfold.run_apart("up", "--detach", *options)
@@ -97,14 +97,14 @@ def test_what_up_says_is_of_a_workspace_that_is_served(data_dir: Path, options: 
 
 
 @pytest.mark.slow
-def test_up_on_a_server_of_ones_own_says_how_it_is_stopped(tmp_path: Path) -> None:
-    """`kinfold down` knows data dirs alone: what it cannot stop, it is not said to."""
+def test_up_with_a_redis_url_suggests_only_ctrl_c_to_stop(tmp_path: Path) -> None:
+    """`kinfold down` only knows data dirs, so it cannot stop this one."""
     with EmbeddedServer.start(tmp_path) as server:
         kinfold = Kinfold("--redis-url", server.url, "--workspace", "shop")
         command, environment = kinfold.command("up"), kinfold.environment()
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
             assert process.stderr is not None
-            (stop,) = (line for line in what_is_said(process.stderr) if line.startswith("  stop"))
+            (stop,) = (line for line in printed_lines(process.stderr) if line.startswith("  stop"))
             status = kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=PATIENCE_S)
@@ -114,8 +114,8 @@ def test_up_on_a_server_of_ones_own_says_how_it_is_stopped(tmp_path: Path) -> No
     assert process.returncode == 0
 
 
-def what_is_said(lines: Iterable[str]) -> Iterator[str]:
-    """What `up` says, as far as the line that it ends with."""
+def printed_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines that `up` prints, up to the last one, which starts with `stop`."""
     for line in lines:
         yield line
         if line.startswith("  stop"):
@@ -123,16 +123,16 @@ def what_is_said(lines: Iterable[str]) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_nobody_else_can_read_what_up_keeps(data_dir: Path) -> None:
-    """In the background as in the foreground: the data dir is its owner's alone, for the log is full of addresses."""
+def test_only_the_owner_can_read_the_data_dir(data_dir: Path) -> None:
+    """The log contains addresses, so the data dir belongs to its owner alone, also with --detach."""
     assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
 
     assert data_dir.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow
-def test_a_data_dir_in_somebodys_home(tmp_path: Path) -> None:
-    """`~` in a variable, which no shell has replaced, is that home to every part of it, and no directory called `~`."""
+def test_tilde_in_the_data_dir_is_the_home_directory(tmp_path: Path) -> None:
+    """No shell replaces `~` in a variable, so kinfold does."""
     kinfold = Kinfold(KINFOLD_DATA_DIR="~/kept", HOME=str(tmp_path))
 
     assert kinfold.run_apart("up", "--detach").status == 0
@@ -143,8 +143,8 @@ def test_a_data_dir_in_somebodys_home(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_folded_is_there_after_down_and_up(data_dir: Path) -> None:
-    """The data stays in the data dir, and so does the position."""
+def test_state_survives_down_and_up(data_dir: Path) -> None:
+    """The data dir keeps the data and the position."""
     kinfold = Kinfold("--data-dir", data_dir)
     kinfold.run_apart("up", "--detach")
     kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
@@ -160,8 +160,8 @@ def test_what_was_folded_is_there_after_down_and_up(data_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_in_the_foreground_ends_with_a_signal_and_takes_its_server_with_it(data_dir: Path, number: signal.Signals) -> None:
-    """It says what to do next, on standard error, and ends with status 0."""
+def test_up_in_the_foreground_ends_with_its_server_at_a_signal(data_dir: Path, number: signal.Signals) -> None:
+    """It prints its suggestions on standard error, and ends with status 0."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(
         kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -181,8 +181,8 @@ def test_up_in_the_foreground_ends_with_a_signal_and_takes_its_server_with_it(da
 
 
 @pytest.mark.slow
-def test_up_ends_when_its_server_does(data_dir: Path) -> None:
-    """Whatever killed the server: `up` says so, ends with status 1, and leaves the data dir to the next one."""
+def test_up_ends_when_its_server_ends(data_dir: Path) -> None:
+    """`up` reports it, ends with status 1, and leaves the data dir ready for the next `up`."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
         wait_until_sync(lambda: gateway_url(data_dir), 30)
@@ -197,16 +197,15 @@ def test_up_ends_when_its_server_does(data_dir: Path) -> None:
     assert kinfold.run_apart("up", "--detach").status == 0
 
 
-def test_down_where_nothing_runs_is_the_answer_no(data_dir: Path) -> None:
-    """Status 1, and a sentence."""
+def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:
     said = Kinfold("--data-dir", data_dir).run("down")
 
     assert (said.status, said.out) == (1, b"")
     assert f"nothing runs on {data_dir}" in said.err
 
 
-def test_down_leaves_alone_a_process_that_has_the_number_of_an_earlier_one(data_dir: Path) -> None:
-    """A process id that a killed `kinfold up` left behind may be somebody else's by now."""
+def test_down_does_not_stop_another_program_with_an_old_process_id(data_dir: Path) -> None:
+    """The process id that a killed `kinfold up` left behind may belong to another program."""
     data_dir.mkdir()
     with subprocess.Popen(["sleep", "60"]) as somebody:
         (data_dir / "kinfold.pid").write_text(str(somebody.pid))
@@ -219,8 +218,8 @@ def test_down_leaves_alone_a_process_that_has_the_number_of_an_earlier_one(data_
 
 
 @pytest.mark.slow
-def test_up_that_cannot_start_says_where_to_look(data_dir: Path) -> None:
-    """Status 3: there is no server to talk to."""
+def test_up_that_cannot_start_gives_the_reason(data_dir: Path) -> None:
+    """The status is 3, because there is no server."""
     data_dir.mkdir()
     (data_dir / "server.json").write_text('{"engine": "valkey", "version": "99.0.0", "socket": "/x"}')
 
@@ -231,8 +230,8 @@ def test_up_that_cannot_start_says_where_to_look(data_dir: Path) -> None:
     assert "99.0" in (data_dir / "kinfold.log").read_text()
 
 
-def test_a_server_without_a_projector_is_not_up(data_dir: Path) -> None:
-    """`up --detach` on a data dir whose server belongs to another program says so, and does not say that all is well."""
+def test_server_of_another_program_does_not_count_as_up(data_dir: Path) -> None:
+    """`up --detach` reports that the server of the data dir belongs to another program."""
     with EmbeddedServer.start(data_dir):
         said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach")
 

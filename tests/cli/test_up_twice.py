@@ -1,4 +1,4 @@
-"""`kinfold up` beside another one, behind a proxy, on a port that is taken, on a full disk: what it says, and what is true."""
+"""`kinfold up` beside another one, behind a proxy, with a port in use, and on a full disk."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kinfold_services.embedded import running_url
-from kinfold_services.gateway.beside import gateway_url
+from kinfold_services.cli.gateway_process import gateway_url
+from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold, Said
 from tests.support.engines import free_port
 from tests.support.waiting import wait_until_sync
@@ -25,7 +25,7 @@ USUAL_PORT = 8000
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Give a data dir, on which nothing is left running."""
+    """Give a data dir, and stop what still runs there."""
     path = tmp_path / "data"
     yield path
     if running_url(path) is not None:
@@ -33,23 +33,24 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def gateway_line(said: Said) -> str:
-    """What `up` says of its gateway."""
+    """The line of `up` about its gateway."""
     return next(line for line in said.err.splitlines() if line.startswith("  the gateway "))
 
 
-def test_two_at_once_are_one(data_dir: Path) -> None:
-    """The one that comes second waits for the other's, and says the same."""
+def test_simultaneous_ups_start_one_kinfold(data_dir: Path) -> None:
+    """The later ones wait for the first, and print the same."""
     kinfold = Kinfold("--data-dir", data_dir)
     with ThreadPoolExecutor() as threads:
-        both = list(threads.map(lambda _: kinfold.run_apart("up", "--detach"), range(3)))
+        starts = [threads.submit(kinfold.run_apart, "up", "--detach") for _ in range(3)]
+        all_said = [start.result() for start in starts]
 
-    assert [said.status for said in both] == [0, 0, 0], both
-    assert len({gateway_line(said) for said in both}) == 1
-    assert all("kinfold is up." in said.err for said in both)
+    assert [said.status for said in all_said] == [0, 0, 0], all_said
+    assert len({gateway_line(said) for said in all_said}) == 1
+    assert all("kinfold is up." in said.err for said in all_said)
 
 
-def test_the_second_in_the_foreground_says_that_one_runs(data_dir: Path) -> None:
-    """Status 1, also while the first one is still starting; the first one goes on."""
+def test_second_up_in_the_foreground_is_refused(data_dir: Path) -> None:
+    """Status 1, even while the first one is still starting; the first one continues."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.DEVNULL) as first:
         try:
@@ -65,8 +66,8 @@ def test_the_second_in_the_foreground_says_that_one_runs(data_dir: Path) -> None
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
-def test_a_proxy_in_the_environment_is_not_asked(data_dir: Path, variable: str) -> None:
-    """By `up` for 127.0.0.1, or it would say that it did not start; nor by the curl that it shows."""
+def test_proxy_of_the_environment_is_not_used(data_dir: Path, variable: str) -> None:
+    """Neither `up` nor the curl command that it suggests uses a proxy for 127.0.0.1."""
     variables = {variable: f"http://127.0.0.1:{free_port()}", "no_proxy": ""}
     said = Kinfold("--data-dir", data_dir, **variables).run_apart("up", "--detach")
 
@@ -79,8 +80,8 @@ def test_a_proxy_in_the_environment_is_not_asked(data_dir: Path, variable: str) 
         assert b'"contacts"' in answer.stdout
 
 
-def test_the_port_is_told_with_the_reason_and_kept(data_dir: Path) -> None:
-    """The usual one is taken: another, and the same at the next start, also when the usual one is free again."""
+def test_port_is_printed_with_its_reason_and_reused(data_dir: Path) -> None:
+    """If the default port is in use, `up` takes another one, and reuses it even when the default port is free again."""
     kinfold = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_PORT="")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,18 +89,18 @@ def test_the_port_is_told_with_the_reason_and_kept(data_dir: Path) -> None:
             taken.bind(("127.0.0.1", USUAL_PORT))
             taken.listen()
         except OSError:
-            pass  # somebody else has it, and that is just as well
+            pass  # another program uses the port, which serves the test as well
         first = gateway_line(kinfold.run_apart("up", "--detach"))
         kinfold.run("down")
     second = gateway_line(kinfold.run_apart("up", "--detach"))
 
-    assert first.endswith(f"(port {USUAL_PORT} is in use; the next start takes this one again, --port chooses another)")
+    assert first.endswith(f"(port {USUAL_PORT} is in use; the next start reuses this port, --port chooses another)")
     assert second.endswith("(as at the last start; --port chooses another)")
     assert first.split()[2] == second.split()[2]
 
 
-def test_a_port_that_is_asked_for(data_dir: Path) -> None:
-    """With `--port`, which is also what the next start takes; a kinfold that runs with another port is said to."""
+def test_port_option(data_dir: Path) -> None:
+    """The next start reuses the port. `up` reports a running kinfold that uses another port."""
     kinfold, port, other = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_PORT=""), free_port(), free_port()
 
     first = kinfold.run_apart("up", "--detach", "--port", port)
@@ -113,8 +114,8 @@ def test_a_port_that_is_asked_for(data_dir: Path) -> None:
     assert f"http://127.0.0.1:{port} (as at the last start" in gateway_line(second)
 
 
-def test_what_kept_it_from_starting_is_said_where_it_was_started(data_dir: Path) -> None:
-    """And not in a log alone."""
+def test_reason_of_a_failed_start_is_printed(data_dir: Path) -> None:
+    """`up --detach` prints the reason, which is not only in the log."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach", "--port", port)
@@ -127,8 +128,8 @@ def test_what_kept_it_from_starting_is_said_where_it_was_started(data_dir: Path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a file system of its own")
-def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
-    """By the `up` whose server it ends, by one that would start on it, and by commands that find no server."""
+def test_full_disk_is_reported(tmp_path: Path) -> None:
+    """By the `up` whose server ends, by the next `up`, and by commands that find no server."""
     kinfold = Kinfold("--data-dir", tmp_path / "small" / "data")
     (tmp_path / "small").mkdir()
     (tmp_path / "events").write_text('{"type":"VisitorSeen","visitorId":"v-1"}\n' * 50_000)

@@ -1,4 +1,4 @@
-"""Applications of one file, served by real servers in processes of their own."""
+"""Applications of one file, served by real servers in their own processes."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ PATIENCE_S: Final = 60.0
 def running(
     directory: Path, source: str, command: list[str], environment: dict[str, str], ends_with: int = 0
 ) -> Generator[Path]:
-    """A server of `application.py`; SIGTERM at the end, and it has to end as it should. Gives what it says."""
+    """Run a server of `application.py`, stop it with SIGTERM and check its exit status. Yield the path of its output."""
     (directory / "application.py").write_text(source)
     log = directory / "server.log"
     with log.open("wb") as output:

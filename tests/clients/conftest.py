@@ -1,4 +1,4 @@
-"""What the client's tests ask for: a server whose log is folded all the while, by a real projector."""
+"""Fixtures of the client's tests: a server with a real projector."""
 
 import asyncio
 import re
@@ -12,15 +12,15 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from kinfold_schemas.keys import WORKSPACES
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.keys import create_key
+from kinfold_services.access.keys import create_key
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import KINFOLD, clean_environment
 
 
 @pytest.fixture(scope="session")
 def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a server with a projector on it, which serves every workspace. It is never emptied."""
+    """Give the URL of a server with a projector for all workspaces. It is never emptied."""
     directory = tmp_path_factory.mktemp("folding")
     with EmbeddedServer.start(directory / "data") as server, (directory / "projector.log").open("wb") as output:
         projector = subprocess.Popen(
@@ -37,7 +37,7 @@ def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def gateway_url(folding_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a gateway before that server."""
+    """Give the URL of a gateway in front of that server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -67,6 +67,6 @@ def client(folding_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def workspace(request: pytest.FixtureRequest) -> str:
-    """Give the name of a workspace that no other test has, for the server is never emptied."""
+    """Give the name of a workspace that no other test uses, because the server is never emptied."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
     return f"{name}-{secrets.token_hex(4)}"

@@ -1,9 +1,9 @@
-"""The calls of a producer that sends nothing: each returns the draft that it made."""
+"""The calls of a producer that sends nothing: each returns its draft."""
 
 from typing import Final
 
 from kinfold.calls import Calls
-from kinfold.drafts import Draft
+from kinfold.calls.drafts import Draft
 
 
 def _itself(draft: Draft) -> Draft:

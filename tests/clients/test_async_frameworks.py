@@ -1,4 +1,4 @@
-"""The middlewares where everything is asynchronous: Litestar, and Django under an ASGI server."""
+"""The middlewares in asynchronous applications: Litestar, and Django under an ASGI server."""
 
 import http.client
 import json
@@ -41,13 +41,13 @@ async def home() -> str:
 
 @get("/log-in/{user:str}", sync_to_thread=True)
 def log_in(request: AnyRequest, user: Annotated[str, PathParameter()]) -> dict[str, bool]:
-    """A blocking handler, in another thread."""
+    """A blocking handler, which runs in another thread."""
     return {"followed": identify(request, external_id=user, metadata={"plan": "pro"})}
 
 
 @get("/log-out")
 async def log_out() -> Response[None]:
-    """Somebody else comes next."""
+    """Forget the visitor."""
     response: Response[None] = Response(None)
     reset(response)
     return response
@@ -64,8 +64,8 @@ def litestar(producer: Any) -> Litestar:
     return Litestar([home, log_in, log_out, me], middleware=[DefineMiddleware(VisitorMiddleware, producer=producer)])
 
 
-def test_litestar_follows_a_visitor_and_the_next_one():
-    """Sees a page, logs in, logs out; the next user of the browser is another visitor."""
+def test_litestar_follows_a_visitor_until_the_log_out():
+    """The visitor views a page, logs in and logs out. The next user of the browser is another visitor."""
     recorder = Recorder()
     with TestClient(litestar(recorder), base_url="https://testserver.local") as browser:
         answer = browser.get("/", headers={"Referer": "https://example.org/?q=secret"})
@@ -89,7 +89,7 @@ def test_litestar_follows_a_visitor_and_the_next_one():
 
 
 @pytest.mark.parametrize("header", ["DNT", "Sec-GPC"])
-def test_litestar_leaves_alone_who_says_no(header: str):
+def test_litestar_does_not_follow_visitors_who_opt_out(header: str):
     recorder = Recorder()
     with TestClient(litestar(recorder), base_url="https://testserver.local") as browser:
         for path in ("/", "/log-in/u-1", "/log-out", "/me"):
@@ -97,8 +97,8 @@ def test_litestar_leaves_alone_who_says_no(header: str):
     assert not recorder.events
 
 
-def test_an_application_that_ends_sends_what_waits(folding_url: str, client: Redis, workspace: str):
-    """The end of a lifespan that the middleware sees; and it may begin again, as with a test client."""
+def test_middleware_flushes_at_the_end_of_the_lifespan(folding_url: str, client: Redis, workspace: str):
+    """The lifespan may start again, as with a test client."""
     visitors = kinfold.Producer(folding_url, workspace=workspace, batch_age_s=600)
     app: Any = VisitorMiddleware(Litestar([home]), visitors)
     for number in range(2):
@@ -152,11 +152,11 @@ from django.urls import path
 from kinfold.asgi import Lifespan
 from kinfold.django import identify, reset, visitor_id
 
-everybody_is_here = asyncio.Barrier(8)
+all_are_here = asyncio.Barrier(8)
 
 async def together(request):
     async with asyncio.timeout(30):
-        await everybody_is_here.wait()  # nobody gets through before all others are in their views, too
+        await all_are_here.wait()  # all eight requests must be in their views at the same time
     is_on_the_loop = threading.current_thread() is threading.main_thread()
     return JsonResponse({"visitor": visitor_id(request), "isOnTheLoop": is_on_the_loop})
 
@@ -184,7 +184,7 @@ application = Lifespan(get_asgi_application(), producer=visitors)
 
 
 class Answer(NamedTuple):
-    """What a server said."""
+    """A response."""
 
     status: int
     cookie: str
@@ -192,7 +192,7 @@ class Answer(NamedTuple):
 
 
 def ask(port: int, path: str, **headers: str) -> Answer:
-    """One request."""
+    """Send one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
@@ -204,7 +204,7 @@ def ask(port: int, path: str, **headers: str) -> Answer:
 
 @contextmanager
 def uvicorn(directory: Path, source: str, url: str, workspace: str) -> Generator[int]:
-    """The port of an application under uvicorn, which ends by the signal that it is sent."""
+    """Run an application under uvicorn, which ends by the signal that it gets. Yield its port."""
     port = free_port()
     command = ["uvicorn", "--port", str(port), "application:application"]
     with running(directory, source, command, {"LOG": url, "WORKSPACE": workspace}, -signal.SIGTERM):
@@ -218,21 +218,21 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize("source", [pytest.param(LITESTAR, id="litestar"), pytest.param(DJANGO, id="django")])
-def test_uvicorn_ends_by_a_signal_and_nothing_is_lost(
+def test_uvicorn_that_ends_by_a_signal_loses_nothing(
     folding_url: str, client: Redis, workspace: str, tmp_path: Path, source: str
 ):
-    """Nothing runs `atexit` then, and nothing was sent before: what is in the log was sent at the end of the lifespan."""
+    """`atexit` does not run, and nothing was sent before: only the end of the lifespan sends the events."""
     with uvicorn(tmp_path, source, folding_url, workspace) as port:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(ask, repeat(port), [f"/{number}" for number in range(100)]))
         assert {answer.status for answer in answers} == {200}
         assert not Log(client, workspace).events
-    said = Counter(visitor for visitor in Log(client, workspace).visitors.elements() if visitor.startswith("v-"))
-    assert said == Counter(f"v-{number}" for number in range(100))
+    events = Counter(visitor for visitor in Log(client, workspace).visitors.elements() if visitor.startswith("v-"))
+    assert events == Counter(f"v-{number}" for number in range(100))
 
 
-def test_django_with_asynchronous_views(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """Eight requests wait for each other in their views: whoever kept the event loop waiting would keep them all."""
+def test_django_with_asynchronous_views_follows_visitors(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """Eight requests wait for each other in their views, so a blocked event loop would block them all."""
     with uvicorn(tmp_path, DJANGO, folding_url, workspace) as port:
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(ask, repeat(port, 8), repeat("/together")))
@@ -248,8 +248,8 @@ def test_django_with_asynchronous_views(folding_url: str, client: Redis, workspa
         assert second not in {"", first}
         ask(port, "/2", Cookie=second)
     ada, stranger = first.partition("=")[2], second.partition("=")[2]
-    said = [(event["type"], event["visitorId"]) for event in Log(client, workspace).events]
-    assert said == [
+    events = [(event["type"], event["visitorId"]) for event in Log(client, workspace).events]
+    assert events == [
         ("VisitorSeen", "v-1"),
         ("VisitorSeen", ada),
         ("VisitorIdentified", ada),

@@ -1,4 +1,4 @@
-"""`examples/load_users.py`: a CSV of many users, loaded twice, and every one is there once."""
+"""`examples/load_users.py` loads a CSV of many users; loading it twice creates each user once."""
 
 import csv
 import os
@@ -13,19 +13,19 @@ from redis import Redis
 
 import kinfold
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.projecting import KINFOLD, clean_environment
 from tests.support.waiting import wait_until_sync
 
 SCRIPT: Final = Path(__file__).parents[2] / "examples" / "load_users.py"
 USERS: Final = int(os.environ.get("KINFOLD_TEST_USERS", "12000"))
-"""More than the buffer takes."""
+"""More than fit into the buffer."""
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    """Give the URL of a server of the test's own, with a projector on it."""
+    """Give the URL of a new server with a projector."""
     with EmbeddedServer.start(tmp_path / "data") as server, (tmp_path / "log").open("wb") as log:
         command = [*KINFOLD, "projector", "--redis-url", server.url]
         projector = subprocess.Popen(command, env=clean_environment(), stdout=log, stderr=log)
@@ -35,13 +35,13 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def load(path: Path, url: str) -> "subprocess.CompletedProcess[str]":
-    """Runs the script."""
+    """Run the script."""
     command = [sys.executable, str(SCRIPT), str(path), url]
     return subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
 
 
-def test_loaded_twice_every_user_is_there_once(url: str, tmp_path: Path):
-    """With the address, the name and the plan of the file, which begins as spreadsheets write it (a BOM)."""
+def test_loading_twice_creates_each_user_once(url: str, tmp_path: Path):
+    """With the e-mail address, the name and the plan from the file, which starts with a BOM as spreadsheets write it."""
     path = tmp_path / "users.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         rows = csv.writer(file)
@@ -65,17 +65,17 @@ def test_loaded_twice_every_user_is_there_once(url: str, tmp_path: Path):
 
 
 def test_the_docs_show_the_script_in_eleven_lines():
-    """But for the blank ones."""
+    """Not counting blank lines."""
     code = SCRIPT.read_text().partition('"""\n\n')[2]
     assert f"```python\n{code}```" in (SCRIPT.parents[1] / "docs/how-to/load.md").read_text("utf-8")
     assert len([line for line in code.splitlines() if line]) <= 11
 
 
-def test_without_a_server_the_script_says_what_was_lost(tmp_path: Path):
-    """And fails: a cron job that exits with 0 has done its work."""
+def test_script_without_a_server_reports_the_loss(tmp_path: Path):
+    """It exits with 1, so that a cron job notices."""
     path = tmp_path / "users.csv"
     path.write_text("id,email,name,plan\n" + "".join(f"u-{number},,User,pro\n" for number in range(100)))
-    done = load(path, f"redis://127.0.0.1:{free_port()}/0")  # and takes the ten seconds that a silent server has
+    done = load(path, f"redis://127.0.0.1:{free_port()}/0")  # takes ten seconds: the limit for a silent server
     assert done.returncode == 1
     assert "100 of 100 events were lost" in done.stderr
     assert done.stderr.endswith("100 users were lost\n")

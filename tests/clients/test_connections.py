@@ -1,4 +1,4 @@
-"""Every way to reach the log, for every part of the client: the same calls, and the same answers (contract section 8)."""
+"""Every part of the client over every kind of connection to Redis (contract section 8)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -18,14 +18,14 @@ WORKSPACE: Final = "acme"
 
 @asynccontextmanager
 async def behind_sentinel(directory: Path) -> AsyncGenerator[str]:
-    """The URL alone."""
+    """Yield only the URL."""
     async with sentinel(directory) as (url, _):
         yield url
 
 
 @asynccontextmanager
 async def cluster_over_tls(directory: Path) -> AsyncGenerator[str]:
-    """A cluster that speaks TLS alone."""
+    """A cluster that accepts only TLS."""
     async with cluster(directory, tls=True) as url:
         yield url
 
@@ -38,7 +38,7 @@ async def assert_everything_works(url: str) -> None:
 
 
 def blocking(url: str) -> None:
-    """Says something, and reads it in every way there is."""
+    """Send events, and read the result in every way."""
     with kinfold.Producer(url, workspace=WORKSPACE) as visitors, kinfold.Contacts(url, workspace=WORKSPACE) as contacts:
         visitors.identify("v-1", external_id="u-1", email="Ada@example.org", metadata={"plan": "pro"})
         position = visitors.flush()
@@ -59,7 +59,7 @@ def blocking(url: str) -> None:
 
 
 async def asynchronous(url: str) -> None:
-    """The same in the other colour."""
+    """The same with asyncio."""
     async with (
         kinfold.AsyncProducer(url, workspace=WORKSPACE) as visitors,
         kinfold.AsyncContacts(url, workspace=WORKSPACE) as contacts,
@@ -81,15 +81,15 @@ async def asynchronous(url: str) -> None:
         pytest.param(behind_sentinel, id="sentinel"),
     ],
 )
-async def test_every_part_of_the_client(tmp_path: Path, kind: Callable[[Path], AbstractAsyncContextManager[str]]):
+async def test_every_part_of_the_client_works(tmp_path: Path, kind: Callable[[Path], AbstractAsyncContextManager[str]]):
     """`rediss://`, `redis+cluster://`, `rediss+cluster://` and `redis+sentinel://`."""
     async with kind(tmp_path) as url:
         await assert_everything_works(url)
 
 
 @pytest.mark.slow
-async def test_a_failover_behind_sentinel(tmp_path: Path):
-    """The producer goes on with the new master by itself, and so does who follows the feed; nothing is there twice."""
+async def test_client_survives_a_failover_behind_sentinel(tmp_path: Path):
+    """The producer and the feed continue with the new primary, and no event is duplicated."""
     async with (
         sentinel(tmp_path) as (url, watcher),
         projecting(url, WORKSPACE),
@@ -103,7 +103,7 @@ async def test_a_failover_behind_sentinel(tmp_path: Path):
         await fail_over(watcher)
 
         async def is_demoted() -> bool:
-            # Until then the old master takes events as well, and forgets them.
+            # Until then the old primary accepts events, and loses them.
             replicas = await cast("Any", watcher).execute_command("SENTINEL", "REPLICAS", MASTER)
             return "'master-link-status': 'ok'" in str(replicas)
 
@@ -116,7 +116,7 @@ async def test_a_failover_behind_sentinel(tmp_path: Path):
         async def answered() -> kinfold.Contact | None:
             try:
                 return await contacts.by_external_id("u-1", after=position)
-            except kinfold.Unreachable:  # a lookup is not asked twice: that is for its caller
+            except kinfold.Unreachable:  # lookups do not retry: the caller does
                 return None
 
         found = await wait_until(answered)

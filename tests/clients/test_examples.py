@@ -1,4 +1,4 @@
-"""The example applications, run as their first lines say, with the real frameworks, and visited over HTTP."""
+"""The example applications, run as their first lines say, with the real frameworks, over HTTP."""
 
 import http.client
 import os
@@ -23,7 +23,7 @@ BROWSER: Final = {"User-Agent": "Mozilla/5.0", "Accept-Language": "de-AT,de;q=0.
 
 
 class Browser:
-    """Keeps cookies, and shows what it was sent."""
+    """A browser that keeps cookies."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -31,7 +31,7 @@ class Browser:
         self.set_cookie = ""
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
-        """Asks for a page."""
+        """Request a page."""
         connection = http.client.HTTPConnection("localhost", self.port, timeout=10)
         cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         sent = {**BROWSER, **({"Cookie": cookie} if cookie else {}), **headers}
@@ -49,7 +49,7 @@ class Browser:
 
     @property
     def visitor(self) -> str | None:
-        """The id that the browser holds."""
+        """The visitor id in the browser's cookie."""
         return self.cookies.get("kinfold_visitor")
 
 
@@ -83,8 +83,10 @@ def port(request: pytest.FixtureRequest, folding_url: str, workspace: str, tmp_p
 
 
 @pytest.mark.slow
-def test_a_visitor_becomes_a_contact_and_the_next_user_is_another(port: int, folding_url: str, client: Redis, workspace: str):
-    """Sees a page, logs in, sees another, logs out; somebody else at the same browser is nobody yet."""
+def test_visitor_becomes_a_contact_and_the_next_user_is_another_visitor(
+    port: int, folding_url: str, client: Redis, workspace: str
+):
+    """The visitor views a page, logs in, views another and logs out. The next user of the browser is unknown."""
     browser = Browser(port)
     assert browser.get("/")[0] == 200
     for attribute in ("HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=34560000"):
@@ -123,8 +125,8 @@ def test_a_visitor_becomes_a_contact_and_the_next_user_is_another(port: int, fol
 
 
 @pytest.mark.slow
-def test_who_says_no_is_not_followed(port: int, client: Redis, workspace: str):
-    """No cookie, no event, not even for a log-in; and a cookie from before is taken back."""
+def test_visitor_who_opts_out_is_not_followed(port: int, client: Redis, workspace: str):
+    """No cookie and no event, not even for a log-in; an existing cookie is removed."""
     no = Browser(port)
     for header in ("DNT", "Sec-GPC"):
         for path in ("/", "/log-in/u-1", "/log-out"):

@@ -1,4 +1,4 @@
-"""A server that is demoted, hangs, or comes back without its newest entries (issue 11, points 11, 12 and 14)."""
+"""A server that is demoted, hangs, or comes back without its newest entries."""
 
 import asyncio
 import logging
@@ -17,12 +17,11 @@ from redis import Redis, exceptions
 from redis._parsers.base import BaseParser
 
 import kinfold
-from kinfold.connections import close, connect
-from kinfold.reading import as_created
-from kinfold.redis_log import redis_error
+from kinfold.feed.reader import as_created
+from kinfold.transport.redis import close, connect, redis_error
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import cluster, free_port, sentinel
 from tests.support.waiting import wait_until_sync
 
@@ -30,23 +29,23 @@ WORKSPACE: Final = "acme"
 FEED: Final = key(WORKSPACE, "changes")
 NOTICED_S: Final = 5.0
 parse_error: Final = cast("Callable[[str], Exception]", BaseParser.parse_error)
-"""How redis-py reads an error that a server answers."""
+"""How redis-py parses an error reply."""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Redis]:
-    """Give a client of a server of the test's own, on which nobody folds."""
+    """Give a client of a new server without a projector."""
     with EmbeddedServer.start(tmp_path / "data") as server, Redis.from_url(server.url) as client:
         yield client
 
 
 def url_of(server: Redis) -> str:
-    """The URL that the client was made with."""
+    """The URL of the client's server."""
     return f"unix://{server.connection_pool.connection_kwargs['path']}"
 
 
 def tell(server: Redis, name: str, entry: str = "*") -> str:
-    """Puts a change on the feed; its entry."""
+    """Append a change to the feed. Returns its position."""
     at = "2026-01-01T00:00:00.000Z"
     seen: dict[str, Any] = {"created_at": at, "updated_at": at, "first_seen_at": at, "last_seen_at": at}
     who: dict[str, Any] = {"external_id": None, "email": None, "image": None, "metadata": {}, "visitor_ids": []}
@@ -57,8 +56,8 @@ def tell(server: Redis, name: str, entry: str = "*") -> str:
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
-def test_a_feed_goes_on_when_its_server_is_demoted_and_promoted(server: Redis, snapshot: bool):  # noqa: FBT001
-    """A reader that waits at a primary is thrown out when that becomes a replica: `UNBLOCKED`."""
+def test_feed_continues_when_its_server_is_demoted_and_promoted(server: Redis, snapshot: bool):  # noqa: FBT001
+    """A primary that becomes a replica disconnects a waiting reader with the error `UNBLOCKED`."""
     changes = kinfold.Feed(url_of(server), workspace=WORKSPACE).follow(since=None if snapshot else "0", snapshot=snapshot)
     seen: list[str | None] = []
     reader = threading.Thread(target=lambda: seen.extend(cast("Any", change).contact.name for change in changes))
@@ -91,20 +90,20 @@ def test_a_feed_goes_on_when_its_server_is_demoted_and_promoted(server: Redis, s
         "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
         "UNKILLABLE Sorry the script already executed write commands against the dataset.",
         "ERR max number of clients reached",
-        "NOQUORUM what a server of tomorrow says",
+        "NOQUORUM an error of a future server",
         "no upstream host",
     ],
 )
-def test_what_a_server_says_for_a_while_passes(answer: str):
-    """For producers, feed and lookups alike: all of them ask `redis_error`."""
+def test_temporary_error_replies_are_unreachable(answer: str):
+    """For producers, the feed and lookups, which all use `redis_error`."""
     assert isinstance(redis_error(parse_error(answer)), kinfold.Unreachable)
 
 
 @pytest.mark.parametrize(
     "error", [exceptions.ClusterError("TTL exhausted."), exceptions.SlotNotCoveredError("Slot 1"), exceptions.TimeoutError()]
 )
-def test_what_a_cluster_cannot_do_for_a_while_passes(error: Exception):
-    """A slot on the move is no reason to give up."""
+def test_temporary_cluster_errors_are_unreachable(error: Exception):
+    """A moving slot is not a reason to give up."""
     assert isinstance(redis_error(error), kinfold.Unreachable)
 
 
@@ -118,28 +117,28 @@ def test_what_a_cluster_cannot_do_for_a_while_passes(error: Exception):
         "ERR unknown command 'XADD'",
     ],
 )
-def test_what_somebody_has_to_mend_does_not_pass(answer: str):
-    """The reader of a feed is told."""
+def test_permanent_error_replies_are_refused(answer: str):
+    """The reader of a feed gets the exception."""
     assert isinstance(redis_error(parse_error(answer)), kinfold.Refused)
 
 
 @contextmanager
 def following(server: Redis, since: str, **options: Any) -> Generator[Any]:
-    """Follows the feed behind an entry."""
+    """Follow the feed after a position."""
     with kinfold.Feed(url_of(server), workspace=WORKSPACE).follow(since=since, **options) as changes:
         yield changes
 
 
-def test_the_position_is_the_last_entry(server: Redis):
-    """Nothing is lost, and what comes is told."""
+def test_position_of_the_last_entry_continues(server: Redis):
+    """Nothing is lost, and the next change comes."""
     last = [tell(server, name) for name in ("a", "b")][-1]
     with following(server, last) as changes:
         tell(server, "c")
         assert next(changes).contact.name == "c"
 
 
-def test_the_position_is_the_last_entry_and_was_trimmed(server: Redis):
-    """Nothing is behind it. Something else is, later: whether more was trimmed nobody can tell then."""
+def test_position_of_the_last_entry_that_was_trimmed_is_truncated(server: Redis):
+    """Nothing is after it at first. Once a change comes, it is unknown whether others were trimmed."""
     last = [tell(server, name) for name in ("a", "b")][-1]
     server.xtrim(FEED, maxlen=0, approximate=False)
     with following(server, last) as changes:
@@ -149,7 +148,7 @@ def test_the_position_is_the_last_entry_and_was_trimmed(server: Redis):
         assert errors == []
         tell(server, "c")
         reading.join()
-        assert "may be trimmed" in str(errors[0])
+        assert "may have been trimmed" in str(errors[0])
 
 
 def _next(changes: Any, errors: list[Exception]) -> None:
@@ -159,42 +158,45 @@ def _next(changes: Any, errors: list[Exception]) -> None:
         errors.append(error)
 
 
-def test_the_position_was_deleted_by_hand(server: Redis):
-    """Nobody else knows whether anything behind it was: it goes on."""
+def test_position_of_a_deleted_entry_continues(server: Redis):
+    """XDEL of a single entry, which Redis does not count as trimming."""
     entries = [tell(server, name) for name in ("a", "b", "c")]
     server.xdel(FEED, entries[1])
     with following(server, entries[1]) as changes:
         assert next(changes).contact.name == "c"
 
 
-def test_the_position_was_trimmed(server: Redis):
+def test_trimmed_position_is_truncated(server: Redis):
     entries = [tell(server, name) for name in ("a", "b", "c", "d")]
     server.xtrim(FEED, maxlen=1, approximate=False)
-    with following(server, entries[1]) as changes, pytest.raises(kinfold.FeedTruncated, match="may be trimmed"):
+    with following(server, entries[1]) as changes, pytest.raises(kinfold.FeedTruncated, match="may have been trimmed"):
         next(changes)
 
 
 @pytest.mark.parametrize("others", [0, 1, 3])
-def test_the_position_was_lost(server: Redis, others: int):
-    """A failover took the tail away, and the new primary has told something else since: not one word about that before."""
+def test_position_lost_in_a_failover_is_truncated(server: Redis, others: int):
+    """A failover removed the end of the feed, and the new primary has appended other changes since."""
     for entry in (1, 2):
         tell(server, f"kept {entry}", f"{entry}-0")
     for entry in range(others):
         tell(server, f"told since {entry}", f"{entry + 10}-0")
-    with following(server, "5-0") as changes, pytest.raises(kinfold.FeedTruncated, match="never was there") as raised:
+    with (
+        following(server, "5-0") as changes,
+        pytest.raises(kinfold.FeedTruncated, match="there never was such an entry") as raised,
+    ):
         next(changes)
     assert raised.value.position == "5-0"
 
 
-def test_the_whole_feed_is_another(server: Redis):
-    """An empty server took over: the position is older than all there is, and nothing was ever removed."""
+def test_position_of_another_feed_is_truncated(server: Redis):
+    """An empty server took over: the position is older than all entries, and nothing was removed."""
     tell(server, "new", "10-0")
-    with following(server, "5-0") as changes, pytest.raises(kinfold.FeedTruncated, match="never was there"):
+    with following(server, "5-0") as changes, pytest.raises(kinfold.FeedTruncated, match="there never was such an entry"):
         next(changes)
 
 
-def test_the_position_is_lost_while_somebody_reads(server: Redis):
-    """The server is replaced between two pages, as a failover does; with `snapshot` the reader starts again."""
+def test_position_lost_while_reading_is_truncated(server: Redis):
+    """A failover replaces the server between two pages; with `snapshot` the reader starts again."""
     for entry in (1, 2, 3):
         tell(server, str(entry), f"{entry}-0")
     resets: list[bool] = []
@@ -207,7 +209,7 @@ def test_the_position_is_lost_while_somebody_reads(server: Redis):
         server.delete(FEED)
         for entry in (1, 2, 4):
             tell(server, f"again {entry}", f"{entry}-0")
-        with pytest.raises(kinfold.FeedTruncated, match="never was there"):
+        with pytest.raises(kinfold.FeedTruncated, match="there never was such an entry"):
             next(changes)
         threading.Timer(0.3, tell, (server, "5", "5-0")).start()
         assert next(other).contact.name == "5"
@@ -216,30 +218,30 @@ def test_the_position_is_lost_while_somebody_reads(server: Redis):
 
 @asynccontextmanager
 async def alone(directory: Path) -> AsyncGenerator[str]:
-    """One server."""
+    """Run one server."""
     with await asyncio.to_thread(EmbeddedServer.start, directory / "data") as server:
         yield server.url
 
 
 @asynccontextmanager
 async def behind_sentinel(directory: Path) -> AsyncGenerator[str]:
-    """The URL alone."""
+    """Yield only the URL."""
     async with sentinel(directory) as (url, _):
         yield url
 
 
 @pytest.mark.parametrize("kind", [alone, cluster, behind_sentinel])
-async def test_a_server_that_hangs_is_noticed_within_five_seconds(
+async def test_hanging_server_is_noticed_within_five_seconds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Callable[[Path], AbstractAsyncContextManager[str]]
 ):
-    """It is stopped (SIGSTOP): connections stay, and nobody answers. Producer, feed and lookups find out."""
+    """It is stopped by SIGSTOP: connections stay open, but get no answers. Producer, feed and lookups notice."""
     caplog.set_level(logging.INFO, "kinfold")
     async with kind(tmp_path) as url:
         await asyncio.to_thread(assert_noticed, url, caplog)
 
 
 def assert_noticed(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Stops the server, and waits until everybody has noticed."""
+    """Stop the server, and wait until every part of the client has noticed."""
     noticed: dict[str, float] = {}
     failures: list[kinfold.Failure] = []
     client = connect(url, 5.0)
@@ -281,7 +283,7 @@ def assert_noticed(url: str, caplog: pytest.LogCaptureFixture) -> None:
             note("producer", lambda: wait_until_sync(lambda: failures, 30)),
             note("lookup", look_up),
             note("asynchronous lookup", lambda: asyncio.run(ask())),
-            note("feed", lambda: wait_until_sync(lambda: "the feed cannot be read" in caplog.text, 30)),
+            note("feed", lambda: wait_until_sync(lambda: "cannot read the feed" in caplog.text, 30)),
         ]
         for thread in threads:
             thread.join()

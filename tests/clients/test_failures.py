@@ -1,7 +1,6 @@
-"""Redis or the gateway stopped, slow, or resetting connections in the middle of an answer (issue 5, item 3).
+"""A Redis server that is stopped, slow, or resets connections in the middle of an answer.
 
-1,000 events from 8 threads, and from 8 tasks: each is in the log, exactly once after folding, and no call took longer than
-its setting allows. Straight to Redis each is in the log itself exactly once.
+8 threads or 8 tasks send 1,000 events. Each is in the log exactly once, and no call takes longer than its setting allows.
 """
 
 import asyncio
@@ -17,8 +16,8 @@ from redis import Redis
 from redis.exceptions import MovedError, ResponseError
 
 import kinfold
-from kinfold.redis_log import redis_error
-from kinfold_services.embedded import EmbeddedServer
+from kinfold.transport.redis import redis_error
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
@@ -28,7 +27,7 @@ EVENTS: Final = 1000
 EACH: Final = EVENTS // 8
 EXPECTED: Final = Counter({f"v-{number}-{event}": 1 for number in range(8) for event in range(EACH)})
 CALL_S: Final = 0.5
-"""What a call that waits for nothing may take on a machine that is busy with something else."""
+"""The longest time of a call that does not wait, on a busy machine."""
 QUICK: Final[dict[str, Any]] = {
     "batch_events": 20,
     "batch_age_s": 0.01,
@@ -45,17 +44,17 @@ def proxy(folding_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
-def say(producer: kinfold.Producer) -> float:
-    """Says all events, from 8 threads; how long the slowest call took, in seconds."""
+def send_all(producer: kinfold.Producer) -> float:
+    """Send all events from 8 threads. Returns the time of the slowest call in seconds."""
     slowest = [0.0] * 8
 
-    def talk(number: int) -> None:
+    def send(number: int) -> None:
         for event in range(EACH):
             started = time.perf_counter()
             producer.seen(f"v-{number}-{event}")
             slowest[number] = max(slowest[number], time.perf_counter() - started)
 
-    threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -63,11 +62,11 @@ def say(producer: kinfold.Producer) -> float:
     return max(slowest)
 
 
-async def say_async(producer: kinfold.AsyncProducer) -> float:
+async def send_all_async(producer: kinfold.AsyncProducer) -> float:
     """The same from 8 tasks."""
     slowest = [0.0] * 8
 
-    async def talk(number: int) -> None:
+    async def send(number: int) -> None:
         for event in range(EACH):
             started = time.perf_counter()
             await producer.seen(f"v-{number}-{event}")
@@ -75,22 +74,22 @@ async def say_async(producer: kinfold.AsyncProducer) -> float:
             if event % 10 == 0:
                 await asyncio.sleep(0)
 
-    await asyncio.gather(*(talk(number) for number in range(8)))
+    await asyncio.gather(*(send(number) for number in range(8)))
     return max(slowest)
 
 
 def run(url: str, workspace: str, how: str, during: Callable[[], object] = lambda: None) -> tuple[float, kinfold.Counters]:
-    """Says all events in one of the two ways, lets something happen, and flushes."""
+    """Send all events from threads or tasks, call `during`, and flush."""
     if how == "threads":
         with kinfold.Producer(url, workspace=workspace, **QUICK) as producer:
-            slowest = say(producer)
+            slowest = send_all(producer)
             during()
             producer.flush(timeout_s=60)
             return slowest, producer.counters
 
     async def main() -> tuple[float, kinfold.Counters]:
         async with kinfold.AsyncProducer(url, workspace=workspace, **QUICK) as producer:
-            slowest = await say_async(producer)
+            slowest = await send_all_async(producer)
             await asyncio.to_thread(during)
             await producer.flush(timeout_s=60)
             return slowest, producer.counters
@@ -99,8 +98,8 @@ def run(url: str, workspace: str, how: str, during: Callable[[], object] = lambd
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_connections_reset_in_the_middle_of_an_answer(proxy: Proxy, client: Redis, workspace: str, how: str):
-    """A quarter of the answers break off: what they answer has happened, and the producer cannot know."""
+def test_connections_that_break_during_an_answer_lose_nothing(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """A quarter of the answers break off: the batch was appended, but the producer does not know it."""
     proxy.cut_share = 0.25
     slowest, counters = run(proxy.url, workspace, how)
     assert proxy.cuts > 10
@@ -111,7 +110,7 @@ def test_connections_reset_in_the_middle_of_an_answer(proxy: Proxy, client: Redi
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_a_server_that_is_slow(proxy: Proxy, client: Redis, workspace: str, how: str):
+def test_slow_server_causes_no_retries(proxy: Proxy, client: Redis, workspace: str, how: str):
     proxy.delay_s = 0.03
     slowest, counters = run(proxy.url, workspace, how)
     assert (counters.sent, counters.retries) == (EVENTS, 0)
@@ -120,8 +119,8 @@ def test_a_server_that_is_slow(proxy: Proxy, client: Redis, workspace: str, how:
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_a_server_that_does_not_answer_in_time(proxy: Proxy, client: Redis, workspace: str, how: str):
-    """The answers come after the producer's patience has ended: everything it repeats is there already."""
+def test_late_answers_duplicate_nothing(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """The answers come after the timeout, so every repeat is a duplicate."""
     proxy.delay_s = 2.3
 
     def recover() -> None:
@@ -137,7 +136,7 @@ def test_a_server_that_does_not_answer_in_time(proxy: Proxy, client: Redis, work
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_connections_refused_for_a_while(proxy: Proxy, client: Redis, workspace: str, how: str):
+def test_refused_connections_lose_nothing(proxy: Proxy, client: Redis, workspace: str, how: str):
     proxy.refuse()
     slowest, counters = run(proxy.url, workspace, how, proxy.accept)
     assert counters.sent == EVENTS
@@ -147,8 +146,8 @@ def test_connections_refused_for_a_while(proxy: Proxy, client: Redis, workspace:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, workspace: str, how: str):
-    """Stopped when some are sent, and started when the others wait; `appendfsync always` keeps what was acknowledged."""
+def test_restarted_server_loses_nothing(tmp_path: Path, workspace: str, how: str):
+    """It stops after some events and starts while others wait; `appendfsync always` keeps the acknowledged ones."""
     first = EmbeddedServer.start(tmp_path / "data", fsync="always")
     url = first.url
 
@@ -167,8 +166,8 @@ def test_a_server_that_is_stopped_and_started_again(tmp_path: Path, workspace: s
     assert slowest < CALL_S
 
 
-def test_what_goes_away_by_itself_is_waited_for(tmp_path: Path, workspace: str):
-    """A script that runs for long (BUSY), a server without its replicas (NOREPLICAS): nobody who reads or sends gives up."""
+def test_temporary_server_errors_are_retried(tmp_path: Path, workspace: str):
+    """A long-running script (BUSY), a server without its replicas (NOREPLICAS): neither producer nor feed gives up."""
     with EmbeddedServer.start(tmp_path / "data") as server, Redis.from_url(server.url) as client:
         failures: list[kinfold.Failure] = []
         options: dict[str, Any] = {"on_error": failures.append, **QUICK}
@@ -206,8 +205,8 @@ def test_what_goes_away_by_itself_is_waited_for(tmp_path: Path, workspace: str):
         assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
 
 
-def test_a_cluster_that_nobody_can_reach_is_waited_for():
-    """redis-py has an error of its own for that: nothing is lost of it, and whoever looks something up is told."""
+def test_unreachable_cluster_is_retried():
+    """redis-py raises a special error for this. The producer keeps its events, and a lookup raises."""
     url = f"redis+cluster://127.0.0.1:{free_port()}"
     failures: list[kinfold.Failure] = []
     producer = kinfold.Producer(url, on_error=failures.append, **QUICK)
@@ -221,12 +220,12 @@ def test_a_cluster_that_nobody_can_reach_is_waited_for():
 
 
 def run_for_ever(client: Redis) -> None:
-    """A script that somebody kills."""
+    """Run a script until it is killed."""
     with pytest.raises(ResponseError, match="killed"):
         client.eval("while true do end", 0)
 
 
-def test_a_node_of_a_cluster_says_how_to_reach_it():
+def test_error_of_a_cluster_node_names_the_right_url():
     error = redis_error(MovedError("3999 127.0.0.1:6381"))
     assert isinstance(error, kinfold.Refused)
     assert (

@@ -1,4 +1,4 @@
-"""The feed as an application reads it: in order, without a gap, over disconnects and restarts; and contacts kept current."""
+"""The feed as an application reads it: in order and without a gap, over disconnects and restarts; live contacts; lookups."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ from redis import Redis
 
 import kinfold
 from kinfold.feed import Follow
-from kinfold.reading import Item, Pause, Reader
+from kinfold.feed.reader import Idle, Item, Reader
 from kinfold_schemas.changes import ContactCreated, ContactsMerged, ContactUpdated, VisitorLinked
 from kinfold_schemas.keys import key
 from tests.support.logs import Log
@@ -38,7 +38,7 @@ def feed(folding_url: str, workspace: str) -> kinfold.Feed:
 
 
 def folded(client: Redis, workspace: str, position: str | None) -> None:
-    """Waits until an event is folded."""
+    """Wait until an event is folded."""
     wait_until_sync(
         lambda: cast("bytes | None", client.hget(key(workspace, "position"), "stream_id")) == (position or "").encode()
     )
@@ -57,10 +57,10 @@ def test_changes_are_typed_and_in_order(visitors: kinfold.Producer, feed: kinfol
     assert [change.version for change in (created, linked, updated)] == [1, 2, 3]
 
 
-def test_an_entry_that_is_no_change_is_left_out(
+def test_invalid_entry_is_skipped(
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture
 ):
-    """Somebody's hand has put it there: it is said in the log, and nobody waits behind it for ever."""
+    """A foreign program wrote it: it is logged, and does not block the feed."""
     foreign: list[dict[str, Any]] = [
         {"foo": "bar"},
         {"change": "{"},
@@ -75,26 +75,26 @@ def test_an_entry_that_is_no_change_is_left_out(
         visitors.identify(external_id="u-2")
         told.append(next(changes))
     assert [change.contact.external_id for change in told] == ["u-1", "u-2"]  # type: ignore[union-attr]
-    assert [entry for entry in entries if f"feed entry {entry} was left out" in caplog.text] == entries
+    assert [entry for entry in entries if f"skipped entry {entry} of the feed" in caplog.text] == entries
 
 
-def test_without_since_it_begins_now(visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str):
+def test_feed_without_since_starts_now(visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str):
     visitors.identify(external_id="u-1")
     folded(client, workspace, visitors.flush())
     with feed.follow() as changes:
         thread = threading.Timer(0.0, lambda: visitors.identify(external_id="u-2"))
         items = changes._reader.items()
-        next(items)  # where it begins
+        next(items)  # the start position
         thread.start()
         changes._items = items
         assert next(changes).contact.external_id == "u-2"  # type: ignore[union-attr]
         thread.join()
 
 
-def test_every_change_once_over_connections_that_break(
+def test_every_change_comes_once_over_breaking_connections(
     visitors: kinfold.Producer, folding_url: str, workspace: str, client: Redis
 ):
-    """500 changes through a proxy that cuts answers in the middle: each comes, in order, once."""
+    """500 changes through a proxy that breaks answers: each comes once, in order."""
     for number in range(500):
         visitors.set_metadata(external_id="u-1", metadata={"n": number})
     folded(client, workspace, visitors.flush())
@@ -107,8 +107,8 @@ def test_every_change_once_over_connections_that_break(
     assert versions == list(range(1, 501))
 
 
-async def test_the_same_with_async_for(visitors: kinfold.Producer, feed: kinfold.Feed):
-    """Other tasks go on while it waits, and leaving ends the reading."""
+async def test_async_for_has_every_change(visitors: kinfold.Producer, feed: kinfold.Feed):
+    """Other tasks run while it waits, and leaving the loop ends the reading."""
     beats = 0
 
     async def beat() -> None:
@@ -131,7 +131,7 @@ async def test_the_same_with_async_for(visitors: kinfold.Producer, feed: kinfold
     assert beats > 10
 
 
-async def test_a_task_that_follows_can_be_cancelled(feed: kinfold.Feed):
+async def test_task_that_follows_can_be_cancelled(feed: kinfold.Feed):
     async def follow() -> None:
         async with feed.follow() as changes:
             async for _ in changes:
@@ -144,8 +144,8 @@ async def test_a_task_that_follows_can_be_cancelled(feed: kinfold.Feed):
         await task
 
 
-def test_a_position_is_remembered(visitors: kinfold.Producer, folding_url: str, workspace: str, tmp_path: Path):
-    """The change that was being handled when the reader ended comes again, and none before it."""
+def test_position_is_stored(visitors: kinfold.Producer, folding_url: str, workspace: str, tmp_path: Path):
+    """The change that was being handled when the reader ended comes again, and no earlier one."""
     for number in range(10):
         visitors.set_metadata(external_id="u-1", metadata={"n": number})
     versions: list[int] = []
@@ -156,8 +156,8 @@ def test_a_position_is_remembered(visitors: kinfold.Producer, folding_url: str, 
     assert versions == [1, 2, 3, 3, 4, 5, 5, 6, 7]
 
 
-def test_a_position_can_be_saved_while_it_is_being_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As by a `close` in a signal handler or another thread, just when the reader itself has come to its end."""
+def test_position_can_be_saved_while_it_is_being_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As when a signal handler or another thread calls `close` just as the reader ends."""
     position = kinfold.FilePosition(tmp_path / "position")
 
     def interrupted(_: int) -> None:
@@ -171,13 +171,13 @@ def test_a_position_can_be_saved_while_it_is_being_saved(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == [tmp_path / "position"]
 
 
-def test_a_position_is_not_the_name_of_a_file():
-    """It could be one, and is no place to save to: said at once, and not at the first change."""
-    with pytest.raises(TypeError, match="position: found 'here', allowed are FilePosition\\('here'\\) and a pair"):
+def test_file_name_as_position_is_rejected():
+    """At once, not at the first change."""
+    with pytest.raises(TypeError, match="position: expected FilePosition\\('here'\\) or a pair"):
         kinfold.Feed("redis://localhost:1/0", position="here")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def test_a_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, folding_url: str, workspace: str):
+def test_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, folding_url: str, workspace: str):
     visitors.identify(external_id="u-1")
     visitors.identify(external_id="u-2")
     saved: list[str] = []
@@ -189,10 +189,10 @@ def test_a_position_may_be_a_pair_of_functions(visitors: kinfold.Producer, foldi
         assert next(changes) == second
 
 
-def test_what_is_no_longer_kept_is_never_skipped_silently(
+def test_trimmed_changes_are_never_skipped_silently(
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
 ):
-    """Who asks for entries that were trimmed is told so, at the start and in the middle; with `snapshot` it starts again."""
+    """Reading trimmed entries raises FeedTruncated, at the start and later; with `snapshot` it starts again."""
     for number in range(20):
         visitors.set_metadata(external_id="u-1", metadata={"n": number})
     folded(client, workspace, visitors.flush())
@@ -213,7 +213,7 @@ def test_what_is_no_longer_kept_is_never_skipped_silently(
         next(changes)
 
 
-def test_a_snapshot_and_then_the_changes_from_exactly_there(
+def test_snapshot_is_followed_by_the_changes_from_exactly_there(
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
 ):
     resets: list[int] = []
@@ -230,10 +230,10 @@ def test_a_snapshot_and_then_the_changes_from_exactly_there(
     assert resets == [1]
 
 
-def test_live_contacts_are_the_projectors(
+def test_live_contacts_equal_those_of_the_projector(
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, folding_url: str
 ):
-    """Created, changed, merged: while a snapshot is taken and after it, the mapping comes to what the projector has."""
+    """Contacts are created, changed and merged during and after the snapshot; the mapping ends up equal."""
     with feed.contacts() as contacts:
         assert len(contacts) == 0
         for number in range(200):
@@ -257,10 +257,10 @@ def test_live_contacts_are_the_projectors(
     assert any(isinstance(change, ContactsMerged) for change in _all(feed, 50))
 
 
-def test_a_replay_may_take_versions_back(  # noqa: PLR0917  fixtures are arguments
+def test_replay_may_lower_versions(  # noqa: PLR0917  fixtures are arguments
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str, folding_url: str, tmp_path: Path
 ):
-    """The log makes fewer changes than there were: who holds contacts takes the replay's, in a snapshot and behind it."""
+    """With excluded events a replay makes fewer changes; live contacts and followers take over the lower versions."""
     for number in range(5):
         visitors.set_metadata(external_id="u-1", metadata={"n": number})
     folded(client, workspace, visitors.flush())
@@ -277,10 +277,8 @@ def test_a_replay_may_take_versions_back(  # noqa: PLR0917  fixtures are argumen
         assert [contact.version for contact in contacts.values()] == [2]
 
 
-def test_what_happens_during_a_snapshot_is_told_once(
-    visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
-):
-    """It stands between the snapshot and what comes later, and not in both."""
+def test_changes_during_a_snapshot_come_once(visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str):
+    """They come between the snapshot and later changes, not twice."""
     visitors.identify(external_id="u-0")
     folded(client, workspace, visitors.flush())
     with feed.follow(snapshot=True) as changes:
@@ -294,10 +292,10 @@ def test_what_happens_during_a_snapshot_is_told_once(
     assert [change.contact.external_id for change in told] == [f"u-{n}" for n in range(5)]  # type: ignore[union-attr]
 
 
-def test_a_feed_that_drops_what_a_snapshot_needs_makes_another_one(
+def test_feed_trimmed_during_a_snapshot_starts_another_one(
     visitors: kinfold.Producer, feed: kinfold.Feed, client: Redis, workspace: str
 ):
-    """What was shown may be older than the oldest change that is left: who goes on from there would skip what lies between."""
+    """The snapshot may be older than the oldest remaining change, so continuing would skip changes."""
     visitors.identify(external_id="u-1")
     folded(client, workspace, visitors.flush())
     resets: list[int] = []
@@ -312,10 +310,8 @@ def test_a_feed_that_drops_what_a_snapshot_needs_makes_another_one(
 
 
 @pytest.mark.parametrize("side", ["redis", "gateway"])
-def test_who_waits_for_a_change_can_be_told_to_stop(
-    request: pytest.FixtureRequest, folding_url: str, workspace: str, side: str
-):
-    """By another thread, as at the end of a process: the loop ends as if the feed did, and nobody fails."""
+def test_waiting_reader_can_be_stopped(request: pytest.FixtureRequest, folding_url: str, workspace: str, side: str):
+    """Another thread calls `close`, as at the end of a process: the loop ends without an error."""
     if side == "redis":
         feed = kinfold.Feed(folding_url, workspace=workspace)
     else:
@@ -336,30 +332,30 @@ def test_who_waits_for_a_change_can_be_told_to_stop(
     thread.join()
 
 
-async def test_a_task_that_waits_finds_the_end_though_something_comes_in_that_moment():
-    """What comes between the end and the reader's hearing of it is not handed over; that it is the end, is."""
+async def test_waiting_task_stops_even_if_an_item_arrives_at_that_moment():
+    """An item that arrives between `close` and the end of the reader is discarded."""
 
     class Late:
-        """A source that has something to say when it is told to stop."""
+        """A source that yields an item when it is stopped."""
 
         def __init__(self) -> None:
             self.stopped = threading.Event()
 
         def read(self, since: str | None, *, snapshot: bool) -> Iterator[Item]:  # noqa: ARG002  as Source
             self.stopped.wait()
-            yield Pause()
+            yield Idle()
 
         def stop(self) -> None:
             self.stopped.set()
 
     following = Follow(Reader(Late(), None, snapshot=False), None, None, None)
     waiting = asyncio.ensure_future(anext(following, None))
-    await asyncio.sleep(0)  # it has begun to wait
+    await asyncio.sleep(0)  # it is waiting
     following.close()
     assert await asyncio.wait_for(waiting, 10) is None
 
 
-def test_live_contacts_outlive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):
+def test_live_contacts_survive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):
     with Proxy(folding_url) as proxy, kinfold.Feed(proxy.url, workspace=workspace).contacts() as contacts:
         proxy.refuse()
         visitors.identify(external_id="u-1")
@@ -368,12 +364,12 @@ def test_live_contacts_outlive_an_outage(visitors: kinfold.Producer, folding_url
         wait_until_sync(lambda: contacts.by_external_id("u-1"))
 
 
-def test_contacts_that_are_not_to_be_had_in_time():
-    with pytest.raises(TimeoutError, match=r"found no whole snapshot after 0\.2 s"):
+def test_live_contacts_raise_a_timeout_error():
+    with pytest.raises(TimeoutError, match=r"the snapshot of contacts was not complete after 0\.2 s"):
         kinfold.Feed("redis://127.0.0.1:1/0").contacts(timeout_s=0.2)
 
 
-def test_lookups_wait_for_what_was_written(visitors: kinfold.Producer, folding_url: str, workspace: str):
+def test_lookup_waits_for_the_given_position(visitors: kinfold.Producer, folding_url: str, workspace: str):
     with kinfold.Contacts(folding_url, workspace=workspace, wait_s=5) as contacts:
         for number in range(20):
             visitors.set_metadata(external_id="u-1", metadata={"n": number})
@@ -382,31 +378,31 @@ def test_lookups_wait_for_what_was_written(visitors: kinfold.Producer, folding_u
             assert found.metadata == {"n": number}
 
 
-def test_a_number_names_nobody(folding_url: str, workspace: str):
-    """As the id of one's own table: said, and not a failure of ours."""
+def test_number_as_an_identifier_is_rejected(folding_url: str, workspace: str):
+    """Such as the id in a table of the application."""
     with (
         kinfold.Contacts(folding_url, workspace=workspace) as contacts,
-        pytest.raises(TypeError, match="externalId: found 5, allowed is a string"),
+        pytest.raises(TypeError, match="externalId: expected a string, got 5"),
     ):
         contacts.by_external_id(cast("Any", 5))
 
 
-def test_a_lookup_does_not_wait_for_ever(folding_url: str, workspace: str):
+def test_lookup_does_not_wait_forever(folding_url: str, workspace: str):
     with (
         kinfold.Contacts(folding_url, workspace=workspace, wait_s=0.05) as contacts,
-        pytest.raises(kinfold.NotFolded, match=r"position 99999999999999-0 is not folded after 0\.05 s"),
+        pytest.raises(kinfold.NotFolded, match=r"position 99999999999999-0 was not folded within 0\.05 s"),
     ):
         contacts.get("ct_1", after="99999999999999-0")
 
 
-def test_lookups_with_asyncio_on_one_event_loop_after_the_other(visitors: kinfold.Producer, folding_url: str, workspace: str):
-    """As a server that is not asynchronous runs asynchronous views: each request brings a loop, and takes it away."""
+def test_async_lookups_work_in_one_event_loop_after_another(visitors: kinfold.Producer, folding_url: str, workspace: str):
+    """A WSGI server runs each asynchronous view in a new event loop."""
     visitors.identify("v-1", external_id="u-1")
     script = """
 import asyncio, sys, kinfold
 contacts = kinfold.AsyncContacts(sys.argv[1], workspace=sys.argv[2])
 for _ in range(3):
-    print(asyncio.run(contacts.by_visitor("v-1", after=sys.argv[3])).external_id, len(contacts._client._clients))
+    print(asyncio.run(contacts.by_visitor("v-1", after=sys.argv[3])).external_id, len(contacts._redis._clients))
 """
     command = [sys.executable, "-c", script, folding_url, workspace, visitors.flush() or ""]
     done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)

@@ -1,7 +1,6 @@
-"""What forks its workers after a producer was made, run for real: gunicorn with `--preload`, and Celery's prefork pool.
+"""Real servers that fork after the producer was made: gunicorn with `--preload`, and Celery's prefork pool.
 
-The producers send nothing by themselves for ten minutes (`batch_age_s`), so whatever is in the log before that was sent by
-what ends a worker.
+With a `batch_age_s` of ten minutes, only the end of a worker sends events.
 """
 
 import http.client
@@ -56,10 +55,10 @@ def work(number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("age_s", ["0.05", "600"], ids=["sending", "sent-at-the-end"])
-def test_gunicorn_that_loads_the_application_before_it_forks(
+def test_gunicorn_with_preload_sends_every_event_once(
     folding_url: str, client: Redis, workspace: str, tmp_path: Path, age_s: str
 ):
-    """200 requests to two workers: the event of each is in the log exactly once."""
+    """200 requests to two workers."""
     port = free_port()
     command = ["gunicorn", "--preload", "--workers", "2", "--bind", f"127.0.0.1:{port}", "application:app"]
     workers: set[bytes] = set()
@@ -92,21 +91,23 @@ def test_gunicorn_that_loads_the_application_before_it_forks(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("age_s", ["0.05", "600"], ids=["sending", "sent-at-the-end"])
-def test_celery_with_its_prefork_pool(folding_url: str, client: Redis, workspace: str, tmp_path: Path, age_s: str):
-    """100 tasks to two children, one of which is replaced on the way: the event of each is in the log exactly once.
+def test_celery_with_a_prefork_pool_sends_every_event_once(
+    folding_url: str, client: Redis, workspace: str, tmp_path: Path, age_s: str
+):
+    """100 tasks for two children, one of which is replaced.
 
-    A child of the pool ends by `os._exit`: neither `atexit` nor finalizers run, only Celery's own signal tells.
+    A child of the pool ends by `os._exit`: neither `atexit` nor finalizers run, only Celery's own signal.
     """
     broker = f"redis+socket://{urlsplit(folding_url).path}"
     command = ["celery", "--app", "application", "worker", "--pool", "prefork", "--loglevel", "info"]
     command += ["--concurrency", "2", "--max-tasks-per-child", "40"]
     variables = {"LOG": folding_url, "WORKSPACE": workspace, "AGE_S": age_s, "BROKER": broker}
-    with running(tmp_path, TASKS, command, variables) as said:
+    with running(tmp_path, TASKS, command, variables) as output:
         send = "import application; print(len({application.work.delay(number) for number in range(100)}))"
         environment = {**os.environ, **variables, "WORKSPACE": workspace}
         subprocess.run([sys.executable, "-c", send], cwd=tmp_path, env=environment, check=True, capture_output=True)
-        wait_until_sync(lambda: said.read_text().count(" succeeded in ") == 100, PATIENCE_S)
+        wait_until_sync(lambda: output.read_text().count(" succeeded in ") == 100, PATIENCE_S)
     log = Log(client, workspace)
-    # The module is imported by the worker and by who sends the tasks.
-    assert log.visitors == Counter({"v-imported": 2} | {f"v-{number}": 1 for number in range(100)}), said.read_text()
+    # The worker imports the module, and so does the process that sends the tasks.
+    assert log.visitors == Counter({"v-imported": 2} | {f"v-{number}": 1 for number in range(100)}), output.read_text()
     assert len({event["id"] for event in log.events}) == 102

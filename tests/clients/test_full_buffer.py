@@ -1,4 +1,4 @@
-"""A full buffer: calls wait while the server takes events, and drop what they say where it does not (issue 11, point 8)."""
+"""A full buffer: calls wait while the server accepts events, and drop their events when it does not."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ NOWHERE: Final = "redis://127.0.0.1:1/0"
 ROWS: Final = 25_000
 WAIT_S: Final = 3.0
 AT_ONCE_S: Final = 2.0
-"""What three calls that wait for nothing may take on a machine that is busy with something else; less than `WAIT_S`."""
+"""The longest time of three calls that do not wait, on a busy machine; less than `WAIT_S`."""
 TINY: Final[dict[str, Any]] = {
     "buffer_events": 10,
     "batch_events": 5,
@@ -40,8 +40,8 @@ def proxy(folding_url: str) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_a_loop_over_many_rows_loses_nothing(folding_url: str, client: Redis, workspace: str, how: str):
-    """More rows than the buffer takes, said as fast as Python can, with the settings that everybody has."""
+def test_loop_over_many_rows_loses_nothing(folding_url: str, client: Redis, workspace: str, how: str):
+    """More rows than fit into the buffer, as fast as possible, with the default settings."""
     counters: list[kinfold.Counters] = []
     if how == "threads":
         with kinfold.Producer(folding_url, workspace=workspace) as producer:
@@ -62,8 +62,8 @@ def test_a_loop_over_many_rows_loses_nothing(folding_url: str, client: Redis, wo
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_calls_wait_as_long_as_batches_go_out(proxy: Proxy, client: Redis, workspace: str, how: str):
-    """Forty batches of a tenth of a second each, and three seconds of patience: it is for a batch, not for the whole."""
+def test_calls_wait_as_long_as_batches_are_sent(proxy: Proxy, client: Redis, workspace: str, how: str):
+    """Forty batches of 0.1 s each with `wait_s` of 3 s, which applies to a batch and not to the whole."""
     proxy.delay_s = 0.1
     started = time.monotonic()
     if how == "threads":
@@ -83,8 +83,8 @@ def test_calls_wait_as_long_as_batches_go_out(proxy: Proxy, client: Redis, works
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("limit", ["buffer_events", "buffer_bytes"])
-def test_a_call_that_waits_does_not_wait_for_more_events(folding_url: str, client: Redis, workspace: str, how: str, limit: str):
-    """The buffer is smaller than a batch, and a batch may be ten minutes old: what is there goes out at once."""
+def test_waiting_call_sends_an_incomplete_batch_at_once(folding_url: str, client: Redis, workspace: str, how: str, limit: str):
+    """The buffer is smaller than a batch, and `batch_age_s` is ten minutes."""
     options: Any = {limit: 3 if limit == "buffer_events" else 1000, "batch_age_s": 600}
     if how == "threads":
         with kinfold.Producer(folding_url, workspace=workspace, **options) as producer:
@@ -102,10 +102,10 @@ def test_a_call_that_waits_does_not_wait_for_more_events(folding_url: str, clien
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
-def test_an_outage_delays_once_and_then_calls_drop_at_once(  # noqa: C901  two ways to call
+def test_outage_delays_calls_once_and_then_they_drop_at_once(  # noqa: C901  two ways to call
     proxy: Proxy, client: Redis, workspace: str, how: str, caplog: pytest.LogCaptureFixture
 ):
-    """With 8 callers at once; when the server is back calls wait again, and `close` says what was lost."""
+    """With 8 concurrent callers. When the server is back, calls wait again, and `close` reports the loss."""
     proxy.refuse()
     slowest: list[float] = []
 
@@ -113,26 +113,26 @@ def test_an_outage_delays_once_and_then_calls_drop_at_once(  # noqa: C901  two w
         slowest.append(time.monotonic() - started)
 
     def in_threads(producer: kinfold.Producer) -> None:
-        def talk() -> None:
+        def call() -> None:
             started = time.monotonic()
             for number in range(3):
                 producer.seen(f"v-{number}")
             note(started)
 
-        threads = [threading.Thread(target=talk) for _ in range(8)]
+        threads = [threading.Thread(target=call) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
     async def in_tasks(producer: kinfold.AsyncProducer) -> None:
-        async def talk() -> None:
+        async def call() -> None:
             started = time.monotonic()
             for number in range(3):
                 await producer.seen(f"v-{number}")
             note(started)
 
-        await asyncio.gather(*(talk() for _ in range(8)))
+        await asyncio.gather(*(call() for _ in range(8)))
 
     def run(talk: Callable[[], object], counters: Callable[[], kinfold.Counters]) -> None:
         talk()
@@ -164,13 +164,13 @@ def test_an_outage_delays_once_and_then_calls_drop_at_once(  # noqa: C901  two w
         counters = asynchronous.counters
     assert counters.lost == 0
     assert len(Log(client, workspace).events) == counters.sent == 5 * 24 - counters.dropped
-    (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     lost = f"{counters.dropped} of 120 events were lost: {counters.dropped} found no room in the buffer, 0 were accepted"
-    assert said.getMessage().startswith(lost)
+    assert logged.getMessage().startswith(lost)
 
 
-def test_close_says_how_many_of_how_many_were_lost(workspace: str, caplog: pytest.LogCaptureFixture):
-    """Once, however often it is closed; what came too late is said as well."""
+def test_close_reports_how_many_of_how_many_were_lost(workspace: str, caplog: pytest.LogCaptureFixture):
+    """Only once if it is called twice; including the dropped events."""
     options: dict[str, Any] = {**TINY, "wait_s": 0}
     producer = kinfold.Producer(NOWHERE, workspace=workspace, **options)
     producer.seen("v-0")
@@ -180,14 +180,14 @@ def test_close_says_how_many_of_how_many_were_lost(workspace: str, caplog: pytes
     counters = producer.counters
     producer.close(timeout_s=0.1)
     producer.close(timeout_s=0.1)
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     what = f"{counters.dropped} found no room in the buffer, {counters.accepted} were accepted and could not be sent"
-    assert said == [f"15 of 15 events were lost: {what}"]
+    assert logged == [f"15 of 15 events were lost: {what}"]
     assert (producer.counters.lost, producer.counters.dropped) == (counters.accepted, counters.dropped)
 
 
-def test_close_takes_as_long_as_the_server_takes_events(proxy: Proxy, client: Redis, workspace: str):
-    """The end of the process, too: four seconds of sending, and three seconds of patience for each batch."""
+def test_close_continues_as_long_as_the_server_accepts_events(proxy: Proxy, client: Redis, workspace: str):
+    """At the end of the process: four seconds of sending, with a limit of three seconds for each batch."""
     proxy.delay_s = 0.1
     options: dict[str, Any] = {**TINY, "buffer_events": 1000}
     producer = kinfold.Producer(proxy.url, workspace=workspace, exit_timeout_s=WAIT_S, **options)
@@ -200,8 +200,8 @@ def test_close_takes_as_long_as_the_server_takes_events(proxy: Proxy, client: Re
     assert len(Log(client, workspace).events) == 200
 
 
-def test_a_blocking_call_in_an_event_loop_does_not_wait(workspace: str):
-    """It would keep every other request waiting."""
+def test_blocking_call_in_an_event_loop_does_not_wait(workspace: str):
+    """It would block all other requests."""
     producer = _full(workspace)
 
     async def main() -> None:
@@ -214,8 +214,8 @@ def test_a_blocking_call_in_an_event_loop_does_not_wait(workspace: str):
     producer.close(timeout_s=0)
 
 
-def test_a_cell_of_a_notebook_waits(proxy: Proxy, client: Redis, workspace: str, monkeypatch: pytest.MonkeyPatch):
-    """Its kernel runs it inside an event loop; it is where many a bulk load is."""
+def test_call_in_a_notebook_cell_waits(proxy: Proxy, client: Redis, workspace: str, monkeypatch: pytest.MonkeyPatch):
+    """The kernel runs cells inside an event loop, and bulk loads often run in notebooks."""
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     proxy.delay_s = 0.02
 
@@ -228,8 +228,8 @@ def test_a_cell_of_a_notebook_waits(proxy: Proxy, client: Redis, workspace: str,
     assert len(Log(client, workspace).events) == 100
 
 
-def test_a_call_that_never_waits(workspace: str):
-    """For those who would rather lose an event than a moment: the middlewares use it."""
+def test_never_waiting_calls_do_not_wait(workspace: str):
+    """The middlewares use them: a lost event is better than a late page."""
     producer = _full(workspace)
     started = time.monotonic()
     producer.never_waiting.identify("v-late", external_id="u-1")
@@ -238,8 +238,8 @@ def test_a_call_that_never_waits(workspace: str):
     producer.close(timeout_s=0)
 
 
-def test_an_on_error_that_calls_the_producer_does_not_wait_for_itself(workspace: str):
-    """It runs in the background thread, which is the one that would make room."""
+def test_on_error_that_calls_the_producer_does_not_deadlock(workspace: str):
+    """It runs in the background thread, which would have to make room."""
     told: list[kinfold.Failure] = []
 
     def again(failure: kinfold.Failure) -> None:
@@ -258,7 +258,7 @@ def _full(workspace: str) -> kinfold.Producer:
     """A producer whose buffer is full and whose calls wait for ten minutes."""
     producer = kinfold.Producer(NOWHERE, workspace=workspace, wait_s=600, exit_timeout_s=0, **TINY)
     producer.seen("v-0")
-    wait_until_sync(lambda: producer.counters.retries)  # that one is under way
+    wait_until_sync(lambda: producer.counters.retries)  # it is in flight
     for number in range(10):
         producer.seen(f"v-{number}")
     assert producer.counters.dropped == 0
@@ -266,26 +266,26 @@ def _full(workspace: str) -> kinfold.Producer:
 
 
 @pytest.mark.parametrize("policy", ["drop", "raise", "wait"])
-def test_a_full_buffer_does_what_the_setting_says(workspace: str, policy: str):
+def test_full_buffer_follows_the_setting(workspace: str, policy: str):
     options: dict[str, Any] = {"when_full": policy}
     visitors = kinfold.Producer(
         NOWHERE, workspace=workspace, buffer_events=3, batch_events=1, wait_s=0.05, exit_timeout_s=0, **options
     )
     visitors.seen("v-0")
-    wait_until_sync(lambda: visitors.counters.retries > 0)  # that one is under way, and the buffer is empty
+    wait_until_sync(lambda: visitors.counters.retries > 0)  # it is in flight, and the buffer is empty
     for number in range(3):
         visitors.seen(f"v-{number}")
     if policy != "raise":
         visitors.seen("v-4")
         assert visitors.counters.dropped == 1
     else:
-        with pytest.raises(kinfold.BufferFull, match="found 3 events waiting, allowed are 3"):
+        with pytest.raises(kinfold.BufferFull, match=r"3 event\(s\) wait, the limits are 3 events"):
             visitors.seen("v-4")
     assert visitors.counters.accepted == 4
     visitors.close(timeout_s=0)
 
 
-def test_a_buffer_is_full_of_bytes_too(workspace: str):
+def test_buffer_is_limited_in_bytes(workspace: str):
     visitors = kinfold.Producer(NOWHERE, workspace=workspace, buffer_bytes=6_000, when_full="raise", batch_age_s=600)
     for _ in range(2):
         visitors.seen("v-1", context={"text": "x" * 2000})
@@ -294,12 +294,12 @@ def test_a_buffer_is_full_of_bytes_too(workspace: str):
     visitors.close(timeout_s=0)
 
 
-def test_who_waits_for_room_does_not_wait_for_a_producer_that_is_closed(workspace: str):
-    """There will be none: ten minutes of waiting, or of asking again and again, would hold up the end of the application."""
+def test_thread_that_waits_for_room_stops_when_the_producer_is_closed(workspace: str):
+    """Waiting for ten minutes would delay the end of the application."""
     options: dict[str, Any] = {"when_full": "wait", "wait_s": 600, "buffer_events": 1, "batch_events": 1}
     producer = kinfold.Producer(NOWHERE, workspace=workspace, **options)
     producer.seen("v-1")
-    wait_until_sync(lambda: producer.counters.retries)  # it is under way, and leaves room for one
+    wait_until_sync(lambda: producer.counters.retries)  # it is in flight, and leaves room for one
     threads = [threading.Thread(target=producer.seen, args=(f"v-{number}",), daemon=True) for number in range(2, 10)]
     for thread in threads:
         thread.start()
@@ -309,7 +309,7 @@ def test_who_waits_for_room_does_not_wait_for_a_producer_that_is_closed(workspac
     assert (producer.counters.lost, producer.counters.dropped) == (2, 7)
 
 
-async def test_nor_does_a_task(workspace: str):
+async def test_task_that_waits_for_room_stops_when_the_producer_is_closed(workspace: str):
     options: dict[str, Any] = {"when_full": "wait", "wait_s": 600, "buffer_events": 1, "batch_events": 1}
     producer = kinfold.AsyncProducer(NOWHERE, workspace=workspace, **options)
     await producer.seen("v-1")

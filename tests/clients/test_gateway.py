@@ -1,4 +1,4 @@
-"""The same client through a gateway: events, lookups, the feed as Server-Sent Events, and all of it over bad networks."""
+"""The client through a gateway: events, lookups and the feed, also over bad networks."""
 
 import asyncio
 import subprocess
@@ -12,9 +12,9 @@ import pytest
 from redis import Redis
 
 import kinfold
-from kinfold import delivery
-from kinfold.gateway import Gateway
-from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, say, say_async
+from kinfold.producer import reminders
+from kinfold.transport.gateway import GatewayClient
+from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, send_all, send_all_async
 from tests.support.engines import free_port
 from tests.support.front import Front
 from tests.support.gateways import GatewayProcess
@@ -30,8 +30,8 @@ def proxy(gateway_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
-def test_three_lines_and_their_answers(gateway_url: str, api_key: str, client: Redis, workspace: str):
-    """The URL and the key are all that differs."""
+def test_producer_and_lookups_work_through_a_gateway(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """Only the URL and the key differ."""
     with kinfold.Producer(gateway_url, key=api_key) as visitors, kinfold.Contacts(gateway_url, key=api_key) as contacts:
         visitors.seen("v-1", url="/pricing")
         visitors.identify("v-1", external_id="u-1", email="Ada@example.org", metadata={"plan": "pro"})
@@ -46,7 +46,7 @@ def test_three_lines_and_their_answers(gateway_url: str, api_key: str, client: R
     assert Log(client, workspace).positions[-1] == position
 
 
-async def test_the_same_with_asyncio(gateway_url: str, api_key: str):
+async def test_asyncio_client_works_through_a_gateway(gateway_url: str, api_key: str):
     async with (
         kinfold.AsyncProducer(gateway_url, key=api_key) as visitors,
         kinfold.AsyncContacts(gateway_url, key=api_key) as contacts,
@@ -60,17 +60,17 @@ async def test_the_same_with_asyncio(gateway_url: str, api_key: str):
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])
 @pytest.mark.parametrize("trouble", ["resets", "slow", "refused"])
-def test_a_bad_network(  # noqa: PLR0917  fixtures are arguments
+def test_bad_network_loses_and_delays_nothing(  # noqa: PLR0917  fixtures are arguments
     proxy: Proxy, api_key: str, client: Redis, workspace: str, how: str, trouble: str
 ):
-    """1,000 events, each in the log, exactly once after folding: the ids see to that. No call waits."""
+    """1,000 events: each counts exactly once after folding, because of its id. No call waits."""
     proxy.cut_share = 0.25 if trouble == "resets" else 0.0
     proxy.delay_s = 0.02 if trouble == "slow" else 0.0
     if trouble == "refused":
         proxy.refuse()
     if how == "threads":
         with kinfold.Producer(proxy.url, key=api_key, **QUICK) as producer:
-            slowest = say(producer)
+            slowest = send_all(producer)
             wait_until_sync(lambda: producer.counters.retries > 0 or trouble != "refused")
             proxy.accept()
             producer.flush(timeout_s=60)
@@ -79,7 +79,7 @@ def test_a_bad_network(  # noqa: PLR0917  fixtures are arguments
 
         async def main() -> tuple[float, kinfold.Counters]:
             async with kinfold.AsyncProducer(proxy.url, key=api_key, **QUICK) as producer:
-                slowest = await say_async(producer)
+                slowest = await send_all_async(producer)
                 await wait_until(lambda: producer.counters.retries > 0 or trouble != "refused")
                 proxy.accept()
                 await producer.flush(timeout_s=60)
@@ -92,15 +92,13 @@ def test_a_bad_network(  # noqa: PLR0917  fixtures are arguments
     assert slowest < CALL_S
 
 
-def test_an_address_of_ipv6_needs_no_port():
-    connection = Gateway("http://[::1]", "a key", 1.0).connect()
+def test_ipv6_address_needs_no_port():
+    connection = GatewayClient("http://[::1]", "a key", 1.0).connect()
     assert (connection.host, connection.port) == ("::1", 80)
 
 
-def test_a_connection_that_was_closed_for_having_been_idle_is_no_failure(
-    proxy: Proxy, api_key: str, client: Redis, workspace: str
-):
-    """Proxies and gateways do that all the time: nothing to tell anybody, and nothing is sent again."""
+def test_closed_idle_connection_is_not_a_failure(proxy: Proxy, api_key: str, client: Redis, workspace: str):
+    """Proxies and gateways close idle connections all the time. The producer reconnects without a retry."""
     with kinfold.Producer(proxy.url, key=api_key) as visitors:
         for number in range(3):
             visitors.seen(f"v-{number}")
@@ -110,8 +108,8 @@ def test_a_connection_that_was_closed_for_having_been_idle_is_no_failure(
     assert len(Log(client, workspace).events) == 3
 
 
-def test_a_batch_that_is_too_large_goes_in_halves(gateway_url: str, api_key: str, client: Redis, workspace: str):
-    """Control characters take more room as JSON than was reckoned with, and a proxy may allow less than the gateway."""
+def test_batch_that_is_too_large_is_sent_in_halves(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """Control characters take more bytes of JSON than estimated, and a proxy may allow less than the gateway."""
     text = "\x01" * 1500
     with kinfold.Producer(gateway_url, key=api_key, batch_events=5000, batch_bytes=900_000, batch_age_s=600) as visitors:
         for number in range(140):
@@ -123,10 +121,10 @@ def test_a_batch_that_is_too_large_goes_in_halves(gateway_url: str, api_key: str
     assert log.positions[-1] == position
 
 
-def test_who_closes_before_a_batch_that_is_too_large_is_sent_is_understood(
+def test_response_of_a_server_that_closes_during_a_large_request_is_read(
     gateway_url: str, api_key: str, client: Redis, workspace: str
 ):
-    """The answer is there, though the sending failed; else the batch would be sent in vain for ever."""
+    """The response has arrived although sending failed. Otherwise the batch would be repeated forever."""
     text = "\x01" * 1500
     options: dict[str, Any] = {"batch_events": 5000, "batch_bytes": 900_000, "batch_age_s": 600, "first_retry_s": 0.01}
     with Front(gateway_url, max_bytes=100_000) as front, kinfold.Producer(front.url, key=api_key, **options) as visitors:
@@ -137,8 +135,8 @@ def test_who_closes_before_a_batch_that_is_too_large_is_sent_is_understood(
     assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(140)]
 
 
-def test_what_was_refused_is_not_held_for_sent(gateway_url: str, api_key: str, client: Redis, workspace: str):
-    """Said again, it is news: the firewall may have changed its mind, and the log does not have it."""
+def test_refused_event_does_not_count_as_sent(gateway_url: str, api_key: str, client: Redis, workspace: str):
+    """The same event is sent again: the firewall may accept it now."""
     is_strict = True
     with (
         Front(gateway_url, opinion=lambda body: 403 if is_strict and b"suspicious" in body else None) as front,
@@ -155,10 +153,10 @@ def test_what_was_refused_is_not_held_for_sent(gateway_url: str, api_key: str, c
 
 
 @pytest.mark.parametrize("status", [400, 403, 406, 200])
-def test_an_event_that_a_firewall_refuses_is_given_up_alone(  # noqa: PLR0917  fixtures are arguments
+def test_event_that_a_firewall_refuses_is_given_up_alone(  # noqa: PLR0917  fixtures are arguments
     gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture, status: int
 ):
-    """It would be refused for ever, and everything would wait behind it: it is named, counted, and told of."""
+    """It would be refused forever, and block all others: it is logged, counted, and reported to `on_error`."""
     failures: list[kinfold.Failure] = []
     with (
         Front(gateway_url, opinion=lambda body: status if b"${jndi:" in body else None) as front,
@@ -175,10 +173,10 @@ def test_an_event_that_a_firewall_refuses_is_given_up_alone(  # noqa: PLR0917  f
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 408])
-def test_a_way_that_is_closed_to_everything_loses_nothing(  # noqa: PLR0917  fixtures are arguments
+def test_refusal_of_everything_loses_nothing(  # noqa: PLR0917  fixtures are arguments
     gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture, status: int
 ):
-    """It says nothing of the events: they wait until it is mended. The log says so at once, but not at every attempt."""
+    """It is not about the events: they wait until it is fixed. The log reports it once, not at every attempt."""
     options: dict[str, Any] = {"first_retry_s": 0.001, "last_retry_s": 0.002}
     with (
         Front(gateway_url, opinion=lambda _: status) as front,
@@ -195,20 +193,20 @@ def test_a_way_that_is_closed_to_everything_loses_nothing(  # noqa: PLR0917  fix
     assert Log(client, workspace).visitors == {"v-1": 1, "v-2": 1}
 
 
-def test_what_goes_on_for_long_is_said_again(
+def test_lasting_problem_is_logged_again(
     gateway_url: str, api_key: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """Once a minute, here at every attempt: the line of the beginning may be in a log file that is gone."""
-    monkeypatch.setattr(delivery, "COMPLAIN_EVERY_S", 0.0)
+    """Every minute, here at every attempt: the first message may be in a log file that was deleted."""
+    monkeypatch.setattr(reminders, "REMIND_EVERY_S", 0.0)
     options: dict[str, Any] = {"first_retry_s": 0.001, "last_retry_s": 0.002}
     with Front(gateway_url, opinion=lambda _: 403) as front, kinfold.Producer(front.url, key=api_key, **options) as visitors:
         visitors.seen("v-1")
-        wait_until_sync(lambda: sum("are refused" in record.getMessage() for record in caplog.records) > 2)
+        wait_until_sync(lambda: sum("refuses everything" in record.getMessage() for record in caplog.records) > 2)
         front.opinion = lambda _: None
 
 
-def test_after_a_fork_nobody_reads_the_answers_of_another(gateway_url: str, api_key: str):
-    """A connection that the parent has used is not the children's: each of four asks for a contact of its own."""
+def test_forked_children_do_not_share_a_connection(gateway_url: str, api_key: str):
+    """The parent has an idle connection. Each of four children asks for another contact."""
     with kinfold.Producer(gateway_url, key=api_key) as visitors:
         for number in range(4):
             visitors.identify(external_id=f"u-{number}")
@@ -239,7 +237,7 @@ assert not wrong, wrong
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_wrong_key_is_said_and_nothing_is_lost_meanwhile(gateway_url: str):
+def test_wrong_key_is_reported_and_loses_nothing(gateway_url: str):
     failures: list[kinfold.Failure] = []
     visitors = kinfold.Producer(gateway_url, key="nonsense", on_error=failures.append, first_retry_s=0.01, exit_timeout_s=0)
     visitors.seen("v-1")
@@ -254,8 +252,8 @@ def test_a_wrong_key_is_said_and_nothing_is_lost_meanwhile(gateway_url: str):
         next(kinfold.Feed(gateway_url, key="nonsense").follow())
 
 
-def test_nobody_is_not_what_a_wrong_address_says(gateway_url: str, api_key: str):
-    """A path too much, or a server that is no gateway at all: an error, and never the answer that there is nobody."""
+def test_wrong_address_does_not_look_like_a_missing_contact(gateway_url: str, api_key: str):
+    """A wrong path, or a server that is not a gateway: an error, not None."""
     with (
         kinfold.Contacts(f"{gateway_url}/v1", key=api_key) as lost,
         pytest.raises(kinfold.Refused, match="404 no-such-path: path: expected a path that /docs lists, got '/v1/v1/contacts'"),
@@ -266,12 +264,12 @@ def test_nobody_is_not_what_a_wrong_address_says(gateway_url: str, api_key: str)
         with pytest.raises(kinfold.Refused, match="gateway: 404 <html>There is no such page"):
             astray.by_external_id("u-1")
         front.page = 200, b"<html>Welcome</html>"
-        with pytest.raises(kinfold.Unreachable, match="found b'<html>Welcome</html>', allowed is a contact"):
+        with pytest.raises(kinfold.Unreachable, match="expected a contact, got b'<html>Welcome</html>'"):
             astray.by_external_id("u-1")
 
 
-def test_a_feed_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptureFixture):
-    """Of a wrong address nothing else would tell, for it is tried for ever."""
+def test_unreachable_feed_is_logged_once(caplog: pytest.LogCaptureFixture):
+    """Nothing else would report a wrong address, because the reader retries forever."""
     feed = kinfold.Feed(f"http://127.0.0.1:{free_port()}", key="k")
     with feed.follow() as changes:
         asking = threading.Thread(target=next, args=(changes, None))
@@ -281,11 +279,11 @@ def test_a_feed_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptureFixtur
         asking.join()
 
     (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.startswith("the feed cannot be read and will be again, in 0.2 s: gateway: ConnectionRefusedError")
+    assert told.startswith("cannot read the feed, trying again in 0.2 s: gateway: ConnectionRefusedError")
 
 
-def test_the_feed_over_connections_that_break(proxy: Proxy, gateway_url: str, api_key: str):
-    """Every change once, in order, though the stream is cut again and again."""
+def test_feed_over_breaking_connections_has_every_change_once(proxy: Proxy, gateway_url: str, api_key: str):
+    """Every change comes once, in order, although the stream breaks again and again."""
     with (
         kinfold.Producer(gateway_url, key=api_key) as visitors,
         kinfold.Feed(proxy.url, key=api_key).follow(since="0") as changes,
@@ -299,8 +297,8 @@ def test_the_feed_over_connections_that_break(proxy: Proxy, gateway_url: str, ap
     assert versions == list(range(1, 301))
 
 
-def test_live_contacts_over_http(proxy: Proxy, gateway_url: str, api_key: str):
-    """A snapshot, then changes; and after an outage the same again from where it was."""
+def test_live_contacts_work_over_http(proxy: Proxy, gateway_url: str, api_key: str):
+    """A snapshot, then changes, also after an outage."""
     with kinfold.Producer(gateway_url, key=api_key) as visitors, kinfold.Contacts(gateway_url, key=api_key) as lookups:
         visitors.identify("v-1", external_id="u-1")
         assert lookups.by_external_id("u-1", after=visitors.flush())
@@ -315,13 +313,13 @@ def test_live_contacts_over_http(proxy: Proxy, gateway_url: str, api_key: str):
 
 
 @pytest.mark.slow
-def test_a_gateway_that_is_killed_and_started_again(
+def test_killed_and_restarted_gateway_loses_nothing(
     folding_url: str, api_key: str, client: Redis, workspace: str, tmp_path: Path
 ):
-    """Four times in the middle of everything: every event counts once, and so does every change for who follows the feed."""
+    """Four times under load: every event counts once, and the feed has every change once."""
     port = free_port()
 
-    def say(first: int, last: int) -> None:
+    def send(first: int, last: int) -> None:
         for number in range(first, last):
             visitors.set_metadata(external_id="u-1", metadata={"n": number})
 
@@ -334,9 +332,9 @@ def test_a_gateway_that_is_killed_and_started_again(
     ):
         for first in range(0, 1000, 250):
             with GatewayProcess(folding_url, port, tmp_path / "gateway.log", gateway_requests_per_s=100_000):
-                say(first, first + 150)
+                send(first, first + 150)
                 versions += [next(changes).version for _ in range(100)]
-            say(first + 150, first + 250)  # nobody is there
+            send(first + 150, first + 250)  # no gateway is running
         with GatewayProcess(folding_url, port, tmp_path / "gateway.log", gateway_requests_per_s=100_000):
             visitors.flush(timeout_s=60)
             assert (visitors.counters.sent, visitors.counters.lost) == (1000, 0)

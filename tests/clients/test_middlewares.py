@@ -1,4 +1,4 @@
-"""What the middlewares have in common, for an application of each kind."""
+"""What the ASGI and WSGI middlewares have in common."""
 
 import time
 from collections.abc import Callable
@@ -49,8 +49,8 @@ kinds: Final = pytest.mark.parametrize("visit", [visit_asgi, visit_wsgi])
 
 
 @kinds
-def test_the_address_of_a_page_is_the_browsers(visit: Visit):
-    """Quoted as it was asked for: what a path holds is no fragment and no query, whose beginning would be cut off with it."""
+def test_url_of_a_page_view_is_quoted_as_the_browser_sent_it(visit: Visit):
+    """An encoded `#` or `?` in the path does not become a fragment or a query, which would be removed."""
     recorder = Recorder()
     visit(recorder, "/pages/m%C3%BCsli%23x%3Fy%00;a=b?token=secret")
     (event,) = recorder.events
@@ -58,19 +58,19 @@ def test_the_address_of_a_page_is_the_browsers(visit: Visit):
 
 
 @kinds
-def test_a_producer_whose_calls_are_to_be_awaited_is_refused(visit: Visit):
-    """Nobody would: every page would be answered, and nothing published."""
+def test_async_producer_is_rejected(visit: Visit):
+    """Nothing would await its calls, so nothing would be published."""
     with pytest.raises(TypeError, match=r"producer: expected a Producer .*, got an AsyncProducer"):
         visit(kinfold.AsyncProducer("redis://localhost:1/0"), "/pages/1")
 
 
 @kinds
-def test_no_page_waits_because_the_server_is_gone(visit: Visit, workspace: str):
-    """The buffer is full and the producer's own calls would wait for ten minutes: the page view is dropped and counted."""
+def test_page_does_not_wait_when_the_server_is_unreachable(visit: Visit, workspace: str):
+    """The buffer is full and a call of the producer would wait for ten minutes: the page view is dropped and counted."""
     options: kinfold.ProducerOptions = {"buffer_events": 1, "batch_events": 1, "wait_s": 600, "exit_timeout_s": 0}
     producer = kinfold.Producer("redis://127.0.0.1:1/0", workspace=workspace, **options)
     producer.seen("v-1")
-    wait_until_sync(lambda: producer.counters.retries)  # that one is under way
+    wait_until_sync(lambda: producer.counters.retries)  # it is in flight
     producer.seen("v-2")
     started = time.monotonic()
     visit(producer, "/pages/1")
@@ -80,15 +80,15 @@ def test_no_page_waits_because_the_server_is_gone(visit: Visit, workspace: str):
 
 
 @kinds
-def test_an_address_is_no_producer(visit: Visit):
-    """Said when the application starts, and not at its first page view."""
-    with pytest.raises(TypeError, match="producer: found 'redis://localhost:1/0', allowed is a Producer"):
+def test_url_in_place_of_a_producer_is_rejected(visit: Visit):
+    """When the application starts, not at its first page view."""
+    with pytest.raises(TypeError, match="producer: expected a Producer, got 'redis://localhost:1/0'"):
         visit("redis://localhost:1/0", "/pages/1")
 
 
 @kinds
-def test_a_visit_ends_with_its_request(visit: Visit):
-    """What this thread does next is nobody's: a reset would give the last visitor's cookie away."""
+def test_visit_ends_with_its_request(visit: Visit):
+    """A reset after the request would affect the last visitor."""
     visit(Recorder(), "/pages/1")
-    with pytest.raises(LookupError, match="reset: found no visit"):
+    with pytest.raises(LookupError, match="reset: expected a request that passed through"):
         wsgi.reset(flask.Response())

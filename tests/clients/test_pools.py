@@ -1,4 +1,4 @@
-"""`multiprocessing.Pool`, which ends its children with SIGTERM, and other pools of processes (issue 11, point 8)."""
+"""`multiprocessing.Pool`, which ends its children with SIGTERM, and other process pools."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     with multiprocessing.get_context(sys.argv[3]).Pool(2) as pool:
         assert pool.map(work, range(100)) == list(range(100))
 """
-"""Made when the module is loaded: before a fork, and by each child that is spawned."""
+"""The producer is made when the module is loaded: before a fork, and by each spawned child."""
 
 CHILDS_PRODUCER: Final = """
 import kinfold, multiprocessing, sys
@@ -48,7 +48,7 @@ if __name__ == "__main__":
             result.wait()
             assert result.successful() == (number % 10 != 0)
 """
-"""Made by each child, whose tasks fail at times, and which ends after some."""
+"""Each child makes a producer. Some tasks fail, and a child ends after 30 tasks."""
 
 FROM_A_THREAD: Final = """
 import kinfold, multiprocessing, sys, threading
@@ -69,7 +69,7 @@ if __name__ == "__main__":
         for _ in pool.imap_unordered(work, range(100)):
             pass
 """
-"""A task that calls the producer from a thread of its own."""
+"""A task calls the producer in a new thread."""
 
 EXECUTOR: Final = """
 import kinfold, multiprocessing, sys
@@ -95,16 +95,16 @@ if __name__ == "__main__":
         pytest.param(EXECUTOR, id="executor"),
     ],
 )
-def test_what_tasks_said_is_there(  # noqa: PLR0917  fixtures and parameters
+def test_events_of_all_tasks_are_sent_once(  # noqa: PLR0917  fixtures and parameters
     folding_url: str, client: Redis, workspace: str, tmp_path: Path, script: str, method: str
 ):
-    """All of it, once: what a task said is sent before the pool hears that it is done."""
+    """The events of a task are sent before the pool gets its result."""
     run(tmp_path, script, folding_url, workspace, method)
     assert Log(client, workspace).visitors == EXPECTED
 
 
-def test_tasks_do_not_wait_for_a_server_that_is_gone(workspace: str, tmp_path: Path):
-    """One waits for `exit_timeout_s`, and the others not at all; the parent hears of every task."""
+def test_tasks_do_not_wait_for_an_unreachable_server(workspace: str, tmp_path: Path):
+    """One task waits for `exit_timeout_s`, the others do not wait; the parent gets all results."""
     script = PARENTS_PRODUCER.replace("batch_age_s=600", "batch_age_s=0.01, exit_timeout_s=1")
     started = time.monotonic()
     run(tmp_path, script, f"redis://127.0.0.1:{free_port()}/0", workspace, "fork", is_silent=False)
@@ -112,7 +112,7 @@ def test_tasks_do_not_wait_for_a_server_that_is_gone(workspace: str, tmp_path: P
 
 
 def run(tmp_path: Path, script: str, *arguments: str, is_silent: bool = True) -> None:
-    """Runs a script, from a file, as what a spawned child loads again; it must end well."""
+    """Run a script from a file, which spawned children load again. It must succeed."""
     path = tmp_path / "tasks.py"
     path.write_text(script)
     done = subprocess.run([sys.executable, str(path), *arguments], check=False, timeout=100, capture_output=True, text=True)

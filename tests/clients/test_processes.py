@@ -1,4 +1,4 @@
-"""Forks, reloads, and the end of the process: gunicorn with `preload_app`, Celery's prefork pool, a development server."""
+"""Forks, reloads, signal handlers, and the end of the process."""
 
 import importlib
 import subprocess
@@ -14,7 +14,7 @@ from tests.support.logs import Log
 
 
 def run(script: str, *arguments: str) -> None:
-    """Runs a script to its end; it must end well and say nothing."""
+    """Run a script, which must succeed without output to stderr."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments], check=False, timeout=60, capture_output=True, text=True
     )
@@ -66,8 +66,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("script", [FORKED, POOL], ids=["os.fork", "multiprocessing"])
-def test_forked_after_the_producer_was_made(folding_url: str, client: Redis, workspace: str, script: str):
-    """Children send, and nothing is sent twice: not what the parent had sent, and not what it still had in its buffer."""
+def test_children_and_parent_send_every_event_once(folding_url: str, client: Redis, workspace: str, script: str):
+    """A child sends neither what the parent had sent nor what was in the parent's buffer."""
     run(script, folding_url, workspace)
     expected = [f"v-{child}-{number}" for child in range(4) for number in range(50)]
     log = Log(client, workspace)
@@ -75,18 +75,18 @@ def test_forked_after_the_producer_was_made(folding_url: str, client: Redis, wor
     assert len({event["id"] for event in log.events}) == 203
 
 
-def test_a_child_does_not_hold_for_sent_what_its_parent_has_not_sent(folding_url: str, client: Redis, workspace: str):
-    """The parent took it up before the fork, and is killed before it is sent: the child says it again."""
+def test_child_does_not_suppress_what_its_parent_has_not_sent(folding_url: str, client: Redis, workspace: str):
+    """The parent is killed before it has sent the event, so the child must send it."""
     run(
         """
 import kinfold, logging, os, sys, time
 logging.disable()
 visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[2], batch_age_s=0)
 visitors.set_metadata("v-1", {"plan": "pro"})
-while visitors._delivery._in_flight is None:
+while visitors._delivery.outbox.in_flight is None:
     time.sleep(0.01)
 if os.fork() == 0:
-    from kinfold.redis_log import RedisLog
+    from kinfold.producer.redis_log import RedisLog
     visitors._delivery._connect = lambda: RedisLog(sys.argv[1], sys.argv[2], 5)  # the server is back
     visitors.set_metadata("v-1", {"plan": "pro"})
     visitors.flush()
@@ -101,8 +101,8 @@ os._exit(0)
     assert [event["metadata"] for event in Log(client, workspace).events] == [{"plan": "pro"}]
 
 
-def test_forked_while_the_server_is_gone(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """The parent's spool is the parent's; the child has one of its own, and both are sent by whoever comes next."""
+def test_child_has_its_own_spool(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """After a fork during an outage. The next producer sends the events of both."""
     script = """
 import os, sys, time, kinfold
 visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=sys.argv[1], spool=sys.argv[2], exit_timeout_s=0.1)
@@ -120,8 +120,8 @@ os.wait()
     assert Log(client, workspace).visitors == Counter(["v-parent", "v-child", "v-next"])
 
 
-def test_live_contacts_live_on_in_a_child(folding_url: str, workspace: str):
-    """Both see who comes after the fork, and a child that asks for nobody has no thread."""
+def test_live_contacts_continue_in_a_child(folding_url: str, workspace: str):
+    """Parent and child see a contact from after the fork. A child has no thread before its first read."""
     run(
         """
 import os, sys, threading, time, kinfold
@@ -151,7 +151,7 @@ contacts.close()
     )
 
 
-def test_the_end_of_the_process_sends_what_waits(folding_url: str, client: Redis, workspace: str):
+def test_end_of_the_process_sends_the_rest(folding_url: str, client: Redis, workspace: str):
     run(
         "import kinfold, sys\n"
         "visitors = kinfold.Producer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)\n"
@@ -162,8 +162,8 @@ def test_the_end_of_the_process_sends_what_waits(folding_url: str, client: Redis
     assert len(Log(client, workspace).events) == 1200
 
 
-def test_the_end_of_an_event_loop_loses_nothing(folding_url: str, client: Redis, workspace: str):
-    """Nobody closed the AsyncProducer: its thread outlives the loop, and the end of the process sends what waits."""
+def test_end_of_an_event_loop_loses_nothing(folding_url: str, client: Redis, workspace: str):
+    """The AsyncProducer is not closed: its thread outlives the loop, and the end of the process sends the rest."""
     run(
         "import asyncio, kinfold, sys\n"
         "visitors = kinfold.AsyncProducer(sys.argv[1], workspace=sys.argv[2], batch_age_s=600)\n"
@@ -175,8 +175,8 @@ def test_the_end_of_an_event_loop_loses_nothing(folding_url: str, client: Redis,
     assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
 
 
-def test_the_end_of_the_process_does_not_wait_longer_than_the_setting(workspace: str):
-    """The server is gone; the process ends all the same, and says what was lost where its logging says things."""
+def test_end_of_the_process_waits_no_longer_than_the_setting(workspace: str):
+    """The server is unreachable."""
     script = (
         "import kinfold, logging, sys, time\n"
         "logging.disable()\n"
@@ -184,15 +184,15 @@ def test_the_end_of_the_process_does_not_wait_longer_than_the_setting(workspace:
         "visitors.seen('v-1')\n"
         "import atexit, time\n"
         "started = time.monotonic()\n"
-        "import kinfold.lifecycle\n"
-        "kinfold.lifecycle._exit()\n"
+        "import kinfold.producer.process\n"
+        "kinfold.producer.process._exit()\n"
         "assert 0.1 < time.monotonic() - started < 1\n"
     )
     run(script, workspace)
 
 
-def test_forked_while_a_call_waits_for_room(workspace: str):
-    """The child has an empty buffer, and nobody in it waits."""
+def test_fork_while_a_call_waits_for_room(workspace: str):
+    """The child has an empty buffer, so its call does not wait."""
     run(
         """
 import kinfold, logging, os, sys, threading, time
@@ -206,7 +206,7 @@ while not visitors.counters.retries:
 visitors.seen("v-1")
 waiting = threading.Thread(target=visitors.seen, args=("v-2",))
 waiting.start()
-time.sleep(0.1)  # nothing tells when it waits; where it does not yet, this tests less
+time.sleep(0.1)  # nothing signals that it waits; if it does not yet, this tests less
 if os.fork() == 0:
     visitors.seen("v-child")
     assert visitors.counters.accepted == 1, visitors.counters
@@ -221,8 +221,8 @@ assert visitors.counters.dropped == 1, visitors.counters
     )
 
 
-def test_a_signal_handler_closes_while_a_call_waits_for_room(workspace: str):
-    """As one that ends the application: the call returns, and its event is counted."""
+def test_signal_handler_may_close_while_a_call_waits_for_room(workspace: str):
+    """The call returns, and its event is counted as dropped."""
     run(
         """
 import kinfold, logging, signal, sys, time
@@ -241,8 +241,8 @@ assert (visitors.counters.lost, visitors.counters.dropped) == (2, 1), visitors.c
     )
 
 
-def test_a_signal_handler_calls_in_the_middle_of_a_call(folding_url: str, client: Redis, workspace: str):
-    """A handler runs between any two steps of the main thread: it must not wait for a lock that this thread holds."""
+def test_signal_handler_may_call_during_a_call(folding_url: str, client: Redis, workspace: str):
+    """A handler runs between any two steps of the main thread, which may hold the lock."""
     run(
         """
 import itertools, kinfold, signal, sys, time
@@ -260,7 +260,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 visitors.close()
 counters = visitors.counters
 assert counters.sent == 20_000 + next(interrupts), counters
-assert visitors._delivery._bytes == 0, visitors._delivery._bytes
+assert visitors._delivery.buffer.bytes == 0, visitors._delivery.buffer.bytes
 """,
         folding_url,
         workspace,
@@ -268,8 +268,8 @@ assert visitors._delivery._bytes == 0, visitors._delivery._bytes
     assert set(Log(client, workspace).visitors.values()) == {1}
 
 
-def test_the_process_ends_while_a_thread_waits_for_room(workspace: str):
-    """The end of the process waits for such a thread, and that waits no longer than the setting says."""
+def test_process_may_end_while_a_thread_waits_for_room(workspace: str):
+    """The end of the process waits for the thread, which waits no longer than the setting."""
     script = """
 import kinfold, sys, threading, time
 visitors = kinfold.Producer(
@@ -286,10 +286,10 @@ threading.Thread(target=visitors.seen, args=("v-2",)).start()
     assert "3 of 3 events were lost: 1 found no room in the buffer, 2 were accepted and could not be sent" in done.stderr
 
 
-def test_a_module_that_is_loaded_again_makes_a_second_producer_and_loses_nothing_of_the_first(
+def test_reloaded_module_loses_nothing_of_its_first_producer(
     folding_url: str, client: Redis, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As a development server does it, and notebooks."""
+    """Development servers and notebooks reload modules."""
     (tmp_path / "reloaded.py").write_text(
         f"import kinfold\nvisitors = kinfold.Producer({folding_url!r}, workspace={workspace!r}, batch_age_s=0.05)\n"
     )
@@ -307,7 +307,7 @@ def test_a_module_that_is_loaded_again_makes_a_second_producer_and_loses_nothing
 
 
 def test_import_has_no_effects():
-    """No thread, no handler, no connection, and none of what makes services heavy (issue 5, what it must show, item 1)."""
+    """No thread, no exit handler, no connection, and none of the heavy dependencies of the service."""
     run(
         "import sys, threading, atexit, asyncio, concurrent.futures.thread, logging, redis, ssl\n"
         "before = atexit._ncallbacks()\n"
@@ -320,12 +320,12 @@ def test_import_has_no_effects():
     )
 
 
-def test_import_alone_does_not_even_load_redis():
+def test_import_does_not_load_redis():
     run("import sys, kinfold\nassert not {'redis', 'asyncio', 'msgspec', 'http.client'} & set(sys.modules)\n")
 
 
-def test_without_flock_there_is_no_spool_and_everything_else(folding_url: str, client: Redis, workspace: str):
-    """As on Windows; the standard library's own uses of `fcntl` are loaded before it is hidden."""
+def test_without_flock_everything_but_the_spool_works(folding_url: str, client: Redis, workspace: str):
+    """As on Windows. Modules of the standard library that use `fcntl` are loaded before it is hidden."""
     run(
         "import asyncio, os, redis.asyncio, sys, tempfile\n"
         "sys.modules['fcntl'] = None\n"
@@ -336,7 +336,7 @@ def test_without_flock_there_is_no_spool_and_everything_else(folding_url: str, c
         "try:\n"
         "    kinfold.Producer(sys.argv[1], spool=tempfile.gettempdir())\n"
         "except ValueError as error:\n"
-        "    assert 'on a system without flock (Windows), allowed there is None' in str(error), error\n"
+        "    assert 'expected None on a system without flock (Windows)' in str(error), error\n"
         "else:\n"
         "    raise AssertionError('no error')\n",
         folding_url,

@@ -1,4 +1,4 @@
-"""The test kit says what a producer would send and what would come of it."""
+"""The test kit shows what a producer would send, and the result."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from kinfold.testing import AsyncRecorder, Recorder
 from tests.support.logs import Log
 
 
-def test_a_test_can_say_what_became_of_a_contact():
+def test_recorder_has_the_resulting_contact():
     recorder = Recorder()
     recorder.seen("v-1", url="/pricing")
     recorder.set_metadata("v-1", {"source": "news"})
@@ -23,8 +23,8 @@ def test_a_test_can_say_what_became_of_a_contact():
     assert [type(change).__name__ for change in recorder.changes] == ["ContactCreated", "VisitorLinked"]
 
 
-def test_it_records_what_a_producer_sends(folding_url: str, client: Redis, workspace: str):
-    """The same calls to both: the same events, ids and times aside, suppression included."""
+def test_recorder_records_the_same_events_as_a_producer_sends(folding_url: str, client: Redis, workspace: str):
+    """The same calls give the same events except for ids and times, including suppression."""
     recorder = Recorder(workspace)
     with kinfold.Producer(folding_url, workspace=workspace) as producer:
         for each in (recorder, producer):
@@ -39,7 +39,7 @@ def test_it_records_what_a_producer_sends(folding_url: str, client: Redis, works
     assert (recorder.counters.sent, recorder.counters.suppressed) == (4, 2)
 
 
-def test_what_it_refuses_it_refuses_again():
+def test_recorder_rejects_a_repeated_invalid_event_again():
     recorder = Recorder()
     for _ in range(2):
         with pytest.raises(kinfold.EventError, match="unknown-contact"):
@@ -47,19 +47,19 @@ def test_what_it_refuses_it_refuses_again():
     assert recorder.counters.accepted == 0
 
 
-def test_it_refuses_what_a_producer_refuses_and_what_the_fold_does():
+def test_recorder_rejects_what_a_producer_or_the_fold_rejects():
     recorder = Recorder()
     with pytest.raises(kinfold.EventError, match="got neither"):
         recorder.identify("v-1")
     with pytest.raises(kinfold.EventError, match="unknown-contact"):
         recorder.set_metadata(contact_id="ct_unknown", metadata={"a": 1})
-    with pytest.raises(TypeError, match="found nothing, allowed is one of external_id, email, visitor_id, contact_id"):
+    with pytest.raises(TypeError, match="expected one of external_id, email, visitor_id, contact_id, got nothing"):
         recorder.contact()
-    with pytest.raises(LookupError, match="visitor_id: found nobody with 'v-1'"):
+    with pytest.raises(LookupError, match="visitor_id: expected the visitor id of a contact, got 'v-1'"):
         recorder.contact(visitor_id="v-1")
 
 
-async def test_the_asynchronous_one_records_the_same():
+async def test_async_recorder_records_the_same():
     async with AsyncRecorder() as visitors:
         await visitors.seen("v-1")
         await visitors.identify("v-1", email="ada@example.org")

@@ -1,4 +1,4 @@
-"""What could not be sent lies on disk until it is, over restarts of the producer and of the machine."""
+"""Events that could not be sent stay on disk, over restarts of the producer and of the machine."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ import pytest
 from redis import Redis
 
 import kinfold
-from kinfold.encoding import encode_drafts
-from kinfold.spool import Spool
+from kinfold.calls.encoding import encode_drafts
+from kinfold.producer.spool import Spool
 from tests.clients.drafting import DRAFTING
 from tests.support.logs import Log
 from tests.support.proxy import Proxy
@@ -24,7 +24,7 @@ NOWHERE: Final = "redis://127.0.0.1:1/0"
 QUICK: Final[dict[str, Any]] = {"first_retry_s": 0.01, "last_retry_s": 0.05, "batch_age_s": 0.01}
 
 
-def test_what_one_producer_could_not_send_the_next_one_sends(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+def test_next_producer_sends_what_the_first_could_not(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
     spool = tmp_path / "spool"
     first = kinfold.Producer(NOWHERE, workspace=workspace, spool=spool, **QUICK)
     first.seen("v-1")
@@ -36,15 +36,15 @@ def test_what_one_producer_could_not_send_the_next_one_sends(folding_url: str, c
     with kinfold.Producer(folding_url, workspace=workspace, spool=spool) as second:
         second.seen("v-3")
         second.flush()
-        assert second.counters.sent == 1, "those of the first are not its own"
+        assert second.counters.sent == 1, "the events of the first producer do not count here"
     log = Log(client, workspace)
     assert [event["visitorId"] for event in log.events] == ["v-1", "v-2", "v-3"]
     assert all(event["sentAt"] >= event["at"] for event in log.events)
     assert not any(spool.iterdir())
 
 
-def test_an_outage_goes_through_the_spool_in_order(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """During it the memory is free again at once; after it everything is there once, in the order in which it was said."""
+def test_spooled_events_keep_their_order_through_an_outage(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """During the outage events leave the memory for the disk. After it each is in the log once, in order."""
     with Proxy(folding_url) as proxy:
         proxy.refuse()
         with kinfold.Producer(
@@ -60,8 +60,8 @@ def test_an_outage_goes_through_the_spool_in_order(folding_url: str, client: Red
     assert [event["visitorId"] for event in Log(client, workspace).events] == [f"v-{number}" for number in range(201)]
 
 
-def test_what_is_said_later_does_not_overtake_what_is_spooled(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """The server is back, and the time to try again has not come: a new event waits behind those on disk."""
+def test_new_event_does_not_overtake_spooled_events(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """The server is back, but the next attempt is not due: a new event waits behind those on disk."""
     options: dict[str, Any] = {"first_retry_s": 600, "last_retry_s": 600, "batch_age_s": 0}
     with (
         Proxy(folding_url) as proxy,
@@ -78,8 +78,8 @@ def test_what_is_said_later_does_not_overtake_what_is_spooled(folding_url: str, 
     assert [event["visitorId"] for event in Log(client, workspace).events] == ["v-0", "v-1"]
 
 
-def test_a_killed_process_leaves_what_it_had_spooled(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """SIGKILL: no close, no exit handler. The lock is the kernel's, and goes with the process."""
+def test_events_of_a_killed_process_remain_in_the_spool(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """SIGKILL: no close, no exit handler. The kernel releases the lock with the process."""
     script = f"""
 import kinfold, os, signal, time
 visitors = kinfold.Producer({NOWHERE!r}, workspace={workspace!r}, spool={str(tmp_path)!r}, first_retry_s=0.01)
@@ -95,7 +95,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert Log(client, workspace).visitors == Counter({f"v-{number}": 1 for number in range(11)})
 
 
-def test_two_processes_do_not_touch_what_is_the_others(tmp_path: Path):
+def test_spools_of_two_processes_are_separate(tmp_path: Path):
     first, second = Spool(str(tmp_path), 1000), Spool(str(tmp_path), 1000)
     first.put(1, EVENT)
     assert second.oldest(1) is None
@@ -108,8 +108,8 @@ def test_two_processes_do_not_touch_what_is_the_others(tmp_path: Path):
     third.close()
 
 
-def test_a_spool_that_is_full_takes_no_more(workspace: str, tmp_path: Path):
-    """Then the buffer fills, and what happens next is what the settings say of a full buffer."""
+def test_full_spool_accepts_no_more(workspace: str, tmp_path: Path):
+    """Then the buffer fills, and the settings of a full buffer apply."""
     visitors = kinfold.Producer(
         NOWHERE, workspace=workspace, spool=tmp_path, spool_bytes=1000, buffer_events=10, batch_events=1, **QUICK
     )
@@ -126,28 +126,30 @@ def test_a_spool_that_is_full_takes_no_more(workspace: str, tmp_path: Path):
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*.ndjson")) <= 1000
 
 
-def test_a_process_that_ends_in_time_spools_what_is_under_way(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """The server takes the connection and says nothing: `close` does not wait for it, and the events are safe."""
+def test_close_spools_the_batch_in_flight(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
+    """The server accepts the connection and does not answer: `close` does not wait for it, and the events are safe."""
     with Proxy(folding_url) as proxy:
         proxy.delay_s = 3.0
         visitors = kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **QUICK)
         visitors.seen("v-1")
-        wait_until_sync(lambda: visitors._delivery._in_flight is not None)
+        wait_until_sync(lambda: visitors._delivery.outbox.in_flight is not None)
         visitors.close(timeout_s=0.1)
         assert (visitors.counters.lost, visitors.counters.spooled) == (0, 1)
         assert list(tmp_path.glob("*/*.ndjson"))
         thread = visitors._delivery._thread
         assert isinstance(thread, threading.Thread)
     thread.join(10)
-    assert visitors.counters.sent == 0, "what the answer was about is counted as spooled already"
+    assert visitors.counters.sent == 0, "these events are already counted as spooled"
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as again:
         again.seen("v-2")
     assert Log(client, workspace).folded_visitors == Counter({"v-1": 1, "v-2": 1})
 
 
 @pytest.mark.parametrize("broken", [b'{"type":"VisitorSeen","visitorId":"v-l', b"\0" * 100 + b"\n", b"{}\n", b""])
-def test_what_is_no_event_stops_nobody(folding_url: str, client: Redis, workspace: str, tmp_path: Path, broken: bytes):
-    """Cut off, or zeros, as a machine may leave a file that lost its power: it alone is lost, and not what lies around it."""
+def test_invalid_data_in_the_spool_does_not_stop_the_rest(
+    folding_url: str, client: Redis, workspace: str, tmp_path: Path, broken: bytes
+):
+    """Truncated files or zeros, as after a power failure: only these lines are lost."""
     with kinfold.Producer(NOWHERE, workspace=workspace, spool=tmp_path, exit_timeout_s=0, **QUICK) as first:
         first.seen("v-1")
         wait_until_sync(lambda: first.counters.spooled == 1)
@@ -155,19 +157,19 @@ def test_what_is_no_event_stops_nobody(folding_url: str, client: Redis, workspac
     (file,) = tmp_path.glob("*/*.ndjson")
     file.write_bytes(file.read_bytes() + broken)
     file.with_name("0.ndjson").write_bytes(broken)
-    (tmp_path / "left" / "0.ndjson").mkdir(parents=True)  # cannot be read, whoever runs the test
+    (tmp_path / "left" / "0.ndjson").mkdir(parents=True)  # unreadable, even for root
     failures: list[kinfold.Failure] = []
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path, on_error=failures.append) as second:
         second.seen("v-2")
         second.flush()
-        assert (second.counters.sent, second.counters.lost) == (1, 0), "those of the first are not its own"
+        assert (second.counters.sent, second.counters.lost) == (1, 0), "the events of the first producer do not count here"
     assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
     assert [failure.lost for failure in failures] == [True] * 2 * bool(broken)
     assert [path.name for path in tmp_path.glob("*/0.*")] == ["0.unread"]
 
 
-def test_spooled_events_that_are_gone_are_counted(workspace: str, tmp_path: Path, folding_url: str):
-    """Somebody removed the files: they are lost, and nobody waits for them."""
+def test_spooled_events_that_disappear_are_counted_as_lost(workspace: str, tmp_path: Path, folding_url: str):
+    """The files were removed: the producer does not wait for them."""
     with Proxy(folding_url) as proxy:
         proxy.refuse()
         with kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **QUICK) as visitors:
@@ -181,8 +183,8 @@ def test_spooled_events_that_are_gone_are_counted(workspace: str, tmp_path: Path
     assert (counters.accepted, counters.lost, counters.sent, counters.buffered, counters.spooled) == (1, 1, 0, 0, 0)
 
 
-def test_a_disk_that_is_full_is_not_filled_with_beginnings(workspace: str, tmp_path: Path):
-    """The kernel refuses what goes beyond 1,000 bytes a file: what does not fit waits, and nothing of it stays on the disk."""
+def test_full_disk_keeps_no_partial_files(workspace: str, tmp_path: Path):
+    """The kernel limits files to 1,000 bytes: a larger event stays in memory, and no part of it stays on the disk."""
     script = f"""
 import kinfold, resource, time
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -203,8 +205,8 @@ assert (visitors.counters.spooled, visitors.counters.lost) == (1, 1), visitors.c
     assert sorted(path.suffix for path in tmp_path.glob("*/*")) == ["", ".ndjson"]
 
 
-def test_many_that_start_and_end_at_the_same_moment(tmp_path: Path):
-    """Workers of one server: nobody takes away what another one just makes, nobody fails, and every event is somewhere."""
+def test_many_spools_that_open_and_close_concurrently(tmp_path: Path):
+    """Like the workers of a server: none fails, none removes a directory of another one, and no event is lost."""
     errors: list[BaseException] = []
 
     def live() -> None:
@@ -225,14 +227,14 @@ def test_many_that_start_and_end_at_the_same_moment(tmp_path: Path):
     assert len(list(tmp_path.glob("*/*.ndjson"))) == 240
 
 
-def test_a_directory_that_cannot_be_made_is_said_when_the_producer_is_made(tmp_path: Path):
+def test_directory_that_cannot_be_created_is_rejected_when_the_producer_is_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         kinfold.Producer(NOWHERE, spool=tmp_path / "file" / "spool")
 
 
-def test_what_comes_after_the_end_is_kept_for_the_next(tmp_path: Path):
-    """Time is up for who closes, and the background thread ends in the same moment: whoever is second loses nothing."""
+def test_closed_spool_still_keeps_events(tmp_path: Path):
+    """`close` may time out just when the background thread ends: the second of the two must not lose events."""
     spool = Spool(str(tmp_path), 1000)
     spool.close()
     assert not any(tmp_path.iterdir())
@@ -246,8 +248,8 @@ def test_what_comes_after_the_end_is_kept_for_the_next(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
-def test_putting_and_closing_at_the_same_time(tmp_path: Path):
-    """What was put is there afterwards, whichever of the two was first."""
+def test_concurrent_put_and_close_lose_nothing(tmp_path: Path):
+    """The batch is on disk afterwards, in either order."""
     for number in range(200):
         spool = Spool(str(tmp_path / str(number)), 1000)
         closing = threading.Thread(target=spool.close)
@@ -260,7 +262,7 @@ def test_putting_and_closing_at_the_same_time(tmp_path: Path):
 
 
 def test_counting_while_the_spool_grows(tmp_path: Path):
-    """The counters may be read by any thread, a page of metrics mostly, and it is in an outage that somebody looks."""
+    """Any thread may read the counters, for example for metrics, and does so during an outage."""
     spool = Spool(str(tmp_path / "spool"), 1 << 20)
     filling = threading.Thread(target=lambda: [spool.put(number, EVENT) for number in range(1, 301)])
     interval = sys.getswitchinterval()
@@ -276,8 +278,8 @@ def test_counting_while_the_spool_grows(tmp_path: Path):
     spool.close()
 
 
-def test_closed_at_once_the_event_is_spooled(workspace: str, tmp_path: Path):
-    """The background thread has not even looked at the spool, or just does."""
+def test_event_is_spooled_when_the_producer_is_closed_at_once(workspace: str, tmp_path: Path):
+    """The background thread has not opened the spool yet, or is doing so."""
     for number in range(20):
         visitors = kinfold.Producer(NOWHERE, workspace=workspace, spool=tmp_path / str(number))
         visitors.seen("v-1")
@@ -286,22 +288,24 @@ def test_closed_at_once_the_event_is_spooled(workspace: str, tmp_path: Path):
         assert (counters.accepted, counters.spooled, counters.lost) == (1, 1, 0)
 
 
-def test_closed_while_a_batch_is_packed(folding_url: str, client: Redis, workspace: str, tmp_path: Path):
-    """It is out of the buffer and not yet under way: spooled by who closes, and not sent by the thread that had it in hand."""
+def test_event_is_spooled_when_the_producer_is_closed_while_encoding(
+    folding_url: str, client: Redis, workspace: str, tmp_path: Path
+):
+    """The batch is in hand and not yet in flight: `close` spools it, and the background thread does not send it."""
     visitors = kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path, batch_age_s=0)
     delivery = visitors._delivery
-    is_packing, may_go_on = threading.Event(), threading.Event()
+    is_encoding, may_continue = threading.Event(), threading.Event()
 
     def is_news(_: object) -> bool:
-        is_packing.set()
-        return may_go_on.wait(10)
+        is_encoding.set()
+        return may_continue.wait(10)
 
     with mock.patch.object(delivery._suppression, "is_news", is_news):
         visitors.set_metadata("v-1", {"a": 1})
-        assert is_packing.wait(10)
+        assert is_encoding.wait(10)
         visitors.close(timeout_s=0.01)
         assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.lost) == (1, 1, 0)
-        may_go_on.set()
+        may_continue.set()
         assert isinstance(delivery._thread, threading.Thread)
         delivery._thread.join(10)
     assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.sent) == (1, 1, 0)

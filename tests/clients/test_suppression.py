@@ -1,4 +1,4 @@
-"""What says nothing new is not sent at all, and what might is."""
+"""Suppression: events that say nothing new are not sent, all others are."""
 
 from datetime import UTC, datetime
 
@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 
 import kinfold
-from kinfold.drafts import Draft
-from kinfold.suppression import Suppression
+from kinfold.calls.drafts import Draft
+from kinfold.producer.suppression import Suppression
 from kinfold_schemas.canonical import Primitive
 from tests.clients.drafting import DRAFTING
 from tests.support.logs import Log
@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until_sync
 
 
 class Clock:
-    """A clock that stands still until it is told."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -44,8 +44,8 @@ def plan(value: str, visitor_id: str | None = None, external_id: str | None = No
     return DRAFTING.set_metadata(visitor_id, {"plan": value, **more}, external_id=external_id)
 
 
-def test_the_same_again_is_not_sent(folding_url: str, client: Redis, workspace: str):
-    """One event in the log for a hundred page views that say the same, and the counters show what was saved."""
+def test_repeated_event_is_not_sent(folding_url: str, client: Redis, workspace: str):
+    """A hundred page views with the same data give one event of each kind, and the counters show the rest as suppressed."""
     with kinfold.Producer(folding_url, workspace=workspace) as visitors:
         for _ in range(100):
             visitors.identify("v-1", external_id="u-1", metadata={"plan": "pro", "seats": 3})
@@ -55,32 +55,32 @@ def test_the_same_again_is_not_sent(folding_url: str, client: Redis, workspace: 
     assert len(Log(client, workspace).events) == 2
 
 
-def test_a_view_is_always_sent(folding_url: str, client: Redis, workspace: str):
+def test_page_view_is_always_sent(folding_url: str, client: Redis, workspace: str):
     with kinfold.Producer(folding_url, workspace=workspace) as visitors:
         for _ in range(3):
             visitors.seen("v-1", url="/pricing")
     assert len(Log(client, workspace).events) == 3
 
 
-def test_it_can_be_turned_off(folding_url: str, client: Redis, workspace: str):
+def test_suppression_can_be_disabled(folding_url: str, client: Redis, workspace: str):
     with kinfold.Producer(folding_url, workspace=workspace, suppress_entries=0) as visitors:
         for _ in range(3):
             visitors.set_metadata("v-1", {"mrr": 99})
     assert len(Log(client, workspace).events) == 3
 
 
-def test_numbers_are_compared_as_the_contract_does(suppression: Suppression):
+def test_numbers_are_compared_as_in_the_contract(suppression: Suppression):
     """1 and 1.0 are the same number, true is not 1, and "1" is not 1."""
     values: list[tuple[Primitive, bool]] = [(1, True), (1.0, False), (True, True), ("1", True), (1, True)]
     for value, is_news in values:
         assert suppression.is_news(DRAFTING.set_metadata("v-1", {"a": value})) is is_news, value
 
 
-def test_back_and_forth_is_news_each_time(suppression: Suppression):
+def test_change_back_and_forth_is_sent_each_time(suppression: Suppression):
     assert [suppression.is_news(plan(value, "v-1")) for value in ("pro", "free", "pro")] == [True, True, True]
 
 
-def test_other_keys_do_not_make_it_news(suppression: Suppression):
+def test_other_keys_do_not_make_an_event_new(suppression: Suppression):
     other = DRAFTING.set_metadata("v-1", {"mrr": 1})
     assert [suppression.is_news(draft) for draft in (plan("pro", "v-1"), other, plan("pro", "v-1"), other)] == [
         True,
@@ -90,7 +90,7 @@ def test_other_keys_do_not_make_it_news(suppression: Suppression):
     ]
 
 
-def test_removing_a_key_makes_it_news(suppression: Suppression):
+def test_removing_a_key_makes_its_value_new(suppression: Suppression):
     removed = DRAFTING.set_metadata("v-1", unset=["plan"])
     assert [suppression.is_news(draft) for draft in (plan("pro", "v-1"), removed, removed, plan("pro", "v-1"))] == [
         True,
@@ -100,54 +100,54 @@ def test_removing_a_key_makes_it_news(suppression: Suppression):
     ]
 
 
-def test_one_person_under_two_names_is_one_person(suppression: Suppression):
-    """The visitor was identified as u-1, so what is set for u-1 changes what was set for the visitor."""
+def test_identifiers_of_one_person_are_compared_together(suppression: Suppression):
+    """The visitor was identified as u-1, so metadata of u-1 changes that of the visitor."""
     story = [identified("v-1", "u-1"), plan("pro", "v-1"), plan("free", external_id="u-1"), plan("pro", "v-1")]
     assert [suppression.is_news(draft) for draft in story] == [True, True, True, True]
     assert suppression.is_news(plan("free", external_id="u-1"))
 
 
-def test_a_device_that_goes_from_hand_to_hand_says_so_each_time(suppression: Suppression):
+def test_change_of_the_user_of_a_device_is_sent_each_time(suppression: Suppression):
     story = [identified("v-1", "u-1"), identified("v-1", "u-2"), identified("v-1", "u-1"), identified("v-1", "u-1")]
     assert [suppression.is_news(draft) for draft in story] == [True, True, True, False]
 
 
-def test_an_address_is_the_same_in_any_case(suppression: Suppression):
+def test_email_addresses_are_compared_without_case(suppression: Suppression):
     first = DRAFTING.set_metadata(email="Ada@example.org", metadata={"a": 1})
     second = DRAFTING.set_metadata(email="ada@example.org", metadata={"a": 2})
     assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True]
 
 
-def test_identifiers_are_the_same_in_any_spelling(suppression: Suppression):
-    """As the fold compares them: what is said of one spelling makes what was said of the other news again."""
+def test_spellings_of_an_identifier_are_the_same(suppression: Suppression):
+    """As in the fold: an event with one spelling makes an event with the other one new again."""
 
-    def said(number: int, *, visitor_id: str | None = None, external_id: str | None = None, email: str | None = None) -> Draft:
+    def draft(number: int, *, visitor_id: str | None = None, external_id: str | None = None, email: str | None = None) -> Draft:
         return DRAFTING.set_metadata(visitor_id, {"a": number}, external_id=external_id, email=email)
 
     for first, second in (
-        (said(1, email="jos\u00e9@b\u00fccher.example"), said(2, email="JOSE\u0301@xn--bcher-kva.example.")),
-        (said(1, email="a@x.org"), said(2, email="\ufeffa@x.org")),
-        (said(1, external_id="caf\u00e9"), said(2, external_id="\u200bcafe\u0301")),
-        (said(1, visitor_id="caf\u00e9"), said(2, visitor_id="cafe\u0301 ")),
+        (draft(1, email="jos\u00e9@b\u00fccher.example"), draft(2, email="JOSE\u0301@xn--bcher-kva.example.")),
+        (draft(1, email="a@x.org"), draft(2, email="\ufeffa@x.org")),
+        (draft(1, external_id="caf\u00e9"), draft(2, external_id="\u200bcafe\u0301")),
+        (draft(1, visitor_id="caf\u00e9"), draft(2, visitor_id="cafe\u0301 ")),
     ):
         assert [suppression.is_news(draft) for draft in (first, second, first)] == [True, True, True], second
 
 
-def test_a_look_alike_is_somebody_else(suppression: Suppression):
-    """What is said of KELVIN SIGN's owner leaves what was said of Kate as it is."""
+def test_lookalike_address_is_another_person(suppression: Suppression):
+    """An event about the address with KELVIN SIGN does not affect the address of Kate."""
     kate = DRAFTING.set_metadata(email="kate@example.org", metadata={"a": 1})
     kelvin = DRAFTING.set_metadata(email="\u212aate@example.org", metadata={"a": 2})
     assert [suppression.is_news(draft) for draft in (kate, kelvin, kate, kelvin)] == [True, True, False, False]
 
 
-def test_what_has_a_time_of_its_own_is_always_sent(suppression: Suppression):
-    """Which value wins is then for the fold to say: {plan: free} of yesterday changes nothing, and pro is not known to hold."""
+def test_event_with_an_explicit_time_is_always_sent(suppression: Suppression):
+    """The fold decides which value wins, so the producer no longer knows the current value."""
     late = DRAFTING.set_metadata("v-1", {"plan": "free"}, at=datetime(2026, 1, 1, tzinfo=UTC))
     story = [plan("pro", "v-1"), late, late, plan("free", "v-1"), plan("free", "v-1")]
     assert [suppression.is_news(draft) for draft in story] == [True, True, True, True, False]
 
 
-def test_after_the_time_to_live_it_is_sent_again(suppression: Suppression, clock: Clock):
+def test_event_is_sent_again_after_the_time_to_live(suppression: Suppression, clock: Clock):
     assert suppression.is_news(plan("pro", "v-1"))
     clock.now_s = 299.9
     assert not suppression.is_news(plan("pro", "v-1"))
@@ -155,8 +155,8 @@ def test_after_the_time_to_live_it_is_sent_again(suppression: Suppression, clock
     assert suppression.is_news(plan("pro", "v-1"))
 
 
-def test_so_many_are_remembered_and_no_more(suppression: Suppression):
-    """The least recently used are forgotten: what is not remembered is sent."""
+def test_number_of_remembered_identifiers_is_limited(suppression: Suppression):
+    """The least recently used ones are forgotten, and their events are sent."""
     for number in range(1000):
         suppression.is_news(plan("pro", f"v-{number}"))
     assert len(suppression) == 100
@@ -164,14 +164,14 @@ def test_so_many_are_remembered_and_no_more(suppression: Suppression):
     assert suppression.is_news(plan("pro", "v-0"))
 
 
-def test_a_kiosk_does_not_make_one_person_of_everybody(suppression: Suppression):
+def test_shared_device_does_not_join_all_its_users(suppression: Suppression):
     for number in range(1000):
         assert suppression.is_news(identified("v-kiosk", f"u-{number}"))
         assert len(suppression) <= 33
     assert suppression.is_news(identified("v-kiosk", "u-998"))
 
 
-def test_what_was_lost_is_not_held_for_sent(workspace: str):
+def test_lost_event_does_not_count_as_sent(workspace: str):
     visitors = kinfold.Producer("redis://127.0.0.1:1/0", workspace=workspace, exit_timeout_s=0)
     visitors.set_metadata("v-1", {"a": 1})
     visitors.close(timeout_s=0)

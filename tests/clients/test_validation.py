@@ -1,4 +1,4 @@
-"""A bad event is refused at the call, with the sentence that the fold would have for it."""
+"""An invalid event is rejected at the call, with the message that the fold would have."""
 
 import decimal
 import threading
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 import kinfold
-from kinfold.encoding import encode_drafts, stamped
+from kinfold.calls.encoding import encode_drafts
+from kinfold.producer.stamps import Stamps
 from kinfold_projections.entries import Entry, read_entry
 from kinfold_schemas.canonical import Primitive
 from tests.clients.drafting import DRAFTING
@@ -28,10 +29,10 @@ METADATA = st.dictionaries(TEXT, VALUES, max_size=5)
 
 
 @given(st.sampled_from(["seen", "identify", "set_metadata"]), TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | METADATA)
-def test_what_a_call_takes_the_fold_takes(
+def test_fold_accepts_what_a_call_accepts(
     call: str, visitor_id: str, external_id: str | None, email: str | None, metadata: dict[str, Primitive] | None
 ):
-    """Whatever is said: either the call raises EventError, or what goes out is a good entry. Nothing else is ever raised."""
+    """For any arguments, either the call raises EventError or the event is valid. It raises nothing else."""
     try:
         if call == "seen":
             draft = DRAFTING.seen(visitor_id, context=metadata)
@@ -41,10 +42,10 @@ def test_what_a_call_takes_the_fold_takes(
             draft = DRAFTING.set_metadata(visitor_id, metadata, external_id=external_id)
     except kinfold.EventError:
         return
-    (data,) = stamped(encode_drafts([draft]))
+    (data,) = Stamps().stamp(encode_drafts([draft]))
     entry = read_entry(b"1800000000000-0", {b"event": data})
     assert isinstance(entry, Entry), (entry, data)
-    assert len(data) <= draft[2] * 1.5, "a text of control characters takes more than is counted, and no more than that"
+    assert len(data) <= draft[2] * 1.5, "text of control characters takes more than the estimate, but at most this much more"
 
 
 @pytest.mark.parametrize(
@@ -81,11 +82,11 @@ def test_what_a_call_takes_the_fold_takes(
         (lambda: VISITORS.set_metadata("v-1", unset="plan"), "unset: expected an array of metadata keys, got 'plan'"),
         (lambda: VISITORS.seen("v-1", url="a\0b"), "context.url: expected text without NUL characters, got one"),
         (lambda: VISITORS.seen("v-1", url="\ud800"), "expected text that Unicode can encode, got a lone UTF-16 surrogate"),
-        (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "datetime.now(UTC), got 2026-01-01T00:00:00 without one"),  # noqa: DTZ001
-        (lambda: VISITORS.seen("v-1", at="now"), "at: expected a datetime with an offset, got 'now'"),
+        (lambda: VISITORS.seen("v-1", at=datetime(2026, 1, 1)), "datetime.now(UTC), got datetime.datetime(2026, 1, 1, 0, 0)"),  # noqa: DTZ001
+        (lambda: VISITORS.seen("v-1", at="now"), "such as datetime.now(UTC), got 'now'"),
     ],
 )
-def test_error_names_the_field_what_was_expected_and_what_it_got(call: Any, message: str):
+def test_message_names_the_field_and_the_expected_and_given_values(call: Any, message: str):
     with pytest.raises(kinfold.EventError) as raised:
         call()
     assert message in str(raised.value)
@@ -94,13 +95,13 @@ def test_error_names_the_field_what_was_expected_and_what_it_got(call: Any, mess
 
 
 class SafeText(str):
-    """As Django's SafeString."""
+    """A string like Django's SafeString."""
 
     __slots__ = ()
 
 
-def test_text_of_another_class_is_text():
-    """Frameworks have strings of their own, equal to plain ones: cached answers about those must not let them through raw."""
+def test_subclass_of_str_becomes_plain_text():
+    """An instance of a framework's string class equals a plain string, which may be in the cache of valid identifiers."""
     for visitor_id in ("v-safe", SafeText("v-safe")):
         draft = DRAFTING.seen(visitor_id, url=SafeText("/"))
         event = msgspec.json.decode(encode_drafts([draft])[0])
@@ -109,7 +110,7 @@ def test_text_of_another_class_is_text():
 
 
 class Standing:
-    """As werkzeug's LocalProxy: a string to whoever looks while the request lasts, and nothing in another thread."""
+    """Like werkzeug's LocalProxy: it looks like a string in its own thread, and raises in others."""
 
     def __init__(self) -> None:
         self.home = threading.get_ident()
@@ -130,8 +131,8 @@ class Standing:
         return "v-standing"
 
 
-def test_one_that_stands_for_an_identifier_spoils_nothing_but_its_own_event(folding_url: str, client: Redis, workspace: str):
-    """A bug of the caller's that no call can see cheaply; the rest of the batch goes out."""
+def test_proxy_object_as_identifier_loses_only_its_own_event(folding_url: str, client: Redis, workspace: str):
+    """A call cannot detect this bug of the caller cheaply. The rest of the batch is sent."""
     standing: Any = Standing()
     with kinfold.Producer(folding_url, workspace=workspace, batch_age_s=600) as visitors:
         visitors.seen("v-standing")
@@ -142,8 +143,8 @@ def test_one_that_stands_for_an_identifier_spoils_nothing_but_its_own_event(fold
     assert (visitors.counters.sent, visitors.counters.lost) == (2, 2)
 
 
-def test_a_value_that_stands_for_text_is_text_at_the_call():
-    """As Django's SimpleLazyObject: looked at where it is known what it is."""
+def test_proxy_object_as_a_value_becomes_text_at_the_call():
+    """Like Django's SimpleLazyObject: only the caller's thread can evaluate it."""
     standing: Any = Standing()
     draft = DRAFTING.seen("v-1", url=standing)
     assert msgspec.json.decode(encode_drafts([draft])[0])["context"] == {"url": "v-standing"}

@@ -1,4 +1,4 @@
-"""The wheel, installed in a clean environment beside an application with packages of the same plain names."""
+"""The wheel, installed in a clean environment next to an application with packages of the same generic names."""
 
 import os
 import subprocess
@@ -37,10 +37,10 @@ print(sorted(name for name in sys.modules if name.startswith("kinfold") and "." 
 
 
 @pytest.mark.slow
-def test_nothing_collides(tmp_path: Path):
-    """The base dependencies are taken from where they are installed already, and nothing else is: no network is needed.
+def test_wheel_does_not_collide_with_the_application(tmp_path: Path):
+    """The base dependencies are linked from the current environment, so no network is needed.
 
-    What the command line needs is not there, and it says so.
+    The command line lacks its dependencies, and says so.
     """
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -70,7 +70,7 @@ def test_nothing_collides(tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == "['kinfold', 'kinfold_projections', 'kinfold_schemas']"
 
-    said = subprocess.run([environment / "bin" / "kinfold", "status"], check=False, capture_output=True, text=True)
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr.endswith("in a clone, pip install '.[service]'\n")
-    assert said.stderr.count("\n") == 1
+    status = subprocess.run([environment / "bin" / "kinfold", "status"], check=False, capture_output=True, text=True)
+    assert (status.returncode, status.stdout) == (2, "")
+    assert status.stderr.endswith("in a clone, pip install '.[service]'\n")
+    assert status.stderr.count("\n") == 1

@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_projections.entries import read_entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.entries import read_entries
+from kinfold_projections.fold import fold
 from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.keys import key
@@ -138,7 +138,7 @@ async def disturb_at_random(watch: Watch, fleet: Fleet, dice: random.Random) -> 
 async def everything_was_folded_once(redis: Redis, workspace: str, log: list[RawEntry]) -> None:
     """The feed has exactly the changes that one fold of the log makes, in its order, and the contacts are those of it."""
     state = State(workspace)
-    changes = [encode_change(change) for raw in log for change in evolve(state, read_entry(*raw)).changes]
+    changes = [encode_change(change) for outcome in fold(state, read_entries(log)) for change in outcome.changes]
     told = [fields[b"change"] for _, fields in cast("list[RawEntry]", await redis.xrange(key(workspace, "changes")))]
     twice = [change for change, times in Counter(told).items() if times > 1]
     assert not twice, f"{workspace}: {len(twice)} changes are on the feed twice, first {twice[:2]}"

@@ -1,4 +1,4 @@
-"""Who may do what: every route × five callers, and what a key is worth (contract of the keys: `services.gateway.keys`)."""
+"""Authorisation: every route with five callers, and the checks of a key (`services.access.keys`)."""
 
 import base64
 import json
@@ -11,14 +11,14 @@ from litestar.handlers import HTTPRouteHandler
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.access.keys import create_key, list_keys, revoke_key
 from kinfold_services.gateway.app import ROUTES
-from kinfold_services.gateway.keys import create_key, list_keys, revoke_key
-from kinfold_services.gateway.segment import BATCH_PATHS, CALL_PATHS
+from kinfold_services.gateway.events.segment import BATCH_PATHS, CALL_PATHS
 from tests.support.gateways import Gateway, serving
 from tests.support.waiting import wait_until
 
 SEEN: Final = {"type": "VisitorSeen", "visitorId": "v-1"}
-CALLERS: Final = ("nobody", "revoked", "publishable", "another", "secret")
+CALLERS: Final = ("anonymous", "revoked", "publishable", "another", "secret")
 
 
 class Route(NamedTuple):
@@ -31,7 +31,7 @@ class Route(NamedTuple):
 
 
 OPEN: Final = (200, 200, 200, 200, 200)
-# What belongs to the workspace, another one's key does not find: it asks its own.
+# A key of another workspace gets 404: it reads its own workspace, which is empty.
 TABLE: Final = [
     Route("GET", "/healthz", OPEN),
     Route("GET", "/readyz", OPEN),
@@ -73,7 +73,7 @@ TABLE: Final = [
 
 @pytest.fixture
 async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
-    """Give the five callers' keys, and a contact to ask for."""
+    """Give the keys of the five callers, and the id of a contact."""
     position = await gateway.put(
         {"type": "VisitorIdentified", "externalId": "u-1", "email": "a@b.org", "visitorId": "v-1", "name": "Ada"}
     )
@@ -82,7 +82,7 @@ async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
     await revoke_key(redis, "default", revoked.split("_")[-2])
     another = await create_key(redis, "other", "secret")
     return {
-        "nobody": "",
+        "anonymous": "",
         "revoked": revoked,
         "publishable": gateway.publishable,
         "another": another,
@@ -92,7 +92,7 @@ async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
 
 
 async def ask(gateway: Gateway, route: Route, presented: str, contact: str, **headers: str) -> httpx.Response:
-    """The answer, the body of a stream aside."""
+    """The response. The body of a stream is not read."""
     if presented:
         headers["Authorization"] = f"Bearer {presented}"
     body = None if route.body is None else json.dumps(route.body).replace("{contact}", contact).encode()
@@ -105,8 +105,8 @@ async def ask(gateway: Gateway, route: Route, presented: str, contact: str, **he
         return answer
 
 
-async def test_every_route_and_every_caller(gateway: Gateway, keys: dict[str, str]):
-    """The table above, cell by cell."""
+async def test_each_caller_gets_the_status_in_the_table(gateway: Gateway, keys: dict[str, str]):
+    """Every route, with every caller."""
     wrong = list[str]()
     for route in TABLE:
         for caller, expected in zip(CALLERS, route.statuses, strict=True):
@@ -121,8 +121,8 @@ async def test_every_route_and_every_caller(gateway: Gateway, keys: dict[str, st
     assert wrong == []
 
 
-def test_no_route_is_missing_in_the_table():
-    """Who adds one says who may."""
+def test_table_lists_every_route():
+    """A new route needs a row that says who may use it."""
     served = {
         (method, path)
         for route in ROUTES
@@ -130,17 +130,17 @@ def test_no_route_is_missing_in_the_table():
         for method in route.http_methods
         for path in route.paths
     }
-    told = {(route.method, _template(route.path)) for route in TABLE}
+    listed = {(route.method, _template(route.path)) for route in TABLE}
 
-    assert served - told == set()
+    assert served - listed == set()
 
 
 def _template(path: str) -> str:
     return path.partition("?")[0].replace("/v-1", "/{visitor_id:path}").replace("{contact}", "{contact_id:str}")
 
 
-async def test_a_key_asks_its_own_workspace_alone(gateway: Gateway, keys: dict[str, str]):
-    """`Kinfold-Workspace` makes sure that it is the one that is meant: 403 where it is not, on every route that has a key."""
+async def test_kinfold_workspace_header_of_another_workspace_is_rejected(gateway: Gateway, keys: dict[str, str]):
+    """403 on every route that needs a key, if `Kinfold-Workspace` is not the key's workspace."""
     for route in (each for each in TABLE if each.statuses != OPEN):
         answer = await ask(gateway, route, keys["another"], keys["contact"], **{"Kinfold-Workspace": "default"})
         assert answer.status_code == 403, route
@@ -149,8 +149,8 @@ async def test_a_key_asks_its_own_workspace_alone(gateway: Gateway, keys: dict[s
     assert await gateway.redis.xlen(key("other", "events")) == 0
 
 
-async def test_what_a_page_may_know(gateway: Gateway, keys: dict[str, str]):
-    """Of its own visitor: the contact's name, and the hash to suppress what says nothing new. Nothing else."""
+async def test_publishable_key_reads_only_name_and_metadata_hash_of_a_contact(gateway: Gateway, keys: dict[str, str]):
+    """The hash lets a page skip metadata that has not changed."""
     answer = await gateway.browser.get("/v1/visitors/v-1")
 
     contact = await gateway.get(f"/v1/contacts/{keys['contact']}")
@@ -158,8 +158,8 @@ async def test_what_a_page_may_know(gateway: Gateway, keys: dict[str, str]):
 
 
 @pytest.mark.parametrize("change", ["kind", "workspace", "id", "secret", "case", "cut", "space"])
-async def test_a_key_that_is_almost_one_is_none(redis: Redis, gateway: Gateway, change: str):
-    """A publishable key does not become a secret one by its letters, and each part counts."""
+async def test_key_with_one_wrong_part_is_rejected(redis: Redis, gateway: Gateway, change: str):
+    """Changing the prefix does not turn a publishable key into a secret one."""
     await create_key(redis, "other", "secret")
     prefix, mark, workspace, key_id, secret = gateway.publishable.split("_")
     almost = {
@@ -177,16 +177,16 @@ async def test_a_key_that_is_almost_one_is_none(redis: Redis, gateway: Gateway, 
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Basic !!", "Digest x", "bearer kf_sk_default"])
-async def test_headers_that_name_no_key(gateway: Gateway, header: str):
-    """401, on Segment's paths too."""
+async def test_authorization_header_without_a_valid_key_is_rejected(gateway: Gateway, header: str):
+    """401, also on Segment's paths."""
     async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": header}) as client:
         assert (await client.get("/v1/contacts")).status_code == 401
         assert (await client.post("/v1/batch", json={"batch": []})).status_code == 401
         assert (await client.post("/v1/batch", content=b"no json")).status_code == 401
 
 
-async def test_keys_are_kept_as_hashes(redis: Redis, gateway: Gateway):
-    """Whoever reads Redis cannot use what stands there."""
+async def test_redis_stores_only_the_hash_of_a_key(redis: Redis, gateway: Gateway):
+    """A reader of Redis cannot use the keys."""
     stored = await redis.hgetall(key("default", "api-keys"))
 
     assert len(stored) == 2
@@ -198,8 +198,8 @@ async def test_keys_are_kept_as_hashes(redis: Redis, gateway: Gateway):
     ]
 
 
-async def test_a_revoked_key_is_refused_within_a_second(redis: Redis, gateway: Gateway):
-    """Though it was believed a moment ago."""
+async def test_revoked_key_is_rejected_within_a_second(redis: Redis, gateway: Gateway):
+    """Even if the gateway accepted it a moment ago."""
     assert (await gateway.client.get("/v1/contacts")).status_code == 200
     await revoke_key(redis, "default", gateway.secret.split("_")[-2])
 
@@ -209,8 +209,8 @@ async def test_a_revoked_key_is_refused_within_a_second(redis: Redis, gateway: G
     await wait_until(refused, 1.5)
 
 
-async def test_segments_keys_come_in_three_ways(gateway: Gateway):
-    """The user of Basic authentication, a bearer's, or in the body, as a browser's beacon sends it."""
+async def test_segment_paths_accept_the_key_in_three_places(gateway: Gateway):
+    """As the user of Basic authentication, as a bearer token, and in the body, where a browser's beacon puts it."""
     basic = base64.b64encode(f"{gateway.secret}:".encode()).decode()
     async with httpx.AsyncClient(base_url=gateway.url) as client:
         for headers, body in (
@@ -222,8 +222,8 @@ async def test_segments_keys_come_in_three_ways(gateway: Gateway):
             assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
 
 
-async def test_who_asks_too_often_is_told_when_to_ask_again(redis: Redis, redis_url: str):
-    """429 with Retry-After, to each key and address on its own; whoever has no key is held back too."""
+async def test_rate_limit_answers_429_with_retry_after(redis: Redis, redis_url: str):
+    """Each key and address has its own limit. Requests with an unknown key are limited, too."""
     async with serving(redis_url, redis, gateway_requests_per_s=1, gateway_browser_requests_per_s=0.5) as gateway:
         secret = [await gateway.client.get("/v1/contacts") for _ in range(4)]
         browser = [await gateway.browser.get("/v1/visitors/v") for _ in range(3)]
@@ -238,8 +238,8 @@ async def test_who_asks_too_often_is_told_when_to_ask_again(redis: Redis, redis_
         assert each.json()["error"] == "rate-limited"
 
 
-async def test_browsers_of_listed_origins_may_ask(redis: Redis, redis_url: str):
-    """CORS by a list; without one, no other origin's page gets at anything."""
+async def test_cors_allows_only_listed_origins(redis: Redis, redis_url: str):
+    """Without a list, no page of another origin can use the gateway."""
     ask = {
         "Origin": "https://shop.example",
         "Access-Control-Request-Method": "POST",
@@ -249,8 +249,8 @@ async def test_browsers_of_listed_origins_may_ask(redis: Redis, redis_url: str):
         allowed = await gateway.client.options("/v1/events", headers=ask)
         foreign = await gateway.client.options("/v1/events", headers={**ask, "Origin": "https://evil.example"})
         answer = await gateway.browser.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
-        async with gateway.client_of(None) as nobody:
-            refused = await nobody.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
+        async with gateway.client_of(None) as anonymous:
+            refused = await anonymous.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
     async with serving(redis_url, redis) as gateway:
         closed = await gateway.browser.post("/v1/events", json=SEEN, headers={"Origin": "https://shop.example"})
 
@@ -277,10 +277,8 @@ async def test_browsers_of_listed_origins_may_ask(redis: Redis, redis_url: str):
         ),
     ],
 )
-async def test_a_preflight_that_is_refused_says_why(
-    redis: Redis, redis_url: str, asked: dict[str, str], expected: str, got: str
-):
-    """As every refusal does. What an EventSource of a page's own making sends is allowed."""
+async def test_rejected_preflight_says_why(redis: Redis, redis_url: str, asked: dict[str, str], expected: str, got: str):
+    """The headers of an EventSource library that uses fetch are allowed."""
     follows = {
         "Origin": "https://shop.example",
         "Access-Control-Request-Method": "GET",
@@ -297,8 +295,8 @@ async def test_a_preflight_that_is_refused_says_why(
     assert (refused.json()["error"], refused.json()["requestId"]) == ("bad-request", refused.headers["X-Request-Id"])
 
 
-async def test_the_table_holds_for_the_websocket_too(gateway: Gateway, keys: dict[str, str]):
-    """It is refused before the upgrade, with the status that a request would get."""
+async def test_websocket_gets_the_same_statuses(gateway: Gateway, keys: dict[str, str]):
+    """It is rejected before the upgrade, with the status that an HTTP request would get."""
     url = gateway.url.replace("http", "ws") + "/v1/changes/ws"
     got: dict[str, int] = {}
     for caller in CALLERS:

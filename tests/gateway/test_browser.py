@@ -1,4 +1,4 @@
-"""What pages do with the gateway, in a real browser."""
+"""The gateway used by pages in a real browser."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ async def names_on(page: Page) -> dict[str, str | None]:
 
 
 async def answer_of(page: Page, url: str, key: str) -> Any:
-    """What a page's `fetch` of an event comes to: a status, or the name of the error."""
+    """The result of posting an event with `fetch`: a status, or the name of the error."""
     body = "JSON.stringify({ type: 'VisitorSeen', visitorId: 'v-1' })"
     headers = f"{{ Authorization: 'Bearer {key}', 'Kinfold-Workspace': 'default' }}"
     options = f"{{ method: 'POST', headers: {headers}, body: {body} }}"
@@ -50,14 +50,14 @@ async def answer_of(page: Page, url: str, key: str) -> Any:
 
 
 async def followed_by(page: Page, url: str, key: str) -> str:
-    """What becomes of an EventSource at first."""
+    """The first event of an EventSource: `open` or `error`."""
     source = f"const source = new EventSource('{url}/v1/changes?access_token={key}')"
     outcomes = "source.onopen = source.onerror = ({ type }) => { source.close(); done(type) }"
     return str(await page.run(f"new Promise((done) => {{ {source}; {outcomes} }})"))
 
 
-async def test_an_event_source_is_all_that_a_dashboard_needs(redis: Redis, redis_url: str, tmp_path: Path):
-    """It brings its key in the URL, sees every change by `onmessage`, and comes back by itself after the gateway was away."""
+async def test_dashboard_follows_contacts_with_an_event_source(redis: Redis, redis_url: str, tmp_path: Path):
+    """The key is in the URL, `onmessage` gets every change, and the source reconnects after the gateway was restarted."""
     port = free_port()
     async with projecting(redis_url), browsing(tmp_path) as page:
 
@@ -81,8 +81,8 @@ async def test_an_event_source_is_all_that_a_dashboard_needs(redis: Redis, redis
     assert seen == feed[-len(seen) :]
 
 
-async def test_pages_of_listed_origins_alone_get_at_anything(redis: Redis, redis_url: str, tmp_path: Path):
-    """`localhost` and `127.0.0.1` are two origins, and one of them is listed: it may post with a key, and follow the feed."""
+async def test_only_pages_of_listed_origins_can_use_the_gateway(redis: Redis, redis_url: str, tmp_path: Path):
+    """`localhost` and `127.0.0.1` are two origins. The one that is listed can post events and follow the feed."""
     port = free_port()
     listed, other = f"http://localhost:{port}", f"http://127.0.0.1:{port}"
     async with (
@@ -98,8 +98,8 @@ async def test_pages_of_listed_origins_alone_get_at_anything(redis: Redis, redis
     assert refused == ("TypeError", "error")
 
 
-async def test_the_documents_page_needs_nobody_else(unfolded: Gateway, tmp_path: Path):
-    """It is there without the internet: one request, and the routes can be read."""
+async def test_docs_page_loads_nothing_else(unfolded: Gateway, tmp_path: Path):
+    """It works without internet access: one request loads the whole page."""
     async with browsing(tmp_path) as page:
         await page.open(f"{unfolded.url}/docs")
         text = await page.run("document.body.innerText")

@@ -1,4 +1,4 @@
-"""`POST /v1/events`: what is acknowledged is in the log, and nothing else is."""
+"""`POST /v1/events`: the log has the acknowledged events, and no others."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.gateway.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
 from tests.support.gateways import Gateway
 
 SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
@@ -21,8 +21,8 @@ async def log_of(gateway: Gateway) -> list[dict[str, Any]]:
     return [event for _, event in await gateway.entries("events")]
 
 
-async def test_one_event_is_appended_and_its_position_told(unfolded: Gateway):
-    """A JSON object is one event."""
+async def test_single_event_is_appended(unfolded: Gateway):
+    """The response has its position."""
     answer = await unfolded.post(json.dumps({**SEEN, "id": "e-1"}).encode())
 
     assert answer.status_code == 202
@@ -58,21 +58,20 @@ async def test_one_event_is_appended_and_its_position_told(unfolded: Gateway):
     ],
     ids=["array", "lines", "ndjson", "gzip", "array, bom", "lines, bom", "ndjson, bom", "gzip, bom"],
 )
-async def test_many_events_are_appended_in_their_order(unfolded: Gateway, body: bytes, headers: dict[str, str]):
-    """An array, one event a line, and both packed, in several members too; a byte order mark in front is skipped."""
+async def test_events_are_appended_in_order(unfolded: Gateway, body: bytes, headers: dict[str, str]):
+    """As an array, as lines, and as gzip with several members. A byte order mark is skipped."""
     answer = await unfolded.client.post("/v1/events", content=body, headers=headers)
 
     assert (answer.status_code, answer.json()["appended"]) == (202, 2), answer.text
     assert [event["visitorId"] for event in await log_of(unfolded)] == ["a", "b"]
 
 
-async def test_an_event_spread_over_lines_is_one_event(unfolded: Gateway):
-    """Pretty-printed JSON is JSON."""
+async def test_pretty_printed_event_is_one_event(unfolded: Gateway):
     assert (await unfolded.post(json.dumps(SEEN, indent=2).encode())).json()["appended"] == 1
 
 
-async def test_an_id_is_given_where_none_is(unfolded: Gateway):
-    """To each its own, so that the event can be appended again without harm; fields of newer producers stay."""
+async def test_event_without_an_id_gets_one(unfolded: Gateway):
+    """Each event gets a different id. Unknown fields of newer producers are kept."""
     await unfolded.put({**SEEN, "newer": {"nested": [1]}}, {**SEEN, "id": None}, {**SEEN, "id": ""}, {**SEEN, "id": "mine"})
 
     events = await log_of(unfolded)
@@ -82,8 +81,8 @@ async def test_an_id_is_given_where_none_is(unfolded: Gateway):
     assert events[3]["id"] == "mine"
 
 
-async def test_one_bad_event_and_nothing_is_appended(unfolded: Gateway):
-    """The answer is 422 and names the index, the field, what was expected and what it got."""
+async def test_one_invalid_event_rejects_the_request(unfolded: Gateway):
+    """422. The error has the index, the field, and what was expected and got. No event is appended."""
     answer = await unfolded.post(SEEN, BAD, SEEN)
 
     assert answer.status_code == 422
@@ -114,8 +113,8 @@ async def test_value_that_looks_like_a_sentence_stays_in_got(unfolded: Gateway):
     assert rejected["got"] == "'a, got b: expected c, got d'"
 
 
-async def test_partial_appends_the_good_and_lists_the_bad(unfolded: Gateway):
-    """`?partial=true`: whoever sends others' events can get on with those that are good."""
+async def test_partial_appends_valid_events_and_lists_the_others(unfolded: Gateway):
+    """`?partial=true` is for senders that pass on events of others."""
     answer = await unfolded.post(BAD, SEEN, {"type": "Sung"}, SEEN, partial="true")
 
     assert answer.status_code == 202
@@ -125,8 +124,8 @@ async def test_partial_appends_the_good_and_lists_the_bad(unfolded: Gateway):
     assert len(await log_of(unfolded)) == 2
 
 
-async def test_partial_with_nothing_good_appends_nothing(unfolded: Gateway):
-    """There is no position then."""
+async def test_partial_without_valid_events_appends_nothing(unfolded: Gateway):
+    """The position is null."""
     assert (await unfolded.post(BAD, partial="true")).json()["position"] is None
 
 
@@ -143,8 +142,8 @@ async def test_partial_with_nothing_good_appends_nothing(unfolded: Gateway):
         ({"type": "VisitorSeen", "visitorId": "v", "padding": "x" * 65_536}, "too-large"),
     ],
 )
-async def test_what_the_fold_would_refuse_is_refused_at_once(unfolded: Gateway, event: dict[str, Any], reason: str):
-    """The same judgement, with the same reason: nothing that is answered with 202 ends among the rejects for its form."""
+async def test_event_that_the_fold_would_reject_is_rejected(unfolded: Gateway, event: dict[str, Any], reason: str):
+    """With the same reason. So no event that got 202 is rejected later because of its form."""
     answer = await unfolded.post(event)
 
     assert answer.status_code == 422
@@ -153,8 +152,7 @@ async def test_what_the_fold_would_refuse_is_refused_at_once(unfolded: Gateway, 
     assert rejected["detail"] == f"{rejected['field']}: expected {rejected['expected']}, got {rejected['got']}"
 
 
-async def test_the_workspaces_own_blocked_identifiers_count(redis: Redis, unfolded: Gateway):
-    """They are the workspace's, so they hold at its door as well."""
+async def test_identifier_that_the_workspace_blocks_is_rejected(redis: Redis, unfolded: Gateway):
     await redis.sadd(key("default", "blocked-identifiers"), "/^test-/")
 
     assert (await unfolded.post({**SEEN, "visitorId": "test-1"})).json()["rejected"][0]["reason"] == "blocked-identifier"
@@ -176,7 +174,7 @@ async def test_the_workspaces_own_blocked_identifiers_count(redis: Redis, unfold
         (gzip.compress(b" " * (MAX_BODY_BYTES + 1)), {"Content-Encoding": "gzip"}, 413),
         (b"[" + b"1," * 30_000 + b"1]", {}, 413),
     ],
-    # In words: what gzip packs holds the time of packing, and pytest-xdist wants the same names from every worker.
+    # Fixed names: gzip output contains the time, and pytest-xdist needs the same names in every worker.
     ids=[
         "nothing",
         "array-cut-short",
@@ -192,8 +190,8 @@ async def test_the_workspaces_own_blocked_identifiers_count(redis: Redis, unfold
         "too-many",
     ],
 )
-async def test_bodies_that_are_no_events(unfolded: Gateway, body: bytes, headers: dict[str, str], status: int):
-    """Each is the caller's mistake, and the answer says which."""
+async def test_body_without_events_is_rejected(unfolded: Gateway, body: bytes, headers: dict[str, str], status: int):
+    """The error says what is wrong."""
     answer = await unfolded.client.post("/v1/events", content=body, headers=headers)
 
     assert answer.status_code == status
@@ -201,14 +199,14 @@ async def test_bodies_that_are_no_events(unfolded: Gateway, body: bytes, headers
     assert await log_of(unfolded) == []
 
 
-async def test_a_body_of_the_largest_size_is_taken(unfolded: Gateway):
+async def test_body_of_the_maximum_size_is_accepted(unfolded: Gateway):
     """1 MiB, to the byte."""
     event = json.dumps(SEEN).encode()
     assert (await unfolded.post(event + b" " * (MAX_BODY_BYTES - len(event)))).status_code == 202
 
 
-async def test_redis_that_is_full_takes_nothing_of_a_request(redis: Redis, unfolded: Gateway):
-    """503 with Retry-After, and not one of its events is in the log."""
+async def test_request_appends_nothing_if_redis_is_full(redis: Redis, unfolded: Gateway):
+    """503 with Retry-After. None of its events is in the log."""
     await unfolded.put(SEEN)
     used = (await redis.info("memory"))["used_memory"]
     await redis.config_set("maxmemory", used // 2)
@@ -222,8 +220,8 @@ async def test_redis_that_is_full_takes_nothing_of_a_request(redis: Redis, unfol
     assert (await unfolded.post(SEEN)).status_code == 202
 
 
-async def test_a_request_id_is_kept_or_made(unfolded: Gateway):
-    """It is in the answer and in the error, to be found in the log."""
+async def test_request_id_is_kept_or_created(unfolded: Gateway):
+    """The response has it as a header, and an error has it in its body."""
     given = await unfolded.client.get("/v1/nowhere", headers={"X-Request-Id": "abc-1"})
     odd = await unfolded.client.get("/healthz", headers={"X-Request-Id": "no spaces, please"})
 

@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, documents, and stopping."""
+"""Health, readiness, metrics, the OpenAPI document, outages, and how the gateway stops."""
 
 import asyncio
 import json
@@ -18,9 +18,9 @@ import websockets
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
 from kinfold_services.gateway.workspaces import ANSWER_S
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until_sync
@@ -30,19 +30,19 @@ SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
 
 @pytest.fixture
 def port() -> int:
-    """Give a port that is free."""
+    """Give a free port."""
     return free_port()
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Give a server of the test's own."""
+    """Give a server for this test alone."""
     with EmbeddedServer.start(tmp_path / "data", fsync="always") as server:
         yield server
 
 
-async def test_ready_tells_the_projectors_lag_and_age(unfolded: Gateway):
-    """Nothing was folded yet, and one entry waits."""
+async def test_readiness_has_the_projectors_lag(unfolded: Gateway):
+    """No entry was folded yet, and one waits."""
     await unfolded.put(SEEN)
 
     assert await unfolded.get("/readyz") == {
@@ -56,14 +56,14 @@ async def test_ready_tells_the_projectors_lag_and_age(unfolded: Gateway):
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_a_monitor_may_ask_without_a_body(gateway: Gateway, path: str):
-    """HEAD, as many a monitor does: the same status, and nothing else."""
+async def test_health_and_readiness_answer_head(gateway: Gateway, path: str):
+    """With the same status and no body, for monitors that send HEAD."""
     answer = await gateway.client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_ready_of_a_projector_at_work(gateway: Gateway):
-    """It has folded all there is, a moment ago."""
+async def test_readiness_has_the_age_of_the_last_commit(gateway: Gateway):
+    """The projector has just folded the whole log."""
     await gateway.get("/v1/visitors/v-1", after=await gateway.put(SEEN))
 
     readiness = await gateway.get("/readyz")
@@ -71,13 +71,13 @@ async def test_ready_of_a_projector_at_work(gateway: Gateway):
     assert (readiness["lag"], 0 <= readiness["lastCommitAgeMs"] < 10_000) == (0, True)
 
 
-async def test_metrics(redis: Redis, gateway: Gateway):
-    """What came in, what it came to, what was refused, and how long it took; what is no workspace's name is passed over."""
+async def test_metrics_count_events_and_outcomes(redis: Redis, gateway: Gateway):
+    """Accepted and rejected events, outcomes and durations. An invalid name of a workspace is skipped."""
     await redis.sadd(WORKSPACES, "no name!")
     await gateway.post(SEEN, {"type": "VisitorSeen"}, partial="true")
     await gateway.get("/v1/visitors/v-1", after=await gateway.put(SEEN))
 
-    told = (await gateway.client.get("/metrics")).text
+    metrics = (await gateway.client.get("/metrics")).text
 
     for line in (
         'kinfold_gateway_events_total{type="VisitorSeen",workspace="default"} 2.0',
@@ -89,12 +89,12 @@ async def test_metrics(redis: Redis, gateway: Gateway):
         'kinfold_visitors{workspace="default"} 1.0',
         "kinfold_gateway_append_seconds_count 2.0",
     ):
-        assert line in told, told
-    assert 'kinfold_batch_seconds_count{workspace="default"}' in told
+        assert line in metrics, metrics
+    assert 'kinfold_batch_seconds_count{workspace="default"}' in metrics
 
 
-async def test_redis_that_is_gone_is_503_and_health_is_not_its_matter(tmp_path: Path):
-    """503 with Retry-After on every route that needs it; and when it is back, so is the gateway."""
+async def test_gateway_answers_503_while_redis_is_stopped(tmp_path: Path):
+    """With Retry-After, on every route that needs Redis. It recovers when Redis is back. `/healthz` always answers 200."""
     with EmbeddedServer.start(tmp_path) as server:
         redis = Redis.from_url(server.url)
         async with redis, serving(server.url, redis) as gateway:
@@ -117,8 +117,8 @@ async def test_redis_that_is_gone_is_503_and_health_is_not_its_matter(tmp_path: 
 
 
 @pytest.mark.slow
-async def test_redis_that_hangs_is_503_too(tmp_path: Path):
-    """Nobody is kept waiting for what may never come: no longer than 5 s, whatever they ask, over WebSocket too."""
+async def test_gateway_answers_503_while_redis_hangs(tmp_path: Path):
+    """Within about 5 s, on every kind of route, also for a WebSocket."""
     with EmbeddedServer.start(tmp_path) as server:
         redis = Redis.from_url(server.url)
         async with redis, serving(server.url, redis) as gateway:
@@ -141,7 +141,7 @@ async def test_redis_that_hangs_is_503_too(tmp_path: Path):
 
 
 async def refused_socket(gateway: Gateway, query: str = "") -> Any:
-    """The answer that a WebSocket is refused with."""
+    """The response that rejects a WebSocket."""
     headers = {"Authorization": f"Bearer {gateway.secret}"}
     with pytest.raises(websockets.InvalidStatus) as refused:
         await websockets.connect(f"{gateway.url.replace('http', 'ws')}/v1/changes/ws{query}", additional_headers=headers)
@@ -149,17 +149,17 @@ async def refused_socket(gateway: Gateway, query: str = "") -> Any:
 
 
 @pytest.mark.parametrize(("query", "status"), [("?since=soon", 400), ("?snapshot=perhaps", 400), ("/nowhere", 404)])
-async def test_a_socket_is_refused_as_a_request_would_be(unfolded: Gateway, query: str, status: int):
-    """With the status that says what is wrong."""
+async def test_websocket_is_rejected_with_a_status(unfolded: Gateway, query: str, status: int):
+    """With the status that an HTTP request would get."""
     assert (await refused_socket(unfolded, query)).status_code == status
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_process_ends_within_five_seconds_with_streams_open(
+def test_process_stops_within_five_seconds_with_an_open_stream(
     server: EmbeddedServer, port: int, tmp_path: Path, number: signal.Signals
 ):
-    """`kinfold gateway` answers, logs, and ends with status 0, though somebody follows and does not read."""
+    """`kinfold gateway` exits with status 0, even if a reader of the feed does not read. Its log has no keys."""
     key = make_key(server.url)
     log = tmp_path / "log"
     with GatewayProcess(server.url, port, log) as gateway, httpx.Client(base_url=gateway.url) as client:
@@ -177,8 +177,8 @@ def test_the_process_ends_within_five_seconds_with_streams_open(
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
-    """In a sentence, and with a status of its own."""
+def test_port_in_use_is_reported(server: EmbeddedServer, tmp_path: Path):
+    """In a sentence, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         log = tmp_path / "log"
         with pytest.raises(AssertionError), GatewayProcess(server.url, taken.getsockname()[1], log):
@@ -204,10 +204,10 @@ def test_a_port_that_is_taken_is_said(server: EmbeddedServer, tmp_path: Path):
         ),
     ],
 )
-async def test_what_reaches_no_route_is_answered_as_by_one(  # noqa: PLR0917  each is a column
+async def test_errors_of_the_framework_have_our_format(  # noqa: PLR0917  each parameter is a column
     unfolded: Gateway, method: str, path: str, status: int, error: str, detail: str
 ):
-    """The same media type and fields, and a sentence that says what was expected and what it got."""
+    """The same media type and fields, and a detail like "expected X, got Y"."""
     answer = await unfolded.client.request(method, path, content=b"x" * (MAX_BODY_BYTES + 1) if status == 413 else None)
 
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
@@ -215,8 +215,8 @@ async def test_what_reaches_no_route_is_answered_as_by_one(  # noqa: PLR0917  ea
     assert answer.headers.get("Allow") == ("GET, OPTIONS" if status == 405 else None)
 
 
-async def test_the_document(gateway: Gateway):
-    """OpenAPI 3.1, with events, contacts and errors among its schemas, and at `/` and `/docs` a page that fetches nothing."""
+async def test_document_and_its_page(gateway: Gateway):
+    """OpenAPI 3.1 with the schemas of events, contacts and errors. `/` and `/docs` show it on a page without scripts."""
     document = await gateway.get("/openapi.json")
     page = await gateway.client.get("/docs")
     home = await gateway.client.get("/")
@@ -232,8 +232,8 @@ async def test_the_document(gateway: Gateway):
 
 
 def make_key(url: str) -> str:
-    """A secret key."""
-    from kinfold_services.gateway.keys import create_key  # noqa: PLC0415
+    """Create a secret key."""
+    from kinfold_services.access.keys import create_key  # noqa: PLC0415
 
     async def make() -> str:
         async with Redis.from_url(url) as redis:

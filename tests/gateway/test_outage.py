@@ -1,4 +1,4 @@
-"""Redis stopped and started again under load: what was acknowledged is there (`appendfsync always`)."""
+"""Redis is stopped and restarted under load: every acknowledged event survives (`appendfsync always`)."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.gateways import Gateway, serving
 from tests.support.projecting import projecting
 from tests.support.sse import following
@@ -22,7 +22,7 @@ OUTAGES = 3
 
 
 class Writer:
-    """Posts events, each with an id of its own, and remembers what was acknowledged."""
+    """Posts events with ids, and remembers which were acknowledged."""
 
     def __init__(self, gateway: Gateway, name: int) -> None:
         self.acknowledged: list[str] = []
@@ -32,7 +32,7 @@ class Writer:
         self.enough = asyncio.Event()
 
     async def write(self) -> None:
-        """Until it has enough. What was not acknowledged is posted again, as it was."""
+        """Post events until `enough` is set. Events that were not acknowledged are posted again, unchanged."""
         turn = 0
         async with self._gateway.client_of(self._gateway.secret) as client:
             while not self.enough.is_set():
@@ -51,8 +51,8 @@ class Writer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, how: str):
-    """Meanwhile 503; the gateway recovers by itself, and so does a stream that was open: it gets every change, once."""
+async def test_no_acknowledged_event_is_lost(tmp_path: Path, how: str):
+    """During the outage the gateway answers 503, then it recovers by itself. An open stream gets every change once."""
     server = EmbeddedServer.start(tmp_path, fsync="always")
     redis = Redis.from_url(server.url)
     writers = list[Writer]()
@@ -86,24 +86,24 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, how: str):
 
 
 def acknowledged_by(writers: list[Writer]) -> int:
-    """How many events were."""
+    """The number of acknowledged events."""
     return sum(len(writer.acknowledged) for writer in writers)
 
 
 def have_more_than(writers: list[Writer], count: int) -> bool:
-    """Whether they have posted so many."""
+    """Whether more than `count` events were acknowledged."""
     return acknowledged_by(writers) > count
 
 
 async def end(server: EmbeddedServer, redis: Redis, how: str) -> None:
-    """Stops a server in good order, or kills it."""
+    """Stop a server cleanly, or kill it."""
     if how == "killed":
         os.kill((await redis.info("server"))["process_id"], signal.SIGKILL)
     server.stop()
 
 
 async def watch(stream: Any, seen: list[str]) -> None:
-    """Notes the external ids of the contacts that come."""
+    """Collect the external ids of new contacts."""
     while True:
         change = (await stream.message()).data
         if change["type"] == "ContactCreated":

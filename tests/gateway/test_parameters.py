@@ -1,4 +1,4 @@
-"""Query parameters that a route does not have (`services.gateway.parameters`): every route, over HTTP and WebSocket."""
+"""Unknown query parameters (`services.gateway.parameters`), on every route, over HTTP and WebSocket."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import websockets
 from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 
 from kinfold_services.gateway.app import ROUTES
-from kinfold_services.gateway.segment import BATCH_PATHS, CALL_PATHS
+from kinfold_services.gateway.events.segment import BATCH_PATHS, CALL_PATHS
 from tests.support.gateways import Gateway
 
 ID: Final = "x"
 PAGES: Final = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
-"""The routes that the framework makes."""
+"""The routes that the framework adds."""
 
 
 def served() -> Iterator[tuple[str, str]]:
@@ -25,10 +25,10 @@ def served() -> Iterator[tuple[str, str]]:
     yield from PAGES
 
 
-@pytest.mark.parametrize("caller", ["secret", "publishable", "nobody"])
-async def test_every_route_refuses_an_unknown_parameter(unfolded: Gateway, caller: str):
-    """Whoever asks: `?external_id=u-1` was answered with everybody."""
-    keys = {"secret": unfolded.secret, "publishable": unfolded.publishable, "nobody": None}
+@pytest.mark.parametrize("caller", ["secret", "publishable", "anonymous"])
+async def test_unknown_query_parameter_is_rejected(unfolded: Gateway, caller: str):
+    """For every caller: `?external_id=u-1` would otherwise list all contacts."""
+    keys = {"secret": unfolded.secret, "publishable": unfolded.publishable, "anonymous": None}
     async with unfolded.client_of(keys[caller]) as client:
         answered = {route: await client.request(*route, params={"no_such_parameter": "1"}, json={}) for route in served()}
 
@@ -39,8 +39,8 @@ async def test_every_route_refuses_an_unknown_parameter(unfolded: Gateway, calle
             assert "'no_such_parameter'" in answer.json()["detail"]
 
 
-async def test_every_route_takes_the_parameters_that_the_document_names(unfolded: Gateway):
-    """The document has them from the same declarations; a parameter that is not declared there would be refused."""
+async def test_documented_query_parameters_are_accepted(unfolded: Gateway):
+    """The document and the check use the same declarations."""
     document = (await unfolded.client.get("/openapi.json")).json()
     asked = 0
     for path, methods in document["paths"].items():
@@ -48,7 +48,7 @@ async def test_every_route_takes_the_parameters_that_the_document_names(unfolded
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "query":
                     asked += 1
-                    params = {"since": "nonsense", parameter["name"]: "nonsense"}  # a feed without an end is no answer
+                    params = {"since": "nonsense", parameter["name"]: "nonsense"}  # otherwise the feed never ends
                     if path != "/v1/changes":
                         del params["since"]
                     answer = await unfolded.client.request(method, _filled(path), params=params, json={})
@@ -68,8 +68,8 @@ async def test_every_route_takes_the_parameters_that_the_document_names(unfolded
         ("/v1/contacts", "x" * 5000, ""),
     ],
 )
-async def test_the_answer_names_the_nearest_parameter(unfolded: Gateway, path: str, given: str, nearest: str):
-    """And the one that was given, and all that there are."""
+async def test_error_names_the_nearest_parameter(unfolded: Gateway, path: str, given: str, nearest: str):
+    """It also names the given parameter, and all parameters of the route."""
     answer = await unfolded.client.get(path, params={given: "u-1"})
 
     assert (answer.status_code, answer.json()["error"]) == (400, "bad-request")
@@ -78,15 +78,15 @@ async def test_the_answer_names_the_nearest_parameter(unfolded: Gateway, path: s
     assert f"got {given[:64]!r}; the nearest is '{nearest}" in detail
 
 
-async def test_a_route_without_parameters_says_so(unfolded: Gateway):
-    """There is no nearest one."""
+async def test_error_says_that_a_route_has_no_parameters(unfolded: Gateway):
+    """There is no nearest parameter to name."""
     answer = await unfolded.client.get("/healthz", params={"verbose": ""})
 
     assert answer.json()["detail"] == "query: expected no parameters, got 'verbose'"
 
 
-async def test_a_websocket_is_refused_as_a_request_is(unfolded: Gateway):
-    """With the status and the body, also where it is another mistake."""
+async def test_websocket_is_rejected_with_the_same_error(unfolded: Gateway):
+    """The status and the body are those of an HTTP request, for other errors too."""
     paths = [path for route in ROUTES if isinstance(route, WebsocketRouteHandler) for path in route.paths]
     assert paths == ["/v1/changes/ws"]
     token = f"access_token={unfolded.secret}"
@@ -113,8 +113,8 @@ async def test_a_websocket_is_refused_as_a_request_is(unfolded: Gateway):
 
 
 @pytest.mark.parametrize("path", [*BATCH_PATHS, *CALL_PATHS])
-async def test_a_beacon_brings_its_key_in_the_query(unfolded: Gateway, path: str):
-    """RudderStack's `?writeKey=`, since a beacon cannot set headers."""
+async def test_segment_paths_accept_the_key_in_the_query(unfolded: Gateway, path: str):
+    """`?writeKey=` of RudderStack's beacons, which cannot set headers."""
     call: dict[str, Any] = {"anonymousId": "v-1", "traits": {}}
 
     async with unfolded.client_of(None) as client:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, taken at its word: generated requests, and answers that must be as it says."""
+"""Generated requests: every response must match the OpenAPI document."""
 
 import asyncio
 import subprocess
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.keys import create_key
+from kinfold_services.access.keys import create_key
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess
 
 EXAMPLES = 40
-# A stream without an end is no answer to wait for; tests/gateway/test_feed.py looks at it. The pages are for people.
+# The feed never ends, so tests/gateway/test_feed.py tests it.
 LEFT_OUT = "^/v1/changes$"
 
 
 @pytest.mark.slow
-def test_generated_requests(tmp_path: Path):
-    """Schemathesis over the document: no 5xx, and no answer whose status, type or body the document does not have."""
+def test_responses_match_the_document(tmp_path: Path):
+    """Schemathesis finds no 5xx, and no status, media type or body that the document does not describe."""
     port = free_port()
     with EmbeddedServer.start(tmp_path / "data") as server:
 

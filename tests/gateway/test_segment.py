@@ -1,4 +1,4 @@
-"""Segment's tracking API, with the SDKs that people have (`services.gateway.segment_calls`)."""
+"""Segment's tracking API, with existing SDKs (`services.gateway.events.segment_calls`)."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
 
 async def folded(gateway: Gateway, entries: int) -> None:
-    """Waits until so many events are in the log and folded."""
+    """Wait until the log has `entries` events and all of them are folded."""
 
     async def all_there() -> bool:
         return await gateway.redis.xlen(key("default", "events")) >= entries
@@ -33,8 +33,8 @@ async def folded(gateway: Gateway, entries: int) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("make", [segment.Client, rudder.Client], ids=["segment-analytics-python", "rudder-sdk-python"])
-async def test_the_python_sdks(gateway: Gateway, make: Any, packed: bool):  # noqa: FBT001  a parameter of the test
-    """Host and key are all that is changed. A late event stands where it belongs, and one sent again changes nothing."""
+async def test_python_sdks(gateway: Gateway, make: Any, packed: bool):  # noqa: FBT001  a parameter of the test
+    """Only host and key differ. A late call counts at its time, and a repeated call changes nothing."""
     errors = list[Any]()
 
     def note(*error: Any) -> None:
@@ -48,9 +48,9 @@ async def test_the_python_sdks(gateway: Gateway, make: Any, packed: bool):  # no
             {"email": "Ada@x.org", "firstName": "Ada", "lastName": "Lovelace", "plan": "pro", "nested": {"a": 1}},
             anonymous_id="v-1",
         )
-        client.identify("u-1", {"plan": "free"}, timestamp=YESTERDAY, message_id="late")
+        client.identify("u-1", {"plan": "free", "city": "Paris"}, timestamp=YESTERDAY, message_id="late")
         client.track("u-1", "Bought", {"price": 3}, anonymous_id="v-1")
-        now = datetime.now(UTC)  # or the SDK stamps each call, and they are two events
+        now = datetime.now(UTC)  # otherwise the SDK gives each call another time, and they differ
         for _ in range(2):
             client.identify("u-1", {"seats": 5}, timestamp=now, message_id="again")
         client.alias("old", "u-1")
@@ -66,19 +66,19 @@ async def test_the_python_sdks(gateway: Gateway, make: Any, packed: bool):  # no
     counts = await gateway.redis.hgetall(key("default", "position"))
     assert errors == []
     assert (contact["name"], contact["email"], contact["visitorIds"]) == ("Ada Lovelace", "Ada@x.org", ["v-1"])
-    assert contact["metadata"] == {"firstName": "Ada", "lastName": "Lovelace", "plan": "pro", "seats": 5}
+    assert contact["metadata"] == {"firstName": "Ada", "lastName": "Lovelace", "plan": "pro", "city": "Paris", "seats": 5}
     assert contact["firstSeenAt"] < contact["lastSeenAt"]
     assert contact["firstSeenAt"].startswith(YESTERDAY.strftime("%Y-%m-%dT%H:%M:"))
     assert visitor["contactId"] == contact["id"]
     assert (counts[b"duplicate"], counts[b"rejected"]) == (b"1", b"0")
-    told = (await gateway.client.get("/metrics")).text
+    metrics = (await gateway.client.get("/metrics")).text
     for what in ("alias", "group", "trait"):
-        assert f'kinfold_gateway_segment_ignored_total{{what="{what}",workspace="default"}} 1.0' in told
+        assert f'kinfold_gateway_segment_ignored_total{{what="{what}",workspace="default"}} 1.0' in metrics
 
 
 @pytest.fixture(scope="session")
 def node_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with @segment/analytics-node in it, by the npm that comes with pyright's Node.js."""
+    """Give a directory with @segment/analytics-node, installed by the npm of pyright's Node.js."""
     directory = tmp_path_factory.mktemp("node")
     command = ["install", "--no-save", "--no-package-lock", "--no-fund", "--no-audit", "--ignore-scripts", NODE_SDK]
     installed = npm(command, return_completed_process=True, cwd=directory, capture_output=True, text=True, timeout=120)
@@ -95,7 +95,7 @@ analytics.on('error', (error) => { console.error(error); process.exitCode = 1 })
 analytics.page({ anonymousId: 'v-1', name: 'Start', properties: { url: 'https://x.org/start' } })
 const name = { name: 'Ada', avatar: 'https://x.org/a.png' }
 analytics.identify({ userId: 'u-1', anonymousId: 'v-1', traits: { ...name, email: 'Ada@x.org', plan: 'pro', deep: [1] } })
-analytics.identify({ userId: 'u-1', traits: { plan: 'free' }, timestamp: new Date(yesterday) })
+analytics.identify({ userId: 'u-1', traits: { plan: 'free', city: 'Paris' }, timestamp: new Date(yesterday) })
 analytics.track({ userId: 'u-1', event: 'Bought', properties: { price: 3 } })
 analytics.screen({ anonymousId: 'v-1', name: 'Home' })
 const timestamp = new Date()
@@ -108,8 +108,8 @@ analytics.closeAndFlush({ timeout: 20000 }).then(() => {})
 
 
 @pytest.mark.slow
-async def test_the_node_sdk(gateway: Gateway, node_sdk: Path):
-    """The same from Node.js."""
+async def test_node_sdk(gateway: Gateway, node_sdk: Path):
+    """The same calls from Node.js."""
     (node_sdk / "use.js").write_text(NODE)
     arguments = ["use.js", gateway.url, gateway.secret, YESTERDAY.isoformat()]
     done = await asyncio.to_thread(node, arguments, return_completed_process=True, cwd=node_sdk, capture_output=True)
@@ -118,12 +118,12 @@ async def test_the_node_sdk(gateway: Gateway, node_sdk: Path):
 
     contact = await gateway.get("/v1/contacts", externalId="u-1")
     assert (contact["name"], contact["email"], contact["image"]) == ("Ada", "Ada@x.org", "https://x.org/a.png")
-    assert (contact["metadata"], contact["visitorIds"]) == ({"plan": "pro", "seats": 5}, ["v-1"])
+    assert (contact["metadata"], contact["visitorIds"]) == ({"plan": "pro", "city": "Paris", "seats": 5}, ["v-1"])
     assert contact["firstSeenAt"].startswith(YESTERDAY.strftime("%Y-%m-%dT%H:%M:"))
 
 
-async def test_a_batch_appends_what_is_good_and_lists_what_is_not(gateway: Gateway):
-    """200: an SDK would send the whole again for ever, or drop it."""
+async def test_batch_appends_valid_calls_and_lists_the_others(gateway: Gateway):
+    """With status 200, since for another one an SDK would send the whole batch again or drop it."""
     calls = [
         {"type": "identify", "userId": "null"},
         {"type": "track", "anonymousId": "v-1"},
@@ -145,8 +145,8 @@ async def test_a_batch_appends_what_is_good_and_lists_what_is_not(gateway: Gatew
     ]
 
 
-async def test_one_bad_call_is_the_callers_mistake(gateway: Gateway):
-    """422, with the fields that the SDKs look for as well."""
+async def test_single_invalid_call_is_rejected(gateway: Gateway):
+    """422. The error also has the fields that the SDKs read."""
     answer = await gateway.client.post("/v1/identify", json={"traits": {"plan": "pro"}})
 
     assert answer.status_code == 422
@@ -155,8 +155,8 @@ async def test_one_bad_call_is_the_callers_mistake(gateway: Gateway):
 
 
 @pytest.mark.parametrize("path", ["/v1/track", "/v1/batch"])
-async def test_a_visit_beside_a_blocked_user_counts(unfolded: Gateway, path: str):
-    """A page says `"undefined"` for whoever is not signed in: nobody is named by it, and the visitor was there all the same."""
+async def test_visit_with_a_blocked_user_id_counts(unfolded: Gateway, path: str):
+    """Pages send `"undefined"` for users who are not signed in. Only the `userId` is ignored."""
     call = {"type": "track", "userId": "undefined", "anonymousId": "v-1", "messageId": "m"}
 
     answer = await unfolded.client.post(path, json=call if path == "/v1/track" else {"batch": [call]})
@@ -169,8 +169,8 @@ async def test_a_visit_beside_a_blocked_user_counts(unfolded: Gateway, path: str
 
 
 @pytest.mark.parametrize("named", [{"userId": "undefined"}, {"userId": "u-1", "anonymousId": "undefined"}])
-async def test_a_call_that_a_blocked_identifier_leaves_nothing_of_is_refused_once(unfolded: Gateway, named: dict[str, str]):
-    """No visit is left of it, and one call is one refusal."""
+async def test_call_with_only_blocked_identifiers_is_rejected_once(unfolded: Gateway, named: dict[str, str]):
+    """No visit remains, and one call gives one rejection."""
     answer = await unfolded.client.post("/v1/track", json=named)
 
     assert answer.status_code == 422
@@ -212,8 +212,8 @@ async def test_a_call_that_a_blocked_identifier_leaves_nothing_of_is_refused_onc
         ({"type": "group", "userId": "u", "groupId": "g"}, []),
     ],
 )
-async def test_what_calls_come_to(unfolded: Gateway, call: dict[str, Any], events: list[dict[str, Any]]):
-    """The table at the head of `segment_calls`."""
+async def test_calls_are_translated_to_events(unfolded: Gateway, call: dict[str, Any], events: list[dict[str, Any]]):
+    """As the table in `segment_calls` says."""
     answer = await unfolded.client.post("/v1/batch", json={"batch": [call]})
 
     assert answer.json()["success"], answer.text
@@ -222,8 +222,8 @@ async def test_what_calls_come_to(unfolded: Gateway, call: dict[str, Any], event
 
 
 @pytest.mark.parametrize("timestamp", ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-01-01T01:00:00+01:00"])
-async def test_times_are_the_senders(unfolded: Gateway, timestamp: str):
-    """`timestamp` and `sentAt` measure the delay on one clock; without an offset they are UTC."""
+async def test_times_of_the_sender_are_kept(unfolded: Gateway, timestamp: str):
+    """The difference of `timestamp` and `sentAt` is a delay on one clock. Times without an offset are UTC."""
     call = {"anonymousId": "v", "timestamp": timestamp, "messageId": "m-1"}
     await unfolded.client.post("/v1/batch", json={"batch": [{"type": "track", **call}], "sentAt": "2026-01-02T00:00:00Z"})
 
@@ -233,8 +233,8 @@ async def test_times_are_the_senders(unfolded: Gateway, timestamp: str):
     assert event["id"] == "m-1"
 
 
-async def test_traits_that_do_not_fit_are_left_out(unfolded: Gateway):
-    """NaN, which Python's SDKs write, numbers too large, texts too long, nested ones: the rest of the call is good."""
+async def test_invalid_traits_are_ignored(unfolded: Gateway):
+    """NaN (which Python's SDKs send), large numbers, long strings, nested values. The rest of the call counts."""
     traits: dict[str, Any] = {
         "nan": math.nan,
         "large": 2**60,
@@ -253,8 +253,8 @@ async def test_traits_that_do_not_fit_are_left_out(unfolded: Gateway):
     assert (len(metadata), metadata["plan"]) == (256, "pro")
 
 
-async def test_half_an_emoji_is_left_out_and_nothing_else(unfolded: Gateway):
-    """An SDK that cuts texts cuts emoji in two: JSON can write half of one. Others' calls are good."""
+async def test_half_of_a_surrogate_pair_is_ignored(unfolded: Gateway):
+    """SDKs that cut strings cut emoji in two. The other values and the other calls count."""
     calls = [
         r'{"type":"identify","userId":"u","traits":{"name":"Ada \ud83d","plan":"pro","bio":"\ud83d","\ud83d":1}}',
         r'{"type":"page","anonymousId":"v","context":{"page":{"title":"\ud83d","url":"x"}}}',
@@ -281,8 +281,8 @@ async def test_half_an_emoji_is_left_out_and_nothing_else(unfolded: Gateway):
 @pytest.mark.parametrize(
     ("body", "status"), [(b"", 400), (b"[]", 400), (b"{", 400), (b'{"batch":1}', 400), (b"{}", 400), (b"x" * 2**21, 413)]
 )
-async def test_batches_that_are_none(unfolded: Gateway, body: bytes, status: int):
-    """The caller's mistake, and the answer has what SDKs look for."""
+async def test_invalid_batch_is_rejected(unfolded: Gateway, body: bytes, status: int):
+    """The error has the fields that SDKs read."""
     answer = await unfolded.client.post("/v1/batch", content=body)
 
     assert (answer.status_code, answer.json()["code"]) == (status, status)

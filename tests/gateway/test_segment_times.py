@@ -1,4 +1,4 @@
-"""Times of calls over Segment's API (`services.gateway.segment_times`)."""
+"""Times of Segment's calls (`services.gateway.events.segment_times`)."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from kinfold_services.gateway.segment_times import read_time
+from kinfold_services.gateway.events.segment_times import read_time
 from tests.support.gateways import Gateway
 
 Json = dict[str, Any]
@@ -46,8 +46,7 @@ MOMENT = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
         ("0001-01-01T00:00:00+01:00", datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_times_in_the_usual_forms(written: object, read: datetime):
-    """Numbers by their size, and texts."""
+def test_time_is_read(written: object, read: datetime):
     assert read_time(written) == read
 
 
@@ -59,8 +58,8 @@ def test_times_in_the_usual_forms(written: object, read: datetime):
         *(True, [], {}, float("nan"), float("inf"), 1e300, -(2**70)),
     ],
 )
-def test_times_that_cannot_be_read(written: object):
-    """No guess is made: neither month before day nor a zone's name that several zones have."""
+def test_time_is_not_guessed(written: object):
+    """The order of month and day, and the names of time zones, are ambiguous."""
     assert read_time(written) is None
 
 
@@ -77,8 +76,8 @@ def test_times_that_cannot_be_read(written: object):
     ],
     ids=str,
 )
-async def test_the_time_of_a_call(unfolded: Gateway, times: Json):
-    """`timestamp`, or RudderStack's `originalTimestamp`."""
+async def test_time_of_a_call(unfolded: Gateway, times: Json):
+    """`timestamp`, or else RudderStack's `originalTimestamp`."""
     call = {"type": "identify", "userId": "u", **times, "sentAt": 1767270601}
     answer = await unfolded.client.post("/v1/batch", json={"batch": [call]})
 
@@ -89,8 +88,8 @@ async def test_the_time_of_a_call(unfolded: Gateway, times: Json):
 
 
 @pytest.mark.parametrize("unset", ["0001-01-01T00:00:00Z", 0, "1970-01-01T00:00:00Z", "1999-12-31T23:59:59Z"])
-async def test_a_clock_that_was_never_set_counts_as_absent(unfolded: Gateway, unset: object):
-    """Go's zero time, and what a device says before it has asked for the time."""
+async def test_time_of_an_unset_clock_counts_as_absent(unfolded: Gateway, unset: object):
+    """Go's zero time, and the times of devices before they set their clock."""
     call = {"type": "identify", "userId": "u", "timestamp": unset, "sentAt": unset}
     answer = await unfolded.client.post("/v1/batch", json={"batch": [call]})
 
@@ -99,8 +98,8 @@ async def test_a_clock_that_was_never_set_counts_as_absent(unfolded: Gateway, un
     assert [(each["field"], each["reason"]) for each in answer.json()["ignored"]] == [("timestamp", "time"), ("sentAt", "time")]
 
 
-async def test_a_call_of_an_unknown_time_fills_gaps_and_overwrites_nothing(gateway: Gateway):
-    """Taken for now it would be the strongest there is. It is counted, answered and logged."""
+async def test_call_with_an_unknown_time_fills_gaps_only(gateway: Gateway):
+    """With the current time it would overwrite everything. The response, the metrics and the log mention it."""
     known: Json = {"email": "ada@x.org", "name": "Ada", "plan": "pro"}
     late: Json = {"email": "late@x.org", "name": "Late", "avatar": "https://x.org/a.png", "plan": "free", "seats": 5}
     page = {"page": {"url": "now"}}
@@ -121,12 +120,13 @@ async def test_a_call_of_an_unknown_time_fills_gaps_and_overwrites_nothing(gatew
     assert contact["metadata"] == {"plan": "pro", "seats": 5}
     assert (await gateway.get("/v1/visitors/v-1"))["context"] == {"url": "now"}
     assert (await gateway.get("/v1/visitors/v-0"))["contact"]["externalId"] == "u-0"
+    assert contact["firstSeenAt"] > "2026"
     assert [(each["index"], each["field"], each["reason"]) for each in answer.json()["ignored"]] == [
         (3, "timestamp", "time"),
         (4, "timestamp", "time"),
     ]
-    (said,) = [each for each in logs if each["event"] == "times of calls cannot be used"]
-    assert (said["log_level"], said["workspace"], said["count"]) == ("warning", "default", 2)
-    assert said["first"].endswith("got 'soon'; the call counts as the oldest known")
+    (warning,) = [each for each in logs if each["event"] == "times of calls ignored"]
+    assert (warning["log_level"], warning["workspace"], warning["count"]) == ("warning", "default", 2)
+    assert warning["first"].endswith("got 'soon'; the call counts as the oldest known")
     metrics = (await gateway.client.get("/metrics")).text
     assert 'kinfold_gateway_segment_ignored_total{what="time",workspace="default"} 2.0' in metrics

@@ -1,4 +1,4 @@
-"""What calls over Segment's API say about a person (`services.gateway.segment_traits`), and what of it is left out."""
+"""Traits and identifiers of Segment's calls (`services.gateway.events.segment_traits`), and which are ignored."""
 
 import asyncio
 import http.client
@@ -16,21 +16,21 @@ Json = dict[str, Any]
 
 
 async def stored(gateway: Gateway, *calls: Json) -> list[Json]:
-    """The events that calls come to."""
+    """The events that calls are translated to."""
     answer = await gateway.client.post("/v1/batch", json={"batch": list(calls)})
     assert answer.json()["success"], answer.text
     return [event for _, event in await gateway.entries("events")]
 
 
 async def ignored(gateway: Gateway, *calls: Json) -> list[tuple[str, str]]:
-    """What is left out of calls: field and reason."""
+    """The ignored parts of calls: field and reason."""
     answer = await gateway.client.post("/v1/batch", json={"batch": list(calls)})
     assert answer.status_code == 200, answer.text
     return [(each["field"], each["reason"]) for each in answer.json()["ignored"]]
 
 
 async def folded(gateway: Gateway, *calls: Json) -> Any:
-    """The contact u-1 after calls, one request each."""
+    """The contact u-1 after calls, each in its own request."""
     position = ""
     for call in calls:
         answer = await gateway.client.post("/v1/batch", json={"batch": [{"userId": "u-1", "type": "identify", **call}]})
@@ -42,16 +42,16 @@ async def folded(gateway: Gateway, *calls: Json) -> Any:
     ("user_id", "external_id"),
     [(12345.0, "12345"), (12345, "12345"), (1.5, "1.5"), (2**53, "9007199254740992"), (1e300, "1e+300"), (-7.0, "-7")],
 )
-async def test_a_number_is_an_identifier_as_its_shortest_text(unfolded: Gateway, user_id: float, external_id: str):
-    """A language without integers sends 12345.0."""
+async def test_number_becomes_an_identifier(unfolded: Gateway, user_id: float, external_id: str):
+    """As its shortest text. Languages without integers send 12345.0."""
     (event,) = await stored(unfolded, {"type": "identify", "userId": user_id})
 
     assert event["externalId"] == external_id
 
 
 @pytest.mark.parametrize("value", [True, False, ["u"], {"id": "u"}])
-async def test_what_is_no_identifier_is_refused_where_nothing_else_names_somebody(unfolded: Gateway, value: object):
-    """Success would be a lie: nobody was identified."""
+async def test_call_with_only_an_invalid_identifier_is_rejected(unfolded: Gateway, value: object):
+    """It identifies no one, so it must not be reported as a success."""
     calls = [{"type": "identify", "userId": value}, {"type": "track", "userId": value}]
 
     answer = await unfolded.client.post("/v1/batch", json={"batch": calls})
@@ -62,8 +62,8 @@ async def test_what_is_no_identifier_is_refused_where_nothing_else_names_somebod
 
 
 @pytest.mark.parametrize("value", [True, ["u"]])
-async def test_what_is_no_identifier_is_said_where_something_else_names_somebody(unfolded: Gateway, value: object):
-    """The visit counts."""
+async def test_invalid_identifier_beside_a_valid_one_is_ignored(unfolded: Gateway, value: object):
+    """The visit still counts."""
     call = {"type": "track", "userId": value, "anonymousId": "v"}
 
     assert await ignored(unfolded, call) == [("userId", "identifier")]
@@ -93,8 +93,8 @@ async def test_what_is_no_identifier_is_said_where_something_else_names_somebody
     ],
     ids=lambda trait: f"{str(trait)[:30]}",
 )
-async def test_one_bad_trait_costs_that_trait(unfolded: Gateway, trait: Json):
-    """The rest of the identification stays, and the answer names the trait."""
+async def test_invalid_trait_is_ignored(unfolded: Gateway, trait: Json):
+    """The rest of the call counts, and the response names the trait."""
     call = {"type": "identify", "userId": "u", "traits": {**trait, "plan": "pro"}}
 
     ((field, reason),) = await ignored(unfolded, call)
@@ -109,8 +109,8 @@ async def test_one_bad_trait_costs_that_trait(unfolded: Gateway, trait: Json):
     }
 
 
-async def test_traits_that_are_too_many_bytes_together_cost_the_longest(unfolded: Gateway):
-    """Each would fit, and an event of all would not."""
+async def test_longest_traits_are_ignored_if_the_event_is_too_large(unfolded: Gateway):
+    """Each trait is small enough, but all together are not."""
     traits = {**{f"t{number}": "x" * (8000 + number) for number in range(10)}, "plan": "pro"}
 
     left_out = await ignored(unfolded, {"type": "identify", "userId": "u", "traits": traits})
@@ -121,8 +121,8 @@ async def test_traits_that_are_too_many_bytes_together_cost_the_longest(unfolded
     assert len(str(event)) < MAX_EVENT_BYTES
 
 
-async def test_a_page_that_does_not_fit_into_the_context_is_said(unfolded: Gateway):
-    """A visit is one all the same."""
+async def test_invalid_context_is_ignored(unfolded: Gateway):
+    """The visit still counts."""
     page = {"url": "u" * 9000, "title": ["T"], "path": "/"}
     call = {"type": "page", "anonymousId": "v", "context": {"page": page, "ip": {"v4": "1.1.1.1"}}, "properties": "x"}
 
@@ -136,8 +136,8 @@ async def test_a_page_that_does_not_fit_into_the_context_is_said(unfolded: Gatew
     assert event["context"] == {"path": "/"}
 
 
-async def test_objects_that_are_none_are_said(unfolded: Gateway):
-    """Traits and context of another type, the batch's own included."""
+async def test_value_that_is_not_an_object_is_ignored(unfolded: Gateway):
+    """For traits and context, including the batch's context."""
     calls = [{"type": "identify", "userId": "u", "traits": "plan=pro", "context": 7}]
 
     answer = await unfolded.client.post("/v1/batch", json={"batch": calls, "context": ["x"]})
@@ -146,23 +146,24 @@ async def test_objects_that_are_none_are_said(unfolded: Gateway):
     assert answer.json()["appended"] == 1
 
 
-async def test_a_trait_that_is_null_is_removed(gateway: Gateway):
-    """As Segment has it."""
+async def test_null_trait_is_removed(gateway: Gateway):
+    """As in Segment."""
     contact = await folded(gateway, {"traits": {"plan": "pro", "seats": 5}}, {"traits": {"plan": None}})
 
     assert contact["metadata"] == {"seats": 5}
 
 
-async def test_a_trait_that_is_null_is_removed_from_an_anonymous_visitor(gateway: Gateway):
-    """Its traits are metadata, name and avatar included."""
+async def test_null_trait_is_removed_from_an_anonymous_visitor(gateway: Gateway):
+    """From its metadata. A null name is ignored, and the response names the trait."""
     calls = [
         {"type": "identify", "anonymousId": "v", "traits": {"plan": "pro", "name": "Ada"}},
         {"type": "identify", "anonymousId": "v", "traits": {"plan": None, "name": None, "seats": 5}},
     ]
     answer = await gateway.client.post("/v1/batch", json={"batch": calls})
 
+    assert [(each["index"], each["field"]) for each in answer.json()["ignored"]] == [(1, "traits.name")]
     visitor = await gateway.get("/v1/visitors/v", after=answer.json()["position"])
-    assert visitor["metadata"] == {"seats": 5}
+    assert (visitor["name"], visitor["metadata"]) == ("Ada", {"seats": 5})
 
 
 @pytest.mark.parametrize(
@@ -178,8 +179,8 @@ async def test_a_trait_that_is_null_is_removed_from_an_anonymous_visitor(gateway
         ({"firstName": "", "lastName": None}, None),
     ],
 )
-async def test_the_parts_of_a_name(gateway: Gateway, traits: Json, name: str | None):
-    """Both are kept as metadata, and make the name where both are told."""
+async def test_name_from_its_parts(gateway: Gateway, traits: Json, name: str | None):
+    """Both parts are metadata. They are also the name if both are given."""
     contact = await folded(gateway, {"traits": traits})
 
     assert contact["name"] == name
@@ -187,24 +188,56 @@ async def test_the_parts_of_a_name(gateway: Gateway, traits: Json, name: str | N
 
 
 @pytest.mark.parametrize("part", [{"firstName": "Augusta"}, {"lastName": "King"}])
-async def test_one_part_of_a_name_does_not_wipe_the_other(gateway: Gateway, part: Json):
-    """`firstName` alone made "Augusta" of "Ada Lovelace"."""
+async def test_one_part_of_a_name_keeps_the_other(gateway: Gateway, part: Json):
+    """A `firstName` alone must not change "Ada Lovelace" to "Augusta"."""
     contact = await folded(gateway, {"traits": {"firstName": "Ada", "lastName": "Lovelace"}}, {"traits": part})
 
     assert contact["name"] == "Ada Lovelace"
     assert contact["metadata"] == {"firstName": "Ada", "lastName": "Lovelace", **part}
 
 
-async def test_an_anonymous_visitors_name_is_metadata(unfolded: Gateway):
-    """A visitor has no other place for it."""
-    traits = {"firstName": "Ada", "lastName": "Lovelace", "avatar": "https://x.org/a.png"}
+@pytest.mark.parametrize("name", [{}, {"name": "Countess"}])
+async def test_name_and_avatar_of_an_anonymous_visitor(unfolded: Gateway, name: Json):
+    """They become name and image, as for a contact. The parts of the name are metadata as well."""
+    parts = {"firstName": "Ada", "lastName": "Lovelace"}
+    traits = {**parts, **name, "avatar": "https://x.org/a.png"}
     (event,) = await stored(unfolded, {"type": "identify", "anonymousId": "v", "traits": traits})
 
-    assert event["metadata"] == {**traits, "name": "Ada Lovelace"}
+    assert {field: event[field] for field in event if field != "id"} == {
+        "type": "MetadataSet",
+        "visitorId": "v",
+        "name": name.get("name", "Ada Lovelace"),
+        "image": "https://x.org/a.png",
+        "metadata": parts,
+    }
 
 
-async def test_a_bad_address_leaves_a_visitor_anonymous(unfolded: Gateway):
-    """It is no metadata either."""
+@pytest.mark.parametrize(
+    "trait", [{"name": 42}, {"name": " "}, {"avatar": None}, {"avatar": {"url": "x"}}, {"name": "N" * 70_000}]
+)
+async def test_invalid_name_of_an_anonymous_visitor_is_ignored(unfolded: Gateway, trait: Json):
+    """It is not stored as metadata either."""
+    call = {"type": "identify", "anonymousId": "v", "traits": {**trait, "plan": "pro"}}
+
+    assert await ignored(unfolded, call) == [(f"traits.{name}", "trait") for name in trait]
+    ((_, event),) = await unfolded.entries("events")
+    assert {field: event[field] for field in event if field != "id"} == {
+        "type": "MetadataSet",
+        "visitorId": "v",
+        "metadata": {"plan": "pro"},
+    }
+
+
+async def test_name_of_an_anonymous_visitor_becomes_the_contacts(gateway: Gateway):
+    """With the first call that has a user id."""
+    traits = {"name": "Ada", "avatar": "https://x.org/a.png"}
+    contact = await folded(gateway, {"userId": None, "anonymousId": "v", "traits": traits}, {"anonymousId": "v"})
+
+    assert (contact["name"], contact["image"], contact["metadata"]) == ("Ada", "https://x.org/a.png", {})
+
+
+async def test_invalid_address_leaves_a_visitor_anonymous(unfolded: Gateway):
+    """It is not stored as metadata either."""
     call = {"type": "identify", "anonymousId": "v", "traits": {"email": "bob", "plan": "pro"}}
 
     assert await ignored(unfolded, call) == [("traits.email", "trait")]
@@ -212,8 +245,8 @@ async def test_a_bad_address_leaves_a_visitor_anonymous(unfolded: Gateway):
     assert (event["type"], event["metadata"]) == ("MetadataSet", {"plan": "pro"})
 
 
-async def test_what_is_nested_as_deep_as_can_be_read_is_left_out(unfolded: Gateway):
-    """What can be parsed can be spoken of, however near to the parser's end it is."""
+async def test_deeply_nested_values_are_ignored(unfolded: Gateway):
+    """A value near the parser's limit of depth causes no internal error."""
     for depth in range(800, 1040, 5):
         nested = b"[" * depth + b"]" * depth
         body = b'{"userId": %s, "anonymousId": "v", "timestamp": %s, "traits": {"a": %s}, "context": {"ip": %s}}'
@@ -222,20 +255,20 @@ async def test_what_is_nested_as_deep_as_can_be_read_is_left_out(unfolded: Gatew
 
 
 @pytest.mark.parametrize("kind", ["alias", "group"])
-async def test_calls_that_kinfold_does_not_have_say_what_they_do_not(unfolded: Gateway, kind: str):
-    """The answer is a success, since an SDK would send it again or drop the batch; and it says that nothing was done."""
+async def test_unsupported_call_says_that_nothing_was_appended(unfolded: Gateway, kind: str):
+    """The response is a success: for an error an SDK would send the call again or drop the batch."""
     answer = await unfolded.client.post(f"/v1/{kind}", json={"userId": "u", "previousId": "v", "groupId": "g"})
 
     body = answer.json()
     assert (answer.status_code, body["success"], body["appended"], body["ignoredCount"]) == (200, True, 0, 1)
-    (said,) = body["ignored"]
-    assert (said["index"], said["field"], said["reason"]) == (0, "type", kind)
-    assert "nothing was appended" in said["detail"]
+    (ignored,) = body["ignored"]
+    assert (ignored["index"], ignored["field"], ignored["reason"]) == (0, "type", kind)
+    assert "nothing was appended" in ignored["detail"]
     assert await unfolded.entries("events") == []
 
 
-async def test_a_list_of_what_was_ignored_has_an_end(unfolded: Gateway):
-    """The first hundred, and how many there are."""
+async def test_response_lists_the_first_hundred_ignored_parts(unfolded: Gateway):
+    """`ignoredCount` counts all of them."""
     traits: Json = {f"t{number}": {} for number in range(150)}
     calls = [{"type": "identify", "userId": "u", "traits": traits}]
 
@@ -246,22 +279,24 @@ async def test_a_list_of_what_was_ignored_has_an_end(unfolded: Gateway):
     assert 'kinfold_gateway_segment_ignored_total{what="trait",workspace="default"} 150.0' in metrics
 
 
-async def test_what_was_ignored_is_summed_up_for_debug_logs(unfolded: Gateway):
-    """Ruby's SDK logs `error` of an answer with status 200, Node's shows the headers. Nothing is said where all is well."""
+async def test_response_sums_up_ignored_parts_for_debug_logs(unfolded: Gateway):
+    """Ruby's SDK logs `error` even for status 200, and Node's SDK shows the headers. Valid calls have neither."""
     bad: Json = {"type": "identify", "userId": "u", "traits": {"tags": ["é"], "näme\n": {}}}
 
-    told = await unfolded.client.post("/v1/batch", json={"batch": [bad, {"type": "track"}]})
+    bad_answer = await unfolded.client.post("/v1/batch", json={"batch": [bad, {"type": "track"}]})
     fine = await unfolded.client.post("/v1/batch", json={"batch": [{"type": "identify", "userId": "u"}]})
 
-    error = told.json()["error"]
-    assert error.startswith("1 calls were refused and 2 parts of calls ignored, the first in call 1: userId, anonymousId")
-    assert told.headers["Kinfold-Ignored"] == error
+    error = bad_answer.json()["error"]
+    assert error.startswith("1 calls were rejected and 2 parts of calls ignored, the first in call 1: userId, anonymousId")
+    assert bad_answer.headers["Kinfold-Ignored"] == error
     assert "error" not in fine.json()
     assert "Kinfold-Ignored" not in fine.headers
 
 
-async def test_the_python_sdks_wire_log_shows_it(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """The SDK's own log has one sentence for every success; the HTTP library's, that it is debugged with, has the headers."""
+async def test_debug_output_of_the_python_sdk_shows_ignored_parts(
+    unfolded: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """The SDK logs the same sentence for every success. The debug output of its HTTP library has the headers."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     monkeypatch.setattr(logging.getLogger("segment"), "level", logging.DEBUG)
 
@@ -273,11 +308,11 @@ async def test_the_python_sdks_wire_log_shows_it(unfolded: Gateway, monkeypatch:
 
     await asyncio.to_thread(use_it)
 
-    assert "kinfold-ignored: 0 calls were refused and 1 parts of calls ignored" in capsys.readouterr().out.lower()
+    assert "kinfold-ignored: 0 calls were rejected and 1 parts of calls ignored" in capsys.readouterr().out.lower()
 
 
-async def test_two_users_under_one_message_id_are_both_appended(unfolded: Gateway):
-    """Whether an id was there before is for the fold to say: the gateway passes ids on as they are, and drops none."""
+async def test_calls_with_the_same_message_id_are_all_appended(unfolded: Gateway):
+    """The fold detects duplicates. The gateway passes ids on unchanged and drops no call."""
     calls: list[Json] = [
         {"type": "identify", "userId": "u-1", "messageId": "m"},
         {"type": "identify", "userId": "u-2", "messageId": "m"},

@@ -1,4 +1,4 @@
-"""Identities from browsers: only those that the workspace's backend has signed (`services.gateway.signatures`)."""
+"""Identities from browsers must be signed by the workspace's backend (`services.access.signatures`)."""
 
 import hashlib
 import hmac
@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.gateway.signatures import identity_secret, renew_identity_secret
+from kinfold_services.access.signatures import identity_secret, renew_identity_secret
 from tests.support.gateways import Gateway, stream_of
 
 
 def mac(secret: str, message: str) -> str:
-    """As a backend in any language would make it."""
+    """A signature, made as a backend in any language would make it."""
     return hmac.new(secret.encode(), message.encode(), hashlib.sha256).hexdigest()
 
 
@@ -23,13 +23,13 @@ def identified(**fields: Any) -> dict[str, Any]:
 
 
 async def send(gateway: Gateway, event: dict[str, Any]) -> tuple[int, str]:
-    """The status and, where it is refused, the reason."""
+    """The status of the response, and the reason if the event was rejected."""
     answer = await gateway.browser.post("/v1/events", json=event)
     return answer.status_code, answer.json().get("rejected", [{}])[0].get("reason", "") if answer.status_code != 202 else ""
 
 
-async def test_signed_identities_are_taken(gateway: Gateway):
-    """An external id, an address however it is written, and both; and the signatures are not stored."""
+async def test_signed_identity_is_accepted(gateway: Gateway):
+    """An external id, an address in any spelling, or both. The log does not contain the signatures."""
     secret = await gateway.identity_secret()
     pair = mac(secret, "u-2\0b@x.org")
     for event in (
@@ -43,8 +43,8 @@ async def test_signed_identities_are_taken(gateway: Gateway):
     assert all("ignature" not in json.dumps(event) for _, event in await gateway.entries("events"))
 
 
-async def test_identifiers_are_signed_as_they_are_compared(gateway: Gateway):
-    """However the browser writes them; and no look-alike passes for what was signed."""
+async def test_signature_covers_the_compared_form_of_an_identifier(gateway: Gateway):
+    """Any spelling by the browser is accepted. A look-alike identifier is rejected."""
     secret = await gateway.identity_secret()
     jose = mac(secret, "jos\u00e9@xn--bcher-kva.example")
     kate, cafe = mac(secret, "kate@x.org"), mac(secret, "caf\u00e9")
@@ -64,8 +64,8 @@ async def test_identifiers_are_signed_as_they_are_compared(gateway: Gateway):
         assert await send(gateway, event) == (403, "bad-signature")
 
 
-async def test_what_is_not_signed_is_refused(gateway: Gateway):
-    """Each row is a way around that must not be one."""
+async def test_wrong_or_missing_signature_is_rejected(gateway: Gateway):
+    """Each row is an attempt to get around the signature."""
     secret = await gateway.identity_secret()
     other = await identity_secret(gateway.redis, "other")
     first, address = mac(secret, "u-1"), mac(secret, "a@x.org")
@@ -74,7 +74,7 @@ async def test_what_is_not_signed_is_refused(gateway: Gateway):
         "no signature": {"externalId": "u-1"},
         "null": {"externalId": "u-1", "signature": None},
         "blank": {"externalId": "u-1", "signature": ""},
-        "no text": {"externalId": "u-1", "signature": 1},
+        "not a string": {"externalId": "u-1", "signature": 1},
         "another's": {"externalId": "u-2", "signature": first},
         "other case of the id": {"externalId": "U-1", "signature": first},
         "other case of the hex": {"externalId": "u-1", "signature": first.upper()},
@@ -122,8 +122,8 @@ async def test_what_is_not_signed_is_refused(gateway: Gateway):
     assert await gateway.redis.xlen(key("default", "events")) == 0
 
 
-async def test_the_update_path_asks_for_signatures_too(gateway: Gateway):
-    """Once identified, a visitor's page still cannot change whom it is, nor anybody's name, without one."""
+async def test_later_identities_need_signatures_too(gateway: Gateway):
+    """The page of an identified visitor cannot change its identity, or a contact's name, without a signature."""
     secret = await gateway.identity_secret()
     assert await send(gateway, identified(externalId="u-1", name="Ada", signature=mac(secret, "u-1"))) == (202, "")
 
@@ -140,8 +140,8 @@ async def test_the_update_path_asks_for_signatures_too(gateway: Gateway):
 
 
 @pytest.mark.parametrize("value", ["1e999", "9" * 5000, "1.10"])
-async def test_what_is_beside_a_signature_is_stored_as_it_was_written(gateway: Gateway, value: str):
-    """A field that is ignored here may hold a number that nobody here can read."""
+async def test_fields_beside_a_signature_are_stored_unchanged(gateway: Gateway, value: str):
+    """An unknown field may hold a number that Python cannot decode."""
     signature = mac(await gateway.identity_secret(), "u-1")
     body = f'{{"type":"VisitorIdentified","externalId":"u-1","newer":{value},"signature":"{signature}"}}'
 
@@ -152,16 +152,16 @@ async def test_what_is_beside_a_signature_is_stored_as_it_was_written(gateway: G
     assert f'"newer":{value},' in stored.decode()
 
 
-async def test_a_duplicate_field_does_not_slip_through(gateway: Gateway):
-    """JSON with a field twice: what is checked is what is stored."""
+async def test_repeated_field_does_not_bypass_the_check(gateway: Gateway):
+    """The gateway checks the same value of a repeated JSON field that the fold will use."""
     secret = await gateway.identity_secret()
     body = f'{{"type":"VisitorIdentified","externalId":"u-1","externalId":"u-2","signature":"{mac(secret, "u-1")}"}}'
 
     assert (await gateway.browser.post("/v1/events", content=body)).status_code == 403
 
 
-async def test_one_unsigned_event_and_nothing_of_the_request_is_appended(gateway: Gateway):
-    """403; with `?partial=true` it is listed among what was refused."""
+async def test_one_unsigned_event_rejects_the_request(gateway: Gateway):
+    """403. With `?partial=true` only that event is rejected."""
     events = [{"type": "VisitorSeen", "visitorId": "v-1"}, identified(externalId="u-1")]
     whole = await gateway.browser.post("/v1/events", json=events)
     partly = await gateway.browser.post("/v1/events", json=events, params={"partial": "true"})
@@ -171,8 +171,8 @@ async def test_one_unsigned_event_and_nothing_of_the_request_is_appended(gateway
     assert [(each["index"], each["reason"]) for each in partly.json()["rejected"]] == [(1, "bad-signature")]
 
 
-async def test_a_new_secret_ends_what_the_old_one_signed(redis: Redis):
-    """`kinfold keys identity-secret --renew`, for when it got out."""
+async def test_renewed_identity_secret_is_different(redis: Redis):
+    """`kinfold keys identity-secret --renew` is for a secret that was leaked."""
     old = await identity_secret(redis, "default")
 
     assert await identity_secret(redis, "default") == old
@@ -180,8 +180,8 @@ async def test_a_new_secret_ends_what_the_old_one_signed(redis: Redis):
 
 
 @pytest.mark.parametrize("path", ["/v1/identify", "/v1/batch"])
-async def test_segments_identify_is_signed_in_its_context(gateway: Gateway, path: str):
-    """With a publishable key; a track brings its `userId` along unsigned, and that alone is left out."""
+async def test_segment_identify_is_signed_in_its_context(gateway: Gateway, path: str):
+    """A publishable key needs a signature. For a track, only the unsigned `userId` is ignored."""
     secret = await gateway.identity_secret()
 
     def body(**context: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A client that knows nothing but the feed, cut off again and again, under a load that creates, merges and updates."""
+"""A client of the feed that is disconnected again and again, while contacts are created, updated and merged."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ LAST: Final = "the-last-one"
 
 
 class Dashboard:
-    """Contacts by id, from what comes over the wire: `reset` empties it, a change tells a contact, a merge ends one."""
+    """Contacts by id, built from the messages of the feed alone."""
 
     def __init__(self) -> None:
         self.contacts: dict[str, dict[str, Any]] = {}
@@ -26,7 +26,7 @@ class Dashboard:
         self.is_whole = False
 
     def receive(self, received: Received) -> None:
-        """Applies a message, and checks that none is missing and none comes twice."""
+        """Apply a message. Fails if one is missing or comes twice."""
         self.last_id = received.id
         change = received.data
         if received.event == "reset":
@@ -36,14 +36,14 @@ class Dashboard:
             self.snapshots += 1
             self.is_whole = True
         elif change["cause"] == "snapshot":
-            assert not self.is_whole, "a snapshot without its end before the next"
-            assert change["contactId"] not in self.contacts, "a contact twice in one snapshot"
+            assert not self.is_whole, "a snapshot started before the previous one ended"
+            assert change["contactId"] not in self.contacts, "a contact came twice in one snapshot"
             self.contacts[change["contactId"]] = change["contact"]
         else:
             self._apply(change)
 
     def _apply(self, change: dict[str, Any]) -> None:
-        assert self.is_whole, "a change within a snapshot"
+        assert self.is_whole, "a change came within a snapshot"
         known = self.contacts.get(change["contactId"])
         step = 0 if change["type"] == "ContactSeen" else 1
         assert change["version"] == (known["version"] if known else 0) + step, (change, known)
@@ -54,7 +54,7 @@ class Dashboard:
 
 @asynccontextmanager
 async def load(gateway: Gateway, dice: random.Random) -> AsyncGenerator[None]:
-    """People come by address, by id, by both (which merges), say something new, and are seen; until the test has enough."""
+    """Post events in the background: contacts by email, by id and by both (merges), new names and metadata, visits."""
     enough = asyncio.Event()
 
     def event(turn: int) -> dict[str, Any]:
@@ -87,10 +87,10 @@ async def load(gateway: Gateway, dice: random.Random) -> AsyncGenerator[None]:
 
 
 @pytest.mark.slow
-async def test_snapshot_then_changes_is_exactly_the_state(gateway: Gateway):
-    """After 20 forced disconnects, within snapshots and behind them, it holds the projector's contacts, seen times aside.
+async def test_snapshot_and_changes_add_up_to_the_state(gateway: Gateway):
+    """After 20 disconnects, during snapshots and after them, the client has the projector's contacts, except seen times.
 
-    On the way every change of every contact came once: each version follows the one before.
+    It also got every change of every contact once: each version follows the previous one.
     """
     dice = random.Random(1)  # noqa: S311  the same load every time
     dashboard = Dashboard()
@@ -100,7 +100,7 @@ async def test_snapshot_then_changes_is_exactly_the_state(gateway: Gateway):
 
     async with load(gateway, dice):
         for turn in range(DISCONNECTS):
-            # Some within the snapshot, some behind it; now and then one that begins anew, as a reloaded page does.
+            # Disconnect during the snapshot or after it. Every fifth time start again, as a reloaded page does.
             if turn % 5 == 4:
                 dashboard.last_id = "snapshot"
             async with following(gateway.client_of(gateway.secret), {"snapshot": "true"}, dashboard.last_id) as stream:
@@ -128,5 +128,5 @@ async def contacts_of(gateway: Gateway) -> dict[str, dict[str, Any]]:
 
 
 def without_seen(contact: dict[str, Any]) -> dict[str, Any]:
-    """Seen times aside, of which the feed tells only some."""
+    """A contact without its seen times: the feed does not have all of them."""
     return {name: value for name, value in contact.items() if name not in {"firstSeenAt", "lastSeenAt"}}

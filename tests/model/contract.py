@@ -18,10 +18,9 @@ from tests.model.identifiers import Rejected, checked_email, checked_id, email_k
 
 Event = Mapping[str, Any]
 Values = dict[str, Any]
-Stamp = tuple[int, int]
-"""Effective time in ms, and the number of the log entry. The greatest wins."""
 
-NEVER: Final[Stamp] = (-1, 0)
+NEVER: Final = -1
+"""Before every effective time."""
 ABSENT: Final = object()
 """What a removed key's register holds."""
 
@@ -30,6 +29,8 @@ MINUTE_MS: Final = 60_000
 LAST_MS: Final = 253_402_300_799_999
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
+UNKNOWN_MS: Final = 946_684_800_000
+"""2000-01-01T00:00:00.000Z, the effective time of an event whose time is not known."""
 KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
 
 
@@ -128,7 +129,7 @@ def content_of(event: Event) -> str:
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "VisitorSeen": ("visitorId", "context"),
     "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset"),
-    "MetadataSet": ("visitorId", "externalId", "email", "contactId", "metadata", "unset", "hash"),
+    "MetadataSet": ("visitorId", "externalId", "email", "contactId", "name", "image", "metadata", "unset", "hash"),
     "EventsExcluded": ("entries", "reason"),
 }
 
@@ -138,22 +139,29 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
 
 @dataclass
 class Register:
-    """A last-write-wins register."""
+    """A last-write-wins register, with the effective time in ms at which its value was last set."""
 
-    stamp: Stamp = NEVER
+    stamp: int = NEVER
     value: Any = None
 
-    def put(self, stamp: Stamp, value: Any) -> None:
-        """Takes the value, unless a newer one stands."""
+    def put(self, stamp: int, value: Any) -> None:
+        """Takes an event's value, unless a newer one stands. In the log's order the later entry wins at equal times."""
         if stamp >= self.stamp:
             self.stamp, self.value = stamp, value
+
+    def join(self, other: "Register") -> None:
+        """Takes the value of what comes together with this one. At equal times the value stays."""
+        if other.stamp > self.stamp:
+            self.stamp, self.value = other.stamp, other.value
 
 
 @dataclass(eq=False, kw_only=True)
 class Patched:
-    """What has metadata and was seen: a register for each key, removed ones among them."""
+    """What is described and was seen: a register for each metadata key, removed ones among them, for name and for image."""
 
     id: str
+    name: Register = field(default_factory=Register)
+    image: Register = field(default_factory=Register)
     registers: dict[str, Register] = field(default_factory=dict[str, Register])
     first: int | None = None
     last: int | None = None
@@ -165,6 +173,17 @@ class Patched:
             there = {key: register.value for key, register in self.registers.items() if register.value is not ABSENT}
             self.shown = there, hash_of(there)
         return self.shown
+
+    def take_profile(self, event: Event, at: int) -> None:
+        """Name and image, where the event says them."""
+        for name, register in (("name", self.name), ("image", self.image)):
+            if event.get(name) is not None:
+                register.put(at, event[name])
+
+    def join_profile(self, other: "Patched") -> None:
+        """Name and image of what comes together with this."""
+        self.name.join(other.name)
+        self.image.join(other.image)
 
     def seen(self, at: int | None) -> None:
         """Seen times only widen."""
@@ -182,8 +201,6 @@ class Contact(Patched):
     external_id: str | None = None
     into: "Contact | None" = None
     email: Register = field(default_factory=Register)
-    name: Register = field(default_factory=Register)
-    image: Register = field(default_factory=Register)
     told: "Conflict | None" = None
     """The last conflict that was told."""
     merges: int = 0
@@ -330,7 +347,7 @@ class Model:
 
     def apply(self, entry: str, event: Event) -> None:
         """Folds one entry, by its id."""
-        self.entry, self.number = entry, len(self._occurred) + 1
+        self.entry = entry
         try:
             names = judge(event)
         except Rejected as why:
@@ -344,8 +361,9 @@ class Model:
             self.duplicates += 1
             return
         self.ids_reused += any(each is not None and each[0] == this[0] for each in window)
-        self.at = effective_ms(int(entry.split("-", maxsplit=1)[0]), event)
-        self.stamp = self.at, self.number
+        entry_ms = int(entry.split("-", maxsplit=1)[0])
+        self.at = effective_ms(entry_ms, event)
+        self.seen_at = min(entry_ms, LAST_MS) if self.at == UNKNOWN_MS else self.at
         self.merged: Contact | None = None
         self.conflict: Conflict | None = None
         self.moved: tuple[Visitor, Contact | None] | None = None
@@ -370,22 +388,21 @@ class Model:
 
     def _visitor_seen(self, event: Event, names: Names) -> None:
         visitor = self._visitor(names)
-        visitor.seen(self.at)
+        visitor.seen(self.seen_at)
         if event.get("context") is not None:
-            visitor.context.put(self.stamp, normal(event["context"]))
-        self.present = holder(visitor, self.at)
-        if self.present is not None:
-            self.present.seen(self.at)
+            visitor.context.put(self.at, normal(event["context"]))
+        if self.at != UNKNOWN_MS:
+            self.present = holder(visitor, self.at)
 
     def _metadata_set(self, event: Event, names: Names) -> None:
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
-            held_by = holder(visitor, self.at)
-            self._patch(held_by or visitor, event)
+            self.about = holder(visitor, self.at)
+            described = self.about or visitor
+            self._patch(described, event)
+            described.take_profile(event, self.at)
             self.visitors[visitor.id] = visitor
-            visitor.seen(self.at)
-            if held_by is not None:
-                held_by.seen(self.at)
+            visitor.seen(self.seen_at)
             return
         if names.contact_id is not None:
             contact = next((each for each in self.contacts if each.id == names.contact_id), None)
@@ -408,7 +425,7 @@ class Model:
         else:
             contact = living(contact)
             self._patch(contact, event)
-        contact.seen(self.at)
+        contact.take_profile(event, self.at)
         self.about = contact
 
     def _visitor_identified(self, event: Event, names: Names) -> None:
@@ -432,11 +449,10 @@ class Model:
         if merging is not None:
             self._merge(merging, contact, names.email or "")
         elif conflict is None and names.email is not None:
-            self._take(contact, names.email, self.stamp)
-        contact.seen(self.at)
-        for name, register in (("name", contact.name), ("image", contact.image)):
-            if event.get(name) is not None:
-                register.put(self.stamp, event[name])
+            self._take(contact, names.email, self.at)
+        if visitor is not None and not visitor.said:
+            contact.join_profile(visitor)
+        contact.take_profile(event, self.at)
         if visitor is not None:
             self._identify(visitor, contact)
 
@@ -465,19 +481,19 @@ class Model:
         return self.visitors.setdefault(name, Visitor(id=name))
 
     def _new_contact(self) -> Contact:
-        return Contact(id=contact_id(self.workspace, self.entry), created=self.at, updated=self.at)
+        return Contact(id=contact_id(self.workspace, self.entry), created=self.seen_at, updated=self.seen_at)
 
     def _patch(self, patched: Patched, event: Event, *others: Patched) -> None:
         """Metadata that comes together, and then the event's. Raises Rejected, and has changed nothing then."""
         new = {key: Register(register.stamp, register.value) for key, register in patched.registers.items()}
         for other in others:
             for key, register in other.registers.items():
-                new.setdefault(key, Register()).put(register.stamp, register.value)
+                new.setdefault(key, Register()).join(register)
         values = normal(event.get("metadata") or {})
         for key, value in values.items():
-            new.setdefault(key, Register()).put(self.stamp, value)
+            new.setdefault(key, Register()).put(self.at, value)
         for key in set(event.get("unset") or ()) - values.keys():
-            new.setdefault(key, Register()).put(self.stamp, ABSENT)
+            new.setdefault(key, Register()).put(self.at, ABSENT)
         there = [key for key in new if new[key].value is not ABSENT]
         if len(there) > self.limits.keys and not others:
             raise Rejected("invalid")
@@ -486,7 +502,7 @@ class Model:
                 del new[key]
         patched.registers, patched.shown = new, None
 
-    def _take(self, contact: Contact, email: str, stamp: Stamp) -> None:
+    def _take(self, contact: Contact, email: str, stamp: int) -> None:
         """The contact takes an address, by effective time; the one that it had is free again."""
         if stamp < contact.email.stamp:
             return
@@ -503,11 +519,12 @@ class Model:
         merged.into = contact
         self.merged = merged
         contact.merges += merged.merges + 1
-        merged.email.put(self.stamp, email)  # the event says it again
-        contact.name.put(merged.name.stamp, merged.name.value)
-        contact.image.put(merged.image.stamp, merged.image.value)
+        contact.join_profile(merged)
         del self.by_email[email_key(merged.email.value)]  # free, unless it is the later one of the two:
-        self._take(contact, merged.email.value, merged.email.stamp)
+        if self.at >= merged.email.stamp:  # the event says it again
+            self._take(contact, email, self.at)
+        elif merged.email.stamp > contact.email.stamp:
+            self._take(contact, merged.email.value, merged.email.stamp)
         contact.seen(merged.first)
         contact.seen(merged.last)
         contact.created = min(contact.created, merged.created)
@@ -515,7 +532,7 @@ class Model:
 
     def _identify(self, visitor: Visitor, contact: Contact) -> None:
         self.visitors[visitor.id] = visitor
-        visitor.seen(self.at)
+        visitor.seen(self.seen_at)
         before = holder(visitor)
         if not visitor.said:  # its anonymous past is the contact's
             contact.seen(visitor.first)
@@ -595,16 +612,22 @@ class Model:
             if contact.id in before and (changed := self._changed(contact, before[contact.id], now[contact.id]))
         ]
         told += self._told_of_identity()
-        if self.present is not None and self.at >= self.present.presence + MINUTE_MS:
-            self.present.presence = self.at
+        if self.present is not None and self._is_news_of(self.present):
+            self.present.presence = max(self.present.presence, self.at)
             told.append(Change("ContactSeen", self.present, {}))
         versions = [self._next_version(change) for change in told]
-        for contact in alive:
-            now[contact.id] |= {"updatedAt": contact.updated, "version": contact.version}
+        for change in told:
+            if change.contact in (self.about, self.present):
+                change.contact.seen(self.seen_at)
+            now[change.contact.id] = self._view(change.contact, members.get(change.contact.id, []))
         for change, version in zip(told, versions, strict=True):
             each = {"type": change.type, "contactId": change.contact.id, "version": version, "at": self.at, "cause": self.entry}
             self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **change.more})
         self._views = now
+
+    def _is_news_of(self, contact: Contact) -> bool:
+        """Whether a page view now is to be told as presence."""
+        return self.at >= contact.presence + MINUTE_MS or (contact.first is not None and self.at <= contact.first - MINUTE_MS)
 
     def _next_version(self, change: Change) -> int:
         if change.type != "ContactSeen":
@@ -653,6 +676,8 @@ class Model:
                 visitor.id: {
                     "contactId": getattr(holder(visitor), "id", None),
                     "links": [(contact.id, since) for contact, since in history(visitor)],
+                    "name": visitor.name.value,
+                    "image": visitor.image.value,
                     "metadata": visitor.metadata()[1],
                     "context": hash_of(visitor.context.value),
                     "firstSeenAt": visitor.first,

@@ -39,6 +39,8 @@ SPELLINGS: Final = [
     *("\u212aate@x.io", "kate@x.io", "\ufeffkate@x.io.", "KATE@x.io"),
 ]
 NEVER_SET: Final = ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "1999-12-31T23:59:59.999Z", "2000-01-01T00:30:00+01:00"]
+UNKNOWN: Final = ["2000-01-01T00:00:00Z", "2000-01-01T00:00:00.000999Z", "2000-01-01T05:30:00+05:30"]
+"""Of an event whose time is not known."""
 VALUES: Final = ["a", "b", 1, 1.0, 2, True, False, None, 1.5, "1", 0, -0.0, 1e21, 1e-7, "Café", -3, 123456.75]
 SENT_AFTER_ENTRY_S: Final = [0, 30, -30, 60, -60, 60.001, -60.001, 61, 3600, -3600, -86_400, -86_400.001, -90_000, 10**7]
 """How far `sentAt` is from the entry's time."""
@@ -74,6 +76,10 @@ class Writer:
         self.patch_keys, self.unset_keys = ([0, 1, 1, 2, 5], [0, 1, 1, 3]) if keys is None else ([1, 20, 90, 200], [1, 30, 120])
         self.grid_s = dice.choice([4, 12, 60, 400, 4000])
         self.fine = dice.random() < 0.5
+        self.minutes = 0
+        """Events lie a minute apart, or a millisecond less or more; how many minutes there are. 0: they lie as they like."""
+        self.unknown = dice.choice([0.02, 0.02, 0.3])
+        """How many events have a time that is not known."""
         self.step_s = 0
         """How much later than the one before an event is, where it is not late."""
         self.odd: list[str] = []
@@ -131,6 +137,8 @@ class Writer:
             seconds = BASE_S + dice.randrange(self.grid_s) + (dice.random() if self.fine else 0)
             if self.step_s and dice.random() < 0.9:
                 seconds = BASE_S + number * self.step_s + (dice.random() if self.fine else 0)
+            if self.minutes:
+                seconds = BASE_S + 60 * dice.randrange(self.minutes) + dice.choice([0, 0, 0, 0.001, -0.001])
             event["at"] = moment(seconds, 0 if dice.random() < 0.9 else 2)
             die = dice.random()
             if die < 0.1:
@@ -139,6 +147,8 @@ class Writer:
                 event["sentAt"] = self._sent_at(entry)
         if dice.random() < 0.02:
             event[dice.choice(["at", "sentAt"])] = dice.choice(NEVER_SET)
+        if dice.random() < self.unknown:
+            event["at"] = dice.choice(UNKNOWN)
 
     def _sent_at(self, entry: str) -> str:
         return moment(int(entry.partition("-")[0]) / 1000 + self.dice.choice(SENT_AFTER_ENTRY_S))
@@ -175,17 +185,23 @@ class Writer:
         dice = self.dice
         event["type"] = "VisitorIdentified"
         who = dice.random()
+        self._profile(event)
         for name, chance, value in (
             ("visitorId", dice.random() < 0.9, self._visitor),
             ("externalId", who < 0.7, self._external_id),
             ("email", 0.4 < who < 0.99, self._email),
-            ("name", dice.random() < 0.2, lambda: dice.choice(["Ada", "Bob", None])),
-            ("image", dice.random() < 0.2, lambda: dice.choice(["/a", "/b"])),
             ("metadata", dice.random() < (0.3 if len(self.keys) < 100 else 0.8), self._metadata),
             ("unset", dice.random() < 0.1, self._unset),
         ):
             if chance:
                 event[name] = value()
+
+    def _profile(self, event: Event) -> None:
+        dice = self.dice
+        if dice.random() < 0.2:
+            event["name"] = dice.choice(["Ada", "Bob", None])
+        if dice.random() < 0.2:
+            event["image"] = dice.choice(["/a", "/b"])
 
     def _metadata_set(self, event: Event, number: int) -> None:
         dice = self.dice
@@ -201,6 +217,7 @@ class Writer:
             event["contactId"] = contact_id(WORKSPACE, dice.choice(self.ids[: max(1, number)]))
         if dice.random() < 0.01:
             event["email"] = self._email()
+        self._profile(event)
         if dice.random() < 0.9:
             event["metadata"] = self._metadata()
         if dice.random() < 0.25:
@@ -295,6 +312,23 @@ def identifiers(dice: random.Random) -> Log:
     return Log(writer.log(), _limits(dice))
 
 
+def presence(dice: random.Random) -> Log:
+    """Page views of a few people, a minute apart, or not quite."""
+    writer = Writer(dice, dice.choice([20, 60]))
+    writer.minutes = dice.choice([2, 5, 20])
+    writer.weights = (0.7, 0.9, 0.99)
+    return Log(writer.log(), _limits(dice))
+
+
+def first_identifications(dice: random.Random) -> Log:
+    """Anonymous visitors that are described and then identified, at few times, so that many are equal."""
+    writer = Writer(dice, dice.choice([20, 60]))
+    writer.visitors = [f"v{number}" for number in range(20)]
+    writer.grid_s, writer.fine = 3, False
+    writer.weights = (0.05, 0.5, 0.99)
+    return Log(writer.log(), _limits(dice))
+
+
 def crowd(dice: random.Random) -> Log:
     """More visitors than a contact lists: the limit of 100 as it is. Slow."""
     writer = Writer(dice, 700)
@@ -312,9 +346,12 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "links": links,
     "runs": runs,
     "collecting": collecting,
+    "identifiers": identifiers,
+    "presence": presence,
+    "first-identifications": first_identifications,
 }
-MORE: Final[Mapping[str, Profile]] = {"crowd": crowd, "identifiers": identifiers}
-"""Not tried unless they are asked for: the one is slow, and the other is ahead of the fold's identifiers."""
+MORE: Final[Mapping[str, Profile]] = {"crowd": crowd}
+"""Not tried unless they are asked for: they are slow."""
 
 
 def log_of(profile: str, seed: str) -> Log:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from kinfold_projections import fold
-from kinfold_schemas.events import Event
+from kinfold_projections import duplicates
 from tests.model.contract import Limits
 from tests.model.differential import Difference, difference, smallest
 from tests.model.logs import PROFILES, Log, log_of
@@ -33,10 +32,10 @@ def test_a_contact_with_more_visitors_than_it_lists() -> None:
 def test_a_planted_bug_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two entries are enough to show that contents are not compared."""
 
-    def one_for_all(_event: Event) -> int:
+    def one_for_all(_content: bytes | int) -> int:
         return 0
 
-    monkeypatch.setattr(fold, "content_digest", one_for_all)
+    monkeypatch.setattr(duplicates, "_digest_of", one_for_all)
     small = smallest(*first_difference("wide"))
     assert len(small.entries) == 2
     assert small.entries[0][1].get("id") == small.entries[1][1]["id"]

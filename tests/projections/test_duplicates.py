@@ -4,9 +4,13 @@ import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
-from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow
-from tests.support.folding import Story, given, identified, metadata_set, moment, seen
+from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow, Occurrence
+from kinfold_projections.entries import BadEntry, Entry
+from kinfold_schemas.rejections import Rejection
+from tests.support.folding import Story, entry_of, given, identified, metadata_set, moment, seen
 
 
 def name(value: str, event_id: str | None) -> dict[str, object]:
@@ -148,39 +152,62 @@ def test_a_reused_id_is_one_that_occurred_within_the_window(entries_before: int,
 
 
 def test_a_duplicate_occurs_too() -> None:
-    """Among the entries before is among them, dropped or not: so an event that is repeated for ever stays dropped."""
+    """An event that is repeated for ever stays dropped, since a dropped entry is among the entries before the next one."""
     window = DuplicateWindow()
-    assert window.enter("e-1", 1) == "new"
+    assert entered(window, "e-1", 1) == "new"
     for _ in range(5):
         skip(window, 60_000)
-        assert window.enter("e-1", 1) == "duplicate"
+        assert entered(window, "e-1", 1) == "duplicate"
 
 
 def test_each_content_of_an_id_has_its_own_place_in_the_window() -> None:
-    """The one that was said last does not hide the one before, in whichever half of the memory the two are."""
+    """The last one does not hide the one before, in either half of the memory."""
     window = DuplicateWindow()
-    assert window.enter("e-1", 1) == "new"
+    assert entered(window, "e-1", 1) == "new"
     skip(window, 40_000)
-    assert window.enter("e-1", 2) == "id-reused"
+    assert entered(window, "e-1", 2) == "id-reused"
     skip(window, 25_534)
-    assert window.enter("e-1", 1) == "duplicate"
+    assert entered(window, "e-1", 1) == "duplicate"
     skip(window, 40_001)
-    assert window.enter("e-1", 2) == "id-reused"
-    assert window.enter("e-1", 1) == "duplicate"
-    assert window.enter("e-1", 3) == "id-reused"
-    assert [window.enter("e-1", digest) for digest in (1, 2, 3)] == ["duplicate"] * 3
+    assert entered(window, "e-1", 2) == "id-reused"
+    assert entered(window, "e-1", 1) == "duplicate"
+    assert entered(window, "e-1", 3) == "id-reused"
+    assert [entered(window, "e-1", content) for content in (1, 2, 3)] == ["duplicate"] * 3
+
+
+def test_an_id_that_every_event_has_costs_the_same_each_time() -> None:
+    """The window looks an event up by its id and its content, however many contents the id had."""
+    window = DuplicateWindow()
+    assert [entered(window, "e-1", content) for content in range(20_000)] == ["new", *["id-reused"] * 19_999]
+    assert entered(window, "e-1", 7) == "duplicate"
+
+
+@given_any(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=30), st.lists(st.integers(1, 8), max_size=30)
+)
+def test_entries_occur_alike_in_batches_of_any_size(occurring: list[tuple[str, int]], sizes: list[int]) -> None:
+    """A batch in which nothing is unusual is entered at once, and that must not show."""
+    entries = [entry_with(event_id, content) for event_id, content in occurring]
+    one_by_one, batched = DuplicateWindow(), DuplicateWindow()
+    found: list[str] = []
+    expected = [one_by_one.enter([entry]).get(0, "new") for entry in entries]
+    for size in [*sizes, len(entries)]:
+        batch, entries = entries[:size], entries[size:]
+        occurrences = batched.enter(batch)
+        found += [occurrences.get(index, "new") for index in range(len(batch))]
+    assert found == expected
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000, WINDOW_ENTRIES - 1, WINDOW_ENTRIES, WINDOW_ENTRIES + 1, 3 * WINDOW_ENTRIES])
 def test_the_window_is_the_same_wherever_in_the_log(offset: int) -> None:
-    """It is defined on the log alone, not on where somebody started to count."""
+    """It is defined on the log alone, not on where a reader started to count."""
 
     def occurs_after(entries: int) -> bool:
         window = DuplicateWindow()
         skip(window, offset)
-        window.enter("e-1", 1)
+        entered(window, "e-1", 1)
         skip(window, entries - 1)
-        return window.enter("e-1", 1) == "duplicate"
+        return entered(window, "e-1", 1) == "duplicate"
 
     assert_edge(occurs_after)
 
@@ -192,6 +219,13 @@ def assert_edge(occurs_after: Callable[[int], bool]) -> None:
     assert not occurs_after(200_000)
 
 
+def entry_with(event_id: str, content: int) -> Entry | BadEntry:
+    return entry_of("1767229200000-0", metadata_set(visitorId="v-1", metadata={"a": content}, id=event_id))
+
+
+def entered(window: DuplicateWindow, event_id: str, content: int) -> Occurrence:
+    return window.enter([entry_with(event_id, content)]).get(0, "new")
+
+
 def skip(window: DuplicateWindow, entries: int) -> None:
-    for _ in range(entries):
-        window.skip()
+    window.enter([BadEntry("1-0", Rejection("not-json", "event", "JSON", "none"))] * entries)

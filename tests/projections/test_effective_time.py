@@ -4,10 +4,16 @@ import pytest
 
 from kinfold_projections.entries import Entry
 from kinfold_schemas.times import LAST_MS, from_text, to_text
-from tests.support.folding import LOG_START_MS, Story, entry_of, identified, moment
+from tests.support.folding import LOG_START_MS, Event, Story, entry_of, given, identified, log_at, metadata_set, moment, seen
 
 ENTRY_AT = "2026-01-01T12:00:00.000Z"
 ENTRY_MS = from_text(ENTRY_AT)
+UNKNOWN = "2000-01-01T00:00:00.000Z"
+
+
+def of_unknown_time(event: Event) -> Event:
+    """The event with the time that says that its time is not known."""
+    return {**event, "at": UNKNOWN}
 
 
 def effective(at: str | None = None, sent_at: str | None = None, entry_ms: int = ENTRY_MS) -> str:
@@ -15,7 +21,7 @@ def effective(at: str | None = None, sent_at: str | None = None, entry_ms: int =
     times = {key: value for key, value in (("at", at), ("sentAt", sent_at)) if value}
     entry = entry_of(f"{entry_ms}-3", {"type": "VisitorSeen", "visitorId": "v-1", **times})
     assert isinstance(entry, Entry)
-    assert entry.stamp == (from_text(entry.at), entry_ms, 3)
+    assert entry.at_ms == from_text(entry.at)
     return entry.at
 
 
@@ -122,3 +128,79 @@ def test_what_is_finer_than_a_millisecond_is_cut_off() -> None:
 def test_it_stays_within_what_rfc_3339_can_write(entry_ms: int, at: str | None, sent_at: str | None, clamped_ms: int) -> None:
     """However long the delay was, and whatever ids the log has."""
     assert effective(at, sent_at, entry_ms) == to_text(clamped_ms)
+
+
+# --- an event of unknown time
+
+
+def test_an_event_of_unknown_time_sets_what_is_not_set_yet() -> None:
+    """Anything that has a time is newer."""
+    story = given(identified("u-1", name="Ada", metadata={"plan": "pro"}, at=1))
+    event = identified("u-1", "ada@example.org", name="Old", image="/a.png", metadata={"plan": "old", "city": "Paris"})
+    story.when(of_unknown_time(event)).then(
+        {"type": "ContactUpdated", "changed": ["email", "image", "metadata.city"], "at": UNKNOWN}
+    )
+    contact = story.contact(external_id="u-1")
+    assert (contact.name, contact.metadata) == ("Ada", {"plan": "pro", "city": "Paris"})
+
+
+def test_what_an_event_of_unknown_time_set_gives_way_to_anything_newer() -> None:
+    """Its stamps are the oldest time that an event can have, so a later one of unknown time wins as well."""
+    story = given(of_unknown_time(identified("u-1", name="One", metadata={"plan": "one"})))
+    story.when(of_unknown_time(identified("u-1", name="Two"))).then({"type": "ContactUpdated", "changed": ["name"]})
+    story.when(metadata_set(externalId="u-1", metadata={"plan": "two"}, at=-(10**6))).then(
+        {"type": "ContactUpdated", "changed": ["metadata.plan"]}
+    )
+
+
+def test_a_contact_that_an_event_of_unknown_time_creates_has_the_entry_s_time() -> None:
+    """Nobody was seen in 2000. On the feed, `at` is the effective time all the same."""
+    for event in (identified("u-1"), metadata_set(externalId="u-1")):
+        story = given()
+        story.when(of_unknown_time(event)).then({"type": "ContactCreated", "at": UNKNOWN})
+        contact = story.contact(external_id="u-1")
+        times = contact.created_at, contact.first_seen_at, contact.last_seen_at, contact.updated_at
+        assert times == (log_at(0),) * 4
+
+
+@pytest.mark.parametrize("event", [seen("v-1"), metadata_set(visitorId="v-1"), identified("u-1", visitor_id="v-1")])
+def test_a_visitor_of_an_event_of_unknown_time_was_seen_at_the_entry_s_time(event: Event) -> None:
+    """Its first event, and a later one."""
+    story = given(of_unknown_time(event))
+    assert (story.visitor().first_seen_at, story.visitor().last_seen_at) == (log_at(0), log_at(0))
+    story.given(of_unknown_time(event))
+    assert (story.visitor().first_seen_at, story.visitor().last_seen_at) == (log_at(0), log_at(1))
+
+
+def test_a_change_of_unknown_time_widens_the_seen_times_to_the_entry_s() -> None:
+    """And `updatedAt` stays, which is the greatest effective time."""
+    story = given(identified("u-1", at=1))
+    story.when(of_unknown_time(metadata_set(externalId="u-1", metadata={"plan": "pro"}))).then("ContactUpdated")
+    contact = story.contact(external_id="u-1")
+    assert (contact.first_seen_at, contact.last_seen_at, contact.updated_at) == (moment(1), log_at(1), moment(1))
+
+
+def test_a_page_view_of_unknown_time_tells_no_presence() -> None:
+    """It dates the visitor alone. Its context is there as long as no other is."""
+    story = given(identified("u-1", visitor_id="v-1", at=1))
+    story.when(of_unknown_time(seen("v-1", context={"url": "/old"}))).then_nothing("folded")
+    assert story.visitor().context == {"url": "/old"}
+    assert story.contact(external_id="u-1").last_seen_at == moment(1)
+    story.when(seen("v-1", at=2, context={"url": "/new"})).then("ContactSeen")
+    story.given(of_unknown_time(seen("v-1", context={"url": "/old"})))
+    assert story.visitor().context == {"url": "/new"}
+
+
+def test_an_identification_of_unknown_time_links_an_anonymous_visitor() -> None:
+    """And takes no visitor from the contact that it has."""
+    story = given(of_unknown_time(identified("u-1", visitor_id="v-1")), identified("u-2", visitor_id="v-2", at=1))
+    assert story.contact(visitor_id="v-1").external_id == "u-1"
+    story.when(of_unknown_time(identified("u-1", visitor_id="v-2"))).then_nothing("folded")
+    assert story.contact(visitor_id="v-2").external_id == "u-2"
+
+
+def test_any_time_but_the_first_of_2000_is_known() -> None:
+    """A millisecond later is a time like any other."""
+    story = given(identified("u-1", visitor_id="v-1", at=1))
+    story.when({**seen("v-1"), "at": "2000-01-01T00:00:00.001Z"}).then("ContactSeen")
+    assert story.contact(external_id="u-1").first_seen_at == "2000-01-01T00:00:00.001Z"

@@ -74,7 +74,7 @@ def test_the_address_that_t_had_is_free_again() -> None:
     """Whoever says it next gets it."""
     story = given(X_WITH_EMAIL)
     story.when(identified("u-1", "ada@new.example")).then({"type": "ContactUpdated", "changed": ["email"]})
-    assert story.state.emails == {"ada@new.example": story.contacts[0].id}
+    assert story.emails == {"ada@new.example": story.contacts[0].id}
     story.when(identified("u-2", ADA)).then("ContactCreated")
     assert email_holder(story) == "u-2"
 
@@ -83,7 +83,7 @@ def test_t_takes_e_by_effective_time() -> None:
     """An address that was said earlier, and arrives later, is not taken and stays free."""
     story = given(identified("u-1", "ada@new.example", at=5))
     story.when(identified("u-1", ADA, at=4)).then_nothing("stale")
-    assert story.state.emails.keys() == {"ada@new.example"}
+    assert story.emails.keys() == {"ada@new.example"}
     story.when(E).then("ContactCreated")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.folding import Event, Story, given, identified, log_at, metadata_set, moment, seen
+from tests.support.folding import Event, Story, given, identified, metadata_set, moment, seen
 
 Write = Callable[[str, float], Event]
 
@@ -132,16 +132,18 @@ def test_a_contact_s_seen_times_cover_its_visitors_anonymous_past() -> None:
 
 
 def test_a_contact_s_seen_times_cover_what_names_it_or_comes_from_its_visitors() -> None:
-    """Metadata and no-ops included, and nothing of a visitor's that is another's by then."""
-    story = given(identified("u-1", visitor_id="v-1", at=5), seen(at=7), identified("u-2", visitor_id="v-1", at=10))
-    story.given(seen(at=12), seen(at=2))
+    """As of its last change. Nothing of a visitor's counts that is another contact's by then."""
+    story = given(identified("u-1", visitor_id="v-1", at=100), seen(at=107), identified("u-2", visitor_id="v-1", at=110))
+    story.given(seen(at=112), seen(at=20))
     one, two = story.contact(external_id="u-1"), story.contact(external_id="u-2")
-    assert (one.first_seen_at, one.last_seen_at) == (moment(2), moment(7))
-    assert (two.first_seen_at, two.last_seen_at) == (moment(10), moment(12))
-    story.given(identified("u-1", at=13))
-    assert one.last_seen_at == moment(13)
-    story.given(metadata_set(externalId="u-1"))
-    assert one.last_seen_at == log_at(6)
+    assert (one.first_seen_at, one.last_seen_at) == (moment(20), moment(107))
+    assert (two.first_seen_at, two.last_seen_at) == (moment(110), moment(112))
+
+
+def test_a_no_op_moves_no_seen_time() -> None:
+    """A contact's record changes with its changes on the feed, and with nothing else."""
+    story = given(identified("u-1", name="Ada", at=5), identified("u-1", name="Ada", at=13))
+    assert story.contact(external_id="u-1").last_seen_at == moment(5)
 
 
 def test_an_event_by_a_visitor_may_widen_the_second_contact_s_past_no_further() -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from kinfold_projections.entries import BadEntry, Entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.fold import fold
 from kinfold_projections.state import State
 from tests.support.folding import Event, Story, entry_of, given, identified
 from tests.support.store import Store
@@ -26,7 +26,7 @@ class Crowd:
         self.state = State("default")
         self.visitors = visitors
         for number in range(visitors):
-            evolve(self.state, link(number))
+            fold(self.state, [link(number)])
             if number % 1000 == 0:
                 self.settle()
         self.settle()
@@ -38,7 +38,7 @@ class Crowd:
 
     def cost_of(self, entry: Entry | BadEntry) -> int:
         """How many bytes one more entry makes the projector write: state and feed."""
-        outcome = evolve(self.state, entry)
+        (outcome,) = fold(self.state, [entry])
         return len(msgspec.json.encode(self.state.take_changes())) + len(msgspec.json.encode(outcome.changes))
 
 

@@ -4,12 +4,12 @@ import pytest
 
 from kinfold_projections import members
 from kinfold_projections.members import Membership
-from kinfold_projections.records import ContactRecord, new_contact
-from kinfold_schemas.changes import ContactUpdated
-from tests.support.folding import entry_of, identified
+from kinfold_projections.records import ContactRecord, ContactStamps, new_contact
+from kinfold_schemas.changes import ContactUpdated, decode_change, encode_change
+from tests.support.folding import STORY_START_MS, entry_of, identified, moment
 from tests.support.store import Store
 
-MEMBERS = [Membership(f"2026-01-01T00:00:{second:02}.000Z", f"v-{second:02}") for second in range(60)]
+MEMBERS = [Membership(STORY_START_MS + 1000 * second, f"v-{second:02}") for second in range(60)]
 ADA = "ada@example.org"
 
 
@@ -18,13 +18,13 @@ def _short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "LISTED_VISITORS", 2)
 
 
-def contact_of(count: int, *listed: int) -> ContactRecord:
-    """A contact that has so many visitors and lists these."""
-    contact = new_contact("ct_1", MEMBERS[0].since)
+def contact_of(count: int, *listed: int) -> tuple[ContactRecord, ContactStamps]:
+    """A contact that has so many visitors and lists these, and its stamps."""
+    contact, stamps = new_contact("ct_1", moment(0)), ContactStamps()
     contact.visitor_count = count
-    contact.visitor_since = [MEMBERS[second].since for second in listed]
+    stamps.since = [MEMBERS[second].since_ms for second in listed]
     contact.visitor_ids = [MEMBERS[second].visitor_id for second in listed]
-    return contact
+    return contact, stamps
 
 
 def listed(contact: ContactRecord) -> list[int]:
@@ -34,32 +34,32 @@ def listed(contact: ContactRecord) -> list[int]:
 
 def test_who_stands_below_all_that_are_known_stays_unknown() -> None:
     """Somebody that was not loaded may stand between: so the next one up is never guessed."""
-    contact, older = contact_of(10, 50, 40), [MEMBERS[30]]
-    members.add(contact, older, MEMBERS[5])
+    (contact, stamps), older = contact_of(10, 50, 40), [MEMBERS[30]]
+    members.add(contact, stamps, older, MEMBERS[5])
     assert (contact.visitor_count, listed(contact), older) == (11, [50, 40], [MEMBERS[30]])
-    members.add(contact, older, MEMBERS[35])
+    members.add(contact, stamps, older, MEMBERS[35])
     assert older == [MEMBERS[35], MEMBERS[30]]
 
 
 def test_of_two_lists_no_more_is_known_than_down_to_the_higher_gap() -> None:
     """What one list does not know may stand above what the other does."""
-    more, less = contact_of(10, 50, 40), contact_of(10, 55, 20)
-    older = members.unite(more, [MEMBERS[30]], less, [MEMBERS[10], MEMBERS[9]])
+    (more, stamps), less = contact_of(10, 50, 40), contact_of(10, 55, 20)
+    older = members.unite(more, stamps, [MEMBERS[30]], *less, [MEMBERS[10], MEMBERS[9]])
     assert (more.visitor_count, listed(more), older) == (20, [55, 50], [MEMBERS[40], MEMBERS[30]])
 
 
 def test_of_two_lists_that_are_complete_everything_is_known() -> None:
     """Whichever is the longer."""
-    small, large = contact_of(1, 30), contact_of(4, 50, 40)
-    older = members.unite(small, [], large, [MEMBERS[20], MEMBERS[10]])
+    (small, stamps), large = contact_of(1, 30), contact_of(4, 50, 40)
+    older = members.unite(small, stamps, [], *large, [MEMBERS[20], MEMBERS[10]])
     assert (small.visitor_count, listed(small), older) == (5, [50, 40], [MEMBERS[30], MEMBERS[20], MEMBERS[10]])
 
 
 def test_who_was_not_loaded_cannot_be_listed() -> None:
     """A wrong list is never stored: too little was loaded, and that is said."""
-    contact = contact_of(10, 50, 40)
+    contact, stamps = contact_of(10, 50, 40)
     with pytest.raises(LookupError, match="knows 1 of 9 visitors"):
-        members.remove(contact, [], MEMBERS[50])
+        members.remove(contact, stamps, [], MEMBERS[50])
 
 
 def test_a_merged_contact_stands_at_its_newest_link() -> None:
@@ -84,6 +84,6 @@ def test_a_visitor_that_turns_out_to_be_linked_long_ago_makes_room() -> None:
     store = Store()
     store.fold_batch(entries)
     (outcome,) = store.fold_batch([entry_of("1767229300000-0", identified("u-1", visitor_id="v-7", at=1))])
-    (change,) = outcome.changes
+    change = decode_change(encode_change(*outcome.changes))
     assert isinstance(change, ContactUpdated)
     assert (change.changed, change.contact.visitor_ids) == (["visitorIds"], ["v-6", "v-5"])

@@ -68,17 +68,17 @@ def test_the_address_that_the_merged_contact_ends_up_without_is_free() -> None:
     """T had another one: the later stays, and the earlier is nobody's."""
     story = two(x=identified("u-1", "old@example.org", at=2)).given(MERGE)
     assert story.contact(external_id="u-1").email == ADA
-    assert story.state.emails.keys() == {ADA}
+    assert story.emails.keys() == {ADA}
 
     story = two(x=identified("u-1", "newer@example.org", at=20)).given(MERGE)
     assert story.contact(external_id="u-1").email == "newer@example.org"
-    assert story.state.emails.keys() == {"newer@example.org"}
+    assert story.emails.keys() == {"newer@example.org"}
     story.when(identified("u-2", ADA)).then("ContactCreated")
 
 
-@pytest.mark.parametrize(("x_at", "e_at", "winner"), [(1, 2, "E"), (2, 1, "X"), (1, 1, "E")])
+@pytest.mark.parametrize(("x_at", "e_at", "winner"), [(1, 2, "E"), (2, 1, "X"), (1, 1, "X")])
 def test_metadata_name_and_image_combine_by_effective_time(x_at: float, e_at: float, winner: str) -> None:
-    """A key at a time; where the times are the same, the later entry wins."""
+    """A key at a time; at equal times the survivor's value stays."""
     story = two(
         x=identified("u-1", name="X", image="/X", metadata={"both": "X", "x": 1}, at=x_at),
         e=identified(None, ADA, name="E", image="/E", metadata={"both": "E", "e": 2}, at=e_at),
@@ -86,6 +86,30 @@ def test_metadata_name_and_image_combine_by_effective_time(x_at: float, e_at: fl
     contact = story.contact(external_id="u-1")
     assert (contact.name, contact.image) == (winner, f"/{winner}")
     assert contact.metadata == {"both": winner, "x": 1, "e": 2}
+
+
+def test_at_equal_times_the_survivor_s_address_stays() -> None:
+    """A late event finds the other contact by its address, and does not say that address again."""
+    story = two(x=identified("u-1", "own@example.org", at=20), e=identified(None, ADA, at=20))
+    story.when(identified("u-1", ADA, at=10)).then("ContactsMerged")
+    assert story.contact(external_id="u-1").email == "own@example.org"
+    assert story.emails.keys() == {"own@example.org"}
+
+
+def test_at_equal_times_the_address_that_the_event_names_is_taken() -> None:
+    """The event is the later entry."""
+    story = two(x=identified("u-1", "own@example.org", at=20), e=identified(None, ADA, at=20))
+    story.when(identified("u-1", ADA, at=20)).then("ContactUpdated", "ContactsMerged")
+    assert story.contact(external_id="u-1").email == ADA
+
+
+def test_at_equal_times_the_survivor_s_removal_stays() -> None:
+    """A removed key has a time like any other."""
+    story = two(
+        x=metadata_set(externalId="u-1", unset=["plan"], at=2),
+        e=identified(None, ADA, metadata={"plan": "pro"}, at=2),
+    ).given(MERGE)
+    assert story.contact(external_id="u-1").metadata == {}
 
 
 def test_what_was_removed_later_stays_removed() -> None:

@@ -1,5 +1,6 @@
 """Metadata is a patch, with a hash, and what changes nothing is a no-op (contract section 4)."""
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_number_in_another_form_is_the_same(old: float, new: float) -> None:
 def test_an_event_that_leaves_the_metadata_as_it_was_is_a_no_op() -> None:
     """No change on the feed, no new version, no new updatedAt."""
     story = given(PRO)
-    before = story.contact(external_id="u-1").public()
+    before = copy(story.contact(external_id="u-1"))
     story.when(patch(metadata={"plan": "pro"})).then_nothing()
     story.when(patch(unset=["nothing"])).then_nothing()
     story.when(patch()).then_nothing()
@@ -127,6 +128,17 @@ def test_anonymous_metadata_moves_in_with_the_first_identification() -> None:
     assert story.contact(external_id="u-1").metadata == {"theme": "dark", "plan": "pro", "city": "Paris"}
     story.when(patch(metadata={"theme": "light"}, at=3.5)).then_nothing("stale")
     assert story.visitor().metadata == {"theme": "dark", "plan": "free", "city": "Paris"}
+
+
+@pytest.mark.parametrize(
+    ("anonymous", "expected"),
+    [({"metadata": {"plan": "free"}}, {"plan": "pro", "seats": 3}), ({"unset": ["plan"]}, {"plan": "pro", "seats": 3})],
+)
+def test_at_equal_times_the_contact_s_metadata_stays(anonymous: dict[str, Any], expected: dict[str, Any]) -> None:
+    """What an anonymous visitor set or removed comes together with it; neither is the later entry."""
+    story = given(metadata_set(visitorId="v-1", **anonymous, at=1), PRO)
+    story.when(identified("u-1", visitor_id="v-1", at=4)).then("VisitorLinked")
+    assert story.contact(external_id="u-1").metadata == expected
 
 
 def test_anonymous_metadata_moves_in_once() -> None:

@@ -106,7 +106,7 @@ def test_removed_keys_take_no_place_and_are_not_remembered_without_end() -> None
         )
     contact = story.contact(external_id="u-1")
     assert contact.metadata == {}
-    assert contact.metadata_stamps.keys() == keys(744, 256).keys()
+    assert story.stamps(contact).metadata.keys() == keys(744, 256).keys()
 
 
 def test_removals_are_counted_after_the_event_s_own_patch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_removals_are_counted_after_the_event_s_own_patch(monkeypatch: pytest.Mo
     )
     contact = story.contact(external_id="u-1")
     assert contact.metadata == {"k4": "new"}
-    assert contact.metadata_stamps.keys() == {"k2", "k3", "k4"}
+    assert story.stamps(contact).metadata.keys() == {"k2", "k3", "k4"}
 
 
 def test_metadata_of_a_first_identification_is_no_reason_to_reject() -> None:

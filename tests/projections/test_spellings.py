@@ -33,7 +33,7 @@ def test_one_address_in_two_spellings_is_one_contact(first: str, second: str) ->
             {"type": "ContactUpdated", "changed": ["email", "metadata.plan"] if changed else ["metadata.plan"]}
         )
         assert [contact.email for contact in story.contacts] == [shown]
-        assert len(story.state.emails) == 1
+        assert len(story.emails) == 1
 
 
 def test_an_external_id_takes_over_an_address_in_another_spelling() -> None:

@@ -111,7 +111,7 @@ async def test_a_log_that_was_trimmed_at_its_head(redis: Redis, redis_url: str, 
     assert len(shown["contacts"].out) == 3
     refused(await kinfold(redis_url, workspace, "contacts", "--at", entry_id(2)), NO, "before the log", entry_id(3))
     verified = await kinfold(redis_url, workspace, "verify")
-    assert (verified.status, verified.said.count(lost), verified.said.count("replay mends")) == (NO, 1, 0)
+    assert (verified.status, verified.said.count(lost), verified.said.count("replay repairs")) == (NO, 1, 0)
     dry = await kinfold(redis_url, workspace, "replay", "--dry-run")
     assert dry.status == DONE
     assert [change["type"] for change in dry.out] == ["ContactGone"] * 3

@@ -11,10 +11,10 @@ from typing import Final, cast
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_schemas.keys import key
+from kinfold_schemas.keys import PrivateName, PublicName, key
 from tests.support.event_log import append, history
 from tests.support.projecting import fold_log, projecting, variables, wait_until_folded
-from tests.support.replaying import command_line, kinfold, leftovers, living_snapshot, verify
+from tests.support.replaying import command_line, differ_unseen, kinfold, leftovers, living_snapshot, verify
 from tests.support.snapshots import Snapshot
 from tests.support.waiting import wait_until
 
@@ -22,8 +22,6 @@ KILLS: Final = 20
 SEED: Final = int(os.environ.get("KINFOLD_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 ENTRIES: Final = 8000
 HOLD_S: Final = 5.0
-WRITING: Final = {"cached_records": 30}
-"""So that a replay writes to the staging area all along, and has that many instants to be killed in."""
 
 
 @asynccontextmanager
@@ -32,7 +30,7 @@ async def replaying(client: Redis, url: str, workspace: str) -> AsyncGenerator["
     before = await generation(client, workspace)
     with subprocess.Popen(  # noqa: ASYNC220  it returns at once
         command_line(url, workspace, "replay"),
-        env=variables(WRITING),
+        env=variables({}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -70,14 +68,18 @@ async def test_a_replay_killed_at_twenty_instants_leaves_the_old_state_or_the_ne
     dice = random.Random(SEED)  # noqa: S311  no secret
     await append(redis, workspace, history()[:ENTRIES])
     await fold_log(redis, redis_url, workspace)
+    healthy = await living_snapshot(redis, workspace)
+    await differ_unseen(redis, workspace)
     async with replaying(redis, redis_url, workspace) as process:
         begun = time.monotonic()
         await wait_until(lambda: process.poll() is not None, 60)
         assert process.returncode == 0
         whole_s = time.monotonic() - begun
+    must_be_wholly_swapped(await living_snapshot(redis, workspace), healthy)
 
     untouched = 0
     for _ in range(KILLS):
+        await differ_unseen(redis, workspace)
         before = await living_snapshot(redis, workspace)
         async with replaying(redis, redis_url, workspace) as process:
             instant = time.monotonic() + dice.uniform(0, whole_s)
@@ -90,7 +92,7 @@ async def test_a_replay_killed_at_twenty_instants_leaves_the_old_state_or_the_ne
             after.must_equal(before)
             untouched += 1
         else:
-            must_be_wholly_swapped(after, before)
+            must_be_wholly_swapped(after, healthy)
     print(f"{untouched} of {KILLS} killed before the swap")  # noqa: T201
     assert untouched >= KILLS // 4, "else it was not killed while it was at work"
 
@@ -103,12 +105,47 @@ async def test_a_replay_killed_at_twenty_instants_leaves_the_old_state_or_the_ne
     assert await verify(redis, workspace) == []
 
 
+@pytest.mark.parametrize("written", ["visitors", "contacts", "members", "created", "position"])
+async def test_a_replay_killed_while_it_writes_leaves_the_old_state_or_the_new_one(
+    redis: Redis, redis_url: str, workspace: str, written: PublicName | PrivateName
+):
+    """As soon as a part of the state, or the claim on the staging area, stands beside the living one."""
+    await append(redis, workspace, history()[:ENTRIES])
+    await fold_log(redis, redis_url, workspace)
+    healthy = await living_snapshot(redis, workspace)
+    await differ_unseen(redis, workspace)
+    before = await living_snapshot(redis, workspace)
+    await redis.config_set("notify-keyspace-events", "Khz")
+    async with redis.pubsub() as events:
+        await events.psubscribe(f"__keyspace@*__:{key(workspace, written, 'replay')}")
+        async with replaying(redis, redis_url, workspace) as process:
+            async for message in cast("AsyncIterator[dict[str, object]]", events.listen()):
+                if message["type"] == "pmessage":
+                    break
+            process.kill()
+            process.wait()
+    await redis.config_set("notify-keyspace-events", "")
+
+    after = await living_snapshot(redis, workspace)
+
+    if after.position == before.position:
+        after.must_equal(before)
+        assert await leftovers(redis, workspace), "it was killed while it wrote"
+    else:
+        must_be_wholly_swapped(after, healthy)
+    answer = await kinfold(redis_url, workspace, "replay")
+    assert (answer.status, answer.out) == (0, [])
+    must_be_wholly_swapped(await living_snapshot(redis, workspace), healthy)
+    assert await leftovers(redis, workspace) == []
+
+
 @pytest.mark.slow
 async def test_the_hold_of_a_killed_replay_ends_by_itself(redis: Redis, redis_url: str, workspace: str):
     """Killed while the projector waits for it, at the one moment that it does: the projector goes on all the same."""
     await redis.config_set("notify-keyspace-events", "K$")
     await append(redis, workspace, history()[:500])
     await fold_log(redis, redis_url, workspace)
+    await differ_unseen(redis, workspace)
     hold = key(workspace, "hold")
 
     async def kill_while_holding() -> bool:

@@ -170,7 +170,7 @@ async def test_the_copy_of_what_the_log_loses_meanwhile_stays(
     await append(redis, workspace, [*[b"{"] * 7000, ADA, b"["])
     await fold_log(redis, redis_url, workspace)
     expected = await listed(redis_url, workspace)
-    lost = iter(map(entry_id, (100, 500, 2700, 5500, 6000)))
+    lost = iter(map(entry_id, (100, 500, 2700, 6000)))
 
     async def read_and_lose(name: str, *args: Any, **options: Any) -> Any:
         page = await read(name, *args, **options)

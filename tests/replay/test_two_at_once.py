@@ -1,27 +1,26 @@
-"""Two replays, or two verifications, of one workspace at once: the later takes over, and the earlier says so."""
+"""Two replays of one workspace at once: the later takes over, and the earlier says so. Verifications do not disturb anybody."""
 
 import asyncio
-from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from kinfold_projections.entries import EVENT_FIELD
-from kinfold_schemas.changes import Change, ContactCreated, ContactUpdated
+from kinfold_schemas.changes import ContactCreated, ContactUpdated
 from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
-from kinfold_services.projector.store import Replaced
-from kinfold_services.replay.rebuild import Rebuild
 from kinfold_services.replay.replay import Replay
-from kinfold_services.replay.verify import Verification
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import Position, Replaced
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.replaying import (
     NO_RULES,
     Answer,
     changes_since,
+    differ_unseen,
     kinfold,
     leftovers,
     living_snapshot,
@@ -39,38 +38,54 @@ def job_of(client: Redis, workspace: str) -> Replay:
     return Replay(client, Settings(workspace=workspace), NO_RULES)
 
 
-@pytest.mark.parametrize("command", ["replay", "verify"])
-async def test_the_earlier_command_ends_with_a_sentence(redis: Redis, redis_url: str, workspace: str, command: str):
+async def test_the_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: str, workspace: str):
     """Exit status 1 and nothing done, or both in time; never a traceback, never a wrong answer, never anything left."""
     await append(redis, workspace, history()[:ENTRIES])
     await fold_log(redis, redis_url, workspace)
     before = await living_snapshot(redis, workspace)
-    staging = key(workspace, "position", "replay" if command == "replay" else "verify")
+    await differ_unseen(redis, workspace)
 
     async def is_at_work() -> bool:
-        return await redis.hlen(staging) > 1
+        return await redis.exists(key(workspace, "position", "replay")) == 1
 
     async with asyncio.TaskGroup() as group:
-        earlier = group.create_task(kinfold(redis_url, workspace, command, cached_records=10))
+        earlier = group.create_task(kinfold(redis_url, workspace, "replay"))
         await wait_until(is_at_work, 30)
-        later = group.create_task(kinfold(redis_url, workspace, command))
+        later = group.create_task(kinfold(redis_url, workspace, "replay"))
 
     answers: list[Answer] = [earlier.result(), later.result()]
     assert later.result().status == 0, later.result().said
     for answer in answers:
-        assert answer.status == 0 or f"another kinfold {command} has begun" in answer.said
-        assert answer.status in {0, 3 if command == "verify" else 1}, "1 would say that verify found differences"
+        assert answer.status == 0 or "another kinfold replay has begun" in answer.said
+        assert answer.status in {0, 1}
         assert answer.out == []
     after = await living_snapshot(redis, workspace)
-    after._replace(position=before.position).must_equal(before)
+    assert after.position.pop(b"generation"), "it was replaced"
+    after.must_equal(before)
     assert await leftovers(redis, workspace) == []
 
 
+async def test_two_verifications_do_not_disturb_each_other(redis: Redis, redis_url: str, workspace: str):
+    """Nor does a replay that is at work: a verification writes nothing, and every one gives its answer."""
+    await append(redis, workspace, history()[:ENTRIES])
+    await fold_log(redis, redis_url, workspace)
+
+    answers = await asyncio.gather(*(kinfold(redis_url, workspace, each) for each in ("verify", "replay", "verify")))
+
+    assert [(answer.status, answer.out) for answer in answers] == [(0, [])] * 3, answers
+    assert await leftovers(redis, workspace) == []
+
+
+@pytest.mark.parametrize("differs", [False, True])
 @pytest.mark.parametrize("built", ["before it has begun", "behind the comparison"])
-async def test_a_replay_that_was_taken_over_replaces_nothing(redis: Redis, redis_url: str, workspace: str, built: str):
+async def test_a_replay_that_was_taken_over_replaces_nothing(
+    redis: Redis, redis_url: str, workspace: str, built: str, *, differs: bool
+):
     """At whatever step it is, the staging area is another's, and the swap is refused."""
     await append(redis, workspace, history()[:500])
     await fold_log(redis, redis_url, workspace)
+    if differs:
+        await differ_unseen(redis, workspace)
     earlier, later = job_of(redis, workspace), job_of(redis, workspace)
     await earlier.build(quietly)
     if built == "behind the comparison":
@@ -82,19 +97,53 @@ async def test_a_replay_that_was_taken_over_replaces_nothing(redis: Redis, redis
         await earlier.compare()
     with pytest.raises(Replaced, match=workspace):
         await earlier.replace(allow_lost=False)
-    await earlier.rebuild.clean()
+    await earlier.close()
 
     (await living_snapshot(redis, workspace)).must_equal(before)
     await later.compare()
     assert await later.replace(allow_lost=False) == []
-    await later.rebuild.clean()
+    await later.close()
+    assert await leftovers(redis, workspace) == []
+
+
+@pytest.mark.parametrize("step", ["_write", "_write_last", "_put_in_place"])
+async def test_a_replay_that_is_taken_over_while_it_writes_replaces_nothing(
+    redis: Redis, redis_url: str, workspace: str, step: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing of what it wrote is among what the later one writes."""
+    await append(redis, workspace, history()[:500])
+    await fold_log(redis, redis_url, workspace)
+    expected = await living_snapshot(redis, workspace)
+    await differ_unseen(redis, workspace)
+    before = await living_snapshot(redis, workspace)
+    earlier, later = job_of(redis, workspace), job_of(redis, workspace)
+    await earlier.build(quietly)
+    await earlier.compare()
+    take_step = getattr(earlier, step)
+
+    async def be_taken_over(*arguments: Any) -> Any:
+        await later.build(quietly)
+        return await take_step(*arguments)
+
+    monkeypatch.setattr(earlier, step, be_taken_over)
+    with pytest.raises(Replaced, match=workspace):
+        await earlier.replace(allow_lost=False)
+    await earlier.close()
+
+    (await living_snapshot(redis, workspace)).must_equal(before)
+    await later.compare()
+    assert await later.replace(allow_lost=False) == []
+    await later.close()
+    after = await living_snapshot(redis, workspace)
+    assert after.position.pop(b"generation"), "it was replaced"
+    after.must_equal(expected)
     assert await leftovers(redis, workspace) == []
 
 
 async def test_what_another_replay_would_have_told_is_not_told(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Both have compared; the earlier stages its differences last. The feed gets those of the state that is swapped in."""
+    """Both have compared; the earlier writes its differences last. The feed gets those of the state that is swapped in."""
     await append(redis, workspace, [{"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada"}])
     await fold_log(redis, redis_url, workspace)
     ((contact_id, data),) = (await living_snapshot(redis, workspace)).contacts.items()
@@ -105,58 +154,20 @@ async def test_what_another_replay_would_have_told_is_not_told(
     await redis.hset(key(workspace, "contacts"), contact_id, data.replace(b"Ada", b"Eve"))
     await later.build(quietly)
     await later.compare()
-    stage, stagings = later._stage, list[int]()
+    put_in_place = later._put_in_place
 
-    async def stage_and_be_overwritten(changes: Sequence[Change]) -> None:
-        await stage(changes)
-        if not stagings:
-            await earlier._stage([])
-        stagings.append(len(changes))
+    async def be_disturbed_and_put_in_place() -> bool:
+        with pytest.raises(Replaced, match=workspace):
+            await earlier._write_last(await earlier._stored.position())
+        return await put_in_place()
 
-    monkeypatch.setattr(later, "_stage", stage_and_be_overwritten)
+    monkeypatch.setattr(later, "_put_in_place", be_disturbed_and_put_in_place)
 
     assert len(await later.replace(allow_lost=False)) == 1
 
-    assert stagings == [1, 1], "it did not take the other's"
     (change,) = await changes_since(redis, workspace, length)
     assert isinstance(change, ContactUpdated)
     assert change.changed == ["name"]
-
-
-async def test_a_rebuild_that_was_taken_over_does_not_fold_upon_what_is_not_its_own(redis: Redis, workspace: str):
-    """It has forgotten a contact that it wrote down, and the other has emptied the place: that is no damage to tell of."""
-    kept = 4
-    others = [{"type": "VisitorIdentified", "email": f"{number}@example.org"} for number in range(3 * kept)]
-    named = {"externalId": "u-1", "metadata": {"plan": "pro"}}
-    last = await append(redis, workspace, [{"type": "VisitorIdentified", **named}, *others, {"type": "MetadataSet", **named}])
-    settings = Settings(workspace=workspace, cached_records=kept)
-    earlier, later = (Rebuild(redis, settings, "replay", NO_RULES) for _ in range(2))
-    await earlier.begin()
-    await earlier.advance(entry_id(len(others)))
-    await later.begin()
-
-    with pytest.raises(Replaced):
-        await earlier.advance(last)
-    await later.clean()
-
-
-async def test_a_verification_that_was_taken_over_gives_no_answer(redis: Redis, redis_url: str, workspace: str):
-    """What it read in the staging area may have been the other's half a state."""
-    await append(redis, workspace, history()[:500])
-    await fold_log(redis, redis_url, workspace)
-    earlier, later = (Verification(redis, Settings(workspace=workspace), NO_RULES) for _ in range(2))
-
-    def take_over(_: int) -> None:
-        beginning.append(asyncio.ensure_future(later.rebuild.begin()))
-
-    beginning: list[asyncio.Future[None]] = []
-    with pytest.raises(Replaced):
-        await earlier.differences(take_over)
-    await asyncio.gather(*beginning)
-    assert await redis.exists(key(workspace, "position", "verify")) == 1, "it is the other's"
-    await later.rebuild.clean()
-    assert await verify(redis, workspace) == []
-    assert await leftovers(redis, workspace) == []
 
 
 async def test_an_exclusion_that_comes_in_the_middle_is_honoured_wholly(redis: Redis, redis_url: str, workspace: str):
@@ -228,12 +239,13 @@ async def test_the_projector_is_held_back_for_as_long_as_a_replay_needs(
     monkeypatch.setattr("kinfold_services.replay.replay._HOLD_AGAIN_S", 0.05)
     await append(redis, workspace, history()[:300])
     await fold_log(redis, redis_url, workspace)
+    await differ_unseen(redis, workspace)
     job = job_of(redis, workspace)
     await job.build(quietly)
     await job.compare()
-    stage, hold = job._stage, key(workspace, "hold")
+    write_last, hold = job._write_last, key(workspace, "hold")
 
-    async def stage_slowly(changes: Sequence[Change]) -> None:
+    async def write_slowly(living: Position) -> None:
         left_ms = await redis.pttl(hold)
 
         async def is_extended() -> bool:
@@ -243,8 +255,8 @@ async def test_the_projector_is_held_back_for_as_long_as_a_replay_needs(
 
         await wait_until(is_extended)
         await wait_until(is_extended)
-        await stage(changes)
+        await write_last(living)
 
-    monkeypatch.setattr(job, "_stage", stage_slowly)
+    monkeypatch.setattr(job, "_write_last", write_slowly)
 
     assert await job.replace(allow_lost=False) == []

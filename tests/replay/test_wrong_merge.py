@@ -17,12 +17,12 @@ from kinfold_schemas.changes import ContactCreated, ContactGone, ContactsMerged,
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
-from kinfold_services.gateway.snapshot import take_snapshot as take_gateway_snapshot
+from kinfold_services.gateway.changes.snapshot import take_snapshot as take_gateway_snapshot
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from tests.support.event_log import append, entry_id
-from tests.support.feed_reader import FeedReader, without_seen_times
+from tests.support.feed_reader import FeedReader
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
 from tests.support.replaying import NO_RULES, changes_since, kinfold, leftovers, quietly, verify
 from tests.support.snapshots import read_stream, take_snapshot
@@ -80,9 +80,7 @@ async def must_hold_what_the_feed_told(client: Redis, workspace: str) -> None:
     living = {each: msgspec.json.decode(data, type=Contact) for each, data in stored.items() if each not in merged}
     assert dashboard.merged.keys() == merged.keys()
     assert {end_of(dashboard.merged, each) == end_of(merged, each) for each in merged} <= {True}
-    assert {each: without_seen_times(contact) for each, contact in dashboard.contacts.items()} == {
-        each: without_seen_times(contact) for each, contact in living.items()
-    }
+    assert dashboard.contacts == living
 
 
 def end_of(merged: dict[str, str], contact_id: str) -> str:
@@ -316,7 +314,7 @@ async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The merge and its undoing are between two pages: the second page shows both contacts as they are."""
-    monkeypatch.setattr("kinfold_services.gateway.snapshot._PAGE", 1)
+    monkeypatch.setattr("kinfold_services.gateway.changes.snapshot._PAGE", 1)
     await append(redis, workspace, BEFORE)
     await fold_log(redis, redis_url, workspace)
     pages, register_script = 0, redis.register_script

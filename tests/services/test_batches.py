@@ -37,9 +37,9 @@ async def test_batches_of_every_size_give_the_same_bytes(
         (await take_snapshot(redis, workspace)).must_equal(expected)
 
 
-@pytest.mark.parametrize("cached_records", [0, 3])
+@pytest.mark.parametrize("cache_bytes", [0, 2_000])
 async def test_what_is_kept_between_batches_changes_nothing(
-    redis: Redis, redis_url: str, workspace: str, cached_records: int
+    redis: Redis, redis_url: str, workspace: str, cache_bytes: int
 ) -> None:
     """A projector that forgets everything after each batch and loads it again folds the same."""
     await append(redis, workspace, history()[:SLICE])
@@ -47,6 +47,6 @@ async def test_what_is_kept_between_batches_changes_nothing(
     expected = await take_snapshot(redis, workspace)
 
     await forget_all_but_the_log(redis, workspace)
-    await fold_log(redis, redis_url, workspace, batch_entries=10, cached_records=cached_records)
+    await fold_log(redis, redis_url, workspace, batch_entries=10, cache_bytes=cache_bytes)
 
     (await take_snapshot(redis, workspace)).must_equal(expected)

@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ClusterError, RedisError, SlotNotCoveredError
 
 from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect, is_passing
-from kinfold_services.embedded import EmbeddedServer, ServerBinary, find_server_binary
 from kinfold_services.queries import Workspace
+from kinfold_services.server.binary import ServerBinary, find_server_binary
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.command_line import Kinfold
 from tests.support.engines import cluster, fail_over, free_port, running, sentinel, tls_server
 from tests.support.event_log import append, history

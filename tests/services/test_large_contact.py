@@ -11,7 +11,6 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.contacts import LISTED_VISITORS
 from kinfold_schemas.keys import key
-from kinfold_schemas.times import to_text
 from kinfold_services.members import iterate_members
 from kinfold_services.queries import Workspace
 from tests.support.costs import Cost, costing
@@ -76,7 +75,7 @@ async def shop(redis: Redis, redis_url: str, workspace: str) -> AsyncIterator[Sh
     last = await shop.fill()
     async with projecting(redis_url, workspace, batch_entries=5000):
         await wait_until_folded(redis, workspace, last)
-    async with projecting(redis_url, workspace, cached_records=0):
+    async with projecting(redis_url, workspace, cache_bytes=0):
         yield shop
 
 
@@ -99,7 +98,7 @@ async def test_a_contact_with_a_hundred_thousand_visitors_costs_what_any_other_d
     newest_first = ["many-after", *(f"many-{number}" for number in reversed(range(MANY)))]
     assert [each.visitor_id for each in listed] == newest_first
     assert contact.visitor_ids == newest_first[:LISTED_VISITORS]
-    assert listed[-1].since == to_text(LOG_START_MS + SIZES["one"] + SIZES["listed"])
+    assert listed[-1].since_ms == LOG_START_MS + SIZES["one"] + SIZES["listed"]
 
 
 def names_both(name: str) -> Mapping[str, Any]:

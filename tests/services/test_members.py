@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from kinfold_projections.members import Membership
 from kinfold_schemas.contacts import LISTED_VISITORS
+from kinfold_schemas.times import text_ms
 from kinfold_services.members import iterate_members, newest_members
 from kinfold_services.queries import Workspace
 from tests.support.event_log import LOG_START_MS, append
@@ -70,11 +71,11 @@ def plainly(snapshot: Snapshot) -> dict[str, list[Membership]]:
     }
     assert merged_into
     members: dict[str, list[Membership]] = {}
-    for visitor in map(json.loads, snapshot.visitors.values()):
-        contact_id = visitor["contactId"]
+    for visitor_id, visitor in ((each.decode(), json.loads(data)) for each, data in snapshot.visitors.items()):
+        contact_id = visitor.get("contactId")
         while contact_id in merged_into:
             contact_id = merged_into[contact_id]
-        members.setdefault(contact_id, []).append(Membership(visitor["links"][-1]["since"], visitor["id"]))
+        members.setdefault(contact_id, []).append(Membership(text_ms(visitor["links"][-1]["since"]), visitor_id))
     return {contact_id: sorted(each, reverse=True) for contact_id, each in members.items()}
 
 

@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from kinfold_services.embedded import EmbeddedServer
 from kinfold_services.projector.service import ProjectorService
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import cluster
 from tests.support.event_log import HISTORY_ENTRIES, append, entry_id, forget_all_but_the_log, history
 from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded

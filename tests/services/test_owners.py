@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
-from kinfold_services.projector.store import LostPlace
 from kinfold_services.queries import Workspace
+from kinfold_services.state.position import LostPlace
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import ProjectorProcess, fold_log, projecting, stored_position, wait_until_folded
 from tests.support.replaying import verify
@@ -133,7 +133,10 @@ async def test_who_loses_one_workspace_goes_on_with_the_others(redis: Redis, red
     with capture_logs() as logs:
         async with projecting(redis_url, *THREE) as service:
             await wait_until(lambda: service.workspaces.keys() == set(THREE))
-            await redis.set(key("acme", "owner"), "another", px=60_000)
+            async with redis.pipeline(transaction=True) as takes_over:  # both at once, as `lease.lua` does
+                takes_over.set(key("acme", "owner"), "another", px=60_000)
+                takes_over.hset(key("acme", "position"), "owner", "another")
+                await takes_over.execute()
             for workspace in THREE:
                 await append(redis, workspace, history()[:10])
             for workspace in ("beta", "zeta"):

@@ -10,12 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold import Feed
-from kinfold.contacts import _Questions
+from kinfold.contacts.questions import Questions
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PublicName, key
+from kinfold_services.access.keys import Kind, create_key
 from kinfold_services.gateway.app import make_app
-from kinfold_services.gateway.keys import Kind, create_key
 from kinfold_services.queries import Workspace
 from kinfold_services.replay.past import Past
 from kinfold_services.replay.past_queries import PastWorkspace
@@ -98,7 +98,7 @@ async def ask_as_the_client_does(
     redis: Redis, workspace: str, field: str, value: str, meanwhile: Swap | None = None
 ) -> Contact | None:
     """What `kinfold.Contacts` asks, one command after the other; `meanwhile` happens behind the first."""
-    asking: Any = _Questions(workspace, 0).find(field, value, None)
+    asking: Any = Questions(workspace, 0).find(field, value, None)
     command = next(asking)
     while True:
         answer = await cast("Any", redis).execute_command(*command)

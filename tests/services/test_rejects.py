@@ -77,7 +77,7 @@ class TestListing:
         """Standard output is empty, standard error says why, and the exit status is 0."""
         await append(redis, "default", [SEEN])
 
-        expected = Said(0, b"", "no rejects in workspace default that are not dealt with\n")
+        expected = Said(0, b"", "no rejects in workspace default that are not settled\n")
         assert await kinfold(redis_url, "rejects") == expected
         assert (await kinfold(redis_url, "rejects", "--count")).lines == [{}]
 

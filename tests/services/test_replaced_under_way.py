@@ -4,6 +4,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
+from kinfold_schemas.keys import COMMITTED, key
 from kinfold_services.queries import Workspace
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import projecting, wait_until_folded
@@ -33,4 +34,25 @@ async def test_a_batch_that_was_committed_before_the_replay_is_not_folded_again(
 
     status = await Workspace(redis, workspace).status()
     assert (status.folded + status.no_op + status.stale, status.duplicate, status.lag) == (12, 0, 0)
+    assert await verify(redis, workspace) == []
+
+
+async def test_a_state_that_is_behind_what_was_committed_gets_every_entry(redis: Redis, redis_url: str, workspace: str) -> None:
+    """A backup of the state is put back under a projector: what it had folded since then is read again."""
+    async with projecting(redis_url, workspace):
+        await wait_until_folded(redis, workspace, await append(redis, workspace, history()[:3]))
+        backup = {key(workspace, name): await redis.dump(key(workspace, name)) for name in COMMITTED}
+        await wait_until_folded(redis, workspace, await append(redis, workspace, history()[3:6], start=3))
+        async with redis.pipeline(transaction=True) as restore:
+            for name, content in backup.items():
+                restore.delete(name)
+                if content is not None:
+                    restore.restore(name, 0, content)
+            restore.hset(key(workspace, "position"), "generation", "of the backup")
+            await restore.execute()
+        last = await append(redis, workspace, history()[6:7], start=6)
+        await wait_until_folded(redis, workspace, last)
+
+    status = await Workspace(redis, workspace).status()
+    assert (status.folded + status.no_op + status.stale, status.duplicate) == (7, 0)
     assert await verify(redis, workspace) == []

@@ -16,10 +16,10 @@ from redis.exceptions import RedisError
 
 import kinfold
 from kinfold_schemas.keys import WORKSPACES, key
+from kinfold_services.access.keys import create_key
+from kinfold_services.access.rights import GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
 from kinfold_services.connections import connect
-from kinfold_services.embedded import find_server_binary
-from kinfold_services.gateway.keys import create_key
-from kinfold_services.rights import GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
+from kinfold_services.server.binary import find_server_binary
 from tests.support.command_line import Kinfold
 from tests.support.engines import free_port, running
 from tests.support.gateways import GatewayProcess
@@ -58,7 +58,7 @@ class Server(NamedTuple):
         return [f"{each['username']}: {each['object']}" for each in found if not each["object"].startswith("client")]
 
 
-def _pairs(entry: Any) -> list[tuple[Any, Any]]:
+def _pairs(entry: dict[Any, Any] | list[Any]) -> list[tuple[Any, Any]]:
     """The fields of an entry of ACL LOG: a mapping in RESP3, a flat list in RESP2."""
     if isinstance(entry, dict):
         return list(entry.items())
@@ -159,9 +159,8 @@ async def ask_everything(server: Server, log: Path) -> None:
             assert len(contacts) == 3
             paths = [f"/v1/contacts/{contacts[0]['id']}", f"/v1/contacts/{contacts[-1]['id']}/visitors", "/v1/visitors/v-1"]
             paths += ["/readyz", "/metrics", "/v1/contacts?order=created", "/v1/contacts?externalId=u-1"]
-            for order in ("recent", "created"):
-                page = (await client.get("/v1/contacts", params={"order": order, "limit": 1})).json()
-                paths.append(f"/v1/contacts?order={order}&limit=1&cursor={page['nextCursor']}")
+            page = (await client.get("/v1/contacts", params={"order": "created", "limit": 1})).json()
+            paths.append(f"/v1/contacts?order=created&limit=1&cursor={page['nextCursor']}")
             paths += ["/v1/contacts?email=ada@example.org", "/v1/contacts?visitorId=v-1"]
             for path in paths:
                 answer = await client.get(path)

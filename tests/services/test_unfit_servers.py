@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple, cast
 import pytest
 from redis import Redis
 
-from kinfold_services import servers
 from kinfold_services.connections import ServerEvicts, check_server, connect
+from kinfold_services.server import choice
 from tests.support.command_line import Kinfold
 from tests.support.engines import cluster, free_port, running
 from tests.support.waiting import wait_until_sync
@@ -23,13 +23,11 @@ WRITING: Final[dict[str, list[str]]] = {
     "up": [],
     "publish": [],
     "replay": [],
-    "verify": [],
     "rejects": ["--retry"],
 }
 ENDING: Final[dict[str, list[str]]] = {
     "publish": [],
     "replay": ["--dry-run"],
-    "verify": [],
     "keys create": [],
 }
 """Commands that write and end: a projector waits until the server can write."""
@@ -118,7 +116,7 @@ def test_a_server_that_hangs_is_status_3(tmp_path: Path, monkeypatch: pytest.Mon
     """A command waits for each answer so long and no longer."""
     with serving(tmp_path) as server:
         server.process.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr(servers, "ANSWER_S", 0.3)
+        monkeypatch.setattr(choice, "ANSWER_S", 0.3)
 
         said = server.kinfold.run(*command.split(), *ENDING.get(command, ()), stdin=EVENT)
 

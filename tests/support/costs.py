@@ -7,6 +7,8 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 OURS = {"cmdstat_info"}
+HANDSHAKE = ("cmdstat_hello", "cmdstat_client|", "cmdstat_select", "cmdstat_auth")
+"""Of a new connection, which the work did not ask for."""
 
 
 class Cost:
@@ -14,7 +16,7 @@ class Cost:
 
     def __init__(self) -> None:
         self.commands: dict[str, int] = {}
-        """Number of calls by command, including those in scripts."""
+        """Number of calls by command, including those in scripts; a connection's handshake aside."""
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -36,5 +38,6 @@ async def costing(client: Redis) -> AsyncGenerator[Cost]:
 
 async def _counters(client: Redis) -> tuple[dict[str, int], Mapping[str, Any]]:
     commands = cast("dict[str, dict[str, Any]]", await client.info("commandstats"))
-    calls = {name.removeprefix("cmdstat_"): int(stats["calls"]) for name, stats in commands.items() if name not in OURS}
+    counted = {name: stats for name, stats in commands.items() if name not in OURS and not name.startswith(HANDSHAKE)}
+    calls = {name.removeprefix("cmdstat_"): int(stats["calls"]) for name, stats in counted.items()}
     return calls, cast("Mapping[str, Any]", await client.info("stats"))

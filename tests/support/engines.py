@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kinfold_services.embedded import find_server_binary
+from kinfold_services.server.binary import find_server_binary
 from tests.support.waiting import wait_until
 
 MASTER: Final = "the-log"

@@ -10,8 +10,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.embedded import EmbeddedServer
-from kinfold_services.gateway.keys import create_key
+from kinfold_services.access.keys import create_key
+from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess, stream_of
 from tests.support.projecting import ProjectorProcess

@@ -1,6 +1,7 @@
 """A reader that knows only the change feed (contract section 6)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -40,11 +41,17 @@ class FeedReader:
             self.merged[change.merged_contact_id] = change.contact_id
 
 
-def without_seen_times(contact: Contact) -> Contact:
-    """The contact, its seen times aside: those the feed tells once a minute only."""
-    return msgspec.structs.replace(contact, first_seen_at="", last_seen_at="")
+def shown_by(outcome: Outcome) -> dict[str, Any]:
+    """What the changes of one entry say about contacts: the last that each shows, and the tombstones of the merged ones."""
+    shown: dict[str, Any] = {}
+    for change in outcome.changes:
+        fields = msgspec.json.decode(encode_change(change))
+        shown[change.contact_id] = fields["contact"]
+        if "mergedContactId" in fields:
+            shown[fields["mergedContactId"]] = {"id": fields["mergedContactId"], "mergedInto": change.contact_id}
+    return shown
 
 
 def contacts_of(state: State) -> dict[str, Contact]:
-    """The living contacts of a state, as a dashboard may compare them."""
-    return {contact.id: without_seen_times(contact.public()) for contact in state.living_contacts()}
+    """The living contacts of a state, as readers see them."""
+    return {contact.id: msgspec.convert(msgspec.to_builtins(contact), Contact) for contact in state.living_contacts()}

@@ -12,12 +12,12 @@ from typing import Any, Final, Self
 import msgspec
 
 from kinfold_projections.entries import BadEntry, Entry, read_entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.fold import fold
 from kinfold_projections.outcomes import Outcome
-from kinfold_projections.records import ContactRecord, VisitorRecord
+from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord
 from kinfold_projections.state import State
-from kinfold_schemas.changes import Change
-from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
+from kinfold_schemas.changes import Change, decode_change, encode_change
+from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules, email_key
 from kinfold_schemas.times import to_text
 
 Event = Mapping[str, Any]
@@ -80,8 +80,8 @@ class Result:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """The changes that go to the feed."""
-        return self.outcome.changes
+        """The changes that go to the feed, as readers decode them."""
+        return tuple(decode_change(encode_change(change)) for change in self.outcome.changes)
 
     def then(self, *expected: str | Mapping[str, Any]) -> Self:
         """Assert the changes, each given by its type or by some of its fields in their wire format."""
@@ -128,7 +128,8 @@ class Story:
         """Fold one more event, in the next entry of the log or in the entry with the given id."""
         entry_id = entry_id or f"{LOG_START_MS + self.length * 1000}-0"
         self.length += 1
-        return Result(self, evolve(self.state, entry_of(entry_id, event)))
+        (outcome,) = fold(self.state, [entry_of(entry_id, event)])
+        return Result(self, outcome)
 
     def contact(
         self, *, external_id: str | None = None, email: str | None = None, visitor_id: str | None = None
@@ -138,13 +139,24 @@ class Story:
             contact_id = self.visitor(visitor_id).contact_id
             assert contact_id is not None, f"{visitor_id} is anonymous"
             return self.state.contact(contact_id)
-        found = self.state.by_external_id(external_id) if external_id is not None else self.state.by_email(email or "")
+        found = (
+            self.state.by_external_id(external_id) if external_id is not None else self.state.by_email(email_key(email or ""))
+        )
         assert found is not None, f"no contact has {external_id or email}"
         return found
 
     def visitor(self, visitor_id: str = "v-1") -> VisitorRecord:
         """The record of a visitor."""
         return self.state.visitors[visitor_id]
+
+    def stamps(self, contact: ContactRecord) -> ContactStamps:
+        """What the fold alone knows of a contact."""
+        return self.state.contact_stamps[contact.id]
+
+    @property
+    def emails(self) -> dict[str, str]:
+        """The addresses that contacts hold: by key, the id of the contact."""
+        return {email_key: contact_id for email_key, contact_id in self.state.emails.items() if contact_id is not None}
 
     @property
     def contacts(self) -> list[ContactRecord]:

@@ -14,10 +14,10 @@ import httpx
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.access.keys import create_key
+from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import connect
-from kinfold_services.gateway.keys import create_key
 from kinfold_services.gateway.server import GatewayServer
-from kinfold_services.gateway.signatures import identity_secret
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
 from tests.support.projecting import KINFOLD, variables

@@ -6,8 +6,8 @@ from typing import Any, Final, cast
 import msgspec
 from redis import Redis
 
-from kinfold_projections.entries import read_entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.entries import read_entries
+from kinfold_projections.fold import fold
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State
 from kinfold_schemas.keys import key
@@ -21,7 +21,7 @@ class Log:
         self.positions: Final = [entry_id.decode() for entry_id, _ in entries]
         self.events: Final[list[dict[str, Any]]] = [msgspec.json.decode(fields[b"event"]) for _, fields in entries]
         self.state: Final = State(workspace)
-        self.outcomes: Final[list[Outcome]] = [evolve(self.state, read_entry(*entry)) for entry in entries]
+        self.outcomes: Final[list[Outcome]] = fold(self.state, read_entries(entries))
         self.kinds: Final = Counter(outcome.kind for outcome in self.outcomes)
 
     @property

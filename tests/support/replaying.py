@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 
+from kinfold_projections.records import NO_STAMPS, encode_stamps
 from kinfold_schemas.changes import Change, decode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PublicName, key
@@ -70,16 +71,22 @@ async def replay(
 ) -> list[Change]:
     """Replay in this process; returns the changes that went to the feed."""
     job = Replay(client, Settings(workspace=workspace, **settings), rules)
-    await job.build(progress)
-    await job.compare()
-    changes = await job.replace(allow_lost=False)
-    await job.rebuild.clean()
-    return changes
+    try:
+        await job.build(progress)
+        await job.compare()
+        return await job.replace(allow_lost=False)
+    finally:
+        await job.close()
 
 
 async def verify(client: Redis, workspace: str, *, rules: IdentifierRules = NO_RULES, **settings: Any) -> list[Difference]:
     """Verify in this process; returns the differences."""
     return await Verification(client, Settings(workspace=workspace, **settings), rules).differences(quietly)
+
+
+async def differ_unseen(client: Redis, workspace: str) -> None:
+    """Put something into the stored state that no reader sees and no fold has made: a replay has to replace the state."""
+    await cast("Any", client).execute_command("HSET", key(workspace, "visitor-stamps"), "nobody", encode_stamps(NO_STAMPS))
 
 
 async def changes_since(client: Redis, workspace: str, length: int) -> list[Change]:

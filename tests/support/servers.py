@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from kinfold_services.embedded import EmbeddedServer
+from kinfold_services.server.embedded import EmbeddedServer
 
 IMAGE: Final = "valkey/valkey:8-alpine"
 """The image of the container, the same as in compose.yaml."""

@@ -38,6 +38,8 @@ async def take_snapshot(client: Redis, workspace: str) -> Snapshot:
     async def hash_of(name: PublicName) -> dict[bytes, bytes]:
         return await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, name)))
 
+    position = await hash_of("position")
+    position.pop(b"owner", None)  # another projector's run has another token
     members = await client.zrange(key(workspace, "members"), 0, -1, withscores=True)
     return Snapshot(
         contacts=await hash_of("contacts"),
@@ -45,7 +47,7 @@ async def take_snapshot(client: Redis, workspace: str) -> Snapshot:
         external_ids=await hash_of("external-ids"),
         emails=await hash_of("emails"),
         members=cast("list[tuple[bytes, float]]", members),
-        position=await hash_of("position"),
+        position=position,
         rejects=[list(fields.items()) for _, fields in await read_stream(client, workspace, "rejects")],
         feed=[fields[b"change"] for _, fields in await read_stream(client, workspace, "changes")],
         others=await _others(client, workspace),

@@ -34,8 +34,9 @@ MAX_GAP_MS: Final = 45_000
 
 metadata = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_size=3)
 unset = st.lists(st.sampled_from(KEYS), max_size=2)
-moments = st.integers(0, 200).map(lambda second: to_text(STORY_START_MS + second * 1000))
-"""Few enough that several events have the same time."""
+_known = st.integers(0, 200).map(lambda second: to_text(STORY_START_MS + second * 1000))
+moments = st.one_of(_known, _known, _known, _known, st.just("2000-01-01T00:00:00Z"))
+"""Few enough that several events happen at the same time; some are of unknown time."""
 
 _common: Final[Mapping[str, st.SearchStrategy[Any]]] = {
     "id": st.sampled_from([f"e-{number}" for number in range(12)]),
@@ -82,7 +83,16 @@ _target = st.one_of(
 _metadata_set = st.builds(
     _union,
     _target,
-    _fields({"type": st.just("MetadataSet")}, {"metadata": metadata, "unset": unset, "hash": st.just("0" * 64)}),
+    _fields(
+        {"type": st.just("MetadataSet")},
+        {
+            "name": st.sampled_from(NAMES),
+            "image": st.sampled_from(["/a.png", "/b.png"]),
+            "metadata": metadata,
+            "unset": unset,
+            "hash": st.just("0" * 64),
+        },
+    ),
 )
 _excluded = st.just({"type": "EventsExcluded", "entries": ["1-0"], "reason": "a test"})
 
@@ -169,8 +179,8 @@ def _of_person(person: int) -> st.SearchStrategy[dict[str, Any]]:
     visitors = st.sampled_from([f"v-{person}-1", f"v-{person}-2"])
     external_id = st.just(f"u-{person}")
     emails = st.sampled_from([f"p{person}@example.org", f"P{person}@Example.ORG"])
-    facts = {"metadata": metadata, "unset": unset}
-    identity = {**facts, "visitorId": visitors, "name": st.sampled_from(NAMES)}
+    facts = {"metadata": metadata, "unset": unset, "name": st.sampled_from(NAMES)}
+    identity = {**facts, "visitorId": visitors}
     identification = {"type": st.just("VisitorIdentified")}
     setting = {"type": st.just("MetadataSet")}
     return st.one_of(

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from kinfold_services.embedded import find_server_binary
+from kinfold_services.server.binary import find_server_binary
 from tests.support.engines import MASTER, free_port
 from tests.support.waiting import wait_until
 

@@ -54,6 +54,7 @@ async def state(client: Redis, workspace: str) -> dict[str, Any]:
     found: dict[str, Any] = {name: await raw(client, "HGETALL", key(workspace, name)) for name in _HASHES}
     for name in _STREAMS:
         found[name] = [fields for _, fields in await raw(client, "XRANGE", key(workspace, name), "-", "+")]
+    del found["position"][b"owner"]
     return found
 
 

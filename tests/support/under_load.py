@@ -17,15 +17,15 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 import kinfold
-from kinfold.contacts import decode_contact
-from kinfold_projections.entries import read_entry
-from kinfold_projections.fold import evolve
+from kinfold.contacts.questions import decode_contact
+from kinfold_projections.entries import read_entries
+from kinfold_projections.fold import fold
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
 from tests.support import replaying
-from tests.support.feed_reader import contacts_of, without_seen_times
+from tests.support.feed_reader import contacts_of
 from tests.support.projecting import ProjectorProcess, stored_position
 from tests.support.snapshots import RawEntry
 from tests.support.waiting import wait_until
@@ -88,8 +88,8 @@ class FeedCopy:
         self._thread.join(10)
 
     def held(self) -> dict[str, Contact]:
-        """Return the contacts without their seen times, which the feed updates only once a minute."""
-        return {each.id: without_seen_times(each) for each in list(self.contacts.values())}
+        """Return the contacts."""
+        return {each.id: each for each in list(self.contacts.values())}
 
     def _reset(self) -> None:
         self.contacts = {}
@@ -224,8 +224,7 @@ class Use:
 
     def _folded(self, log: list[RawEntry]) -> dict[str, Contact]:
         state = State(self.workspace)
-        for raw in log:
-            evolve(state, read_entry(*raw))
+        fold(state, read_entries(log))
         return contacts_of(state)
 
     async def _feed_is_right(self, server: Redis) -> None:
@@ -277,10 +276,10 @@ async def in_use(url: str, workspace: str, directory: Path) -> AsyncGenerator[Us
 
 
 async def stored_contacts(server: Redis, workspace: str) -> dict[str, Contact]:
-    """Return the stored living contacts without their seen times, which the feed updates only once a minute."""
+    """Return the stored living contacts."""
     stored = await cast("Any", server).hgetall(key(workspace, "contacts"))
     living = [decode_contact(data) for data in stored.values() if merged_into(data) is None]
-    return {contact.id: without_seen_times(contact) for contact in living}
+    return {contact.id: contact for contact in living}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The type of every public name, as mypy and pyright must see it; neither runs it, both check it (`make lint`)."""
+"""The type of every public name. mypy and pyright check this file (`make lint`); nothing runs it."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import assert_type
@@ -41,7 +41,7 @@ def options() -> None:
         assert_type(failure.events, int)
         assert_type(failure.lost, bool)
 
-    chosen: kinfold.ProducerOptions = {"on_error": on_error, "spool": "/tmp/spool"}  # noqa: S108  nobody runs it
+    chosen: kinfold.ProducerOptions = {"on_error": on_error, "spool": "/tmp/spool"}  # noqa: S108  nothing runs it
     kinfold.Producer("redis://", **chosen)
     page: kinfold.Page = {"url": "/"}
     kinfold.Producer("redis://").seen("v-1", **page)

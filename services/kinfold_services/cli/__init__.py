@@ -1,4 +1,4 @@
-"""The command line (contract section 9): `kinfold`, one program."""
+"""The command line: the program `kinfold` (contract section 9)."""
 
 import os
 import sys
@@ -11,25 +11,25 @@ from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, CannotPrint, complain, open_closed_streams, say
 from kinfold_services.connections import ServerUnfit
-from kinfold_services.embedded import EmbeddedServerError
 from kinfold_services.queries import NotFolded
 from kinfold_services.replay.log import NoLog
 from kinfold_services.replay.moments import NoMoment
+from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import unknown_variables
 
 
 def main() -> None:
-    """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server could not be asked."""
+    """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
     open_closed_streams()
     for sentence in unknown_variables(os.environ).values():
         say(f"kinfold: {sentence}")
     try:
         app()
-        status = DONE  # not reached: the command's own status ends the program, `commands.leave`
+        status = DONE  # not reached: `commands.leave` ends the program with the status of the command
     except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern) as error:
         status = complain(str(error), NO)
     except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerUnfit, EmbeddedServerError) as error:
         status = complain(str(error), UNREACHABLE)
-    except RedisError as error:  # full, a replica, short of replicas, or it lacks a right: never an answer
+    except RedisError as error:  # full, a replica, short of replicas, or a missing right: not an answer
         status = complain(f"redis: {error}", UNREACHABLE)
     sys.exit(status)

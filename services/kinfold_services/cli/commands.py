@@ -1,4 +1,4 @@
-"""The commands of `kinfold`, with their options. What they do stands in the modules beside this one."""
+"""The commands of `kinfold` with their options. The modules beside this one do the work."""
 
 import asyncio
 import sys
@@ -32,7 +32,7 @@ _WAIT_S: Final = 60.0
 
 
 def leave(status: int, **_: object) -> None:
-    """Ends the program with what a command returns."""
+    """Ends the program with the status that a command returns."""
     raise typer.Exit(status)
 
 
@@ -70,26 +70,26 @@ def up(
         typer.Option(
             "--workspace",
             callback=check_workspace_name,
-            help="Serve this workspace, too, from now on, and make its first key. Default: KINFOLD_WORKSPACE, or `default`.",
+            help="Also serve this workspace from now on, and create its first key. Default: KINFOLD_WORKSPACE, or `default`.",
         ),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65_535, help="Where the gateway listens; 0: any that is free. Default: as at the last start, or 8000."
+            min=0, max=65_535, help="Port of the gateway; 0: any free port. Default: the port of the last start, or 8000."
         ),
     ] = None,
     *,
-    detach: Annotated[bool, typer.Option("--detach", help="Run in the background, and return when it is ready.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; return when everything is ready.")] = False,
 ) -> int:
-    """Runs everything: an embedded server where no URL is given, the projector, and the gateway."""
+    """Runs everything: the projector, the gateway and, without a URL, an embedded server."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace, gateway_port=port)
     return running.up_detached(settings) if detach else running.up(settings)
 
 
 @app.command()
 def down(data_dir: DataDir = None) -> int:
-    """Stops what `kinfold up --detach` runs on a data dir."""
+    """Stops the `kinfold up --detach` of a data dir."""
     return running.down(settings_from(data_dir=data_dir))
 
 
@@ -103,13 +103,13 @@ def projector(
             "--workspace",
             metavar="NAME",
             callback=check_workspace_names,
-            help="Serve only this one; may be given several times. Default: KINFOLD_SERVE, or all.",
+            help="Serve only this workspace; can be repeated. Default: KINFOLD_SERVE, or all.",
         ),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> int:
-    """Runs the consumer alone."""
+    """Runs the projector alone."""
     settings = settings_from(
         redis_url=redis_url,
         data_dir=data_dir,
@@ -123,18 +123,18 @@ def projector(
 
 @app.command()
 def publish(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="NDJSON; `-`: standard input.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="NDJSON; `-` or no file: standard input.")] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     *,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Append the good lines all the same.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when the projector has folded them.")] = False,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Append only the valid lines.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the projector has folded the events.")] = False,
     wait_timeout: Annotated[
-        float, typer.Option("--wait-timeout", help="Give up when nothing is folded for so many seconds.")
+        float, typer.Option("--wait-timeout", help="Give up when nothing was folded for this many seconds.")
     ] = _WAIT_S,
 ) -> int:
-    """Appends events from NDJSON, all of the files or nothing, and prints the last position."""
+    """Appends events from NDJSON files, all or nothing, and prints the position of the last event."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     work = publishing.publish(settings, files or [Path("-")], skip_invalid=skip_invalid, wait_s=wait_timeout if wait else None)
     return asyncio.run(work)
@@ -143,12 +143,12 @@ def publish(
 @app.command()
 def show(
     visitor: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact of a visitor, or the visitor where nobody is.")
+        str | None, typer.Option(callback=check_text, help="The contact of this visitor, or an anonymous visitor.")
     ] = None,
     external_id: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this external id.")] = None,
-    email: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this address.")] = None,
+    email: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this e-mail address.")] = None,
     contact: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact with this id, or that it was merged into.")
+        str | None, typer.Option(callback=check_text, help="The contact with this id, or the one it was merged into.")
     ] = None,
     at: At = None,
     redis_url: RedisUrl = None,
@@ -157,7 +157,7 @@ def show(
     wait: Wait = None,
     wait_timeout: WaitTimeout = _WAIT_S,
 ) -> int:
-    """Prints one contact. Exit status 1: there is none."""
+    """Prints one contact. Exit status 1: not found."""
     if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
         raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -170,7 +170,7 @@ def contacts(
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
     at: At = None,
     wait: Wait = None,
     wait_timeout: WaitTimeout = _WAIT_S,
@@ -187,7 +187,7 @@ def tail(
         typer.Option(
             metavar="ID",
             callback=check_position,
-            help="Start behind this feed entry; `0` is the beginning. Default: what comes from now on.",
+            help="Start after this feed entry; `0` is the beginning. Default: only new changes.",
         ),
     ] = None,
     redis_url: RedisUrl = None,
@@ -210,14 +210,14 @@ def status(
     data_dir: DataDir = None,
     workspace: Annotated[
         str | None,
-        typer.Option("--workspace", callback=check_workspace_name, help="Only this one. Default: KINFOLD_WORKSPACE, or all."),
+        typer.Option("--workspace", callback=check_workspace_name, help="One workspace. Default: KINFOLD_WORKSPACE, or all."),
     ] = None,
     wait: Wait = None,
     wait_timeout: WaitTimeout = _WAIT_S,
 ) -> int:
-    """Prints entries, position, lag, contacts, visitors and what the entries came to, one workspace a line.
+    """Prints the status of every workspace, one a line: entries, position, lag, contacts, visitors, and counts by outcome.
 
-    Of every workspace, or of the one that --workspace or KINFOLD_WORKSPACE names.
+    --workspace or KINFOLD_WORKSPACE selects one workspace.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return asyncio.run(reading.status(settings, wait, wait_timeout))
@@ -258,7 +258,7 @@ def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: Work
 
 @app.command()
 def explain(
-    contact: Annotated[str, typer.Argument(metavar="CONTACT", help="A contact's id, or that of one merged into it.")],
+    contact: Annotated[str, typer.Argument(metavar="CONTACT", help="The id of a contact, or of one that was merged into it.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
@@ -266,9 +266,9 @@ def explain(
     wait: Wait = None,
     wait_timeout: WaitTimeout = _WAIT_S,
     *,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, also on a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
 ) -> int:
-    """Tells why a contact is what it is: every event that shaped it, what it did, and by which rule of the contract."""
+    """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     when = reading.When(at, wait, wait_timeout)
     return uvloop.run(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty()))
@@ -276,26 +276,26 @@ def explain(
 
 @app.command()
 def schema() -> int:
-    """Prints the JSON Schemas of everything that is said: events, changes, contacts, visitors."""
+    """Prints the JSON Schemas of events, changes, contacts and visitors."""
     print_json(schemas())
     return DONE
 
 
 @app.command(name="export")
 def export_log(
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="NDJSON; packed where it ends in .gz or .zst.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="NDJSON; packed if it ends in .gz or .zst.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Writes the log, as it is now, to a file that only its owner can read. A file of that name is replaced."""
+    """Writes the current log to a file that only its owner can read. Replaces a file of that name."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return asyncio.run(transferring.export_file(settings, file))
 
 
 @app.command(name="import")
 def import_log(
-    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="What kinfold export wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A file from kinfold export.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
@@ -304,15 +304,15 @@ def import_log(
         bool,
         typer.Option(
             "--rename",
-            help="Import under another workspace's name. Every contact gets another id, and events that name a contact by its "
-            "id are rejected.",
+            help="Import into a workspace of another name. Every contact gets another id, and events that name a contact by "
+            "its id are rejected.",
         ),
     ] = False,
     allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Import even what was exported from a log that had lost entries.")
+        bool, typer.Option("--allow-truncated", help="Import a file even if its log had lost entries.")
     ] = False,
 ) -> int:
-    """Appends a file's entries, with their ids, to an empty log. Interrupted, it goes on when it is done again."""
+    """Appends the entries of a file, with their ids, to an empty log. Repeat an interrupted import to continue it."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return asyncio.run(transferring.import_file(settings, file, rename=rename, allow_truncated=allow_truncated))
 
@@ -323,16 +323,16 @@ def rejects(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     *,
-    count: Annotated[bool, typer.Option("--count", help="Print how many there are by reason.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Those that are dealt with as well.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Print the number of rejects by reason.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include settled rejects.")] = False,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Append again what is acceptable now. Exit status 1: some are left.")
+        bool, typer.Option("--retry", help="Append again what is valid now. Exit status 1: some are left.")
     ] = False,
     edit: Annotated[
-        bool, typer.Option("--edit", help="Open each in $EDITOR first; what is changed is appended. Implies --retry.")
+        bool, typer.Option("--edit", help="Open each event in $EDITOR first, and append the changed ones. Implies --retry.")
     ] = False,
 ) -> int:
-    """Prints the entries that could not be folded and are not dealt with, one a line, each with the reason."""
+    """Prints the rejects that are not settled: entries that could not be folded, one a line, each with the reason."""
     if (retry or edit) and (count or everything):
         raise typer.BadParameter("expected --count and --all, or --retry and --edit, got options of both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -343,8 +343,8 @@ def rejects(
 
 @app.command()
 def gateway(
-    host: Annotated[str | None, typer.Option(help="Where to listen. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="0: any that is free. Default: 8000.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="0: any free port. Default: 8000.")] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
@@ -352,9 +352,9 @@ def gateway(
     *,
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
 ) -> int:
-    """Runs the gateway: HTTP in, queries and live changes out.
+    """Runs the gateway: receives events over HTTP, answers queries, and streams changes.
 
-    It serves every workspace, so there is no --workspace: a request belongs to the workspace of its key.
+    It serves every workspace: the API key of a request determines the workspace.
     """
     settings = settings_from(
         redis_url=redis_url,

@@ -1,4 +1,4 @@
-"""A text in the user's editor."""
+"""Opens a text in the user's editor."""
 
 import os
 import shlex
@@ -7,24 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-_EDITOR: Final = "vi"  # what POSIX has
+_EDITOR: Final = "vi"  # POSIX requires it
 
 
 class EditorFailed(RuntimeError):
-    """The editor cannot be run, or ended with an error (as vi does for `:cq`)."""
+    """The editor cannot be run, or ended with an error (as vi does after `:cq`)."""
 
 
 def edit(text: str, suffix: str) -> str | None:
-    """Opens `text` in $EDITOR, in a file that only its owner can read; what it came to, or None where it is as it was.
+    """Opens `text` in $EDITOR and returns the edited text, or None if it is unchanged.
 
-    `suffix` tells the editor what it is, as in `.json`. Raises EditorFailed.
+    Only the user can read the file that is edited. `suffix` tells the editor the type, as in `.json`. Raises EditorFailed.
     """
     command = os.environ.get("EDITOR") or _EDITOR
     with tempfile.TemporaryDirectory(prefix="kinfold-") as directory:
         path = Path(directory) / f"edit{suffix}"
         path.write_text(text, encoding="utf-8")
         try:
-            status = subprocess.run([*shlex.split(command), path], check=False).returncode  # noqa: S603  the user's own
+            status = subprocess.run([*shlex.split(command), path], check=False).returncode  # noqa: S603  the user chose it
         except (OSError, ValueError) as error:
             raise EditorFailed(f"EDITOR: expected the command of an editor, got {command!r} ({error})") from error
         if status:

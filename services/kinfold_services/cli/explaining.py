@@ -1,4 +1,4 @@
-"""`kinfold explain`: a contact's story, for machines and for people."""
+"""`kinfold explain`: the history of a contact, as JSON or as a table."""
 
 import time
 
@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_services.cli.hints import warn_about_losses
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import When, asking
-from kinfold_services.cli.replaying import say_what_is_lost
-from kinfold_services.projector.store import StateStore
 from kinfold_services.replay.explanation import Step, Story
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
 from kinfold_services.replay.past import Past
 from kinfold_services.settings import Settings
+from kinfold_services.state.reader import StateReader
 
 _COLOURS = {"folded": "green", "no-op": "dim", "stale": "yellow", "duplicate": "dim", "rejected": "red"}
 _ENTRY_CHARS = 18
@@ -24,7 +24,7 @@ _WIDE = 100
 
 
 async def explain(settings: Settings, contact_id: str, when: When, *, as_json: bool) -> int:
-    """Prints every event that shaped a contact. Exit status 1 where there never was one."""
+    """Prints every event that shaped a contact. Exit status 1 if the contact never existed."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
         if when.at is None:
@@ -32,11 +32,11 @@ async def explain(settings: Settings, contact_id: str, when: When, *, as_json: b
         else:
             position = heard = parse_moment(when.at)
             check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
-        say_what_is_lost(extent)
-        blocked = await StateStore(client, settings.workspace).blocked_identifiers()
+        warn_about_losses(extent)
+        blocked = await StateReader(client, settings.workspace).blocked_identifiers()
         story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
         if not position or not await story.open(contact_id):
-            return complain(f"contact {contact_id!r}: nobody in workspace {settings.workspace}", NO)
+            return complain(f"contact {contact_id!r}: not found in workspace {settings.workspace}", NO)
         if story.contact is not None and story.contact.id != contact_id:
             say(f"{contact_id} was merged into {story.contact.id}")
         console = Console()
@@ -49,7 +49,7 @@ async def explain(settings: Settings, contact_id: str, when: When, *, as_json: b
 
 
 def print_step(console: Console, step: Step) -> None:
-    """Prints one event: when, which, and what it did, beside or, where there is no room, below."""
+    """Prints one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
     colour = _COLOURS[step.outcome]
     deeds = Text("\n").join(
         Text.assemble((_visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did
@@ -67,5 +67,5 @@ def print_step(console: Console, step: Step) -> None:
 
 
 def _visible(text: str) -> str:
-    """Without what would steer the terminal: events say what strangers wrote."""
+    """Escapes control characters: events contain text from strangers, which must not control the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

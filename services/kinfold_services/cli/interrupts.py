@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of work that nobody awaits."""
+"""Ctrl-C during synchronous work."""
 
 import signal
 import threading
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Inside it Ctrl-C raises KeyboardInterrupt at once.
+    """Makes Ctrl-C raise KeyboardInterrupt at once.
 
-    asyncio answers the first one by cancelling the task, which takes hold at the next `await`: for who reads a terminal or a
-    pipe that may be never, for who reads a large file a long time hence.
+    asyncio cancels the task on the first Ctrl-C, which takes effect at the next `await`. A task that reads a terminal or a pipe
+    may never reach it, and one that reads a large file reaches it late.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are none of its business
+        yield  # only the main thread can handle signals
         return
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

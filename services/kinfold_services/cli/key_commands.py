@@ -1,4 +1,4 @@
-"""`kinfold keys`: who may use the gateway. A key is printed when it is made, and never again."""
+"""`kinfold keys`: the API keys of the gateway. A key is printed only when it is created."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,27 +7,27 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
+from kinfold_services.access import keys
+from kinfold_services.access.signatures import identity_secret, renew_identity_secret
+from kinfold_services.cli.hints import warn_if_not_served
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
-from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client
-from kinfold_services.gateway import keys
-from kinfold_services.gateway.signatures import identity_secret, renew_identity_secret
-from kinfold_services.servers import connected
+from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
-key_commands: Final = typer.Typer(help="Who may use the gateway.", no_args_is_help=True)
+key_commands: Final = typer.Typer(help="Manages the API keys of the gateway.", no_args_is_help=True)
 
 
 @key_commands.command()
 def create(
-    kind: Annotated[str, typer.Option(help="secret (does everything) or publishable (for browsers).")] = "secret",
-    label: Annotated[str, typer.Option(help="What it is for, to recognise it by.")] = "",
+    kind: Annotated[str, typer.Option(help="secret (full access) or publishable (for browsers).")] = "secret",
+    label: Annotated[str, typer.Option(help="A note that tells what the key is for.")] = "",
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Makes a key of a workspace and prints it: it is not shown again."""
+    """Creates a key for a workspace and prints it. It is not shown again."""
     if kind not in {"secret", "publishable"}:
         raise typer.BadParameter(f"kind: expected secret or publishable, got {kind!r}")
     chosen: keys.Kind = "publishable" if kind == "publishable" else "secret"
@@ -36,7 +36,7 @@ def create(
     async def make(client: Client) -> int:
         made = await keys.create_key(client, settings.workspace, chosen, label)
         print_json({"workspace": settings.workspace, "kind": kind, "label": label, "key": made})
-        await say_if_not_served(client, settings.workspace)
+        await warn_if_not_served(client, settings.workspace)
         return DONE
 
     return _run(settings, make)
@@ -44,13 +44,13 @@ def create(
 
 @key_commands.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints a workspace's keys, one a line, without what is secret of them."""
+    """Prints the keys of a workspace, one a line, without their secrets."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def show(client: Client) -> int:
         found = await keys.list_keys(client, settings.workspace)
         if not found:
-            say(f"no keys in workspace {settings.workspace}; `kinfold keys create` makes one")
+            say(f"no keys in workspace {settings.workspace}; `kinfold keys create` creates one")
         for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
@@ -62,14 +62,14 @@ def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: W
 
 @key_commands.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that `kinfold keys list` shows; it stands in the key.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that `kinfold keys list` shows; it is part of the key.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Revokes a key for good. Exit status 1: there is none with this id.
+    """Revokes a key permanently. Exit status 1: there is no key with this id.
 
-    Within a second nobody gets in with it, and within half a minute its open streams end.
+    The gateway refuses the key within a second, and ends its open streams within half a minute.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
@@ -86,12 +86,12 @@ def revoke(
 @key_commands.command(name="identity-secret")
 def secret(
     *,
-    renew: Annotated[bool, typer.Option("--renew", help="Make another: within 5 s old signatures are worth nothing.")] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Replace the secret; old signatures are invalid after 5 s.")] = False,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Prints what a backend signs identities with, for browsers with a publishable key."""
+    """Prints the secret with which a backend signs identities, for browsers with a publishable key."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def show(client: Client) -> int:

@@ -1,9 +1,9 @@
-"""Options that commands share, and the settings that come of them."""
+"""Options that commands share, and the settings that result from them."""
 
 import shlex
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
@@ -15,72 +15,66 @@ from kinfold_services.replay.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
 
 
-def check_workspace_name(value: str | None) -> str | None:
-    """A workspace's name as it was given. Raises BadParameter for what cannot be one."""
-    return value if value is None else _checked(lambda: check_workspace(value))
+def _callback(check: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """A callback of typer that returns the value unchanged, and raises BadParameter if `check` raises ValueError."""
+
+    def callback(value: str | None) -> str | None:
+        try:
+            if value is not None:
+                check(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        return value
+
+    return callback
+
+
+check_workspace_name: Final = _callback(check_workspace)
+check_position: Final = _callback(position_key)
+"""For a position, or the id of a feed entry."""
+check_text: Final = _callback(str.encode)
+"""For an identifier: bytes that are not UTF-8 cannot be part of one."""
 
 
 def check_workspace_names(values: list[str] | None) -> list[str] | None:
-    """Several of them. Raises BadParameter."""
-    return values if values is None else [_checked(partial(check_workspace, value)) for value in values]
-
-
-def check_position(value: str | None) -> str | None:
-    """A position, or an entry's id on the feed, as it was given. Raises BadParameter for what is none."""
-    if value is not None:
-        _checked(lambda: position_key(value))
-    return value
-
-
-def check_text(value: str | None) -> str | None:
-    """An identifier as it was given. Raises BadParameter for bytes that are not UTF-8: nothing can have such a name."""
-    if value is not None:
-        _checked(value.encode)
-    return value
-
-
-def _moment(value: str | None) -> str | None:
-    if value is not None:
-        _checked(lambda: parse_moment(value))
-    return value
-
-
-def _checked(check: Any) -> Any:
-    try:
-        return check()
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    """As `check_workspace_name`, for an option that can be repeated."""
+    for value in values or ():
+        check_workspace_name(value)
+    return values
 
 
 RedisUrl = Annotated[
     str | None,
-    typer.Option("--redis-url", help="Where the log is. Default: KINFOLD_REDIS_URL, or the data dir's embedded server."),
+    typer.Option("--redis-url", help="The server of the log. Default: KINFOLD_REDIS_URL, or the data dir's embedded server."),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where the embedded server keeps its data. Default: ./.kinfold.")
+    Path | None, typer.Option("--data-dir", help="The directory of the embedded server's data. Default: ./.kinfold.")
 ]
 WorkspaceName = Annotated[
     str | None, typer.Option("--workspace", callback=check_workspace_name, help="Default: KINFOLD_WORKSPACE, or `default`.")
 ]
 Wait = Annotated[
     str | None,
-    typer.Option("--wait", metavar="POSITION", callback=check_position, help="First wait until this position is folded."),
+    typer.Option("--wait", metavar="POSITION", callback=check_position, help="Wait until this position is folded."),
 ]
-WaitTimeout = Annotated[float, typer.Option("--wait-timeout", help="For how many seconds at most.")]
+WaitTimeout = Annotated[float, typer.Option("--wait-timeout", help="Wait at most this many seconds.")]
 
 
 At = Annotated[
     str | None,
     typer.Option(
-        "--at", metavar="TIME|POSITION", callback=_moment, help="The state as it was at a time, or after a log entry."
+        "--at",
+        metavar="TIME|POSITION",
+        callback=_callback(parse_moment),
+        help="Use the state at this time, or after this log entry.",
     ),
 ]
 
 
 def repeated_options(settings: Settings, *names: str) -> str:
-    """The options with which a command that is shown means the same log: what it does not find in the environment.
+    """The options that a suggested command needs to use the same log: the settings that differ from the environment.
 
-    A password in a URL is left out.
+    Omits the password of a URL.
     """
     found = Settings()
     differing = [name for name in names if getattr(settings, name) != getattr(found, name)]
@@ -88,12 +82,12 @@ def repeated_options(settings: Settings, *names: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A URL, or another value, as it may be printed: without its login."""
+    """A URL without its login, or any other value unchanged, for printing."""
     return hide_password(url) if "://" in url and "@" in url else url
 
 
 def settings_from(**options: Any) -> Settings:
-    """The environment's settings, with the options that were given."""
+    """The settings of the environment, overridden by options that are not None. Raises BadParameter."""
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:

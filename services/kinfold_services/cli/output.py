@@ -1,4 +1,4 @@
-"""What commands print: data as JSON on standard output, everything else on standard error."""
+"""The output of commands: data as JSON on standard output, everything else on standard error."""
 
 import os
 import sys
@@ -11,40 +11,40 @@ NO: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
-"""Ended by Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""Ended by Ctrl-C; as in shells, 128 plus the number of the signal."""
 
 
 class CannotPrint(RuntimeError):
-    """Standard output takes nothing: a full disk, most of all."""
+    """Standard output cannot be written, for example to a full disk."""
 
 
 def open_closed_streams() -> None:
-    """Opens to nowhere what our caller has closed (`2>&-`): else the next connection has its number, and gets the text."""
+    """Opens /dev/null for a closed standard stream (`2>&-`): else the next connection gets its number, and its text."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def say(text: str) -> None:
-    """For people: a line on standard error."""
+    """Prints a line for people on standard error."""
     sys.stderr.write(f"{text}\n")
 
 
 def complain(text: str, status: int) -> int:
-    """An error, and the exit status that goes with it."""
+    """Prints an error on standard error, and returns `status`."""
     say(f"kinfold: {text}")
     return status
 
 
 def print_json(value: object) -> bool:
-    """One JSON object on a line of standard output; whether somebody reads it.
+    """Prints one JSON object on a line of standard output. Returns False if the reader has closed the pipe.
 
-    Where nobody does (`| head`) that is no error: nothing more is printed, and the command ends with the status that it has.
+    A closed pipe (`| head`) is not an error: later output is discarded, and the exit status does not change.
     Raises CannotPrint.
     """
     try:

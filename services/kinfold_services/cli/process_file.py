@@ -1,7 +1,7 @@
-"""Which `kinfold up` runs on a data dir: `kinfold.pid` holds its process id, and is locked for as long as it lives.
+"""The file `kinfold.pid` of a data dir: it holds the process id of the running `kinfold up`, which keeps it locked.
 
-The lock is what counts: a process id that a killed one left behind may be somebody else's by now. The file is never removed:
-a process that waits for the lock of a removed file would share the data dir with one that locks its successor.
+Only the lock counts: the process id that a killed `kinfold up` left behind may belong to another program. The file is never
+removed: a process that waits for the lock of a removed file would share the data dir with one that locks a new file.
 """
 
 import fcntl
@@ -12,23 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from kinfold_services.embedded import using_data_dir
+from kinfold_services.server.data_dir import using_data_dir
 
 _NAME: Final = "kinfold.pid"
-_LOOKERS_S: Final = 1.0
-"""`process_on` holds the lock for a moment. A lock that is held for longer belongs to a `kinfold up`."""
+_CHECK_S: Final = 1.0
+"""`process_on` holds the lock only for a moment. A lock that is held longer belongs to a `kinfold up`."""
 _TRY_AGAIN_S: Final = 0.01
 
 
 class AlreadyUp(Exception):
-    """Another `kinfold up` runs on the data dir, or is starting."""
+    """Another `kinfold up` runs or starts on the data dir."""
 
 
 @contextmanager
 def process_file(data_dir: Path) -> Generator[None]:
-    """Marks the data dir as this process's, before anything is started on it. Raises AlreadyUp and DataDirUnusable."""
+    """Claims the data dir for this process, before it starts anything there. Raises AlreadyUp and DataDirUnusable."""
     with using_data_dir(data_dir):
-        file = (data_dir / _NAME).open("ab", buffering=0)  # "wb" would empty it before it is locked
+        file = (data_dir / _NAME).open("ab", buffering=0)  # "wb" would empty the file before it is locked
     with file:
         _lock(file)
         with using_data_dir(data_dir):
@@ -41,10 +41,7 @@ def process_file(data_dir: Path) -> Generator[None]:
 
 
 def process_on(data_dir: Path) -> int | None:
-    """The process id of the `kinfold up` that runs on the data dir, or is starting; None where none does.
-
-    Raises DataDirUnusable.
-    """
+    """The process id of the `kinfold up` that runs or starts on the data dir, or None. Raises DataDirUnusable."""
     with using_data_dir(data_dir):
         try:
             file = (data_dir / _NAME).open(encoding="ascii")
@@ -55,12 +52,12 @@ def process_on(data_dir: Path) -> int | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             number = file.read()
-            return int(number) if number.isdecimal() else None  # it is being written
+            return int(number) if number.isdecimal() else None  # not yet written
     return None
 
 
 def _lock(file: IO[bytes]) -> None:
-    deadline = time.monotonic() + _LOOKERS_S
+    deadline = time.monotonic() + _CHECK_S
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`kinfold publish`: NDJSON into the log, all of the files or nothing."""
+"""`kinfold publish`: appends NDJSON files to the log, all or nothing."""
 
 import asyncio
 import errno
@@ -15,31 +15,31 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
+from kinfold_services.cli.hints import warn_if_not_served
 from kinfold_services.cli.interrupts import interruptible
+from kinfold_services.cli.ndjson import append, read_lines
 from kinfold_services.cli.options import repeated_options
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, USAGE, complain, print_json, say
-from kinfold_services.cli.transferring import say_if_not_served
+from kinfold_services.cli.progress import Advance, progress
 from kinfold_services.connections import Client
-from kinfold_services.files import UNPACKING_ERRORS, open_packed
-from kinfold_services.progress import Advance, progress
-from kinfold_services.projector.store import StateStore
-from kinfold_services.publishing import append, read_lines
 from kinfold_services.queries import NotFolded, Workspace
-from kinfold_services.servers import connected
+from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+from kinfold_services.state.reader import StateReader
+from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
 _NAMED_LINES: Final = 20
 _LOOK_AGAIN_S: Final = 0.05
 _STANDARD_INPUT: Final = Path("-")
 _LAST_PAGE_S: Final = 5.0
-"""How long Ctrl-C waits for the answer to what was sent; pressed again, it waits no longer."""
+"""How long Ctrl-C waits for the reply to the events that were sent; a second Ctrl-C ends the wait."""
 _UNPACK: Final = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 
 T = TypeVar("T")
 
 
 class _Checked(NamedTuple):
-    """A file whose lines were judged: its name, where it can be read again, and its good events (None where some are bad)."""
+    """A validated file: its name, the path to read it again, and the number of its events (None if a line is invalid)."""
 
     name: Path
     path: Path
@@ -47,13 +47,13 @@ class _Checked(NamedTuple):
 
 
 async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, wait_s: float | None) -> int:
-    """Validates every file, then appends them; prints the position of the last event.
+    """Validates every file, then appends the events, and prints the position of the last one.
 
-    With `wait_s` it returns when the projector has folded them, or has folded nothing for so many seconds. It does not wait
-    for a workspace that no projector serves. Exit status 1 where they are in the log and not folded.
+    With `wait_s` it returns when the projector has folded the events, or has folded nothing for that time, in seconds. It does
+    not wait if no projector serves the workspace. Exit status 1 if the events are in the log but not folded.
     """
     async with connected(settings, writes=True) as client:
-        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
         with tempfile.TemporaryDirectory() as spool:
             checked = _check(files, spool, rules, skip_invalid=skip_invalid)
             if isinstance(checked, int):
@@ -62,23 +62,23 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
             try:
                 await job.run()
             except asyncio.CancelledError:
-                return complain(f"interrupted; {job.how_to_go_on()}", INTERRUPTED)
+                return complain(f"interrupted; {job.how_to_continue()}", INTERRUPTED)
             except (RedisError, OSError):
-                say(f"kinfold: {job.how_to_go_on()}")
+                say(f"kinfold: {job.how_to_continue()}")
                 raise
         if job.position is None:
             return complain("no events", DONE)
         print_json({"workspace": settings.workspace, "position": job.position})
-        is_not_served = await say_if_not_served(client, settings.workspace)
+        is_not_served = await warn_if_not_served(client, settings.workspace)
         if wait_s is None:
             return DONE
         if is_not_served:
-            return complain("the events are in the log; --wait does not wait for what no projector will fold", NO)
+            return complain("the events are in the log; --wait does not wait, because no projector serves the workspace", NO)
         return await _wait(Workspace(client, settings.workspace), job.position, wait_s)
 
 
 def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invalid: bool) -> list[_Checked] | int:
-    """Judges every line of every file; the exit status where nothing is to be appended."""
+    """Validates every line of every file. Returns an exit status if nothing may be appended."""
     checked: list[_Checked] = []
     for number, name in enumerate(files):
         try:
@@ -86,28 +86,28 @@ def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invali
                 path = _readable_twice(name, Path(spool) / f"{number}{name.suffix}")
                 checked.append(_Checked(name, path, _validate(name, path, rules)))
         except KeyboardInterrupt:
-            return complain("interrupted; nothing is appended", INTERRUPTED)
+            return complain("interrupted; nothing was appended", INTERRUPTED)
         except (OSError, *UNPACKING_ERRORS) as error:
-            return complain(f"{name}: {_why_unreadable(error, spool)}; nothing is appended", USAGE)
+            return complain(f"{name}: {_why_unreadable(error, spool)}; nothing was appended", USAGE)
         if checked[-1].events is None and not skip_invalid:
-            return complain(f"{name}: nothing is appended; --skip-invalid appends the good lines", NO)
+            return complain(f"{name}: nothing was appended; --skip-invalid appends the valid lines", NO)
     return checked
 
 
 def _why_unreadable(error: Exception, spool: str) -> str:
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"cannot be kept aside, for the disk of {spool} is full (TMPDIR names another directory)"
+        return f"cannot be copied, because the disk of {spool} is full (set TMPDIR to use another directory)"
     return f"cannot be read ({error})"
 
 
 class _Appending:
-    """Appends files, and knows at every moment how much of them is in the log."""
+    """Appends files, and knows at any time how much of them is in the log."""
 
     def __init__(
         self, client: Client, settings: Settings, rules: IdentifierRules, files: list[_Checked], *, skip_invalid: bool
     ) -> None:
         self.position: str | None = None
-        """Of the last event in the log."""
+        """The position of the last event in the log."""
         self._client: Final = client
         self._settings: Final = settings
         self._rules: Final = rules
@@ -115,22 +115,22 @@ class _Appending:
         self._options: Final = " --skip-invalid" if skip_invalid else ""
         self._file = 0
         self._line = 0
-        """Up to this line of the present file everything is in the log."""
+        """The last line of the current file up to which every event is in the log."""
         self._read_line = 0
         self._events = 0
-        """In the log, of all files."""
+        """How many events of all files are in the log."""
         self._sent = 0
-        """Events that were sent and are not acknowledged."""
+        """How many events were sent but not acknowledged."""
 
     async def run(self) -> None:
-        """Appends all of it. Raises CancelledError, when what was sent is acknowledged, and RedisError."""
+        """Appends all files. Raises RedisError, and CancelledError once the events that were sent are acknowledged."""
         for number, file in enumerate(self._files):
             self._file = number
             with progress(f"publishing {file.name}", file.events) as advance:
                 await self._append(file.path, advance)
 
-    def how_to_go_on(self) -> str:
-        """How much is in the log, and the command that appends the rest."""
+    def how_to_continue(self) -> str:
+        """A sentence that tells how much is in the log, and the command that appends the rest."""
         totals = [file.events for file in self._files]
         of_all = "" if None in totals else f" of {sum(each or 0 for each in totals)}"
         unsure = f" (and none, some or all of the {self._sent} after it)" if self._sent else ""
@@ -139,7 +139,7 @@ class _Appending:
         options = repeated_options(self._settings, "redis_url", "data_dir", "workspace") + self._options
         return (
             f"{self._events}{of_all} events are in the log, up to line {self._line} of {name}{unsure}; "
-            f"to go on: {_from_line(name, self._line + 1)} | kinfold publish -{following}{options}"
+            f"to continue: {_from_line(name, self._line + 1)} | kinfold publish -{following}{options}"
         )
 
     async def _append(self, path: Path, advance: Advance) -> None:
@@ -164,15 +164,15 @@ class _Appending:
 
 
 def _from_line(name: Path, number: int) -> str:
-    """A command that writes a file from one of its lines on."""
+    """A shell command that prints a file from a line on."""
     tail, quoted = f"tail -n +{number}", shlex.quote(str(name))
     if name == _STANDARD_INPUT or not name.is_file():
-        return f"… | {tail}"  # only its caller knows how to make it again
+        return f"… | {tail}"  # only the user knows how to make the input again
     return f"{_UNPACK[name.suffix]} {quoted} | {tail}" if name.suffix in _UNPACK else f"{tail} {quoted}"
 
 
 def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
-    """How many good events there are; None where a line is bad, which is then named."""
+    """Counts the valid events; prints the invalid lines, and returns None if there are any."""
     good = bad = 0
     with open_packed(path) as file:
         for line in read_lines(file, rules):
@@ -183,12 +183,12 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
             if bad <= _NAMED_LINES:
                 say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}")
     if bad > _NAMED_LINES:
-        say(f"{name}: and {bad - _NAMED_LINES} more bad lines")
+        say(f"{name}: and {bad - _NAMED_LINES} more invalid lines")
     return good if bad == 0 else None
 
 
 async def _whole(page: Awaitable[T]) -> T:
-    """What a page comes to, also where Ctrl-C comes in between: one that was sent is in the log in a moment."""
+    """Awaits a page. After Ctrl-C it still waits, up to _LAST_PAGE_S, for the reply to events that were already sent."""
     task = asyncio.ensure_future(page)
     try:
         return await asyncio.shield(task)
@@ -204,7 +204,7 @@ async def _wait(workspace: Workspace, position: str, patience_s: float) -> int:
     try:
         await _until_folded(workspace, position, patience_s)
     except asyncio.CancelledError:
-        return complain("interrupted; the events are in the log, and only the waiting ended", INTERRUPTED)
+        return complain("interrupted while waiting; the events are in the log", INTERRUPTED)
     return DONE
 
 
@@ -219,17 +219,17 @@ async def _until_folded(workspace: Workspace, position: str, patience_s: float) 
             before, status = status, await workspace.status()
             if status.position != before.position:
                 moved_at = time.monotonic()
-            advance(max(0, before.lag - status.lag))  # others may append meanwhile
+            advance(max(0, before.lag - status.lag))  # the lag grows when others append
 
 
 def _readable_twice(name: Path, spool: Path) -> Path:
-    """A file to read twice, for the whole is judged before the first event is appended: what flows by is kept aside."""
+    """The path of a file that can be read twice, to validate and to append it. Copies a pipe or standard input to `spool`."""
     if name != _STANDARD_INPUT and (name.is_file() or not name.exists()):
         return name
     with spool.open("wb") as kept:
         if name == _STANDARD_INPUT:
             if sys.stdin.isatty():
-                say("reading events from the terminal, a JSON object a line; Ctrl-D ends them, Ctrl-C ends without any")
+                say("reading events from the terminal, one JSON object a line; Ctrl-D publishes them, Ctrl-C cancels")
             shutil.copyfileobj(sys.stdin.buffer, kept)
         else:
             with name.open("rb") as pipe:

@@ -1,4 +1,4 @@
-"""`kinfold show`, `contacts`, `tail`, `status`."""
+"""The commands that read: `kinfold show`, `contacts`, `tail` and `status`."""
 
 import asyncio
 import sys
@@ -13,27 +13,26 @@ from redis.exceptions import RedisError, ResponseError
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import Extent, goes_on_behind, position_key
+from kinfold_services.cli.hints import warn_about_losses, warn_if_not_served
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
-from kinfold_services.cli.replaying import say_what_is_lost
-from kinfold_services.cli.transferring import say_if_not_served
 from kinfold_services.connections import Client, RawEntry, is_passing
-from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import Reader, Workspace, listed_workspaces
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.moments import check_moment, parse_moment
 from kinfold_services.replay.past import Past
 from kinfold_services.replay.past_queries import PastWorkspace
-from kinfold_services.servers import connected
+from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+from kinfold_services.state.reader import StateReader
 
 _FEED_PAGE: Final = 500
 _BLOCK_MS: Final = 1000
-"""How long a read waits, so that a position that a failover took away is noticed soon."""
+"""How long one read waits for changes. Between reads `tail` checks whether a failover removed its position."""
 _RETRY_S: Final = 0.5
 
 
 class Which(NamedTuple):
-    """Whom to show: exactly one is given."""
+    """The contact to show: exactly one field is set."""
 
     visitor: str | None
     external_id: str | None
@@ -42,7 +41,7 @@ class Which(NamedTuple):
 
 
 class When(NamedTuple):
-    """The state of which moment: `at`, or else the present one, when `wait` is folded."""
+    """The time of the state: `at`, or else the present, after `wait` is folded."""
 
     at: str | None
     wait: str | None
@@ -63,7 +62,7 @@ async def show(settings: Settings, which: Which, when: When) -> int:
             found = await workspace.contact(which.contact)
     if found is None:
         name, value = next((name, value) for name, value in which._asdict().items() if value is not None)
-        return complain(f"{name.replace('_', '-')} {value!r}: nobody in workspace {settings.workspace}", NO)
+        return complain(f"{name.replace('_', '-')} {value!r}: not found in workspace {settings.workspace}", NO)
     print_json(found)
     return DONE
 
@@ -84,11 +83,11 @@ async def contacts(settings: Settings, limit: int | None, when: When) -> int:
 
 
 async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
-    """Prints how each workspace is; where an option or KINFOLD_WORKSPACE names one, how that one is."""
+    """Prints the status of each workspace, or of the one that an option or KINFOLD_WORKSPACE names."""
     async with asking(settings, wait, timeout_s) as (client, workspace):
         if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
-            await say_if_not_served(client, settings.workspace)
+            await warn_if_not_served(client, settings.workspace)
             return DONE
         for name in await listed_workspaces(client):
             print_json(await Workspace(client, name).status())
@@ -96,15 +95,15 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
 
 
 async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
-    """Follows the change feed until interrupted. Exit status 1 where changes behind `since` would be skipped.
+    """Follows the change feed until interrupted. Exit status 1 if it would skip changes after `since`.
 
-    An outage or a failover does not end it, once it has reached the server.
+    Once it has reached the server, it survives outages and failovers.
     """
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
         last = since or (await _page(client, feed, "0-0")).extent.last
         if sys.stderr.isatty():
-            say(f"following the changes of workspace {settings.workspace}; Ctrl-C ends")
+            say(f"following the changes of workspace {settings.workspace}; Ctrl-C stops")
         trouble = ""
         while True:
             try:
@@ -118,7 +117,7 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
                     raise
                 if str(error) != trouble:
                     trouble = str(error)
-                    say(f"kinfold: the feed cannot be read and will be again: {trouble}")
+                    say(f"kinfold: cannot read the feed, trying again: {trouble}")
                 await asyncio.sleep(_RETRY_S)
                 continue
             trouble = ""
@@ -129,21 +128,21 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
 
 
 def _print_change(entry: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether somebody still reads what is printed."""
+    """Prints a change. Returns False if the reader has closed the pipe."""
     try:
         change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        say(f"kinfold: feed entry {entry} was left out: it is no change: {error}")
+        say(f"kinfold: skipped feed entry {entry}, which is not a change: {error}")
         return True
     return print_json({"entry": entry, "change": change})
 
 
 class _Page(NamedTuple):
-    """What follows a position in the feed, and what the feed was like at that moment."""
+    """The entries after a position of the feed, and the extent of the feed at that time."""
 
     extent: Extent
     goes_on: bool
-    """Whether nothing between the position and the entries was skipped."""
+    """Whether no entry is missing between the position and `entries`."""
     entries: list[RawEntry]
 
 
@@ -165,23 +164,23 @@ async def _page(client: Client, feed: str, position: str) -> _Page:
 
 
 def _is_missing(info: object) -> bool:
-    """Whether there is no feed yet."""
+    """Whether the feed does not exist yet."""
     return isinstance(info, ResponseError) and "no such key" in str(info)
 
 
 def _why_lost(position: str, extent: Extent) -> str:
     at = position_key(position)
     if at <= (0, 0) or (extent.removed and at < position_key(extent.first or extent.last)):
-        return f"feed entry {position}: the feed keeps only newer ones; read the contacts and start from now"
+        return f"feed entry {position}: the feed keeps only newer entries; read the contacts and start from now"
     return (
-        f"feed entry {position}: this feed never had it (did a failover or a restored copy take it away?); "
-        f"read the contacts and start from now"
+        f"feed entry {position}: this feed never had it (was it lost in a failover or a restore?); "
+        "read the contacts and start from now"
     )
 
 
 @asynccontextmanager
 async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
-    """The state that a question is about. Raises NoMoment and NoLog for one that the log does not cover."""
+    """The state at the requested time. Raises NoMoment and NoLog if the log does not cover that time."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         if when.at is None:
             yield workspace
@@ -189,14 +188,14 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
         position = parse_moment(when.at)
         extent = await log_extent(client, settings.workspace)
         check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
-        say_what_is_lost(extent)
-        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        warn_about_losses(extent)
+        rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
         yield PastWorkspace(await Past(client, settings, rules).state_at(position))
 
 
 @asynccontextmanager
 async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
-    """A client, and the workspace to ask, once `wait` is folded. Raises NotFolded."""
+    """A client and the workspace, after `wait` is folded. Raises NotFolded."""
     async with connected(settings) as client:
         workspace = Workspace(client, settings.workspace)
         if wait is not None:

@@ -1,4 +1,4 @@
-"""`kinfold rejects`: what could not be folded, and why; and what of it can be now."""
+"""`kinfold rejects`: lists the entries that could not be folded, and appends corrected events again."""
 
 import sys
 from collections import Counter
@@ -13,7 +13,7 @@ from kinfold_services.cli.editing import EditorFailed
 from kinfold_services.cli.editing import edit as edit_text
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.rejects import DamagedReject, RejectedEntry, Rejects
-from kinfold_services.servers import connected
+from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
 _COMMENT: Final = "#"
@@ -21,7 +21,7 @@ _NAMED: Final = 20
 
 
 async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> int:
-    """Prints each, or how many there are by reason."""
+    """Prints each reject, or with `count` the number by reason."""
     counts: Counter[str] = Counter()
     async with connected(settings) as client:
         rejects = Rejects(client, settings.workspace)
@@ -35,12 +35,12 @@ async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> 
     if count:
         print_json(dict(sorted(counts.items())))
     elif not counts:
-        say(f"no rejects in workspace {settings.workspace}{'' if everything else ' that are not dealt with'}")
+        say(f"no rejects in workspace {settings.workspace}{'' if everything else ' that are not settled'}")
     return DONE
 
 
 async def retry_rejects(settings: Settings, *, edit: bool) -> int:
-    """Appends again what is acceptable, edited first if wanted. Exit status 1 where some are left."""
+    """Appends again the events that are valid now, with `edit` after editing. Exit status 1 if some are left."""
     retried = left = 0
     async with connected(settings, writes=True) as client:
         rejects = Rejects(client, settings.workspace)
@@ -58,20 +58,20 @@ async def retry_rejects(settings: Settings, *, edit: bool) -> int:
             return complain(str(error), NO)
         except EditorFailed as error:
             return complain(str(error), USAGE)
-    say(f"{retried} appended again, {left} left as they are")
+    say(f"{retried} appended again, {left} left unchanged")
     return NO if left else DONE
 
 
 async def _retry(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | RejectedEntry:
     if reject.event is None:
-        return reject  # there is nothing to append: it stays rejected for the same reason
+        return reject  # without an event there is nothing to append
     return await rejects.retry(reject, reject.event)
 
 
 async def _edit(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | None:
-    """Opens it until it is good or is left as it was (None).
+    """Opens the event in the editor until it is valid. Returns None if the user leaves it unchanged.
 
-    Where nobody sits at a terminal it is opened once: an editor that is a script would do the same for ever.
+    Without a terminal it opens once: an editor that is a script would make the same change forever.
     """
     reason, detail, text = reject.reason, reject.detail, _editable(reject.event)
     while True:
@@ -90,8 +90,8 @@ def _comments(reject: RejectedEntry, reason: str, detail: str) -> str:
     lines = [
         f"# Entry {reject.entry} of the log was rejected. {reason}: {detail}",
         *others,
-        "# Save the event below as it should be, and it is appended again.",
-        "# Leave it as it is, or empty it, and nothing happens.",
+        "# Correct the event below and save it to append it again.",
+        "# Leave it unchanged, or delete it, to do nothing.",
     ]
     return "".join(line.replace("\n", " ") + "\n" for line in lines)
 

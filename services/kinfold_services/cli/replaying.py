@@ -1,4 +1,4 @@
-"""`kinfold replay`, `verify`: the log folded again."""
+"""`kinfold replay` and `verify`: fold the log again."""
 
 from pathlib import Path
 from typing import Final
@@ -10,17 +10,19 @@ from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain, print_json, say
+from kinfold_services.access.rights import REPLAY, VERIFY
+from kinfold_services.cli.hints import warn_about_losses
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.progress import progress
 from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import Client
-from kinfold_services.progress import progress
-from kinfold_services.projector.store import Replaced, StateStore
-from kinfold_services.replay.log import LogExtent, log_extent
+from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
-from kinfold_services.rights import REPLAY, VERIFY
-from kinfold_services.servers import connected
+from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import Replaced
+from kinfold_services.state.reader import StateReader
 
 _EXCLUDED_AT_ONCE: Final = 1000
 _EXCLUDE: Final = "--exclude-events"
@@ -28,17 +30,17 @@ _BLOCK: Final = "--blocked-identifiers"
 
 
 async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, exclude: Path | None, block: Path | None) -> int:
-    """Rebuilds the state from the log and swaps it in; or only tells what would differ."""
+    """Rebuilds the state from the log and replaces the living one; with `dry_run` only prints the differences."""
     collect_seldom()
     excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
     blocked = _lines(block, _BLOCK)
     async with connected(settings, role=REPLAY) as client:
         extent = await log_extent(client, settings.workspace)
-        say_what_is_lost(extent)
+        warn_about_losses(extent)
         for entry_id in excluded:
             if not await client.xrange(key(settings.workspace, "events"), entry_id, entry_id):
                 return complain(f"{exclude}: the log has no entry {entry_id}; nothing was done", NO)
-        rules = _rules(await StateStore(client, settings.workspace).blocked_identifiers(), blocked)
+        rules = _rules(await StateReader(client, settings.workspace).blocked_identifiers(), blocked)
         job = Replay(client, settings, rules, frozenset(excluded))
         try:
             with progress("replaying", extent.entries) as advance:
@@ -47,18 +49,18 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
             if not dry_run:
                 if not allow_truncated:
                     await job.check_loss()
-                unsaid = [each for each in excluded if each not in job.rebuild.excluded_by_log]
-                await _record(client, settings.workspace, unsaid, blocked)
+                unrecorded = [each for each in excluded if each not in job.rebuild.excluded_by_log]
+                await _record(client, settings.workspace, unrecorded, blocked)
                 changes = await job.replace(allow_lost=allow_truncated)
         except WouldLose as error:
             return complain(str(error), NO)
         except Replaced:
             return complain(
-                f"workspace {settings.workspace}: another kinfold replay has begun and taken over; this one replaced nothing",
+                f"workspace {settings.workspace}: another kinfold replay has taken over; this one replaced nothing",
                 NO,
             )
         finally:
-            await job.rebuild.clean()
+            await job.close()
     for change in changes:
         print_json(change)
     folded = job.rebuild.position.counts.entries
@@ -67,32 +69,27 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
 
 
 async def verify(settings: Settings) -> int:
-    """Compares the living state with the log; exit status 1 where they differ."""
+    """Compares the living state with the log. Exit status 1 if they differ."""
     collect_seldom()
     async with connected(settings, role=VERIFY) as client:
         extent = await log_extent(client, settings.workspace)
-        say_what_is_lost(extent)
-        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        warn_about_losses(extent)
+        rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
         job = Verification(client, settings, rules)
-        try:
-            with progress("verifying", extent.entries) as advance:
-                differences = await job.differences(advance)
-        except Replaced:
-            return complain(
-                f"workspace {settings.workspace}: another kinfold verify has begun; this one cannot tell", UNREACHABLE
-            )
+        with progress("verifying", extent.entries) as advance:
+            differences = await job.differences(advance)
     for difference in differences:
         print_json(difference)
     position = job.rebuild.position
     if differences:
-        advice = "what the log has lost may be why" if position.counts.lost else "kinfold replay mends them"
+        advice = "lost log entries may be the cause" if position.counts.lost else "kinfold replay repairs them"
         return complain(f"{len(differences)} differences at {position.stream_id}; {advice}", NO)
     say(f"equal at {position.stream_id or 'the beginning'}: {position.counts.entries} entries folded")
     return DONE
 
 
 async def _record(client: Client, workspace: str, excluded: list[str], blocked: list[str]) -> None:
-    """Writes down, where every later replay finds it, what this one leaves out."""
+    """Records what this replay leaves out, so that every later replay leaves it out too."""
     for first in range(0, len(excluded), _EXCLUDED_AT_ONCE):
         some = excluded[first : first + _EXCLUDED_AT_ONCE]
         event = EventsExcluded(entries=some, reason="kinfold replay --exclude-events")
@@ -101,15 +98,8 @@ async def _record(client: Client, workspace: str, excluded: list[str], blocked: 
         await client.sadd(key(workspace, "blocked-identifiers"), *blocked)
 
 
-def say_what_is_lost(extent: LogExtent) -> None:
-    """Warns where the log is not whole, for then neither is what is made of it."""
-    if extent.lost:
-        begins = f"it begins at {extent.first}" if extent.first else "nothing is left of it"
-        say(f"the log has lost {extent.lost} entries: {begins}, and what is gone cannot be folded")
-
-
 def _lines(path: Path | None, option: str) -> list[str]:
-    """The lines of a file that are neither blank nor comments."""
+    """The lines of a file, without blank lines and comments."""
     if path is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""`kinfold up`, `down` and `projector`: what keeps running."""
+"""The commands that start and stop services: `kinfold up`, `down` and `projector`."""
 
 import asyncio
 import os
@@ -15,20 +15,9 @@ from typing import Final
 
 import uvloop
 
-from kinfold_services.cli.options import repeated_options, shown_url
-from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
-from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
-from kinfold_services.embedded import (
-    EmbeddedServer,
-    ServerAlreadyRunning,
-    disk_is_full,
-    make_data_dir,
-    running_url,
-    using_data_dir,
-)
-from kinfold_services.gateway.beside import (
+from kinfold_services.cli.gateway_process import (
     CannotListen,
-    GatewayBeside,
+    GatewayProcess,
     Port,
     first_key,
     forget_gateway,
@@ -38,33 +27,40 @@ from kinfold_services.gateway.beside import (
     is_proxied,
     serve_workspace,
 )
+from kinfold_services.cli.options import repeated_options, shown_url
+from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
+from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
 from kinfold_services.logs import configure_logs
-from kinfold_services.servers import check, server_url
+from kinfold_services.server.choice import check, server_url
+from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
+from kinfold_services.server.embedded import EmbeddedServer, running_url
+from kinfold_services.server.errors import ServerAlreadyRunning
 from kinfold_services.settings import Settings, unknown_variables
 
 LOG_FILE: Final = "kinfold.log"
 DETACHED: Final = "KINFOLD_DETACHED"
-"""Set for an `up` that another one started in the background."""
+"""Set for an `up` that `up --detach` started in the background."""
 _READY_S: Final = 60.0
 _STOP_S: Final = 40.0
-_SAYS: Final = "kinfold: "
+_PREFIX: Final = "kinfold: "
+"""The beginning of every message for people."""
 _LOOK_AGAIN_S: Final = 0.05
 
 
 def run_projector(settings: Settings) -> int:
     """Runs the projector until a signal."""
-    from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream takes a while to load
+    from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream loads slowly
 
     uvloop.run(ProjectorService(settings, server_url(settings)).run())
     return DONE
 
 
 def up(settings: Settings) -> int:
-    """Runs everything in the foreground, until a signal."""
+    """Runs everything in the foreground until a signal."""
     configure_logs(settings.log_format, settings.log_level)
-    settings = _serving_its_own(settings)
+    settings = _with_served_workspace(settings)
     if settings.redis_url is not None:
-        asyncio.run(check(settings))  # before the gateway starts, which could only end with this one
+        asyncio.run(check(settings))  # an unusable server is reported before the gateway starts
         return _run_all(settings, settings.redis_url, None)
     make_data_dir(settings.data_dir)
     try:
@@ -82,9 +78,9 @@ def up(settings: Settings) -> int:
 
 @contextmanager
 def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
-    """Ends this process when the server ends by itself: it would wait for it for ever, and be in the next one's way.
+    """Ends this process when the server ends by itself. Otherwise it would wait forever, and block the next `up`.
 
-    Gives a question: whether that is what happened.
+    Gives a function that tells whether the server ended by itself.
     """
     is_done, has_ended = threading.Event(), threading.Event()
 
@@ -92,7 +88,7 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
         server.wait()
         if not is_done.is_set():
             has_ended.set()
-            reason = "the disk is full" if disk_is_full(server.data_dir) else f"{server.data_dir / 'server.log'} says why"
+            reason = "the disk is full" if disk_is_full(server.data_dir) else f"see {server.data_dir / 'server.log'}"
             say(f"kinfold: the embedded server ended: {reason}")
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -105,22 +101,22 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     try:
-        beside = GatewayBeside(settings, url, data_dir)
+        beside = GatewayProcess(settings, url, data_dir)
     except CannotListen as error:
         return complain(str(error), NO)
     with beside as gateway:
         serve_workspace(url, settings.workspace)
-        if DETACHED not in os.environ:  # else whoever detached it says so
+        if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
             say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
         status = run_projector(settings)
         return NO if gateway.ended else status
 
 
 def up_detached(settings: Settings) -> int:
-    """Starts `kinfold up` in the background, unless it runs already, and returns when it answers."""
+    """Starts `kinfold up` in the background, unless it already runs, and returns when it answers."""
     if settings.redis_url is not None:
         return complain("--detach: expected no Redis URL, because it works only with the embedded server, got one", USAGE)
-    settings = _serving_its_own(settings)
+    settings = _with_served_workspace(settings)
     make_data_dir(settings.data_dir)
     starting: list[subprocess.Popen[bytes]] = []
     try:
@@ -129,13 +125,13 @@ def up_detached(settings: Settings) -> int:
         for process in starting:
             process.terminate()
             process.wait()
-        return complain("interrupted; what was starting is stopped again", INTERRUPTED)
+        return complain("interrupted; the services that had started were stopped", INTERRUPTED)
     if status is not None:
         return status
     url, gateway = running_url(settings.data_dir), gateway_url(settings.data_dir)
     port = gateway_port(settings.data_dir)
     if url is None or gateway is None or port is None:
-        return complain(f"it ended again; {settings.data_dir / LOG_FILE} says why", UNREACHABLE)
+        return complain(f"it started and ended; see {settings.data_dir / LOG_FILE}", UNREACHABLE)
     if "gateway_port" in settings.model_fields_set and settings.gateway_port not in {0, port.number}:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}`"
         return complain(
@@ -149,9 +145,9 @@ def up_detached(settings: Settings) -> int:
 
 
 def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int | None:
-    """Returns None when `kinfold up` answers on the data dir, started by anybody; else the exit status, after a sentence.
+    """Starts `kinfold up` unless it runs, and returns None when it answers; else prints an error and returns the exit status.
 
-    What it starts itself is added to `starting`.
+    Adds the process that it starts to `starting`.
     """
     log = settings.data_dir / LOG_FILE
     process: subprocess.Popen[bytes] | None = None
@@ -161,25 +157,29 @@ def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int
         has_ended = process is not None and process.poll() is not None
         if process_on(settings.data_dir) is None and (process is None or has_ended):
             if process is not None:
-                said = _last_complaint(log, logged_before) or f"{log} says why"
+                reason = _last_error(log, logged_before) or f"see {log}"
                 status = process.returncode if process.returncode > 0 else UNREACHABLE
-                return complain(f"it did not start; {said}", status)
+                return complain(f"it did not start; {reason}", status)
             with using_data_dir(settings.data_dir):
                 logged_before = log.stat().st_size if log.exists() else 0
-                with _after_ctrl_c():  # or a process that was started, and that nobody knows of, would stay
+                with _after_ctrl_c():  # otherwise a process could start that is not in `starting`, and would never be stopped
                     process = _spawn(settings, log)
                     starting.append(process)
         if time.monotonic() > deadline:
-            return complain(f"it did not answer within {_READY_S:g} s; {log} says why", UNREACHABLE)
+            return complain(f"it did not answer within {_READY_S:g} s; see {log}", UNREACHABLE)
         time.sleep(_LOOK_AGAIN_S)
     return None
 
 
 @contextmanager
 def _after_ctrl_c() -> Generator[None]:
-    """Inside it Ctrl-C has to wait: KeyboardInterrupt is raised at the end."""
+    """Delays Ctrl-C: KeyboardInterrupt is raised at the end of the block."""
     pressed = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+
+    def press(*_: object) -> None:
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, press)
     try:
         yield
     finally:
@@ -193,7 +193,7 @@ def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
     command += ["--data-dir", str(settings.data_dir), "--workspace", settings.workspace]
     if "gateway_port" in settings.model_fields_set:
         command += ["--port", str(settings.gateway_port)]
-    unknown = unknown_variables(os.environ)  # this process has named them
+    unknown = unknown_variables(os.environ)  # this process has already reported them
     environment = {name: value for name, value in os.environ.items() if name not in unknown}
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own program
@@ -206,14 +206,14 @@ def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
         )
 
 
-def _last_complaint(log: Path, start: int) -> str | None:
-    """What `up` in the background said last for people, after the first `start` bytes of its log."""
+def _last_error(log: Path, start: int) -> str | None:
+    """The last message for people that `up` logged in the background, after the first `start` bytes of its log."""
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
-    return next((line.removeprefix(_SAYS) for line in reversed(lines) if line.startswith(_SAYS)), None)
+    return next((line.removeprefix(_PREFIX) for line in reversed(lines) if line.startswith(_PREFIX)), None)
 
 
-def _serving_its_own(settings: Settings) -> Settings:
-    """With a workspace that is served, where KINFOLD_SERVE names some: one that was given is, too; else one of them."""
+def _with_served_workspace(settings: Settings) -> Settings:
+    """Makes sure that KINFOLD_SERVE includes the workspace: adds one that was given, else chooses one of the served."""
     if not settings.serve or settings.workspace in settings.serve:
         return settings
     if "workspace" in settings.model_fields_set:
@@ -222,7 +222,7 @@ def _serving_its_own(settings: Settings) -> Settings:
 
 
 def down(settings: Settings) -> int:
-    """Stops what runs on the data dir. Exit status 1 where nothing does."""
+    """Stops the `kinfold up` of the data dir. Exit status 1 if none runs."""
     process_id = process_on(settings.data_dir)
     if process_id is None:
         return complain(f"nothing runs on {settings.data_dir.absolute()}", NO)
@@ -230,7 +230,7 @@ def down(settings: Settings) -> int:
     try:
         has_stopped = _until(lambda: running_url(settings.data_dir) is None and process_on(settings.data_dir) is None, _STOP_S)
     except KeyboardInterrupt:
-        return complain(f"interrupted; process {process_id} was told to stop, and is stopping", INTERRUPTED)
+        return complain(f"interrupted; process {process_id} is stopping", INTERRUPTED)
     if not has_stopped:
         return complain(f"process {process_id} did not stop within {_STOP_S:g} s", NO)
     say("stopped")
@@ -238,7 +238,7 @@ def down(settings: Settings) -> int:
 
 
 def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detached: bool) -> str:
-    """What to do with what runs, and the workspace's first key, which is made now."""
+    """The text that `up` prints: addresses and commands to try, and the first API key of the workspace, which it creates."""
     new_key = first_key(url, settings.workspace)
     program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
     with_options = repeated_options(settings, "redis_url", "data_dir", "workspace")
@@ -246,7 +246,7 @@ def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detach
     if settings.redis_url is None:
         stop = f"{program} down{repeated_options(settings, 'data_dir')}{'' if detached else ' (or Ctrl-C)'}"
     for_now = new_key is not None and not is_local(settings.gateway_host)
-    notes = [f"for now: on {settings.gateway_host} from the next start on, with a key"] if for_now else []
+    notes = [f"on {settings.gateway_host} from the next start on, because there is a key now"] if for_now else []
     if port.why:
         notes.append(port.why)
     directly = " --noproxy '*'" if is_proxied(gateway) else ""
@@ -254,7 +254,7 @@ def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detach
 kinfold is up.
   the log        {shown_url(url)}
   the gateway    {gateway}{"".join(f" ({note})" for note in notes)}
-  its key        {new_key or f"shown when it was made; `{program} keys create{with_options}` makes another"}
+  its key        {new_key or f"was shown when it was created; `{program} keys create{with_options}` creates another"}
   publish        {program} publish events.ndjson{with_options}
                  echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish{with_options}
   look           {program} show --visitor v-1{with_options}

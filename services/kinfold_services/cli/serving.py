@@ -1,4 +1,4 @@
-"""`kinfold gateway`: HTTP in, queries and live changes out."""
+"""`kinfold gateway`: serves HTTP."""
 
 import errno
 import socket
@@ -7,18 +7,18 @@ from typing import Final
 import uvloop
 
 from kinfold_services.cli.output import DONE, NO, complain
-from kinfold_services.servers import server_url
+from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 
 _CANNOT_LISTEN: Final = frozenset(
-    # The last two: a host that is none, or that nobody answers for just now.
+    # The last two: the host name is invalid, or cannot be resolved at the moment.
     {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, socket.EAI_NONAME, socket.EAI_AGAIN}
 )
 
 
 def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
-    """Runs the gateway until a signal; exit status 1 where it cannot listen."""
-    from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar takes a while to load
+    """Runs the gateway until a signal. Exit status 1 if it cannot listen."""
+    from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar loads slowly
 
     try:
         uvloop.run(serve(settings, server_url(settings), until_stdin_ends=until_stdin_ends))

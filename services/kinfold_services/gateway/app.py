@@ -1,4 +1,4 @@
-"""The application: its routes, what they share, and how errors look."""
+"""The application: its routes, and what they share."""
 
 from importlib.metadata import version
 from typing import Final
@@ -9,24 +9,18 @@ from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from kinfold_services.connections import Client
-from kinfold_services.gateway.access import with_access_log
-from kinfold_services.gateway.bodies import MAX_BODY_BYTES
-from kinfold_services.gateway.feed import changes, changes_socket
-from kinfold_services.gateway.ingest import append_events
-from kinfold_services.gateway.listings import contact_visitors, contacts
-from kinfold_services.gateway.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.access_log import with_access_log
+from kinfold_services.gateway.changes.feed import changes, changes_socket
+from kinfold_services.gateway.contacts.listings import contact_visitors, contacts
+from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.events.ingest import append_events
+from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
-from kinfold_services.gateway.operations import (
-    healthz,
-    healthz_head,
-    metrics,
-    readyz,
-    readyz_head,
-)
+from kinfold_services.gateway.operations import healthz, healthz_head, metrics, readyz, readyz_head
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
-from kinfold_services.gateway.segment import segment_batch, segment_call
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -49,7 +43,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
 
 
 def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
-    """The application on a connection, and what it runs on: `gateway.end_streams()` before it stops."""
+    """The application, and the gateway behind it. Call `Gateway.end_streams` before the application stops."""
     gateway = Gateway(settings, client)
     cors = CORSConfig(
         allow_origins=sorted(settings.gateway_origins),
@@ -65,7 +59,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         cors_config=cors if settings.gateway_origins else None,
         exception_handlers=HANDLERS,
         after_exception=[note_refusal],
-        openapi_config=openapi_config(version("kinfold")),
+        openapi_config=openapi_config(version("kinfold"), ROUTES),
         request_max_body_size=MAX_BODY_BYTES,
         on_shutdown=[gateway.close],
         logging_config=None,

@@ -1,10 +1,10 @@
--- Appends the events of one request to the log, all of them or, where the server is out of memory, none.
--- One command instead of one for each event: packing those is what a pipeline's time goes into.
+-- Appends the events of one request to the log: all of them, or none if the server is out of memory.
+-- One script call is faster than a pipeline, which spends most of its time on encoding one command for each event.
 --
 -- KEYS  events
 -- ARGV  events, each as JSON
 --
--- Returns the position of the last.
+-- Returns the position of the last event.
 
 local position
 for index = 1, #ARGV do

@@ -1,7 +1,7 @@
-"""Who asks, and what they may: guards, one for each route (`Authorization: Bearer KEY`).
+"""Guards: they identify the caller of a route by its key (`Authorization: Bearer KEY`), and check what the key may do.
 
-401 where nobody is recognised, 403 where somebody is and may not, 429 where they ask too often. A request belongs to the
-workspace of its key; `Kinfold-Workspace: NAME` makes sure that it is the one that the caller means.
+401: the key is missing, unknown or revoked. 403: the key may not do this. 429: too many requests. A request belongs to the
+workspace of its key. With `Kinfold-Workspace: NAME`, a key of another workspace gets 403.
 """
 
 import base64
@@ -10,44 +10,44 @@ from typing import Any, Final, cast
 
 from litestar.handlers.base import BaseRouteHandler
 
-from kinfold_services.gateway.keys import Caller
+from kinfold_services.access.keys import Caller
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
 WRITE_KEY: Final = "writeKey"
-"""RudderStack's parameter for beacons, which cannot set headers; Segment's stand in the body under the same name."""
+"""Where beacons put the key, since they cannot set headers: RudderStack's in the query, Segment's in the body."""
 
 _WORKSPACE_HEADER: Final = "kinfold-workspace"
 
 
 async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guards what secret keys alone may do."""
+    """Guard: accepts secret keys only."""
     _only_secret(await identify(connection, _bearer(connection)))
 
 
 async def any_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guards what publishable keys may do as well; the route looks closer."""
+    """Guard: accepts every key. The route decides what a publishable key may do."""
     await identify(connection, _bearer(connection))
 
 
 async def secret_key_or_token(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guards the feed: an EventSource cannot set headers, so the key may stand in the query (RFC 6750, 2.3)."""
+    """Guard of the feed: accepts secret keys, also in the query (RFC 6750, 2.3), since an EventSource cannot set headers."""
     _only_secret(await identify(connection, _bearer(connection) or connection.query_params.get("access_token", "")))
 
 
 def caller_of(connection: Connection) -> Caller:
-    """Whom a guard has let in."""
+    """The caller that a guard has identified."""
     return cast("Caller", cast("dict[str, Any]", connection.scope)["caller"])
 
 
 def presented_key(connection: Connection) -> str:
-    """The key that they came with."""
+    """The key that the caller sent."""
     return cast("str", cast("dict[str, Any]", connection.scope)["key"])
 
 
 async def identify(connection: Connection, presented: str) -> Caller:
-    """Whose key it is, once they have not asked too often. Raises Problem."""
+    """The caller with this key. Raises Problem: 401 for an unknown key, 403 for another workspace, 429 above the rate limit."""
     gateway = shared(connection)
     address = connection.client.host if connection.client else ""
     caller = await gateway.keys.recognise(presented) if presented else None
@@ -64,7 +64,7 @@ async def identify(connection: Connection, presented: str) -> Caller:
 
 
 def presented_write_key(connection: Connection) -> str:
-    """The key in Segment's fashion, the user of Basic authentication or `?writeKey=`, or a bearer's; empty without one."""
+    """The key as the user of Basic authentication (Segment), a bearer token or `?writeKey=`. Empty if there is none."""
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return _bearer(connection) or connection.query_params.get(WRITE_KEY, "")

@@ -1,7 +1,7 @@
-"""`/docs`: the OpenAPI document as a page to read, whole in one answer.
+"""`/docs`: the OpenAPI document as one HTML page, without scripts and without further requests.
 
-The framework's own pages bring a viewer from somebody else's server: blank where that is out of reach, and a stranger's script
-beside a service that keys open. This one has no script and asks for nothing.
+The framework's own pages load a viewer from another server. They are blank without internet access, and they run a foreign
+script next to a service that needs keys.
 """
 
 import re
@@ -25,18 +25,18 @@ td:first-child { width: 12rem }
 nav ul { columns: 20rem; padding-left: 1.25rem }
 """
 _START: Final = """
-<p>The document itself, for programs: <a href="openapi.json">openapi.json</a>. Every request but those of
-<a href="#operations">operations</a> brings a key of <code>kinfold keys create</code>, and with it names its workspace:</p>
+<p>For programs: <a href="openapi.json">openapi.json</a>. Every request except <a href="#operations">operations</a> needs a
+key from <code>kinfold keys create</code>. The key also selects the workspace:</p>
 <pre>curl -H 'Authorization: Bearer KEY' '{origin}/v1/contacts?limit=3'</pre>
 """
 
 
 def docs_page(document: Json, origin: str) -> str:
-    """The document as HTML; `origin` is where the reader finds the gateway."""
+    """The document as HTML. `origin` is the URL of the gateway."""
     info, schemas = document["info"], document["components"]["schemas"]
     by_tag: dict[str, dict[str, list[tuple[str, Json]]]] = {}
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():  # several paths may be one operation: Segment's have long and short names
+        for method, operation in methods.items():  # Segment's operations have several paths each
             same = by_tag.setdefault(operation["tags"][0], {}).setdefault(operation["summary"], [])
             same.append((f"{method.upper()} {path}", operation))
     titles = [*by_tag, "schemas"]
@@ -66,8 +66,8 @@ def _operation(same: list[tuple[str, Json]]) -> str:
     parts = [head, f"<p><b>{_text(operation['summary'])}</b></p>", _paragraphs(operation.get("description", ""))]
     if parameters := operation.get("parameters"):
         kinds = [f"{each['in']}: {_kind(each['schema']).removesuffix(' or null')}" for each in parameters]
-        told = [(each["name"], kind, each.get("description", "")) for each, kind in zip(parameters, kinds, strict=True)]
-        parts.append(_table("parameter", told))
+        rows = [(each["name"], kind, each.get("description", "")) for each, kind in zip(parameters, kinds, strict=True)]
+        parts.append(_table("parameter", rows))
     if body := operation.get("requestBody"):
         parts.append(f"<p>Body: {_text(body['description'])}</p>{_table('type', _contents(body))}")
     answers = [
@@ -91,7 +91,7 @@ def _contents(holder: Json) -> list[tuple[str, str, str]]:
 
 
 def _kind(schema: Json) -> str:
-    """What a value may be, as HTML."""
+    """The type of a value, as HTML."""
     if ref := schema.get("$ref"):
         name = ref.removeprefix(_REF)
         return f'<a href="#{name}">{name}</a>'
@@ -115,7 +115,7 @@ def _described(schema: Json) -> str:
 
 
 def _table(first: str, rows: list[tuple[str, str, str]]) -> str:
-    """Rows of a name, HTML, and a text."""
+    """A table. Each row has a name, HTML and text."""
     lines = [f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td><td>{_text(text)}</td></tr>" for name, kind, text in rows]
     return f"<table><tr><th>{first}</th><th></th><th></th></tr>{''.join(lines)}</table>" if rows else ""
 
@@ -125,5 +125,5 @@ def _paragraphs(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Docstrings write code between backticks."""
+    """Text as HTML. Code is in backticks, as in docstrings."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

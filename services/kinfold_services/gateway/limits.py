@@ -1,6 +1,6 @@
-"""How often a caller may ask: a token bucket for each key and address.
+"""Rate limits: a token bucket for each key and address.
 
-A bucket holds `burst` requests and fills at `per_s` a second. It is this process's own: two gateways allow twice as much.
+A bucket holds `burst` requests and refills at `per_s` a second. Gateways do not share buckets: two of them allow twice as much.
 """
 
 import math
@@ -13,11 +13,11 @@ from litestar.status_codes import HTTP_429_TOO_MANY_REQUESTS
 from kinfold_services.gateway.problems import Problem
 
 _BUCKETS: Final = 50_000
-"""Where there are more, the one that was used least recently is forgotten: it would be full soon anyway."""
+"""At most this many buckets. The least recently used one is dropped: it would soon be full anyway."""
 
 
 class RateLimit:
-    """Buckets of one size."""
+    """Token buckets of one size."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self.per_s: Final = per_s
@@ -25,7 +25,7 @@ class RateLimit:
         self._buckets: Final[OrderedDict[tuple[str, str], tuple[float, float]]] = OrderedDict()
 
     def take(self, who: str, address: str) -> None:
-        """Takes one request out of a bucket. Raises Problem (429) where it is empty."""
+        """Take one request out of a bucket. Raises Problem (429) if the bucket is empty."""
         now = time.monotonic()
         bucket = (who, address)
         filled_at, tokens = self._buckets.pop(bucket, (now, float(self.burst)))

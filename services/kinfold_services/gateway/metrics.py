@@ -1,6 +1,6 @@
-"""What Prometheus is told; every name stands here.
+"""Every metric for Prometheus.
 
-What this process counts, it counts as it goes. What the projector counts stands in Redis and is read when somebody scrapes.
+This process counts its own requests and events. The projector keeps its counts in Redis, where each scrape reads them.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OUTCOMES: Final = ("folded", "no-op", "stale", "duplicate", "rejected")
 
 
 class Projected(msgspec.Struct):
-    """What the projector has done for one workspace; see `projector` in `kinfold_schemas.keys`."""
+    """The projector's counts for one workspace (`projector` in `kinfold_schemas.keys`)."""
 
     status: Status
     committed_at_ms: int | None
@@ -26,21 +26,21 @@ class Projected(msgspec.Struct):
 
 
 class Metrics:
-    """One process's metrics, in a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self) -> None:
-        cast("Any", disable_created_metrics)()  # a second number beside each counter, which nobody asked for
+        cast("Any", disable_created_metrics)()  # otherwise each counter has a second series, its time of creation
         self._registry: Final = CollectorRegistry()
         registry = self._registry
         self.events: Final = Counter(
             "kinfold_gateway_events", "Events appended to the log", ["workspace", "type"], registry=registry
         )
         self.refused: Final = Counter(
-            "kinfold_gateway_refused", "Events refused before the log", ["workspace", "reason"], registry=registry
+            "kinfold_gateway_refused", "Events rejected before the log", ["workspace", "reason"], registry=registry
         )
         self.ignored: Final = Counter(
             "kinfold_gateway_segment_ignored",
-            "What was left out of calls over Segment's API, by reason",
+            "Parts of Segment calls that were ignored, by reason",
             ["workspace", "what"],
             registry=registry,
         )
@@ -49,7 +49,7 @@ class Metrics:
         )
         self.append_s: Final = Histogram(
             "kinfold_gateway_append_seconds",
-            "From an event that is good to one that is in the log",
+            "Time to append the events of a request to the log",
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
             registry=registry,
         )
@@ -57,7 +57,10 @@ class Metrics:
             "kinfold_gateway_subscribers", "Readers of the change feed", ["workspace"], registry=registry
         )
         self.cut_off: Final = Counter(
-            "kinfold_gateway_cut_off", "Readers of the change feed that were too slow", ["workspace"], registry=registry
+            "kinfold_gateway_cut_off",
+            "Feed readers that were cut off as too slow",
+            ["workspace"],
+            registry=registry,
         )
         self.changes: Final = Counter(
             "kinfold_gateway_changes", "Changes read from the feed, once for all readers", ["workspace"], registry=registry
@@ -66,7 +69,7 @@ class Metrics:
         registry.register(self._projected)
 
     def render(self, projected: list[Projected]) -> bytes:
-        """The text that Prometheus reads."""
+        """All metrics in Prometheus's text format."""
         self._projected.latest = projected
         return generate_latest(self._registry)
 
@@ -77,17 +80,17 @@ class _ProjectedCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         label = ["workspace"]
-        entries = CounterMetricFamily("kinfold_entries", "Log entries by what they came to", labels=["workspace", "outcome"])
-        blocked = CounterMetricFamily("kinfold_blocked_identifiers", "Identifiers that were left out", labels=label)
-        id_reused = CounterMetricFamily("kinfold_id_reused", "Events whose id another event had before", labels=label)
+        entries = CounterMetricFamily("kinfold_entries", "Folded log entries by outcome", labels=["workspace", "outcome"])
+        blocked = CounterMetricFamily("kinfold_blocked_identifiers", "Blocked identifiers that were ignored", labels=label)
+        id_reused = CounterMetricFamily("kinfold_id_reused", "Events with the id of an earlier, different event", labels=label)
         lag = GaugeMetricFamily("kinfold_lag_entries", "Log entries that are not folded yet", labels=label)
         contacts = GaugeMetricFamily("kinfold_contacts", "Living contacts", labels=label)
         visitors = GaugeMetricFamily("kinfold_visitors", "Visitors", labels=label)
-        commit = GaugeMetricFamily("kinfold_last_commit_timestamp_seconds", "When the projector committed last", labels=label)
-        batch = SummaryMetricFamily("kinfold_batch_seconds", "How long the projector's batches took", labels=label)
-        lost = CounterMetricFamily("kinfold_entries_lost", "Log entries that were gone before they were folded", labels=label)
+        commit = GaugeMetricFamily("kinfold_last_commit_timestamp_seconds", "Time of the projector's last commit", labels=label)
+        batch = SummaryMetricFamily("kinfold_batch_seconds", "Duration of the projector's batches", labels=label)
+        lost = CounterMetricFamily("kinfold_entries_lost", "Log entries removed before they were folded", labels=label)
         rebuilds = CounterMetricFamily("kinfold_rebuilds", "Rebuilds of the state by the projector itself", labels=label)
-        damaged = GaugeMetricFamily("kinfold_damaged", "1 where no projector can serve the workspace", labels=label)
+        damaged = GaugeMetricFamily("kinfold_damaged", "1 if no projector can serve the workspace", labels=label)
         for each in self.latest:
             status, name = each.status, [each.status.workspace]
             counts = msgspec.to_builtins(status)

@@ -1,14 +1,18 @@
-"""What the OpenAPI document says of what the framework cannot see: bodies that we read ourselves, and errors."""
+"""The OpenAPI document: the bodies that our routes read themselves, errors, and schemas from msgspec."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, cast, get_args
 
 import msgspec
 from litestar import Request, Router
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, Schema, SecurityScheme
+from litestar.types import ControllerRouterHandler
 
 from kinfold_schemas.events import Event
 from kinfold_services.gateway.docs import docs_page
@@ -19,35 +23,36 @@ _REF: Final = "#/components/schemas/{name}"
 
 @dataclass
 class JsonSchema(Schema):
-    """A schema that is there as JSON already."""
+    """A schema given as JSON."""
 
     json: Any = None
 
     def to_schema(self) -> dict[str, Any]:
-        """As it is."""
+        """The JSON, unchanged."""
         return cast("dict[str, Any]", self.json)
 
 
-def _events() -> tuple[dict[str, Any], dict[str, Any]]:
+@cache
+def _event_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of an event, and the schemas that it refers to by name."""
     (event,), components = msgspec.json.schema_components((Event,), ref_template=_REF)
-    for name in ("VisitorIdentified",):
-        components[name]["properties"] |= {
-            "signature": {"type": "string", "description": "For publishable keys: the HMAC of the identifier"},
-            "emailSignature": {"type": "string", "description": "For publishable keys: the HMAC of both identifiers"},
-        }
+    components["VisitorIdentified"]["properties"] |= {
+        "signature": {"type": "string", "description": "For publishable keys: the HMAC of the identifier"},
+        "emailSignature": {"type": "string", "description": "For publishable keys: the HMAC of both identifiers"},
+    }
     return event, components
 
 
-_EVENT, _COMPONENTS = _events()
-
-
 @dataclass
-class _EventsOperation(Operation):
+class EventsOperation(Operation):
+    """`POST /v1/events`, with its body."""
+
     def __post_init__(self) -> None:
-        one_or_more = {"anyOf": [_EVENT, {"type": "array", "items": _EVENT}]}
+        event, _ = _event_schemas()
+        one_or_more = {"anyOf": [event, {"type": "array", "items": event}]}
         self.request_body = RequestBody(
             required=True,
-            description="One event, an array of events, or one event a line; at most 1 MiB, `Content-Encoding: gzip` allowed.",
+            description="One event, an array of events, or one event per line. At most 1 MiB. May be gzipped.",
             content={
                 "application/json": OpenAPIMediaType(schema=JsonSchema(json=one_or_more)),
                 "application/x-ndjson": OpenAPIMediaType(schema=JsonSchema(json={"type": "string"})),
@@ -56,18 +61,16 @@ class _EventsOperation(Operation):
 
 
 @dataclass
-class _SegmentOperation(Operation):
+class SegmentOperation(Operation):
+    """A route of Segment's tracking API, with its body."""
+
     def __post_init__(self) -> None:
+        ids_and_times = ("userId", "anonymousId", "messageId", "timestamp", "originalTimestamp", "sentAt")
         call = {
             "type": "object",
             "properties": {
                 "type": {"type": "string"},
-                "userId": {"type": ["string", "number", "null"]},
-                "anonymousId": {"type": ["string", "number", "null"]},
-                "messageId": {"type": ["string", "number", "null"]},
-                "timestamp": {"type": ["string", "number", "null"]},
-                "originalTimestamp": {"type": ["string", "number", "null"]},
-                "sentAt": {"type": ["string", "number", "null"]},
+                **{name: {"type": ["string", "number", "null"]} for name in ids_and_times},
                 "traits": {"type": ["object", "null"]},
                 "context": {"type": ["object", "null"]},
                 "batch": {"type": "array", "items": {"type": "object"}},
@@ -75,71 +78,84 @@ class _SegmentOperation(Operation):
         }
         self.request_body = RequestBody(
             required=True,
-            description="As Segment's SDKs send it.",
+            description="A call or a batch of calls, as Segment's SDKs send it.",
             content={"application/json": OpenAPIMediaType(schema=JsonSchema(json=call))},
         )
 
 
-EVENTS_OPERATION: Final[type[Operation]] = _EventsOperation
-SEGMENT_OPERATION: Final[type[Operation]] = _SegmentOperation
-
-_ANSWERS: Final[list[Any]] = [Error]
-
 _MEANINGS: Final = {
-    304: "What you have is still so",
-    400: "The request cannot be understood",
-    401: "No key, or one that nobody knows (any more)",
+    304: "Not changed",
+    400: "The request is malformed",
+    401: "The key is missing, unknown or revoked",
     403: "The key may not do this",
-    404: "Nobody has this id or identifier",
-    405: "Not with this method",
+    404: "No contact or visitor has this id or identifier",
+    405: "The path does not support this method",
     413: "The body is too large",
-    415: "The body is packed in another way than gzip",
-    422: "Events are at fault; nothing was appended",
-    429: "Too many requests; `Retry-After` says when to ask again",
-    503: "Redis does not answer, or the log is not folded as far as `after`; `Retry-After` says when to ask again",
+    415: "The body has a `Content-Encoding` other than gzip",
+    422: "At least one event is invalid; nothing was appended",
+    429: "Too many requests; `Retry-After` says when to try again",
+    503: "Redis did not answer, or the log is not folded up to `after` yet; `Retry-After` says when to try again",
 }
 
 
 def answers(kind: Any, *errors: int, status: int = 200, media_type: str = "application/json") -> dict[int, ResponseSpec]:
-    """The answers of a route: what it is for, and the errors it has."""
-    _ANSWERS.extend(get_args(kind) or [kind])
-    meaning = _MEANINGS.get(status, "Done")
-    specs = {status: ResponseSpec(kind, description=meaning, generate_examples=False, media_type=media_type)}
+    """The responses of a route, by status: `kind` with `status`, and the errors."""
+    specs = {
+        status: ResponseSpec(kind, description=_MEANINGS.get(status, "Success"), generate_examples=False, media_type=media_type)
+    }
     for error in errors:
         container: Any = None if error == 304 else Error  # noqa: PLR2004
         specs[error] = ResponseSpec(container, description=_MEANINGS[error], generate_examples=False)
     return specs
 
 
-def _with_our_schemas(openapi_schema: dict[str, Any]) -> dict[str, Any]:
-    """With msgspec's own schemas: of events, which the framework does not see, and of answers, of which it says less.
+class _Schemas:
+    """msgspec's schemas of events and responses.
 
-    (To it a number is `oneOf` integer and number, so that 1, which is both, would be neither.)
+    The framework does not see events. It describes a number in a response as `oneOf` integer and number, so 1 matches neither.
     """
-    _, answered = msgspec.json.schema_components(_ANSWERS, ref_template=_REF)
-    components = openapi_schema["components"]
-    schemas = {**components.get("schemas", {}), **answered, **_COMPONENTS}
-    return {**openapi_schema, "components": {**components, "schemas": schemas}}
+
+    def __init__(self, routes: Iterable[ControllerRouterHandler]) -> None:
+        handlers = [route for route in routes if isinstance(route, HTTPRouteHandler)]
+        kinds: list[Any] = [spec.data_container for handler in handlers for spec in (handler.responses or {}).values()]
+        types: list[Any] = [each for kind in kinds if kind is not None for each in get_args(kind) or (kind,)]
+        _, responses = msgspec.json.schema_components(types, ref_template=_REF)
+        self._schemas: Final = {**responses, **_event_schemas()[1]}
+
+    def added_to(self, document: dict[str, Any]) -> dict[str, Any]:
+        """A document with these schemas, which replace the framework's."""
+        components = document["components"]
+        schemas = {**components.get("schemas", {}), **self._schemas}
+        return {**document, "components": {**components, "schemas": schemas}}
 
 
 class _Json(JsonRenderPlugin):
+    def __init__(self, schemas: _Schemas) -> None:
+        super().__init__(path="/openapi.json", media_type=cast("Any", "application/json"))
+        self._schemas: Final = schemas
+
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, _with_our_schemas(openapi_schema))
+        return super().render(request, self._schemas.added_to(openapi_schema))
 
 
 class _Page(OpenAPIRenderPlugin):
+    def __init__(self, schemas: _Schemas) -> None:
+        super().__init__(path=["/docs", "/"])
+        self._schemas: Final = schemas
+
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return docs_page(_with_our_schemas(openapi_schema), str(request.base_url).rstrip("/")).encode()
+        return docs_page(self._schemas.added_to(openapi_schema), str(request.base_url).rstrip("/")).encode()
 
     def receive_router(self, router: Router) -> None:
-        """Takes back the framework's route for what is not there: to it every path of one part is a page, and a POST a 405."""
+        """Remove the framework's catch-all page: with it, an unknown path is a 405 for POST, not a 404."""
         router.routes[:] = [route for route in router.routes if "{" not in route.path]
 
 
-def openapi_config(version: str) -> OpenAPIConfig:
-    """`/openapi.json`, and a page to read it on at `/docs`, and where somebody opens the address that `up` prints."""
-    bearer = SecurityScheme(type="http", scheme="bearer", description="A key of `kinfold keys create`")
-    basic = SecurityScheme(type="http", scheme="basic", description="Segment's fashion: the key is the user")
+def openapi_config(version: str, routes: Iterable[ControllerRouterHandler]) -> OpenAPIConfig:
+    """`/openapi.json`, and the same as a page at `/docs` and `/`."""
+    schemas = _Schemas(routes)
+    bearer = SecurityScheme(type="http", scheme="bearer", description="A key from `kinfold keys create`")
+    basic = SecurityScheme(type="http", scheme="basic", description="As in Segment's SDKs: the key is the user name")
     return OpenAPIConfig(
         title="kinfold",
         version=version,
@@ -148,8 +164,5 @@ def openapi_config(version: str) -> OpenAPIConfig:
         components=Components(security_schemes={"key": bearer, "writeKey": basic}),
         security=[{"key": []}],
         use_handler_docstrings=True,
-        render_plugins=[
-            _Json(path="/openapi.json", media_type=cast("Any", "application/json")),
-            _Page(path=["/docs", "/"]),
-        ],
+        render_plugins=[_Json(schemas), _Page(schemas)],
     )

@@ -1,4 +1,4 @@
-"""Being operated: is it alive, can it work, how is it doing. No key is asked for: keep these off a proxy's public side."""
+"""Health, readiness and metrics. These routes need no key: do not expose them through a public proxy."""
 
 import asyncio
 import time
@@ -21,18 +21,18 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The process answers."""
+    """The process is running."""
 
     status: str
 
 
 class Readiness(msgspec.Struct, frozen=True, rename="camel"):
-    """Whether Redis answers, and how the projector is, of all workspaces the worst.
+    """Whether Redis answers, and the state of the projector: the worst of all workspaces.
 
-    `entriesLost` counts the log entries of all workspaces that were trimmed or deleted before they were folded. `damaged` names
-    the workspaces that no projector can serve; `kinfold status` says why. Neither is a reason not to be ready.
-    `lag` counts log entries that are not folded yet. `lastCommitAgeMs` is null where nothing was ever folded; it grows while
-    there is nothing to fold, and says that something is wrong where `lag` grows too.
+    `lag` counts the log entries that are not folded yet. `lastCommitAgeMs` is null if nothing was ever folded. It also grows
+    while there is nothing to fold; something is wrong only if `lag` grows too. `entriesLost` counts the log entries of all
+    workspaces that were trimmed or deleted before they were folded. `damaged` names the workspaces that no projector can
+    serve; `kinfold status` says why. The gateway is ready in spite of lost entries and damaged workspaces.
     """
 
     ready: bool
@@ -43,15 +43,15 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel"):
     damaged: list[str] = []
 
 
-@get("/healthz", responses=answers(Health, 400), security=[], tags=["operations"], summary="Is it alive?")
+@get("/healthz", responses=answers(Health, 400), security=[], tags=["operations"], summary="Health: is the process running?")
 async def healthz() -> Health:
-    """Whether the process answers; nothing else is asked."""
+    """Answers while the process runs. Checks nothing else."""
     return Health("ok")
 
 
 @head("/healthz", include_in_schema=False, security=[])
 async def healthz_head() -> None:
-    """What many a monitor asks."""
+    """The same without a body, for monitors that send HEAD."""
 
 
 @get(
@@ -59,10 +59,10 @@ async def healthz_head() -> None:
     responses={**answers(Readiness, 400), **answers(Readiness, status=503)},
     security=[],
     tags=["operations"],
-    summary="Can it work?",
+    summary="Readiness: does Redis answer?",
 )
 async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """200 where Redis answers, with the projector's lag and the age of its last commit; 503 where it does not."""
+    """200 with the projector's lag and the age of its last commit, or 503 if Redis does not answer within 2 s."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
             projected = await _projected(shared(request).client)
@@ -83,7 +83,7 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @head("/readyz", include_in_schema=False, security=[])
 async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
-    """What many a monitor asks."""
+    """The same without a body, for monitors that send HEAD."""
     return Response(None, status_code=(await readyz.fn(request)).status_code)
 
 
@@ -93,10 +93,10 @@ async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
     media_type="text/plain",
     security=[],
     tags=["operations"],
-    summary="For Prometheus",
+    summary="Metrics for Prometheus",
 )
 async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """This process's counts, and the projector's."""
+    """The metrics of this process and of the projector, in Prometheus's text format."""
     gateway = shared(request)
     async with asyncio.timeout(_PATIENCE_S):
         projected = await _projected(gateway.client)

@@ -1,6 +1,6 @@
-"""Query parameters that a route does not have are refused: a misspelt filter would answer with somebody else.
+"""Rejects query parameters that a route does not have: a misspelt filter would return the wrong contacts.
 
-What a route has is read off its handler, where the OpenAPI document has it from, too.
+The parameters of a route come from its handler, as they do in the OpenAPI document.
 """
 
 from difflib import get_close_matches
@@ -12,11 +12,11 @@ from litestar.params import QueryParameter
 from kinfold_services.gateway.problems import Connection, Problem
 
 _COMPARED_CHARS: Final = 64
-"""Comparing takes the square of this; no parameter is as long."""
+"""The time for a comparison grows with the square of the length. No parameter is this long."""
 
 
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guards every route, HTTP and WebSocket. Raises Problem (400) for the first parameter that the route does not have."""
+    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have."""
     if not connection.scope["query_string"]:
         return
     known = query_parameters(handler)
@@ -26,7 +26,7 @@ async def only_known_parameters(connection: Connection, handler: BaseRouteHandle
 
 
 def query_parameters(handler: BaseRouteHandler) -> list[str]:
-    """The names of the query parameters that a route has."""
+    """The names of a route's query parameters, sorted."""
     fields = handler.parsed_fn_signature.parameters.values()
     declared = [(field.kwarg_definition, field.name) for field in fields]
     return sorted(kwarg.name or name for kwarg, name in declared if isinstance(kwarg, QueryParameter))

@@ -1,4 +1,4 @@
-"""Preflights (CORS): what pages of other origins may send, and how they are refused."""
+"""CORS preflights: which headers pages of other origins may send, and how a preflight is rejected."""
 
 from typing import Final
 
@@ -11,15 +11,14 @@ from kinfold_services.gateway.problems import Error, request_id
 
 ALLOWED_HEADERS: Final = [
     "Authorization",
-    "Cache-Control",  # of an EventSource that is made with fetch or XMLHttpRequest, so that it can set the others
+    "Cache-Control",  # sent by EventSource libraries that use fetch or XMLHttpRequest
     "Content-Encoding",
     "If-None-Match",
     "Kinfold-Workspace",
     "Last-Event-ID",
     "X-Request-Id",
 ]
-"""Beside those that the framework always allows, Accept and Content-Type among them."""
-
+"""In addition to those that the framework always allows, such as Accept and Content-Type."""
 
 _ASKED: Final = (
     ("Access-Control-Request-Method", "Access-Control-Allow-Methods"),
@@ -28,7 +27,7 @@ _ASKED: Final = (
 
 
 def with_refused_preflights(app: ASGIApp, cors: CORSConfig) -> ASGIApp:
-    """The application, answering a preflight that is refused as every other request: the framework has no more than a text."""
+    """Wrap the application: a rejected preflight gets an `Error` like every other request. The framework sends plain text."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         detail = _refusal(Headers.from_scope(scope), cors) if scope.get("method") == "OPTIONS" else ""

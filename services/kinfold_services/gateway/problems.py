@@ -1,4 +1,4 @@
-"""Errors as every route answers them: `{"error": code, "detail": one sentence, "requestId": id}`."""
+"""Error responses of every route: `{"error": code, "detail": sentence, "requestId": id}`."""
 
 from typing import Any, Final, NamedTuple, cast
 
@@ -23,7 +23,7 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_services.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
-"""What a 503 tells to wait: Redis is back, or it is not; nobody knows more."""
+"""`Retry-After` of a 503. Nobody knows when Redis will answer again, so clients retry soon."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -42,7 +42,7 @@ _CODES: Final = {
 }
 
 NO_SUCH_PATH: Final = "no-such-path"
-"""Not the code of a contact that is not there: who asks at a wrong address must not believe that there is nobody."""
+"""Not `not-found`: a client with a wrong URL must not conclude that a contact does not exist."""
 
 
 class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -65,9 +65,9 @@ class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
 
 
 class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What went wrong. `rejected` lists the events of the request that are at fault, the first 100 of `rejectedCount`.
+    """An error. `rejected` lists the rejected events of the request, the first 100 of `rejectedCount`.
 
-    `code` and `message` repeat it on Segment's paths, whose SDKs look for them.
+    On Segment's paths, `code` and `message` repeat the status and `detail`, since its SDKs read those.
     """
 
     error: str
@@ -81,7 +81,7 @@ class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Problem(HTTPException):
-    """An answer other than the one that was hoped for. `extra` are further fields of `Error`."""
+    """An error response. `extra` holds further fields of `Error`."""
 
     def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail=detail, status_code=status, headers=headers)
@@ -89,46 +89,46 @@ class Problem(HTTPException):
 
 
 def unavailable(detail: str) -> Problem:
-    """503: to be asked again."""
+    """A 503 with `Retry-After`."""
     return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
-    """An exception with a status: ours, or one that the framework raised."""
+    """Respond to an exception with a status: a Problem, or one that the framework raised."""
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
     return _answer(connection, error.status_code, _sentence(connection, error), dict(error.headers or {}), error=code, **fields)
 
 
 def on_redis_error(connection: Connection, error: Exception) -> Response[Any]:
-    """Redis is gone, loading, full, or does not answer in time: whatever it is, it is not the caller's fault."""
-    structlog.get_logger().warning("redis does not answer", error=str(error), kind=type(error).__name__)
+    """Respond with 503: Redis is unreachable, loading, full or too slow, which is not the caller's fault."""
+    structlog.get_logger().warning("redis did not answer", error=str(error), kind=type(error).__name__)
     detail = f"Redis did not answer ({type(error).__name__}); try again"
     return _answer(connection, 503, detail, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def on_not_folded(connection: Connection, error: NotFolded) -> Response[Any]:
-    """`?after=` was not reached in time."""
+    """Respond with 503: the log was not folded up to `?after=` in time."""
     return _answer(connection, 503, f"after: {error}", {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def on_bug(connection: Connection, error: Exception) -> Response[Any]:
-    """Nothing that should happen; the log has the trace, and the request id to find it by."""
+    """Respond with 500 to an unexpected exception. The log has the traceback and the request id."""
     structlog.get_logger().error("request failed", error=str(error), exc_info=error)
-    return _answer(connection, 500, "something went wrong here; the log knows more by the request id", {})
+    return _answer(connection, 500, "internal error; the gateway's log has the details under this request id", {})
 
 
 HANDLERS: Final[dict[Any, Any]] = {
     HTTPException: on_http_error,
     NotFolded: on_not_folded,
     RedisError: on_redis_error,
-    OSError: on_redis_error,  # a TimeoutError too is one
+    OSError: on_redis_error,  # includes TimeoutError
     Exception: on_bug,
 }
 
 
 class Refusal(NamedTuple):
-    """How a WebSocket is refused: what a request would be answered with."""
+    """The response that rejects a WebSocket: the same as for an HTTP request."""
 
     status: int
     headers: dict[str, str]
@@ -136,7 +136,7 @@ class Refusal(NamedTuple):
 
 
 async def note_refusal(error: Exception, scope: Scope) -> None:
-    """Leaves a `Refusal` in the scope of a WebSocket, for `access`: Litestar's own handlers of errors are for HTTP alone."""
+    """Store a `Refusal` in the scope of a WebSocket, for `access_log`: Litestar calls exception handlers for HTTP only."""
     if scope["type"] == ScopeType.HTTP or isinstance(error, WebSocketException):
         return
     handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
@@ -146,7 +146,7 @@ async def note_refusal(error: Exception, scope: Scope) -> None:
 
 
 def request_id() -> str:
-    """The id of the request that is being answered."""
+    """The id of the current request."""
     return str(structlog.contextvars.get_contextvars().get("request_id", ""))
 
 
@@ -160,7 +160,7 @@ def _answer(
 
 
 def _sentence(connection: Connection, error: HTTPException) -> str:
-    """What the framework found before a route of ours was reached, in our words; and ours as they are."""
+    """The sentence for `detail`. Exceptions of the framework are reworded as "expected X, got Y"."""
     match error:
         case NotFoundException():
             return f"path: expected a path that /docs lists, got {connection.url.path!r}"

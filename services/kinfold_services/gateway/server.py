@@ -1,8 +1,7 @@
-"""The gateway as a process: listening, and stopping.
+"""The gateway as a process: it listens, serves and stops.
 
-uvicorn and not granian, which was measured beside it (`benchmarks/gateway_servers.py`): what decides is that it tells the
-application of a signal before it waits for open streams. They are told to come back, they end, and the process is gone well
-within 5 s.
+The server is uvicorn (`benchmarks/gateway_servers.py` compares it with granian). uvicorn passes a signal to the application
+before it waits for open streams. So the gateway can end its streams first, and the process stops well within 5 s.
 """
 
 import asyncio
@@ -16,24 +15,24 @@ from typing import Any, Final, cast
 import structlog
 import uvicorn
 
+from kinfold_services.access.rights import GATEWAY, check_right_to_workspaces, check_rights
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.queries import listed_workspaces
-from kinfold_services.rights import GATEWAY, check_right_to_workspaces, check_rights
 from kinfold_services.settings import Settings
 
 _STOP_S: Final = 3
-"""What is still being answered has this long; then it is cut off."""
+"""Requests that still run when the gateway stops are cut off after this time."""
 _KEEP_ALIVE_S: Final = 75
 _UNREAD_S: Final = 60
-"""How long whoever is connected may take in nothing of what was sent: each of them holds megabytes of the system's memory."""
+"""A client that acknowledges nothing for this long is disconnected: its socket holds megabytes of the system's memory."""
 
 
 class GatewayServer(uvicorn.Server):
-    """Listens from the moment that it is made; `run_until_stopped` serves, and closes the connection to Redis at the end.
+    """The server. It listens as soon as it is created. `run_until_stopped` serves and finally closes the Redis connection.
 
-    Raises OSError where it cannot listen.
+    Raises OSError if it cannot listen.
     """
 
     def __init__(self, settings: Settings, client: Client) -> None:
@@ -57,31 +56,31 @@ class GatewayServer(uvicorn.Server):
         self._listener: Final = socket.create_server(
             (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
         )
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; connections have it from the listener
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; accepted connections inherit it
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_S * 1000))
         host, port = self._listener.getsockname()[:2]
         self.url: Final = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def run_until_stopped(self) -> None:
-        """Serves until a signal or `stop`."""
+        """Serve until a signal or `stop`."""
         await self.serve(sockets=[self._listener])
 
     def stop(self) -> None:
-        """Ends it as a signal does."""
+        """Stop as after a signal."""
         self._gateway.end_streams()
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
-        """A signal: first the streams are told. uvicorn would raise it again at the end, and the exit status would not be 0."""
+        """Handle a signal: end the streams first. uvicorn's own handler would make the exit status other than 0."""
         self._gateway.end_streams()
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
 async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False) -> None:
-    """Serves until a signal, or with `until_stdin_ends` until the program that started this one is gone.
+    """Serve until a signal, or with `until_stdin_ends` until the parent process ends.
 
-    Raises OSError where it cannot listen, RedisError and ServerTooOld where it cannot work.
+    Raises OSError if it cannot listen, RedisError if Redis does not answer, and ServerUnfit for an unsuitable server or user.
     """
     client = connect(url, ANSWER_S)
     log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""What the routes share: the connection, and for each workspace its rules, its log's end, and who waits for the projector."""
+"""What the routes share: the Redis connection, keys, limits and metrics, and the state of each workspace."""
 
 import asyncio
 import time
@@ -11,19 +11,19 @@ import kinfold_services.gateway
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
+from kinfold_services.access.keys import KeyRing
+from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
-from kinfold_services.gateway.hub import FeedHub
-from kinfold_services.gateway.keys import KeyRing
+from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.limits import RateLimit
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.problems import Problem, unavailable
-from kinfold_services.gateway.signatures import identity_secret
-from kinfold_services.projector.store import StateStore
 from kinfold_services.queries import NotFolded, Workspace
 from kinfold_services.settings import Settings
+from kinfold_services.state.reader import StateReader
 
 ANSWER_S: Final = 5.0
-"""How long Redis may take, and how long `?after=` waits."""
+"""Timeout of a Redis command, and how long `?after=` waits."""
 
 _FRESH_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.004
@@ -33,7 +33,7 @@ _APPEND: Final = files(kinfold_services.gateway).joinpath("append.lua").read_tex
 
 
 class GatewayWorkspace:
-    """One workspace, as the gateway sees it."""
+    """One workspace in this process."""
 
     def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics) -> None:
         self.name: Final = name
@@ -50,26 +50,26 @@ class GatewayWorkspace:
         self._moved = asyncio.Event()
 
     async def rules(self) -> IdentifierRules:
-        """What counts as an identifier here."""
+        """The workspace's rules for identifiers, at most 5 s old."""
         await self._refresh()
         return self._rules
 
     async def secret(self) -> str:
-        """The identity secret."""
+        """The identity secret, at most 5 s old."""
         await self._refresh()
         return self._secret
 
     async def append(self, events: list[bytes]) -> str:
-        """Appends events, all or none; the position of the last."""
+        """Append events, all or none. Returns the position of the last."""
         return cast("bytes", await self._append(keys=[key(self.name, "events")], args=events)).decode()
 
     async def wait_until_folded(self, position: str) -> None:
-        """Waits until the projector has come as far as `position`.
+        """Wait until the projector has folded the log up to `position`.
 
-        Raises Problem (400) for what is no position of this log, and NotFolded.
+        Raises Problem (400) if `position` is not in this log, and NotFolded after `ANSWER_S`.
         """
         target = _position(position)
-        if target == (0, 0) or position_key(self._folded) >= target:  # no entry comes before 0-0, nor is it one
+        if target == (0, 0) or position_key(self._folded) >= target:  # 0-0 comes before every entry
             return
         if target > position_key(last := await self._last_entry()):
             raise Problem(400, f"after: expected a position of this log, which ends at {last or 'no entry'}, got {position!r}")
@@ -89,7 +89,7 @@ class GatewayWorkspace:
             self._waiting -= 1
 
     async def _watch_position(self) -> None:
-        """One question at a time, however many wait for the answer. Wakes them up when it ends, too: one of them goes on."""
+        """Poll the position once for all waiters. Wakes them when it ends, too, so that one of them starts it again."""
         try:
             while self._waiting:
                 folded = (await self.queries.position()).stream_id
@@ -107,19 +107,19 @@ class GatewayWorkspace:
     async def _last_entry(self) -> str:
         try:
             info = cast("dict[str, bytes]", await self.client.xinfo_stream(key(self.name, "events")))
-        except ResponseError:  # there is no log
+        except ResponseError:  # no log yet
             return ""
         return info["last-generated-id"].decode()
 
     async def _refresh(self) -> None:
         if time.monotonic() > self._fresh_until:
-            self._rules = IdentifierRules(await StateStore(self.client, self.name).blocked_identifiers())
+            self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
             self._secret = await identity_secret(self.client, self.name)
             self._fresh_until = time.monotonic() + _FRESH_S
 
 
 class Gateway:
-    """What all routes share."""
+    """What the routes of one process share."""
 
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings: Final = settings
@@ -136,15 +136,15 @@ class Gateway:
         self._appending = 0
 
     def workspace(self, name: str) -> GatewayWorkspace:
-        """The workspace, as this process knows it."""
+        """The workspace with this name, created on first use."""
         if (workspace := self._workspaces.get(name)) is None:
             workspace = self._workspaces[name] = GatewayWorkspace(self.client, name, self.settings, self.metrics)
         return workspace
 
     async def append(self, workspace: GatewayWorkspace, events: list[bytes]) -> str:
-        """Appends events; the position of the last. Raises Problem (503) where Redis takes no more.
+        """Append events. Returns the position of the last. Raises Problem (503) if too many requests wait for Redis.
 
-        When this returns they are in the log. When it raises they may be, which is why a repeated event needs its own id.
+        After an error the events may be in the log all the same, so an event that is sent again needs an id.
         """
         if self._appending >= _APPENDING:
             raise unavailable(f"{_APPENDING} requests already wait for Redis; try again")
@@ -156,19 +156,19 @@ class Gateway:
             self._appending -= 1
 
     def end_streams(self) -> None:
-        """Tells everyone who follows the feed to come back later."""
+        """End the streams of the change feed, and ask their readers to reconnect."""
         for workspace in self._workspaces.values():
             workspace.hub.close()
 
     async def close(self) -> None:
-        """Ends what runs in the background, and the connection."""
+        """Stop the background tasks and close the connection."""
         for workspace in self._workspaces.values():
             await workspace.hub.stop()
         await self.client.aclose()
 
 
 def shared(request: Any) -> Gateway:
-    """The gateway that a request or socket came to."""
+    """The gateway that serves a request or WebSocket."""
     return cast("Gateway", request.app.state.gateway)
 
 

@@ -11,10 +11,10 @@ from typing import Final
 from faststream import FastStream
 from pydantic import ValidationError
 
-from kinfold_services.embedded import EmbeddedServerError
 from kinfold_services.logs import configure_logs
 from kinfold_services.projector.service import ProjectorService
-from kinfold_services.servers import NoServer, server_url
+from kinfold_services.server.choice import NoServer, server_url
+from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import Settings, unknown_variables, wrong_settings
 
 

@@ -18,7 +18,7 @@ class LogBroker(RedisBroker):
         self._given: Final = client
         super().__init__("redis://", apply_types=False, **options)
 
-    def _make_connection_state(self, *_: Any) -> "ConnectionState[Any]":
+    def _make_connection_state(self, connection_options: dict[str, Any], kwargs: dict[str, Any]) -> "ConnectionState[Any]":  # noqa: ARG002
         return _Connected(self._given)
 
 

@@ -6,17 +6,51 @@ fold has put there. Where they have fewer, the server has evicted some, or someb
 either state, and a rebuild from the log mends both.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
-from kinfold_schemas.keys import COMMITTED, PublicName, key
+from kinfold_schemas.keys import COMMITTED, PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.store import Counts, Position, entry_digest, read_position
+from kinfold_services.state.position import Position, entry_digest, read_position
 from kinfold_services.streams import as_entries
 
 
 class NeedsRebuild(RuntimeError):
     """The state is not what the log, as it is now, makes of it; the message says why. Nothing may be folded upon it."""
+
+
+class WrongType(RuntimeError):
+    """A key of the workspace holds another type of value. Nothing may be written to it."""
+
+
+_TYPES: Final[dict[PublicName | PrivateName, bytes]] = {
+    "events": b"stream",
+    "changes": b"stream",
+    "rejects": b"stream",
+    **dict.fromkeys(COMMITTED, b"hash"),
+    "members": b"zset",
+    "created": b"zset",
+    "projector": b"hash",
+    "owner": b"string",
+    "hold": b"string",
+    "excluded": b"set",
+    "blocked-identifiers": b"set",
+}
+"""Of every key that a projector reads or writes."""
+
+
+async def check_types(client: Client, workspace: str) -> None:
+    """Raises WrongType. A command on such a key would fail in the middle of a commit, with the rest of it written."""
+    pipeline = client.pipeline(transaction=False)
+    for name in _TYPES:
+        pipeline.type(key(workspace, name))
+    for (name, expected), found in zip(_TYPES.items(), await pipeline.execute(), strict=True):
+        if found not in {b"none", expected}:
+            raise WrongType(
+                f"{key(workspace, name)}: expected a {expected.decode()}, got a {found.decode()}; "
+                "rename or delete that key, then kinfold replay rebuilds the state"
+            )
 
 
 class LogInfo(NamedTuple):
@@ -42,25 +76,30 @@ class Integrity:
         self._client: Final = client
         self._workspace: Final = workspace
         self._events: Final = key(workspace, "events")
-        self._proven = Position("", Counts())
         client.set_response_callback("XRANGE", cast("Any", as_entries))
 
     async def check_opening(self, position: Position) -> None:
         """Raises NeedsRebuild where the stored state, at this position, is not the log's."""
+        await check_types(self._client, self._workspace)
+        if position.damaged:
+            raise NeedsRebuild(position.damaged)
         if not position.stream_id:
             await self._check_beginning()
-        self._proven = position
+        await self._check_entry(position)
         await self.check(position)
 
     async def check(self, position: Position) -> None:
-        """Raises NeedsRebuild where state and log do not belong together any more.
-
-        Looks for the entry that was the position at the last look: it was folded before the log may have been replaced, and
-        the present one perhaps after that.
-        """
+        """Raises NeedsRebuild where keys of the state have lost fields, or the log does not hold the entry at the position."""
         await self._check_keys()
-        await self._check_entry(self._proven)
-        self._proven = position
+        await self._check_entry(position)
+
+    async def check_committed(self, position: Position, fields: Mapping[bytes, bytes] | None) -> None:
+        """As `check`, for the position that a batch just committed moved on from, and the log's entry there as of the commit.
+
+        So no batch is folded upon a log that lost its end, or was replaced by an older copy, since the last batch.
+        """
+        if position.stream_id and position.digest and (fields is None or entry_digest(fields) != position.digest):
+            await self._check_entry(position)
 
     async def lost_entries(self, position: Position) -> int:
         """How many entries behind those that are folded were trimmed or deleted, as far as that can be told at the moment.
@@ -88,21 +127,21 @@ class Integrity:
             )
 
     async def _check_keys(self) -> None:
-        tables: list[PublicName] = ["contacts", "visitors", "external-ids", "emails"]
+        tables: list[PublicName | PrivateName] = ["contacts", "contact-stamps", "visitors", "external-ids", "emails"]
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hgetall(key(self._workspace, "position"))
         for table in tables:
             pipeline.hlen(key(self._workspace, table))
-        for index in ("created", "recent", "members"):
-            pipeline.zcard(key(self._workspace, index))
+        pipeline.zcard(key(self._workspace, "created"))
+        pipeline.zcard(key(self._workspace, "members"))
         stored, *found = await pipeline.execute()
-        position = read_position({name.decode(): value.decode() for name, value in stored.items()})
+        position = read_position(stored)
         if not position.stream_id:
             return await self._check_beginning()
         counts = position.counts
         living = counts.contacts - counts.merged
-        names = (*tables, "created", "recent", "members")
-        expected = [counts.contacts, counts.visitors, counts.external_ids, counts.emails, living, living, counts.linked]
+        names = (*tables, "created", "members")
+        expected = [counts.contacts, living, counts.visitors, counts.external_ids, counts.emails, living, counts.linked]
         for name, has, wants in zip(names, found, expected, strict=True):
             if has < wants:
                 raise NeedsRebuild(

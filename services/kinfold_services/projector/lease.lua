@@ -1,9 +1,12 @@
 -- Takes, keeps or releases a workspace (contract section 8).
 --
--- KEYS  owner
+-- KEYS  owner, position
 -- ARGV  [1] the token of the projector that asks   [2] for how many milliseconds from now; 0 releases
 --
 -- Returns 0, or, where another projector owns the workspace, after how many milliseconds that may end.
+--
+-- Who takes a workspace writes its token into the position, in the same step. The position is what commits watch, so no commit
+-- of an earlier owner succeeds from then on.
 
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then
@@ -11,7 +14,10 @@ if owner and owner ~= ARGV[1] then
 end
 if ARGV[2] == '0' then
   redis.call('DEL', KEYS[1])
-else
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] then
+  redis.call('HSET', KEYS[2], 'owner', ARGV[1])
 end
 return 0

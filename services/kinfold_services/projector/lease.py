@@ -19,7 +19,7 @@ from typing import Final
 import kinfold_services.projector
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, is_passing
-from kinfold_services.projector.store import LostPlace
+from kinfold_services.state.position import LostPlace
 from kinfold_services.tasks import end_tasks
 
 LEASE_MS: Final = 3000
@@ -37,7 +37,7 @@ class Lease:
     def __init__(self, client: Client, workspace: str) -> None:
         self.token: Final = uuid.uuid4().hex
         self._workspace: Final = workspace
-        self._keys: Final = [key(workspace, "owner")]
+        self._keys: Final = [key(workspace, "owner"), key(workspace, "position")]
         self._script: Final = client.register_script(_LEASE)
         self._keep_at = 0.0
 

@@ -3,10 +3,10 @@
 from kinfold_schemas.changes import Change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.connections import connect
-from kinfold_services.projector.store import StateStore
 from kinfold_services.replay.log import log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.settings import Settings
+from kinfold_services.state.reader import StateReader
 
 _NOTHING: str = "0-0"
 
@@ -24,11 +24,11 @@ async def rebuild_state(url: str, settings: Settings) -> list[Change]:
                 f"workspace {settings.workspace}: found an empty log, and a state that was made from another one; nothing is "
                 "replaced; bring the log back, or let kinfold replay --allow-truncated empty the state"
             )
-        rules = IdentifierRules(await StateStore(client, settings.workspace).blocked_identifiers())
+        rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
         job = Replay(client, settings, rules, whole_log=True)
         try:
             await job.build(lambda _: None)
             await job.compare()
             return await job.replace(allow_lost=False)
         finally:
-            await job.rebuild.clean()
+            await job.close()

@@ -13,13 +13,13 @@ import structlog
 from faststream import FastStream
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, check_workspace, key
+from kinfold_services.access.rights import PROJECTOR, check_right_to_workspaces, check_rights
 from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import SERVER_ERRORS, Client, check_server, connect
 from kinfold_services.projector.broker import LogBroker
 from kinfold_services.projector.reading import ANSWER_S, PatientReads, TellFailure
 from kinfold_services.projector.serving import Serving
 from kinfold_services.projector.workspace import WorkspaceProjector
-from kinfold_services.rights import PROJECTOR, check_right_to_workspaces, check_rights
 from kinfold_services.settings import Settings
 from kinfold_services.tasks import end_tasks
 

@@ -16,13 +16,15 @@ from faststream.redis import RedisBroker
 from kinfold_schemas.identifiers import BadPattern
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
-from kinfold_services.projector.integrity import NeedsRebuild
+from kinfold_services.projector.commit import CommitFailed
+from kinfold_services.projector.integrity import NeedsRebuild, WrongType, check_types
 from kinfold_services.projector.lease import Lease
 from kinfold_services.projector.reading import subscribe
 from kinfold_services.projector.recovery import rebuild_state
-from kinfold_services.projector.store import LostPlace, Replaced, StateStore
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import LostPlace, Replaced
+from kinfold_services.state.reader import StateReader
 
 _PAGE_ENTRIES: Final = 1000
 """Read at once. A page is cut into the batches that are folded."""
@@ -51,7 +53,7 @@ class Serving:
         self._client: Final = client
         self._broker: Final = broker
         self._open_ones: Final = open_ones
-        self._store: Final = StateStore(client, settings.workspace)
+        self._reader: Final = StateReader(client, settings.workspace)
         self._rebuilt = ""
         """The generation of the state that we built, until it was opened."""
         self._said = ""
@@ -86,6 +88,7 @@ class Serving:
 
     async def _take_turn(self, lease: Lease) -> None:
         """From waiting for the workspace to the moment at which it is lost, or needs something."""
+        await check_types(self._client, self._workspace)  # before the lease writes anything
         await lease.take()
         projector = WorkspaceProjector(self._client, self._settings, lease)
         try:
@@ -107,19 +110,23 @@ class Serving:
         try:
             await subscriber.start()
             await projector.run()
+        except (CommitFailed, WrongType) as error:  # the key may be mended by hand; the state is not, by that
+            damage = str(error)
+            await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
+            raise
         finally:
             del self._open_ones[self._workspace]
             projector.close()  # else FastStream waits for a handler that waits for us
             await subscriber.stop()
 
     async def _rebuild(self, lease: Lease, reason: NeedsRebuild) -> None:
-        if self._rebuilt and (await self._store.position()).generation == self._rebuilt:
+        if self._rebuilt and (await self._reader.position()).generation == self._rebuilt:
             raise reason  # it was rebuilt for nothing: once more would change nothing
         self._log.error("state is rebuilt from the log", reason=str(reason))
         started = time.monotonic()
         async with lease.kept():
             changes = await rebuild_state(self._url, self._settings)
-        self._rebuilt = (await self._store.position()).generation
+        self._rebuilt = (await self._reader.position()).generation
         took_s = round(time.monotonic() - started, 2)
         self._log.error("state was rebuilt from the log", changes=len(changes), took_s=took_s)
         watched = key(self._workspace, "projector")
@@ -133,7 +140,7 @@ class Serving:
         is_new = str(error) != self._said
         self._said = str(error)
         if is_new:
-            known = isinstance(error, (BadPattern, NeedsRebuild))
+            known = isinstance(error, (BadPattern, CommitFailed, NeedsRebuild, WrongType))
             self._log.error("workspace not served", error=str(error), exc_info=None if known else error)
         await self._quietly(lambda: self._client.hset(key(self._workspace, "projector"), "damage", str(error)))
         await lease.release()  # perhaps another projector can do it
@@ -157,7 +164,7 @@ class Serving:
 
         async def look() -> None:
             nonlocal generation
-            generation = (await self._store.position()).generation
+            generation = (await self._reader.position()).generation
 
         await self._quietly(look)
         return generation

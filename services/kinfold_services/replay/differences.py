@@ -1,23 +1,28 @@
-"""How two states differ: the living one, and one that was rebuilt at the same position."""
+"""How two states differ: the stored one, and one that was rebuilt, at the same position."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Literal, cast
+from itertools import islice
+from typing import Any, Final, cast
 
 import msgspec
 
 from kinfold_projections.metadata import changed_keys
+from kinfold_projections.records import public_contact
 from kinfold_schemas.changes import Change, ContactCreated, ContactGone, ContactsMerged, ContactUpdated
-from kinfold_schemas.contacts import Contact, merged_into
-from kinfold_schemas.keys import Staging, key
+from kinfold_schemas.contacts import Contact, MergedContact, merged_into
+from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.queries import Workspace
+from kinfold_services.replay.rebuild import Kind, Rebuild
 
-Kind = Literal["contacts", "visitors", "external-ids", "emails"]
-KINDS: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
+SHOWN: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
+"""What readers see."""
+KINDS: Final[tuple[Kind, ...]] = (*SHOWN, "contact-stamps", "visitor-stamps", "members", "created")
 
 CAUSE: Final = "replay"
-_SCAN: Final = 1000
+_AT_ONCE: Final = 1000
+_SORTED_SETS: Final = frozenset({"members", "created"})
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -34,67 +39,73 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Sides:
-    """Reads both states, a thing of a kind at a time."""
+    """Compares the stored state with a rebuilt one, which it brings to the stored one's position."""
 
-    def __init__(self, client: Client, workspace: str, staging: Staging) -> None:
+    def __init__(self, client: Client, workspace: str, rebuild: Rebuild, *, follows: bool = True) -> None:
+        """`follows`: whether the rebuilt state is brought to the stored one's position, or stays where it is."""
         self._client: Final = client
         self._workspace: Final = workspace
-        self._staging: Final[Staging] = staging
+        self._rebuild: Final = rebuild
+        self._follows: Final = follows
 
-    async def differing(self, kind: Kind) -> AsyncIterator[str]:
-        """The ids of a kind that are not the same bytes on both sides, as each page of them is read."""
-        async for ids, values in self._scan(kind, None):
-            rebuilt = await self._get(kind, self._staging, ids)
-            for each, value, other in zip(ids, values, rebuilt, strict=True):
-                if value != other:
-                    yield each
-        async for ids, _ in self._scan(kind, self._staging):
-            living = await self._get(kind, None, ids)
-            for each, one in zip(ids, living, strict=True):
-                if one is None:
-                    yield each
+    async def suspects(self, kind: Kind) -> set[str]:
+        """The ids of a kind that are not the same bytes on both sides. Some may only be newer on one of them."""
+        found, unseen = set[str](), self._rebuild.ids(kind)
+        async for each, living in self._scan(kind):
+            unseen.discard(each)
+            if living != self._rebuild.stored(kind, each):
+                found.add(each)
+        return found | unseen
 
-    async def living(self, kind: Kind, ids: Sequence[str]) -> tuple[str, list[bytes | None]]:
-        """The living position, and what stands under some ids at that moment."""
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.hget(key(self._workspace, "position"), "stream_id")
-        for first in range(0, len(ids), _SCAN):
-            pipeline.hmget(key(self._workspace, kind), list(ids[first : first + _SCAN]))
-        position, *pages = await pipeline.execute()
-        return (position or b"").decode(), [value for page in pages for value in page]
+    async def at_one_position(self, kind: Kind, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:
+        """Ids, with what both sides have under each, some of them at a time at one position."""
+        ordered = iter(sorted(ids))
+        while some := list(islice(ordered, _AT_ONCE)):
+            position, living = await self._living(kind, some)
+            if self._follows:
+                await self._rebuild.advance(position)
+            for each, value in zip(some, living, strict=True):
+                yield each, value, self._rebuild.stored(kind, each)
 
-    async def rebuilt(self, kind: Kind, ids: Sequence[str]) -> list[bytes | None]:
-        """What stands under some ids in the rebuilt state."""
-        values: list[bytes | None] = []
-        for first in range(0, len(ids), _SCAN):
-            values += await self._get(kind, self._staging, ids[first : first + _SCAN])
-        return values
+    async def is_other(self, kind: Kind, ids: Iterable[str]) -> bool:
+        """Whether any of these is other bytes on the two sides, or is only on one."""
+        async for _, living, rebuilt in self.at_one_position(kind, ids):
+            if living != rebuilt:
+                return True
+        return False
 
-    async def survivors(self, stored: Sequence[bytes | None]) -> list[Contact | None]:
-        """Of each contact of the rebuilt state, as stored: the living contact that it was merged into; None where it lives."""
-        targets = [None if data is None else merged_into(data) for data in stored]
-        known: dict[str, bytes | None] = {}
-        wanted = {each for each in targets if each is not None}
-        while wanted:
-            ids = sorted(wanted)
-            known.update(zip(ids, await self.rebuilt("contacts", ids), strict=True))
-            further = (merged_into(data) for each in ids if (data := known[each]) is not None)
-            wanted = {each for each in further if each is not None} - known.keys()
-        return [None if each is None else _end_of(each, known) for each in targets]
+    def survivor(self, contact_id: str) -> Contact | None:
+        """The living contact that a contact was merged into in the rebuilt state; None where it was not merged."""
+        state = self._rebuild.state
+        return public_contact(state.contact(contact_id)) if type(state.contacts.get(contact_id)) is MergedContact else None
 
-    async def _scan(self, kind: Kind, staging: Staging | None) -> AsyncIterator[tuple[list[str], list[bytes]]]:
+    async def _scan(self, kind: Kind) -> AsyncIterator[tuple[str, bytes]]:
+        client: Any = self._client
+        scan = client.zscan if kind in _SORTED_SETS else client.hscan
         cursor = 0
         while True:
-            reply: Any = await self._client.hscan(key(self._workspace, kind, staging), cursor, count=_SCAN)
-            cursor, found = cast("tuple[int, dict[bytes, bytes]]", reply)
-            if found:
-                yield [each.decode() for each in found], list(found.values())
+            cursor, found = await scan(key(self._workspace, kind), cursor, count=_AT_ONCE)
+            for each, value in found if kind in _SORTED_SETS else found.items():
+                yield each.decode(), _score(value) if kind in _SORTED_SETS else value
             if cursor == 0:
                 return
 
-    async def _get(self, kind: Kind, staging: Staging | None, ids: Sequence[str]) -> list[bytes | None]:
-        reply: Any = await self._client.hmget(key(self._workspace, kind, staging), list(ids))
-        return cast("list[bytes | None]", reply)
+    async def _living(self, kind: Kind, ids: list[str]) -> tuple[str, list[bytes | None]]:
+        """The stored position, and what is stored under some ids at that moment."""
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hget(key(self._workspace, "position"), "stream_id")
+        if kind in _SORTED_SETS:
+            pipeline.zmscore(key(self._workspace, kind), ids)
+        else:
+            pipeline.hmget(key(self._workspace, kind), ids)
+        position, values = await pipeline.execute()
+        if kind in _SORTED_SETS:
+            values = [None if score is None else _score(score) for score in values]
+        return (position or b"").decode(), values
+
+
+def _score(score: float) -> bytes:
+    return b"%g" % score
 
 
 def field_differences(kind: Kind, name: str, living: bytes | None, rebuilt: bytes | None) -> list[Difference]:
@@ -108,10 +119,10 @@ def field_differences(kind: Kind, name: str, living: bytes | None, rebuilt: byte
     return [Difference(kind, name, field, left, right) for field, left, right in pairs if not _same(left, right)]
 
 
-def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None = None) -> Change | None:
+def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None) -> Change | None:
     """The one change that tells the feed how a contact differs; None where no reader can see that it does.
 
-    `survivor`: where the rebuilt one is a tombstone, the living contact at the end of it.
+    `survivor`: where the rebuilt one is a tombstone, the living contact that it leads to.
     """
     if survivor is not None:
         return _as_merge(contact_id, survivor) if _merged_into(living) != _merged_into(rebuilt) else None
@@ -158,15 +169,6 @@ def _merged_into(data: bytes | None) -> str | None:
         return None if data is None else merged_into(data)
     except ValueError:
         return None
-
-
-def _end_of(contact_id: str, known: dict[str, bytes | None]) -> Contact | None:
-    """The living contact at the end of a chain of tombstones."""
-    while (data := known[contact_id]) is not None:
-        if (further := merged_into(data)) is None:
-            return _living(data)
-        contact_id = further
-    return None
 
 
 def _pairs(one: "_Object", other: "_Object", prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

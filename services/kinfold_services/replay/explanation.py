@@ -11,15 +11,14 @@ from typing import Any, Final
 import msgspec
 
 from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
-from kinfold_projections.fold import evolve
+from kinfold_projections.fold import fold
 from kinfold_projections.identity import MAX_MERGES, Decision, decide
 from kinfold_projections.outcomes import Kind, Outcome
-from kinfold_projections.records import ContactRecord
+from kinfold_projections.records import ContactRecord, public_contact
 from kinfold_projections.state import State
 from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, VisitorLinked, VisitorUnlinked
 from kinfold_schemas.contacts import Contact, MergedContact
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
-from kinfold_schemas.identifiers import email_key
 from kinfold_services.replay.log import Exclusions
 from kinfold_services.replay.past import Past
 
@@ -74,23 +73,23 @@ class Story:
         if contact_id not in state.contacts:
             return False
         contact = state.contact(contact_id)
-        self.contact = contact.public()
+        self.contact = public_contact(contact)
         self._lineage = {each for each in state.contacts if state.find(each) == contact.id}
         self._visitors = {
-            visitor.id for visitor in state.visitors.values() if any(link.contact_id in self._lineage for link in visitor.links)
+            each for each, visitor in state.visitors.items() if any(link.contact_id in self._lineage for link in visitor.links)
         }
         return True
 
     async def steps(self, workspace: str) -> AsyncGenerator[Step]:
         """Every event that named or changed the contact, one that was merged into it, or a visitor of theirs, in order."""
         state = State(workspace)
-        known: dict[str, Contact] = {}
+        known: dict[str, dict[str, Any]] = {}
         async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
             async for (_, fields), entry in entries:
                 decision = _decision(state, entry)
                 concerns = isinstance(entry, Entry) and self._concerns(state, entry)
-                outcome = evolve(state, entry)
-                changed = {contact.id for contact in state.take_changes().contacts} & self._lineage
+                (outcome,) = fold(state, [entry])
+                changed = state.take_changes().contacts.keys() & self._lineage
                 if not isinstance(entry, Entry) or not (concerns or changed):
                     continue
                 effects = [effect for each in sorted(changed) for effect in _effects(known, state.contacts[each])]
@@ -104,7 +103,7 @@ class Story:
             return True
         if names.external_id is not None and state.external_ids.get(names.external_id) in self._lineage:
             return True
-        return names.email is not None and state.emails.get(email_key(names.email)) in self._lineage
+        return names.email_key is not None and state.emails.get(names.email_key) in self._lineage
 
     def _did(self, outcome: Outcome, decision: Decision | None, effects: list[Effect]) -> Iterator[Deed]:
         if outcome.rejection is not None:
@@ -160,7 +159,7 @@ def _decision(state: State, entry: Entry | BadEntry) -> Decision | None:
     """What the tables of contract section 5 say of an event, before it is folded."""
     if not isinstance(entry, Entry) or not isinstance(entry.event, VisitorIdentified):
         return None
-    return decide(state, entry.names.external_id, entry.names.email)
+    return decide(state, entry.names)
 
 
 def _why_created(decision: Decision | None) -> str:
@@ -194,22 +193,21 @@ _WHOSE: Final[Mapping[type[Event], str]] = {
 }
 
 
-def _effects(known: dict[str, Contact], record: ContactRecord | MergedContact) -> Iterator[Effect]:
+def _effects(known: dict[str, dict[str, Any]], record: ContactRecord | MergedContact) -> Iterator[Effect]:
     """How a contact differs from what is known of it, and from now on is."""
     if isinstance(record, MergedContact):
         known.pop(record.id, None)  # what it had is among the effects on the other
         return
-    contact = record.public()
-    old, now = _fields(known[record.id]) if record.id in known else {}, _fields(contact)
-    known[record.id] = contact
+    old, now = known.get(record.id, {}), _fields(record)
+    known[record.id] = now
     for field in sorted(old.keys() | now.keys()):
         one, other = old.get(field, msgspec.UNSET), now.get(field, msgspec.UNSET)
         if one is not other and (one != other or one.__class__ is not other.__class__):
             yield Effect(record.id, field, one, other)
 
 
-def _fields(contact: Contact) -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(contact)
+def _fields(record: ContactRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(record)
     metadata: dict[str, Any] = fields.pop("metadata")
     return fields | {f"metadata.{name}": value for name, value in metadata.items()}
 

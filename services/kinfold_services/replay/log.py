@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.codec import decode_event
@@ -36,24 +36,21 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
     log = key(workspace, "events")
     if not await client.exists(log):
         raise NoLog(f"workspace {workspace}: there is no log at {log}; publish events to the workspace first")
-    info = cast("dict[str, object]", await client.xinfo_stream(log))
-    length, added = cast("int", info["length"]), cast("int", info["entries-added"])
-    first = await client.xrange(log, count=1)
-    oldest = cast("list[RawEntry]", first)[0][0].decode() if first else ""
-    return LogExtent(length, oldest, cast("bytes", info["last-generated-id"]).decode(), added - length, _deleted(info))
+    info: dict[str, Any] = await client.xinfo_stream(log)
+    first = info["first-entry"][0].decode() if info["first-entry"] else ""
+    last, deleted = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
+    return LogExtent(info["length"], first, last, info["entries-added"] - info["length"], deleted)
 
 
-def _deleted(info: dict[str, object]) -> str:
-    return cast("bytes", info["max-deleted-entry-id"]).decode()
-
-
-async def read_pages(client: Client, workspace: str, after: str, upto: str) -> AsyncGenerator[Sequence[RawEntry]]:
-    """The log behind `after` ('' is its beginning), up to and with `upto`, in pages. Reads ahead by one page.
+async def read_pages(
+    client: Client, workspace: str, after: str, upto: str, name: Literal["events", "changes"] = "events"
+) -> AsyncGenerator[Sequence[RawEntry]]:
+    """The log, or the feed, behind `after` ('' is its beginning), up to and with `upto`, in pages. Reads ahead by one page.
 
     Takes over `client`: its XRANGE tells a name that comes twice from now on. redis-py's dictionary would drop it, and an entry
     that is rejected has to be copied whole.
     """
-    log = key(workspace, "events")
+    log = key(workspace, name)
     client.set_response_callback("XRANGE", cast("Any", as_entries))
 
     async def page(behind: str) -> list[RawEntry]:

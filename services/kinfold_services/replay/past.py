@@ -7,29 +7,32 @@ was made by this very fold (its source's digest), under the same rules.
 
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from importlib.resources import files
-from typing import Any, Final, TypeVar, cast
+from itertools import islice
+from typing import Any, Final, cast
 
 import msgspec
 
 import kinfold_projections
 import kinfold_schemas
+import kinfold_services.replay
+from kinfold_projections.batches import read_batch
 from kinfold_projections.duplicates import WINDOW_ENTRIES
-from kinfold_projections.entries import BadEntry, Entry, read_entry
-from kinfold_projections.fold import fold, remember
+from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.fold import fold
 from kinfold_projections.members import Membership
-from kinfold_projections.records import ContactRecord, VisitorRecord
+from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.store import StateStore
 from kinfold_services.replay.log import Exclusions, LogExtent, excluded_entries, excludes, log_extent, read_pages
 from kinfold_services.settings import Settings
+from kinfold_services.streams import entries_before
 
 KEPT_SNAPSHOTS: Final = 20
 _PIECE_RECORDS: Final = 10_000
@@ -52,11 +55,13 @@ class _About(msgspec.Struct, frozen=True):
 class _Piece(msgspec.Struct):
     """A part of a snapshot."""
 
-    visitors: list[VisitorRecord] = []
-    contacts: list[ContactRecord] = []
-    merged: list[MergedContact] = []
+    visitors: dict[str, VisitorRecord] = {}
+    visitor_stamps: dict[str, VisitorStamps] = {}
+    contacts: dict[str, ContactRecord] = {}
+    merged: dict[str, MergedContact] = {}
+    contact_stamps: dict[str, ContactStamps] = {}
     external_ids: dict[str, str] = {}
-    emails: dict[str, str] = {}
+    emails: dict[str, str | None] = {}
     older: dict[str, list[Membership]] = {}
 
 
@@ -94,24 +99,22 @@ class Past:
             async for page in pages:
                 if any(excludes(fields) and position_key(each.decode()) > known for each, fields in page):
                     return None
-                fold(state, self._entries(page, about.excluded))
-                state.take_changes()
+                fold(state, read_batch(page, self._rules, about.excluded).entries)
                 folded += len(page)
                 if self._every and folded - about.entries >= self._every:
                     about = msgspec.structs.replace(about, entries=folded)
+                    state.take_changes()
                     await self._keep(state, page[-1][0].decode(), about)
+        state.take_changes()  # which completes the contacts
         return state
 
     async def entries(self, position: str, exclusions: Exclusions) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
         """Every entry that a fold up to `position` takes, raw and read."""
         async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
             async for page in pages:
-                for raw in page:
-                    if raw[0].decode() not in exclusions.entries:
-                        yield raw, read_entry(raw[0], raw[1], self._rules)
-
-    def _entries(self, page: Sequence[RawEntry], excluded: frozenset[str]) -> list[Entry | BadEntry]:
-        return [read_entry(each, fields, self._rules) for each, fields in page if each.decode() not in excluded]
+                batch = read_batch(page, self._rules, exclusions.entries)
+                for raw, entry in zip(batch.raws, batch.entries, strict=True):
+                    yield raw, entry
 
     # --- snapshots
 
@@ -121,7 +124,7 @@ class Past:
         """Where to begin: the newest snapshot that a fold of this log would make again, or nothing."""
         known = exclusions or Exclusions()
         begun = self._digest, extent.first, extent.lost
-        nothing = "", _About(*begun, known.entries, known.last), State(self._workspace)
+        nothing = "", _About(*begun, known.entries, known.last), State(self._workspace, tells=False)
         if not self._every:
             return nothing
         reply: Any = await self._client.hgetall(key(self._workspace, "snapshots"))
@@ -141,7 +144,7 @@ class Past:
 
     async def _restore(self, position: str, about: _About) -> State | None:
         """The state of a snapshot; None where that is not whole, or not of this log, for it is nothing but a cache."""
-        state = State(self._workspace)
+        state = State(self._workspace, tells=False)
         reply: Any = await self._client.lrange(snapshot_key(self._workspace, position), 0, -1)
         pieces = cast("list[bytes]", reply)
         try:
@@ -151,12 +154,10 @@ class Past:
                 _put(state, msgspec.msgpack.decode(zlib.decompress(data), type=_Piece))
         except (zlib.error, ValueError):
             return None
-        before = StateStore(self._client, self._workspace).entries_before(position, WINDOW_ENTRIES + len(about.excluded))
-        last = ""
-        async for entry_id, fields in before:
-            last = entry_id.decode()
-            if last not in about.excluded:
-                remember(state, read_entry(entry_id, fields, self._rules))
+        count, last = WINDOW_ENTRIES + len(about.excluded), ""
+        async for page in entries_before(self._client, self._workspace, position, count):
+            last = page[-1][0].decode()
+            state.window.enter(read_batch(page, self._rules, about.excluded).entries)
         return state if last == position else None  # else it is of a log that went on otherwise, before somebody restored this
 
     async def _keep(self, state: State, position: str, about: _About) -> None:
@@ -176,43 +177,34 @@ class Past:
 
 
 _Hash = dict[bytes, bytes]
-_Item = TypeVar("_Item")
 
 
 def fold_digest(rules: IdentifierRules) -> str:
-    """Of everything that decides what a log means: the source of the fold and of the schemas, and a workspace's rules."""
+    """Of everything that decides what a snapshot means: the source of the fold, schemas and pieces, and a workspace's rules."""
     digest = hashlib.sha256()
     for package in (kinfold_schemas, kinfold_projections):
         for source in sorted(files(package).iterdir(), key=lambda each: each.name):
             if source.name.endswith(".py"):
                 digest.update(source.read_bytes())
+    digest.update(files(kinfold_services.replay).joinpath("past.py").read_bytes())
     digest.update(msgspec.json.encode(rules.blocked))
     return digest.hexdigest()
 
 
 def _put(state: State, piece: _Piece) -> None:
-    state.visitors.update((each.id, each) for each in piece.visitors)
-    state.contacts.update((each.id, each) for each in piece.contacts)
-    state.contacts.update((each.id, each) for each in piece.merged)
-    state.external_ids.update(piece.external_ids)
-    state.emails.update(piece.emails)
-    state.older.update(piece.older)
+    state.contacts.update(piece.merged)
+    for name in _Piece.__struct_fields__:
+        if name != "merged":
+            getattr(state, name).update(getattr(piece, name))
 
 
 def _pieces(state: State) -> Iterator[_Piece]:
-    for visitors in _cut(list(state.visitors.values())):
-        yield _Piece(visitors=visitors)
-    for contacts in _cut(list(state.contacts.values())):
-        yield _Piece(
-            contacts=[each for each in contacts if isinstance(each, ContactRecord)],
-            merged=[each for each in contacts if isinstance(each, MergedContact)],
-        )
-    for external_ids in _cut(list(state.external_ids.items())):
-        yield _Piece(external_ids=dict(external_ids))
-    for emails in _cut(list(state.emails.items())):
-        yield _Piece(emails=dict(emails))
-    yield _Piece(older={each: older for each, older in state.older.items() if older})
-
-
-def _cut(items: list[_Item]) -> Iterator[list[_Item]]:
-    return (items[first : first + _PIECE_RECORDS] for first in range(0, len(items), _PIECE_RECORDS))
+    for name in _Piece.__struct_fields__:
+        match name:
+            case "contacts" | "merged":
+                kind = ContactRecord if name == "contacts" else MergedContact
+                items: Any = ((each, contact) for each, contact in state.contacts.items() if type(contact) is kind)
+            case _:
+                items = iter(getattr(state, name).items())
+        while some := dict(islice(items, _PIECE_RECORDS)):
+            yield _Piece(**{name: some})

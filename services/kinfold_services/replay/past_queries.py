@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from kinfold_projections.records import VisitorRecord
+from kinfold_projections.records import public_contact, public_visitor
 from kinfold_projections.state import State
-from kinfold_schemas.contacts import Contact, Link, Visitor
-from kinfold_schemas.identifiers import id_key
+from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import email_key, id_key
 
 
 class PastWorkspace:
@@ -17,44 +17,31 @@ class PastWorkspace:
 
     async def contact(self, contact_id: str) -> Contact | None:
         """The living contact that an id had become; None where there was none."""
-        return self._state.contact(contact_id).public() if contact_id in self._state.contacts else None
+        return public_contact(self._state.contact(contact_id)) if contact_id in self._state.contacts else None
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
         """The contact that had this external id."""
         contact = self._state.by_external_id(id_key(external_id))
-        return contact.public() if contact is not None else None
+        return public_contact(contact) if contact is not None else None
 
     async def contact_by_email(self, email: str) -> Contact | None:
         """The contact that had this address."""
-        contact = self._state.by_email(email)
-        return contact.public() if contact is not None else None
+        contact = self._state.by_email(email_key(email))
+        return public_contact(contact) if contact is not None else None
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
         """The contact that a visitor was; None for one that nobody had identified."""
         visitor = self._state.visitors.get(id_key(visitor_id))
         if visitor is None or visitor.contact_id is None:
             return None
-        return self._state.contact(visitor.contact_id).public()
+        return public_contact(self._state.contact(visitor.contact_id))
 
     async def visitor(self, visitor_id: str) -> Visitor | None:
         """The visitor."""
         visitor = self._state.visitors.get(id_key(visitor_id))
-        return public_visitor(visitor) if visitor is not None else None
+        return public_visitor(id_key(visitor_id), visitor) if visitor is not None else None
 
     async def contacts(self) -> AsyncIterator[Contact]:
         """Every contact that lived, by id."""
         for contact in sorted(self._state.living_contacts(), key=lambda contact: contact.id):
-            yield contact.public()
-
-
-def public_visitor(visitor: VisitorRecord) -> Visitor:
-    """The visitor as everybody reads it."""
-    return Visitor(
-        visitor.id,
-        visitor.contact_id,
-        [Link(link.contact_id, link.since) for link in visitor.links],
-        visitor.metadata,
-        visitor.context,
-        visitor.first_seen_at,
-        visitor.last_seen_at,
-    )
+            yield public_contact(contact)

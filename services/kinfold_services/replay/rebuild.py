@@ -1,97 +1,90 @@
-"""A state built beside the living one, from the log's beginning on, as far as one wants.
+"""A state folded in memory, from the log's beginning up to any position."""
 
-It is built in a staging area of Redis, in the same form and by the same commits as the living one, so memory is bounded and
-what is compared and swapped in is what a projector would have made. While all of it fits into memory nothing is loaded, and
-records are written only now and then, each in its latest form.
-"""
-
-import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final, Literal
 
-from kinfold_projections.entries import read_entry
-from kinfold_projections.fold import fold
-from kinfold_projections.needs import older_memberships
-from kinfold_projections.state import State
+import msgspec
+
+from kinfold_projections.batches import fold_batch, read_batch
+from kinfold_projections.counts import Counts
+from kinfold_projections.records import ContactRecord, encode_record, encode_stamps
+from kinfold_projections.state import State, StateChanges
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.keys import Staging
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.counting import counted
-from kinfold_services.projector.store import Counts, Move, Position, Reject, Replaced, StateStore, entry_digest, rejects_of
 from kinfold_services.replay.log import excluded_entries, excludes, log_extent, read_pages
-from kinfold_services.replay.lost_rejects import LostRejects
+from kinfold_services.replay.stored_rejects import StoredRejects
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import Position, entry_digest
+from kinfold_services.state.rejects import Reject, as_rejects
 
-_UNWRITTEN_RECORDS: Final = 5_000
-"""Written at once: some 40 ms in which the server answers nobody."""
+_TAKEN_ENTRIES: Final = 100_000
+"""After so many entries their changes are encoded. A projector that rebuilds renews its leases in between."""
 
 Progress = Callable[[int], None]
 
+Kind = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
+"""A part of the state that consists of single things: a hash, or a sorted set."""
+
+_IN_SET: Final = b"0"
+_ENCODE: Final[Mapping[Kind, Callable[[Any], bytes]]] = {
+    "contacts": encode_record,
+    "visitors": encode_record,
+    "contact-stamps": encode_stamps,
+    "visitor-stamps": encode_stamps,
+    "external-ids": str.encode,
+    "emails": str.encode,
+}
+
 
 class Rebuild:
-    """Builds a state. One at a time in each staging area: a second one takes it over, and the first is refused (Replaced)."""
+    """Folds a workspace's log. It reads the log and the stored rejects, and writes nothing."""
 
     def __init__(
-        self,
-        client: Client,
-        settings: Settings,
-        staging: Staging,
-        rules: IdentifierRules,
-        also_excluded: frozenset[str] = frozenset(),
+        self, client: Client, settings: Settings, rules: IdentifierRules, also_excluded: frozenset[str] = frozenset()
     ) -> None:
-        workspace = settings.workspace
-        self.store: Final = StateStore(client, workspace, staging)
-        self.generation: Final = uuid.uuid4().hex
-        self.position = Position("", Counts(), self.generation)
-        self.touched: set[str] = set()
-        """The contacts that were written since somebody cleared this set."""
+        self.position = Position("", Counts())
+        """How far the log is folded. The sizes among the counts are those of the last `advance`."""
         self.beginnings = 0
         """How often it began: more than once where the log, read on, excluded entries that were folded already."""
-        self._client: Final = client
-        self._workspace: Final = workspace
-        self._rules: Final = rules
-        self._batch_entries: Final = settings.batch_entries
-        self._cached_records: Final = settings.cached_records
-        self._also_excluded: Final = also_excluded
         self.excluded: frozenset[str] = also_excluded
         """The entries that are left out."""
         self.excluded_by_log: set[str] = set()
-        """Those of them that the log itself, as far as it is folded, says are to be left out."""
+        """Those of them that the log itself excludes, as far as it is folded."""
+        self.state = State(settings.workspace, tells=False)
+        self.members: set[str] = set()
+        """The content of the sorted set `members`."""
+        self.unwritten: list[StateChanges] = []
+        """What changed, in order. Kept for a caller that writes it and then clears it."""
+        self.recent: list[StateChanges] = []
+        """The same, for a caller that compares what changed and then clears it."""
+        self.rejects: list[Reject] = []
+        """Rejects of this state, in the log's order, for a caller that writes them and then clears the list."""
+        self.stored_rejects = StoredRejects(client, settings.workspace)
+        self._client: Final = client
+        self._workspace: Final = settings.workspace
+        self._rules: Final = rules
+        self._batch_entries: Final = settings.batch_entries
+        self._also_excluded: Final = also_excluded
         self._last_exclusion = ""
-        self._state = State(workspace)
-        self._written = self.position
-        self._rejects: list[Reject] = []
-        """Not written yet."""
-        self._lost_rejects = LostRejects(client, workspace)
+        self._taken = 0
 
     async def begin(self) -> None:
-        """Empties the staging area, of whatever an interrupted run has left as well. Raises NoLog."""
-        await self.store.clear(self.generation)
+        """Begins at the log's beginning. Raises NoLog."""
         lost = (await log_extent(self._client, self._workspace)).lost
-        self.position = self._written = Position("", Counts(lost=lost), self.generation)
-        self._state = State(self._workspace)
-        self._rejects, self._lost_rejects = [], LostRejects(self._client, self._workspace)
+        self.position = Position("", Counts(lost=lost))
+        self.state, self.members = State(self._workspace, tells=False), set()
+        self.unwritten, self.recent, self.rejects = [], [], []
+        self.stored_rejects = StoredRejects(self._client, self._workspace)
         self.beginnings += 1
+        self._taken = 0
         self.excluded_by_log.clear()
 
-    async def check_place(self) -> None:
-        """Raises Replaced where another rebuild has taken the staging area over: what was read there may have been its."""
-        found = (await self.store.position()).generation
-        if found != self.generation:
-            raise Replaced(f"workspace {self._workspace}: expected generation {self.generation}, got {found!r}")
-
-    async def clean(self) -> None:
-        """Empties the staging area, unless another rebuild is at work there."""
-        if (await self.store.position()).generation in {"", self.generation}:
-            await self.store.clear()
-
     async def build(self, upto: str, progress: Progress = lambda _: None) -> None:
-        """As `advance`; and what the log excludes behind `upto` is left out, too.
+        """As `advance`, and also leaves out what the log excludes behind `upto`.
 
-        A replay records its exclusions at the log's end, and where the projector stands still or lags they are far behind it.
+        A replay records its exclusions at the log's end. While the projector stands still or lags, they are far behind it.
         """
         await self.advance(upto, progress)
         last = (await log_extent(self._client, self._workspace)).last
@@ -103,7 +96,7 @@ class Rebuild:
         return None
 
     async def advance(self, upto: str, progress: Progress = lambda _: None) -> None:
-        """Folds the log up to and with `upto` ('' is nothing), and writes what came of it."""
+        """Folds the log up to and with `upto` ('' is nothing). Afterwards `stored` answers for that position."""
         if not upto:
             return None
         async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
@@ -113,18 +106,34 @@ class Rebuild:
                     return await self.advance(upto, progress)
                 await self._fold(page)
                 progress(len(page))
+                if self.position.counts.entries >= self._taken + _TAKEN_ENTRIES:
+                    self._take_changes()
         if position_key(self.position.stream_id) < position_key(upto):
             await self._pass_lost_entries(upto)
-        await self._write()
+        self._take_changes()
         return None
 
+    def ids(self, kind: Kind) -> set[str]:
+        """The ids of a kind that this state has."""
+        if kind == "created":
+            return {contact.id for contact in self.state.living_contacts()}
+        return set(self.members if kind == "members" else getattr(self.state, kind.replace("-", "_")))
+
+    def stored(self, kind: Kind, each: str) -> bytes | None:
+        """What a projector stores under an id; None for nothing. Of a sorted set: the score."""
+        if kind == "members":
+            return _IN_SET if each in self.members else None
+        if kind == "created":
+            return _IN_SET if type(self.state.contacts.get(each)) is ContactRecord else None
+        value = getattr(self.state, kind.replace("-", "_")).get(each)
+        return None if value is None else _ENCODE[kind](value)
+
     async def _begin_again(self, progress: Progress) -> None:
-        """Knowing all that the log excludes: some of it may be folded already."""
+        """Begins with all that the log excludes: some of it may be folded already."""
         last = (await log_extent(self._client, self._workspace)).last
         excluded = await excluded_entries(self._client, self._workspace, last, self._also_excluded)
         self.excluded, self._last_exclusion = excluded
         progress(-self.position.counts.entries)
-        await self.check_place()
         await self.begin()
 
     async def _pass_lost_entries(self, upto: str) -> None:
@@ -137,54 +146,31 @@ class Rebuild:
         if extent.entries and position_key(extent.first) <= position_key(last):
             last = min(last, extent.deleted, key=position_key)
         if position_key(last) > position_key(self.position.stream_id):
-            self._rejects += await self._lost_rejects.beside((), last)
-            self.position = Position(last, self.position.counts, self.generation)
+            self.rejects += await self.stored_rejects.merge((), [], last)
+            self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
-        lost = deque(await self._lost_rejects.beside(page, page[-1][0].decode()))
-        try:
-            for first in range(0, len(page), self._batch_entries):
-                await self._fold_batch(page[first : first + self._batch_entries], lost)
-        except LookupError:
-            await self.check_place()  # what was to be loaded from the staging area may have been another's
-            raise
-        cache = self.store.cache
-        if not cache.is_whole or cache.unwritten.records > _UNWRITTEN_RECORDS or cache.held > self._cached_records:
-            await self._write()
-            cache.forget(self._cached_records)
+        counts, rejects = self.position.counts, list[Reject]()
+        for first in range(0, len(page), self._batch_entries):
+            batch = read_batch(page[first : first + self._batch_entries], self._rules, self.excluded)
+            folded = fold_batch(self.state, batch, counts)
+            counts = folded.counts
+            rejects += as_rejects(folded.rejects)
+        last, fields = page[-1]
+        self.position = Position(last.decode(), counts, digest=entry_digest(fields))
+        self.rejects += await self.stored_rejects.merge(page, rejects, last.decode())
 
-    async def _fold_batch(self, batch: Sequence[RawEntry], lost: deque[Reject]) -> None:
-        state, rules = self._state, self._rules
-        kept = batch if not self.excluded else [raw for raw in batch if raw[0].decode() not in self.excluded]
-        entries = [read_entry(entry_id, fields, rules) for entry_id, fields in kept]
-        await self.store.load(state, entries)
-        if leaving := older_memberships(state, entries):
-            await self._write()
-            await self.store.load_older(state, leaving)
-        outcomes = fold(state, entries)
-        self.store.cache.take(state.take_changes())
-        state.clear()
-        counts = counted(self.position.counts, outcomes, self.store.cache.take_grown())
-        counts.excluded += len(batch) - len(kept)
-        last, fields = batch[-1]
-        self.position = Position(last.decode(), counts, self.generation, entry_digest(fields))
-        rejects = rejects_of(kept, outcomes)
-        while lost and _order(lost[0]) < position_key(self.position.stream_id):
-            rejects.append(lost.popleft())
-        self._rejects += sorted(rejects, key=_order)  # a later rebuild goes along them
-        if len(self._rejects) >= self._batch_entries:  # as many as a projector writes at once
-            await self._write()
-
-    async def _write(self) -> None:
-        if self.position.stream_id == self._written.stream_id:
-            return
-        batch = self.store.prepare(Move(self._written, self.position, 1), (), self._rejects)
-        self.touched.update(batch.contacts)
-        await self.store.commit(batch)
-        self._written, self._rejects = self.position, []
+    def _take_changes(self) -> None:
+        changes = self.state.take_changes()
+        self.position = msgspec.structs.replace(self.position, counts=self.position.counts.after((), changes, 0))
+        self.members.update(each for each, is_in in changes.members.items() if is_in)
+        self.members.difference_update(each for each, is_in in changes.members.items() if not is_in)
+        self._taken = self.position.counts.entries
+        self.unwritten.append(changes)
+        self.recent.append(changes)
 
     def _excludes_more(self, page: Sequence[RawEntry]) -> bool:
-        """Whether the log says here that entries are to be left out that are not."""
+        """Whether the page excludes entries that are not left out."""
         known = position_key(self._last_exclusion)
         for entry_id, fields in page:
             if (event := excludes(fields)) is None or entry_id.decode() in self.excluded:
@@ -193,7 +179,3 @@ class Rebuild:
                 return True
             self.excluded_by_log.update(event.entries)
         return False
-
-
-def _order(reject: Reject) -> tuple[int, int]:
-    return position_key(reject.entry)

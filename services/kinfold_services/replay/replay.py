@@ -1,35 +1,40 @@
-"""`kinfold replay`: the state rebuilt from the log, put in the old one's place, and the feed told what differs.
+"""`kinfold replay`: the state rebuilt from the log, put in the stored one's place where they differ, and the feed told.
 
-    1. rebuild beside the living state, up to where the projector is              (it goes on)
-    2. compare all contacts, some at a time, each time at one position            (it goes on)
-    3. hold the projector back for a moment; rebuild the last entries; compare again what was touched since 2 began;
-       swap, in one script
+    1. rebuild in memory, up to where the projector is                            (it goes on)
+    2. compare, some things at a time, each time at one position                  (it goes on)
+       nothing differs: that is all, and nothing was written
+    3. write the rebuilt state into the staging area, in pieces                   (it goes on)
+    4. hold the projector back for a moment; fold the last entries; compare again what either side has changed since, and
+       write it; swap, in one script
 
-Only 3 makes the projector wait, and its length depends on what happened during 2, not on the size of the state. Killed
-anywhere before the script, a replay leaves the living state as it was: the hold ends by itself, and the next run empties the
+Only 4 makes the projector wait, and its length depends on what happened during 3, not on the size of the state. Killed
+anywhere before the script, a replay leaves the stored state as it was: the hold ends by itself, and the next run empties the
 staging area.
 """
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
-from typing import Final, cast
+from typing import Any, Final
 
 import msgspec
-from redis.exceptions import ResponseError
 
 import kinfold_services.replay
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged, encode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import STATE, key
-from kinfold_services.connections import Client, RawEntry
-from kinfold_services.projector.store import Counts, Position, Replaced, StateStore
-from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.log import PAGE_ENTRIES, log_extent
-from kinfold_services.replay.rebuild import Progress, Rebuild
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.replay.differences import KINDS, Sides, as_change
+from kinfold_services.replay.log import PAGE_ENTRIES, log_extent, read_pages
+from kinfold_services.replay.rebuild import Kind, Progress, Rebuild
+from kinfold_services.replay.staging import Staging
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import Position, Replaced, position_fields
+from kinfold_services.state.reader import StateReader
+from kinfold_services.state.writes import pack
 from kinfold_services.tasks import end_tasks
 
 _SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
@@ -46,7 +51,7 @@ class WouldLose(RuntimeError):
 
 
 class Replay:
-    """One replay of one workspace."""
+    """One replay of one workspace. `build`, `compare`, `replace`, and `close` in any case."""
 
     def __init__(
         self,
@@ -57,36 +62,51 @@ class Replay:
         *,
         whole_log: bool = False,
     ) -> None:
-        """`whole_log`: up to the log's end, wherever the living state is; nobody may fold meanwhile."""
-        self._whole_log: Final = whole_log
+        """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile."""
         workspace = settings.workspace
+        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded)
         self._client: Final = client
         self._workspace: Final = workspace
+        self._whole_log: Final = whole_log
         self._feed_entries: Final = settings.feed_entries
-        self._living: Final = StateStore(client, workspace)
-        self._sides: Final = Sides(client, workspace, "replay")
+        self._stored: Final = StateReader(client, workspace)
+        self._sides: Final = Sides(client, workspace, self.rebuild, follows=not whole_log)
+        self._staging: Final = Staging(client, workspace)
         self._swap: Final = client.register_script(_SWAP)
         self._hold: Final = client.register_script(_HOLD)
         self._token: Final = uuid.uuid4().hex
-        self._feed_mark = ""
-        """The feed's last entry when the comparison began."""
-        self._feed_added = 0
-        """How many entries it had been given by then."""
+        self._feed_end = 0, "0-0"
+        """Where the feed ended when we looked last at what the projector has changed."""
         self._changes: dict[str, Change] = {}
+        """For the feed, by contact."""
+        self._is_other = False
+        """Whether anything differs, also what no reader sees."""
         self._compared = 0
-        """Which beginning of the rebuild `_changes` are about."""
-        self.rebuild: Final = Rebuild(client, settings, "replay", rules, also_excluded)
+        """Which beginning of the rebuild the last two are about; 0 before the comparison."""
+        self._written = 0
+        """Which beginning of the rebuild is in the staging area; 0: none."""
 
     async def build(self, progress: Progress) -> None:
-        """Step 1. Raises NoLog, and Replaced where another replay has begun."""
+        """Step 1. Raises NoLog."""
         await self.rebuild.begin()
-        await self.rebuild.build(await self._goal(await self._living.position()), progress)
+        await self._staging.claim()
+        await self.rebuild.build(await self._goal(await self._stored.position()), progress)
         await self._come_near(progress)
 
     async def compare(self) -> list[Change]:
-        """Step 2: what would go to the feed. Holds nobody back. Raises Replaced as `build` does."""
-        self._changes = await self._compare()
-        await self.rebuild.check_place()
+        """Step 2: what would go to the feed. Raises Replaced where another replay has begun."""
+        while True:
+            begun = self.rebuild.beginnings
+            self._feed_end = await self._end_of_feed()
+            self.rebuild.recent.clear()
+            self._changes, self._is_other = {}, False
+            for kind in KINDS:
+                if kind == "contacts" or not self._is_other:
+                    await self._compare_some(kind, await self._sides.suspects(kind))
+            if self.rebuild.beginnings == begun:
+                break
+        self._compared = begun
+        await self._staging.check()
         return _in_order(self._changes)
 
     async def check_loss(self) -> None:
@@ -102,115 +122,137 @@ class Replay:
             )
 
     async def replace(self, *, allow_lost: bool) -> list[Change]:
-        """Step 3, behind `compare`; the changes that went to the feed. Raises WouldLose unless `allow_lost`, and Replaced."""
-        await self._come_near()  # what was folded while we compared is no reason to hold anybody back
+        """Steps 3 and 4, behind `compare`; the changes that went to the feed. Writes nothing where nothing differs.
+
+        Raises WouldLose unless `allow_lost`, and Replaced where another replay has begun.
+        """
+        if not await self._differs():
+            return []
         async with self._letting_go():
             while True:
+                await self._write()
+                await self._come_near()
                 await self._client.set(key(self._workspace, "hold"), self._token, px=_HOLD_MS)
-                living = await self._living.position()
+                living = await self._stored.position()
                 await self.rebuild.advance(await self._goal(living))
-                if self.rebuild.beginnings != self._compared:
-                    # The log, read on, excludes what was folded already: what was compared is another state than ours.
+                if self._compared == self.rebuild.beginnings:
+                    await self._compare_again()
+                    if not allow_lost:
+                        await self.check_loss()
+                    await self._write_last(living)
+                    if await self._put_in_place():
+                        return _in_order(self._changes)
+                else:  # the log, read on, excludes what was folded already: another state than ours was compared
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
-                    continue
-                await self._compare_again(self._changes)
-                if not allow_lost:
-                    await self.check_loss()
-                await self._stage(_in_order(self._changes))
-                if self.rebuild.beginnings == self._compared and await self._put_in_place(living):
-                    return _in_order(self._changes)
+
+    async def close(self) -> None:
+        """Empties the staging area, unless another replay is at work there."""
+        await self._staging.close()
 
     async def _goal(self, living: Position) -> str:
         """How far the log is to be folded."""
         return (await log_extent(self._client, self._workspace)).last if self._whole_log else living.stream_id
 
     async def _come_near(self, progress: Progress = lambda _: None) -> None:
-        """Folds what the projector has folded meanwhile, until that is little."""
+        """Does again, for what the projector has folded meanwhile, what was done so far, until that is little."""
         is_near = False
         while not is_near:
             before = self.rebuild.position.counts.entries
-            await self.rebuild.advance(await self._goal(await self._living.position()), progress)
+            await self.rebuild.advance(await self._goal(await self._stored.position()), progress)
+            if self._compared == self.rebuild.beginnings:
+                await self._compare_again()
+            if self._written == self.rebuild.beginnings:
+                await self._write()
             is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
 
     # --- comparing
 
-    async def _compare(self) -> dict[str, Change]:
-        """How the contacts differ, by id; each as of a position of its own."""
+    async def _differs(self) -> bool:
+        """Whether anything differs, up to the position where the stored state is now."""
         while True:
-            begun = self.rebuild.beginnings
-            self.rebuild.touched.clear()
-            self._feed_added = await self._feed_entries_added()
-            self._feed_mark = await self._last_feed_entry()
-            changes: dict[str, Change] = {}
-            await self._compare_some({each async for each in self._sides.differing("contacts")}, changes)
-            if self.rebuild.beginnings == begun:
-                self._compared = begun
-                return changes
+            await self._come_near()
+            living = await self._stored.position()
+            await self.rebuild.advance(await self._goal(living))
+            if self._compared != self.rebuild.beginnings:
+                await self.compare()
+                continue
+            self._is_other |= await self._differs_as_a_whole(living)
+            await self._compare_again()  # which may bring us further
+            await self._staging.check()
+            if self._compared == self.rebuild.beginnings:
+                return self._is_other
 
-    async def _compare_again(self, changes: dict[str, Change]) -> None:
-        """In step 3: those that may be other than they were when they were compared."""
-        suspects = await self._touched_on_feed()
-        if suspects is None:
-            suspects = {each async for each in self._sides.differing("contacts")} | changes.keys()
-        suspects |= self.rebuild.touched
+    async def _differs_as_a_whole(self, living: Position) -> bool:
+        """Whether position, counts, exclusions or rejects differ; the rebuilt state is at this position of the stored one."""
+        ours = await self._position(living)
+        if position_fields(ours) != position_fields(living) or await self._stored.excluded() != self.rebuild.excluded:
+            return True
+        rejects = self.rebuild.stored_rejects
+        if rejects.differ or (behind := await rejects.next()) is None:
+            return rejects.differ
+        # A reject behind our position is one that the projector has added since, or of an entry that was never folded.
+        return position_key(behind.entry) > position_key((await self._stored.position()).stream_id)
+
+    async def _compare_again(self) -> None:
+        """Compares what either side has changed since the last comparison."""
+        recent, self.rebuild.recent = self.rebuild.recent, []
+        touched: dict[Kind, set[str]] = {
+            kind: {each for changes in recent for each in getattr(changes, kind.replace("-", "_"))} for kind in KINDS
+        }
+        contacts = await self._touched_on_feed()
+        if contacts is None:
+            contacts = await self._sides.suspects("contacts") | self._changes.keys()
+        contacts |= touched["contacts"]
         # A merge tells of the surviving contact, which may be another one by now, or have changed.
-        merges = ((each, change) for each, change in changes.items() if isinstance(change, ContactsMerged))
-        suspects |= {each for each, change in merges if change.contact_id in suspects}
-        await self._compare_some(suspects, changes)
+        merges = ((each, change) for each, change in self._changes.items() if isinstance(change, ContactsMerged))
+        contacts |= {each for each, change in merges if change.contact_id in contacts}
+        touched["contacts"] = contacts
+        touched["contact-stamps"] |= contacts
+        for kind, ids in touched.items():
+            await self._compare_some(kind, ids)
 
-    async def _compare_some(self, ids: set[str], changes: dict[str, Change]) -> None:
-        ordered = sorted(ids)
-        for first in range(0, len(ordered), _AT_ONCE):
-            some = ordered[first : first + _AT_ONCE]
-            position, living = await self._sides.living("contacts", some)
-            if not self._whole_log:
-                await self.rebuild.advance(position)
-            rebuilt = await self._sides.rebuilt("contacts", some)
-            survivors = await self._sides.survivors(rebuilt)
-            for each, one, other, survivor in zip(some, living, rebuilt, survivors, strict=True):
-                if change := as_change(each, one, other, survivor):
-                    changes[each] = change
-                else:
-                    changes.pop(each, None)
+    async def _compare_some(self, kind: Kind, ids: Iterable[str]) -> None:
+        """Compares some things of a kind. Of contacts it takes note of each that differs, of the others whether any does."""
+        if kind != "contacts":
+            self._is_other = self._is_other or await self._sides.is_other(kind, ids)
+            return
+        async for each, living, rebuilt in self._sides.at_one_position(kind, ids):
+            self._is_other |= living != rebuilt
+            if change := as_change(each, living, rebuilt, self._sides.survivor(each)):
+                self._changes[each] = change
+            else:
+                self._changes.pop(each, None)
 
     async def _touched_on_feed(self) -> set[str] | None:
-        """The contacts that the living fold has changed meanwhile: it may have touched others than ours did.
+        """The contacts that the projector has changed since we looked last: it may have touched others than we did.
 
-        None where the feed has dropped entries of that time: then nobody knows.
+        None where the feed has dropped entries of that time, so that they are unknown.
         """
-        expected = (await self._feed_entries_added()) - self._feed_added
-        found: set[str] = set()
-        last, read = self._feed_mark, 0
-        while page := await self._feed_behind(last):
-            for _, fields in page:
-                try:
-                    change = msgspec.json.decode(fields.get(b"change", b""), type=_Touched)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # somebody else has put it there
-                found.update(filter(None, (change.contact_id, change.merged_contact_id)))
-            last, read = page[-1][0].decode(), read + len(page)
-        return found if read >= expected else None
+        (known, mark), (added, last) = self._feed_end, await self._end_of_feed()
+        self._feed_end = added, last
+        found, read = set[str](), 0
+        async with aclosing(read_pages(self._client, self._workspace, mark, last, "changes")) as pages:
+            async for page in pages:
+                read += len(page)
+                for _, fields in page:
+                    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # it is no projector's
+                        change = msgspec.json.decode(fields.get(b"change", b""), type=_Touched)
+                        found.update(filter(None, (change.contact_id, change.merged_contact_id)))
+        return found if read >= added - known else None
 
-    async def _feed_behind(self, last: str) -> list[RawEntry]:
-        reply = await self._client.xrange(key(self._workspace, "changes"), min=f"({last}", count=_AT_ONCE)
-        return cast("list[RawEntry]", reply)
-
-    async def _feed_entries_added(self) -> int:
+    async def _end_of_feed(self) -> tuple[int, str]:
+        """How many entries the feed was given so far, and the id of the last one."""
         if not await self._client.exists(key(self._workspace, "changes")):
-            return 0
-        info = await self._client.xinfo_stream(key(self._workspace, "changes"))
-        return cast("int", cast("dict[str, object]", info)["entries-added"])
-
-    async def _last_feed_entry(self) -> str:
-        newest = await self._client.xrevrange(key(self._workspace, "changes"), count=1)
-        return cast("list[RawEntry]", newest)[0][0].decode() if newest else "0-0"
+            return 0, "0-0"
+        info: dict[str, Any] = await self._client.xinfo_stream(key(self._workspace, "changes"))
+        return info["entries-added"], info["last-generated-id"].decode()
 
     # --- replacing
 
     @asynccontextmanager
     async def _letting_go(self) -> AsyncGenerator[None]:
-        """Keeps the hold, once it is taken, for as long as we live, and lets the projector go at the end."""
+        """Keeps the hold, once it is taken, while we live, and lets the projector go at the end."""
         keeping = asyncio.create_task(self._keep_holding())
         try:
             yield
@@ -223,42 +265,48 @@ class Replay:
             await asyncio.sleep(_HOLD_AGAIN_S)
             await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, _HOLD_MS])
 
-    async def _lost(self, living: Counts) -> int:
-        """How many entries up to the living position the log has not got and we have not folded.
+    async def _position(self, living: Position) -> Position:
+        """Our position, beside the stored one: with how many entries up to there the log has lost and we have not folded.
 
-        What it lost while we read stands nowhere, but the living state, at the same position, has folded so many more than we.
+        What it lost while we read is not recorded, but the stored state, at the same position, has folded so many more than we.
         """
-        counts = self.rebuild.position.counts
+        ours = self.rebuild.position
         most = (await log_extent(self._client, self._workspace)).lost
-        return min(most, max(counts.lost, living.entries + living.lost - counts.entries))
+        lost = min(most, max(ours.counts.lost, living.counts.entries + living.counts.lost - ours.counts.entries))
+        return msgspec.structs.replace(ours, counts=msgspec.structs.replace(ours.counts, lost=lost))
 
-    async def _stage(self, changes: Sequence[Change]) -> None:
-        pipeline = self._client.pipeline(transaction=True)
-        differences, excluded = key(self._workspace, "differences", "replay"), key(self._workspace, "excluded", "replay")
-        pipeline.delete(differences, excluded)
-        pipeline.rpush(differences, self._token)
-        for first in range(0, len(changes), _AT_ONCE):
-            pipeline.rpush(differences, *map(encode_change, changes[first : first + _AT_ONCE]))
-        if self.rebuild.excluded:
-            pipeline.sadd(excluded, *self.rebuild.excluded)
-        await pipeline.execute()
+    async def _write(self) -> None:
+        """Writes into the staging area what is not there yet."""
+        if self._written != self.rebuild.beginnings:
+            await self._staging.empty()
+            self._written = self.rebuild.beginnings
+        while self.rebuild.unwritten:
+            await self._staging.write(self._staging.writes.state(self.rebuild.unwritten.pop(0)))
+        rejects, self.rebuild.rejects = self.rebuild.rejects, []
+        await self._staging.write(self._staging.writes.rejects(rejects))
 
-    async def _put_in_place(self, living: Position) -> bool:
-        keys = [
-            key(self._workspace, "hold"),
-            key(self._workspace, "changes"),
-            key(self._workspace, "position", "replay"),
-            key(self._workspace, "differences", "replay"),
+    async def _write_last(self, living: Position) -> None:
+        """Writes what is only known at the end: the last changes, those for the feed, what is left out, and the position."""
+        await self._write()
+        writes, position = self._staging.writes, await self._position(living)
+        differences, excluded = writes.key("differences"), writes.key("excluded")
+        changes = [encode_change(change) for change in _in_order(self._changes)]
+        commands = [pack(b"UNLINK", differences, excluded), writes.hash("position", position_fields(position))]
+        commands += [
+            pack(b"RPUSH", differences, *changes[first : first + _AT_ONCE]) for first in range(0, len(changes), _AT_ONCE)
         ]
+        if self.rebuild.excluded:
+            commands.append(pack(b"SADD", excluded, *self.rebuild.excluded))
+        await self._staging.write(commands)
+
+    async def _put_in_place(self) -> bool:
+        """Swaps; False where the projector was let go in between."""
+        keys = [key(self._workspace, "hold"), key(self._workspace, "changes"), key(self._workspace, "differences", "replay")]
         for name in STATE:
             keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
-        lost = await self._lost(living.counts)
-        try:
-            reply = await self._swap(keys=keys, args=[self._token, self.rebuild.generation, self._feed_entries, lost])
-        except ResponseError as error:
-            if "REPLACED" in str(error):
-                raise Replaced(f"workspace {self._workspace}: {error}") from error
-            raise
+        reply = await self._swap(keys=keys, args=[self._token, self._staging.generation, self._feed_entries])
+        if reply == b"replaced":
+            raise Replaced(f"workspace {self._workspace}: another replay has begun")
         return bool(reply == b"done")
 
 

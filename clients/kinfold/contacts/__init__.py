@@ -1,0 +1,163 @@
+"""Lookups of contacts in Redis or through a gateway, with the same names for blocking code and asyncio."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from kinfold.contacts.questions import Questions
+from kinfold.transport.urls import gateway_key, is_http
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.keys import DEFAULT_WORKSPACE
+
+if TYPE_CHECKING:
+    from kinfold.contacts.gateway_lookups import GatewayLookups
+    from kinfold.contacts.redis_lookups import AsyncRedisLookups, RedisLookups
+
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class Lookups(Generic[C, R]):
+    """The lookups that `Contacts` and `AsyncContacts` share. `R` is a contact or None, or an awaitable of one.
+
+    >>> with kinfold.Contacts("redis://localhost:6379/0", workspace="lookups") as contacts:
+    ...     contacts.by_visitor("v-unknown") is None
+    True
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        workspace: str = DEFAULT_WORKSPACE,
+        key: str | None = None,
+        wait_s: float = 5.0,
+        timeout_s: float = 4.0,
+    ) -> None:
+        questions = Questions(workspace, wait_s)
+        self._gateway: GatewayLookups | None = None
+        self._redis: C | None = None
+        if is_http(url):
+            from kinfold.contacts import gateway_lookups  # noqa: PLC0415  only for a gateway
+
+            api_key = gateway_key(key, "a secret API key")
+            self._gateway = gateway_lookups.GatewayLookups(url, api_key, wait_s, timeout_s)
+        else:
+            self._redis = self._connect(questions, url, timeout_s)
+
+    def by_visitor(self, visitor_id: str, *, after: str | None = None) -> R:
+        """The contact that this visitor belongs to now.
+
+        >>> kinfold.Contacts("redis://localhost:6379/0", workspace="lookups").by_visitor("v-unknown") is None
+        True
+        """
+        return self._find("visitorId", visitor_id, after)
+
+    def by_external_id(self, external_id: str, *, after: str | None = None) -> R:
+        """The contact with this external id.
+
+        >>> kinfold.Contacts("redis://localhost:6379/0", workspace="lookups").by_external_id("u-unknown") is None
+        True
+        """
+        return self._find("externalId", external_id, after)
+
+    def by_email(self, email: str, *, after: str | None = None) -> R:
+        """The contact with this e-mail address, in any spelling.
+
+        >>> kinfold.Contacts("redis://localhost:6379/0", workspace="lookups").by_email("unknown@example.org") is None
+        True
+        """
+        return self._find("email", email, after)
+
+    def get(self, contact_id: str, *, after: str | None = None) -> R:
+        """The contact with this id, or the one it was merged into.
+
+        >>> kinfold.Contacts("redis://localhost:6379/0", workspace="lookups").get("ct_unknown") is None
+        True
+        """
+        return self._find("id", contact_id, after)
+
+    def _connect(self, questions: Questions, url: str, timeout_s: float) -> C:
+        raise NotImplementedError
+
+    def _find(self, by: str, value: str, after: str | None) -> R:
+        raise NotImplementedError
+
+
+class Contacts(Lookups["RedisLookups", Contact | None]):
+    """Looks contacts up, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
+
+    Every method takes `after=`, a position from `Producer.flush`, and waits at most `wait_s` until this position is folded.
+    So an application reads its own writes. Every method returns None if there is no such contact.
+
+    Raises NotFolded, Unreachable or Refused; TypeError for an identifier that is not a string.
+
+    >>> visitors = kinfold.Producer("redis://localhost:6379/0", workspace="lookups")
+    >>> visitors.identify("v-1", external_id="u-1", email="Ada@example.org", name="Ada")
+    >>> with kinfold.Contacts("redis://localhost:6379/0", workspace="lookups") as contacts:
+    ...     ada = contacts.by_visitor("v-1", after=visitors.flush())
+    ...     ada == contacts.by_external_id("u-1") == contacts.by_email("ada@example.org") == contacts.get(ada.id)
+    True
+    >>> ada.name
+    'Ada'
+    >>> visitors.close()
+    """
+
+    def _connect(self, questions: Questions, url: str, timeout_s: float) -> "RedisLookups":
+        from kinfold.contacts.redis_lookups import RedisLookups  # noqa: PLC0415  only for Redis
+
+        return RedisLookups(questions, url, timeout_s)
+
+    def _find(self, by: str, value: str, after: str | None) -> Contact | None:
+        lookups = self._gateway or self._redis
+        assert lookups is not None  # noqa: S101  the constructor sets one of them
+        return lookups.find(by, value, after)
+
+    def close(self) -> None:
+        """Close the connections.
+
+        >>> kinfold.Contacts("redis://localhost:6379/0").close()
+        """
+        if (lookups := self._gateway or self._redis) is not None:
+            lookups.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncContacts(Lookups["AsyncRedisLookups", Coroutine[Any, Any, Contact | None]]):
+    """`Contacts` for asyncio: the same names, to be awaited. One object may serve several event loops.
+
+    >>> async def who(visitor_id):
+    ...     async with kinfold.AsyncContacts("redis://localhost:6379/0", workspace="lookups") as contacts:
+    ...         return await contacts.by_visitor(visitor_id)
+    >>> asyncio.run(who("v-unknown")) is None
+    True
+    """
+
+    def _connect(self, questions: Questions, url: str, timeout_s: float) -> "AsyncRedisLookups":
+        from kinfold.contacts.redis_lookups import AsyncRedisLookups  # noqa: PLC0415  only for Redis
+
+        return AsyncRedisLookups(questions, url, timeout_s)
+
+    async def _find(self, by: str, value: str, after: str | None) -> Contact | None:
+        if self._redis is not None:
+            return await self._redis.find(by, value, after)
+        assert self._gateway is not None  # noqa: S101  the constructor sets one of them
+        return await asyncio.to_thread(self._gateway.find, by, value, after)
+
+    async def close(self) -> None:
+        """Close the connections of this event loop."""
+        if self._redis is not None:
+            await self._redis.close()
+        if self._gateway is not None:
+            self._gateway.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,66 @@
+"""One way for a batch of log entries, for the projector, a replay, `verify` and looking back.
+
+read_batch   raw entries → what the fold takes            (needs no state)
+missing      what of it the state does not hold           (`needs`; a state that is whole lacks nothing)
+fold_batch   the state moves on; what came of the batch
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from kinfold_projections.counts import Counts
+from kinfold_projections.entries import BadEntry, Entry, read_entries
+from kinfold_projections.fold import fold
+from kinfold_projections.outcomes import Outcome
+from kinfold_projections.state import State, StateChanges
+from kinfold_schemas.changes import encode_change
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.rejections import Rejection
+
+RawEntry = tuple[bytes, Mapping[bytes, bytes]]
+"""A log entry as Redis gives it: its id and its fields."""
+
+
+class Batch(msgspec.Struct, gc=False):
+    """Entries to fold, in the log's order, raw and read, and how many of the log's were left out."""
+
+    raws: Sequence[RawEntry]
+    entries: list[Entry | BadEntry]
+    excluded: int
+
+
+class Folded(msgspec.Struct, gc=False):
+    """What came of a batch."""
+
+    outcomes: list[Outcome]
+    state: StateChanges
+    """What to write. Empty where the state tells nothing: such a state keeps what changed until it is asked."""
+    changes: list[bytes]
+    """For the feed, in order, encoded; none where the state tells nothing."""
+    rejects: list[tuple[RawEntry, Rejection]]
+    counts: Counts
+
+
+def read_batch(raws: Sequence[RawEntry], rules: IdentifierRules, excluded: Collection[str] = ()) -> Batch:
+    """Reads entries without those that a replay left out for good."""
+    kept = [raw for raw in raws if raw[0].decode() not in excluded] if excluded else raws
+    return Batch(kept, read_entries(kept, rules), len(raws) - len(kept))
+
+
+def fold_batch(state: State, batch: Batch, before: Counts) -> Folded:
+    """Folds a batch into a state that holds what the batch needs. Raises DamagedState.
+
+    Where the state tells nothing, the caller takes its changes when it likes, and counts them then (`Counts.after`).
+    """
+    outcomes = fold(state, batch.entries)
+    changes: list[bytes] = []
+    rejects: list[tuple[RawEntry, Rejection]] = []
+    for raw, outcome in zip(batch.raws, outcomes, strict=True):
+        if outcome.changes:
+            changes += map(encode_change, outcome.changes)
+        elif outcome.rejection is not None:
+            rejects.append((raw, outcome.rejection))
+    state_changes = state.take_changes() if state.tells else StateChanges()
+    counts = before.after(outcomes, state_changes, batch.excluded)
+    return Folded(outcomes, state_changes, changes, rejects, counts)

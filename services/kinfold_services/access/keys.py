@@ -1,0 +1,128 @@
+"""API keys: `kf_sk_{workspace}_{id}_{secret}` (secret) and `kf_pk_…` (publishable).
+
+A key contains its workspace and its id, so one lookup finds it: the workspace's hash `api-keys` maps the id to an `ApiKey` as
+JSON, with the SHA-256 of the secret. The secret has 256 random bits, so a fast hash is as safe as a slow one. It is shown
+once, when the key is created. Fields may be added to `ApiKey`, but none removed.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable
+from typing import Final, Literal, NamedTuple, cast
+
+import msgspec
+
+from kinfold_schemas.keys import check_workspace, key
+from kinfold_schemas.times import to_text
+from kinfold_services.connections import Client
+
+Kind = Literal["secret", "publishable"]
+
+_MARKS: Final[dict[Kind, str]] = {"secret": "sk", "publishable": "pk"}
+_KINDS: Final[dict[str, Kind]] = {mark: kind for kind, mark in _MARKS.items()}
+_KEY: Final = re.compile(r"kf_(sk|pk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
+
+_CACHE_S: Final = 1.0
+"""How long a key is accepted without asking Redis again: a revoked key stops working within this time."""
+_MAX_CACHED: Final = 10_000
+_NO_HASH: Final = "0" * 64
+
+
+class ApiKey(msgspec.Struct, frozen=True, rename="camel"):
+    """A stored key."""
+
+    id: str
+    kind: Kind
+    label: str
+    secret_hash: str
+    created_at: str
+    revoked_at: str | None = None
+
+
+class Caller(NamedTuple):
+    """The holder of a valid key."""
+
+    workspace: str
+    key_id: str
+    kind: Kind
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(ApiKey).decode
+
+
+async def create_key(client: Client, workspace: str, kind: Kind, label: str = "") -> str:
+    """Create a key and return it. The key cannot be shown again."""
+    key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
+    stored = ApiKey(key_id, kind, label, _hash(secret), _now())
+    await _hset(client, check_workspace(workspace), stored)
+    return f"kf_{_MARKS[kind]}_{workspace}_{key_id}_{secret}"
+
+
+async def list_keys(client: Client, workspace: str) -> list[ApiKey]:
+    """The workspace's keys, revoked ones included, oldest first."""
+    stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, "api-keys")))
+    return sorted((_decode(each) for each in stored.values()), key=lambda each: (each.created_at, each.id))
+
+
+async def revoke_key(client: Client, workspace: str, key_id: str) -> ApiKey | None:
+    """Revoke a key for good. Returns None if no key has this id."""
+    stored = await _get(client, workspace, key_id)
+    if stored is not None and stored.revoked_at is None:
+        stored = msgspec.structs.replace(stored, revoked_at=_now())
+        await _hset(client, workspace, stored)
+    return stored
+
+
+class KeyRing:
+    """Recognises keys, and caches them for a second."""
+
+    def __init__(self, client: Client) -> None:
+        self._client: Final = client
+        self._cache: Final[OrderedDict[str, tuple[float, Caller]]] = OrderedDict()
+
+    async def recognise(self, presented: str) -> Caller | None:
+        """The caller with this key, or None for an unknown or revoked key. Raises RedisError."""
+        cached = self._cache.get(presented)
+        if cached is not None and time.monotonic() < cached[0]:
+            return cached[1]
+        caller = await self._look_up(presented)
+        self._cache.pop(presented, None)
+        if caller is not None:
+            self._cache[presented] = (time.monotonic() + _CACHE_S, caller)
+            if len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return caller
+
+    async def _look_up(self, presented: str) -> Caller | None:
+        parts = _KEY.match(presented)
+        if parts is None:
+            return None
+        mark, workspace, key_id, secret = parts.groups()
+        stored = await _get(self._client, workspace, key_id)
+        # Compared even if the key does not exist, so that the response time reveals nothing.
+        same = hmac.compare_digest(stored.secret_hash if stored else _NO_HASH, _hash(secret))
+        if stored is None or not same or stored.revoked_at is not None or stored.kind != _KINDS[mark]:
+            return None
+        return Caller(workspace, key_id, stored.kind)
+
+
+async def _get(client: Client, workspace: str, key_id: str) -> ApiKey | None:
+    stored = await cast("Awaitable[bytes | None]", client.hget(key(workspace, "api-keys"), key_id))
+    return None if stored is None else _decode(stored)
+
+
+async def _hset(client: Client, workspace: str, stored: ApiKey) -> None:
+    await client.hset(key(workspace, "api-keys"), stored.id, cast("str", _encode(stored)))
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _now() -> str:
+    return to_text(time.time_ns() // 1_000_000)

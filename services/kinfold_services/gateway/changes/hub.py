@@ -1,0 +1,276 @@
+"""Reads a workspace's feed once for all its followers.
+
+The hub keeps the latest changes in a ring. A follower that reconnects soon, or joins while others follow, costs Redis nothing.
+Each follower has a bounded buffer. One that does not read is cut off, without an effect on the others.
+"""
+
+import asyncio
+import time
+from collections import deque
+from contextvars import Context
+from itertools import takewhile
+from typing import Final, Literal, NamedTuple, cast
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.gateway.changes.messages import Message
+from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
+from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.queries import Workspace
+
+_RING: Final = 4096
+_PAGE: Final = 500
+_BLOCK_MS: Final = 2000
+_SILENCE_S: Final = 8.0
+_IDLE_S: Final = 30.0
+_FIRST_RETRY_S: Final = 0.05
+_LAST_RETRY_S: Final = 1.0
+_SNAPSHOT_S: Final = 5.0
+"""How long a snapshot is reused for other followers, who then get the changes since."""
+
+_MANY: Final = 50
+_PAUSE_EACH_S: Final = 0.00006
+"""With many followers the hub waits a little and sends several changes at once: one write per change would be too slow."""
+
+Ended = Literal["", "slow", "closing", "reset"]
+
+
+class Filter(NamedTuple):
+    """Which changes a follower wants: an empty set means all."""
+
+    contacts: set[str]
+    types: frozenset[str]
+
+    def wants(self, message: Message) -> bool:
+        """Whether the follower wants this change. After a merge, a follower of the merged contact follows the survivor."""
+        if self.contacts:
+            if message.merged_contact_id in self.contacts:
+                self.contacts.add(message.contact_id)
+            elif message.contact_id not in self.contacts:
+                return False
+        return not self.types or message.type in self.types
+
+
+class Follower:
+    """One reader of the feed and its buffer."""
+
+    __slots__ = ("behind", "ended", "filter", "pending", "wake")
+
+    def __init__(self, wanted: Filter) -> None:
+        self.filter = wanted if wanted.contacts or wanted.types else None
+        self.pending: deque[Message] = deque()
+        self.wake = asyncio.Event()
+        self.ended: Ended = ""
+        self.behind: tuple[int, int] | None = None
+
+    def end(self, why: Ended) -> None:
+        """End the follower's stream. The first reason counts."""
+        self.ended = self.ended or why
+        self.wake.set()
+
+
+class FeedHub:
+    """The feed of one workspace in this process."""
+
+    def __init__(self, client: Client, workspace: str, buffer_entries: int, metrics: Metrics) -> None:
+        self.last = ""
+        """The id of the last entry that was read."""
+        self._client: Final = client
+        self._workspace: Final = workspace
+        self._feed: Final = key(workspace, "changes")
+        self._buffer_entries: Final = buffer_entries
+        self._metrics: Final = metrics
+        self._followers: Final[set[Follower]] = set()
+        self._ring: Final[deque[Message]] = deque()
+        self._floor: tuple[int, int] = (0, 0)
+        """The ring has all entries after this one, up to `last`."""
+        self._reader: asyncio.Task[None] | None = None
+        self._starting: Final = asyncio.Lock()
+        self._snapshot: tuple[float, Snapshot] | None = None
+        self._closing = False
+        self._log: Final = structlog.get_logger().bind(workspace=workspace)
+
+    async def start(self) -> None:
+        """Start to read the feed, unless the hub already does. Raises RedisError if Redis does not answer.
+
+        A follower that joins before its next await misses nothing: the hub stops only after `_IDLE_S` without followers.
+        """
+        if self._is_reading():  # do not wait for a snapshot, which holds the same lock
+            return
+        async with self._starting:
+            if not self._is_reading():
+                self._begin_at(await self.newest())
+                empty = Context()  # the reader's log lines do not belong to the request that started it
+                self._reader = asyncio.create_task(self._read(), name=f"feed of {self._workspace}", context=empty)
+
+    async def newest(self) -> str:
+        """The id of the feed's last entry, or `0-0` if the feed is empty."""
+        try:
+            info = cast("dict[str, bytes]", await self._client.xinfo_stream(self._feed))
+        except ResponseError:
+            return "0-0"
+        return info["last-generated-id"].decode()
+
+    @property
+    def floor(self) -> str:
+        """The id after which the ring has every entry."""
+        return f"{self._floor[0]}-{self._floor[1]}"
+
+    async def add_survivors(self, follower: Follower) -> None:
+        """Let a follower of contacts follow the survivors of past merges. The feed reports later merges."""
+        if follower.filter is not None:
+            queries = Workspace(self._client, self._workspace)
+            for contact_id in list(follower.filter.contacts):
+                if (living := await queries.contact(contact_id)) is not None:
+                    follower.filter.contacts.add(living.id)
+
+    def join(self, follower: Follower, after: str) -> bool:
+        """Add a follower, and buffer what it missed since `after`. Returns False if that is too much: read pages first."""
+        behind = position_key(after)
+        if behind < self._floor:
+            return False
+        missed = self._remembered(behind)
+        if len(missed) > self._buffer_entries // 2:
+            return False
+        follower.behind = behind if behind > position_key(self.last) else None
+        self._followers.add(follower)
+        self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
+        self._offer(follower, missed)
+        if self._closing:
+            follower.end("closing")
+        return True
+
+    def leave(self, follower: Follower) -> None:
+        """Remove a follower."""
+        self._followers.discard(follower)
+        self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
+
+    async def page_behind(self, after: str) -> list[Message] | None:
+        """The next entries after `after`, from the ring or from Redis. An empty page means that the ring has all the rest.
+
+        Returns None if the feed no longer has all of them, or never had the entry `after`.
+        """
+        if self._floor <= position_key(after) <= position_key(self.last):
+            return self._remembered(position_key(after))[:_PAGE]
+        return await self._stored_behind(after)
+
+    async def _stored_behind(self, after: str) -> list[Message] | None:
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.xrange(self._feed, min=after, count=_PAGE + 1)
+        pipeline.xinfo_stream(self._feed)
+        page, info = await pipeline.execute(raise_on_error=False)
+        behind = position_key(after)
+        if isinstance(info, ResponseError):  # no feed yet
+            return [] if behind == (0, 0) else None
+        for reply in (page, info):
+            if isinstance(reply, Exception):
+                raise reply
+        if behind == position_key(info["last-generated-id"].decode()):
+            return []
+        messages = [Message.change(entry.decode(), fields) for entry, fields in page]
+        if behind == (0, 0):
+            return messages[:_PAGE] if info["entries-added"] == info["length"] else None
+        # The entry itself must exist: a server that lost its newest entries may already have others in their place.
+        return messages[1:] if messages and messages[0].order == behind else None
+
+    async def snapshot(self) -> Snapshot:
+        """A snapshot that is at most 5 s old, shared by followers that ask at about the same time."""
+        async with self._starting:
+            if self._snapshot is None or time.monotonic() > self._snapshot[0]:
+                self._snapshot = None  # frees its memory before the next one is read
+                taken = await take_snapshot(self._client, self._workspace)
+                self._snapshot = (time.monotonic() + _SNAPSHOT_S, taken)
+            return self._snapshot[1]
+
+    def close(self) -> None:
+        """End all streams, because the gateway stops."""
+        self._closing = True
+        for follower in self._followers:
+            follower.end("closing")
+
+    async def stop(self) -> None:
+        """Stop reading the feed."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def _is_reading(self) -> bool:
+        return self._reader is not None and not self._reader.done()
+
+    def _remembered(self, behind: tuple[int, int]) -> list[Message]:
+        """The ring's entries after an id. Searches from the newest, since most followers are close to the end."""
+        missed = list(takewhile(lambda message: message.order > behind, reversed(self._ring)))
+        return missed[::-1]
+
+    def _begin_at(self, position: str) -> None:
+        self._ring.clear()
+        self.last, self._floor = position, position_key(position)
+
+    async def _read(self) -> None:
+        delay_s = _FIRST_RETRY_S
+        idle_since = time.monotonic()
+        must_check = False
+        while time.monotonic() - idle_since < _IDLE_S:
+            try:
+                if must_check and await self._stored_behind(self.last) is None:
+                    await self._lose()
+                    must_check = False
+                self._distribute(await self._next_entries())
+                delay_s = _FIRST_RETRY_S
+            except (RedisError, OSError) as error:
+                self._log.warning("feed cannot be read", error=str(error), retry_in_s=delay_s)
+                must_check = True
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, _LAST_RETRY_S)
+            count = len(self._followers)
+            if count:
+                idle_since = time.monotonic()
+            if count > _MANY:
+                await asyncio.sleep(count * _PAUSE_EACH_S)
+        self._snapshot = None
+
+    async def _next_entries(self) -> list[Message]:
+        async with asyncio.timeout(_SILENCE_S):
+            reply = await self._client.xread({self._feed: self.last}, count=_PAGE, block=_BLOCK_MS)
+        streams = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", reply or [])
+        return [Message.change(entry.decode(), fields) for _, entries in streams for entry, fields in entries]
+
+    async def _lose(self) -> None:
+        """After an outage that lost entries, reset all followers."""
+        self._begin_at(await self.newest())
+        for follower in list(self._followers):
+            self.leave(follower)
+            follower.end("reset")
+
+    def _distribute(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        self._ring.extend(messages)
+        self.last = cast("str", messages[-1].id)
+        while len(self._ring) > _RING:
+            self._floor = self._ring.popleft().order
+        self._metrics.changes.labels(self._workspace).inc(len(messages))
+        for follower in list(self._followers):
+            self._offer(follower, messages)
+
+    def _offer(self, follower: Follower, messages: list[Message]) -> None:
+        if follower.behind is not None:
+            behind = follower.behind
+            messages = [message for message in messages if message.order > behind]
+            if messages:
+                follower.behind = None
+        if follower.filter is not None:
+            messages = list(filter(follower.filter.wants, messages))
+        if not messages:
+            return
+        follower.pending.extend(messages)
+        if len(follower.pending) > self._buffer_entries:
+            follower.pending.clear()
+            self.leave(follower)
+            self._metrics.cut_off.labels(self._workspace).inc()
+            follower.end("slow")
+        follower.wake.set()

@@ -1,0 +1,94 @@
+"""Request bodies: unpacks them, and splits them into events without changing an event's bytes."""
+
+import zlib
+from codecs import BOM_UTF8
+from typing import Any, Final
+
+import msgspec
+from litestar import Request
+
+from kinfold_services.gateway.problems import Problem
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""Limit of a request's body, both as sent and unpacked."""
+MAX_EVENTS: Final = 25_000
+"""As many of the shortest possible events as fit into a body. More items than this cannot all be events."""
+
+_WHITE: Final = b" \t\r\n"
+_NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
+_GZIP: Final = 31  # zlib's `wbits` for a gzip header
+
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_one: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+async def read_body(request: Request[Any, Any, Any]) -> bytes:
+    """The request's body, unpacked. Raises Problem: 400 or 415 if it is not gzip, 413 if it is too large."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", "gzip", "x-gzip"}:
+        raise Problem(415, f"Content-Encoding: expected gzip or none, got {encoding!r}")
+    body = await request.body()
+    return body if encoding == "identity" else _unpack(body)
+
+
+def split_events(body: bytes, content_type: str) -> list[bytes]:
+    """Split a body into events: one object, an array, or NDJSON. Does not check the events themselves.
+
+    Skips a byte order mark at the beginning, as RFC 8259 section 8.1 allows. Raises Problem: 400 if the body is empty or not
+    a valid array, 413 for too many events.
+    """
+    body = body.removeprefix(BOM_UTF8).strip(_WHITE)
+    if not body:
+        raise Problem(400, "body: expected an event, an array of events, or one event per line, got nothing")
+    if content_type.partition(";")[0].strip().lower() in _NDJSON:
+        events = _lines(body)
+    elif body.startswith(b"["):
+        events = _array(body)
+    else:
+        events = _one_or_lines(body)
+    if len(events) > MAX_EVENTS:
+        raise Problem(413, f"body: expected at most {MAX_EVENTS} events, got {len(events)}")
+    return events
+
+
+def _array(body: bytes) -> list[bytes]:
+    try:
+        return [bytes(raw) for raw in _decode_array(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem(400, f"body: expected an array of events, got text that is not JSON ({error})") from error
+
+
+def _one_or_lines(body: bytes) -> list[bytes]:
+    first, _, rest = body.partition(b"\n")
+    if rest and _is_json(first):
+        return _lines(body)
+    return [body]
+
+
+def _lines(body: bytes) -> list[bytes]:
+    return [line for each in body.split(b"\n") if (line := each.strip(_WHITE))]
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _decode_one(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _unpack(packed: bytes) -> bytes:
+    """Unpack gzip, and stop at the limit: a small body can unpack to gigabytes."""
+    unpacked = b""
+    try:
+        while packed:
+            member = zlib.decompressobj(_GZIP)
+            unpacked += member.decompress(packed, MAX_BODY_BYTES + 1 - len(unpacked))
+            if len(unpacked) > MAX_BODY_BYTES or member.unconsumed_tail:
+                raise Problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes once unpacked, got more")
+            if not member.eof:
+                raise Problem(400, "body: expected a complete gzip stream, got one that ends early")
+            packed = member.unused_data
+    except zlib.error as error:
+        raise Problem(400, f"body: expected gzip, as Content-Encoding says, got something else ({error})") from error
+    return unpacked

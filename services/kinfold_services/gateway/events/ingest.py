@@ -1,0 +1,184 @@
+"""`POST /v1/events`: checks events and appends them to the log (contract section 2).
+
+All events of a request are checked as the fold checks them, by the workspace's rules, before the first one is appended. The
+log gets the bytes that were sent, including unknown fields of newer producers, with two changes: an event without an id gets
+one, and signatures are removed. Otherwise a reader of the log could use them to claim the identity.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Annotated, Any, Final, NamedTuple, cast
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.params import QueryParameter
+
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.names import named_by
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.access.signatures import Signatures, why_not_signed
+from kinfold_services.gateway.callers import any_key, caller_of
+from kinfold_services.gateway.events.bodies import read_body, split_events
+from kinfold_services.gateway.openapi import EventsOperation, answers
+from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
+
+MAX_LISTED: Final = 100
+"""How many rejected events a response lists."""
+
+PER_TURN: Final = 250
+"""After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
+
+_SIGNATURES: Final = ("signature", "emailSignature")
+_FORBIDDEN: Final = frozenset({"not-allowed", "bad-signature"})
+
+Partial = Annotated[bool, QueryParameter(name="partial", description="Append the valid events, and list the rejected ones")]
+
+_decode_signatures: Final = msgspec.json.Decoder(Signatures).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Accepted(msgspec.Struct, frozen=True, rename="camel"):
+    """How many events were appended, and the position of the last. With `?partial=true` also the rejected events."""
+
+    position: str | None
+    appended: int
+    rejected: list[RejectedEvent]
+
+
+class Author(NamedTuple):
+    """The sender of events: the workspace's rules, and the secret for its signatures (None for a trusted sender)."""
+
+    rules: IdentifierRules
+    secret: str | None
+
+
+class Judged(NamedTuple):
+    """The events of a request, in order: the valid ones, their types, and the rejected ones."""
+
+    good: list[bytes]
+    types: list[str]
+    rejected: list[RejectedEvent]
+
+
+@post(
+    "/v1/events",
+    guards=[any_key],
+    status_code=202,
+    operation_class=EventsOperation,
+    responses=answers(Accepted, 400, 401, 403, 413, 415, 422, 429, 503, status=202),
+    tags=["events"],
+    summary="Append events to the log",
+)
+async def append_events(request: Request[Any, Any, Any], partial: Partial = False) -> Response[bytes]:  # noqa: FBT002  a query parameter
+    """Append one event, an array or NDJSON, plain or gzipped: all events or none, with `?partial=true` the valid ones.
+
+    202 means that the events are in the log. If every event has an id, it is safe to send the request again.
+    """
+    gateway = shared(request)
+    author, workspace = await author_of(request)
+    events = split_events(await read_body(request), request.headers.get("content-type", ""))
+    judged = await judge(events, author)
+    for each in judged.rejected:
+        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+    if judged.rejected and not partial:
+        raise _refusal(judged.rejected)
+    position = await append_judged(gateway, workspace, judged)
+    body = _encode(Accepted(position, len(judged.good), judged.rejected))
+    return Response(body, status_code=202, media_type="application/json")
+
+
+async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
+    """The caller of a request as an author of events, and its workspace."""
+    caller = caller_of(request)
+    workspace = shared(request).workspace(caller.workspace)
+    return Author(await workspace.rules(), None if caller.kind == "secret" else await workspace.secret()), workspace
+
+
+async def judge(events: list[bytes], author: Author) -> Judged:
+    """Check the events of a request."""
+    judged = Judged([], [], [])
+    batch = secrets.token_hex(10)
+    for index, data in enumerate(events):
+        if index % PER_TURN == PER_TURN - 1:
+            await asyncio.sleep(0)
+        verdict = judge_one(data, author, f"{batch}-{index}")
+        if isinstance(verdict, RejectedEvent):
+            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
+        else:
+            judged.good.append(verdict[0])
+            judged.types.append(verdict[1])
+    return judged
+
+
+def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | RejectedEvent:
+    """Check one event. Returns the bytes to append and the event's type, or the rejection."""
+    event = decode_event(data)
+    names = event if isinstance(event, Rejection) else named_by(event, author.rules)
+    if isinstance(event, Rejection) or isinstance(names, Rejection):
+        return RejectedEvent.of(0, cast("Rejection", names))
+    if author.secret is not None and (refused := _not_allowed(event, data, author.secret)):
+        return refused
+    if b"ignature" in data:
+        data = _without_signatures(data)
+    if not event.id:
+        # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
+        data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
+    if len(data) > MAX_EVENT_BYTES:
+        too_large = Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
+        return RejectedEvent.of(0, too_large)
+    return data, type(event).__name__
+
+
+async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: Judged) -> str | None:
+    """Append the valid events. Returns the position of the last, or None if there are none."""
+    if not judged.good:
+        return None
+    started = time.perf_counter()
+    position = await gateway.append(workspace, judged.good)
+    gateway.metrics.append_s.observe(time.perf_counter() - started)
+    for kind in set(judged.types):
+        gateway.metrics.events.labels(workspace.name, kind).inc(judged.types.count(kind))
+    return position
+
+
+def _not_allowed(event: Event, data: bytes, secret: str) -> RejectedEvent | None:
+    """Why a publishable key may not send this event, or None if it may."""
+    if isinstance(event, VisitorSeen):
+        return None
+    if isinstance(event, MetadataSet) and event.visitor_id is not None:
+        return None
+    if isinstance(event, VisitorIdentified):
+        try:
+            given = _decode_signatures(data)
+        except msgspec.ValidationError:
+            given = Signatures()
+        why = why_not_signed(secret, event, given)
+        if why is None:
+            return None
+        return _refused("bad-signature", *why)
+    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a publishable key"
+    got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
+    return _refused("not-allowed", "type", expected, got)
+
+
+def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
+    return RejectedEvent.of(0, Rejection(reason, field, expected, got))
+
+
+def _refusal(rejected: list[RejectedEvent]) -> Problem:
+    first = rejected[0]
+    status = 403 if any(each.reason in _FORBIDDEN for each in rejected) else 422
+    detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
+    return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected[:MAX_LISTED])
+
+
+def _without_signatures(data: bytes) -> bytes:
+    fields = _decode_members(data)  # raw values: an unknown field may hold a number that we cannot decode
+    for name in _SIGNATURES:
+        fields.pop(name, None)
+    return _encode(fields)

@@ -1,0 +1,302 @@
+"""The commit: one batch's state, feed, rejects and position in one transaction (contract section 8).
+
+    arm      WATCH position, hold; read both
+    send     MULTI, read the log's entry at the position before, the writes, the position last, EXEC, and behind it the next
+             arm: one write to the socket
+    finish   read the replies; meanwhile the next batch was folded
+
+The transaction is conditional because it is armed: Redis executes it only if neither the position nor the hold has changed
+since. All who write a state change the position: a projector that takes the workspace (`lease.lua`), and a replay that replaces
+the state (`swap.lua`). The replies to EXEC and to the arm behind it say what happened:
+
+| EXEC's reply | position, hold | the batch |
+|---|---|---|
+| an array | | is committed |
+| an array with an error in it | | is half written, for Redis does not roll back: CommitFailed |
+| nil | another generation | Replaced |
+| nil | held | waits until the replay that holds it is done |
+| nil | another owner or entry | LostPlace |
+| nil | ours, as it was | is sent again |
+| EXECABORT | | was refused; nothing was written |
+| none: the connection is gone | after the batch | is committed, and the reply was lost: WrongType where it told of an error |
+| none | before the batch | is sent again, on a new connection |
+
+A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from kinfold_projections.counts import Counts
+from kinfold_schemas.keys import key
+from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
+from kinfold_services.projector.integrity import check_types
+from kinfold_services.projector.wire import Wire
+from kinfold_services.state.position import LostPlace, Position, Replaced, position_fields
+from kinfold_services.state.rejects import Reject
+from kinfold_services.state.writes import Writes, pack
+from kinfold_services.streams import as_entry
+
+GROUP: Final = "kinfold"
+"""The consumer group whose position follows the projector's, so that `XINFO GROUPS` shows the lag."""
+
+_HELD_S: Final = 0.005
+_FIRST_RETRY_S: Final = 0.05
+_LAST_RETRY_S: Final = 0.5
+_ARM_REPLIES: Final = 3
+_MULTI: Final = pack(b"MULTI")
+_EXEC: Final = pack(b"EXEC")
+_UNWATCH: Final = pack(b"UNWATCH")
+_ABORTED: Final = "EXECABORT Transaction discarded because of: "
+_SETID: Final = pack(b"XGROUP", b"SETID", b"")[4 : -len(b"$0\r\n\r\n")]
+
+_Answer = TypeVar("_Answer")
+
+
+class CommitFailed(RuntimeError):
+    """A command of a transaction failed and the others did not, so the state is damaged; the message names both."""
+
+
+class Move(NamedTuple):
+    """From the position that a batch was read after to the one that it leads to."""
+
+    before: Position
+    after: Position
+    took_ms: float
+    """How long the batch took so far."""
+
+
+class Batch(NamedTuple):
+    """A folded batch, ready to be sent."""
+
+    commands: Sequence[bytes]
+    before: Position
+    after: Position
+
+
+class Armed(NamedTuple):
+    """What the position and its surroundings were when the transaction was armed."""
+
+    stream_id: str
+    generation: str
+    owner: str
+    is_held: bool
+
+
+async def make_group(client: Client, workspace: str) -> None:
+    """Makes the consumer group that shows the lag, where it is missing. A workspace without a log gets an empty one."""
+    try:
+        await client.xgroup_create(key(workspace, "events"), GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+async def set_group(client: Client, workspace: str, position: Position) -> None:
+    """Puts the group where the state is: a replay may have moved the state. Every commit moves the group on."""
+    read = position.counts.entries + position.counts.lost
+    await client.xgroup_setid(key(workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=read)
+
+
+class Committer:
+    """Commits the batches of one workspace, one after the other, for the projector that owns it.
+
+    Between two of them its connection also answers questions. What a batch needs is asked for before the batch before it is
+    sent, since Redis answers nothing while it executes a transaction.
+    """
+
+    def __init__(self, client: Client, workspace: str, token: str, lease_ms: int, answer_s: float) -> None:
+        self._workspace: Final = workspace
+        self._token: Final = token
+        self._client: Final = client
+        self._writes: Final = Writes(workspace)
+        self._wire: Final = Wire(client, self._writes.key("position").decode(), answer_s)
+        self._lease: Final = pack(b"SET", self._writes.key("owner"), token, b"PX", lease_ms)
+        self.committed = Position("", Counts())
+        """Of the last batch that was committed here."""
+        self.left = Position("", Counts())
+        """The position that the last commit moved on from."""
+        self.left_entry: Mapping[bytes, bytes] | None = None
+        """The fields of the log's entry there, as of the commit; None where the log did not hold it, or that is unknown."""
+        self._batch: Batch | None = None
+        self._is_sent = False
+        self._armed: Armed | None = None
+        self._log: Final = structlog.get_logger().bind(workspace=workspace)
+
+    def batch(self, writes: Iterable[bytes], rejects: Sequence[Reject], move: Move) -> Batch:
+        """A batch of packed commands, with what moves the position behind them."""
+        keys, after, before = self._writes, move.after, move.before.stream_id or "0-0"
+        read = after.counts.entries + after.counts.lost
+        commands = [
+            pack(b"XRANGE", keys.key("events"), before, before),
+            *writes,
+            *keys.rejects(rejects),
+            self._lease,
+            keys.hash("projector", {"committed_at_ms": time.time_ns() // 1_000_000}),
+            pack(b"HINCRBY", keys.key("projector"), b"batches", 1),
+            pack(b"HINCRBYFLOAT", keys.key("projector"), b"batch_ms", move.took_ms),
+            # For tools that look at groups; nothing depends on it, so a missing group is no error.
+            pack(b"XGROUP", b"SETID", keys.key("events"), GROUP, after.stream_id or "0-0", b"ENTRIESREAD", read),
+            keys.hash("position", position_fields(after)),
+        ]
+        return Batch(commands, move.before, after)
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """The replies to commands that only read. No batch may be on its way. Raises what Redis refuses for good."""
+
+        async def attempt() -> list[Any]:
+            await self._connect()
+            self._wire.send(commands)
+            return _without_errors(await self._wire.replies(len(commands)))
+
+        return await self._patiently(attempt)
+
+    async def start(self, batch: Batch) -> None:
+        """Sends a batch on its way. `finish` has to follow before anything else."""
+        self._batch, self._is_sent = batch, False
+        armed = self._armed
+        if armed is not None and not armed.is_held and _is_before(armed, batch, self._token) and self._wire.is_open:
+            with suppress(RedisError):  # `finish` finds out, and sends it again
+                self._send(batch)
+
+    async def finish(self) -> bool:
+        """Returns when the batch that was started is committed; False where there is none.
+
+        Raises LostPlace or Replaced, and then it is not; CommitFailed; and what Redis refuses for good.
+        """
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return False
+        self.left, self.left_entry = batch.before, None
+        await self._patiently(lambda: self._commit(batch))
+        self.committed = batch.after
+        return True
+
+    async def close(self) -> None:
+        """Closes the connection. A batch that is on its way may be committed or not: the next owner finds out."""
+        self._batch, self._armed, self._is_sent = None, None, False
+        await self._wire.close()
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Tries until the server can do it, on a new connection each time."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return await attempt()
+            except SERVER_ERRORS as error:
+                self._armed, self._is_sent = None, False
+                await self._wire.close()
+                if not is_passing(error):
+                    raise
+                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=retry_s)
+                await drop_idle_connections(self._client)
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+
+    async def _connect(self) -> None:
+        if not self._wire.is_open:
+            self._armed = None
+            await self._wire.open()
+
+    async def _commit(self, batch: Batch) -> None:
+        while True:
+            if not self._is_sent:
+                armed = await self._arm(batch)
+                if self._is_committed(armed, batch):
+                    await check_types(self._client, self._workspace)  # a lost reply may have told of a command that failed
+                    return
+                self._check(armed, batch)
+                self._send(batch)
+            if await self._is_executed(batch):
+                return
+
+    def _send(self, batch: Batch) -> None:
+        self._wire.send((_MULTI, *batch.commands, _EXEC, *self._arming()))
+        self._armed, self._is_sent = None, True
+
+    async def _arm(self, batch: Batch) -> Armed:
+        """Arms for the batch, where that is not done, and waits while it is held."""
+        await self._connect()
+        armed = self._armed
+        if armed is None:
+            self._wire.send(self._arming())
+            armed = _armed(await self._wire.replies(_ARM_REPLIES))
+        while armed.is_held and _is_before(armed, batch, self._token):
+            await asyncio.sleep(_HELD_S)
+            self._wire.send((_UNWATCH, *self._arming()))
+            armed = _armed((await self._wire.replies(1 + _ARM_REPLIES))[1:])
+        self._armed = armed
+        return armed
+
+    def _is_committed(self, armed: Armed, batch: Batch) -> bool:
+        """Whether the batch is committed already, because only a reply was lost."""
+        return armed.owner == self._token and armed.stream_id == batch.after.stream_id != batch.before.stream_id
+
+    async def _is_executed(self, batch: Batch) -> bool:
+        """Reads what the transaction and the arm behind it replied; False where it is to be sent again."""
+        count = len(batch.commands)
+        replies = await self._wire.replies(1 + count + 1 + _ARM_REPLIES)
+        self._is_sent = False
+        executed = replies[1 + count]
+        if isinstance(executed, RedisError):
+            refused = next((reply for reply in replies[: 1 + count] if isinstance(reply, RedisError)), executed)
+            raise ResponseError(str(refused).removeprefix(_ABORTED))
+        results: list[Any] = executed or []
+        for command, reply in zip(batch.commands, results, strict=executed is not None):
+            if isinstance(reply, RedisError) and _SETID not in command[: len(_SETID) + 8]:
+                raise CommitFailed(f"workspace {self._workspace}: {_name(command)} failed within a commit: {reply}")
+        self._armed = _armed(replies[2 + count :])
+        if executed is None:
+            return False
+        found = executed[0]
+        self.left_entry = as_entry(found[0])[1] if found else None
+        return True
+
+    def _check(self, armed: Armed, batch: Batch) -> None:
+        if armed.generation != batch.before.generation:
+            raise Replaced(
+                f"workspace {self._workspace}: another state, {armed.generation!r}, replaced {batch.before.generation!r}"
+            )
+        if armed.owner != self._token:
+            raise LostPlace(f"workspace {self._workspace}: another projector owns the workspace")
+        if armed.stream_id != batch.before.stream_id:
+            expected = batch.before.stream_id
+            raise LostPlace(f"workspace {self._workspace}: expected position {expected!r}, got {armed.stream_id!r}")
+
+    def _arming(self) -> tuple[bytes, ...]:
+        keys = self._writes
+        return (
+            pack(b"WATCH", keys.key("position"), keys.key("hold")),
+            pack(b"HMGET", keys.key("position"), b"stream_id", b"generation", b"owner"),
+            pack(b"EXISTS", keys.key("hold")),
+        )
+
+
+def _is_before(armed: Armed, batch: Batch, token: str) -> bool:
+    before = batch.before
+    return (armed.stream_id, armed.generation, armed.owner) == (before.stream_id, before.generation, token)
+
+
+def _armed(replies: Sequence[Any]) -> Armed:
+    _, position, held = _without_errors(replies)
+    stream_id, generation, owner = [(value or b"").decode() for value in position]
+    return Armed(stream_id, generation, owner, bool(held))
+
+
+def _without_errors(replies: Sequence[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return list(replies)
+
+
+def _name(command: bytes) -> str:
+    """The name of a packed command, and its key."""
+    parts = command.split(b"\r\n", 5)
+    return f"{parts[2].decode()} {parts[4].decode(errors='replace')}"

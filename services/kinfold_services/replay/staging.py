@@ -1,0 +1,82 @@
+"""The staging area: where a replay writes the state that it puts in place, beside the living one."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from kinfold_schemas.keys import STATE
+from kinfold_services.connections import ANSWER_S, Client
+from kinfold_services.projector.wire import Wire
+from kinfold_services.state.position import Replaced
+from kinfold_services.state.writes import Writes, pack
+
+_CHUNK_BYTES: Final = 1 << 20
+"""Written at once, about: some milliseconds in which the server answers nobody."""
+
+
+class Staging:
+    """A workspace's staging area. It belongs to the replay that claimed it last, and refuses what an earlier one writes.
+
+    Every write is a transaction that watches whose area it is.
+    """
+
+    def __init__(self, client: Client, workspace: str) -> None:
+        self.generation: Final = uuid.uuid4().hex
+        self.writes: Final = Writes(workspace, "replay")
+        self._workspace: Final = workspace
+        self._position: Final = self.writes.key("position")
+        self._wire: Final = Wire(client, self._position.decode(), ANSWER_S)
+
+    async def claim(self) -> None:
+        """Empties the area, also of what an interrupted replay has left, and takes it over."""
+        await self._execute([self._unlink(), self.writes.hash("position", {"generation": self.generation})])
+
+    async def check(self) -> None:
+        """Raises Replaced where another replay has taken the area over."""
+        _, found = await self._wire.ask([pack(b"WATCH", self._position), pack(b"HGET", self._position, b"generation")])
+        if found != self.generation.encode():
+            await self._wire.close()
+            raise Replaced(f"workspace {self._workspace}: another replay, {found!r}, has begun after {self.generation}")
+
+    async def write(self, commands: Iterable[bytes]) -> None:
+        """Executes packed commands, in bounded pieces, so that the server answers others meanwhile. Raises Replaced."""
+        chunk, size = list[bytes](), 0
+        for command in commands:
+            chunk.append(command)
+            size += len(command)
+            if size >= _CHUNK_BYTES:
+                await self._write_chunk(chunk)
+                chunk, size = [], 0
+        if chunk:
+            await self._write_chunk(chunk)
+
+    async def empty(self) -> None:
+        """Deletes what was written. Raises Replaced."""
+        await self._write_chunk([self._unlink()])
+
+    async def close(self) -> None:
+        """Empties the area, unless it belongs to another replay by now."""
+        try:
+            with suppress(Replaced):
+                await self._write_chunk([self._unlink(), pack(b"UNLINK", self._position)])
+        finally:
+            await self._wire.close()
+
+    def _unlink(self) -> bytes:
+        """All but the position, which says whose the area is."""
+        return pack(b"UNLINK", *(self.writes.key(name) for name in (*STATE, "differences") if name != "position"))
+
+    async def _write_chunk(self, commands: Sequence[bytes]) -> None:
+        await self.check()
+        while await self._execute(commands) is None:
+            await self.check()
+
+    async def _execute(self, commands: Sequence[bytes]) -> list[Any] | None:
+        """Executes a transaction; None where the position was touched since `check`."""
+        executed: list[Any] | None = (await self._wire.ask([pack(b"MULTI"), *commands, pack(b"EXEC")]))[-1]
+        if error := next((reply for reply in executed or () if isinstance(reply, RedisError)), None):
+            raise error
+        return executed

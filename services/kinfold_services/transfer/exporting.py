@@ -1,0 +1,33 @@
+"""Exports a workspace's log to a file (`kinfold export`). `log_file.py` describes the file."""
+
+from collections.abc import Callable
+from typing import IO
+
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.rejects import settled_rejects
+from kinfold_services.replay.log import LogExtent
+from kinfold_services.state.reader import StateReader
+from kinfold_services.streams import read_stream
+from kinfold_services.transfer.log_file import Header, LogWriter, Trailer
+
+
+async def export_log(
+    client: Client, workspace: str, extent: LogExtent, file: IO[bytes], advance: Callable[[int], None]
+) -> Trailer:
+    """Writes the log up to `extent.last`; entries that are appended during the export are not in the file.
+
+    Takes over `client`: from now on its XRANGE returns lists. `advance` receives the number of entries of each page.
+    """
+    settled = await settled_rejects(client, workspace)
+    header = Header(
+        workspace=workspace,
+        blocked_identifiers=sorted(await StateReader(client, workspace).blocked_identifiers()),
+        settled_rejects={entry: by for entry, by in settled.items() if position_key(by) <= position_key(extent.last)},
+    )
+    writer = LogWriter(file, header)
+    async for page in read_stream(client, key(workspace, "events"), extent.last):
+        writer.write(page)
+        advance(len(page))
+    return writer.finish(lost=extent.entries + extent.lost - writer.entries)
