@@ -211,8 +211,10 @@ def test_position_lost_while_reading_is_truncated(server: Redis):
             tell(server, f"again {entry}", f"{entry}-0")
         with pytest.raises(kinfold.FeedTruncated, match="there never was such an entry"):
             next(changes)
-        threading.Timer(0.3, tell, (server, "5", "5-0")).start()
+        late = threading.Timer(0.3, tell, (server, "5", "5-0"))
+        late.start()
         assert next(other).contact.name == "5"
+        late.join()
         assert resets == [True]
 
 

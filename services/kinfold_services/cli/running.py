@@ -30,6 +30,7 @@ from kinfold_services.cli.gateway_process import (
 from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.logs import configure_logs
 from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
@@ -42,6 +43,7 @@ DETACHED: Final = "KINFOLD_DETACHED"
 """Set for an `up` that `up --detach` started in the background."""
 _READY_S: Final = 60.0
 _STOP_S: Final = 40.0
+_NOTICED_S: Final = 5.0
 _PREFIX: Final = "kinfold: "
 """The beginning of every message for people."""
 _LOOK_AGAIN_S: Final = 0.05
@@ -67,8 +69,13 @@ def up(settings: Settings) -> int:
         with process_file(settings.data_dir):
             forget_gateway(settings.data_dir)
             with EmbeddedServer.start(settings.data_dir, fsync="always") as server, _ending_with(server) as has_ended:
-                status = _run_all(settings, server.url, settings.data_dir)
-                return NO if has_ended() else status
+                try:
+                    status = _run_all(settings, server.url, settings.data_dir)
+                except SERVER_ERRORS:
+                    if not has_ended(_NOTICED_S):
+                        raise
+                    status = NO
+                return NO if has_ended(0) else status
     except AlreadyUp:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}` stops it"
         return complain(f"kinfold already runs on {settings.data_dir}; {stop}", NO)
@@ -77,10 +84,10 @@ def up(settings: Settings) -> int:
 
 
 @contextmanager
-def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
+def _ending_with(server: EmbeddedServer) -> Generator[Callable[[float], bool]]:
     """Ends this process when the server ends by itself. Otherwise it would wait forever, and block the next `up`.
 
-    Gives a function that tells whether the server ended by itself.
+    Gives a function that tells whether the server ended by itself, and waits for that as many seconds as it is given.
     """
     is_done, has_ended = threading.Event(), threading.Event()
 
@@ -94,7 +101,7 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[], bool]]:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield has_ended.is_set
+        yield has_ended.wait
     finally:
         is_done.set()
 
@@ -104,12 +111,36 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
         beside = GatewayProcess(settings, url, data_dir)
     except CannotListen as error:
         return complain(str(error), NO)
-    with beside as gateway:
-        serve_workspace(url, settings.workspace)
-        if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
-            say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
-        status = run_projector(settings)
+    with beside as gateway, _raising_on_sigterm():
+        try:
+            serve_workspace(url, settings.workspace)
+            if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
+                say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
+            status = run_projector(settings)
+        except _Terminated:
+            status = DONE
         return NO if gateway.ended else status
+
+
+class _Terminated(BaseException):
+    """SIGTERM came before the projector handled signals."""
+
+
+@contextmanager
+def _raising_on_sigterm() -> Generator[None]:
+    """Turns SIGTERM into an exception. Otherwise it would end this process at once, without stopping its gateway and server.
+
+    Afterwards SIGTERM is ignored: the process is stopping.
+    """
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def up_detached(settings: Settings) -> int:
