@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 from kinfold_projections.members import MERGED, Membership, member
-from kinfold_schemas.keys import Staging, key
+from kinfold_schemas.keys import key
 from kinfold_schemas.times import text_ms
 from kinfold_services.connections import Client
 
@@ -15,23 +15,19 @@ _TIME_CHARS: Final = 24
 _KIND_AT: Final = _CONTACT_ID_CHARS + _TIME_CHARS
 
 
-async def newest_members(
-    client: Client, workspace: str, contact_id: str, limit: int, staging: Staging | None = None
-) -> list[Membership]:
+async def newest_members(client: Client, workspace: str, contact_id: str, limit: int) -> list[Membership]:
     """The `limit` visitors of a living contact that were linked most recently."""
     found: list[Membership] = []
-    async for membership in iterate_members(client, workspace, contact_id, staging):
+    async for membership in iterate_members(client, workspace, contact_id):
         if len(found) == limit:
             break
         found.append(membership)
     return found
 
 
-async def iterate_members(
-    client: Client, workspace: str, contact_id: str, staging: Staging | None = None
-) -> AsyncIterator[Membership]:
+async def iterate_members(client: Client, workspace: str, contact_id: str) -> AsyncIterator[Membership]:
     """Every visitor of a living contact, those of the contacts merged into it included."""
-    async for membership in walk_members(client, key(workspace, "members", staging), [contact_id]):
+    async for membership in walk_members(client, key(workspace, "members"), [contact_id]):
         yield membership
 
 

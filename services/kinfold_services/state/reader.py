@@ -3,22 +3,21 @@
 from collections.abc import Awaitable
 from typing import Final, cast
 
-from kinfold_schemas.keys import PrivateName, PublicName, Staging, key
+from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.state.position import Position, read_position
 
 
 class StateReader:
-    """Reads one workspace's living state, or one that is built beside it in a staging area."""
+    """Reads one workspace's state."""
 
-    def __init__(self, client: Client, workspace: str, staging: Staging | None = None) -> None:
+    def __init__(self, client: Client, workspace: str) -> None:
         self.workspace: Final = workspace
-        self._staging: Final[Staging | None] = staging
         self._client: Final = client
 
     async def position(self) -> Position:
         """How far the log is folded."""
-        return read_position(await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(self._key("position"))))
+        return read_position(await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key(self.workspace, "position"))))
 
     async def blocked_identifiers(self) -> set[str]:
         """The workspace's own blocked identifiers: exact values and `/patterns/`."""
@@ -27,8 +26,5 @@ class StateReader:
 
     async def excluded(self) -> frozenset[str]:
         """The entries that this state was folded without."""
-        stored = await cast("Awaitable[set[bytes]]", self._client.smembers(self._key("excluded")))
+        stored = await cast("Awaitable[set[bytes]]", self._client.smembers(key(self.workspace, "excluded")))
         return frozenset(item.decode() for item in stored)
-
-    def _key(self, name: PublicName | PrivateName) -> str:
-        return key(self.workspace, name, self._staging)
