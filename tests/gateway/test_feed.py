@@ -235,6 +235,22 @@ async def test_reader_is_reset_if_the_server_lost_its_entry(gateway: Gateway):
         assert (await stream.message()).id == last
 
 
+async def test_reader_is_reset_if_others_follow_past_its_lost_entry(gateway: Gateway):
+    """The gateway remembers the entries on both sides of the lost one."""
+    await put_and_fold(gateway, identified("u-0"))
+    async with following(gateway.client) as near:
+        await put_and_fold(gateway, identified("u-1"))
+        first = (await near.message()).id
+        await put_and_fold(gateway, identified("u-2"))
+        last = (await near.message()).id
+        lost = f"{str(first).partition('-')[0]}-1000"
+
+        async with following(gateway.client, {"since": str(first)}) as stream:
+            assert (await stream.message()).id == last
+        async with following(gateway.client, {"since": lost}) as stream:
+            assert (await stream.message()).event == "reset"
+
+
 async def test_feed_entry_that_is_not_a_change_is_skipped(gateway: Gateway):
     """Readers that follow, resume before it or resume at it get the changes behind it."""
     feed = key("default", "changes")

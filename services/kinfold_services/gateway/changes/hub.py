@@ -131,7 +131,7 @@ class FeedHub:
     def join(self, follower: Follower, after: str) -> bool:
         """Add a follower, and buffer what it missed since `after`. Returns False if that is too much: read pages first."""
         behind = position_key(after)
-        if behind < self._floor:
+        if behind <= position_key(self.last) and not self._has(behind):
             return False
         missed = self._remembered(behind)
         if len(missed) > self._buffer_entries // 2:
@@ -154,7 +154,7 @@ class FeedHub:
 
         Returns None if the feed no longer has all of them, or never had the entry `after`.
         """
-        if self._floor <= position_key(after) <= position_key(self.last):
+        if self._has(position_key(after)):
             return self._remembered(position_key(after))[:_PAGE]
         return await self._stored_behind(after)
 
@@ -200,6 +200,13 @@ class FeedHub:
 
     def _is_reading(self) -> bool:
         return self._reader is not None and not self._reader.done()
+
+    def _has(self, position: tuple[int, int]) -> bool:
+        """Whether the ring has the entry at a position, or begins right after it.
+
+        A failover can lose an entry between two that the ring has, so the range of ids is not enough.
+        """
+        return position == next((message.order for message in reversed(self._ring) if message.order <= position), self._floor)
 
     def _remembered(self, behind: tuple[int, int]) -> list[Message]:
         """The ring's entries after an id. Searches from the newest, since most followers are close to the end."""
