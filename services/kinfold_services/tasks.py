@@ -1,11 +1,13 @@
-"""Ending tasks for certain."""
+"""Ending tasks reliably."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 _CANCEL_AGAIN_S: Final = 1.5
 """Longer than what a task does when it ends: it must not be cancelled in the middle of that."""
+
+T = TypeVar("T")
 
 
 async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
@@ -19,3 +21,13 @@ async def end_tasks(tasks: Iterable["asyncio.Task[Any]"]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+
+
+async def cancellable(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits work that only reads, so that a cancellation ends it although the work may drop one (see `end_tasks`)."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task})
+    finally:
+        await end_tasks([task])
+    return task.result()

@@ -27,6 +27,7 @@ from kinfold_services.cli.options import (
 )
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.logs import configure_logs
+from kinfold_services.tasks import cancellable
 
 _WAIT_S: Final = 60.0
 
@@ -199,7 +200,7 @@ def tail(
     """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     try:
-        return uvloop.run(reading.tail(settings, since, wait, wait_timeout))
+        return uvloop.run(cancellable(reading.tail(settings, since, wait, wait_timeout)))
     except KeyboardInterrupt:
         return DONE
 
@@ -253,7 +254,8 @@ def replay(
 @app.command()
 def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
     """Compares the state with what the log says. Exit status 1: they differ, and each difference is printed."""
-    return uvloop.run(replaying.verify(settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)))
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return uvloop.run(cancellable(replaying.verify(settings)))
 
 
 @app.command()
@@ -271,7 +273,7 @@ def explain(
     """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty()))
+    return uvloop.run(cancellable(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty())))
 
 
 @app.command()
