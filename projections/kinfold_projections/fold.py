@@ -140,7 +140,7 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor: VisitorRecord | None) -> Outcome:
-    """What is said of a visitor that no event has identified stays with the visitor (contract section 4)."""
+    """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
     visitor_id = entry.names.visitor_id
     assert visitor_id is not None  # noqa: S101  the caller has looked
     own = _anonymous_metadata(state, visitor_id)

@@ -1,8 +1,8 @@
 """Whose a visitor was, and when: its link history (contract section 5, Linking).
 
 A history is a list of links by `since`; each holds until the next begins, and the first also covers what came before it.
-`confirmed` stands beside it, in step: the times in ms at which an event said a link again. A late link to another contact
-holds until the next of those. Everything here asks "the same contact?" through `find`, which follows tombstones.
+`confirmed` stands beside it, in step: the times in ms at which an event confirmed a link. A late link to another contact
+holds until the next confirmation. Everything here asks "the same contact?" through `find`, which follows tombstones.
 """
 
 from bisect import bisect_right
@@ -68,7 +68,7 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
 
 
 def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
-    """The times of a link that was said again, not before its `since`; the same list where that time is known."""
+    """A link's confirmations with one more, not before its `since`; the same list if that time is known."""
     since_ms = text_ms(since)
     place = bisect_right(times, at_ms)
     if at_ms == (times[place - 1] if place else since_ms):

@@ -90,8 +90,10 @@ class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
     name_ms: int = NEVER
     image_ms: int = NEVER
     confirmed: list[list[int]] = []
-    """Of the record's `links`, in step: when each was said again, ascending, in ms. The others are kept until the first link:
-    from then on the contact has what they date."""
+    """For each of the record's `links`: when events confirmed it, ascending, in ms.
+
+    The other stamps are kept until the first link. From then on the contact has what they date.
+    """
 
 
 NO_STAMPS: Final = VisitorStamps()

@@ -62,7 +62,7 @@ class Link(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class Visitor(msgspec.Struct, kw_only=True, frozen=True, rename="camel", gc=False):
-    """A device or browser. `name`, `image` and `metadata` are what was said of it while no event had identified it.
+    """A device or browser. `name`, `image` and `metadata` come from the events before it was first identified.
 
     Stored under its id, without the id and without fields that have their default.
     """

@@ -214,7 +214,7 @@ Conflict = tuple[str, Contact, str | None]
 
 @dataclass(eq=False)
 class Said:
-    """One link as it was said. `start`: the one before was another contact's when this was said, or there is none."""
+    """One event that linked the visitor. `start`: the link before it belongs to another contact, or there is none."""
 
     at: int
     contact: Contact
@@ -256,7 +256,7 @@ def holder(visitor: Visitor, at: int | None = None) -> Contact | None:
 
 
 def history(visitor: Visitor) -> list[tuple[Contact, int]]:
-    """The links: what was said in a row of one contact is one."""
+    """The links. Successive events with the same contact make one link."""
     return [(living(said.contact), said.at) for said in visitor.said if said.start]
 
 
@@ -542,7 +542,7 @@ class Model:
             self.moved = visitor, before
 
     def _link(self, visitor: Visitor, contact: Contact) -> None:
-        """From now on the visitor is the contact's: it takes its place among all that was said, behind what has its time."""
+        """Links the visitor to the contact from `at` on, behind other events of the same time."""
         said = visitor.said
         place = bisect.bisect_right(said, self.at, key=lambda each: each.at)
         before = said[place - 1] if place else None
@@ -556,7 +556,7 @@ class Model:
         self._thin_out(said, place)
 
     def _thin_out(self, said: list[Said], place: int) -> None:
-        """Section 5: of the times at which one link was said, so many are kept."""
+        """Limits how many confirmations of one link are kept (section 5)."""
         first = max(number for number in range(place + 1) if said[number].start)
         end = next((number for number in range(place + 1, len(said)) if said[number].start), len(said))
         run = said[first:end]

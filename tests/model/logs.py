@@ -281,7 +281,7 @@ def links(dice: random.Random) -> Log:
 
 
 def runs(dice: random.Random) -> Log:
-    """One or two visitors who are said to be one person again and again, close together and far apart, and somebody else's."""
+    """One or two visitors. Events confirm the same contact at short and long intervals, and sometimes name another one."""
     writer = Writer(dice, dice.choice([100, 200, 300]))
     writer.visitors = ["v0", "v1"][: dice.choice([1, 1, 2])]
     writer.external_ids = ["u0"] * dice.choice([4, 20, 60]) + ["u1", "u2"]

@@ -23,7 +23,7 @@ def encoded_bytes(state: State) -> int:
 
 @pytest.mark.parametrize("events", [PAGES, FACTS, MOVES], ids=["large pages", "many facts", "many links"])
 def test_what_visitors_grow_by_is_weighed(events: list[Mapping[str, Any]]) -> None:
-    """A visitor is small when it is created, and may not stay so. What is said twice weighs once."""
+    """A visitor is small when it is created, and can grow. A repeated event adds no weight."""
     state = given(*events, *events).state
     held = encoded_bytes(state)
     assert held / 2 < state.held_bytes < held * 2

@@ -115,7 +115,7 @@ def test_an_older_confirmation_takes_no_later_one_back() -> None:
 
 
 def test_every_time_that_a_link_was_said_is_remembered() -> None:
-    """`u-1 @1, @30, @50`, then, late, `u-2 @20`: what happened at 40 is u-1's, who was said to have the visitor at 30."""
+    """`u-1 @1, @30, @50`, then, late, `u-2 @20`: an event at 40 belongs to u-1, whose link was confirmed at 30."""
     story = given(sign_in("u-1", 1), sign_in("u-1", 30), sign_in("u-1", 50), sign_in("u-2", 20))
     assert owner_of_a_page_view(story, 40) == "u-1"
     assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30))

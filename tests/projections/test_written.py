@@ -41,7 +41,7 @@ def test_what_is_no_change_leaves_the_contact_s_record_alone(again: Event) -> No
 
 
 def test_a_no_op_writes_the_visitor_and_the_stamps_that_moved() -> None:
-    """Its link was said again, and its metadata."""
+    """The events repeat its link and its metadata."""
     story = given(KNOWN)
     assert written(story, identified("u-1", visitor_id="v-1", at=9)) == {"visitors", "visitor_stamps"}
     assert written(story, metadata_set(externalId="u-1", metadata={"plan": "pro"}, at=9)) == {"contact_stamps"}

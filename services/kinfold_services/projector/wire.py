@@ -87,7 +87,7 @@ class Wire:
         except OSError as error:
             await self.close()
             raise RedisConnectionError(f"Redis closed the connection: {error}") from error
-        except BaseException:  # replies may be left on the way: whoever asks next must not get them
+        except BaseException:  # the next caller must not read replies that are still on the way
             await self.close()
             raise
 

@@ -137,9 +137,9 @@ class Rebuild:
         await self.begin()
 
     async def _pass_lost_entries(self, upto: str) -> None:
-        """Where the log's last entries were deleted, the state stands behind them all the same.
+        """Moves the position past the log's last entries if they were deleted.
 
-        Not behind entries that the log never held: a position that is none of its entries would say that it is another log.
+        It never moves past the last entry that the log held, because such a position would look like another log's.
         """
         extent = await log_extent(self._client, self._workspace)
         last = min(upto, extent.last, key=position_key)

@@ -31,7 +31,7 @@ class StoredRejects:
         self._rejects: Final = key(workspace, "rejects")
         self._last = "0-0"
         self._merged = position_key("")
-        """Up to where they were merged. Another one from before that is none of a projector's."""
+        """Rejects are merged up to this position. No projector writes another one before it."""
         self._ahead: Final[deque[Reject]] = deque()
         """Of entries that were not read yet."""
 
