@@ -1,15 +1,18 @@
 """A replay that replaces the state while a batch is on its way: each entry is folded once (contract sections 8 and 9)."""
 
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, cast
 
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import COMMITTED, key
 from kinfold_services.queries import Workspace
-from tests.support.event_log import append, entry_id, history
-from tests.support.projecting import projecting, wait_until_folded
+from tests.support.event_log import append, entry_id, forget_all_but_the_log, history
+from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.proxy import Proxy
 from tests.support.replaying import replay, verify
+from tests.support.waiting import wait_until
 
 LATE_S: Final = 2.5
 """So late come answers, which is soon enough for the projector: time for a replay between a commit and its answer."""
@@ -41,18 +44,52 @@ async def test_a_state_that_is_behind_what_was_committed_gets_every_entry(redis:
     """A backup of the state is put back under a projector: what it had folded since then is read again."""
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, await append(redis, workspace, history()[:3]))
-        backup = {key(workspace, name): await redis.dump(key(workspace, name)) for name in COMMITTED}
+        backup = await back_up(redis, workspace)
         await wait_until_folded(redis, workspace, await append(redis, workspace, history()[3:6], start=3))
-        async with redis.pipeline(transaction=True) as restore:
-            for name, content in backup.items():
-                restore.delete(name)
-                if content is not None:
-                    restore.restore(name, 0, content)
-            restore.hset(key(workspace, "position"), "generation", "of the backup")
-            await restore.execute()
+        await put_back(redis, workspace, backup)
         last = await append(redis, workspace, history()[6:7], start=6)
         await wait_until_folded(redis, workspace, last)
 
     status = await Workspace(redis, workspace).status()
     assert (status.folded + status.no_op + status.stale, status.duplicate) == (7, 0)
     assert await verify(redis, workspace) == []
+
+
+async def test_a_state_that_is_ahead_of_what_was_folded_gets_no_entry_twice(
+    redis: Redis, redis_url: str, workspace: str
+) -> None:
+    """A state that holds the batch already is put in place while that batch waits for a hold to end."""
+    last = await append(redis, workspace, history()[:6])
+    await fold_log(redis, redis_url, workspace)
+    backup = await back_up(redis, workspace)
+    await forget_all_but_the_log(redis, workspace)
+    await redis.set(key(workspace, "hold"), "a replay's")
+    with capture_logs() as logs:
+        async with projecting(redis_url, workspace, batch_entries=4):
+            await wait_until(lambda: [each for each in logs if each["event"] == "batch folded"])
+            await put_back(redis, workspace, backup)
+            await redis.delete(key(workspace, "hold"))
+            last = await append(redis, workspace, history()[6:7], start=6)
+            await wait_until_folded(redis, workspace, last)
+
+    assert "workspace lost" not in {each["event"] for each in logs}
+    status = await Workspace(redis, workspace).status()
+    assert (status.folded + status.no_op + status.stale, status.duplicate) == (7, 0)
+    assert await verify(redis, workspace) == []
+
+
+async def back_up(client: Redis, workspace: str) -> dict[str, bytes | None]:
+    """The keys of the state, as DUMP gives them."""
+    return {key(workspace, name): await client.dump(key(workspace, name)) for name in COMMITTED}
+
+
+async def put_back(client: Redis, workspace: str, backup: dict[str, bytes | None]) -> None:
+    """Replaces the state by a backup. The workspace keeps its owner."""
+    owner = await cast("Awaitable[bytes]", client.hget(key(workspace, "position"), "owner"))
+    async with client.pipeline(transaction=True) as restore:
+        for name, content in backup.items():
+            restore.delete(name)
+            if content is not None:
+                restore.restore(name, 0, content)
+        restore.hset(key(workspace, "position"), mapping={"generation": "of the backup", "owner": owner})
+        await restore.execute()
