@@ -3,8 +3,8 @@
     python benchmarks/replay.py [--only history,middle-uniform] [--events 30000] [--rounds 5] [--json FILE] [--profile FILE]
 
 It uses the logs of `live.py`, each folded by a projector first. Each round is a whole replay, a whole verify, and redis-py's
-XREAD with msgspec's decoding of the same log, one after the other in this process. A replay reads, folds, writes, compares with
-the live state and swaps; a verify reads, folds, writes and compares. The result is the median of the ratios of all rounds.
+XREAD with msgspec's decoding of the same log, one after the other in this process. Both read, fold and compare with the live
+state, and write nothing, because nothing differs. The result is the median of the ratios of all rounds.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LOGS: Final = ("middle-uniform", "middle-zipf", "no-ops", "history", "merges")
 
 
 async def replayed(client: Client) -> int:
-    """Run a whole `kinfold replay`: read, fold, write, compare, swap."""
+    """Run a whole `kinfold replay` of a state that is right: read, fold, compare."""
     job = Replay(client, Settings(workspace=WORKSPACE), IdentifierRules())
     await job.build(lambda _: None)
     assert await job.compare() == []

@@ -1,8 +1,8 @@
 """Which projector owns a workspace: a key of Redis that expires, unless its owner renews it (contract section 8).
 
-The server's clock alone decides when a lease ends. An owner does not look at its own clock to find out whether it still is one:
-every commit is conditional on the lease, on the server. So a projector that was stopped for a minute commits nothing when it
-wakes up.
+The server's clock alone decides when a lease ends. An owner does not ask its own clock whether it still is one: who takes a
+workspace writes its token into the position, in the same step, and every commit is conditional on the position. So a projector
+that was stopped for a minute commits nothing when it wakes up.
 
 The task that folds also renews, by each commit and by a beat between two batches. A projector that hangs with entries in hand
 therefore loses its lease, though its process is alive.

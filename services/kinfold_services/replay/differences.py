@@ -15,14 +15,13 @@ from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.queries import Workspace
 from kinfold_services.replay.rebuild import Kind, Rebuild
+from kinfold_services.state.writes import SORTED_SETS
 
 SHOWN: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
 """What readers see."""
-KINDS: Final[tuple[Kind, ...]] = (*SHOWN, "contact-stamps", "visitor-stamps", "members", "created")
 
 CAUSE: Final = "replay"
 _AT_ONCE: Final = 1000
-_SORTED_SETS: Final = frozenset({"members", "created"})
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -81,12 +80,12 @@ class Sides:
 
     async def _scan(self, kind: Kind) -> AsyncIterator[tuple[str, bytes]]:
         client: Any = self._client
-        scan = client.zscan if kind in _SORTED_SETS else client.hscan
+        scan = client.zscan if kind in SORTED_SETS else client.hscan
         cursor = 0
         while True:
             cursor, found = await scan(key(self._workspace, kind), cursor, count=_AT_ONCE)
-            for each, value in found if kind in _SORTED_SETS else found.items():
-                yield each.decode(), _score(value) if kind in _SORTED_SETS else value
+            for each, value in found if kind in SORTED_SETS else found.items():
+                yield each.decode(), _score(value) if kind in SORTED_SETS else value
             if cursor == 0:
                 return
 
@@ -94,12 +93,12 @@ class Sides:
         """The stored position, and what is stored under some ids at that moment."""
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hget(key(self._workspace, "position"), "stream_id")
-        if kind in _SORTED_SETS:
+        if kind in SORTED_SETS:
             pipeline.zmscore(key(self._workspace, kind), ids)
         else:
             pipeline.hmget(key(self._workspace, kind), ids)
         position, values = await pipeline.execute()
-        if kind in _SORTED_SETS:
+        if kind in SORTED_SETS:
             values = [None if score is None else _score(score) for score in values]
         return (position or b"").decode(), values
 

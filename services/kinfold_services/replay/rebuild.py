@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
 from kinfold_projections.batches import fold_batch, read_batch
 from kinfold_projections.counts import Counts
 from kinfold_projections.records import ContactRecord, encode_record, encode_stamps
-from kinfold_projections.state import State, StateChanges
+from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
@@ -20,12 +20,16 @@ from kinfold_services.state.position import Position, entry_digest
 from kinfold_services.state.rejects import Reject, as_rejects
 
 _TAKEN_ENTRIES: Final = 100_000
-"""After so many entries their changes are encoded. A projector that rebuilds renews its leases in between."""
+"""After so many entries the state completes what they changed. A projector that rebuilds renews its leases in between."""
 
 Progress = Callable[[int], None]
 
 Kind = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
 """A part of the state that consists of single things: a hash, or a sorted set."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+Touched = dict[Kind, set[str]]
+"""Ids, by kind."""
 
 _IN_SET: Final = b"0"
 _ENCODE: Final[Mapping[Kind, Callable[[Any], bytes]]] = {
@@ -55,10 +59,10 @@ class Rebuild:
         self.state = State(settings.workspace, tells=False)
         self.members: set[str] = set()
         """The content of the sorted set `members`."""
-        self.unwritten: list[StateChanges] = []
-        """What changed, in order. Kept for a caller that writes it and then clears it."""
-        self.recent: list[StateChanges] = []
-        """The same, for a caller that compares what changed and then clears it."""
+        self.unwritten: Touched | None = None
+        """What changed since a caller wrote the state; None: it was not written since the last beginning."""
+        self.uncompared: Touched | None = None
+        """What changed since a caller compared the state; None: it was not compared since the last beginning."""
         self.rejects: list[Reject] = []
         """Rejects of this state, in the log's order, for a caller that writes them and then clears the list."""
         self.stored_rejects = StoredRejects(client, settings.workspace)
@@ -70,12 +74,17 @@ class Rebuild:
         self._last_exclusion = ""
         self._taken = 0
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether a caller has begun to compare the state since the last beginning."""
+        return self.uncompared is not None
+
     async def begin(self) -> None:
         """Begins at the log's beginning. Raises NoLog."""
         lost = (await log_extent(self._client, self._workspace)).lost
         self.position = Position("", Counts(lost=lost))
         self.state, self.members = State(self._workspace, tells=False), set()
-        self.unwritten, self.recent, self.rejects = [], [], []
+        self.unwritten, self.uncompared, self.rejects = None, None, []
         self.stored_rejects = StoredRejects(self._client, self._workspace)
         self.beginnings += 1
         self._taken = 0
@@ -117,7 +126,7 @@ class Rebuild:
         """The ids of a kind that this state has."""
         if kind == "created":
             return {contact.id for contact in self.state.living_contacts()}
-        return set(self.members if kind == "members" else getattr(self.state, kind.replace("-", "_")))
+        return set(self.members if kind == "members" else getattr(self.state, _attribute(kind)))
 
     def stored(self, kind: Kind, each: str) -> bytes | None:
         """What a projector stores under an id; None for nothing. Of a sorted set: the score."""
@@ -125,7 +134,7 @@ class Rebuild:
             return _IN_SET if each in self.members else None
         if kind == "created":
             return _IN_SET if type(self.state.contacts.get(each)) is ContactRecord else None
-        value = getattr(self.state, kind.replace("-", "_")).get(each)
+        value = getattr(self.state, _attribute(kind)).get(each)
         return None if value is None else _ENCODE[kind](value)
 
     async def _begin_again(self, progress: Progress) -> None:
@@ -166,8 +175,10 @@ class Rebuild:
         self.members.update(each for each, is_in in changes.members.items() if is_in)
         self.members.difference_update(each for each, is_in in changes.members.items() if not is_in)
         self._taken = self.position.counts.entries
-        self.unwritten.append(changes)
-        self.recent.append(changes)
+        for touched in (self.unwritten, self.uncompared):
+            if touched is not None:
+                for kind in KINDS:
+                    touched[kind].update(getattr(changes, _attribute(kind)))
 
     def _excludes_more(self, page: Sequence[RawEntry]) -> bool:
         """Whether the page excludes entries that are not left out."""
@@ -179,3 +190,12 @@ class Rebuild:
                 return True
             self.excluded_by_log.update(event.entries)
         return False
+
+
+def nothing_touched() -> Touched:
+    """No ids of any kind."""
+    return {kind: set() for kind in KINDS}
+
+
+def _attribute(kind: Kind) -> str:
+    return kind.replace("-", "_")

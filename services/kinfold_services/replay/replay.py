@@ -27,9 +27,9 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import STATE, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.replay.differences import KINDS, Sides, as_change
+from kinfold_services.replay.differences import Sides, as_change
 from kinfold_services.replay.log import PAGE_ENTRIES, log_extent, read_pages
-from kinfold_services.replay.rebuild import Kind, Progress, Rebuild
+from kinfold_services.replay.rebuild import KINDS, Kind, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import Staging
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Position, Replaced, position_fields
@@ -81,10 +81,6 @@ class Replay:
         """For the feed, by contact."""
         self._is_other = False
         """Whether anything differs, also what no reader sees."""
-        self._compared = 0
-        """Which beginning of the rebuild the last two are about; 0 before the comparison."""
-        self._written = 0
-        """Which beginning of the rebuild is in the staging area; 0: none."""
 
     async def build(self, progress: Progress) -> None:
         """Step 1. Raises NoLog."""
@@ -95,17 +91,15 @@ class Replay:
 
     async def compare(self) -> list[Change]:
         """Step 2: what would go to the feed. Raises Replaced where another replay has begun."""
-        while True:
-            begun = self.rebuild.beginnings
+        is_compared = False
+        while not is_compared:
             self._feed_end = await self._end_of_feed()
-            self.rebuild.recent.clear()
+            self.rebuild.uncompared = nothing_touched()
             self._changes, self._is_other = {}, False
             for kind in KINDS:
                 if kind == "contacts" or not self._is_other:
                     await self._compare_some(kind, await self._sides.suspects(kind))
-            if self.rebuild.beginnings == begun:
-                break
-        self._compared = begun
+            is_compared = self.rebuild.is_compared  # the log, read on, may have excluded what was folded already
         await self._staging.check()
         return _in_order(self._changes)
 
@@ -135,7 +129,7 @@ class Replay:
                 await self._client.set(key(self._workspace, "hold"), self._token, px=_HOLD_MS)
                 living = await self._stored.position()
                 await self.rebuild.advance(await self._goal(living))
-                if self._compared == self.rebuild.beginnings:
+                if self.rebuild.is_compared:
                     await self._compare_again()
                     if not allow_lost:
                         await self.check_loss()
@@ -160,9 +154,9 @@ class Replay:
         while not is_near:
             before = self.rebuild.position.counts.entries
             await self.rebuild.advance(await self._goal(await self._stored.position()), progress)
-            if self._compared == self.rebuild.beginnings:
+            if self.rebuild.is_compared:
                 await self._compare_again()
-            if self._written == self.rebuild.beginnings:
+            if self.rebuild.unwritten is not None:
                 await self._write()
             is_near = self.rebuild.position.counts.entries - before <= _NEAR_ENTRIES
 
@@ -174,13 +168,13 @@ class Replay:
             await self._come_near()
             living = await self._stored.position()
             await self.rebuild.advance(await self._goal(living))
-            if self._compared != self.rebuild.beginnings:
+            if not self.rebuild.is_compared:
                 await self.compare()
                 continue
             self._is_other |= await self._differs_as_a_whole(living)
             await self._compare_again()  # which may bring us further
             await self._staging.check()
-            if self._compared == self.rebuild.beginnings:
+            if self.rebuild.is_compared:
                 return self._is_other
 
     async def _differs_as_a_whole(self, living: Position) -> bool:
@@ -196,10 +190,7 @@ class Replay:
 
     async def _compare_again(self) -> None:
         """Compares what either side has changed since the last comparison."""
-        recent, self.rebuild.recent = self.rebuild.recent, []
-        touched: dict[Kind, set[str]] = {
-            kind: {each for changes in recent for each in getattr(changes, kind.replace("-", "_"))} for kind in KINDS
-        }
+        touched, self.rebuild.uncompared = self.rebuild.uncompared or nothing_touched(), nothing_touched()
         contacts = await self._touched_on_feed()
         if contacts is None:
             contacts = await self._sides.suspects("contacts") | self._changes.keys()
@@ -277,11 +268,13 @@ class Replay:
 
     async def _write(self) -> None:
         """Writes into the staging area what is not there yet."""
-        if self._written != self.rebuild.beginnings:
+        rebuild = self.rebuild
+        if rebuild.unwritten is None:
             await self._staging.empty()
-            self._written = self.rebuild.beginnings
-        while self.rebuild.unwritten:
-            await self._staging.write(self._staging.writes.state(self.rebuild.unwritten.pop(0)))
+        unwritten, rebuild.unwritten = rebuild.unwritten, nothing_touched()
+        for kind in KINDS:
+            ids = rebuild.ids(kind) if unwritten is None else unwritten[kind]
+            await self._staging.write(self._staging.writes.things(kind, ((each, rebuild.stored(kind, each)) for each in ids)))
         rejects, self.rebuild.rejects = self.rebuild.rejects, []
         await self._staging.write(self._staging.writes.rejects(rejects))
 

@@ -15,6 +15,9 @@ from kinfold_projections.state import StateChanges
 from kinfold_schemas.keys import PrivateName, PublicName, Staging, key
 from kinfold_services.state.rejects import Reject
 
+SORTED_SETS: Final = frozenset({"members", "created"})
+"""Of the keys of a state. Every member has the score 0."""
+
 _AT_ONCE: Final = 1000
 
 
@@ -50,6 +53,14 @@ class Writes:
         for name, changed in (("members", changes.members), ("created", changes.created)):
             yield from self._many(b"ZADD", name, chain.from_iterable((b"0", each) for each, is_in in changed.items() if is_in))
             yield from self._many(b"ZREM", name, [each for each, is_in in changed.items() if not is_in])
+
+    def things(self, name: PublicName | PrivateName, values: Iterable[tuple[str, bytes | None]]) -> Iterator[bytes]:
+        """What is stored under some ids of a hash, or of a sorted set with its score; None: nothing is."""
+        is_set, rest = name in SORTED_SETS, iter(values)
+        while some := list(islice(rest, _AT_ONCE // 2)):
+            kept = [(value, each) if is_set else (each, value) for each, value in some if value is not None]
+            yield from self._many(b"ZADD" if is_set else b"HSET", name, chain.from_iterable(kept))
+            yield from self._many(b"ZREM" if is_set else b"HDEL", name, [each for each, value in some if value is None])
 
     def feed(self, changes: Iterable[bytes], feed_entries: int) -> Iterator[bytes]:
         """Encoded changes to the feed, which keeps about so many entries."""
