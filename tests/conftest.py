@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.asyncio import Redis
 
+from kinfold_services.server.embedded import running_url
+from tests.support.command_line import Kinfold
 from tests.support.servers import TestServer
 
 if TYPE_CHECKING:
@@ -30,6 +33,15 @@ async def _redis(redis_url: str) -> AsyncIterator[Redis]:
     async with Redis.from_url(redis_url, decode_responses=False) as client:
         await client.flushdb()
         yield client
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """Give a data dir with a space in its path, and stop what still runs there."""
+    path = tmp_path / "my data"
+    yield path
+    if running_url(path) is not None:
+        Kinfold("--data-dir", path).run_apart("down")
 
 
 @pytest.fixture

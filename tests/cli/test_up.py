@@ -19,15 +19,6 @@ from tests.support.projecting import clean_environment
 from tests.support.waiting import wait_until_sync
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Give a data dir with a space in its path, and stop what still runs there."""
-    path = tmp_path / "Application Support"
-    yield path
-    if running_url(path) is not None:
-        Kinfold("--data-dir", path).run_apart("down")
-
-
 @pytest.mark.slow
 def test_demo(data_dir: Path) -> None:
     """`make demo` twice gives 473 contacts: the second time all events are duplicates, and nothing changes."""

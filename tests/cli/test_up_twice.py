@@ -2,18 +2,17 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kinfold_services.cli.gateway_process import gateway_url
-from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold, Said
 from tests.support.engines import free_port
 from tests.support.waiting import wait_until_sync
@@ -21,15 +20,6 @@ from tests.support.waiting import wait_until_sync
 pytestmark = pytest.mark.slow
 
 USUAL_PORT = 8000
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Give a data dir, and stop what still runs there."""
-    path = tmp_path / "data"
-    yield path
-    if running_url(path) is not None:
-        Kinfold("--data-dir", path).run_apart("down")
 
 
 def gateway_line(said: Said) -> str:
@@ -62,7 +52,7 @@ def test_second_up_in_the_foreground_is_refused(data_dir: Path) -> None:
             status = first.wait(PATIENCE_S)
 
     assert (second.status, status) == (1, 0)
-    assert f"kinfold already runs on {data_dir}; `kinfold down --data-dir {data_dir}` stops it" in second.err
+    assert f"kinfold already runs on {data_dir}; `kinfold down --data-dir {shlex.quote(str(data_dir))}` stops it" in second.err
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
@@ -110,7 +100,7 @@ def test_port_option(data_dir: Path) -> None:
 
     assert gateway_line(first).endswith(f"http://127.0.0.1:{port}")
     assert (refused.status, f"expected port {other}, got a kinfold that already runs" in refused.err) == (1, True), refused
-    assert f"with port {port}; `kinfold down --data-dir {data_dir}` stops it" in refused.err
+    assert f"with port {port}; `kinfold down --data-dir {shlex.quote(str(data_dir))}` stops it" in refused.err
     assert f"http://127.0.0.1:{port} (as at the last start" in gateway_line(second)
 
 

@@ -16,6 +16,7 @@ from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +71,10 @@ def workspace(request: pytest.FixtureRequest) -> str:
     """Give the name of a workspace that no other test uses, because the server is never emptied."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
     return f"{name}-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def proxy(folding_url: str) -> Iterator[Proxy]:
+    """Give a proxy to the server."""
+    with Proxy(folding_url) as proxy:
+        yield proxy

@@ -7,7 +7,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,13 +35,6 @@ QUICK: Final[dict[str, Any]] = {
     "last_retry_s": 0.05,
     "timeout_s": 2.0,
 }
-
-
-@pytest.fixture
-def proxy(folding_url: str) -> Iterator[Proxy]:
-    """Give a proxy to the server."""
-    with Proxy(folding_url) as proxy:
-        yield proxy
 
 
 def send_all(producer: kinfold.Producer) -> float:

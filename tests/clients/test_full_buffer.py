@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -30,13 +30,6 @@ TINY: Final[dict[str, Any]] = {
     "last_retry_s": 0.05,
     "timeout_s": 2.0,
 }
-
-
-@pytest.fixture
-def proxy(folding_url: str) -> Iterator[Proxy]:
-    """Give a proxy to the server."""
-    with Proxy(folding_url) as proxy:
-        yield proxy
 
 
 @pytest.mark.parametrize("how", ["threads", "tasks"])

@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.topologies import Node, Sentinels, three_sentinels
+from tests.support.failures import hung, killed, promoted
+from tests.support.topologies import Node, Topology, three_sentinels
 from tests.support.under_load import in_use
 
 pytestmark = pytest.mark.slow
@@ -21,24 +22,9 @@ WORKSPACE: Final = "shop"
 LOST_ENTRIES: Final = 200
 
 
-async def killed(_: Sentinels, primary: Node, __: Node) -> None:
-    """The primary's machine is gone."""
-    primary.kill()
-
-
-async def hung(_: Sentinels, primary: Node, __: Node) -> None:
-    """The primary keeps every connection open and answers nothing."""
-    primary.hang()
-
-
-async def promoted(servers: Sentinels, _: Node, replica: Node) -> None:
-    """An operator fails over, and both servers live on."""
-    await servers.promote(replica)
-
-
 @pytest.mark.parametrize("fails", [killed, hung, promoted])
 async def test_folding_goes_on_at_the_promoted_server(
-    tmp_path: Path, warm_up: int, fails: Callable[[Sentinels, Node, Node], Awaitable[None]]
+    tmp_path: Path, warm_up: int, fails: Callable[[Topology, Node, Node], Awaitable[None]]
 ) -> None:
     """Nobody is told: the sentinels name another server, and projector, producers and reader find it by themselves."""
     async with three_sentinels(tmp_path) as servers, in_use(servers.url, WORKSPACE, tmp_path) as use:

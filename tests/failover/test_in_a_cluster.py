@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 
 from kinfold_schemas.keys import key
-from tests.support.topologies import Cluster, Node, three_node_cluster
+from tests.support.failures import hung, killed, promoted
+from tests.support.topologies import Node, Topology, three_node_cluster
 from tests.support.under_load import in_use
 
 pytestmark = pytest.mark.slow
@@ -19,24 +20,9 @@ LOST_ENTRIES: Final = 200
 ENTRIES_BETWEEN_KEYS: Final = 10
 
 
-async def killed(_: Cluster, primary: Node, __: Node) -> None:
-    """The node's machine is gone."""
-    primary.kill()
-
-
-async def hung(_: Cluster, primary: Node, __: Node) -> None:
-    """The node keeps every connection open and answers nothing."""
-    primary.hang()
-
-
-async def promoted(servers: Cluster, _: Node, replica: Node) -> None:
-    """An operator fails over, and both nodes live on."""
-    await servers.promote(replica)
-
-
 @pytest.mark.parametrize("fails", [killed, hung, promoted])
 async def test_folding_goes_on_at_the_promoted_node(
-    tmp_path: Path, warm_up: int, fails: Callable[[Cluster, Node, Node], Awaitable[None]]
+    tmp_path: Path, warm_up: int, fails: Callable[[Topology, Node, Node], Awaitable[None]]
 ) -> None:
     """Nobody is told: the slot has another owner, and projector, producers and reader find it by themselves."""
     async with three_node_cluster(tmp_path, LOG) as servers, in_use(servers.url, WORKSPACE, tmp_path) as use:

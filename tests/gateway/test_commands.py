@@ -8,25 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from kinfold_services.cli.gateway_process import gateway_url
-from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.waiting import wait_until_sync
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """Give a data dir, and stop what still runs in it afterwards."""
-    path = tmp_path / "my data"
-    yield path
-    if running_url(path) is not None:
-        Kinfold("--data-dir", path).run_apart("down")
 
 
 def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
