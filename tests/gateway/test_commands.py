@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from kinfold_services.cli.gateway_process import gateway_url
+from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.waiting import wait_until_sync
 
@@ -127,17 +128,20 @@ def test_ipv6_address_is_printed_in_brackets(data_dir: Path):
 
 
 @pytest.mark.slow
-def test_up_ends_when_its_gateway_ends(data_dir: Path):
-    """It says so and exits with status 1, since a missing gateway would be noticed late."""
+@pytest.mark.parametrize("answers", [False, True], ids=["as soon as it starts", "when it answers"])
+def test_up_ends_when_its_gateway_ends(data_dir: Path, *, answers: bool):
+    """It says so, stops its server and exits with status 1, since a missing gateway would be noticed late."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
-        wait_until_sync(lambda: gateway_url(data_dir), 30)
-        (gateway,) = children(up.pid, "gateway")
+        if answers:
+            wait_until_sync(lambda: gateway_url(data_dir), 30)
+        (gateway,) = wait_until_sync(lambda: children(up.pid, "gateway"), 30)
         os.kill(gateway, signal.SIGKILL)
         _, err = up.communicate(timeout=PATIENCE_S)
 
     assert b"the gateway ended with status -9" in err
     assert up.returncode == 1
+    assert running_url(data_dir) is None
 
 
 def test_up_on_a_requested_port_in_use_fails(data_dir: Path):
@@ -172,5 +176,5 @@ def is_reached_elsewhere(data_dir: Path) -> bool:
 
 def children(parent: int, command: str) -> list[int]:
     """The children of a process with a word in their command line."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if f" {command} " in line]

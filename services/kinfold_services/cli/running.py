@@ -107,40 +107,30 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[float], bool]]:
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
+    signal.signal(signal.SIGTERM, _terminate)  # until the projector handles it; by default it would stop nothing but us
+    gateway: GatewayProcess | None = None
     try:
-        beside = GatewayProcess(settings, url, data_dir)
+        with GatewayProcess(settings, url, data_dir) as gateway:
+            try:
+                serve_workspace(url, settings.workspace)
+                if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
+                    say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
+                status = run_projector(settings)
+            finally:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
     except CannotListen as error:
         return complain(str(error), NO)
-    with beside as gateway, _raising_on_sigterm():
-        try:
-            serve_workspace(url, settings.workspace)
-            if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
-                say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
-            status = run_projector(settings)
-        except _Terminated:
-            status = DONE
-        return NO if gateway.ended else status
+    except _Terminated:
+        status = DONE
+    return NO if gateway is None or gateway.ended else status
 
 
 class _Terminated(BaseException):
     """SIGTERM came before the projector handled signals."""
 
 
-@contextmanager
-def _raising_on_sigterm() -> Generator[None]:
-    """Turns SIGTERM into an exception. Otherwise it would end this process at once, without stopping its gateway and server.
-
-    Afterwards SIGTERM is ignored: the process is stopping.
-    """
-
-    def terminate(*_: object) -> None:
-        raise _Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def up_detached(settings: Settings) -> int:
