@@ -172,12 +172,14 @@ def test_up_in_the_foreground_ends_with_its_server_at_a_signal(data_dir: Path, n
 
 
 @pytest.mark.slow
-def test_up_ends_when_its_server_ends(data_dir: Path) -> None:
+@pytest.mark.parametrize("is_up", [False, True], ids=["as soon as it starts", "when all is up"])
+def test_up_ends_when_its_server_ends(data_dir: Path, *, is_up: bool) -> None:
     """`up` reports it, ends with status 1, and leaves the data dir ready for the next `up`."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
-        wait_until_sync(lambda: gateway_url(data_dir), 30)
-        url = running_url(data_dir)
+        url = wait_until_sync(lambda: running_url(data_dir), 30)
+        if is_up:
+            wait_until_sync(lambda: gateway_url(data_dir), 30)
         assert url is not None
         with redis_py.Redis.from_url(url) as client:
             os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)

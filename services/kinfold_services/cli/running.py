@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +59,23 @@ def run_projector(settings: Settings) -> int:
 
 def up(settings: Settings) -> int:
     """Runs everything in the foreground until a signal."""
+    signal.signal(signal.SIGTERM, _terminate)  # until the projector handles it; by default it would stop nothing but us
     configure_logs(settings.log_format, settings.log_level)
+    try:
+        return _up(settings)
+    except _Terminated:
+        return DONE
+
+
+class _Terminated(BaseException):
+    """SIGTERM came before the projector handled signals."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _up(settings: Settings) -> int:
     settings = _with_served_workspace(settings)
     if settings.redis_url is not None:
         asyncio.run(check(settings))  # an unusable server is reported before the gateway starts
@@ -69,12 +85,15 @@ def up(settings: Settings) -> int:
         with process_file(settings.data_dir):
             forget_gateway(settings.data_dir)
             with EmbeddedServer.start(settings.data_dir, fsync="always") as server, _ending_with(server) as has_ended:
-                try:
-                    status = _run_all(settings, server.url, settings.data_dir)
-                except SERVER_ERRORS:
-                    if not has_ended(_NOTICED_S):
-                        raise
-                    status = NO
+                status = DONE
+                with suppress(_Terminated):
+                    try:
+                        status = _run_all(settings, server.url, settings.data_dir)
+                    except SERVER_ERRORS:
+                        if not has_ended(_NOTICED_S):
+                            raise
+                    finally:
+                        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
                 return NO if has_ended(0) else status
     except AlreadyUp:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}` stops it"
@@ -107,7 +126,6 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[float], bool]]:
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
-    signal.signal(signal.SIGTERM, _terminate)  # until the projector handles it; by default it would stop nothing but us
     gateway: GatewayProcess | None = None
     try:
         with GatewayProcess(settings, url, data_dir) as gateway:
@@ -123,14 +141,6 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     except _Terminated:
         status = DONE
     return NO if gateway is None or gateway.ended else status
-
-
-class _Terminated(BaseException):
-    """SIGTERM came before the projector handled signals."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
 
 
 def up_detached(settings: Settings) -> int:
