@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+import kinfold
 from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
@@ -78,3 +79,10 @@ def proxy(folding_url: str) -> Iterator[Proxy]:
     """Give a proxy to the server."""
     with Proxy(folding_url) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def visitors(folding_url: str, workspace: str) -> Iterator[kinfold.Producer]:
+    """Give a producer."""
+    with kinfold.Producer(folding_url, workspace=workspace, batch_age_s=0.0) as visitors:
+        yield visitors

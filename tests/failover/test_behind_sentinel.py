@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 
 from tests.support.failures import hung, killed, promoted
-from tests.support.topologies import Node, Topology, three_sentinels
+from tests.support.nodes import Node
+from tests.support.topologies import Topology, three_sentinels
 from tests.support.under_load import in_use
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 
 from kinfold_schemas.keys import key
 from tests.support.failures import hung, killed, promoted
-from tests.support.topologies import Node, Topology, three_node_cluster
+from tests.support.nodes import Node
+from tests.support.topologies import Topology, three_node_cluster
 from tests.support.under_load import in_use
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from tests.support.topologies import Node
+from tests.support.nodes import Node
 from tests.support.under_load import Use, in_use
 from tests.support.waiting import wait_until
 

@@ -19,6 +19,7 @@ from kinfold_services.state.position import position_fields
 from tests.support.costs import costing
 from tests.support.event_log import append, entry_id, history
 from tests.support.malformed import MALFORMED
+from tests.support.nodes import ask
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
 from tests.support.replaying import (
     NO_RULES,
@@ -31,7 +32,7 @@ from tests.support.replaying import (
 )
 from tests.support.snapshots import keys_like
 from tests.support.strategies import Log, crowded_logs, logs
-from tests.support.topologies import ask, replicated
+from tests.support.topologies import replicated
 from tests.support.waiting import wait_until
 
 ENTRIES: Final = 3000

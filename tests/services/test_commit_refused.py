@@ -20,7 +20,8 @@ from kinfold_services.state.position import LostPlace
 from tests.support.committing import Committing, committed
 from tests.support.cutting import CuttingProxy
 from tests.support.event_log import entry_id
-from tests.support.topologies import Node, ask, three_node_cluster
+from tests.support.nodes import Node, ask
+from tests.support.topologies import three_node_cluster
 from tests.support.waiting import wait_until
 
 WORKSPACE: Final = "shop"

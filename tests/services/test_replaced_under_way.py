@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from kinfold_schemas.keys import COMMITTED, key
 from kinfold_services.queries import Workspace
 from tests.support.event_log import append, entry_id, forget_all_but_the_log, history
-from tests.support.projecting import fold_log, projecting, wait_until_folded
+from tests.support.projecting import FOLD_S, fold_log, projecting, wait_until_folded
 from tests.support.proxy import Proxy
 from tests.support.replaying import replay, verify
 from tests.support.waiting import wait_until
@@ -58,15 +58,17 @@ async def test_a_state_that_is_behind_what_was_committed_gets_every_entry(redis:
 async def test_a_state_that_is_ahead_of_what_was_folded_gets_no_entry_twice(
     redis: Redis, redis_url: str, workspace: str
 ) -> None:
-    """A state that holds the batch already is put in place while that batch waits for a hold to end."""
+    """A state that holds the two batches already is put in place while they wait for a hold to end."""
     last = await append(redis, workspace, history()[:6])
     await fold_log(redis, redis_url, workspace)
     backup = await back_up(redis, workspace)
     await forget_all_but_the_log(redis, workspace)
     await redis.set(key(workspace, "hold"), "a replay's")
     with capture_logs() as logs:
-        async with projecting(redis_url, workspace, batch_entries=4):
-            await wait_until(lambda: [each for each in logs if each["event"] == "batch folded"])
+        async with projecting(redis_url, workspace, batch_entries=4) as service:
+            await wait_until(lambda: workspace in service.workspaces, FOLD_S)
+            projector = service.workspaces[workspace]
+            await wait_until(lambda: projector.position.stream_id == last, FOLD_S)
             await put_back(redis, workspace, backup)
             await redis.delete(key(workspace, "hold"))
             last = await append(redis, workspace, history()[6:7], start=6)

@@ -1,6 +1,7 @@
 """Ways in which a primary fails, alike behind Sentinel and in a cluster."""
 
-from tests.support.topologies import Node, Topology
+from tests.support.nodes import Node
+from tests.support.topologies import Topology
 
 
 async def killed(_: Topology, primary: Node, __: Node) -> None:

@@ -4,29 +4,20 @@ Every server is a process with its own port. All of them are stopped at the end 
 """
 
 import random
-import shutil
-import signal
-import subprocess
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Self, cast
+from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 
-from kinfold_services.server.binary import find_server_binary
-from tests.support.engines import MASTER, free_port
+from tests.support.engines import MASTER
+from tests.support.nodes import POLL_S, START_S, Node, ask
 from tests.support.waiting import wait_until
 
-START_S: Final = 30.0
 PROMOTION_S: Final = 30.0
-_POLL_S: Final = 0.03
-"""A long interval, because every check opens a connection and takes CPU time from the servers."""
-_ANSWER_S: Final = 5.0
-_PORT_TRIES: Final = 5
 _DOWN_AFTER_MS: Final = 1000
 _NODE_TIMEOUT_MS: Final = 2000
 _MANUAL_FAILOVER_S: Final = 6.0
@@ -35,126 +26,6 @@ _SLOTS: Final = 16384
 _PRIMARIES: Final = 3
 _SENTINELS: Final = 3
 _QUORUM: Final = 2
-_WRONG_PASSWORD: Final = "cut-off"  # noqa: S105  wrong on purpose
-
-
-def server_program() -> str:
-    """The server program: `redis-server` if it is on PATH, because it can do everything, or else the embedded one."""
-    return shutil.which("redis-server") or str(find_server_binary().path)
-
-
-async def ask(client: Redis, *command: object) -> Any:
-    """Send one command and return the raw reply."""
-    return await cast("Any", client).execute_command(*command)
-
-
-class Node:
-    """One server process with its port and directory. `client` connects to it directly, without decoding."""
-
-    def __init__(self, directory: Path, *options: object, needs_bus: bool = False) -> None:
-        self.directory: Final = directory
-        self.port = 0
-        self._options: Final = options
-        self._needs_bus: Final = needs_bus
-        self._bus_port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        directory.mkdir(parents=True)
-
-    async def start(self) -> Self:
-        """Start it on its previous port and wait until it responds. A new node tries another port if its own is taken."""
-        tries = 1 if self.port else _PORT_TRIES
-        for _ in range(tries):
-            self.port = self.port or free_port()
-            self._bus_port = self._bus_port or (free_port() if self._needs_bus else 0)
-            self._launch()
-            if await wait_until(self._state, START_S, _POLL_S) == "answers":
-                return self
-            if tries > 1:
-                self.port = self._bus_port = 0
-        raise AssertionError(f"{self.directory.name} did not start: {self.log()[-1000:]}")
-
-    def _launch(self) -> None:
-        bus = ["--cluster-port", str(self._bus_port)] if self._needs_bus else []
-        command = [server_program(), *map(str, self._options), "--port", str(self.port), *bus, "--dir", str(self.directory)]
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    async def _state(self) -> str:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            return "ended"
-        async with self.client() as client:
-            try:
-                await ask(client, "PING")
-            except (RedisError, OSError):
-                return ""
-        return "answers"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process exists, hung or not."""
-        return self._process is not None and self._process.poll() is None
-
-    def client(self) -> Redis:
-        """Make a client; the caller closes it."""
-        return Redis(host="127.0.0.1", port=self.port, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S)
-
-    async def ask(self, *command: object) -> Any:
-        """Send one command over a connection of its own."""
-        async with self.client() as client:
-            return await ask(client, *command)
-
-    async def role(self) -> str:
-        """Return the server's role: `master` or `slave`."""
-        return cast("bytes", (await self.ask("ROLE"))[0]).decode()
-
-    def kill(self) -> None:
-        """Send SIGKILL, also to a hung process; does nothing if it has ended."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def hang(self) -> None:
-        """Send SIGSTOP: connections stay open, the kernel accepts new ones, and there is no reply."""
-        self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Send SIGCONT."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def log(self) -> str:
-        """Return its log."""
-        return (self.directory / "log").read_text(errors="replace")
-
-    async def cut_off_from(self, primary: "Node") -> None:
-        """Break this replica's link to its primary until `connect_again`, so that later writes stay on the primary.
-
-        A wrong password keeps the replica from coming back: the primary has none, and AUTH fails.
-        """
-        await self.ask("CONFIG", "SET", "masterauth", _WRONG_PASSWORD)
-        await primary.ask("CLIENT", "KILL", "TYPE", "replica")
-
-        async def is_cut_off() -> bool:
-            return b"master_link_status:down" in await self._raw_info()
-
-        await wait_until(is_cut_off)
-
-    async def connect_again(self) -> None:
-        """Let the replica connect again."""
-        await self.ask("CONFIG", "SET", "masterauth", "")
-
-    async def replicates(self) -> bool:
-        """Whether it is a replica whose link is up."""
-        return b"master_link_status:up" in await self._raw_info()
-
-    async def _raw_info(self) -> bytes:
-        async with self.client() as client:
-            client.response_callbacks.pop("INFO", None)
-            return cast("bytes", await ask(client, "INFO", "replication"))
 
 
 class Topology:
@@ -200,7 +71,7 @@ class Topology:
             except (RedisError, OSError):
                 return False
 
-        await wait_until(is_whole, START_S, _POLL_S)
+        await wait_until(is_whole, START_S, POLL_S)
 
 
 class Sentinels(Topology):
@@ -218,7 +89,7 @@ class Sentinels(Topology):
             named = [await each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER) for each in self.sentinels]
             return any(int(address[1]) == node.port for address in named)
 
-        await wait_until(is_named, PROMOTION_S, _POLL_S)
+        await wait_until(is_named, PROMOTION_S, POLL_S)
 
     async def promote(self, node: Node) -> None:
         """Send `SENTINEL FAILOVER`: the sentinels promote the only replica and demote the primary."""
@@ -233,7 +104,7 @@ class Sentinels(Topology):
         async def is_agreed() -> bool:
             return all([await _is_settled(each, port) for each in self.sentinels])
 
-        await wait_until(is_agreed, START_S, _POLL_S)
+        await wait_until(is_agreed, START_S, POLL_S)
 
 
 async def _is_settled(sentinel: Node, primary_port: int) -> bool:
@@ -269,7 +140,7 @@ async def replicated(directory: Path, *options: object) -> AsyncGenerator[tuple[
         primary = await _started(stack, Node(directory / "a", *common))
         replica = await _started(stack, Node(directory / "b", *common))
         await replica.ask("REPLICAOF", "127.0.0.1", primary.port)
-        await wait_until(replica.replicates, START_S, _POLL_S)
+        await wait_until(replica.replicates, START_S, POLL_S)
         yield primary, replica
 
 
@@ -316,7 +187,7 @@ class Cluster(Topology):
         async def is_known() -> bool:
             return any([await _owner_port(each, self.slot) == node.port for each in self.others])
 
-        await wait_until(is_known, PROMOTION_S, _POLL_S)
+        await wait_until(is_known, PROMOTION_S, POLL_S)
 
     async def promote(self, node: Node) -> None:
         """Send `CLUSTER FAILOVER`, in which primary and replica cooperate and lose no entry. Retries if they fail to."""
@@ -325,7 +196,7 @@ class Cluster(Topology):
             assert time.monotonic() < deadline, f"nobody promoted {node.directory.name}: {node.log()[-1000:]}"
             await node.ask("CLUSTER", "FAILOVER")
             with suppress(AssertionError):
-                await wait_until(lambda: _is_primary(node), _MANUAL_FAILOVER_S, _POLL_S)
+                await wait_until(lambda: _is_primary(node), _MANUAL_FAILOVER_S, POLL_S)
 
     async def heal(self) -> None:
         """Like `Topology.heal`, and wait until all nodes see a complete cluster and agree on the owner of the slot."""
@@ -337,7 +208,7 @@ class Cluster(Topology):
             nodes = (*self.nodes, *self.others)
             return all([await _is_whole(each) and await _owner_port(each, self.slot) == port for each in nodes])
 
-        await wait_until(is_ok, START_S, _POLL_S)
+        await wait_until(is_ok, START_S, POLL_S)
 
     async def migrate(self, source: Node, target: Node, between_keys: Callable[[], Awaitable[None]]) -> None:
         """Move the slot, key by key, as `redis-cli --cluster reshard` does; calls `between_keys` after each.
@@ -392,7 +263,7 @@ async def three_node_cluster(directory: Path, key: str) -> AsyncGenerator[Cluste
         async def have_met() -> bool:
             return all([await _is_whole(node) for node in made])
 
-        await wait_until(have_met, START_S, _POLL_S)
+        await wait_until(have_met, START_S, POLL_S)
         (primary,) = [node for node, first, last in zip(primaries, bounds, bounds[1:], strict=False) if first <= slot < last]
         await replica.ask("CLUSTER", "REPLICATE", _text(await primary.ask("CLUSTER", "MYID")))
         topology = Cluster([primary, replica], [node for node in primaries if node is not primary], slot)
