@@ -45,8 +45,10 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
 
     def widen(self, first_at: str, last_at: str) -> None:
         """Widens the seen times."""
-        self.last_seen_at = max(self.last_seen_at, last_at)
-        self.first_seen_at = min(self.first_seen_at, first_at)
+        if last_at > self.last_seen_at:
+            self.last_seen_at = last_at
+        if first_at < self.first_seen_at:
+            self.first_seen_at = first_at
 
 
 class ContactStamps(msgspec.Struct, array_like=True, gc=False):
