@@ -28,7 +28,7 @@ from kinfold_projections.linking import UNLINKED, Linking, link_visitor
 from kinfold_projections.links import holder_at
 from kinfold_projections.metadata import NO_METADATA, Metadata
 from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcome, rejected
-from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps
+from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.changes import (
     ContactCreated,
@@ -123,10 +123,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         return _create_for_metadata(state, entry, event, metadata)
     if visitor_id is not None:
         state.visitor(visitor_id, entry.seen_at)
-    changed = [f"metadata.{key}" for key in keys]
+    changed = [f"metadata.{key}" for key in sorted(keys)] if keys else keys
     stamps = state.put_metadata(contact, metadata)
     if event.name is not None or event.image is not None:
-        before = copy(contact)
+        before = copy_contact(contact)
         late |= not take_profile(contact, stamps, event, entry.at_ms)
         changed = changed_fields(before, contact) + changed
     if not changed:
@@ -178,7 +178,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     contact = decision.target
     if contact is None:
         contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
-    before = copy(contact)
+    before = copy_contact(contact)
     if names.external_id is not None:
         take_external_id(state, contact, names.external_id)
     if decision.rule == "merges":
@@ -268,8 +268,8 @@ def _metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
 
 def _anonymous(state: State, visitor_id: str | None) -> _Anonymous | None:
     """The visitor, where it brings something to the contact that identifies it first."""
-    stamps = state.visitor_stamps.get(visitor_id) if visitor_id is not None else None
-    if visitor_id is None or stamps is None or (visitor := state.visitors[visitor_id]).links:
+    visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
+    if visitor_id is None or visitor is None or visitor.links or (stamps := state.visitor_stamps.get(visitor_id)) is None:
         return None
     return visitor, stamps
 

@@ -48,9 +48,12 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
     index = len(links) if at >= links[-1].since else bisect_right(links, at, key=_since)
     if index:
         before, times = links[index - 1], confirmed[index - 1]
-        if find(before.contact_id) == contact_id:
-            again = _confirmed(before.since, times, at_ms)
-            return links, confirmed if again is times else [*confirmed[: index - 1], again, *confirmed[index:]]
+        if before.contact_id == contact_id or find(before.contact_id) == contact_id:
+            if (again := _confirmed(before.since, times, at_ms)) is times:
+                return history
+            confirmed = confirmed.copy()
+            confirmed[index - 1] = again
+            return links, confirmed
         if times and times[-1] > at_ms:
             cut = bisect_right(times, at_ms)
             resumed = Link(find(before.contact_id), to_text(times[cut]))
@@ -72,7 +75,9 @@ def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
     place = bisect_right(times, at_ms)
     if at_ms == (times[place - 1] if place else text_ms(since)):
         return times
-    return _thinned(since, [*times[:place], at_ms, *times[place:]])
+    more = times.copy()
+    more.insert(place, at_ms)
+    return more if len(more) < KEPT else _thinned(since, more)
 
 
 def _thinned(since: str, times: list[int]) -> list[int]:

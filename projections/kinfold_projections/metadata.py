@@ -25,8 +25,8 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     ) -> tuple["Metadata", list[str], bool]:
         """Sets `values` and removes `unset` as of `at_ms`; a key in both is set.
 
-        Also returns the keys that differ now, in order of their names, and whether anything came too late. An equal value keeps
-        its place and moves its stamp. The result may hold more than `MAX_METADATA_KEYS`.
+        Also returns the keys that differ now, and whether anything came too late. An equal value keeps its place and moves its
+        stamp. The result may hold more than `MAX_METADATA_KEYS`.
         """
         new_values = own_values = self.values
         new_stamps = self.stamps.copy()
@@ -48,7 +48,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
                 continue
             new_stamps[key] = at_ms
             old = new_values.get(key, _NOTHING)
-            if old.__class__ is value.__class__ and old == value:
+            if old == value and type(old) is type(value):
                 continue
             if new_values is own_values:
                 new_values = own_values.copy()
@@ -56,7 +56,6 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
             changed.append(key)
         if unset:
             new_stamps = _forget_long_removed(new_values, new_stamps)
-        changed.sort()
         return Metadata(new_values, new_stamps), changed, late
 
     def combine(self, other: "Metadata") -> "Metadata":

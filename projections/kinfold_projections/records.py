@@ -11,7 +11,8 @@ stand apart, so that an event that says nothing new writes a few bytes and leave
 A stamp is an effective time in milliseconds. `metadata`, `visitor_ids` and `links` are replaced and never mutated.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -117,6 +118,8 @@ def public_visitor(visitor_id: str, record: VisitorRecord) -> Visitor:
     return msgspec.structs.replace(msgspec.convert(record, Visitor, from_attributes=True), id=visitor_id)
 
 
+copy_contact: Final[Callable[[ContactRecord], ContactRecord]] = cast("Any", ContactRecord).__copy__
+"""`copy.copy` takes five times as long."""
 encode_record: Final = msgspec.json.Encoder().encode
 encode_stamps: Final = msgspec.msgpack.Encoder().encode
 decode_visitor: Final = msgspec.json.Decoder(VisitorRecord).decode

@@ -132,12 +132,13 @@ class State:
 
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
-        contact = self.contacts.get(contact_id)
-        while type(contact) is MergedContact:
-            contact_id = contact.merged_into
+        while True:
             contact = self.contacts.get(contact_id)
-        if type(contact) is ContactRecord:
-            return contact
+            if type(contact) is ContactRecord:
+                return contact
+            if type(contact) is not MergedContact:
+                break
+            contact_id = contact.merged_into
         message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
         raise DamagedState(message)
 
