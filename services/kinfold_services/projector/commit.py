@@ -41,7 +41,7 @@ from kinfold_services.projector.wire import Wire
 from kinfold_services.state.position import LostPlace, Position, Replaced, position_fields
 from kinfold_services.state.rejects import Reject
 from kinfold_services.state.writes import Writes, pack
-from kinfold_services.streams import as_entry
+from kinfold_services.streams import as_entries
 
 GROUP: Final = "kinfold"
 """The consumer group whose position follows the projector's, so that `XINFO GROUPS` shows the lag."""
@@ -254,8 +254,7 @@ class Committer:
         self._armed = _armed(replies[2 + count :])
         if executed is None:
             return False
-        found = executed[0]
-        self.left_entry = as_entry(found[0])[1] if found else None
+        self.left_entry = next((fields for _, fields in as_entries(executed[0])), None)
         return True
 
     def _check(self, armed: Armed, batch: Batch) -> None:
