@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, check_workspace
 from kinfold_services.connections import check_url
 
-Workspace = Annotated[str, AfterValidator(check_workspace)]
+WorkspaceName = Annotated[str, AfterValidator(check_workspace)]
 
 _PREFIX: Final = "KINFOLD_"
 _OTHERS: Final = frozenset({"KINFOLD_DETACHED", "KINFOLD_TEST_REDIS_URL", "KINFOLD_TEST_SEED"})
@@ -61,9 +61,9 @@ class Settings(BaseSettings):
     Unset: the embedded server of the data dir."""
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path(".kinfold")
     """The directory of the embedded server's data."""
-    workspace: Workspace = DEFAULT_WORKSPACE
+    workspace: WorkspaceName = DEFAULT_WORKSPACE
     """The workspace that a command works on."""
-    serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
+    serve: Annotated[frozenset[WorkspaceName] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
     """The workspaces that a projector serves, separated by commas.
     Unset: `default` and all members of `kinfold:workspaces`, also later ones."""
     batch_entries: int = Field(default=150, ge=1, le=10_000)

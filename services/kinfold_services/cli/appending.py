@@ -11,7 +11,7 @@ from kinfold_services.cli.ndjson import append
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, complain, print_json
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
-from kinfold_services.queries import NotFolded, Workspace
+from kinfold_services.state.queries import NotFolded, StateQueries
 
 _LOOK_AGAIN_S: Final = 0.05
 _LAST_PAGE_S: Final = 5.0
@@ -71,7 +71,7 @@ async def report(client: Client, workspace: str, position: str, answer: Mapping[
     if is_not_served:
         return complain("the events are in the log; --wait does not wait, because no projector serves the workspace", NO)
     try:
-        await _until_folded(Workspace(client, workspace), position, wait_s)
+        await _until_folded(StateQueries(client, workspace), position, wait_s)
     except asyncio.CancelledError:
         return complain("interrupted while waiting; the events are in the log", INTERRUPTED)
     return DONE
@@ -90,7 +90,7 @@ async def _whole(page: Awaitable[T]) -> T:
         return task.result()
 
 
-async def _until_folded(workspace: Workspace, position: str, patience_s: float) -> None:
+async def _until_folded(workspace: StateQueries, position: str, patience_s: float) -> None:
     status = await workspace.status()
     moved_at = time.monotonic()
     with progress("folding", status.lag) as advance:

@@ -31,7 +31,7 @@ from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
 from kinfold_services.connections import SERVER_ERRORS
-from kinfold_services.logs import configure_logs
+from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
 from kinfold_services.server.embedded import EmbeddedServer, running_url
