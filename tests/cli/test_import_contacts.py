@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import redis as redis_py
 
 from kinfold_schemas.keys import key
 from kinfold_schemas.times import to_text
+from kinfold_services.contact_files.arrow import load_arrow
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.command_line import Kinfold, Said
 from tests.support.waiting import wait_until_sync
 
+pa: Final = load_arrow()
 INTERRUPTED = 130
 WRITTEN_MS: Final = 1_750_000_000_123
 USERS: Final = "id,email,name,plan,mrr,trial\nu-1,ada@example.org,Ada,pro,99.5,true\nu-2,,Lin,free,0,\n"
@@ -409,7 +409,7 @@ def test_parquet_keeps_its_types(kinfold: Kinfold, log: redis_py.Redis, workspac
         }
     )
     path = tmp_path / "users.parquet"
-    pq.write_table(table, path)
+    pa.parquet.write_table(table, path)
 
     kinfold.json("import-contacts", path)
 
@@ -434,7 +434,7 @@ def test_parquet_keeps_its_types(kinfold: Kinfold, log: redis_py.Redis, workspac
 
 def test_wrong_parquet_row_is_named_by_its_number(kinfold: Kinfold, tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
-    pq.write_table(pa.table({"id": ["u-1", "u-2"], "size": [1, 2**60]}), path)
+    pa.parquet.write_table(pa.table({"id": ["u-1", "u-2"], "size": [1, 2**60]}), path)
 
     said = kinfold.run("import-contacts", path)
 
@@ -445,7 +445,7 @@ def test_wrong_parquet_row_is_named_by_its_number(kinfold: Kinfold, tmp_path: Pa
 
 def test_parquet_column_that_cannot_be_metadata_is_named(kinfold: Kinfold, tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
-    pq.write_table(pa.table({"id": ["u-1"], "tags": [["a", "b"]]}), path)
+    pa.parquet.write_table(pa.table({"id": ["u-1"], "tags": [["a", "b"]]}), path)
 
     said = kinfold.run("import-contacts", path)
 
@@ -457,7 +457,7 @@ def test_parquet_column_that_cannot_be_metadata_is_named(kinfold: Kinfold, tmp_p
 @pytest.mark.parametrize("damage", ["no Parquet", "cut short"])
 def test_damaged_parquet_is_wrong_usage(kinfold: Kinfold, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "users.parquet"
-    pq.write_table(pa.table({"id": ["u-1"]}), path)
+    pa.parquet.write_table(pa.table({"id": ["u-1"]}), path)
     path.write_bytes(b"id,email\n" if damage == "no Parquet" else path.read_bytes()[:-20])
 
     said = kinfold.run("import-contacts", path)
@@ -468,7 +468,7 @@ def test_damaged_parquet_is_wrong_usage(kinfold: Kinfold, tmp_path: Path, damage
 
 def test_parquet_without_pyarrow_says_what_to_install(kinfold: Kinfold, tmp_path: Path) -> None:
     path = tmp_path / "users.parquet"
-    pq.write_table(pa.table({"id": ["u-1"]}), path)
+    pa.parquet.write_table(pa.table({"id": ["u-1"]}), path)
 
     with patch.dict(sys.modules, {"pyarrow.parquet": None}):  # makes Python raise ImportError
         said = kinfold.run("import-contacts", path)

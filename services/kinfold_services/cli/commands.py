@@ -11,6 +11,7 @@ import uvloop
 
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.contact_output import FormatName, Output
 from kinfold_services.cli.import_command import import_contacts
 from kinfold_services.cli.key_commands import key_commands
 from kinfold_services.cli.options import (
@@ -172,13 +173,15 @@ def contacts(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
+    form: FormatName = None,
+    output: Output = None,
     at: At = None,
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints every living contact, one a line, by id."""
+    """Prints every living contact, by id: one JSON object a line, or another format."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
+    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout), form, output))
 
 
 @app.command()
