@@ -1,7 +1,7 @@
 """Writes contacts as CSV and Parquet, one column for each metadata key.
 
-Which keys there are, and of which kinds their values are, is known only when the last contact was seen. So contacts wait in a
-file, and memory stays flat at any number of them.
+The keys, and the kinds of their values, are known only when the last contact was seen. So contacts wait in a file, and memory
+stays flat at any number of them.
 """
 
 import csv
