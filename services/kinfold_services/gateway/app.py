@@ -21,6 +21,7 @@ from kinfold_services.gateway.operations import healthz, healthz_head, metrics, 
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
+from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -34,6 +35,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     visitor_by_id,
     changes,
     changes_socket,
+    kinfold_js,
     healthz,
     healthz_head,
     readyz,
