@@ -1,13 +1,18 @@
 /**
  * The queue of events, and how they get to the gateway.
  *
- * Every event is an item of its own in local storage, so that tabs can add events at the same time without a lock. An event is
- * removed when the gateway has appended it or rejected it for good. So an event whose answer got lost is sent again, with the
- * same id, and the fold drops the second one (contract section 3, Duplicates).
+ * Every event is an item of its own in local storage, under the id of the tab that added it, so that tabs add events at the same
+ * time without waiting for each other. A tab sends its own events, and those of tabs that have ended: it holds a lock (Web Locks)
+ * for each of them. One lock for all tabs would not do: a tab sees another one's changes of the storage only some time after the
+ * lock was free.
+ *
+ * An event is removed when the gateway has appended it or rejected it for good. So an event whose answer got lost is sent again,
+ * with the same id, and the fold drops the second one (contract section 3, Duplicates).
  */
 
 import type { Store } from "./storage.js";
 import { byteLength } from "./values.js";
+import { newId } from "./visitors.js";
 import { safely, warn } from "./warn.js";
 
 const MAX_EVENTS = 100;
@@ -29,11 +34,15 @@ interface Rejected {
 }
 
 export class Sender {
-  readonly #unsent: string;
-  readonly #waitName: string;
+  readonly #store: Store;
+  readonly #prefix: string;
   readonly #url: string;
-  /** The items that this tab has added: those it sends when the page ends. */
-  readonly #own = new Set<string>();
+  readonly #onRejected: (event: Event) => void;
+  /** The id of this tab, and of all tabs whose events this one sends. */
+  #tab = "";
+  #held = new Set<string>();
+  #left = Promise.resolve();
+  #release = () => {};
   readonly #inFlight = new Set<string>();
   #running: Promise<boolean> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -41,32 +50,24 @@ export class Sender {
   #most = MAX_EVENTS;
   #added = 0;
   #stopped = false;
-  readonly #store: Store;
-  readonly #prefix: string;
-  readonly #onRejected: (event: Event) => void;
 
-  constructor(
-    store: Store,
-    prefix: string,
-    host: string,
-    key: string,
-    onRejected: (event: Event) => void,
-  ) {
+  constructor(store: Store, prefix: string, host: string, key: string, onRejected: (event: Event) => void) {
     this.#store = store;
     this.#prefix = prefix;
     this.#onRejected = onRejected;
-    this.#unsent = `${prefix}.unsent.`;
-    this.#waitName = `${prefix}.wait`;
     this.#url = `${host}/v1/events?partial=true&writeKey=${encodeURIComponent(key)}`;
     addEventListener("online", () => {
       this.#wait(0);
       void this.flush();
     });
+    addEventListener("pageshow", ({ persisted }) => {
+      if (persisted) this.#enter();
+    });
     addEventListener("pagehide", () => this.#leave());
     document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState === "hidden") this.#leave();
+      if (document.visibilityState === "hidden") void this.flush(); // a phone may end the page without another event
     });
-    if (this.#waiting().length) this.#soon(0);
+    this.#enter();
   }
 
   /** Add an event. Returns whether it outlives the page. */
@@ -77,11 +78,8 @@ export class Sender {
       warn("not sent: too large, or too many page views wait:", event);
       return true;
     }
-    // Sorted by time, then by number. Two tabs differ in the end of the event's random id.
     const order = Date.now().toString(36).padStart(9, "0") + (this.#added++).toString(36).padStart(4, "0");
-    const name = this.#unsent + order + event.id.slice(-6);
-    this.#own.add(name);
-    const kept = this.#store.set(name, data);
+    const kept = this.#store.set(this.#name(this.#tab) + order, data);
     this.#soon(GATHER_MS);
     return kept;
   }
@@ -90,16 +88,11 @@ export class Sender {
   flush(): Promise<boolean> {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#running ??= this.#alone(() => this.#drain())
-      .catch((error: unknown) => {
-        warn(error);
-        return false;
-      })
-      .then((done) => {
-        this.#running = undefined;
-        if (this.#waiting().length) this.#soon(Math.max(GATHER_MS, this.#waitMs()));
-        return done;
-      });
+    this.#running ??= this.#drain().then((done) => {
+      this.#running = undefined;
+      if ([...this.#held].some((tab) => this.#waiting(tab).length)) this.#soon(Math.max(GATHER_MS, this.#waitMs()));
+      return done;
+    });
     return this.#running;
   }
 
@@ -113,31 +106,58 @@ export class Sender {
     if (!this.#stopped) this.#timer ??= setTimeout(() => void this.flush(), ms);
   }
 
-  /** One tab sends at a time. Without locks (a page without TLS) several may send an event, and the fold takes one. */
-  #alone(action: () => Promise<boolean>): Promise<boolean> {
-    return navigator.locks ? navigator.locks.request(this.#prefix, action) : action();
+  /** The page begins, or comes back from the back/forward cache: other tabs may have sent its events meanwhile. */
+  #enter(): void {
+    this.#left = new Promise((resolve) => (this.#release = resolve));
+    this.#tab = newId();
+    this.#held = new Set([this.#tab]);
+    void this.#hold(this.#tab);
+    if (this.#waiting().length) this.#soon(0);
+  }
+
+  /** The page ends: nothing can be waited for. Without locks it may go into the back/forward cache. */
+  #leave(): void {
+    let names = this.#waiting(this.#tab);
+    if (!this.#stopped && !this.#waitMs())
+      for (let batch = this.#batch(names); batch.length; batch = this.#batch(names)) {
+        void this.#post(batch);
+        names = names.filter((name) => !batch.includes(name));
+      }
+    this.#release();
+  }
+
+  /** Hold the lock of a tab until the page ends. Resolves to whether it was free. */
+  #hold(tab: string): Promise<boolean> {
+    return new Promise((resolve) => {
+      // Without TLS there are no locks, and where cookies are blocked none is granted, but there is no other tab's event either.
+      if (!navigator.locks) return resolve(true);
+      const held = navigator.locks.request(this.#prefix + tab, { ifAvailable: true }, (lock) => {
+        resolve(!!lock);
+        return lock ? this.#left : undefined;
+      });
+      held.catch(() => resolve(true));
+    });
   }
 
   async #drain(): Promise<boolean> {
-    for (;;) {
-      const batch = this.#batch(this.#waiting());
-      if (!batch.length || this.#stopped) return !this.#inFlight.size;
-      if (this.#waitMs() > 0 || !(await this.#post(batch))) return false;
+    const tabs = new Set(this.#waiting().map((name) => name.slice(this.#name().length).split(".")[0]!));
+    tabs.delete(this.#tab);
+    for (const tab of [...tabs, this.#tab]) {
+      if (!this.#held.has(tab) && !(await this.#hold(tab))) continue;
+      this.#held.add(tab);
+      for (let batch = this.#batch(this.#waiting(tab)); batch.length; batch = this.#batch(this.#waiting(tab)))
+        if (this.#stopped || this.#waitMs() || !(await this.#post(batch))) return false;
     }
+    return !this.#inFlight.size;
   }
 
-  /** When the page ends, nothing can wait for the lock: this tab sends its own events, another one sends its. */
-  #leave(): void {
-    if (this.#stopped || this.#waitMs() > 0) return;
-    let names = [...this.#own].sort();
-    for (let batch = this.#batch(names); batch.length; batch = this.#batch(names)) {
-      void this.#post(batch);
-      names = names.filter((name) => !batch.includes(name));
-    }
+  /** The beginning of the names of a tab's items, or of all tabs'. */
+  #name(tab?: string): string {
+    return `${this.#prefix}.unsent.${tab ? `${tab}.` : ""}`;
   }
 
-  #waiting(): string[] {
-    return this.#store.names(this.#unsent);
+  #waiting(tab?: string): string[] {
+    return this.#store.names(this.#name(tab));
   }
 
   /** The first of these items that fit into one request. */
@@ -162,7 +182,7 @@ export class Sender {
       if (event) {
         events.push({ ...event, sentAt: new Date().toISOString() });
         sent.push(name);
-      } else this.#done([name]); // another tab has sent it, or it was damaged
+      } else this.#done([name]); // it was damaged
     }
     if (!sent.length) return true;
     for (const name of sent) this.#inFlight.add(name);
@@ -208,10 +228,7 @@ export class Sender {
   }
 
   #done(sent: string[]): void {
-    for (const name of sent) {
-      this.#store.remove(name);
-      this.#own.delete(name);
-    }
+    sent.forEach((name) => this.#store.remove(name));
   }
 
   #failed(retryAfter: string | null): false {
@@ -223,12 +240,12 @@ export class Sender {
 
   /** All tabs wait, also those that are opened later. */
   #wait(until: number): void {
-    if (until) this.#store.set(this.#waitName, `${until}`);
-    else this.#store.remove(this.#waitName);
+    if (until) this.#store.set(`${this.#prefix}.wait`, `${until}`);
+    else this.#store.remove(`${this.#prefix}.wait`);
   }
 
   #waitMs(): number {
-    const ms = Number(this.#store.get(this.#waitName)) - Date.now();
+    const ms = Number(this.#store.get(`${this.#prefix}.wait`)) - Date.now();
     return ms > LONGEST_TOLD_MS ? 0 : Math.max(0, ms); // the clock was set back
   }
 }
