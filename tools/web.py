@@ -4,7 +4,7 @@
 
 | made | for |
 |---|---|
-| `services/kinfold_services/gateway/web/kinfold.js` | `<script>`: in the repository, because a clone without Node serves it too |
+| `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
 | `clients/browser/dist` | npm: an ES module and its types |
 
 `--into` writes only the first, into another directory. Node comes from the wheel that the dev extra installs, else from PATH.
@@ -13,10 +13,14 @@ npm installs what `clients/**/package.json` name, in exact versions, into `clien
 
 import argparse
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -72,15 +76,25 @@ def install() -> None:
 
     Of several processes one installs, and the others wait for it.
     """
-    env = environment()
-    wanted = "\n".join(path.read_text() for path in (CLIENTS / "package.json", *sorted(CLIENTS.glob("*/package.json"))))
-    stamp = CLIENTS / "node_modules/.installed"
+    environment()
+    manifests = (CLIENTS / "package.json", *CLIENTS.glob("*/package.json"))
+    with _once(CLIENTS / "node_modules/.installed", manifests) as is_due:
+        if is_due:
+            npm_install(CLIENTS)
+
+
+@contextmanager
+def _once(stamp: Path, sources: Iterable[Path]) -> Generator[bool]:
+    """Give whether the sources have changed since the last time, while no other process may ask."""
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(f"{path.relative_to(CLIENTS)}\0".encode() + path.read_bytes())
     with (CLIENTS / ".npmrc").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if stamp.exists() and stamp.read_text() == wanted:
-            return
-        npm_install(CLIENTS)
-        stamp.write_text(wanted)
+        is_due = not stamp.exists() or stamp.read_text() != digest.hexdigest()
+        yield is_due
+        if is_due:
+            stamp.write_text(digest.hexdigest())
 
 
 def npm_install(directory: Path) -> None:
@@ -88,22 +102,37 @@ def npm_install(directory: Path) -> None:
     env = environment()
     command = [*_npm(env), "install", "--no-package-lock", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"]
     try:
-        done = subprocess.run(
-            command, cwd=directory, env=env, check=False, capture_output=True, text=True, timeout=_PATIENCE_S
-        )
+        done = subprocess.run(command, cwd=directory, env=env, check=False, capture_output=True, text=True, timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired as error:
         raise NoNode(f"npm did not install the packages within {_PATIENCE_S} s") from error
     if done.returncode != 0:
         raise NoNode(f"npm could not install the packages: {done.stderr.strip()[-500:]}")
 
 
+def npm_pack(package: Path, target: Path) -> Path:
+    """Write what npm would publish of a package into a directory, and return the file. Raises NoNode and CalledProcessError."""
+    env = environment()
+    command = [*_npm(env), "pack", "--pack-destination", str(target), "--json"]
+    done = subprocess.run(command, cwd=package, env=env, check=True, capture_output=True, text=True)
+    packed = json.loads(done.stdout)
+    described = packed[0] if isinstance(packed, list) else next(iter(packed.values()))
+    return target / described["filename"]
+
+
 def build_packages() -> None:
-    """Make `dist` of each package: an ES module and its types. Raises CalledProcessError."""
-    for package, external in PACKAGES.items():
-        directory = CLIENTS / package
-        shutil.rmtree(directory / "dist", ignore_errors=True)
-        _run("tsc", "-p", package)
-        bundle(directory / "src/index.ts", directory / "dist/index.js", "--format=esm", *(f"--external:{name}" for name in external))
+    """Make `dist` of each package, unless it is there already: an ES module and its types. Raises CalledProcessError."""
+    sources = [path for name in PACKAGES for path in (CLIENTS / name).glob("**/*") if _is_source(path)]
+    with _once(CLIENTS / "node_modules/.built", [*sources, CLIENTS / "tsconfig.json"]) as is_due:
+        for name, external in PACKAGES.items() if is_due else ():
+            target = CLIENTS / name / "dist"
+            shutil.rmtree(target, ignore_errors=True)
+            _run("tsc", "-p", name)
+            without = [f"--external:{each}" for each in external]
+            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", *without)
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and not {"dist", "node_modules"} & set(path.parts)
 
 
 def build_script(directory: Path) -> None:

@@ -17,6 +17,14 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
+SEND_EACH: Final = """(async () => {
+    for (let i = 0; i < 90; i++) { kinfold.setMetadata({ ['a' + i]: i }); await kinfold.flush() }
+})()"""
+CLOCK: Final = """{
+    const real = Date.now.bind(Date)
+    Date = class extends Date { constructor(...given) { given.length ? super(...given) : super(real() + WRONG) } }
+    Date.now = () => real() + WRONG
+}"""
 COUNT: Final = "for (let i = 0; i < {0}; i++) kinfold.setMetadata({{ [{1!r} + i]: i }})"
 WAITING: Final = "Object.keys(localStorage).filter((name) => name.includes('.unsent.')).length"
 HOUR_MS: Final = 3_600_000
@@ -108,7 +116,7 @@ async def test_page_waits_as_long_as_retry_after_says(shop: Shop, redis_url: str
         page = await shop.open()
         answers = list[tuple[int, float]]()
         page.on("response", lambda answer: answers.append((answer.status, answer.request.timing["startTime"])))
-        await page.evaluate("(async () => { for (let i = 0; i < 90; i++) { kinfold.setMetadata({ ['a' + i]: i }); await kinfold.flush() } })()")
+        await page.evaluate(SEND_EACH)
         await nothing_waits(page)
 
     assert keys(await shop.log()) == numbered("a", 90)
@@ -162,7 +170,9 @@ async def test_two_tabs_send_every_call_once(shop: Shop):
     for page, name in zip(pages, "ab", strict=True):
         await page.evaluate(COUNT.format(30, name))
         for number in range(5):
-            await page.evaluate(f"void kinfold.page(), void kinfold.setMetadata({{ {name}x{number}: 1 }}), void kinfold.flush()")
+            await page.evaluate(
+                f"void kinfold.page(), void kinfold.setMetadata({{ {name}x{number}: 1 }}), void kinfold.flush()"
+            )
     for page in pages:
         await nothing_waits(page)
 
@@ -194,12 +204,11 @@ async def test_cookies_blocked(stage: Stage, workspace: str, tmp_path: Path):
     (tmp_path / "Default/Preferences").write_text(json.dumps(blocked))
     async with (
         stage.shop(workspace) as shop,
-        await stage.playwright.chromium.launch_persistent_context(
-            tmp_path, executable_path=chromium(), args=FLAGS
-        ) as context,
+        await stage.playwright.chromium.launch_persistent_context(tmp_path, executable_path=chromium(), args=FLAGS) as context,
     ):
         page = await shop.open(context=context, pages="")
-        assert await page.evaluate("(() => { try { return typeof localStorage } catch ({ name }) { return name } })()") == "SecurityError"
+        why = "(() => { try { return localStorage } catch ({ name }) { return name } })()"
+        assert await page.evaluate(why) == "SecurityError"
         await page.evaluate("kinfold.identify({ externalId: 'u-1' })")
         await page.evaluate("kinfold.setMetadata({ plan: 'pro' }), kinfold.setMetadata({ plan: 'pro' })")
         assert await page.evaluate("kinfold.flush()")
@@ -211,10 +220,7 @@ async def test_cookies_blocked(stage: Stage, workspace: str, tmp_path: Path):
 @pytest.mark.parametrize("wrong_ms", [HOUR_MS, -HOUR_MS])
 async def test_clock_an_hour_wrong(shop: Shop, wrong_ms: int):
     """Offline calls keep their distance, and the visitor was seen when it really was."""
-    clock = "globalThis.Date = class extends Date { constructor(...given) { given.length ? super(...given) : super(real() + WRONG) } }"
-    await shop.context.add_init_script(
-        f"{{ const real = Date.now.bind(Date), WRONG = {wrong_ms}; {clock}; Date.now = () => real() + WRONG }}"
-    )
+    await shop.context.add_init_script(CLOCK.replace("WRONG", str(wrong_ms)))
     page = await shop.open()
     await shop.context.set_offline(True)
     await page.evaluate("kinfold.page(), firstAt = Date.now()")
@@ -256,7 +262,9 @@ async def test_values_that_no_event_may_contain_do_not_stop_the_others(shop: Sho
             half: 'a\\ud800b', nul: 'a\\0b', no: Symbol(), date: new Date(NaN), [`x${'y'.repeat(200)}`]: 1, '': 1,
         })"""
     )
-    await page.evaluate("kinfold.setMetadata(null), kinfold.identify(), kinfold.identify({ externalId: {} }), kinfold.onChange(3)")
+    await page.evaluate(
+        "kinfold.setMetadata(null), kinfold.identify(), kinfold.identify({ externalId: {} }), kinfold.onChange(3)"
+    )
     await page.evaluate("kinfold.setMetadata({ after: true })")
     assert await page.evaluate("kinfold.flush()")
 

@@ -134,7 +134,9 @@ async def test_tab_of_the_first_user_does_not_speak_for_the_second(shop: Shop):
     await new.evaluate("kinfold.flush()")
 
     events = await shop.logged(4)
-    assert sorted((event["visitorId"], event["type"], str(event.get("metadata", {}).get("plan"))) for event in events) == sorted(
+    assert sorted(
+        (event["visitorId"], event["type"], str(event.get("metadata", {}).get("plan"))) for event in events
+    ) == sorted(
         [
             (ada, "VisitorIdentified", "free"),
             (lin, "VisitorIdentified", "None"),

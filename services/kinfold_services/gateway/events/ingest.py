@@ -131,9 +131,7 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     names = event if isinstance(event, Rejection) else named_by(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
-    if author.secret is not None and (
-        refused := _not_allowed(event, data, author.secret, is_developer=author.is_developer)
-    ):
+    if author.secret is not None and (refused := _not_allowed(event, data, author.secret, is_developer=author.is_developer)):
         return refused
     if b"ignature" in data or b'"token"' in data:
         data = _without_signatures(data)
