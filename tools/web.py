@@ -14,7 +14,6 @@ npm installs what `clients/**/package.json` name, in exact versions, into `clien
 import argparse
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -112,11 +111,9 @@ def npm_install(directory: Path) -> None:
 def npm_pack(package: Path, target: Path) -> Path:
     """Write what npm would publish of a package into a directory, and return the file. Raises NoNode and CalledProcessError."""
     env = environment()
-    command = [*_npm(env), "pack", "--pack-destination", str(target), "--json"]
+    command = [*_npm(env), "pack", "--pack-destination", str(target)]
     done = subprocess.run(command, cwd=package, env=env, check=True, capture_output=True, text=True)
-    packed = json.loads(done.stdout)
-    described = packed[0] if isinstance(packed, list) else next(iter(packed.values()))
-    return target / described["filename"]
+    return target / done.stdout.split()[-1]
 
 
 def build_packages() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -129,7 +129,7 @@ class Stage:
     async def shop(self, workspace: str, kind: Kind = "development", **context: Any) -> AsyncGenerator[Shop]:
         """Open a site and a fresh browser profile for one test. Fails if an error reached a page."""
         workspace = f"{workspace[:50]}-{len(self._secrets)}"  # the cases of a test have one name
-        await cast("Awaitable[int]", self.redis.sadd(WORKSPACES, workspace))
+        await self.redis.sadd(WORKSPACES, workspace)
         self._secrets[workspace] = await create_key(self.redis, workspace, "secret")
         key = await create_key(self.redis, workspace, kind)
         async with await self.browser.new_context(**context) as fresh:

@@ -6,13 +6,13 @@ workspace of its key. With `Kinfold-Workspace: NAME`, a key of another workspace
 
 import base64
 import binascii
-import ipaddress
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from litestar.handlers.base import BaseRouteHandler
 
 from kinfold_services.access.keys import Caller
+from kinfold_services.gateway.preflights import LOOPBACK_HOSTS, wrong_origin
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
@@ -36,9 +36,12 @@ async def any_key(connection: Connection, _: BaseRouteHandler) -> None:
 async def any_key_or_write_key(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard of events: accepts every key, and a publishable key also in the query.
 
-    Without an Authorization header, a browser asks for no preflight, and can send events while the page ends.
+    Without an Authorization header, a browser asks for no preflight, and can send events while the page ends. So the origin is
+    checked here: a page that cannot read the answer would send its events again and again.
     """
     bearer = _bearer(connection)
+    if not bearer:
+        _only_allowed_origins(connection)
     caller = await identify(connection, bearer or connection.query_params.get(WRITE_KEY, ""))
     if not bearer and caller.kind == "secret":  # URLs are logged on the way
         raise Problem(403, f"{WRITE_KEY}: expected a publishable key in the query, got a secret one")
@@ -95,21 +98,23 @@ def _bearer(connection: Connection) -> str:
     return value.strip() if scheme.lower() == "bearer" else ""
 
 
+def _only_allowed_origins(connection: Connection) -> None:
+    origin, cors = connection.headers.get("origin"), shared(connection).cors
+    if origin is None or connection.headers.get("sec-fetch-site") == "same-origin":
+        return
+    if cors is None or not cors.is_origin_allowed(origin):
+        raise Problem(403, wrong_origin(origin))
+
+
 def _only_for_development(connection: Connection, address: str) -> None:
     """A development key works on this machine, and on pages of the origins that the settings name. Raises Problem (403)."""
     origin = connection.headers.get("origin")
     if origin is not None and origin in shared(connection).settings.gateway_origins:
         return
-    if not _is_loopback(address) or (origin is not None and not _is_loopback(urlsplit(origin).hostname or "")):
+    is_local = {address, urlsplit(origin).hostname if origin is not None else address} <= LOOPBACK_HOSTS
+    if not is_local:
         expected = "a program or page on the gateway's machine, or a page of an origin that KINFOLD_GATEWAY_ORIGINS names"
         raise Problem(403, f"key: expected {expected} with a development key, got {origin or address!r}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _only_secret(caller: Caller) -> None:

@@ -40,5 +40,5 @@ async def kinfold_js(
         b"" if is_known else SCRIPT,
         status_code=304 if is_known else 200,
         headers=headers,
-        media_type="text/javascript; charset=utf-8",
+        media_type="text/javascript",
     )

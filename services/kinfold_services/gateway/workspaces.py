@@ -17,6 +17,7 @@ from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.rate_limits import RateLimit
 from kinfold_services.settings import Settings
@@ -126,6 +127,7 @@ class Gateway:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings: Final = settings
         self.client: Final = client
+        self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
         self.metrics: Final = Metrics()
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
