@@ -129,6 +129,8 @@ async def test_tab_of_the_first_user_does_not_speak_for_the_second(shop: Shop):
     lin = await visitor_id(new)
     await old.evaluate("kinfold.setMetadata({ plan: 'pro' })")
     await new.evaluate("kinfold.setMetadata({ plan: 'team' })")
+    # A tab sees a little later what another one has stored. Until then it would say again what it cannot know to be said.
+    await old.wait_for_function("(id) => Object.values(localStorage).some((each) => each.includes(id))", arg=lin)
     await old.evaluate(f"kinfold.identify({LIN})")
     assert await visitor_id(old) == lin
     await old.evaluate("kinfold.flush()")
