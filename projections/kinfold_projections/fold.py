@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from kinfold_projections.changes import ChangeWriter, changed_fields
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry
-from kinfold_projections.feed import Feed, changed_fields
 from kinfold_projections.identity import (
     Decision,
     address_by_metadata,
@@ -91,9 +91,9 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     ):
         return FOLDED  # presence is told once a minute, and what is not told is not written
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
-    feed = Feed(state, entry, contact)
-    feed.tell(ContactSeen, contact)
-    return _outcome(entry, feed)
+    writer = ChangeWriter(state, entry, contact)
+    writer.tell(ContactSeen, contact)
+    return _outcome(entry, writer)
 
 
 # --- MetadataSet
@@ -131,9 +131,9 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         changed = changed_fields(before, contact) + changed
     if not changed:
         return _outcome(entry, late=late)
-    feed = Feed(state, entry, contact)
-    feed.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(entry, feed)
+    writer = ChangeWriter(state, entry, contact)
+    writer.tell(ContactUpdated, contact, changed=changed)
+    return _outcome(entry, writer)
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadata: Metadata) -> Outcome:
@@ -144,9 +144,9 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadat
     else:
         address_by_metadata(state, contact, entry.names)
     take_profile(contact, state.put_metadata(contact, metadata), event, entry.at_ms)
-    feed = Feed(state, entry, contact)
-    feed.tell(ContactCreated, contact)
-    return _outcome(entry, feed)
+    writer = ChangeWriter(state, entry, contact)
+    writer.tell(ContactCreated, contact)
+    return _outcome(entry, writer)
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
@@ -193,9 +193,9 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
         state.put_metadata(contact, metadata)
     linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
-    feed = Feed(state, entry, contact)
-    _tell(feed, decision, before, linking)
-    return _outcome(entry, feed, late=late, folded=linking.folded)
+    writer = ChangeWriter(state, entry, contact)
+    _tell(writer, decision, before, linking)
+    return _outcome(entry, writer, late=late, folded=linking.folded)
 
 
 def _identified_metadata(
@@ -220,43 +220,43 @@ def _identified_metadata(
     return (metadata.bounded() if joining else metadata), late
 
 
-def _tell(feed: Feed, decision: Decision, before: ContactRecord, linking: Linking) -> None:
+def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
-    contact = feed.about
+    contact = writer.about
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
-        feed.tell(ContactCreated, contact)
+        writer.tell(ContactCreated, contact)
     else:
         changed = changed_fields(before, contact)
         if not linking.moved and merged is None and before.visitor_ids != contact.visitor_ids:
             changed.append("visitorIds")
         if changed:
-            feed.tell(ContactUpdated, contact, changed=changed)
+            writer.tell(ContactUpdated, contact, changed=changed)
     if linking.bystander is not None:
-        feed.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
+        writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved:
         previous = linking.previous
-        feed.tell(
+        writer.tell(
             VisitorLinked,
             contact,
             visitor_id=linking.visitor_id,
             previous_contact_id=previous.id if previous is not None else None,
         )
         if previous is not None:
-            feed.tell(VisitorUnlinked, previous, visitor_id=linking.visitor_id, next_contact_id=contact.id)
+            writer.tell(VisitorUnlinked, previous, visitor_id=linking.visitor_id, next_contact_id=contact.id)
     if merged is not None:
-        feed.tell(ContactsMerged, contact, merged_contact_id=merged.id)
+        writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(feed, decision)
+        _tell_conflict(writer, decision)
 
 
-def _tell_conflict(feed: Feed, decision: Decision) -> None:
-    names, state, contact, holder = feed.entry.names, feed.state, feed.about, decision.other
+def _tell_conflict(writer: ChangeWriter, decision: Decision) -> None:
+    names, state, contact, holder = writer.entry.names, writer.state, writer.about, decision.other
     assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
     conflict = names.email_key, holder.id, decision.reason
     if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
         state.stamps_of(contact).conflict = conflict
-        feed.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
+        writer.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
 
 
 # --- their parts
@@ -284,9 +284,9 @@ def _too_many(metadata: Metadata) -> Outcome:
     return rejected(Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys"))
 
 
-def _outcome(entry: Entry, feed: Feed | None = None, *, late: bool = False, folded: bool = False) -> Outcome:
-    if feed is not None and feed.told:
-        return Outcome("folded", tuple(feed.changes), blocked=entry.names.blocked)
+def _outcome(entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False) -> Outcome:
+    if writer is not None and writer.told:
+        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked)
     outcome = FOLDED if folded else STALE if late else NO_OP
     return msgspec.structs.replace(outcome, blocked=entry.names.blocked) if entry.names.blocked else outcome
 

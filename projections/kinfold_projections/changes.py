@@ -1,0 +1,59 @@
+"""From what an entry did to a contact to the changes on the feed, in the order of contract section 6."""
+
+from typing import Any
+
+import msgspec
+
+from kinfold_projections.entries import Entry
+from kinfold_projections.metadata import changed_keys
+from kinfold_projections.records import ContactRecord
+from kinfold_projections.state import State
+from kinfold_schemas.changes import Change, ContactChange, ContactSeen
+
+
+def changed_fields(before: ContactRecord, now: ContactRecord) -> list[str]:
+    """The fields in which a contact differs from a copy of it, by their names on the feed."""
+    names: list[str] = []
+    if before.external_id != now.external_id:
+        names.append("externalId")
+    if before.email != now.email:
+        names.append("email")
+    if before.name != now.name:
+        names.append("name")
+    if before.image != now.image:
+        names.append("image")
+    if before.metadata is not now.metadata:
+        names += [f"metadata.{key}" for key in changed_keys(before.metadata, now.metadata)]
+    return names
+
+
+class ChangeWriter(msgspec.Struct, gc=False):
+    """Tells the changes of one entry, and writes the contact's record with each. Records are written at no other time.
+
+    Use it after the entry has done all its work: a change shows the contact as the whole entry left it.
+    """
+
+    state: State
+    entry: Entry
+    about: ContactRecord
+    """The contact that the entry names or comes from: its changes widen its seen times."""
+    told: bool = False
+    changes: list[Change] = []
+    """Empty where the state tells nothing; `told` says whether there was any."""
+
+    def tell(self, change: type[ContactChange], contact: ContactRecord, **more: Any) -> None:
+        """One change of a contact, with the fields of its own; it gives the contact its next version, unless it is presence."""
+        entry, state = self.entry, self.state
+        self.told = True
+        if change is not ContactSeen:
+            contact.version += 1
+            if entry.at > contact.updated_at:
+                contact.updated_at = entry.at
+        if contact is self.about:
+            contact.widen(entry.seen_at, entry.seen_at)
+        encoded: Any = msgspec.Raw(state.write_contact(contact))  # encoded once: the feed shows the very bytes that are stored
+        if state.tells:
+            told: Any = change(
+                contact_id=contact.id, version=contact.version, at=entry.at, cause=entry.id, contact=encoded, **more
+            )
+            self.changes.append(told)
