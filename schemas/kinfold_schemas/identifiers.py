@@ -20,6 +20,8 @@ from kinfold_schemas.rejections import Rejection, found
 MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
+REMEMBERED_IDENTIFIERS: Final = 65_536
+"""How many judgements of each kind a fold remembers."""
 
 # --- the keys of identifiers --------------------------------------------------------------------------------------------
 
