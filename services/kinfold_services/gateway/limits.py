@@ -3,6 +3,7 @@
 A bucket holds `burst` requests and refills at `per_s` a second. Gateways do not share buckets: two of them allow twice as much.
 """
 
+import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -16,6 +17,22 @@ _BUCKETS: Final = 50_000
 """At most this many buckets. The least recently used one is dropped: it would soon be full anyway."""
 
 
+_IPV6_HOST_BITS: Final = 64
+
+
+def network_of(address: str) -> str:
+    """The address itself, or the network of an IPv6 address: one customer of a provider has 2^64 addresses."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return f"{int(parsed) >> _IPV6_HOST_BITS:x}::/64"
+
+
 class RateLimit:
     """Token buckets of one size."""
 
@@ -27,7 +44,7 @@ class RateLimit:
     def take(self, who: str, address: str) -> None:
         """Take one request out of a bucket. Raises Problem (429) if the bucket is empty."""
         now = time.monotonic()
-        bucket = (who, address)
+        bucket = (who, network_of(address))
         filled_at, tokens = self._buckets.pop(bucket, (now, float(self.burst)))
         tokens = min(float(self.burst), tokens + (now - filled_at) * self.per_s)
         allowed = tokens >= 1
