@@ -25,6 +25,9 @@ from kinfold_services.state.reader import StateReader
 ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
+MAX_BROWSER_EVENTS: Final = 100
+"""As many events may be in a request with a publishable key."""
+
 _FRESH_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.004
 _APPENDING: Final = 256
@@ -132,6 +135,9 @@ class Gateway:
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
         }
+        events_per_s = settings.gateway_browser_events_per_s
+        self.event_limit: Final = RateLimit(events_per_s, max(MAX_BROWSER_EVENTS, int(events_per_s * 3)), "events")
+        """The budget of events of a publishable key."""
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
         self._appending = 0
 

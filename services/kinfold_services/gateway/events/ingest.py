@@ -20,7 +20,7 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.access.signatures import Signatures, why_not_signed
-from kinfold_services.gateway.callers import any_key, caller_of
+from kinfold_services.gateway.callers import any_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
@@ -81,15 +81,17 @@ async def append_events(request: Request[Any, Any, Any], partial: Partial = Fals
     """
     gateway = shared(request)
     author, workspace = await author_of(request)
-    events = split_events(await read_body(request), request.headers.get("content-type", ""))
+    body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
+    events = split_events(body, request.headers.get("content-type", ""))
+    charge_events(request, len(events))
     judged = await judge(events, author)
     for each in judged.rejected:
         gateway.metrics.refused.labels(workspace.name, each.reason).inc()
     if judged.rejected and not partial:
         raise _refusal(judged.rejected)
     position = await append_judged(gateway, workspace, judged)
-    body = _encode(Accepted(position, len(judged.good), judged.rejected))
-    return Response(body, status_code=202, media_type="application/json")
+    answer = Accepted(position, len(judged.good), judged.rejected)
+    return Response(_encode(answer), status_code=202, media_type="application/json")
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:

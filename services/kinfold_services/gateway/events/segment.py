@@ -18,8 +18,16 @@ from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
 from kinfold_schemas.rejections import Rejection, json_type
-from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
-from kinfold_services.gateway.events.bodies import MAX_EVENTS, read_body
+from kinfold_services.gateway.callers import (
+    MAX_BODY_BYTES,
+    WRITE_KEY,
+    address_of,
+    bounds_of,
+    charge_events,
+    identify,
+    presented_write_key,
+)
+from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.events.ingest import MAX_LISTED, PER_TURN, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.events.segment_calls import MAX_WRITTEN_BYTES, TYPES, Call, fit, translate, written
 from kinfold_services.gateway.events.segment_traits import Ignored, Notes
@@ -33,6 +41,9 @@ CALL_PATHS: Final = list(_TYPE_OF)
 
 _SUMMARY_HEADER: Final = "Kinfold-Ignored"
 """Repeats `SegmentAnswer.error`: the debug output of Node's SDK contains the headers of a response, but not the body."""
+
+_BYTES_A_TOKEN: Final = 64 * 1024
+"""A body without a key beside it costs one token of the rate limit of strangers for each of these that it may unpack to."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -72,8 +83,6 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     calls = body.get("batch")
     if not isinstance(calls, list):
         raise Problem(400, "batch: expected an array of calls, got something else or nothing")
-    if len(cast("list[object]", calls)) > MAX_EVENTS:
-        raise Problem(413, f"batch: expected at most {MAX_EVENTS} calls, got {len(cast('list[object]', calls))}")
     return await _append(request, cast("list[object]", calls), body)
 
 
@@ -96,15 +105,31 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
     cast("dict[str, Any]", request.scope)["segment"] = True
     key = presented_write_key(request)
     if key:
-        await identify(request, key)  # before the body is read, if the key is not in it
-    data = await read_body(request)
-    body = _loads(data)
-    if not key:
-        found: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
-        await identify(request, found if isinstance(found, str) else "")
+        caller = await identify(request, key)
+        body = _loads(await read_body(request, bounds_of(caller).body_bytes))
+    else:
+        body = await _read_to_the_key(request)
     if not isinstance(body, dict):
         raise Problem(400, "body: expected a JSON object with one call or a batch of calls, got something else")
     return cast("Call", body)
+
+
+async def _read_to_the_key(request: Request[Any, Any, Any]) -> Any:
+    """Read a body that has the key in it. The address pays by size in advance, and gets it back if the key is valid."""
+    strangers, address = shared(request).limits["unknown"], address_of(request)
+    is_packed = "content-encoding" in request.headers or request.content_length is None
+    size = MAX_BODY_BYTES if is_packed else min(cast("int", request.content_length), MAX_BODY_BYTES)
+    cost = 1 + size // _BYTES_A_TOKEN
+    strangers.take("", address, cost)
+    data = await read_body(request, MAX_BODY_BYTES)
+    body = _loads(data)
+    presented: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
+    caller = await identify(request, presented if isinstance(presented, str) else "")
+    strangers.give_back("", address, cost)
+    limit = bounds_of(caller).body_bytes
+    if len(data) > limit:
+        raise Problem(413, f"body: expected at most {limit} bytes, got {len(data)}")
+    return body
 
 
 def _loads(data: bytes) -> Any:
@@ -121,6 +146,7 @@ def _loads(data: bytes) -> Any:
 async def _append(
     request: Request[Any, Any, Any], calls: Sequence[object], batch: Call, *, one: bool = False
 ) -> Response[bytes]:
+    charge_events(request, len(calls))
     gateway = shared(request)
     author, workspace = await author_of(request)
     judged, notes = Judged([], [], []), Notes(0)
