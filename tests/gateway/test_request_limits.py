@@ -26,8 +26,7 @@ PACKED = {"Content-Encoding": "gzip"}
 async def slow(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     """Give a gateway whose limits never refill: 20 requests for a stranger, 6 requests and 100 events for a browser."""
     monkeypatch.setattr(limits_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    limits = {"gateway_browser_requests_per_s": 2.0, "gateway_browser_events_per_s": 0.001}
-    async with serving(redis_url, redis, **limits) as running:
+    async with serving(redis_url, redis, gateway_browser_requests_per_s=2, gateway_browser_events_per_s=0.001) as running:
         yield running
 
 

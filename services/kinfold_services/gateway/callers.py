@@ -89,7 +89,7 @@ async def identify(connection: Connection, presented: str) -> Caller:
     """The caller with this key. Raises Problem: 401 for an unknown key, 403 for another workspace, 429 above the rate limit.
 
     The address pays for a key that is not known yet before the key is hashed or looked up, and gets it back if the key is
-    valid. So keys that are in use work on, whatever else comes from their address.
+    valid. So keys that are in use work on during a flood from their address.
     """
     gateway = shared(connection)
     address = address_of(connection)

@@ -53,8 +53,8 @@ class EventsOperation(Operation):
         one_or_more = {"anyOf": [event, {"type": "array", "items": event}]}
         self.request_body = RequestBody(
             required=True,
-            description="One event, an array of events, or one event per line. At most 1 MiB, and with a publishable key 64 KiB "
-            "and 100 events. May be gzipped.",
+            description="One event, an array of events, or one event per line. At most 1 MiB; with a publishable key at most "
+            "64 KiB and 100 events. May be gzipped.",
             content={
                 "application/json": OpenAPIMediaType(schema=JsonSchema(json=one_or_more)),
                 "application/x-ndjson": OpenAPIMediaType(schema=JsonSchema(json={"type": "string"})),

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from redis.exceptions import ResponseError
 
 import kinfold_services.gateway
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.keys import KeyRing
@@ -116,7 +116,10 @@ class GatewayWorkspace:
 
     async def _refresh(self) -> None:
         if time.monotonic() > self._fresh_until:
-            self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            try:
+                self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            except BadPattern as error:  # the projector serves no such workspace either
+                raise unavailable(str(error)) from error
             self._secret = await identity_secret(self.client, self.name)
             self._fresh_until = time.monotonic() + _FRESH_S
 

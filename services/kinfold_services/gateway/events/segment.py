@@ -8,7 +8,6 @@ drop the whole batch, or send it again forever.
 import asyncio
 import json
 import secrets
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast
 
@@ -23,13 +22,23 @@ from kinfold_services.gateway.callers import (
     WRITE_KEY,
     address_of,
     bounds_of,
+    caller_of,
     charge_events,
     identify,
     presented_write_key,
 )
 from kinfold_services.gateway.events.bodies import read_body
-from kinfold_services.gateway.events.ingest import MAX_LISTED, PER_TURN, Author, Judged, append_judged, author_of, judge_one
-from kinfold_services.gateway.events.segment_calls import MAX_WRITTEN_BYTES, TYPES, Call, fit, translate, written
+from kinfold_services.gateway.events.ingest import PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.listing import Listed
+from kinfold_services.gateway.events.segment_calls import (
+    MAX_WRITTEN_BYTES,
+    TYPES,
+    Call,
+    fit,
+    shared_context,
+    translate,
+    written,
+)
 from kinfold_services.gateway.events.segment_traits import Ignored, Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
@@ -44,6 +53,9 @@ _SUMMARY_HEADER: Final = "Kinfold-Ignored"
 
 _BYTES_A_TOKEN: Final = 64 * 1024
 """A body without a key beside it costs one token of the rate limit of strangers for each of these that it may unpack to."""
+
+_GROWTH: Final = 8
+"""A request's events may take as many times the limit of its body: the calls of a batch share one context."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -149,62 +161,66 @@ async def _append(
     charge_events(request, len(calls))
     gateway = shared(request)
     author, workspace = await author_of(request)
-    judged, notes = Judged([], [], []), Notes(0)
-    batch = {"context": notes.object_of(batch, "context", "context"), "sentAt": batch.get("sentAt")}
-    ignored = notes.ignored
+    judged, ignored = Judged([], [], Listed()), Listed[Ignored]()
+    context = shared_context(Notes(0, ignored).object_of(batch, "context", "context"))
+    batch = {"context": context, "sentAt": batch.get("sentAt")}
+    most, size = bounds_of(caller_of(request)).body_bytes * _GROWTH, 0
     for index, call in enumerate(calls):
         if index % PER_TURN == PER_TURN - 1:
             await asyncio.sleep(0)
-        ignored.extend(_judge(call, index, batch, author, judged))
-    for reason, count in Counter(each.reason for each in ignored).items():
+        size += _judge(call, batch, author, judged, Notes(index, ignored))
+        if size > most:
+            raise Problem(413, f"batch: expected calls that make at most {most} bytes of events together, got more")
+    for reason, count in ignored.counts.items():
         gateway.metrics.ignored.labels(workspace.name, reason).inc(count)
-    if times := [each.detail for each in ignored if each.reason == "time"]:
+    if ignored.counts["time"]:
+        first = next((each.detail for each in ignored.first if each.reason == "time"), None)
         log = structlog.get_logger()
-        log.warning("times of calls ignored", workspace=workspace.name, count=len(times), first=times[0])
-    for each in judged.rejected:
-        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+        log.warning("times of calls ignored", workspace=workspace.name, count=ignored.counts["time"], first=first)
+    for reason, count in judged.rejected.counts.items():
+        gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if one and judged.rejected:
-        first = judged.rejected[0]
-        status = 403 if first.reason == "bad-signature" else 422
-        raise Problem(status, first.detail, appended=0, rejected_count=1, rejected=judged.rejected)
+        rejected = judged.rejected.first[0]
+        status = 403 if rejected.reason == "bad-signature" else 422
+        raise Problem(status, rejected.detail, appended=0, rejected_count=1, rejected=judged.rejected.first)
     position = await append_judged(gateway, workspace, judged)
     return _answer(position, len(judged.good), ignored, judged.rejected)
 
 
-def _answer(position: str | None, appended: int, ignored: list[Ignored], rejected: list[RejectedEvent]) -> Response[bytes]:
+def _answer(position: str | None, appended: int, ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> Response[bytes]:
     summary = _summary(ignored, rejected)
     answer = SegmentAnswer(
-        not rejected, position, appended, len(ignored), ignored[:MAX_LISTED], len(rejected), rejected[:MAX_LISTED], summary
+        not rejected, position, appended, len(ignored), ignored.first, len(rejected), rejected.first, summary
     )
     headers = {} if summary is None else {_SUMMARY_HEADER: ascii(summary)[1:-1]}
     return Response(_encode(answer), headers=headers, media_type="application/json")
 
 
-def _summary(ignored: list[Ignored], rejected: list[RejectedEvent]) -> str | None:
+def _summary(ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> str | None:
     """The number of rejected calls and ignored parts, and the first one, as a sentence. None if there are none."""
     if not ignored and not rejected:
         return None
-    first = rejected[0] if rejected else ignored[0]
+    first = rejected.first[0] if rejected else ignored.first[0]
     counts = f"{len(rejected)} calls were rejected and {len(ignored)} parts of calls ignored"
     return f"{counts}, the first in call {first.index}: {first.detail}"
 
 
-def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged) -> list[Ignored]:
-    """Check one call, and add its events to `judged`. Returns the ignored parts.
+def _judge(call: object, batch: Call, author: Author, judged: Judged, notes: Notes) -> int:
+    """Check one call, and add its events to `judged`. Returns their size in bytes.
 
-    An unsigned or blocked `userId` of a track is one of them: the visit itself still counts.
+    An unsigned or blocked `userId` of a track is ignored: the visit itself still counts.
     """
     if not isinstance(call, dict):
-        rejection = Rejection("invalid", f"batch[{index}]", "an object", json_type(call))
-        judged.rejected.append(RejectedEvent.of(index, rejection))
-        return []
+        rejection = Rejection("invalid", f"batch[{notes.index}]", "an object", json_type(call))
+        judged.rejected.add(RejectedEvent.of(notes.index, rejection))
+        return 0
     fields = cast("Call", call)
-    translated = translate(index, fields, batch, author.rules)
-    if isinstance(translated, Rejection):
-        judged.rejected.append(RejectedEvent.of(index, translated))
-        return []
-    notes = Notes(index)
-    for event in translated.events:
+    events = translate(fields, batch, author.rules, notes)
+    if isinstance(events, Rejection):
+        judged.rejected.add(RejectedEvent.of(notes.index, events))
+        return 0
+    size = 0
+    for event in events:
         data = written(event)
         if len(data) > MAX_WRITTEN_BYTES:
             data = written(fit(event, notes))
@@ -212,10 +228,11 @@ def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
+            size += len(verdict[0])
         elif verdict.reason == "bad-signature" and fields["type"] != "identify":
             notes.leave_out("userId", "unsigned-identity", verdict.detail)
-        elif verdict.reason == "blocked-identifier" and event is not translated.events[-1]:
+        elif verdict.reason == "blocked-identifier" and event is not events[-1]:
             notes.leave_out("userId", "blocked-identity", verdict.detail)  # the VisitorSeen behind it is checked separately
         else:
-            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
-    return translated.ignored + notes.ignored
+            judged.rejected.add(msgspec.structs.replace(verdict, index=notes.index))
+    return size
