@@ -1,4 +1,4 @@
-"""What every test may ask for: a real server, a client on an empty database of it, and the name of a workspace."""
+"""What every test may ask for: a real server, a client on an empty database of it, PostgreSQL, and the name of a workspace."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import Kinfold
+from tests.support.postgres import NoPostgres, PostgresServer, postgres_server
 from tests.support.servers import TestServer
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ def redis_url(pytestconfig: pytest.Config) -> Iterator[str]:
     pytestconfig.stash[_SERVERS_USED].add(server.description)
     yield server.url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
+    """Give a PostgreSQL server for the whole run (or worker of pytest-xdist). Skips where PostgreSQL cannot run."""
+    try:
+        with postgres_server() as server:
+            pytestconfig.stash[_SERVERS_USED].add(server.description)
+            yield server
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """Give the URL of an empty PostgreSQL database, which only this test uses."""
+    with postgres.database() as url:
+        yield url
 
 
 @pytest.fixture(name="redis")

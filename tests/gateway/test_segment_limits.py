@@ -60,7 +60,7 @@ async def test_calls_do_not_multiply_what_they_share(unfolded: Gateway):
 
 
 async def test_ignored_parts_are_counted_and_the_first_listed(unfolded: Gateway):
-    traits = {f"t{number}": [] for number in range(20_000)}
+    traits: dict[str, list[int]] = {f"t{number}": [] for number in range(20_000)}
 
     answer = await unfolded.client.post("/v1/identify", json={"userId": "u", "traits": traits})
 

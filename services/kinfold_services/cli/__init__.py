@@ -11,11 +11,11 @@ from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, CannotPrint, complain, open_closed_streams, say
 from kinfold_services.connections import ServerUnfit
-from kinfold_services.queries import NotFolded
-from kinfold_services.replay.log import NoLog
-from kinfold_services.replay.moments import NoMoment
+from kinfold_services.history.moments import NoMoment
+from kinfold_services.log.pages import NoLog
 from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import unknown_variables
+from kinfold_services.state.queries import NotFolded
 
 
 def main() -> None:

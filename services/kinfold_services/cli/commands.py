@@ -26,8 +26,8 @@ from kinfold_services.cli.options import (
     settings_from,
 )
 from kinfold_services.cli.output import DONE, print_json
-from kinfold_services.logs import configure_logs
-from kinfold_services.tasks import cancellable
+from kinfold_services.runtime.logs import configure_logs
+from kinfold_services.runtime.tasks import cancellable
 
 _WAIT_S: Final = 60.0
 

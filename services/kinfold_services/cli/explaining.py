@@ -11,10 +11,10 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.hints import warn_about_losses
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import When, asking
-from kinfold_services.replay.explanation import Step, Story
-from kinfold_services.replay.log import log_extent
-from kinfold_services.replay.moments import check_moment, parse_moment
-from kinfold_services.replay.past import Past
+from kinfold_services.history.explanation import Step, Story
+from kinfold_services.history.moments import check_moment, parse_moment
+from kinfold_services.history.past import Past
+from kinfold_services.log.pages import log_extent
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
 

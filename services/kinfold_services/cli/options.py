@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from kinfold_schemas.keys import check_workspace
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.urls import hide_password
-from kinfold_services.replay.moments import parse_moment
+from kinfold_services.history.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
 
 

@@ -22,9 +22,9 @@ from kinfold_services.cli.options import repeated_options
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.progress import Advance, progress
 from kinfold_services.connections import Client
-from kinfold_services.queries import NotFolded, Workspace
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import NotFolded, StateQueries
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
@@ -74,7 +74,7 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
             return DONE
         if is_not_served:
             return complain("the events are in the log; --wait does not wait, because no projector serves the workspace", NO)
-        return await _wait(Workspace(client, settings.workspace), job.position, wait_s)
+        return await _wait(StateQueries(client, settings.workspace), job.position, wait_s)
 
 
 def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invalid: bool) -> list[_Checked] | int:
@@ -200,7 +200,7 @@ async def _whole(page: Awaitable[T]) -> T:
         return task.result()
 
 
-async def _wait(workspace: Workspace, position: str, patience_s: float) -> int:
+async def _wait(workspace: StateQueries, position: str, patience_s: float) -> int:
     try:
         await _until_folded(workspace, position, patience_s)
     except asyncio.CancelledError:
@@ -208,7 +208,7 @@ async def _wait(workspace: Workspace, position: str, patience_s: float) -> int:
     return DONE
 
 
-async def _until_folded(workspace: Workspace, position: str, patience_s: float) -> None:
+async def _until_folded(workspace: StateQueries, position: str, patience_s: float) -> None:
     status = await workspace.status()
     moved_at = time.monotonic()
     with progress("folding", status.lag) as advance:

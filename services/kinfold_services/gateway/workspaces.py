@@ -15,11 +15,11 @@ from kinfold_services.access.keys import KeyRing
 from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
-from kinfold_services.gateway.limits import RateLimit
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.problems import Problem, unavailable
-from kinfold_services.queries import NotFolded, Workspace
+from kinfold_services.gateway.rate_limits import RateLimit
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import NotFolded, StateQueries
 from kinfold_services.state.reader import StateReader
 
 ANSWER_S: Final = 5.0
@@ -41,7 +41,7 @@ class GatewayWorkspace:
     def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics) -> None:
         self.name: Final = name
         self.client: Final = client
-        self.queries: Final = Workspace(client, name)
+        self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
