@@ -13,7 +13,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Protocol
+from importlib import import_module
+from typing import Any, Final, Protocol, cast
 
 from kinfold_schemas.rejections import Rejection, found
 
@@ -238,17 +239,16 @@ class _Pattern(Protocol):
 
 
 def _compiled(item: str) -> _Pattern:
-    import re2  # noqa: PLC0415  part of the extra `service`: a producer knows no patterns of a workspace, and needs no engine
-
-    options = re2.Options()
+    # Part of the extra `service`: a producer knows no patterns of a workspace, and needs no engine.
+    engine: Any = import_module("re2")
+    options = engine.Options()
     options.log_errors = False
     try:
-        pattern: _Pattern = re2.compile(item[1:-1], options)
-    except (re2.error, UnicodeEncodeError) as error:
-        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else error
+        return cast("_Pattern", engine.compile(item[1:-1], options))
+    except (engine.error, UnicodeEncodeError) as error:
+        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
         message = f"blocked identifiers: expected a regular expression of RE2 between slashes, got {found(item)} ({why})"
         raise BadPattern(message) from error
-    return pattern
 
 
 def _is_accident(value: str) -> bool:

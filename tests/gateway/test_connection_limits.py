@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 import websockets
 from redis.asyncio import Redis
 
-from kinfold_services.gateway.limits import network_of
 from kinfold_services.gateway.protocols import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
+from kinfold_services.gateway.rate_limits import network_of
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until
 
@@ -53,7 +53,7 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, address: str = "127.0.0.1") -> AsyncIterator[Peer]:
+async def connected(url: str, address: str = "127.0.0.1") -> AsyncGenerator[Peer]:
     """Open a connection from one of this machine's loopback addresses."""
     host, port = url.removeprefix("http://").rsplit(":", 1)
     peer = Peer(*await asyncio.open_connection(host, int(port), local_addr=(address, 0)))

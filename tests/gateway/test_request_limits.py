@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
-from kinfold_services.gateway import limits as limits_module
+from kinfold_services.gateway import rate_limits
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
 from tests.support.gateways import Gateway, serving
 
@@ -25,7 +25,7 @@ PACKED = {"Content-Encoding": "gzip"}
 @pytest.fixture
 async def slow(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     """Give a gateway whose limits never refill: 20 requests for a stranger, 6 requests and 100 events for a browser."""
-    monkeypatch.setattr(limits_module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
     async with serving(redis_url, redis, gateway_browser_requests_per_s=2, gateway_browser_events_per_s=0.001) as running:
         yield running
 

@@ -17,7 +17,7 @@ _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _PATH_CHARS: Final = 256
-_UNDECIDED: Final = 500
+_UNDECIDED: Final[int] = 500
 _CAN_ANSWER: Final = "websocket.http.response"
 """The ASGI extension for rejecting a WebSocket with any status. Servers without it always answer 403."""
 

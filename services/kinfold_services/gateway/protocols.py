@@ -12,16 +12,16 @@ import secrets
 import time
 from asyncio import BaseTransport, Transport
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from kinfold_services.gateway.limits import network_of
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.problems import Error
+from kinfold_services.gateway.rate_limits import network_of
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 """The maximum size of a request line with all headers, and of trailers."""
@@ -191,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, detail: str) -> None:
         """Respond, unless a response was begun, and close the connection."""
         self._open.metrics.connections_refused.labels(code).inc()
-        cycle: RequestResponseCycle | None = self.cycle
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # there is none before the first request
         if cycle is None or self._reads_headers:  # `cycle` is the request before
             can_answer = cycle is None or cycle.response_complete
         else:

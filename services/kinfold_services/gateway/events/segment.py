@@ -118,7 +118,7 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
     key = presented_write_key(request)
     if key:
         caller = await identify(request, key)
-        body = _loads(await read_body(request, bounds_of(caller).body_bytes))
+        body: object = _loads(await read_body(request, bounds_of(caller).body_bytes))
     else:
         body = await _read_to_the_key(request)
     if not isinstance(body, dict):
@@ -126,7 +126,7 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
     return cast("Call", body)
 
 
-async def _read_to_the_key(request: Request[Any, Any, Any]) -> Any:
+async def _read_to_the_key(request: Request[Any, Any, Any]) -> object:
     """Read a body that has the key in it. The address pays by size in advance, and gets it back if the key is valid."""
     strangers, address = shared(request).limits["unknown"], address_of(request)
     is_packed = "content-encoding" in request.headers or request.content_length is None
@@ -134,14 +134,14 @@ async def _read_to_the_key(request: Request[Any, Any, Any]) -> Any:
     cost = 1 + size // _BYTES_A_TOKEN
     strangers.take("", address, cost)
     data = await read_body(request, MAX_BODY_BYTES)
-    body = _loads(data)
-    presented: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
+    body: object = _loads(data)
+    presented = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
     caller = await identify(request, presented if isinstance(presented, str) else "")
     strangers.give_back("", address, cost)
     limit = bounds_of(caller).body_bytes
     if len(data) > limit:
         raise Problem(413, f"body: expected at most {limit} bytes, got {len(data)}")
-    return body
+    return cast("object", body)
 
 
 def _loads(data: bytes) -> Any:
