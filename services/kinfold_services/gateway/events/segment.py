@@ -135,13 +135,17 @@ async def _read_to_the_key(request: Request[Any, Any, Any]) -> object:
     strangers.take("", address, cost)
     data = await read_body(request, MAX_BODY_BYTES)
     body: object = _loads(data)
-    presented = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
-    caller = await identify(request, presented if isinstance(presented, str) else "")
+    caller = await identify(request, _key_in(body))
     strangers.give_back("", address, cost)
     limit = bounds_of(caller).body_bytes
     if len(data) > limit:
         raise Problem(413, f"body: expected at most {limit} bytes, got {len(data)}")
-    return cast("object", body)
+    return body
+
+
+def _key_in(body: object) -> str:
+    presented = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
+    return presented if isinstance(presented, str) else ""
 
 
 def _loads(data: bytes) -> Any:
