@@ -1,4 +1,4 @@
-"""A contact with 100,000 visitors: linking one more, moving one away and merging it cost what they cost before (section 2).
+"""A contact with very many visitors: linking one more, moving one away and merging it cost what they cost before (section 2).
 
 Measured at the server, in commands and bytes; a projector that keeps nothing in memory between batches, so that loading counts.
 """
@@ -12,14 +12,17 @@ from redis.asyncio import Redis
 from kinfold_schemas.contacts import LISTED_VISITORS
 from kinfold_schemas.keys import key
 from kinfold_services.members import iterate_members
+from kinfold_services.projector import lease
 from kinfold_services.queries import Workspace
 from tests.support.costs import Cost, costing
 from tests.support.event_log import LOG_START_MS, append
+from tests.support.lengths import short_or_long
 from tests.support.projecting import newest_entry, projecting, wait_until_folded
 
-MANY: Final = 100_000
+MANY: Final = short_or_long(10_000, 100_000)
 LISTED: Final = LISTED_VISITORS + 1
 """A contact that lists as many visitors as one ever does, and has one more."""
+NEVER_S: Final = 3600.0
 TOLERATED_BYTES: Final = 400
 """Ids and counts are longer where there are more."""
 LISTED_VISITOR_BYTES: Final = 200
@@ -69,18 +72,23 @@ def identified(visitor_id: str, name: str, **fields: Any) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-async def shop(redis: Redis, redis_url: str, workspace: str) -> AsyncIterator[Shop]:
-    """Give it, with a projector that remembers nothing."""
+async def shop(redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    """Give it, with a projector that remembers nothing.
+
+    The projector has opened the workspace, and renews its lease only by its commits: neither counts as the cost of an event.
+    """
+    monkeypatch.setattr(lease, "KEEP_S", NEVER_S)
     shop = Shop(redis, workspace)
     last = await shop.fill()
     async with projecting(redis_url, workspace, batch_entries=5000):
         await wait_until_folded(redis, workspace, last)
     async with projecting(redis_url, workspace, cache_bytes=0):
+        await wait_until_folded(redis, workspace, await shop.append({"type": "VisitorSeen", "visitorId": "first"}))
         yield shop
 
 
 @pytest.mark.slow
-async def test_a_contact_with_a_hundred_thousand_visitors_costs_what_any_other_does(shop: Shop) -> None:
+async def test_a_contact_with_very_many_visitors_costs_what_any_other_does(shop: Shop) -> None:
     """Link one more, move one away, merge the whole contact away, link to the one that has it now, and list them all."""
     link = {name: await shop.cost_of(identified(f"{name}-next", name)) for name in SIZES}
     assert_alike(link)
