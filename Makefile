@@ -61,6 +61,9 @@ demo: up ## start everything, play the example history into it, and look at the 
 	$(BIN)/kinfold status
 	@echo 'What to do next stands above, below "kinfold is up": an address to open, a curl to run.'
 
+# Tests start kinfold hundreds of times: without bytecode files, every start compiles it again.
+test test-long: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -20,6 +20,7 @@ from kinfold_services.replay.past import KEPT_SNAPSHOTS, Past
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
 from tests.support.event_log import LOG_START_MS, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.snapshots import keys_like, take_snapshot
@@ -224,7 +225,7 @@ async def test_an_excluded_entry_is_not_there_for_the_duplicate_window_either(re
         assert contact.name == "Eve"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(10, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=40))
 async def test_every_position_of_any_log(redis: Redis, workspace: str, log: Log):
     """Malformed entries and exclusions included."""
