@@ -26,7 +26,7 @@ from harness.workloads import MIDDLE, SMALL, Producer, uniform
 from live import WORKSPACE, figures, measure_round
 from peers.eventsourced import Identities
 
-from kinfold_services.collector import collect_seldom
+from kinfold_services.runtime.garbage import collect_seldom
 
 IDIOMATIC: Final = Path(__file__).parent / "peers" / "idiomatic.py"
 SHARE: Final = {"idiomatic": 0.04, "eventsourcing": 0.2}

@@ -21,8 +21,8 @@ import replay
 from harness.instructions import counter, instructions_per_event, warm
 from harness.results import show, significant
 
-from kinfold_services.collector import collect_seldom
-from kinfold_services.logs import configure_logs
+from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.logs import configure_logs
 
 STORED: Final = Path(__file__).parent / "stored.json"
 WORSE: Final = 0.25

@@ -24,7 +24,7 @@ from harness.workloads import LARGE, MIDDLE, SMALL, Producer, uniform, zipf
 from live import WORKSPACE, Round, figures, measure_round
 
 from kinfold_schemas.keys import PrivateName, PublicName, key
-from kinfold_services.collector import collect_seldom
+from kinfold_services.runtime.garbage import collect_seldom
 
 SIZES: Final = (10_000, MIDDLE, 200_000, 1_000_000, LARGE)
 FULL_SIZE: Final = 5_000_000

@@ -31,7 +31,7 @@ from harness.workloads import (
 )
 
 from kinfold_schemas.keys import key
-from kinfold_services.collector import collect_seldom
+from kinfold_services.runtime.garbage import collect_seldom
 
 WORKSPACE: Final = "default"
 REFERENCES: Final[dict[str, Reference]] = {"redis-py": redis_py, "hiredis": hiredis_drain}

@@ -25,11 +25,11 @@ from live import SCENARIOS, WORKSPACE
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
-from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import Client, connect
-from kinfold_services.logs import configure_logs
 from kinfold_services.replay.replay import Replay
 from kinfold_services.replay.verify import Verification
+from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.settings import Settings
 
 LOGS: Final = ("middle-uniform", "middle-zipf", "no-ops", "history", "merges")

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from kinfold_projections.changes import Before, ChangeWriter
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry
-from kinfold_projections.feed import Before, Feed
 from kinfold_projections.identity import (
     Decision,
     address_by_metadata,
@@ -86,9 +86,9 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     ):
         return FOLDED  # presence is told once a minute, and what is not told is not written
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
-    feed = Feed(state, entry, contact)
-    feed.tell(ContactSeen, contact)
-    return _outcome(feed, entry)
+    writer = ChangeWriter(state, entry, contact)
+    writer.tell(ContactSeen, contact)
+    return _outcome(writer, entry)
 
 
 # --- MetadataSet
@@ -123,9 +123,9 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
             address_by_metadata(state, contact, names)
         state.put_metadata(contact, metadata)
         take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
-        feed = Feed(state, entry, contact)
-        feed.tell(ContactCreated, contact)
-        return _outcome(feed, entry, late=late)
+        writer = ChangeWriter(state, entry, contact)
+        writer.tell(ContactCreated, contact)
+        return _outcome(writer, entry, late=late)
     before, described = contact.metadata, (contact.name, contact.image)
     state.put_metadata(contact, metadata)
     changed = [f"metadata.{key}" for key in changed_keys(before, contact.metadata)]
@@ -133,10 +133,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         late |= not take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
         now = contact.name, contact.image
         changed = [field for field, old, new in zip(("name", "image"), described, now, strict=True) if old != new] + changed
-    feed = Feed(state, entry, contact)
+    writer = ChangeWriter(state, entry, contact)
     if changed:
-        feed.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(feed, entry, late=late)
+        writer.tell(ContactUpdated, contact, changed=changed)
+    return _outcome(writer, entry, late=late)
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor: VisitorRecord | None) -> Outcome:
@@ -185,9 +185,9 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
         state.put_metadata(contact, metadata)
     linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
-    feed = Feed(state, entry, contact)
-    _tell(feed, state, entry, decision, before, linking)
-    return _outcome(feed, entry, late=late, folded=linking.folded)
+    writer = ChangeWriter(state, entry, contact)
+    _tell(writer, state, entry, decision, before, linking)
+    return _outcome(writer, entry, late=late, folded=linking.folded)
 
 
 def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, decision: Decision) -> tuple[Metadata, bool]:
@@ -211,43 +211,43 @@ def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, d
     return (metadata.bounded() if joining else metadata), late
 
 
-def _tell(feed: Feed, state: State, entry: Entry, decision: Decision, before: Before, linking: Linking) -> None:  # noqa: PLR0913, PLR0917  all that an identification did
+def _tell(writer: ChangeWriter, state: State, entry: Entry, decision: Decision, before: Before, linking: Linking) -> None:  # noqa: PLR0913, PLR0917  all that an identification did
     """Tells the changes of an identification, in the order of the table in contract section 6."""
     contact = before.contact
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
-        feed.tell(ContactCreated, contact)
+        writer.tell(ContactCreated, contact)
     else:
         changed = before.changed()
         if not linking.moved and merged is None and before.reordered():
             changed.append("visitorIds")
         if changed:
-            feed.tell(ContactUpdated, contact, changed=changed)
+            writer.tell(ContactUpdated, contact, changed=changed)
     if linking.bystander is not None and linking.bystander.reordered():
-        feed.tell(ContactUpdated, linking.bystander.contact, changed=["visitorIds"])
+        writer.tell(ContactUpdated, linking.bystander.contact, changed=["visitorIds"])
     if linking.moved:
         previous = linking.previous
-        feed.tell(
+        writer.tell(
             VisitorLinked,
             contact,
             visitor_id=linking.visitor_id,
             previous_contact_id=previous.id if previous is not None else None,
         )
         if previous is not None:
-            feed.tell(VisitorUnlinked, previous, visitor_id=linking.visitor_id, next_contact_id=contact.id)
+            writer.tell(VisitorUnlinked, previous, visitor_id=linking.visitor_id, next_contact_id=contact.id)
     if merged is not None:
-        feed.tell(ContactsMerged, contact, merged_contact_id=merged.id)
+        writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(feed, state, entry, contact, decision)
+        _tell_conflict(writer, state, entry, contact, decision)
 
 
-def _tell_conflict(feed: Feed, state: State, entry: Entry, contact: ContactRecord, decision: Decision) -> None:
+def _tell_conflict(writer: ChangeWriter, state: State, entry: Entry, contact: ContactRecord, decision: Decision) -> None:
     email, key, holder = entry.names.email, entry.names.email_key, decision.other
     assert email is not None and key is not None  # noqa: S101, PT018  the second table says so
     conflict = key, holder.id, decision.reason
     if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
         state.stamps_of(contact).conflict = conflict
-        feed.tell(IdentityConflict, contact, email=email, held_by=holder.id, reason=decision.reason)
+        writer.tell(IdentityConflict, contact, email=email, held_by=holder.id, reason=decision.reason)
 
 
 # --- their parts
@@ -277,9 +277,9 @@ def _too_many(metadata: Metadata) -> Rejection | None:
     return Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys")
 
 
-def _outcome(feed: Feed | None, entry: Entry, *, late: bool = False, folded: bool = False) -> Outcome:
-    if feed is not None and feed.told:
-        return Outcome("folded", tuple(feed.changes), blocked=entry.names.blocked)
+def _outcome(writer: ChangeWriter | None, entry: Entry, *, late: bool = False, folded: bool = False) -> Outcome:
+    if writer is not None and writer.told:
+        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked)
     if entry.names.blocked:
         kind: Kind = "folded" if folded else "stale" if late else "no-op"
         return Outcome(kind, blocked=entry.names.blocked)

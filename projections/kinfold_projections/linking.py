@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
+from kinfold_projections.changes import Before
 from kinfold_projections.entries import Entry
-from kinfold_projections.feed import Before
 from kinfold_projections.links import linked
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
 from kinfold_projections.state import State

@@ -178,7 +178,7 @@ class State:
             self._changes.visitor_stamps[visitor_id] = None
 
     def create_contact(self, contact_id: str, at: str) -> ContactRecord:
-        """A contact that an event at this effective time creates. To be told, as every change of a contact (`feed.Feed`)."""
+        """Create a contact, for an event at this effective time. The caller tells the change (`changes.ChangeWriter`)."""
         contact = self.contacts[contact_id] = new_contact(contact_id, at)
         self.contact_stamps[contact_id] = self._changes.contact_stamps[contact_id] = ContactStamps()
         self._changes.created[contact_id] = True

@@ -26,8 +26,8 @@ COMMITTED: Final[tuple["PublicName | PrivateName", ...]] = (
 STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "excluded")
 """The keys that a replay rebuilds. The other keys are the log itself, or cannot be rebuilt from it."""
 
-Staging = Literal["replay"]
-"""Where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
+AreaName = Literal["replay"]
+"""A staging area: where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
 
 PublicName = Literal["events", "contacts", "visitors", "external-ids", "emails", "changes", "rejects", "position"]
 """The keys of contract section 1."""
@@ -56,7 +56,7 @@ PrivateName = Literal[
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.
-`settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects`).
+`settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects.retry`).
 `projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
 workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
@@ -64,14 +64,14 @@ workspace is not served (`damage`), how often its state was rebuilt and why (`re
 `identity-secret`: string, the secret that signs identities (`services.access.signatures`)."""
 
 
-def key(workspace: str, name: PublicName | PrivateName, staging: Staging | None = None) -> str:
+def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:
     """Return a key of a workspace, such as `kinfold:{acme}:events`, or its counterpart in a staging area.
 
     The braces are a Redis Cluster hash tag: all keys of a workspace are in one slot, so one transaction can touch them all.
     Raises ValueError for an invalid workspace name.
     """
-    area = f"{staging}:" if staging is not None else ""
-    return f"kinfold:{{{check_workspace(workspace)}}}:{area}{name}"
+    prefix = f"{area}:" if area is not None else ""
+    return f"kinfold:{{{check_workspace(workspace)}}}:{prefix}{name}"
 
 
 def snapshot_key(workspace: str, position: str) -> str:

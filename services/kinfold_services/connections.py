@@ -65,7 +65,7 @@ _PASSING_CODES: Final = (
     *("ASK ", "BUSY ", "CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "MISCONF ", "MOVED ", "NOREPLICAS ", "OOM ", "READONLY "),
     *("TRYAGAIN ", "UNBLOCKED ", "UNKILLABLE "),
 )
-"""Of errors for which redis-py has no class, and of those that did not pass through redis-py (`projector.wire`)."""
+"""Of errors for which redis-py has no class, and of those that did not pass through redis-py (`state.wire`)."""
 
 
 class ServerUnfit(RuntimeError):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -13,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, check_workspace
 from kinfold_services.connections import check_url
 
-Workspace = Annotated[str, AfterValidator(check_workspace)]
+WorkspaceName = Annotated[str, AfterValidator(check_workspace)]
 
 _PREFIX: Final = "KINFOLD_"
 _OTHERS: Final = frozenset({"KINFOLD_DETACHED", "KINFOLD_TEST_REDIS_URL", "KINFOLD_TEST_SEED"})
@@ -23,6 +24,9 @@ _KUBERNETES: Final = re.compile(r"KINFOLD_(\w+_)?(SERVICE_(HOST|PORT\w*)=.*|PORT
 
 _NEAR: Final = 0.75
 """The similarity, from 0 to 1, from which one name counts as a misspelling of another."""
+
+_POSTGRESQL: Final = ("postgresql+psycopg", "postgresql", "postgres")
+"""The schemes of a directory URL; the first one is SQLAlchemy's."""
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
@@ -48,6 +52,19 @@ def _check_origin(origin: str) -> str:
 Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
+def _check_directory_url(url: str) -> str:
+    """Returns the URL with SQLAlchemy's name of the driver. Raises ValueError; shows no password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in _POSTGRESQL:
+        got = f"{scheme}://…" if separator and re.fullmatch(r"[\w+]+", scheme) else "another form"
+        raise ValueError(f"expected a URL such as postgresql+psycopg://user:password@host:5432/database, got {got}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError("expected a port from 0 to 65535 in the URL, got something else") from error
+    return f"{_POSTGRESQL[0]}://{rest}"
+
+
 class Settings(BaseSettings):
     """The settings. Every field is also an environment variable: `batch_entries` is `KINFOLD_BATCH_ENTRIES`.
 
@@ -61,9 +78,9 @@ class Settings(BaseSettings):
     Unset: the embedded server of the data dir."""
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path(".kinfold")
     """The directory of the embedded server's data."""
-    workspace: Workspace = DEFAULT_WORKSPACE
+    workspace: WorkspaceName = DEFAULT_WORKSPACE
     """The workspace that a command works on."""
-    serve: Annotated[frozenset[Workspace] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
+    serve: Annotated[frozenset[WorkspaceName] | None, NoDecode, BeforeValidator(_listed), AfterValidator(_some)] = None
     """The workspaces that a projector serves, separated by commas.
     Unset: `default` and all members of `kinfold:workspaces`, also later ones."""
     batch_entries: int = Field(default=150, ge=1, le=10_000)
@@ -76,12 +93,16 @@ class Settings(BaseSettings):
     times as much memory. When the cache is full, the projector empties it, and loads again what events name."""
     snapshot_entries: int = Field(default=100_000, ge=0)
     """Queries of the past store a snapshot after this many log entries, from which the next query starts. 0: no snapshots."""
+    directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = None
+    """The URL of the directory's database: `postgresql+psycopg://user:password@host:5432/database` (PostgreSQL 14 or newer).
+    Unset: SQLite, in the file `directory.db` of the data dir."""
     gateway_host: str = "127.0.0.1"
     """The address on which the gateway listens."""
     gateway_port: int = Field(default=8000, ge=0, le=65_535)
     """The port on which the gateway listens. 0: any free port."""
     gateway_origins: Annotated[frozenset[Origin], NoDecode, BeforeValidator(_listed)] = frozenset()
-    """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` allows all."""
+    """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` allows all. Unset: those of
+    this machine (`http://localhost:3000`), if the gateway listens on it alone."""
     gateway_requests_per_s: float = Field(default=1000, gt=0)
     """The rate limit of a secret key per address; bursts may be twice as large."""
     gateway_browser_requests_per_s: float = Field(default=20, gt=0)

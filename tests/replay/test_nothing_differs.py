@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 
 from kinfold_schemas.keys import COMMITTED, STATE, PrivateName, PublicName, key
-from kinfold_services.replay.log import excludes
+from kinfold_services.log.exclusions import excludes
 from kinfold_services.replay.rebuild import Rebuild
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import position_fields

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
-from kinfold_services.rejects import Rejects
+from kinfold_services.rejects.retry import Rejects
 from tests.support.event_log import append, entry_id
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.replaying import kinfold, leftovers, replay

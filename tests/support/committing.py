@@ -11,10 +11,11 @@ from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import COMMITTED, PrivateName, PublicName, key
 from kinfold_services.connections import Client
-from kinfold_services.projector.commit import Batch, Committer, Move, make_group
+from kinfold_services.projector.commit import Committer, Move, Transaction
 from kinfold_services.projector.lease import LEASE_MS, Lease
+from kinfold_services.rejects.entries import as_rejects
+from kinfold_services.state.group import make_group
 from kinfold_services.state.position import Position, entry_digest, position_fields
-from kinfold_services.state.rejects import as_rejects
 from kinfold_services.state.writes import Writes
 from tests.support.event_log import append, entry_id
 from tests.support.snapshots import read_stream
@@ -39,7 +40,7 @@ class Committing:
         await make_group(self.redis, self.workspace)
         await self.lease.take()
 
-    async def fold(self, *events: Mapping[str, Any] | bytes) -> Batch:
+    async def fold(self, *events: Mapping[str, Any] | bytes) -> Transaction:
         """Appends events to the log, and folds them; without events, what somebody else has appended."""
         before, start = self.expected.position, self.expected.entries
         if events:
@@ -48,15 +49,15 @@ class Committing:
         folded = self.expected.fold(cast("list[RawEntry]", raws))
         writes = Writes(self.workspace)
         packed = [*writes.state(folded.state), *writes.feed(folded.changes, FEED_ENTRIES)]
-        return self.committer.batch(packed, as_rejects(folded.rejects), Move(before, self.expected.position, 0.5))
+        return self.committer.transaction(packed, as_rejects(folded.rejects), Move(before, self.expected.position, 0.5))
 
     async def commit(self, *events: Mapping[str, Any] | bytes) -> None:
         """Folds events and commits them."""
         await self.send(await self.fold(*events))
 
-    async def send(self, batch: Batch) -> None:
+    async def send(self, transaction: Transaction) -> None:
         """Commits a batch."""
-        await self.committer.start(batch)
+        await self.committer.start(transaction)
         assert await self.committer.finish()
 
     async def assert_stored(self) -> None:

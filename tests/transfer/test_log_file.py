@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinfold_services.streams import StreamEntry
+from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer.files import replacing
 from kinfold_services.transfer.log_file import (
     BrokenFile,

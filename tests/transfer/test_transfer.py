@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.connections import connect
+from kinfold_services.log.streams import StreamEntry
 from kinfold_services.server.embedded import EmbeddedServer
-from kinfold_services.streams import StreamEntry
 from kinfold_services.transfer.importing import Checked, Import, ImportRefused
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 from tests.support.event_log import HISTORY_CONTACTS, HISTORY_ENTRIES, append, entry_id, history

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import kinfold_services.access
-from kinfold_schemas.keys import STATE, WORKSPACES, PrivateName, PublicName, Staging, key
+from kinfold_schemas.keys import STATE, WORKSPACES, AreaName, PrivateName, PublicName, key
 from kinfold_services.connections import Client, ServerUnfit
 
 _RIGHTS: Final = files(kinfold_services.access).joinpath("rights.lua").read_text()
@@ -33,7 +33,7 @@ class Role(NamedTuple):
     name: str
     commands: tuple[str, ...]
     keys: tuple[PublicName | PrivateName, ...]
-    staged: tuple[Staging, ...] = ()
+    staged: tuple[AreaName, ...] = ()
     """The staging areas in which the program writes a state."""
 
 

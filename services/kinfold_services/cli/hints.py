@@ -6,7 +6,7 @@ from typing import cast
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
 from kinfold_services.cli.output import say
 from kinfold_services.connections import Client
-from kinfold_services.replay.log import LogExtent
+from kinfold_services.log.pages import LogExtent
 
 
 async def warn_if_not_served(client: Client, workspace: str) -> bool:

@@ -11,8 +11,11 @@ from pydantic import ValidationError
 from kinfold_schemas.keys import check_workspace
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.urls import hide_password
-from kinfold_services.replay.moments import parse_moment
+from kinfold_services.history.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
+
+WAIT_S: Final = 60.0
+"""The default of --wait-timeout."""
 
 
 def _callback(check: Callable[[str], object]) -> Callable[[str | None], str | None]:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -13,16 +14,17 @@ from redis.exceptions import RedisError, ResponseError
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import Extent, goes_on_behind, position_key
+from kinfold_services.cli.contact_output import contact_writer
 from kinfold_services.cli.hints import warn_about_losses, warn_if_not_served
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.connections import Client, RawEntry, is_passing
-from kinfold_services.queries import Reader, Workspace, listed_workspaces
-from kinfold_services.replay.log import log_extent
-from kinfold_services.replay.moments import check_moment, parse_moment
-from kinfold_services.replay.past import Past
-from kinfold_services.replay.past_queries import PastWorkspace
+from kinfold_services.history.moments import check_moment, parse_moment
+from kinfold_services.history.past import Past
+from kinfold_services.history.past_queries import PastQueries
+from kinfold_services.log.pages import log_extent
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import Queries, StateQueries, listed_workspaces
 from kinfold_services.state.reader import StateReader
 
 _FEED_PAGE: Final = 500
@@ -67,16 +69,17 @@ async def show(settings: Settings, which: Which, when: When) -> int:
     return DONE
 
 
-async def contacts(settings: Settings, limit: int | None, when: When) -> int:
-    """Prints every living contact."""
+async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:
+    """Prints every living contact, or writes it to a file."""
     async with _state(settings, when) as workspace:
         count = 0
-        async for contact in workspace.contacts():
-            if count == limit:
-                break
-            count += 1
-            if not print_json(contact):
-                break
+        with contact_writer(form, output) as write:
+            async for contact in workspace.contacts():
+                if count == limit:
+                    break
+                count += 1
+                if not write(contact):
+                    break
     if count == 0:
         say(f"no contacts in workspace {settings.workspace}")
     return DONE
@@ -90,7 +93,7 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
             await warn_if_not_served(client, settings.workspace)
             return DONE
         for name in await listed_workspaces(client):
-            print_json(await Workspace(client, name).status())
+            print_json(await StateQueries(client, name).status())
     return DONE
 
 
@@ -179,7 +182,7 @@ def _why_lost(position: str, extent: Extent) -> str:
 
 
 @asynccontextmanager
-async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
+async def _state(settings: Settings, when: When) -> AsyncGenerator[Queries]:
     """The state at the requested time. Raises NoMoment and NoLog if the log does not cover that time."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         if when.at is None:
@@ -190,14 +193,14 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Reader]:
         check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
         warn_about_losses(extent)
         rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
-        yield PastWorkspace(await Past(client, settings, rules).state_at(position))
+        yield PastQueries(await Past(client, settings, rules).state_at(position))
 
 
 @asynccontextmanager
-async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, Workspace]]:
+async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, StateQueries]]:
     """A client and the workspace, after `wait` is folded. Raises NotFolded."""
     async with connected(settings) as client:
-        workspace = Workspace(client, settings.workspace)
+        workspace = StateQueries(client, settings.workspace)
         if wait is not None:
             await workspace.wait_until_folded(wait, timeout_s)
         yield client, workspace

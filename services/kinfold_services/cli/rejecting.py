@@ -12,7 +12,7 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_services.cli.editing import EditorFailed
 from kinfold_services.cli.editing import edit as edit_text
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
-from kinfold_services.rejects import DamagedReject, RejectedEntry, Rejects
+from kinfold_services.rejects.retry import DamagedReject, RejectedEntry, Rejects
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 

@@ -14,11 +14,11 @@ from kinfold_services.access.rights import REPLAY, VERIFY
 from kinfold_services.cli.hints import warn_about_losses
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
-from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import Client
-from kinfold_services.replay.log import log_extent
+from kinfold_services.log.pages import log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
+from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced

@@ -31,7 +31,7 @@ from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
 from kinfold_services.connections import SERVER_ERRORS
-from kinfold_services.logs import configure_logs
+from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
 from kinfold_services.server.embedded import EmbeddedServer, running_url
@@ -84,19 +84,21 @@ def _up(settings: Settings) -> int:
     try:
         with process_file(settings.data_dir):
             forget_gateway(settings.data_dir)
-            with EmbeddedServer.start(settings.data_dir, fsync="always") as server:
-                status, has_ended = DONE, threading.Event()
-                # Around the watch as well: the signal of a server that is already dead comes before the block is entered.
-                with suppress(_Terminated):
-                    try:
-                        with _ending_with(server, has_ended):
-                            status = _run_all(settings, server.url, settings.data_dir)
-                    except SERVER_ERRORS:
-                        if not has_ended.wait(_NOTICED_S):
-                            raise
-                    finally:
-                        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
-                return NO if has_ended.is_set() else status
+            has_ended = threading.Event()
+            status = DONE
+            with (
+                EmbeddedServer.start(settings.data_dir, fsync="always") as server,
+                suppress(_Terminated),  # outside what sends the signal, which may come before the first line below
+                _ending_with(server, has_ended),
+            ):
+                try:
+                    status = _run_all(settings, server.url, settings.data_dir)
+                except SERVER_ERRORS:
+                    if not has_ended.wait(_NOTICED_S):
+                        raise
+                finally:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
+            return NO if has_ended.is_set() else status
     except AlreadyUp:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}` stops it"
         return complain(f"kinfold already runs on {settings.data_dir}; {stop}", NO)
@@ -106,9 +108,9 @@ def _up(settings: Settings) -> int:
 
 @contextmanager
 def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generator[None]:
-    """Ends this process, and sets `has_ended`, when the server ends by itself during the block.
+    """Sets `has_ended` and ends this process when the server ends by itself.
 
-    Otherwise this process would wait forever, and block the next `up`.
+    Otherwise it would wait forever, and block the next `up`.
     """
     is_done = threading.Event()
 
@@ -120,8 +122,8 @@ def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generato
             say(f"kinfold: the embedded server ended: {reason}")
             os.kill(os.getpid(), signal.SIGTERM)
 
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        threading.Thread(target=watch, daemon=True).start()
         yield
     finally:
         is_done.set()

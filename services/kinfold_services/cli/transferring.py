@@ -8,7 +8,7 @@ from kinfold_services.cli.interrupts import interruptible
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
-from kinfold_services.replay.log import log_extent
+from kinfold_services.log.pages import log_extent
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from kinfold_services.queries import Status
+from kinfold_services.state.queries import Status
 
 OUTCOMES: Final = ("folded", "no-op", "stale", "duplicate", "rejected")
 

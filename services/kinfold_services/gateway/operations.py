@@ -14,7 +14,7 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.workspaces import shared
-from kinfold_services.queries import Workspace, listed_workspaces
+from kinfold_services.state.queries import StateQueries, listed_workspaces
 
 _PATIENCE_S: Final = 2.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -110,7 +110,7 @@ async def _projected(client: Client) -> list[Projected]:
         committed = stored.get(b"committed_at_ms")
         found.append(
             Projected(
-                status=await Workspace(client, name).status(),
+                status=await StateQueries(client, name).status(),
                 committed_at_ms=None if committed is None else int(committed),
                 batches=int(stored.get(b"batches", 0)),
                 batch_s=float(stored.get(b"batch_ms", 0)) / 1000,

@@ -20,7 +20,7 @@ from litestar.types import Scope
 from redis.exceptions import RedisError
 
 from kinfold_schemas.rejections import Rejection
-from kinfold_services.queries import NotFolded
+from kinfold_services.state.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
 """`Retry-After` of a 503. Nobody knows when Redis will answer again, so clients retry soon."""

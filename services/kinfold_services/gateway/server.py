@@ -19,8 +19,8 @@ from kinfold_services.access.rights import GATEWAY, check_right_to_workspaces, c
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
 from kinfold_services.gateway.workspaces import ANSWER_S
-from kinfold_services.queries import listed_workspaces
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import listed_workspaces
 
 _STOP_S: Final = 3
 """Requests that still run when the gateway stops are cut off after this time."""

@@ -5,6 +5,7 @@ import time
 from importlib.resources import files
 from typing import Any, Final, cast
 
+import structlog
 from redis.exceptions import ResponseError
 
 import kinfold_services.gateway
@@ -15,17 +16,19 @@ from kinfold_services.access.keys import KeyRing
 from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
-from kinfold_services.gateway.limits import RateLimit
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
-from kinfold_services.queries import NotFolded, Workspace
+from kinfold_services.gateway.rate_limits import RateLimit
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import NotFolded, StateQueries
 from kinfold_services.state.reader import StateReader
 
 ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
 _FRESH_S: Final = 5.0
+_REMIND_EVERY_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.004
 _APPENDING: Final = 256
 
@@ -38,7 +41,7 @@ class GatewayWorkspace:
     def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics) -> None:
         self.name: Final = name
         self.client: Final = client
-        self.queries: Final = Workspace(client, name)
+        self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
@@ -124,15 +127,18 @@ class Gateway:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings: Final = settings
         self.client: Final = client
+        self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
         self.metrics: Final = Metrics()
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
+            "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
         }
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
+        self._warned_at: Final[dict[str, float]] = {}
         self._appending = 0
 
     def workspace(self, name: str) -> GatewayWorkspace:
@@ -140,6 +146,13 @@ class Gateway:
         if (workspace := self._workspaces.get(name)) is None:
             workspace = self._workspaces[name] = GatewayWorkspace(self.client, name, self.settings, self.metrics)
         return workspace
+
+    def warn_of_development_key(self, workspace: str) -> None:
+        """Say in the log, at most once a minute, that a workspace believes what pages claim."""
+        now = time.monotonic()
+        if now >= self._warned_at.get(workspace, 0.0):
+            self._warned_at[workspace] = now + _REMIND_EVERY_S
+            structlog.get_logger().warning("a development key is in use: identities are not proven", workspace=workspace)
 
     async def append(self, workspace: GatewayWorkspace, events: list[bytes]) -> str:
         """Append events. Returns the position of the last. Raises Problem (503) if too many requests wait for Redis.

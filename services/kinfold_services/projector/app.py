@@ -11,8 +11,8 @@ from typing import Final
 from faststream import FastStream
 from pydantic import ValidationError
 
-from kinfold_services.logs import configure_logs
 from kinfold_services.projector.service import ProjectorService
+from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.server.choice import NoServer, server_url
 from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import Settings, unknown_variables, wrong_settings

@@ -34,17 +34,14 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from kinfold_projections.counts import Counts
-from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
+from kinfold_services.log.streams import as_entry
 from kinfold_services.projector.integrity import check_types
-from kinfold_services.projector.wire import Wire
+from kinfold_services.rejects.entries import Reject
+from kinfold_services.state.group import GROUP
 from kinfold_services.state.position import LostPlace, Position, Replaced, position_fields
-from kinfold_services.state.rejects import Reject
+from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
-from kinfold_services.streams import as_entry
-
-GROUP: Final = "kinfold"
-"""The consumer group whose position follows the projector's, so that `XINFO GROUPS` shows the lag."""
 
 _HELD_S: Final = 0.005
 _FIRST_RETRY_S: Final = 0.05
@@ -72,8 +69,8 @@ class Move(NamedTuple):
     """How long the batch took so far."""
 
 
-class Batch(NamedTuple):
-    """A folded batch, ready to be sent."""
+class Transaction(NamedTuple):
+    """A folded batch as packed commands, ready to send."""
 
     commands: Sequence[bytes]
     before: Position
@@ -87,21 +84,6 @@ class Armed(NamedTuple):
     generation: str
     owner: str
     is_held: bool
-
-
-async def make_group(client: Client, workspace: str) -> None:
-    """Makes the consumer group that shows the lag, where it is missing. A workspace without a log gets an empty one."""
-    try:
-        await client.xgroup_create(key(workspace, "events"), GROUP, id="0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise
-
-
-async def set_group(client: Client, workspace: str, position: Position) -> None:
-    """Puts the group where the state is: a replay may have moved the state. Every commit moves the group on."""
-    read = position.counts.entries + position.counts.lost
-    await client.xgroup_setid(key(workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=read)
 
 
 class Committer:
@@ -124,19 +106,19 @@ class Committer:
         """The position that the last commit moved on from."""
         self.left_entry: Mapping[bytes, bytes] | None = None
         """The fields of the log's entry there, as of the commit; None where the log did not hold it, or that is unknown."""
-        self._batch: Batch | None = None
+        self._transaction: Transaction | None = None
         self._is_sent = False
         self._armed: Armed | None = None
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
-    def batch(self, writes: Iterable[bytes], rejects: Sequence[Reject], move: Move) -> Batch:
-        """A batch of packed commands, with what moves the position behind them."""
+    def transaction(self, writes: Iterable[bytes], rejects: Sequence[Reject], move: Move) -> Transaction:
+        """The transaction of a folded batch: its writes, and behind them what moves the position."""
         keys, after, before = self._writes, move.after, move.before.stream_id or "0-0"
         read = after.counts.entries + after.counts.lost
         commands = [
             pack(b"XRANGE", keys.key("events"), before, before),
             *writes,
-            *keys.rejects(rejects),
+            *(keys.entry("rejects", reject.values()) for reject in rejects),
             self._lease,
             keys.hash("projector", {"committed_at_ms": time.time_ns() // 1_000_000}),
             pack(b"HINCRBY", keys.key("projector"), b"batches", 1),
@@ -145,7 +127,7 @@ class Committer:
             pack(b"XGROUP", b"SETID", keys.key("events"), GROUP, after.stream_id or "0-0", b"ENTRIESREAD", read),
             keys.hash("position", position_fields(after)),
         ]
-        return Batch(commands, move.before, after)
+        return Transaction(commands, move.before, after)
 
     async def ask(self, commands: Sequence[bytes]) -> list[Any]:
         """The replies to commands that only read. No batch may be on its way. Raises what Redis refuses for good."""
@@ -157,30 +139,30 @@ class Committer:
 
         return await self._patiently(attempt)
 
-    async def start(self, batch: Batch) -> None:
+    async def start(self, transaction: Transaction) -> None:
         """Sends a batch on its way. `finish` has to follow before anything else."""
-        self._batch, self._is_sent = batch, False
+        self._transaction, self._is_sent = transaction, False
         armed = self._armed
-        if armed is not None and not armed.is_held and _is_before(armed, batch, self._token) and self._wire.is_open:
+        if armed is not None and not armed.is_held and _is_before(armed, transaction, self._token) and self._wire.is_open:
             with suppress(RedisError):  # `finish` finds out, and sends it again
-                self._send(batch)
+                self._send(transaction)
 
     async def finish(self) -> bool:
         """Returns when the batch that was started is committed; False where there is none.
 
         Raises LostPlace or Replaced, and then it is not; CommitFailed; and what Redis refuses for good.
         """
-        batch, self._batch = self._batch, None
-        if batch is None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
             return False
-        self.left, self.left_entry = batch.before, None
-        await self._patiently(lambda: self._commit(batch))
-        self.committed = batch.after
+        self.left, self.left_entry = transaction.before, None
+        await self._patiently(lambda: self._commit(transaction))
+        self.committed = transaction.after
         return True
 
     async def close(self) -> None:
         """Closes the connection. A batch that is on its way may be committed or not: the next owner finds out."""
-        self._batch, self._armed, self._is_sent = None, None, False
+        self._transaction, self._armed, self._is_sent = None, None, False
         await self._wire.close()
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
@@ -204,43 +186,43 @@ class Committer:
             self._armed = None
             await self._wire.open()
 
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, transaction: Transaction) -> None:
         while True:
             if not self._is_sent:
-                armed = await self._arm(batch)
-                if self._is_committed(armed, batch):
+                armed = await self._arm(transaction)
+                if self._is_committed(armed, transaction):
                     await check_types(self._client, self._workspace)  # a lost reply may have told of a command that failed
                     return
-                self._check(armed, batch)
-                self._send(batch)
-            if await self._is_executed(batch):
+                self._check(armed, transaction)
+                self._send(transaction)
+            if await self._is_executed(transaction):
                 return
 
-    def _send(self, batch: Batch) -> None:
-        self._wire.send((_MULTI, *batch.commands, _EXEC, *self._arming()))
+    def _send(self, transaction: Transaction) -> None:
+        self._wire.send((_MULTI, *transaction.commands, _EXEC, *self._arming()))
         self._armed, self._is_sent = None, True
 
-    async def _arm(self, batch: Batch) -> Armed:
+    async def _arm(self, transaction: Transaction) -> Armed:
         """Arms for the batch, where that is not done, and waits while it is held."""
         await self._connect()
         armed = self._armed
         if armed is None:
             self._wire.send(self._arming())
             armed = _armed(await self._wire.replies(_ARM_REPLIES))
-        while armed.is_held and _is_before(armed, batch, self._token):
+        while armed.is_held and _is_before(armed, transaction, self._token):
             await asyncio.sleep(_HELD_S)
             self._wire.send((_UNWATCH, *self._arming()))
             armed = _armed((await self._wire.replies(1 + _ARM_REPLIES))[1:])
         self._armed = armed
         return armed
 
-    def _is_committed(self, armed: Armed, batch: Batch) -> bool:
+    def _is_committed(self, armed: Armed, transaction: Transaction) -> bool:
         """Whether the batch is committed already, because only a reply was lost."""
-        return armed.owner == self._token and armed.stream_id == batch.after.stream_id != batch.before.stream_id
+        return armed.owner == self._token and armed.stream_id == transaction.after.stream_id != transaction.before.stream_id
 
-    async def _is_executed(self, batch: Batch) -> bool:
+    async def _is_executed(self, transaction: Transaction) -> bool:
         """Reads what the transaction and the arm behind it replied; False where it is to be sent again."""
-        count = len(batch.commands)
+        count = len(transaction.commands)
         replies = await self._wire.replies(1 + count + 1 + _ARM_REPLIES)
         self._is_sent = False
         executed = replies[1 + count]
@@ -248,7 +230,7 @@ class Committer:
             refused = next((reply for reply in replies[: 1 + count] if isinstance(reply, RedisError)), executed)
             raise ResponseError(str(refused).removeprefix(_ABORTED))
         results: list[Any] = executed or []
-        for command, reply in zip(batch.commands, results, strict=executed is not None):
+        for command, reply in zip(transaction.commands, results, strict=executed is not None):
             if isinstance(reply, RedisError) and _SETID not in command[: len(_SETID) + 8]:
                 raise CommitFailed(f"workspace {self._workspace}: {_name(command)} failed within a commit: {reply}")
         self._armed = _armed(replies[2 + count :])
@@ -258,15 +240,15 @@ class Committer:
         self.left_entry = as_entry(found[0])[1] if found else None
         return True
 
-    def _check(self, armed: Armed, batch: Batch) -> None:
-        if armed.generation != batch.before.generation:
+    def _check(self, armed: Armed, transaction: Transaction) -> None:
+        if armed.generation != transaction.before.generation:
             raise Replaced(
-                f"workspace {self._workspace}: another state, {armed.generation!r}, replaced {batch.before.generation!r}"
+                f"workspace {self._workspace}: another state, {armed.generation!r}, replaced {transaction.before.generation!r}"
             )
         if armed.owner != self._token:
             raise LostPlace(f"workspace {self._workspace}: another projector owns the workspace")
-        if armed.stream_id != batch.before.stream_id:
-            expected = batch.before.stream_id
+        if armed.stream_id != transaction.before.stream_id:
+            expected = transaction.before.stream_id
             raise LostPlace(f"workspace {self._workspace}: expected position {expected!r}, got {armed.stream_id!r}")
 
     def _arming(self) -> tuple[bytes, ...]:
@@ -278,8 +260,8 @@ class Committer:
         )
 
 
-def _is_before(armed: Armed, batch: Batch, token: str) -> bool:
-    before = batch.before
+def _is_before(armed: Armed, transaction: Transaction, token: str) -> bool:
+    before = transaction.before
     return (armed.stream_id, armed.generation, armed.owner) == (before.stream_id, before.generation, token)
 
 

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple, cast
 from kinfold_schemas.keys import COMMITTED, PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.streams import as_entries
 from kinfold_services.state.position import Position, entry_digest, read_position
-from kinfold_services.streams import as_entries
 
 
 class NeedsRebuild(RuntimeError):

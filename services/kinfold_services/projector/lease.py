@@ -19,8 +19,8 @@ from typing import Final
 import kinfold_services.projector
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, is_passing
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.position import LostPlace
-from kinfold_services.tasks import end_tasks
 
 LEASE_MS: Final = 3000
 """How long a workspace is owned without a sign of life. With the time to open it, a standby folds within 5 s."""

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
-from kinfold_services.streams import as_entry
+from kinfold_services.log.streams import as_entry
 
 POLL_MS: Final = 1000
 """How long one read waits for entries. Nobody waits longer for it: an entry that comes ends the wait."""

@@ -3,7 +3,7 @@
 from kinfold_schemas.changes import Change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.connections import connect
-from kinfold_services.replay.log import log_extent
+from kinfold_services.log.pages import log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader

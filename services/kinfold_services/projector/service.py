@@ -14,14 +14,14 @@ from faststream import FastStream
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, check_workspace, key
 from kinfold_services.access.rights import PROJECTOR, check_right_to_workspaces, check_rights
-from kinfold_services.collector import collect_seldom
 from kinfold_services.connections import SERVER_ERRORS, Client, check_server, connect
 from kinfold_services.projector.broker import LogBroker
 from kinfold_services.projector.reading import ANSWER_S, PatientReads, TellFailure
 from kinfold_services.projector.serving import Serving
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
-from kinfold_services.tasks import end_tasks
 
 _LOOK_FOR_WORKSPACES_S: Final = 0.05
 """A new member of `kinfold:workspaces` is picked up within 1 s (contract section 1)."""

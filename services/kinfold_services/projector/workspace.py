@@ -21,8 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from kinfold_projections.batches import Batch as ReadBatch
-from kinfold_projections.batches import Folded, RawEntry, fold_batch, read_batch
+from kinfold_projections.batches import Batch, Folded, RawEntry, fold_batch, read_batch
 from kinfold_projections.counts import Counts
 from kinfold_projections.duplicates import WINDOW_ENTRIES
 from kinfold_projections.entries import Entry
@@ -31,16 +30,17 @@ from kinfold_projections.state import State
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.projector.commit import Batch, Committer, Move, make_group, set_group
+from kinfold_services.log.pages import entries_before
+from kinfold_services.projector.commit import Committer, Move, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
-from kinfold_services.projector.loading import Loader
+from kinfold_services.rejects.entries import as_rejects
 from kinfold_services.settings import Settings
+from kinfold_services.state.group import make_group, set_group
+from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
 from kinfold_services.state.reader import StateReader
-from kinfold_services.state.rejects import as_rejects
 from kinfold_services.state.writes import Writes
-from kinfold_services.streams import entries_before
 
 ANSWER_S: Final = 3.0
 """How long the server may take for an answer. A connection that died goes unnoticed for so long."""
@@ -78,7 +78,7 @@ class WorkspaceProjector:
         self._feed_entries: Final = settings.feed_entries
         self._cache_bytes: Final = settings.cache_bytes
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
-        self._folded: Batch | None = None
+        self._folded: Transaction | None = None
         """A batch that is not on its way yet."""
         self._uncommitted: Sequence[RawEntry] = ()
         """The entries of that one, or of the one on its way."""
@@ -182,7 +182,7 @@ class WorkspaceProjector:
         if lost := await self._integrity.lost_entries(before):
             counts = msgspec.structs.replace(before.counts, lost=before.counts.lost + lost)
             self.position = msgspec.structs.replace(before, counts=counts)
-            self._folded = self._committer.batch((), (), Move(before, self.position, 0.0))
+            self._folded = self._committer.transaction((), (), Move(before, self.position, 0.0))
             await self._advance(())
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
@@ -252,7 +252,7 @@ class WorkspaceProjector:
         writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, self._feed_entries)]
         await self._arrive()
         took_ms = (time.perf_counter() - started) * 1000
-        self._folded = self._committer.batch(writes, as_rejects(folded.rejects), Move(before, after, took_ms))
+        self._folded = self._committer.transaction(writes, as_rejects(folded.rejects), Move(before, after, took_ms))
         self._uncommitted = raws
         self._log.debug(
             "batch folded",
@@ -264,9 +264,9 @@ class WorkspaceProjector:
 
     async def _send(self) -> None:
         """Sends what is folded on its way."""
-        if (batch := self._folded) is not None:
+        if (transaction := self._folded) is not None:
             self._folded = None
-            await self._committer.start(batch)
+            await self._committer.start(transaction)
 
     async def _arrive(self) -> None:
         """Waits until what was folded is committed. Raises LostPlace, Replaced and NeedsRebuild."""
@@ -290,7 +290,7 @@ class WorkspaceProjector:
         blocked = await self._reader.blocked_identifiers()
         self._rules = IdentifierRules(blocked, remembered=_REMEMBERED_IDENTIFIERS)
 
-    def _tell_reused_ids(self, batch: ReadBatch, folded: Folded) -> None:
+    def _tell_reused_ids(self, batch: Batch, folded: Folded) -> None:
         """Says, once a minute at most, that a producer gives several events one id."""
         if time.monotonic() < self._reused_ids_told_at + _REUSED_IDS_EVERY_S:
             return

@@ -1,1 +1,1 @@
-"""The log folded again: rebuilding the state, comparing it, looking back, explaining (contract section 9)."""
+"""Folds the whole log again: builds a state beside the living one, compares both, and swaps (contract section 9)."""

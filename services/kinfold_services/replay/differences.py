@@ -13,8 +13,8 @@ from kinfold_schemas.changes import Change, ContactCreated, ContactGone, Contact
 from kinfold_schemas.contacts import Contact, MergedContact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
-from kinfold_services.queries import Workspace
 from kinfold_services.replay.rebuild import Kind, Rebuild
+from kinfold_services.state.queries import StateQueries
 from kinfold_services.state.writes import SORTED_SETS
 
 SHOWN: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
@@ -150,7 +150,7 @@ def changed_fields(old: Contact, new: Contact) -> list[str]:
 def _living(data: bytes | None) -> Contact | None:
     """The contact as readers see it: None for a tombstone, and for what no reader can read."""
     try:
-        return None if data is None else Workspace.living(data)
+        return None if data is None else StateQueries.living(data)
     except ValueError:
         return None
 

@@ -13,11 +13,12 @@ from kinfold_projections.state import State
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.replay.log import excluded_entries, excludes, log_extent, read_pages
-from kinfold_services.replay.stored_rejects import StoredRejects
+from kinfold_services.log.exclusions import excluded_entries, excludes
+from kinfold_services.log.pages import log_extent, read_pages
+from kinfold_services.rejects.entries import Reject, as_rejects
+from kinfold_services.rejects.stored import StoredRejects
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Position, entry_digest
-from kinfold_services.state.rejects import Reject, as_rejects
 
 _TAKEN_ENTRIES: Final = 100_000
 """After so many entries the state completes what they changed. A projector that rebuilds renews its leases in between."""

@@ -27,15 +27,15 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import STATE, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.pages import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.log import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.rebuild import KINDS, Kind, Progress, Rebuild, nothing_touched
-from kinfold_services.replay.staging import Staging
+from kinfold_services.replay.staging import StagingArea
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Position, Replaced, position_fields
 from kinfold_services.state.reader import StateReader
 from kinfold_services.state.writes import pack
-from kinfold_services.tasks import end_tasks
 
 _SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
@@ -71,7 +71,7 @@ class Replay:
         self._feed_entries: Final = settings.feed_entries
         self._stored: Final = StateReader(client, workspace)
         self._sides: Final = Sides(client, workspace, self.rebuild, follows=not whole_log)
-        self._staging: Final = Staging(client, workspace)
+        self._staging: Final = StagingArea(client, workspace)
         self._swap: Final = client.register_script(_SWAP)
         self._hold: Final = client.register_script(_HOLD)
         self._token: Final = uuid.uuid4().hex
@@ -276,7 +276,7 @@ class Replay:
             ids = rebuild.ids(kind) if unwritten is None else unwritten[kind]
             await self._staging.write(self._staging.writes.things(kind, ((each, rebuild.stored(kind, each)) for each in ids)))
         rejects, self.rebuild.rejects = self.rebuild.rejects, []
-        await self._staging.write(self._staging.writes.rejects(rejects))
+        await self._staging.write(self._staging.writes.entry("rejects", reject.values()) for reject in rejects)
 
     async def _write_last(self, living: Position) -> None:
         """Writes what is only known at the end: the last changes, those for the feed, what is left out, and the position."""

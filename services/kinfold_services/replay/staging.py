@@ -9,15 +9,15 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.keys import STATE
 from kinfold_services.connections import ANSWER_S, Client
-from kinfold_services.projector.wire import Wire
 from kinfold_services.state.position import Replaced
+from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
 
 _CHUNK_BYTES: Final = 1 << 20
 """Written at once, about: some milliseconds in which the server answers nobody."""
 
 
-class Staging:
+class StagingArea:
     """A workspace's staging area. It belongs to the replay that claimed it last, and refuses what an earlier one writes.
 
     Every write is a transaction that watches whose area it is.

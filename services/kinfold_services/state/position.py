@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from kinfold_projections.counts import Counts
-from kinfold_services.streams import pairs_of
+from kinfold_services.log.streams import pairs_of
 
 
 class LostPlace(RuntimeError):

@@ -1,4 +1,4 @@
-"""Reads what belongs to a state as a whole. Single contacts and visitors: `kinfold_services.queries`."""
+"""Reads what belongs to a state as a whole. Single contacts and visitors: `kinfold_services.state.queries`."""
 
 from collections.abc import Awaitable
 from typing import Final, cast

@@ -6,14 +6,13 @@ server for long.
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import hiredis
 
 from kinfold_projections.records import encode_record, encode_stamps
 from kinfold_projections.state import StateChanges
-from kinfold_schemas.keys import PrivateName, PublicName, Staging, key
-from kinfold_services.state.rejects import Reject
+from kinfold_schemas.keys import AreaName, PrivateName, PublicName, key
 
 SORTED_SETS: Final = frozenset({"members", "created"})
 """Of the keys of a state. Every member has the score 0."""
@@ -29,14 +28,14 @@ def pack(*parts: str | bytes | float) -> bytes:
 class Writes:
     """Packs commands for the keys of one workspace, or of a staging area of it."""
 
-    def __init__(self, workspace: str, staging: Staging | None = None) -> None:
+    def __init__(self, workspace: str, area: AreaName | None = None) -> None:
         self._workspace: Final = workspace
-        self._staging: Final[Staging | None] = staging
+        self._area: Final[AreaName | None] = area
         self._change: Final = pack(b"XADD", self.key("changes"), b"*", b"change", b"")[: -len(b"$0\r\n\r\n")]
 
     def key(self, name: PublicName | PrivateName) -> bytes:
         """A key, encoded. The log and the feed have no staging area."""
-        return key(self._workspace, name, None if name in {"changes", "events"} else self._staging).encode()
+        return key(self._workspace, name, None if name in {"changes", "events"} else self._area).encode()
 
     def state(self, changes: StateChanges) -> Iterator[bytes]:
         """Everything that a fold changed of a state, but its position."""
@@ -69,10 +68,9 @@ class Writes:
             yield from appended
             yield pack(b"XTRIM", self.key("changes"), b"MAXLEN", b"~", feed_entries)
 
-    def rejects(self, rejects: Iterable[Reject]) -> Iterator[bytes]:
-        """Rejects, in order."""
-        for reject in rejects:
-            yield pack(b"XADD", self.key("rejects"), b"*", *reject.values())
+    def entry(self, stream: Literal["rejects"], values: Iterable[bytes | str]) -> bytes:
+        """An entry at the end of a stream, from names and values in turn."""
+        return pack(b"XADD", self.key(stream), b"*", *values)
 
     def hash(self, name: PublicName | PrivateName, fields: Mapping[str, str | int]) -> bytes:
         """A few fields of a hash."""

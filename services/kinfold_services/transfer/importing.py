@@ -12,9 +12,9 @@ import kinfold_services.transfer
 from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.replay.log import excludes
+from kinfold_services.log.exclusions import excludes
+from kinfold_services.log.streams import PAGE_ENTRIES, StreamEntry, read_stream
 from kinfold_services.state.reader import StateReader
-from kinfold_services.streams import PAGE_ENTRIES, StreamEntry, read_stream
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 
 _PAGE_BYTES: Final = 4 << 20

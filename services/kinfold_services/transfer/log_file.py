@@ -8,7 +8,7 @@ It is NDJSON in UTF-8. Every line ends with `\n`:
     {"entries":2,"lost":0,"first":"1732262400000-0","last":"1732262400000-1","sha256":"…"}
 
 The header holds what the fold depends on beside the log: the workspace's name (a contact id is a hash of it and the entry's
-id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects.py`).
+id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`).
 
 The entries follow in the order of their ids. If the only field of an entry is `event`, and its value is a JSON object, the line
 holds the exact bytes of that object, from after `"event":` to before the last `}`. Any other entry has all its fields in
@@ -31,7 +31,7 @@ import msgspec
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.positions import position_key
-from kinfold_services.streams import StreamEntry
+from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
 VERSION: Final = 1

@@ -20,7 +20,7 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
 from kinfold_services.gateway.metrics import Metrics
-from kinfold_services.queries import Workspace
+from kinfold_services.state.queries import StateQueries
 
 _RING: Final = 4096
 _PAGE: Final = 500
@@ -123,7 +123,7 @@ class FeedHub:
     async def add_survivors(self, follower: Follower) -> None:
         """Let a follower of contacts follow the survivors of past merges. The feed reports later merges."""
         if follower.filter is not None:
-            queries = Workspace(self._client, self._workspace)
+            queries = StateQueries(self._client, self._workspace)
             for contact_id in list(follower.filter.contacts):
                 if (living := await queries.contact(contact_id)) is not None:
                     follower.filter.contacts.add(living.id)

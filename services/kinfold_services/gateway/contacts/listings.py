@@ -22,7 +22,7 @@ from kinfold_services.gateway.contacts.lookups import After, ContactAnswer, IfNo
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.workspaces import GatewayWorkspace
-from kinfold_services.members import walk_members
+from kinfold_services.state.members import walk_members
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 

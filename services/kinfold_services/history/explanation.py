@@ -1,0 +1,223 @@
+"""Why a contact is what it is: every event that shaped it, what that did, and by which rule (`kinfold explain`).
+
+The log is folded twice: once to learn which contacts were merged into this one and which visitors ever were theirs, and once
+more, stopping at every event that names one of them or leaves one of them other than it was.
+"""
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import msgspec
+
+from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
+from kinfold_projections.fold import fold
+from kinfold_projections.identity import MAX_MERGES, Decision, decide
+from kinfold_projections.outcomes import Kind, Outcome
+from kinfold_projections.records import ContactRecord, public_contact
+from kinfold_projections.state import State
+from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, VisitorLinked, VisitorUnlinked
+from kinfold_schemas.contacts import Contact, MergedContact
+from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_services.history.past import Past
+from kinfold_services.log.exclusions import Exclusions
+
+
+class Deed(msgspec.Struct, frozen=True):
+    """Something that an event did, in words, and the rule of the contract that says so."""
+
+    what: str
+    rule: str
+
+
+class Effect(msgspec.Struct, frozen=True, rename="camel"):
+    """A field of a contact before and after an event. What was not there, or is not any more, has no `before` or `after`."""
+
+    contact_id: str
+    field: str
+    before: Any = msgspec.UNSET
+    after: Any = msgspec.UNSET
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One event of a contact's story. Whoever applies the effects of all steps, in order, has the contact."""
+
+    entry: str
+    at: str
+    outcome: Kind
+    did: list[Deed]
+    effects: list[Effect]
+    event: msgspec.Raw
+
+
+class Story:
+    """The story of one contact up to a position.
+
+    Without what the log excludes up to `heard`: the position, or, for the state that a replay may have made, the log's end.
+    """
+
+    def __init__(self, past: Past, position: str, heard: str) -> None:
+        self._past: Final = past
+        self._position: Final = position
+        self._heard: Final = heard
+        self._exclusions = Exclusions()
+        self.contact: Contact | None = None
+        """The living contact that the id has become; None before `steps`, and where there is none."""
+        self._lineage: set[str] = set()
+        self._visitors: set[str] = set()
+
+    async def open(self, contact_id: str) -> bool:
+        """Learns who belongs to the contact. False where there never was one."""
+        self._exclusions = await self._past.exclusions(self._heard)
+        state = await self._past.state_at(self._position, self._exclusions)
+        if contact_id not in state.contacts:
+            return False
+        contact = state.contact(contact_id)
+        self.contact = public_contact(contact)
+        self._lineage = {each for each in state.contacts if state.find(each) == contact.id}
+        self._visitors = {
+            each for each, visitor in state.visitors.items() if any(link.contact_id in self._lineage for link in visitor.links)
+        }
+        return True
+
+    async def steps(self, workspace: str) -> AsyncGenerator[Step]:
+        """Every event that named or changed the contact, one that was merged into it, or a visitor of theirs, in order."""
+        state = State(workspace)
+        known: dict[str, dict[str, Any]] = {}
+        async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
+            async for (_, fields), entry in entries:
+                decision = _decision(state, entry)
+                concerns = isinstance(entry, Entry) and self._concerns(state, entry)
+                (outcome,) = fold(state, [entry])
+                changed = state.take_changes().contacts.keys() & self._lineage
+                if not isinstance(entry, Entry) or not (concerns or changed):
+                    continue
+                effects = [effect for each in sorted(changed) for effect in _effects(known, state.contacts[each])]
+                did = list(self._did(outcome, decision, effects)) or [_nothing(entry, outcome, self._lineage)]
+                yield Step(entry.id, entry.at, outcome.kind, did, effects, _one_line(fields[EVENT_FIELD]))
+
+    def _concerns(self, state: State, entry: Entry) -> bool:
+        """Whether the event names somebody of the story. It may, and do nothing; and it may do something, and not."""
+        names = entry.names
+        if names.visitor_id in self._visitors or names.contact_id in self._lineage:
+            return True
+        if names.external_id is not None and state.external_ids.get(names.external_id) in self._lineage:
+            return True
+        return names.email_key is not None and state.emails.get(names.email_key) in self._lineage
+
+    def _did(self, outcome: Outcome, decision: Decision | None, effects: list[Effect]) -> Iterator[Deed]:
+        if outcome.rejection is not None:
+            yield Deed(f"refused: {outcome.rejection.detail}", "7: Rejects")
+        created = {effect.contact_id for effect in effects if effect.field == "version" and effect.before is msgspec.UNSET}
+        for contact_id in sorted(created):
+            yield Deed(f"created {contact_id}", _why_created(decision))
+        for effect in effects:
+            if deed := _field_deed(effect, decision):
+                yield deed
+        for change in outcome.changes:
+            if change.contact_id in self._lineage and (deed := _change_deed(change)):
+                yield deed
+            elif isinstance(change, IdentityConflict) and change.held_by in self._lineage:
+                yield Deed(f"kept {change.email}, which {change.contact_id} was to have", _why_held(change))
+
+
+def _why_held(change: IdentityConflict) -> str:
+    if change.reason == "too-many-merges":
+        return f"5, the fuse: {MAX_MERGES} contacts were merged already"
+    return "5, second table: held by a contact with another external id"
+
+
+def _change_deed(change: Change) -> Deed | None:
+    """What the fields do not tell."""
+    match change:
+        case VisitorLinked():
+            return Deed(f"linked {change.visitor_id}", "5, Linking: from the effective time on")
+        case VisitorUnlinked():
+            return Deed(f"{change.visitor_id} moved on to {change.next_contact_id}", "5, Linking: the visitor moves on")
+        case ContactsMerged():
+            return Deed(f"merged {change.merged_contact_id}", "5, second table: the event names both")
+        case IdentityConflict():
+            return Deed(f"refused {change.email}, which {change.held_by} holds", _why_held(change))
+        case _:
+            return None
+
+
+def _field_deed(effect: Effect, decision: Decision | None) -> Deed | None:
+    if effect.after is None and not effect.before and not effect.field.startswith("metadata."):
+        return None  # a new contact does not have it yet
+    if effect.field == "externalId":
+        return Deed(f"took external id {effect.after}", "5, first table: gains the external id")
+    if effect.field == "email":
+        rule = f"5, second table: {decision.rule}" if decision is not None else "5: named by the event"
+        return Deed(f"took e-mail {effect.after}" + (f", freed {effect.before}" if effect.before else ""), rule)
+    if effect.field in {"name", "image"} or effect.field.startswith("metadata."):
+        return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", "3: last write wins by effective time")
+    return None
+
+
+def _decision(state: State, entry: Entry | BadEntry) -> Decision | None:
+    """What the tables of contract section 5 say of an event, before it is folded."""
+    if not isinstance(entry, Entry) or not isinstance(entry.event, VisitorIdentified):
+        return None
+    return decide(state, entry.names)
+
+
+def _why_created(decision: Decision | None) -> str:
+    if decision is None:
+        return "5: metadata for a contact that nobody has named yet"
+    return "5, first table: a new contact"
+
+
+def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
+    """What an event came to that named somebody of the story and left the contact as it was."""
+    if dropped := _DROPPED.get(outcome.kind):
+        return dropped
+    if others := sorted({change.contact_id for change in outcome.changes} - lineage):
+        return Deed(f"went to {', '.join(others)}", _WHOSE[type(entry.event)])
+    if isinstance(entry.event, MetadataSet):
+        return Deed(f"metadata kept with {entry.names.visitor_id}", "4: nobody has identified the visitor yet")
+    if isinstance(entry.event, VisitorIdentified):
+        return Deed(f"linked {entry.names.visitor_id} for a time past", "5, Linking: last write wins by effective time")
+    return Deed("seen", "3: seen times only widen")
+
+
+_DROPPED: Final[Mapping[Kind, Deed]] = {
+    "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
+    "stale": Deed("dropped as late", "3: a value with a greater effective time stands"),
+    "no-op": Deed("nothing new", "4: a no-op"),
+}
+_WHOSE: Final[Mapping[type[Event], str]] = {
+    VisitorIdentified: "5, first table: the contact that the event names",
+    MetadataSet: "5, Linking: the contact that held the visitor at that time",
+    VisitorSeen: "5, Linking: the contact that held the visitor at that time",
+}
+
+
+def _effects(known: dict[str, dict[str, Any]], record: ContactRecord | MergedContact) -> Iterator[Effect]:
+    """How a contact differs from what is known of it, and from now on is."""
+    if isinstance(record, MergedContact):
+        known.pop(record.id, None)  # what it had is among the effects on the other
+        return
+    old, now = known.get(record.id, {}), _fields(record)
+    known[record.id] = now
+    for field in sorted(old.keys() | now.keys()):
+        one, other = old.get(field, msgspec.UNSET), now.get(field, msgspec.UNSET)
+        if one is not other and (one != other or one.__class__ is not other.__class__):
+            yield Effect(record.id, field, one, other)
+
+
+def _fields(record: ContactRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    metadata: dict[str, Any] = fields.pop("metadata")
+    return fields | {f"metadata.{name}": value for name, value in metadata.items()}
+
+
+def _one_line(event: bytes) -> msgspec.Raw:
+    """The event as it was written, but for line breaks between its parts: a step is one line of output."""
+    return msgspec.Raw(msgspec.json.format(event, indent=-1) if b"\n" in event or b"\r" in event else event)
+
+
+def _shown(value: object) -> str:
+    if value is msgspec.UNSET:
+        return "nothing"
+    return msgspec.json.encode(value).decode() if not isinstance(value, str) else value

@@ -1,0 +1,54 @@
+"""What people name a moment of a log by: a time, or a position."""
+
+import re
+from datetime import datetime
+from typing import Final
+
+from kinfold_schemas.positions import position_key
+from kinfold_schemas.times import LAST_MS, to_ms, to_text
+from kinfold_services.log.pages import LogExtent
+
+_POSITION: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
+_LAST_SEQ: Final = 2**64 - 1
+"""Of an entry's milliseconds, too."""
+
+
+class NoMoment(ValueError):
+    """A moment that the log does not cover."""
+
+
+def parse_moment(text: str) -> str:
+    """The position of a moment: RFC 3339 with an offset, or a log entry's id. Raises ValueError.
+
+    A time, and an id without its sequence number, stand for the last entry of that millisecond.
+    """
+    if _POSITION.match(text):
+        position = text if "-" in text else f"{text}-{_LAST_SEQ}"
+        if max(position_key(position)) <= _LAST_SEQ:
+            return position
+    try:
+        moment = None if text.isdecimal() else datetime.fromisoformat(text.upper())  # RFC 3339 has `t` and `z`, too
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not 0 <= to_ms(moment) <= LAST_MS:
+        raise ValueError(
+            f"at: expected a time with an offset (2026-11-22T08:00:00Z) or a position (1732262400000-0), got {text!r}"
+        )
+    return f"{to_ms(moment)}-{_LAST_SEQ}"
+
+
+def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
+    """Raises NoMoment for what is before the log's first entry, or has not come yet."""
+    if not extent.first or position_key(position) < position_key(extent.first):
+        begins = f"begins at {_shown(extent.first)}" if extent.first else "is empty"
+        raise NoMoment(f"at: {_shown(position)} is before the log, which {begins}")
+    ms, seq = position_key(position)
+    last = position_key(extent.last)
+    if (ms, seq) > last and not (seq == _LAST_SEQ and ms <= now_ms):
+        raise NoMoment(f"at: {_shown(position)} is after the log, which ends at {_shown(extent.last)}")
+
+
+def _shown(position: str) -> str:
+    ms, seq = position_key(position)
+    time = to_text(min(ms, LAST_MS))
+    return time if seq == _LAST_SEQ else f"{position} ({time})"

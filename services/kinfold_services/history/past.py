@@ -1,0 +1,210 @@
+"""Looking back: the state as it was at a position of the log (`kinfold show --at`, `kinfold contacts --at`).
+
+The log is folded up to there, in memory, from the newest snapshot before it on. Snapshots are made on the way, every so many
+entries, by those who look back; nobody else pays for them. A snapshot is a cache and never a truth: it is used only where it
+was made by this very fold (its source's digest), under the same rules.
+"""
+
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
+from importlib.resources import files
+from itertools import islice
+from typing import Any, Final, cast
+
+import msgspec
+
+import kinfold_projections
+import kinfold_schemas
+import kinfold_services.history
+from kinfold_projections.batches import read_batch
+from kinfold_projections.duplicates import WINDOW_ENTRIES
+from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.fold import fold
+from kinfold_projections.members import Membership
+from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
+from kinfold_projections.state import State
+from kinfold_schemas.contacts import MergedContact
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key, snapshot_key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.exclusions import Exclusions, excluded_entries, excludes
+from kinfold_services.log.pages import LogExtent, entries_before, log_extent, read_pages
+from kinfold_services.settings import Settings
+
+KEPT_SNAPSHOTS: Final = 20
+_PIECE_RECORDS: Final = 10_000
+
+
+class _About(msgspec.Struct, frozen=True):
+    """What a snapshot was made with, how much of the log it covers, and of how many pieces it is."""
+
+    digest: str
+    first: str
+    """The log's first entry: a log that was deleted and begun anew has another one."""
+    lost: int
+    """How many entries the log had lost."""
+    excluded: frozenset[str]
+    last_exclusion: str
+    entries: int = 0
+    pieces: int = 0
+
+
+class _Piece(msgspec.Struct):
+    """A part of a snapshot."""
+
+    visitors: dict[str, VisitorRecord] = {}
+    visitor_stamps: dict[str, VisitorStamps] = {}
+    contacts: dict[str, ContactRecord] = {}
+    merged: dict[str, MergedContact] = {}
+    contact_stamps: dict[str, ContactStamps] = {}
+    external_ids: dict[str, str] = {}
+    emails: dict[str, str | None] = {}
+    older: dict[str, list[Membership]] = {}
+
+
+class Past:
+    """Folds a workspace's log, in memory, up to any position."""
+
+    def __init__(self, client: Client, settings: Settings, rules: IdentifierRules) -> None:
+        self._client: Final = client
+        self._workspace: Final = settings.workspace
+        self._every: Final = settings.snapshot_entries
+        self._rules: Final = rules
+        self._digest: Final = fold_digest(rules)
+
+    async def exclusions(self, upto: str) -> Exclusions:
+        """What the log up to `upto` excludes."""
+        return await excluded_entries(self._client, self._workspace, upto)
+
+    async def state_at(self, position: str, exclusions: Exclusions | None = None) -> State:
+        """The state after the entry at `position`, or the last one before it. Raises NoLog.
+
+        Without what the log excludes up to there, or without what `exclusions` say, which were heard there or later.
+        """
+        extent = await log_extent(self._client, self._workspace)
+        while True:
+            begin, about, state = await self._newest_snapshot(position, extent, exclusions)
+            if (found := await self._fold(begin, about, state, position)) is not None:
+                return found
+            # There is an EventsExcluded that the snapshot knows nothing of: what it names may be folded in there already.
+            exclusions = await self.exclusions(position)
+
+    async def _fold(self, begin: str, about: _About, state: State, position: str) -> State | None:
+        """Goes on from a snapshot; None where the log excludes entries that it does not leave out."""
+        known, folded = position_key(about.last_exclusion), about.entries
+        async with aclosing(read_pages(self._client, self._workspace, begin, position)) as pages:
+            async for page in pages:
+                if any(excludes(fields) and position_key(each.decode()) > known for each, fields in page):
+                    return None
+                fold(state, read_batch(page, self._rules, about.excluded).entries)
+                folded += len(page)
+                if self._every and folded - about.entries >= self._every:
+                    about = msgspec.structs.replace(about, entries=folded)
+                    state.take_changes()
+                    await self._keep(state, page[-1][0].decode(), about)
+        state.take_changes()  # which completes the contacts
+        return state
+
+    async def entries(self, position: str, exclusions: Exclusions) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
+        """Every entry that a fold up to `position` takes, raw and read."""
+        async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
+            async for page in pages:
+                batch = read_batch(page, self._rules, exclusions.entries)
+                for raw, entry in zip(batch.raws, batch.entries, strict=True):
+                    yield raw, entry
+
+    # --- snapshots
+
+    async def _newest_snapshot(
+        self, position: str, extent: LogExtent, exclusions: Exclusions | None
+    ) -> tuple[str, _About, State]:
+        """Where to begin: the newest snapshot that a fold of this log would make again, or nothing."""
+        known = exclusions or Exclusions()
+        begun = self._digest, extent.first, extent.lost
+        nothing = "", _About(*begun, known.entries, known.last), State(self._workspace, tells=False)
+        if not self._every:
+            return nothing
+        reply: Any = await self._client.hgetall(key(self._workspace, "snapshots"))
+        usable: list[tuple[tuple[int, int], tuple[int, int], str, _About]] = []
+        for field, data in cast("_Hash", reply).items():
+            with suppress(ValueError):
+                each, about = field.decode(), msgspec.json.decode(data, type=_About)
+                heard, at = position_key(about.last_exclusion), position_key(each)
+                if (about.digest, about.first, about.lost) != begun or max(heard, at) > position_key(position):
+                    continue
+                if exclusions is None or about.last_exclusion == exclusions.last:
+                    usable.append((heard, at, each, about))
+        for _, _, each, about in sorted(usable, key=lambda item: item[:2], reverse=True):
+            if (state := await self._restore(each, about)) is not None:
+                return each, about, state
+        return nothing
+
+    async def _restore(self, position: str, about: _About) -> State | None:
+        """The state of a snapshot; None where that is not whole, or not of this log, for it is nothing but a cache."""
+        state = State(self._workspace, tells=False)
+        reply: Any = await self._client.lrange(snapshot_key(self._workspace, position), 0, -1)
+        pieces = cast("list[bytes]", reply)
+        try:
+            if not pieces or len(pieces) != about.pieces + 1 or msgspec.json.decode(pieces[0], type=_About) != about:
+                return None
+            for data in pieces[1:]:
+                _put(state, msgspec.msgpack.decode(zlib.decompress(data), type=_Piece))
+        except (zlib.error, ValueError):
+            return None
+        count, last = WINDOW_ENTRIES + len(about.excluded), ""
+        async for page in entries_before(self._client, self._workspace, position, count):
+            last = page[-1][0].decode()
+            state.window.enter(read_batch(page, self._rules, about.excluded).entries)
+        return state if last == position else None  # else it is of a log that went on otherwise, before somebody restored this
+
+    async def _keep(self, state: State, position: str, about: _About) -> None:
+        pieces = [zlib.compress(msgspec.msgpack.encode(piece), level=1) for piece in _pieces(state)]
+        label = msgspec.json.encode(msgspec.structs.replace(about, pieces=len(pieces)))
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.delete(snapshot_key(self._workspace, position))
+        for piece in (label, *pieces):
+            pipeline.rpush(snapshot_key(self._workspace, position), piece)
+        pipeline.hset(key(self._workspace, "snapshots"), position, label)
+        await pipeline.execute()
+        reply: Any = await self._client.hkeys(key(self._workspace, "snapshots"))
+        oldest_first = sorted((each.decode() for each in cast("list[bytes]", reply)), key=position_key)
+        if surplus := oldest_first[:-KEPT_SNAPSHOTS]:
+            await self._client.unlink(*(snapshot_key(self._workspace, each) for each in surplus))
+            await cast("Any", self._client.hdel(key(self._workspace, "snapshots"), *surplus))
+
+
+_Hash = dict[bytes, bytes]
+
+
+def fold_digest(rules: IdentifierRules) -> str:
+    """Of everything that decides what a snapshot means: the source of the fold, schemas and pieces, and a workspace's rules."""
+    digest = hashlib.sha256()
+    for package in (kinfold_schemas, kinfold_projections):
+        for source in sorted(files(package).iterdir(), key=lambda each: each.name):
+            if source.name.endswith(".py"):
+                digest.update(source.read_bytes())
+    digest.update(files(kinfold_services.history).joinpath("past.py").read_bytes())
+    digest.update(msgspec.json.encode(rules.blocked))
+    return digest.hexdigest()
+
+
+def _put(state: State, piece: _Piece) -> None:
+    state.contacts.update(piece.merged)
+    for name in _Piece.__struct_fields__:
+        if name != "merged":
+            getattr(state, name).update(getattr(piece, name))
+
+
+def _pieces(state: State) -> Iterator[_Piece]:
+    for name in _Piece.__struct_fields__:
+        match name:
+            case "contacts" | "merged":
+                kind = ContactRecord if name == "contacts" else MergedContact
+                items: Any = ((each, contact) for each, contact in state.contacts.items() if type(contact) is kind)
+            case _:
+                items = iter(getattr(state, name).items())
+        while some := dict(islice(items, _PIECE_RECORDS)):
+            yield _Piece(**{name: some})

@@ -1,0 +1,47 @@
+"""Queries of a past state, like those of the present one (`kinfold_services.state.queries.StateQueries`)."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from kinfold_projections.records import public_contact, public_visitor
+from kinfold_projections.state import State
+from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import email_key, id_key
+
+
+class PastQueries:
+    """Reads a state that is held in memory whole."""
+
+    def __init__(self, state: State) -> None:
+        self._state: Final = state
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id had become; None where there was none."""
+        return public_contact(self._state.contact(contact_id)) if contact_id in self._state.contacts else None
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact that had this external id."""
+        contact = self._state.by_external_id(id_key(external_id))
+        return public_contact(contact) if contact is not None else None
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact that had this address."""
+        contact = self._state.by_email(email_key(email))
+        return public_contact(contact) if contact is not None else None
+
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor was; None for one that nobody had identified."""
+        visitor = self._state.visitors.get(id_key(visitor_id))
+        if visitor is None or visitor.contact_id is None:
+            return None
+        return public_contact(self._state.contact(visitor.contact_id))
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor."""
+        visitor = self._state.visitors.get(id_key(visitor_id))
+        return public_visitor(id_key(visitor_id), visitor) if visitor is not None else None
+
+    async def contacts(self) -> AsyncIterator[Contact]:
+        """Every contact that lived, by id."""
+        for contact in sorted(self._state.living_contacts(), key=lambda contact: contact.id):
+            yield public_contact(contact)

@@ -1,0 +1,1 @@
+"""What every process sets up: logs, the garbage collector, and tasks that end."""

@@ -1,0 +1,40 @@
+"""The consumer group that shows the lag in `XINFO GROUPS`. It reads nothing: its position follows the projector's."""
+
+from typing import Final, cast
+
+from redis.exceptions import ResponseError
+
+from kinfold_schemas.keys import key
+from kinfold_services.connections import Client
+from kinfold_services.state.position import Position
+
+GROUP: Final = "kinfold"
+
+
+async def make_group(client: Client, workspace: str) -> None:
+    """Makes the consumer group that shows the lag, where it is missing. A workspace without a log gets an empty one."""
+    try:
+        await client.xgroup_create(key(workspace, "events"), GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+async def set_group(client: Client, workspace: str, position: Position) -> None:
+    """Puts the group where the state is: a replay may have moved the state. Every commit moves the group on."""
+    read = position.counts.entries + position.counts.lost
+    await client.xgroup_setid(key(workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=read)
+
+
+async def lag(client: Client, workspace: str, position: Position) -> int:
+    """How many entries of the log are not folded yet."""
+    log = key(workspace, "events")
+    if not await client.exists(log):
+        return 0
+    groups = cast("list[dict[str, object]]", await client.xinfo_groups(log))
+    for group in groups:
+        if group["name"] == GROUP.encode() and isinstance(lag := group["lag"], int):
+            return lag
+    # Redis does not know the lag after entries were deleted: then count them.
+    last = position.stream_id
+    return len(await client.xrange(log, min=f"({last}" if last else "-") or ())

@@ -1,0 +1,214 @@
+"""Questions about a workspace's state. Answers are public objects, without the fold's own fields."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from kinfold_schemas.contacts import Contact, Visitor, merged_into
+from kinfold_schemas.identifiers import email_key, id_key
+from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client
+from kinfold_services.state.group import lag
+from kinfold_services.state.position import Position
+from kinfold_services.state.reader import StateReader
+
+_decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
+_decode_contact: Final = msgspec.json.Decoder(Contact).decode
+_SCAN: Final = 1000
+_ASK_AGAIN_S: Final = 0.005
+
+
+class NotFolded(TimeoutError):
+    """The projector did not come as far as was asked within the time."""
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """How a workspace is: `lag` counts the log entries that are not folded yet."""
+
+    workspace: str
+    entries: int
+    position: str | None
+    lag: int
+    contacts: int
+    visitors: int
+    folded: int
+    no_op: int = msgspec.field(name="no-op")
+    stale: int
+    duplicate: int
+    rejected: int
+    blocked_identifiers: int
+    id_reused: int = msgspec.field(name="id-reused")
+    entries_lost: int
+    """Log entries that were trimmed or deleted before this state's fold came to them."""
+    rebuilds: int
+    """How often the projector rebuilt the state from the log by itself."""
+    rebuild_reason: str | None
+    """Why it did so the last time."""
+    damage: str | None
+    """Why no projector serves the workspace; null where nothing is wrong."""
+
+
+class Queries(Protocol):
+    """Answers questions about the state of one moment."""
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id has become, along its tombstones; None where there never was one."""
+        ...
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact with this external id."""
+        ...
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact with this address, however it is written."""
+        ...
+
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor is; None for one that nobody identified."""
+        ...
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor, identified or not."""
+        ...
+
+    def contacts(self) -> AsyncIterator[Contact]:
+        """Every living contact, by id, and so by creation."""
+        ...
+
+
+async def listed_workspaces(client: Client) -> list[str]:
+    """`default` and the members of `kinfold:workspaces`, by name; what is no name of one is left out, as the projector does."""
+    members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
+    names = {DEFAULT_WORKSPACE}
+    for member in members:
+        with contextlib.suppress(ValueError):
+            names.add(check_workspace(member.decode(errors="replace")))
+    return sorted(names)
+
+
+class StateQueries:
+    """Queries of a workspace's present state, in Redis."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name: Final = name
+        self._client: Final = client
+
+    async def contact(self, contact_id: str) -> Contact | None:
+        """The living contact that an id has become, along its tombstones; None where there never was one."""
+
+        async def same() -> str:
+            return contact_id
+
+        return await self._living(same)
+
+    async def contact_by_external_id(self, external_id: str) -> Contact | None:
+        """The contact with this external id."""
+        return await self._living(lambda: self._holder("external-ids", id_key(external_id)))
+
+    async def contact_by_email(self, email: str) -> Contact | None:
+        """The contact with this address, however it is written."""
+        return await self._living(lambda: self._holder("emails", email_key(email)))
+
+    async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
+        """The contact that a visitor is; None for one that nobody identified."""
+
+        async def its() -> str | None:
+            visitor = await self.visitor(visitor_id)
+            return None if visitor is None else visitor.contact_id
+
+        return await self._living(its)
+
+    async def visitor(self, visitor_id: str) -> Visitor | None:
+        """The visitor, identified or not."""
+        data = await self._get("visitors", id_key(visitor_id))
+        return None if data is None else msgspec.structs.replace(_decode_visitor(data), id=id_key(visitor_id))
+
+    async def contacts(self) -> AsyncIterator[Contact]:
+        """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
+        ids = sorted(await cast("Awaitable[list[bytes]]", self._client.hkeys(self._key("contacts"))))
+        for first in range(0, len(ids), _SCAN):
+            page = await self._client.hmget(self._key("contacts"), cast("list[str]", ids[first : first + _SCAN]))
+            for data in cast("Sequence[bytes | None]", page):
+                if data is not None and (contact := self.living(data)) is not None:
+                    yield contact
+
+    @staticmethod
+    def living(stored: bytes) -> Contact | None:
+        """A stored contact; None where it is a tombstone."""
+        return _decode_contact(stored) if merged_into(stored) is None else None
+
+    async def position(self) -> Position:
+        """How far the log is folded."""
+        return await StateReader(self._client, self.name).position()
+
+    async def wait_until_folded(self, position: str, timeout_s: float) -> None:
+        """Waits until the projector has come as far as `position`. Raises NotFolded."""
+        target = position_key(position)
+        deadline = time.monotonic() + timeout_s
+        while position_key((await self.position()).stream_id) < target:
+            if time.monotonic() > deadline:
+                raise NotFolded(f"position {position} is not folded after {timeout_s:g} s; does a projector run?")
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def status(self) -> Status:
+        """Counts, as of one moment as far as one round trip is one."""
+        position = await self.position()
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.xlen(self._key("events"))
+        pipeline.hlen(self._key("contacts"))
+        pipeline.hlen(self._key("visitors"))
+        pipeline.hmget(key(self.name, "projector"), ["rebuilds", "rebuild_reason", "damage"])
+        entries, contacts, visitors, watched = await pipeline.execute()
+        rebuilds, reason, damage = [None if each is None else each.decode(errors="replace") for each in watched]
+        counts = position.counts
+        return Status(
+            workspace=self.name,
+            entries=entries,
+            position=position.stream_id or None,
+            lag=await lag(self._client, self.name, position),
+            contacts=contacts - counts.merged,
+            visitors=visitors,
+            folded=counts.folded,
+            no_op=counts.no_op,
+            stale=counts.stale,
+            duplicate=counts.duplicate,
+            rejected=counts.rejected,
+            blocked_identifiers=counts.blocked,
+            id_reused=counts.id_reused,
+            entries_lost=counts.lost,
+            rebuilds=int(rebuilds or 0),
+            rebuild_reason=reason,
+            damage=damage,
+        )
+
+    async def _holder(self, name: PublicName, identifier: str) -> str | None:
+        contact_id = await self._get(name, identifier)
+        return None if contact_id is None else contact_id.decode()
+
+    async def _living(self, find: Callable[[], Awaitable[str | None]]) -> Contact | None:
+        """The living contact that the id which `find` finds has become.
+
+        Between two questions a replay may put another state in place, in which contacts can have other ids, and what was merged
+        may not be: where the way ends nowhere it is gone again from its beginning, until it ends at the same place.
+        """
+        missed: str | None = None
+        while (contact_id := await find()) is not None:
+            while (data := await self._get("contacts", contact_id)) is not None:
+                if (survivor := merged_into(data)) is None:
+                    return _decode_contact(data)
+                contact_id = survivor
+            if contact_id == missed:
+                return None
+            missed = contact_id
+        return None
+
+    async def _get(self, name: PublicName, field: str) -> bytes | None:
+        return cast("bytes | None", await cast("Awaitable[object]", self._client.hget(self._key(name), field)))
+
+    def _key(self, name: PublicName) -> str:
+        return key(self.name, name)

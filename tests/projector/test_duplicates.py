@@ -1,0 +1,81 @@
+"""Duplicates and re-used ids across restarts of the real projector (contract section 3)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from kinfold_projections import duplicates
+from kinfold_schemas.keys import key
+from kinfold_services.projector import workspace as projector_workspace
+from kinfold_services.state.queries import StateQueries, Status
+from tests.support.event_log import append, entry_id
+from tests.support.projecting import fold_log
+
+WINDOW: Final = 8
+
+
+@pytest.fixture
+def _small_window() -> Iterator[None]:
+    """A window that a few entries fill, with the projector's idea of how far back it has to read."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (duplicates, projector_workspace):
+            patch.setattr(module, "WINDOW_ENTRIES", WINDOW)
+        yield
+
+
+def visit(number: int) -> Mapping[str, Any]:
+    """An event with an id of its own."""
+    return {"type": "VisitorSeen", "visitorId": f"v-{number}", "id": f"e-{number}"}
+
+
+async def status_of(redis: Redis, redis_url: str, workspace: str) -> Status:
+    """How the workspace is once a projector that was just started has folded the log."""
+    await fold_log(redis, redis_url, workspace)
+    return await StateQueries(redis, workspace).status()
+
+
+@pytest.mark.usefixtures("_small_window")
+@pytest.mark.parametrize(("entries_before", "found"), [(WINDOW, 1), (WINDOW + 1, 0)])
+async def test_a_restarted_projector_knows_the_whole_window(
+    redis: Redis, redis_url: str, workspace: str, entries_before: int, found: int
+) -> None:
+    """Its first entry, too."""
+    await append(redis, workspace, [visit(number) for number in range(entries_before)])
+    await fold_log(redis, redis_url, workspace)
+    await append(redis, workspace, [visit(0)], start=entries_before)
+
+    assert (await status_of(redis, redis_url, workspace)).duplicate == found
+
+
+@pytest.mark.usefixtures("_small_window")
+async def test_excluded_entries_take_no_place_in_the_window(redis: Redis, redis_url: str, workspace: str) -> None:
+    """A log without them is what is folded, so a restarted projector reads that much further back."""
+    await redis.sadd(key(workspace, "excluded"), *(entry_id(number) for number in range(2, 2 + WINDOW)))
+    await append(redis, workspace, [visit(number) for number in range(2 * WINDOW)])
+    await fold_log(redis, redis_url, workspace)
+    await append(redis, workspace, [visit(0)], start=2 * WINDOW)
+
+    assert (await status_of(redis, redis_url, workspace)).duplicate == 1
+
+
+async def test_a_reused_id_is_folded_counted_and_told(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Across a restart as well, with the first one of them in the log, once a minute."""
+    await append(redis, workspace, [{**visit(0), "id": "m-1"}, {**visit(1), "id": "m-1"}])
+    with capture_logs() as told:
+        status = await status_of(redis, redis_url, workspace)
+    assert (status.visitors, status.folded, status.duplicate, status.id_reused) == (2, 2, 0, 1)
+    assert [(each["event_id"], each["entry"]) for each in reused(told)] == [("m-1", entry_id(1))]
+
+    await append(redis, workspace, [{**visit(number), "id": "m-1"} for number in (0, 2, 3)], start=2)
+    with capture_logs() as told:
+        status = await status_of(redis, redis_url, workspace)
+    assert (status.visitors, status.folded, status.duplicate, status.id_reused) == (4, 4, 1, 3)
+    assert [each["entry"] for each in reused(told)] == [entry_id(3)]
+
+
+def reused(told: list[Any]) -> list[Any]:
+    """The lines of the log about re-used ids."""
+    return [each for each in told if each["event"].startswith("event id used again")]
