@@ -27,7 +27,7 @@ from tests.support.snapshots import keys_like, take_snapshot
 from tests.support.strategies import Log, logs
 
 ENTRIES: Final = 6000
-POSITIONS: Final = 100
+POSITIONS: Final = short_or_long(30, 100)
 EVERY: Final = 2000
 DICE: Final = random.Random(20261122)  # noqa: S311  no secret
 
@@ -67,9 +67,7 @@ class FromNothing:
 
 
 @pytest.mark.parametrize("every", [0, EVERY])
-async def test_the_state_at_a_hundred_random_positions_is_what_folding_up_to_there_gives(
-    redis: Redis, workspace: str, every: int
-):
+async def test_the_state_at_random_positions_is_what_folding_up_to_there_gives(redis: Redis, workspace: str, every: int):
     """With snapshots, whichever was made by whom, and without."""
     events = list(history()[:ENTRIES])
     await append(redis, workspace, events)
