@@ -71,6 +71,13 @@ MODEL_ARGS ?=
 model: $(STAMP) ## compare the fold with the contract by definition, on random logs, until stopped
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
 
+# As `make search-model SEARCH_EXAMPLES=20000`.
+SEARCH_EXAMPLES ?= 6000
+
+.PHONY: search-model
+search-model: $(STAMP) ## compare search with plain Python, on random filters, on SQLite and PostgreSQL (SEARCH_EXAMPLES)
+	KINFOLD_SEARCH_EXAMPLES=$(SEARCH_EXAMPLES) $(BIN)/python -m pytest tests/directory/test_search_by_definition.py --timeout 3600
+
 # About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
 FAILOVER_ROUNDS ?= 5
 FAILOVER_S ?= 120
@@ -115,6 +122,11 @@ bench-check: $(STAMP) ## fail where a ratio or an instruction count is worse tha
 bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on, as the scripts in benchmarks/ are called
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
+# Only for changes of clients/browser and clients/react: what the gateway serves is in the repository.
+.PHONY: web
+web: $(STAMP) ## build the clients for browsers with npm, and the script that the gateway serves (Node comes as a wheel)
+	$(BIN)/python -m tools.web
+
 # NO_MKDOCS_2_WARNING: Material's banner about its successor.
 .PHONY: docs
 docs: $(STAMP) ## build the documentation into site/; a warning, a dead link or a missing anchor is an error
@@ -147,5 +159,5 @@ constraints: ## resolve constraints*.txt anew from pyproject.toml (keeps pins th
 
 .PHONY: clean
 clean: ## remove what can be made again; not .kinfold, which is data
-	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist build site clients/node_modules clients/*/dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

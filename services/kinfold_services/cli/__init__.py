@@ -9,8 +9,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
-from kinfold_services.cli.output import DONE, NO, UNREACHABLE, CannotPrint, complain, open_closed_streams, say
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, CannotPrint, complain, open_closed_streams, say
 from kinfold_services.connections import ServerUnfit
+from kinfold_services.contact_files.arrow import NoPyarrow
 from kinfold_services.history.moments import NoMoment
 from kinfold_services.log.pages import NoLog
 from kinfold_services.server.errors import EmbeddedServerError
@@ -26,6 +27,8 @@ def main() -> None:
     try:
         app()
         status = DONE  # not reached: `commands.leave` ends the program with the status of the command
+    except NoPyarrow as error:
+        status = complain(str(error), USAGE)
     except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern) as error:
         status = complain(str(error), NO)
     except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerUnfit, EmbeddedServerError) as error:

@@ -11,8 +11,11 @@ import uvloop
 
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.contact_output import FormatName, Output
+from kinfold_services.cli.import_command import import_contacts
 from kinfold_services.cli.key_commands import key_commands
 from kinfold_services.cli.options import (
+    WAIT_S,
     At,
     DataDir,
     RedisUrl,
@@ -28,8 +31,6 @@ from kinfold_services.cli.options import (
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
-
-_WAIT_S: Final = 60.0
 
 
 def leave(status: int, **_: object) -> None:
@@ -133,7 +134,7 @@ def publish(
     wait: Annotated[bool, typer.Option("--wait", help="Return when the projector has folded the events.")] = False,
     wait_timeout: Annotated[
         float, typer.Option("--wait-timeout", help="Give up when nothing was folded for this many seconds.")
-    ] = _WAIT_S,
+    ] = WAIT_S,
 ) -> int:
     """Appends events from NDJSON files, all or nothing, and prints the position of the last event."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -156,7 +157,7 @@ def show(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
     """Prints one contact. Exit status 1: not found."""
     if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
@@ -172,13 +173,15 @@ def contacts(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
+    form: FormatName = None,
+    output: Output = None,
     at: At = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints every living contact, one a line, by id."""
+    """Prints every living contact, by id: one JSON object a line, or another format."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
+    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout), form, output))
 
 
 @app.command()
@@ -195,7 +198,7 @@ def tail(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
     """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -214,7 +217,7 @@ def status(
         typer.Option("--workspace", callback=check_workspace_name, help="One workspace. Default: KINFOLD_WORKSPACE, or all."),
     ] = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
     """Prints the status of every workspace, one a line: entries, position, lag, contacts, visitors, and counts by outcome.
 
@@ -266,7 +269,7 @@ def explain(
     workspace: WorkspaceName = None,
     at: At = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
 ) -> int:
@@ -403,4 +406,5 @@ def directory(
     return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
 
 
+app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.hints import warn_about_losses
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
 from kinfold_services.cli.reading import When, asking
 from kinfold_services.history.explanation import Step, Story
 from kinfold_services.history.moments import check_moment, parse_moment
@@ -52,7 +52,7 @@ def print_step(console: Console, step: Step) -> None:
     """Prints one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
     colour = _COLOURS[step.outcome]
     deeds = Text("\n").join(
-        Text.assemble((_visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did
+        Text.assemble((visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did
     )
     entry = f"{step.entry:<{_ENTRY_CHARS}}"
     if console.width < _WIDE:
@@ -64,8 +64,3 @@ def print_step(console: Console, step: Step) -> None:
     line.add_column(overflow="fold")
     line.add_row(Text(step.at, "bold"), entry, deeds)
     console.print(line)
-
-
-def _visible(text: str) -> str:
-    """Escapes control characters: events contain text from strangers, which must not control the terminal."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -14,6 +14,9 @@ from kinfold_schemas.urls import hide_password
 from kinfold_services.history.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
 
+WAIT_S: Final = 60.0
+"""The default of --wait-timeout."""
+
 
 def _callback(check: Callable[[str], object]) -> Callable[[str | None], str | None]:
     """A callback of typer that returns the value unchanged, and raises BadParameter if `check` raises ValueError."""

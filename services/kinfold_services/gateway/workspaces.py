@@ -5,10 +5,11 @@ import time
 from importlib.resources import files
 from typing import Any, Final, cast
 
+import structlog
 from redis.exceptions import ResponseError
 
 import kinfold_services.gateway
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.keys import KeyRing
@@ -16,6 +17,7 @@ from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.rate_limits import RateLimit
 from kinfold_services.settings import Settings
@@ -25,7 +27,11 @@ from kinfold_services.state.reader import StateReader
 ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
+MAX_BROWSER_EVENTS: Final = 100
+"""As many events may be in a request with a publishable key."""
+
 _FRESH_S: Final = 5.0
+_REMIND_EVERY_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.004
 _APPENDING: Final = 256
 
@@ -113,7 +119,10 @@ class GatewayWorkspace:
 
     async def _refresh(self) -> None:
         if time.monotonic() > self._fresh_until:
-            self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            try:
+                self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            except BadPattern as error:  # the projector serves no such workspace either
+                raise unavailable(str(error)) from error
             self._secret = await identity_secret(self.client, self.name)
             self._fresh_until = time.monotonic() + _FRESH_S
 
@@ -124,15 +133,21 @@ class Gateway:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings: Final = settings
         self.client: Final = client
+        self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
         self.metrics: Final = Metrics()
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
+            "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
         }
+        events_per_s = settings.gateway_browser_events_per_s
+        self.event_limit: Final = RateLimit(events_per_s, max(MAX_BROWSER_EVENTS, int(events_per_s * 3)), "events")
+        """The budget of events of a publishable key."""
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
+        self._warned_at: Final[dict[str, float]] = {}
         self._appending = 0
 
     def workspace(self, name: str) -> GatewayWorkspace:
@@ -140,6 +155,13 @@ class Gateway:
         if (workspace := self._workspaces.get(name)) is None:
             workspace = self._workspaces[name] = GatewayWorkspace(self.client, name, self.settings, self.metrics)
         return workspace
+
+    def warn_of_development_key(self, workspace: str) -> None:
+        """Say in the log, at most once a minute, that a workspace believes what pages claim."""
+        now = time.monotonic()
+        if now >= self._warned_at.get(workspace, 0.0):
+            self._warned_at[workspace] = now + _REMIND_EVERY_S
+            structlog.get_logger().warning("a development key is in use: identities are not proven", workspace=workspace)
 
     async def append(self, workspace: GatewayWorkspace, events: list[bytes]) -> str:
         """Append events. Returns the position of the last. Raises Problem (503) if too many requests wait for Redis.
