@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from kinfold_projections import rules
-from kinfold_projections.directory import index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory import folded_strings, index_text, index_value, is_sampled, search_text
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.positions import position_key
@@ -171,8 +171,14 @@ def _values(contact: Contact) -> dict[Value, None]:
     return dict.fromkeys([(key, *index_value(value)) for key, value in contact.metadata.items()])
 
 
+CONTACT_COLUMNS: Final = (
+    *("id", "external_id", "email", "email_key", "name", "name_key", "image", "metadata", "visitor_count"),
+    *("first_seen_at", "last_seen_at", "created_at", "updated_at", "version", "record", "search_text", "folded", "sampled"),
+)
+
+
 def contact_row(living: Living) -> Row:
-    """The columns of a contact."""
+    """The columns of a contact, in the order of `CONTACT_COLUMNS`."""
     contact = living.contact
     return {
         "id": contact.id,
@@ -191,16 +197,17 @@ def contact_row(living: Living) -> Row:
         "version": contact.version,
         "record": living.record,
         "search_text": search_text(contact),
+        "folded": folded_strings(contact),
         "sampled": is_sampled(contact.id),
     }
 
 
 _COLUMNS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("external_id", ("external_id", "search_text")),
-    ("email", ("email", "email_key", "search_text")),
-    ("name", ("name", "name_key", "search_text")),
-    ("image", ("image",)),
-    ("metadata_hash", ("metadata",)),
+    ("external_id", ("external_id", "search_text", "folded")),
+    ("email", ("email", "email_key", "search_text", "folded")),
+    ("name", ("name", "name_key", "search_text", "folded")),
+    ("image", ("image", "folded")),
+    ("metadata_hash", ("metadata", "folded")),
     ("visitor_count", ("visitor_count",)),
     ("first_seen_at", ("first_seen_at",)),
     ("last_seen_at", ("last_seen_at",)),
@@ -307,6 +314,11 @@ def _former(entry: FeedEntry, known: Contact, now: Contact | None, living_id: st
             yield _identifier(entry, "email", known.email, key, known.id, living_id)
     if known.external_id is not None and (now is None or now.external_id != known.external_id):
         yield _identifier(entry, "external_id", known.external_id, known.external_id, known.id, living_id)
+
+
+IDENTIFIER_COLUMNS: Final = (
+    *("kind", "value_key", "position_ms", "position_seq", "value", "contact_id", "held_by", "merged_into", "until", "cause"),
+)
 
 
 def _identifier(  # noqa: PLR0913, PLR0917  the columns of a row

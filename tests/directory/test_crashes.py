@@ -124,16 +124,14 @@ async def test_a_build_of_a_directory_that_was_killed_is_replaced(
 
         patch.setattr("kinfold_services.directory.snapshot_build.SnapshotBuild._copy_links", hang)
         patch.setattr("kinfold_services.directory.follower.Follower._give_up", hang)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(10), following(directory_settings, redis_url, workspace):
-                await is_stuck.wait()
-                raise TimeoutError
+        async with following(directory_settings, redis_url, workspace):
+            await asyncio.wait_for(is_stuck.wait(), 30)
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
     assert await must_equal_contacts(redis, directory_settings, workspace) > 0
 
 
-async def test_a_database_that_is_away_for_a_while_is_waited_for(
+async def test_a_database_that_is_away_for_a_while_is_waited_for(  # noqa: PLR0917  fixtures
     redis: Redis, redis_url: str, workspace: str, postgres: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
     """PostgreSQL crashes in the middle, and before the directory starts."""

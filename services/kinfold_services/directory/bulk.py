@@ -42,9 +42,8 @@ class Bulk:
         return str(compiled), None if places == list(range(len(self._names))) else itemgetter(*places)
 
 
-def insert_into(table: sa.Table, *, without: Sequence[str] = ()) -> Bulk:
-    """Insert rows that have the table's columns in their order."""
-    names = [column.name for column in table.columns if column.name not in without]
+def insert_into(table: sa.Table, names: Sequence[str]) -> Bulk:
+    """Insert rows that have these columns, in this order."""
     return Bulk(names, lambda insert: insert(table).values(bound(table, names)))
 
 

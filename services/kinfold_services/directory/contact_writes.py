@@ -6,7 +6,16 @@ from typing import Any, Final, NamedTuple, cast
 import sqlalchemy as sa
 
 from kinfold_projections.directory import search_text
-from kinfold_projections.directory_rows import Living, MetadataRows, Row, Rows, changed_columns, contact_row, decode_contact
+from kinfold_projections.directory_rows import (
+    CONTACT_COLUMNS,
+    Living,
+    MetadataRows,
+    Row,
+    Rows,
+    changed_columns,
+    contact_row,
+    decode_contact,
+)
 from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
 from kinfold_services.directory.tables import builds, contacts, counts, encode_json, metadata, search
 
@@ -75,6 +84,8 @@ def _to_do(rows: Rows, known: Mapping[str, Numbered]) -> _Work:
             continue
         row = contact_row(now)
         row["metadata"] = encode_json(row["metadata"])
+        if row["folded"] is not None:
+            row["folded"] = encode_json(row["folded"])
         if old is None:
             work.added.append(row)
             continue
@@ -85,8 +96,8 @@ def _to_do(rows: Rows, known: Mapping[str, Numbered]) -> _Work:
     return work
 
 
-_ADD_CONTACT: Final = insert_into(contacts, without=["n"])
-_ADD_NUMBERED: Final = insert_into(contacts)
+_ADD_CONTACT: Final = insert_into(contacts, ["build", *CONTACT_COLUMNS])
+_ADD_NUMBERED: Final = insert_into(contacts, ["n", "build", *CONTACT_COLUMNS])
 _REMOVE_CONTACT: Final = Bulk(["row"], lambda _: sa.delete(contacts).where(contacts.c.n == sa.bindparam("row")))
 _updates: Final[dict[tuple[str, ...], Bulk]] = {}
 
@@ -150,8 +161,8 @@ _REMOVE_VALUE: Final = Bulk(
     [*_VALUE, "contact"],
     lambda _: sa.delete(metadata).where(_is_value(metadata), metadata.c.contact_id == sa.bindparam("contact")),
 )
-_ADD_VALUE: Final = insert_into(metadata)
-_COUNT: Final = [column.name for column in counts.columns]
+_ADD_VALUE: Final = insert_into(metadata, ["build", "key", "kind", "number", "text", "contact_id"])
+_COUNT: Final = ("build", "key", "kind", "number", "text", "contacts")
 
 
 def _add_count(insert: Any) -> sa.Executable:

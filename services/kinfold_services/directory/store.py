@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 import sqlalchemy as sa
 
 from kinfold_projections.directory_rows import (
+    IDENTIFIER_COLUMNS,
     AddConflict,
     AddIdentifier,
     FeedEntry,
@@ -24,7 +25,7 @@ from kinfold_projections.directory_rows import (
     named_contacts,
 )
 from kinfold_schemas.contacts import Link
-from kinfold_services.directory.bulk import Bulk, bound, insert_into
+from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
 from kinfold_services.directory.tables import builds, conflicts, encode_json, identifiers, timeline, visitors
 
@@ -61,7 +62,9 @@ def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str,
     _take_steps(connection, build, rows.steps)
 
 
-_ADD_TO_TIMELINE: Final = insert_into(timeline)
+_ADD_TO_TIMELINE: Final = insert_into(
+    timeline, ["build", "position_ms", "position_seq", "contact_id", "type", "at", "cause", "rule", "details"]
+)
 
 
 # --- links ----------------------------------------------------------------------------------------------------------------
@@ -70,13 +73,13 @@ _ADD_TO_TIMELINE: Final = insert_into(timeline)
 def _write_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
     """Put links into the histories of their visitors. A link that is there already stays."""
     _END_LINK.run(connection, [(build, row["visitor_id"], row["since"]) for row in rows])
-    _ADD_LINK.run(connection, [(build, *row.values()) for row in rows])
+    _ADD_LINK.run(connection, [_link_values(build, row) for row in rows])
 
 
 def add_links(connection: sa.Connection, build: int, links: Mapping[str, Sequence[Link]]) -> None:
     """Add the whole histories of visitors that have none yet, or the same."""
     rows = [row for each, history in links.items() for row in link_rows(each, history)]
-    _ADD_HISTORY.run(connection, [(build, *row.values()) for row in rows])
+    _ADD_HISTORY.run(connection, [_link_values(build, row) for row in rows])
 
 
 def replace_links(connection: sa.Connection, build: int, links: Mapping[str, Sequence[Link]]) -> None:
@@ -85,7 +88,11 @@ def replace_links(connection: sa.Connection, build: int, links: Mapping[str, Seq
     add_links(connection, build, links)
 
 
-_LINK: Final = [column.name for column in visitors.columns]
+_LINK: Final = ("build", "visitor_id", "contact_id", "since", "until")
+
+
+def _link_values(build: int, row: Row) -> Values:
+    return build, row["visitor_id"], row["contact_id"], row["since"], row["until"]
 
 
 def _add_link(insert: Any) -> sa.Executable:
@@ -121,7 +128,8 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
         for_kind = list(group)
         if kind is AddIdentifier:
             added = cast("list[AddIdentifier]", for_kind)
-            _ADD_IDENTIFIER.run(connection, [(build, *each.row.values()) for each in added])
+            rows = [(build, *(each.row[name] for name in IDENTIFIER_COLUMNS)) for each in added]
+            _ADD_IDENTIFIER.run(connection, rows)
             continue
         for step in for_kind:
             match step:
@@ -137,7 +145,7 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     pass
 
 
-_IDENTIFIER: Final = [column.name for column in identifiers.columns]
+_IDENTIFIER: Final = ("build", *IDENTIFIER_COLUMNS)
 _ADD_IDENTIFIER: Final = Bulk(
     _IDENTIFIER, lambda insert: insert(identifiers).values(bound(identifiers, _IDENTIFIER)).on_conflict_do_nothing()
 )
