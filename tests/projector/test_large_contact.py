@@ -24,6 +24,8 @@ TOLERATED_BYTES: Final = 400
 """Ids and counts are longer where there are more."""
 LISTED_VISITOR_BYTES: Final = 200
 """A listed visitor in a stored contact, with its time, and in up to two changes on the feed."""
+LEASE: Final = frozenset({"evalsha", "get", "hget", "set"})
+"""Commands by which an owner keeps its lease, when a second has passed."""
 
 
 class Shop:
@@ -76,6 +78,8 @@ async def shop(redis: Redis, redis_url: str, workspace: str) -> AsyncIterator[Sh
     async with projecting(redis_url, workspace, batch_entries=5000):
         await wait_until_folded(redis, workspace, last)
     async with projecting(redis_url, workspace, cache_bytes=0):
+        opened = await shop.append({"type": "VisitorSeen", "visitorId": "first"})  # opening a workspace reads much of the log
+        await wait_until_folded(redis, workspace, opened)
         yield shop
 
 
@@ -109,8 +113,9 @@ def names_both(name: str) -> Mapping[str, Any]:
 def assert_alike(costs: dict[str, Cost]) -> None:
     """The same bytes whether a full list is the whole or hardly any of it; beside one visitor, no more than a list takes."""
     one, listed, many = costs["one"], costs["listed"], costs["many"]
-    assert many.commands == listed.commands, costs
-    assert sum(many.commands.values()) <= sum(one.commands.values()) + 2, costs  # the visitors that follow the list
+    commands = {name: {each: calls for each, calls in cost.commands.items() if each not in LEASE} for name, cost in costs.items()}
+    assert commands["many"] == commands["listed"], costs
+    assert sum(commands["many"].values()) <= sum(commands["one"].values()) + 2, costs  # the visitors that follow the list
     assert abs(many.bytes_in - listed.bytes_in) < TOLERATED_BYTES, costs
     assert abs(many.bytes_out - listed.bytes_out) < max(TOLERATED_BYTES, listed.bytes_out), costs
     assert many.bytes_in - one.bytes_in < LISTED_VISITORS * LISTED_VISITOR_BYTES, costs

@@ -84,17 +84,21 @@ def _up(settings: Settings) -> int:
     try:
         with process_file(settings.data_dir):
             forget_gateway(settings.data_dir)
-            with EmbeddedServer.start(settings.data_dir, fsync="always") as server, _ending_with(server) as has_ended:
-                status = DONE
-                with suppress(_Terminated):
-                    try:
-                        status = _run_all(settings, server.url, settings.data_dir)
-                    except SERVER_ERRORS:
-                        if not has_ended(_NOTICED_S):
-                            raise
-                    finally:
-                        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
-                return NO if has_ended(0) else status
+            has_ended = threading.Event()
+            status = DONE
+            with (
+                EmbeddedServer.start(settings.data_dir, fsync="always") as server,
+                suppress(_Terminated),  # outside what sends the signal, which may come before the first line below
+                _ending_with(server, has_ended),
+            ):
+                try:
+                    status = _run_all(settings, server.url, settings.data_dir)
+                except SERVER_ERRORS:
+                    if not has_ended.wait(_NOTICED_S):
+                        raise
+                finally:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
+            return NO if has_ended.is_set() else status
     except AlreadyUp:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}` stops it"
         return complain(f"kinfold already runs on {settings.data_dir}; {stop}", NO)
@@ -103,12 +107,11 @@ def _up(settings: Settings) -> int:
 
 
 @contextmanager
-def _ending_with(server: EmbeddedServer) -> Generator[Callable[[float], bool]]:
-    """Ends this process when the server ends by itself. Otherwise it would wait forever, and block the next `up`.
-
-    Gives a function that tells whether the server ended by itself, and waits for that as many seconds as it is given.
+def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generator[None]:
+    """Sets `has_ended` and ends this process when the server ends by itself. Otherwise it would wait forever, and block the
+    next `up`.
     """
-    is_done, has_ended = threading.Event(), threading.Event()
+    is_done = threading.Event()
 
     def watch() -> None:
         server.wait()
@@ -120,7 +123,7 @@ def _ending_with(server: EmbeddedServer) -> Generator[Callable[[float], bool]]:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield has_ended.wait
+        yield
     finally:
         is_done.set()
 
