@@ -78,6 +78,14 @@ GATEWAY: Final = Role(
     ),
     (*_SHOWN, "events", "changes", "projector", "blocked-identifiers", "api-keys", "identity-secret"),
 )
+DIRECTORY: Final = Role(
+    "directory",
+    (
+        *("exec", "hmget", "hscan", "info", "multi", "script|load", "smembers"),
+        *("xinfo|stream", "xrange", "xread", "xrevrange", "zcard", "zrange"),
+    ),
+    ("changes", "contacts", "created", "visitors"),
+)
 
 
 async def check_rights(client: Client, role: Role, workspace: str) -> None:

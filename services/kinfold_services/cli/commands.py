@@ -370,4 +370,37 @@ def gateway(
     return serving.run_gateway(settings, until_stdin_ends=until_stdin_ends)
 
 
+@app.command()
+def directory(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workspace",
+            metavar="NAME",
+            callback=check_workspace_names,
+            help="Follow only this workspace; can be repeated. Default: KINFOLD_SERVE, or all.",
+        ),
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    *,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> int:
+    """Runs the directory: keeps the contacts in SQL tables, from the change feed.
+
+    The tables are in `directory.db` in the data dir (SQLite), or in the PostgreSQL database of KINFOLD_DIRECTORY_URL.
+    """
+    settings = settings_from(
+        redis_url=redis_url,
+        data_dir=data_dir,
+        serve=frozenset(workspace) if workspace else None,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    configure_logs(settings.log_format, settings.log_level)
+    return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
+
+
 app.add_typer(key_commands, name="keys")

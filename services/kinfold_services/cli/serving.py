@@ -1,4 +1,4 @@
-"""`kinfold gateway`: serves HTTP."""
+"""`kinfold gateway`: serves HTTP. `kinfold directory`: keeps the contacts in a SQL database."""
 
 import errno
 import socket
@@ -30,4 +30,15 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
             f"gateway: cannot listen on {where}, which is in use or not an address of this machine; choose --host and --port",
             NO,
         )
+    return DONE
+
+
+def run_directory(settings: Settings, *, until_stdin_ends: bool = False) -> int:
+    """Runs the directory until a signal."""
+    from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
+
+    async def serve_directory() -> None:
+        await DirectoryService(settings, server_url(settings)).run(until_stdin_ends=until_stdin_ends)
+
+    uvloop.run(serve_directory())
     return DONE

@@ -221,6 +221,7 @@ identifiers: Final = _table(
     sa.Column("value", _Text, nullable=False),
     sa.Column("contact_id", _Text, nullable=False),
     sa.Column("held_by", _Text, nullable=False),
+    sa.Column("merged_into", _Text),
     sa.Column("until", Time, nullable=False),
     sa.Column("cause", _Text, nullable=False),
     primary_key="kind value_key position_ms position_seq",
@@ -229,7 +230,8 @@ identifiers: Final = _table(
 
 `value_key` is the value as it is compared. `held_by` is the contact that had the identifier until then, and `contact_id` the
 contact that this one has become: the living contact, across all merges. So the merged ids of a contact are the rows with its
-`contact_id` and the kind `contact_id`. The position is that of the feed entry.
+`contact_id` and the kind `contact_id`; `merged_into` of such a row is the contact that it was merged into itself. The position
+is that of the feed entry.
 """
 _index(identifiers, "contact_id", "kind")
 
