@@ -71,6 +71,13 @@ MODEL_ARGS ?=
 model: $(STAMP) ## compare the fold with the contract by definition, on random logs, until stopped
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
 
+# As `make search-model SEARCH_EXAMPLES=20000`.
+SEARCH_EXAMPLES ?= 6000
+
+.PHONY: search-model
+search-model: $(STAMP) ## compare search with plain Python, on random filters, on SQLite and PostgreSQL (SEARCH_EXAMPLES)
+	KINFOLD_SEARCH_EXAMPLES=$(SEARCH_EXAMPLES) $(BIN)/python -m pytest tests/directory/test_search_by_definition.py --timeout 3600
+
 # About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
 FAILOVER_ROUNDS ?= 5
 FAILOVER_S ?= 120

@@ -68,6 +68,17 @@ def search_text(contact: Contact) -> str:
     return fold_text("\n".join([part for part in parts if part is not None]))
 
 
+def folded_strings(contact: Contact) -> dict[str, str] | None:
+    """The folded form of each string outside ASCII, by the name of its field as filters write it (`name`, `metadata.plan`).
+
+    The folded form of an ASCII string is its lower case, which every database can compute. None if there is no other string.
+    """
+    fields = {"name": contact.name, "email": contact.email, "externalId": contact.external_id, "image": contact.image}
+    strings = fields | {f"metadata.{key}": value for key, value in contact.metadata.items()}
+    folded = {name: fold_text(text) for name, text in strings.items() if isinstance(text, str) and not text.isascii()}
+    return folded or None
+
+
 def is_sampled(contact_id: str) -> bool:
     """Whether a contact is in the sample: one in 64, by a hash of its id."""
     return zlib.crc32(contact_id.encode()) % SAMPLE == 0

@@ -113,7 +113,9 @@ def names_both(name: str) -> Mapping[str, Any]:
 def assert_alike(costs: dict[str, Cost]) -> None:
     """The same bytes whether a full list is the whole or hardly any of it; beside one visitor, no more than a list takes."""
     one, listed, many = costs["one"], costs["listed"], costs["many"]
-    commands = {name: {each: calls for each, calls in cost.commands.items() if each not in LEASE} for name, cost in costs.items()}
+    commands = {
+        name: {each: calls for each, calls in cost.commands.items() if each not in LEASE} for name, cost in costs.items()
+    }
     assert commands["many"] == commands["listed"], costs
     assert sum(commands["many"].values()) <= sum(commands["one"].values()) + 2, costs  # the visitors that follow the list
     assert abs(many.bytes_in - listed.bytes_in) < TOLERATED_BYTES, costs

@@ -108,8 +108,9 @@ def _up(settings: Settings) -> int:
 
 @contextmanager
 def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generator[None]:
-    """Sets `has_ended` and ends this process when the server ends by itself. Otherwise it would wait forever, and block the
-    next `up`.
+    """Sets `has_ended` and ends this process when the server ends by itself.
+
+    Otherwise it would wait forever, and block the next `up`.
     """
     is_done = threading.Event()
 

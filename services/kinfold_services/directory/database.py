@@ -16,6 +16,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
+from kinfold_schemas.filters import text_time_ms
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
 from kinfold_services.directory.tables import POSTGRESQL_SCHEMA, decode_json, encode_json
 from kinfold_services.server.data_dir import make_data_dir
@@ -151,6 +152,10 @@ class Database:
         return self._is_sqlite and not self._path.exists()
 
 
+def _time_ms(value: object) -> int | None:
+    return text_time_ms(value) if isinstance(value, str) else None
+
+
 def _first_line(error: object) -> str:
     return str(error).strip().partition("\n")[0]
 
@@ -176,6 +181,7 @@ def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> s
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
+        connection.create_function("kinfold_time_ms", 1, _time_ms, deterministic=True)  # for conditions.py
         return connection
 
     engine = sa.create_engine("sqlite+pysqlite://", creator=connect, **options)

@@ -11,3 +11,7 @@ class NoDirectory(DirectoryUnavailable):
 
 class QueryTookTooLong(DirectoryUnavailable):
     """A query was ended because its time was up."""
+
+
+class WrongQuery(ValueError):
+    """A question that cannot be asked: its sort, its cursor or its words are wrong."""

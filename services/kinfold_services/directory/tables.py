@@ -56,7 +56,7 @@ decode_json: Final = msgspec.json.decode
 
 _Text: Final = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _Number: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only an INTEGER can be SQLite's row id
-_Document: Final = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+_Document: Final = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 schema: Final = sa.MetaData()
 
@@ -124,13 +124,14 @@ contacts: Final = _table(
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("record", _Text, nullable=False),
     sa.Column("search_text", _Text, nullable=False),
+    sa.Column("folded", _Document),
     sa.Column("sampled", sa.Boolean, nullable=False),
 )
 """The living contacts.
 
 `n` is the row's number, under which `search` knows it. `email_key` is the address as it is compared (contract section 2).
 `name_key` is `index_text` of the name: the name itself up to 200 characters. `record` is the contact's JSON exactly as the feed
-shows it. `search_text` and `sampled` are those of `kinfold_projections.directory`.
+shows it. `search_text`, `folded` (`folded_strings`) and `sampled` are those of `kinfold_projections.directory`.
 """
 _index(contacts, "id", unique=True)
 for _sorted_by in (
@@ -196,7 +197,7 @@ counts: Final = _table(
     primary_key="key kind number text",
 )
 """How many living contacts have a metadata value. A value that no contact has any more has no row."""
-_index(counts, "key", counts.c.contacts.desc())
+_index(counts, "key", counts.c.contacts.desc(), "kind", "number", "text")
 
 visitors: Final = _table(
     "visitors",

@@ -1,0 +1,165 @@
+"""Finds a condition that few contacts meet, so that a query need not walk through all of them.
+
+Everything here is a superset: the query itself tests every condition again, on the rows that are found.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+import msgspec
+import sqlalchemy as sa
+
+from kinfold_projections.directory import INDEXED_CHARS, NUMBER, STRING, fold_text, index_text, index_value
+from kinfold_schemas.filters import And, Comparison, Contains, Dated, Exists, Field, Filter, Not, OneOf, Or, Value
+from kinfold_schemas.identifiers import email_key, id_key, stripped
+from kinfold_services.directory.conditions import COLUMNS, COMPARE, DOUBLE, Condition, Sql, Sqlite, bound
+from kinfold_services.directory.tables import contacts, counts, metadata, search
+
+TRIGRAM: Final = 3
+_ENOUGH: Final = 100
+"""With as few contacts as these, no other condition is looked at."""
+_IN_SEARCH_TEXT: Final = frozenset({"id", "externalId", "email", "name"})
+_RANGES: Final = frozenset({"visitorCount", "firstSeenAt", "lastSeenAt", "createdAt", "updatedAt"})
+_Leaf = Comparison | OneOf | Contains | Exists
+_LAST_CHARACTER: Final = "\U0010ffff"
+
+
+Select = sa.Select[*tuple[Any, ...]]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A select of the contacts that meet a condition: its one column is `n` or `id`. `rows` are at most so many."""
+
+    select: Select
+    column: sa.Column[Any]
+    rows: int
+
+
+class _Candidate(msgspec.Struct, frozen=True):
+    select: Select
+    column: sa.Column[Any]
+    counted: Select | None = None
+    """Where the number of rows is known already."""
+
+
+class Finder:
+    """Looks for a rare condition in one build."""
+
+    def __init__(self, connection: sa.Connection, sql: Sql, build: int, now_ms: int) -> None:
+        self._connection = connection
+        self._is_sqlite = isinstance(sql, Sqlite)
+        self._sql = sql
+        self._build = build
+        self._now_ms = now_ms
+
+    def rarest(self, conjuncts: Iterable[Filter], words: Iterable[str], sorted_by: Field | None, limit: int) -> Found | None:
+        """The rarest condition, if no more than `limit` contacts meet it.
+
+        Ranges of the field that the query is sorted by are left out: walking its index is as good.
+        """
+        best: Found | None = None
+        candidates = sorted(self._candidates(conjuncts, words, sorted_by), key=lambda candidate: candidate.counted is None)
+        for candidate in candidates:
+            rows = self._rows(candidate, limit)
+            if rows <= limit:
+                best, limit = Found(candidate.select, candidate.column, rows), rows - 1
+            if limit < _ENOUGH:
+                break
+        return best
+
+    def counted(self, key: str, value: Value) -> int:
+        """How many contacts have this value of a metadata key, from the table that keeps it."""
+        return self._rows(self._equal(key, (value,)), 0)
+
+    def _rows(self, candidate: _Candidate, limit: int) -> int:
+        counted = candidate.counted
+        if counted is None:
+            counted = sa.select(sa.func.count()).select_from(candidate.select.limit(limit + 1).subquery())
+        return int(self._connection.execute(counted).scalar() or 0)
+
+    def _candidates(self, conjuncts: Iterable[Filter], words: Iterable[str], sorted_by: Field | None) -> Iterator[_Candidate]:
+        for tree in conjuncts:
+            if isinstance(tree, And | Or | Not | Dated) or (isinstance(tree, Comparison) and tree.operator == "!="):
+                continue
+            yield from self._by_metadata(tree, sorted_by) if tree.field.in_metadata else self._by_field(tree, sorted_by)
+        for word in words:
+            yield from self._with_word(word)
+
+    def _by_metadata(self, tree: _Leaf, sorted_by: Field | None) -> Iterator[_Candidate]:
+        key = tree.field.name
+        match tree:
+            case OneOf():
+                yield self._equal(key, tree.values)
+            case Comparison(operator="="):
+                yield self._equal(key, (tree.value,))
+            case Comparison():
+                yield self._with_metadata(key, _range(tree))
+            case Exists() if tree.field != sorted_by:
+                yield self._with_metadata(key, sa.true())
+            case _:
+                pass
+
+    def _by_field(self, tree: _Leaf, sorted_by: Field | None) -> Iterator[_Candidate]:
+        name = tree.field.name
+        match tree:
+            case OneOf():
+                yield from self._identified(tree.field, tree.values)
+            case Comparison(operator="="):
+                yield from self._identified(tree.field, (tree.value,))
+            case Comparison() if name in _RANGES and tree.field != sorted_by:
+                yield self._of_contacts(COMPARE[tree.operator](COLUMNS[name], bound(tree.value, self._now_ms)))
+            case Contains() if name in _IN_SEARCH_TEXT:
+                yield from self._with_word(fold_text(tree.part))
+            case _:
+                pass
+
+    def _identified(self, field: Field, values: tuple[Value, ...]) -> Iterator[_Candidate]:
+        texts = [value for value in values if isinstance(value, str)]
+        keys = {"id": stripped, "externalId": id_key, "email": email_key, "name": index_text}
+        if field.name in keys and len(texts) == len(values):
+            column = {"email": contacts.c.email_key, "name": contacts.c.name_key}.get(field.name, COLUMNS[field.name])
+            yield self._of_contacts(column.in_([keys[field.name](text) for text in texts]))
+
+    def _equal(self, key: str, values: tuple[Value, ...]) -> _Candidate:
+        indexed = [index_value(value) for value in values]  # type: ignore[arg-type]  # times are compared by before and after
+        select = self._with_metadata(key, _is_one_of(metadata, indexed)).select
+        of_key = sa.and_(counts.c.build == self._build, counts.c.key == sa.literal(key, sa.Text()))
+        counted = sa.select(sa.func.sum(counts.c.contacts)).where(of_key, _is_one_of(counts, indexed))
+        return _Candidate(select, contacts.c.id, counted)
+
+    def _with_metadata(self, key: str, condition: Condition) -> _Candidate:
+        its = metadata.c
+        found = sa.select(its.contact_id).where(its.build == self._build, its.key == sa.literal(key, sa.Text()), condition)
+        return _Candidate(found, contacts.c.id)
+
+    def _with_word(self, word: str) -> Iterator[_Candidate]:
+        if len(word) < TRIGRAM or "\n" in word:
+            return
+        if self._is_sqlite:
+            quoted = '"' + word.replace('"', '""') + '"'
+            yield _Candidate(sa.select(search.c.rowid).where(search.c.search_text.op("MATCH")(quoted)), contacts.c.n)
+        else:
+            yield self._of_contacts(self._sql.has_part(contacts.c.search_text, word))
+
+    def _of_contacts(self, condition: Condition) -> _Candidate:
+        return _Candidate(sa.select(contacts.c.n).where(contacts.c.build == self._build, condition), contacts.c.n)
+
+
+def _is_one_of(table: sa.Table, values: list[tuple[int, float, str]]) -> Condition:
+    its = table.c
+    return sa.or_(*[sa.and_(its.kind == kind, its.number == number, its.text == text) for kind, number, text in values])
+
+
+def _range(tree: Comparison) -> Condition:
+    """Values in an order to another one. Where a string is long, its index text decides only that it can be."""
+    its, value = metadata.c, tree.value
+    if isinstance(value, int | float):
+        return sa.and_(its.kind == NUMBER, COMPARE[tree.operator](its.number, sa.literal(value, DOUBLE)))
+    value = cast("str", value)
+    if len(value) < INDEXED_CHARS:
+        in_order = COMPARE[tree.operator](its.text, value)
+    elif tree.operator in {"<", "<="}:
+        in_order = its.text <= value[:INDEXED_CHARS] + _LAST_CHARACTER
+    else:
+        in_order = its.text >= value[:INDEXED_CHARS]
+    return sa.and_(its.kind == STRING, its.number == 0, in_order)

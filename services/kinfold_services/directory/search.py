@@ -1,0 +1,366 @@
+"""Search, count and count by value in the directory.
+
+A query walks the index of its sort and tests the rest of the filter on each row until the page is full. If a condition that
+must hold is rare, it takes the few contacts that meet it and sorts them. So a page is quick if matches are frequent and if they
+are rare, at any depth.
+
+Call these in a transaction of `Database.reading`, which shows one state and bounds the time.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from math import isqrt
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from kinfold_projections.directory import INDEXED_CHARS, SAMPLE, STRING, fold_text, index_value
+from kinfold_schemas.canonical import Primitive
+from kinfold_schemas.filters import And, Comparison, Field, Filter, unparse
+from kinfold_services.directory.builds import Build, current_build
+from kinfold_services.directory.conditions import COLUMNS, Condition, Conditions, sql_of
+from kinfold_services.directory.errors import WrongQuery
+from kinfold_services.directory.rare import Finder, Found, Select
+from kinfold_services.directory.sorting import (
+    DEFAULT_SORT,
+    Cursor,
+    Segment,
+    Sort,
+    indexed_column,
+    parse_sort,
+    read_cursor,
+    segments,
+    write_cursor,
+)
+from kinfold_services.directory.tables import contacts, counts, metadata
+
+__all__ = ["Count", "Counts", "Page", "Query", "Sort", "count", "count_by", "parse_sort", "search"]
+
+MAX_Q_CHARS: Final = 200
+MAX_LIMIT: Final = 1000
+EXACT: Final = 10_000
+"""Counts up to this are exact."""
+
+_FEW: Final = 2 * EXACT
+"""As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
+_LEAST_RARE: Final = 1000
+_SIMILAR: Final = "0.3"
+"""How similar a word has to be, of 1: two letters that changed places leave 0.33 of a word of seven."""
+_SEEN_CHARS: Final = INDEXED_CHARS + 1
+"""How much of a long string `count_by` shows: its beginning, and `…`."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """A question: words, a filter, an order, and which page."""
+
+    q: str | None = None
+    where: Filter | None = None
+    sort: Sort = DEFAULT_SORT
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Contacts as the feed shows them, encoded.
+
+    `approximate`: no contact has the words themselves. These have the most similar ones, the best first, on one page.
+    """
+
+    records: list[bytes]
+    next_cursor: str | None
+    approximate: bool
+    position: str
+    """The feed entry that the directory has applied."""
+
+
+class Count(msgspec.Struct, frozen=True):
+    """How many contacts match: exactly, or estimated from a sample of one in 64."""
+
+    count: int
+    is_exact: bool
+    position: str
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many contacts have each value, the most frequent first; have another one; and have none."""
+
+    values: list[tuple[Primitive, int]]
+    other: int
+    missing: int
+    is_exact: bool
+    position: str
+
+
+def search(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Page:
+    """Return a page of the contacts that match, in the order of `query.sort`.
+
+    If no contact has the words, PostgreSQL looks for similar ones.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+        WrongQuery: the cursor is of another question, or no cursor; or `q` or `limit` is out of bounds.
+
+    """
+    if not 1 <= query.limit <= MAX_LIMIT:
+        raise WrongQuery(f"limit: expected 1 to {MAX_LIMIT}, got {query.limit}")
+    question = _Question(connection, workspace, query, now_ms)
+    page = question.page()
+    if page.records or query.cursor is not None or not question.words or connection.dialect.name != "postgresql":
+        return page
+    return question.similar_page()
+
+
+def count(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Count:
+    """Count the contacts that match `q` and `where`: exactly up to 10,000, and estimated beyond.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+        WrongQuery: `q` is out of bounds.
+
+    """
+    question = _Question(connection, workspace, query, now_ms)
+    counted, is_exact = question.count()
+    return Count(counted, is_exact, question.build.position)
+
+
+def count_by(  # noqa: PLR0913, PLR0917  one more than `search` has
+    connection: sa.Connection, workspace: str, field: Field, query: Query, limit: int, now_ms: int
+) -> Counts:
+    """Count the contacts that match `q` and `where` by their value of a field: the `limit` most frequent values, and the rest.
+
+    Equally frequent values are in the order of values. Strings of more than 200 characters count as one value if they are
+    equal, and are shown cut off.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+        WrongQuery: `q` or `limit` is out of bounds.
+
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise WrongQuery(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
+    question = _Question(connection, workspace, query, now_ms)
+    if field.in_metadata and question.is_everybody:
+        return question.counts_of_key(field.name, limit)
+    return question.counts_by(field, limit)
+
+
+class _Question:
+    """A query on one build."""
+
+    def __init__(self, connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> None:
+        self._connection = connection
+        self._query = query
+        self.words: Final = _words(query.q)
+        self._sql: Final = sql_of(connection)
+        self.build: Final[Build] = current_build(connection, workspace)
+        self._hash: Final = _hash(workspace, self.words, query)
+        self._segments: Final = segments(query.sort, self._sql, self.build.id)
+        self._cursor: Final = None if query.cursor is None else read_cursor(query.cursor, self._hash, self._segments)
+        self._now_ms: Final = now_ms if self._cursor is None else self._cursor.now_ms
+
+    @property
+    def is_everybody(self) -> bool:
+        """Whether every contact matches."""
+        return self._query.where is None and not self.words
+
+    # --- pages
+
+    def page(self) -> Page:
+        rows = self._rows()
+        limit = self._query.limit
+        cursor = None
+        if len(rows) > limit:
+            segment, values, _ = rows[limit - 1]
+            cursor = write_cursor(Cursor(self._hash, self._now_ms, segment, values))
+        return self._page([record for _, _, record in rows[:limit]], cursor)
+
+    def _page(self, records: list[str], next_cursor: str | None = None, *, approximate: bool = False) -> Page:
+        return Page([record.encode() for record in records], next_cursor, approximate, self.build.position)
+
+    def similar_page(self) -> Page:
+        """The contacts whose words are the most similar, the best first (PostgreSQL)."""
+        threshold = sa.func.set_config("pg_trgm.word_similarity_threshold", _SIMILAR, sa.true())
+        self._connection.execute(sa.select(threshold))
+        words = [sa.literal(word, sa.Text()) for word in self.words]
+        similarity: Any = sum(sa.func.word_similarity(word, contacts.c.search_text) for word in words)
+        select = sa.select(contacts.c.record).where(contacts.c.build == self.build.id, *self._filter(None))
+        select = select.where(*[word.op("<%", is_comparison=True)(contacts.c.search_text) for word in words])
+        best = select.order_by(similarity.desc(), contacts.c.id).limit(self._query.limit)
+        return self._page(list(self._connection.execute(best).scalars()), approximate=True)
+
+    def _rows(self) -> list[tuple[int, tuple[Any, ...], str]]:
+        """One row more than the page has, if there are as many: the segment, the values of its keys, the record."""
+        limit = self._query.limit
+        found = self._found(max(_LEAST_RARE, isqrt(limit * self.build.contacts)), self._query.sort.field)
+        rows: list[tuple[int, tuple[Any, ...], str]] = []
+        first = 0 if self._cursor is None else self._cursor.segment
+        for number, segment in enumerate(self._segments[first:], first):
+            after = self._cursor.values if self._cursor is not None and number == first else None
+            if found is not None and segment.from_metadata:
+                part: Iterable[tuple[tuple[Any, ...], str]] = self._sorted_here(found, after, limit + 1 - len(rows))
+            else:
+                part = self._walked(segment, found, after, limit + 1 - len(rows))
+            rows += [(number, values, record) for values, record in part]
+            if len(rows) > limit:
+                break
+        return rows
+
+    def _walked(
+        self, segment: Segment, found: Found | None, after: tuple[Any, ...] | None, limit: int
+    ) -> list[tuple[tuple[Any, ...], str]]:
+        """The rows of a segment in the order of its index; or those of a rare condition, sorted."""
+        descending = self._query.sort.descending
+        select: Select = sa.select(*segment.keys, contacts.c.record).where(segment.condition)
+        if segment.from_metadata:
+            its = metadata.c
+            joined = metadata.join(contacts, sa.and_(contacts.c.build == its.build, contacts.c.id == its.contact_id))
+            select = select.select_from(joined)
+        else:
+            select = select.select_from(contacts)
+        select = self._matching(select, found, indexed_column(self._query.sort))
+        if after is not None:
+            select = select.where(segment.after(after, descending=descending))
+        keys = segment.keys if found is None else [self._sql.unindexed(key) for key in segment.keys]
+        select = select.order_by(*[key.desc() if descending else key for key in keys]).limit(limit)
+        return [(tuple(row[:-1]), row[-1]) for row in self._connection.execute(select)]
+
+    def _sorted_here(self, found: Found, after: tuple[Any, ...] | None, limit: int) -> list[tuple[tuple[Any, ...], str]]:
+        """The few contacts of a rare condition, sorted by a metadata key. The index of keys cannot be asked for a contact."""
+        key, descending = self._query.sort.field.name, self._query.sort.descending
+        select: Select = sa.select(contacts.c.id, contacts.c.metadata).where(self._sql.is_set(key))
+        rows = self._connection.execute(self._matching(select, found, None))
+        keys = sorted([(*index_value(values[key]), contact_id) for contact_id, values in rows], reverse=descending)
+        if after is not None:
+            keys = [each for each in keys if (each < after if descending else each > after)]
+        keys = keys[:limit]
+        wanted = sa.select(contacts.c.id, contacts.c.record).where(
+            contacts.c.build == self.build.id, contacts.c.id.in_([contact_id for *_, contact_id in keys])
+        )
+        records: dict[str, str] = {row.id: row.record for row in self._connection.execute(wanted)}
+        return [(each, records[each[-1]]) for each in keys]
+
+    # --- what matches
+
+    def _matching(self, select: Select, found: Found | None, indexed: sa.Column[Any] | None) -> Select:
+        """The select, of contacts that match."""
+        text = self._sql.unindexed(contacts.c.search_text)
+        words = [self._sql.has_part(text, word) for word in self.words]
+        select = select.where(contacts.c.build == self.build.id, *self._filter(indexed), *words)
+        if found is None:
+            return select
+        few = found.select.cte("few").prefix_with("MATERIALIZED")
+        return select.where(found.column.in_(sa.select(few.c[0])))
+
+    def _filter(self, indexed: sa.Column[Any] | None) -> Iterator[Condition]:
+        if self._query.where is not None:
+            yield Conditions(self._sql, self._now_ms, indexed).of(self._query.where)
+
+    def _found(self, limit: int, sorted_by: Field | None) -> Found | None:
+        """A condition that at most `limit` contacts meet."""
+        return self._finder().rarest(_conjuncts(self._query.where), self.words, sorted_by, limit)
+
+    def _finder(self) -> Finder:
+        return Finder(self._connection, self._sql, self.build.id, self._now_ms)
+
+    # --- counts
+
+    def count(self) -> tuple[int, bool]:
+        if self.is_everybody:
+            return self.build.contacts, True
+        known = self._known()
+        if known is not None:
+            return known, True
+        if (found := self._found(_FEW, None)) is not None:
+            return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
+        if (estimate := self._estimate()) > _FEW:
+            return estimate, False
+        counted = self._counted(self._matching(sa.select(contacts.c.n), None, None).limit(EXACT + 1))
+        return (counted, True) if counted <= EXACT else (max(counted, estimate), False)
+
+    def _counted(self, select: Select) -> int:
+        return int(self._connection.execute(sa.select(sa.func.count()).select_from(select.subquery())).scalar_one())
+
+    def _known(self) -> int | None:
+        """The number that the directory keeps, if the filter is one value of one metadata key."""
+        where = self._query.where
+        if self.words or not isinstance(where, Comparison) or where.operator != "=" or not where.field.in_metadata:
+            return None
+        return self._finder().counted(where.field.name, where.value)
+
+    def _estimate(self) -> int:
+        """About how many contacts match; 0 if there are few contacts at all."""
+        if self.build.contacts <= _FEW:
+            return 0
+        sampled = self._matching(sa.select(sa.func.count()), None, None).where(contacts.c.sampled)
+        return SAMPLE * int(self._connection.execute(sampled).scalar_one())
+
+    def counts_of_key(self, key: str, limit: int) -> Counts:
+        """The counts of a metadata key, from the table that keeps them."""
+        its = counts.c
+        of_key = sa.and_(its.build == self.build.id, its.key == sa.literal(key, sa.Text()))
+        order = (its.contacts.desc(), its.kind, its.number, its.text)
+        most = sa.select(its.kind, its.number, its.text, its.contacts).where(of_key).order_by(*order).limit(limit)
+        values = [(_shown(kind, number, text), times) for kind, number, text, times in self._connection.execute(most)]
+        total = int(self._connection.execute(sa.select(sa.func.sum(its.contacts)).where(of_key)).scalar() or 0)
+        other = total - sum(times for _, times in values)
+        return Counts(values, other, self.build.contacts - total, True, self.build.position)  # noqa: FBT003  is_exact
+
+    def counts_by(self, field: Field, limit: int) -> Counts:
+        """The counts of any field, from all that match if they are few, else from the sample."""
+        found = self._found(_FEW, None)
+        is_exact = found is not None or self._estimate() <= _FEW
+        column = contacts.c.metadata if field.in_metadata else COLUMNS[field.name]
+        select = self._matching(sa.select(column), found, None)
+        if not is_exact:
+            select = select.where(contacts.c.sampled)
+        counted: Counter[tuple[int, float, str] | None] = Counter()
+        for (value,) in self._connection.execute(select):
+            if field.in_metadata:
+                counted[index_value(value[field.name]) if field.name in value else None] += 1
+            else:
+                counted[index_value(value) if value is not None else None] += 1
+        weight = 1 if is_exact else SAMPLE
+        missing = counted.pop(None, 0) * weight
+        ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+        values = [(_shown(*value), times * weight) for value, times in ordered[:limit] if value is not None]
+        other = sum(times for _, times in ordered[limit:]) * weight
+        return Counts(values, other, missing, is_exact, self.build.position)
+
+
+def _words(q: str | None) -> tuple[str, ...]:
+    """The words of `q`, folded, each once."""
+    if q is None:
+        return ()
+    if len(q) > MAX_Q_CHARS:
+        raise WrongQuery(f"q: expected at most {MAX_Q_CHARS} characters, got {len(q)}")
+    if "\0" in q or (not q.isprintable() and any("\ud800" <= char <= "\udfff" for char in q)):
+        raise WrongQuery(f"q: expected Unicode text without NUL, got {q!r}")
+    return tuple(dict.fromkeys(fold_text(q).split()))
+
+
+def _hash(workspace: str, words: tuple[str, ...], query: Query) -> str:
+    where = "" if query.where is None else unparse(query.where)
+    question = msgspec.json.encode([workspace, words, where, query.sort])
+    return hashlib.sha256(question).hexdigest()[:16]
+
+
+def _conjuncts(tree: Filter | None) -> Iterator[Filter]:
+    """The conditions that must hold."""
+    if isinstance(tree, And):
+        for part in tree.filters:
+            yield from _conjuncts(part)
+    elif tree is not None:
+        yield tree
+
+
+def _shown(kind: int, number: float, text: str) -> Primitive:
+    """The value of an index value."""
+    if kind == STRING:
+        return text if len(text) <= INDEXED_CHARS else text[:_SEEN_CHARS]
+    if kind == 0:
+        return None
+    if kind == 1:
+        return bool(number)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
