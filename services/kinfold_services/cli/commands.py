@@ -11,25 +11,35 @@ import uvloop
 
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.find_commands import add_find_commands
 from kinfold_services.cli.key_commands import key_commands
 from kinfold_services.cli.options import (
+    WAIT_S,
     At,
+    ContactOption,
     DataDir,
+    EmailOption,
+    ExternalIdOption,
     RedisUrl,
+    SearchOption,
+    SeenBefore,
+    SortOption,
+    VisitorOption,
     Wait,
     WaitTimeout,
+    WhereOption,
     WorkspaceName,
     check_position,
     check_text,
     check_workspace_name,
     check_workspace_names,
+    filter_from,
     settings_from,
+    which_from,
 )
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
-
-_WAIT_S: Final = 60.0
 
 
 def leave(status: int, **_: object) -> None:
@@ -133,7 +143,7 @@ def publish(
     wait: Annotated[bool, typer.Option("--wait", help="Return when the projector has folded the events.")] = False,
     wait_timeout: Annotated[
         float, typer.Option("--wait-timeout", help="Give up when nothing was folded for this many seconds.")
-    ] = _WAIT_S,
+    ] = WAIT_S,
 ) -> int:
     """Appends events from NDJSON files, all or nothing, and prints the position of the last event."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -146,39 +156,52 @@ def show(
     visitor: Annotated[
         str | None, typer.Option(callback=check_text, help="The contact of this visitor, or an anonymous visitor.")
     ] = None,
-    external_id: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this external id.")] = None,
-    email: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this e-mail address.")] = None,
-    contact: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact with this id, or the one it was merged into.")
-    ] = None,
+    external_id: ExternalIdOption = None,
+    email: EmailOption = None,
+    contact: ContactOption = None,
     at: At = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints one contact. Exit status 1: not found."""
-    if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
-        raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
+    """Prints one contact. Exit status 1: not found.
+
+    A contact that had the e-mail address before is found by the directory.
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = reading.Which(visitor=visitor, external_id=external_id, email=email, contact=contact)
+    which = which_from(visitor, external_id, email, contact)
     return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
 
 
 @app.command()
 def contacts(
+    search: SearchOption = None,
+    where: WhereOption = None,
+    seen_before: SeenBefore = None,
+    sort: SortOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
     at: At = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints every living contact, one a line, by id."""
+    """Prints contacts, one a line: those that match a search, or every living contact by id.
+
+    --search, --where, --seen-before and --sort ask the directory.
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
+    if (search, where or None, seen_before, sort) == (None, None, None, None):
+        return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
+    if at is not None:
+        raise typer.BadParameter("expected --at or a search, got both: the directory has the present state alone")
+    from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
+
+    wanted = finding.Wanted(search, filter_from(where, seen_before), sort, limit)
+    return asyncio.run(finding.contacts(settings, wanted, wait, wait_timeout))
 
 
 @app.command()
@@ -195,7 +218,7 @@ def tail(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
     """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -214,7 +237,7 @@ def status(
         typer.Option("--workspace", callback=check_workspace_name, help="One workspace. Default: KINFOLD_WORKSPACE, or all."),
     ] = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
     """Prints the status of every workspace, one a line: entries, position, lag, contacts, visitors, and counts by outcome.
 
@@ -260,20 +283,30 @@ def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: Work
 
 @app.command()
 def explain(
-    contact: Annotated[str, typer.Argument(metavar="CONTACT", help="The id of a contact, or of one that was merged into it.")],
+    contact_id: Annotated[
+        str | None,
+        typer.Argument(metavar="CONTACT", callback=check_text, help="The id of a contact, or of one that was merged into it."),
+    ] = None,
+    visitor: VisitorOption = None,
+    external_id: ExternalIdOption = None,
+    email: EmailOption = None,
+    contact: ContactOption = None,
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
     at: At = None,
     wait: Wait = None,
-    wait_timeout: WaitTimeout = _WAIT_S,
+    wait_timeout: WaitTimeout = WAIT_S,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
 ) -> int:
     """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
+    if contact_id is not None and contact is not None:
+        raise typer.BadParameter("expected CONTACT or --contact, got both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    which = which_from(visitor, external_id, email, contact_id or contact)
     when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(cancellable(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty())))
+    return uvloop.run(cancellable(explaining.explain(settings, which, when, as_json=json or not sys.stdout.isatty())))
 
 
 @app.command()
@@ -403,4 +436,5 @@ def directory(
     return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
 
 
+add_find_commands(app)
 app.add_typer(key_commands, name="keys")

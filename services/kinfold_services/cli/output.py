@@ -59,5 +59,10 @@ def print_json(value: object) -> bool:
     return True
 
 
+def visible(text: str) -> str:
+    """Escapes control characters: contacts and events contain text from strangers, which must not control the terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def _print_nothing_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
