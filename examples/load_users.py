@@ -3,7 +3,7 @@
     python load_users.py users.csv redis://localhost:6379/0
 
 A call waits while the buffer is full and Redis accepts events, so the file may be of any size. Nothing is lost silently: the
-exit status is 1 if an event was lost. The workspace is `default`.
+exit status is 1 if an event was lost. The workspace is `default`. `kinfold import-contacts` loads a file without a program.
 """
 
 import csv

@@ -75,6 +75,13 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     return checked
 
 
+def why_rejected(data: bytes, rules: IdentifierRules = CONTRACT_RULES) -> Rejection | None:
+    """Why the fold rejects the encoded event in any state, or None if some state takes it (contract section 7)."""
+    event = decode_event(data)
+    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
+    return verdict if isinstance(verdict, Rejection) else None
+
+
 # --- checks that msgspec cannot do -----------------------------------------------------------------------------------
 
 

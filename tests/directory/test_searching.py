@@ -15,6 +15,7 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import Comparison, Contains, Field, Filter, WrongFilter, parse
 from kinfold_services.directory import search as searching
 from kinfold_services.directory import tables
+from kinfold_services.directory.conditions import COMPARE
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import NoDirectory, QueryTookTooLong, WrongQuery
 from kinfold_services.directory.search import Query, count, count_by, search
@@ -121,6 +122,18 @@ def test_values_of_different_types_are_never_equal(database: Database):
     fill(database, [*[person(number, metadata={"v": value}) for number, value in enumerate(VALUES)], person(8)])
     for text, expected in MATCHES.items():
         assert " ".join(ids(database, where(text))) == expected, text
+
+
+def test_long_strings_compare_to_their_last_character(database: Database):
+    long = "é" * 200
+    texts = [long[:-1], long, f"{long}a", f"{long}b", f"{long}b", f"{long[:-1]}z", f"{long[:-1]}\U0010ffff"]
+    fill(database, [person(number, metadata={"v": text}) for number, text in enumerate(texts)])
+    key = Field("v", in_metadata=True)
+    for other in [long[:-1], long, f"{long}a", f"{long}b", f"{long}c"]:
+        for operator, compares in COMPARE.items():
+            expected = [f"u-{number}" for number, text in enumerate(texts) if compares(text, other)]
+            found = ids(database, Query(where=Comparison(key, operator, other), sort=BY_ID))
+            assert found == expected, (operator, len(other), other[-1])
 
 
 def test_a_query_without_a_build_says_that_there_is_no_directory(database: Database):

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinfold_projections.directory import INDEXED_CHARS, fold_text, index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory import (
+    INDEXED_CHARS,
+    fold_text,
+    folded_strings,
+    index_text,
+    index_value,
+    is_sampled,
+    search_text,
+)
 from kinfold_schemas.canonical import EMPTY_HASH, Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.times import to_text
@@ -91,6 +99,16 @@ def test_a_search_looks_at_name_address_and_ids() -> None:
     at = to_text(1_700_000_000_000)
     contact = Contact("ct_1", "U-7", None, "Zoë", None, {}, EMPTY_HASH, 0, [], at, at, at, at, 1)
     assert search_text(contact) == "zoe\nu-7\nct_1"
+
+
+def test_strings_outside_ascii_are_folded_under_the_name_that_filters_give_them() -> None:
+    at = to_text(1_700_000_000_000)
+    metadata: dict[str, Primitive] = {"city": "Zürich", "name": "É", "plan": "PRO", "n": 1}
+    contact = Contact("ct_1", "Ü-7", "ada@example.org", "Zoë", None, metadata, EMPTY_HASH, 0, [], at, at, at, at, 1)
+    folded = {"externalId": "u-7", "name": "zoe", "metadata.city": "zurich", "metadata.name": "e"}
+    assert folded_strings(contact) == folded
+    plain = Contact("ct_1", "U-7", None, None, None, {}, EMPTY_HASH, 0, [], at, at, at, at, 1)
+    assert folded_strings(plain) is None
 
 
 def test_one_contact_in_64_is_in_the_sample() -> None:

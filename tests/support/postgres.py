@@ -143,6 +143,17 @@ class PostgresServer:
         options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"]
         return self._run("psql", *options, "--dbname", url or self.url, "--command", statement)
 
+    def run_script(self, script: str, url: str, **variables: str) -> str:
+        """Run a script of psql with variables, as a person does: with the headings of each table.
+
+        Returns:
+            what it prints, as CSV.
+
+        """
+        options = ["--no-psqlrc", "--quiet", "--csv", "--set", "ON_ERROR_STOP=1", "--file", "-"]
+        options += [f"--set={name}={value}" for name, value in variables.items()]
+        return self._run("psql", *options, "--dbname", url, text=script)
+
     def _url_of(self, database: str) -> str:
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{self._port}/{quote(database)}"
 
@@ -186,10 +197,10 @@ class PostgresServer:
     def _log_tail(self) -> str:
         return (self._directory / "log").read_text()[-_LOG_TAIL:].strip()
 
-    def _run(self, program: str, *arguments: object) -> str:
+    def _run(self, program: str, *arguments: object, text: str = "") -> str:
         done = subprocess.run(
             [self._programs / program, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             text=True,
             env=_environment(),

@@ -1,7 +1,6 @@
 """The commands of `kinfold` with their options. The modules beside this one do the work."""
 
 import asyncio
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,32 +9,21 @@ import typer
 import uvloop
 
 from kinfold_schemas.json_schema import schemas
-from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
-from kinfold_services.cli.find_commands import add_find_commands
+from kinfold_services.cli import publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.find_commands import FIND_COMMANDS
+from kinfold_services.cli.import_command import import_contacts
 from kinfold_services.cli.key_commands import key_commands
 from kinfold_services.cli.options import (
     WAIT_S,
-    At,
-    ContactOption,
     DataDir,
-    EmailOption,
-    ExternalIdOption,
     RedisUrl,
-    SearchOption,
-    SeenBefore,
-    SortOption,
-    VisitorOption,
     Wait,
     WaitTimeout,
-    WhereOption,
     WorkspaceName,
     check_position,
-    check_text,
     check_workspace_name,
     check_workspace_names,
-    filter_from,
     settings_from,
-    which_from,
 )
 from kinfold_services.cli.output import DONE, print_json
 from kinfold_services.runtime.logs import configure_logs
@@ -152,59 +140,6 @@ def publish(
 
 
 @app.command()
-def show(
-    visitor: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact of this visitor, or an anonymous visitor.")
-    ] = None,
-    external_id: ExternalIdOption = None,
-    email: EmailOption = None,
-    contact: ContactOption = None,
-    at: At = None,
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-) -> int:
-    """Prints one contact. Exit status 1: not found.
-
-    A contact that had the e-mail address before is found by the directory.
-    """
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact)
-    return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
-
-
-@app.command()
-def contacts(
-    search: SearchOption = None,
-    where: WhereOption = None,
-    seen_before: SeenBefore = None,
-    sort: SortOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    at: At = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-) -> int:
-    """Prints contacts, one a line: those that match a search, or every living contact by id.
-
-    --search, --where, --seen-before and --sort ask the directory.
-    """
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    if (search, where or None, seen_before, sort) == (None, None, None, None):
-        return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout)))
-    if at is not None:
-        raise typer.BadParameter("expected --at or a search, got both: the directory has the present state alone")
-    from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
-
-    wanted = finding.Wanted(search, filter_from(where, seen_before), sort, limit)
-    return asyncio.run(finding.contacts(settings, wanted, wait, wait_timeout))
-
-
-@app.command()
 def tail(
     since: Annotated[
         str | None,
@@ -279,34 +214,6 @@ def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: Work
     """Compares the state with what the log says. Exit status 1: they differ, and each difference is printed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return uvloop.run(cancellable(replaying.verify(settings)))
-
-
-@app.command()
-def explain(
-    contact_id: Annotated[
-        str | None,
-        typer.Argument(metavar="CONTACT", callback=check_text, help="The id of a contact, or of one that was merged into it."),
-    ] = None,
-    visitor: VisitorOption = None,
-    external_id: ExternalIdOption = None,
-    email: EmailOption = None,
-    contact: ContactOption = None,
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    at: At = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-    *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
-) -> int:
-    """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
-    if contact_id is not None and contact is not None:
-        raise typer.BadParameter("expected CONTACT or --contact, got both")
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact_id or contact)
-    when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(cancellable(explaining.explain(settings, which, when, as_json=json or not sys.stdout.isatty())))
 
 
 @app.command()
@@ -436,5 +343,7 @@ def directory(
     return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
 
 
-add_find_commands(app)
+for _command in FIND_COMMANDS:
+    app.command()(_command)
+app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -10,8 +11,10 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.text import Text
 
+from kinfold_schemas.contacts import Contact
 from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.filters import Field, Filter
+from kinfold_services.cli.contact_output import contact_writer
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
 from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
@@ -35,6 +38,7 @@ from kinfold_services.state.queries import Which
 T = TypeVar("T")
 
 _PAGE: Final = 500
+_decode_contact: Final = msgspec.json.Decoder(Contact).decode
 _BY: Final[dict[str, By]] = {"visitor": "visitor_id", "external_id": "external_id", "email": "email", "contact": "contact_id"}
 
 
@@ -55,6 +59,13 @@ class Wanted(NamedTuple):
         """The question to the directory, about one page."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
         return Query(q=self.search, where=self.where, sort=sort, limit=limit, cursor=cursor)
+
+
+class Until(NamedTuple):
+    """The position up to which the projector and the directory must have come, if any, and for how long to wait for that."""
+
+    position: str | None
+    timeout_s: float
 
 
 class _Page(Protocol):
@@ -103,21 +114,22 @@ class _Directory:
         await check_running(self._client, self._database, self.workspace, position)
 
 
-async def contacts(settings: Settings, wanted: Wanted, wait: str | None, timeout_s: float) -> int:
-    """Prints the contacts that match, in the order of the sort."""
-    async with _directory(settings, wait, timeout_s) as directory:
+async def contacts(settings: Settings, wanted: Wanted, until: Until, form: str | None, output: Path | None) -> int:
+    """Prints the contacts that match, in the order of the sort, or writes them to a file."""
+    async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Page:
             return search(connection, directory.workspace, wanted.query(size, cursor), directory.now_ms)
 
         async with aclosing(directory.pages(read, wanted.limit)) as pages:
             is_first = True
-            async for page in pages:
-                if is_first:
-                    _say_what_was_found(settings, wanted, page)
-                is_first = False
-                if not all(print_json(msgspec.Raw(record)) for record in page.records):
-                    break
+            with contact_writer(form, output) as write:
+                async for page in pages:
+                    if is_first:
+                        _say_what_was_found(settings, wanted, page)
+                    is_first = False
+                    if not all(write(_decode_contact(record)) for record in page.records):
+                        break
     return DONE
 
 
@@ -128,10 +140,10 @@ def _say_what_was_found(settings: Settings, wanted: Wanted, page: Page) -> None:
         say(f"no contact has {wanted.search!r}; these have something similar")
 
 
-async def print_count(settings: Settings, wanted: Wanted, by: Field | None, wait: str | None, timeout_s: float) -> int:
+async def print_count(settings: Settings, wanted: Wanted, by: Field | None, until: Until) -> int:
     """Prints how many contacts match; with `by`, for each of the most frequent values, and then for the rest."""
     query = wanted.query(_PAGE)
-    async with _directory(settings, wait, timeout_s) as directory:
+    async with _directory(settings, until) as directory:
 
         def ask(connection: sa.Connection) -> Count | Counts:
             if by is None:
@@ -148,9 +160,9 @@ async def print_count(settings: Settings, wanted: Wanted, by: Field | None, wait
     return DONE
 
 
-async def print_conflicts(settings: Settings, status: Status, wait: str | None, timeout_s: float) -> int:
+async def print_conflicts(settings: Settings, status: Status, until: Until) -> int:
     """Prints the conflicts, newest first."""
-    async with _directory(settings, wait, timeout_s) as directory:
+    async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Conflicts:
             return read_conflicts(connection, directory.workspace, status, size, cursor)
@@ -162,12 +174,10 @@ async def print_conflicts(settings: Settings, status: Status, wait: str | None, 
     return DONE
 
 
-async def print_timeline(  # noqa: PLR0913
-    settings: Settings, which: Which, limit: int | None, wait: str | None, timeout_s: float, *, as_json: bool
-) -> int:
+async def print_timeline(settings: Settings, which: Which, limit: int | None, until: Until, *, as_json: bool) -> int:
     """Prints the changes of a contact, newest first. Exit status 1 if there is no such contact."""
     by, value = _identifier(which)
-    async with _directory(settings, wait, timeout_s) as directory:
+    async with _directory(settings, until) as directory:
         holder = directory.ask(lambda connection: find_holder(connection, directory.workspace, by, value))
         if holder is None:
             return complain(f"{which}: not found in the directory of workspace {settings.workspace}", NO)
@@ -202,12 +212,12 @@ def _identifier(which: Which) -> tuple[By, str]:
 
 
 @asynccontextmanager
-async def _directory(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[_Directory]:
-    """The directory, once `wait` is folded and in it. Raises NotFolded and DirectoryUnavailable."""
-    deadline = time.monotonic() + timeout_s
-    async with asking(settings, wait, timeout_s) as (client, _):
+async def _directory(settings: Settings, until: Until) -> AsyncGenerator[_Directory]:
+    """The directory, once the position is folded and in it. Raises NotFolded and DirectoryUnavailable."""
+    deadline = time.monotonic() + until.timeout_s
+    async with asking(settings, until.position, until.timeout_s) as (client, _):
         with closing(Database(settings, read_only=True)) as database:
-            if wait is not None:
+            if until.position is not None:
                 await wait_until_applied(client, database, settings.workspace, max(0.0, deadline - time.monotonic()))
             yield _Directory(client, database, settings.workspace)
 

@@ -64,7 +64,8 @@ class GatewayProcess:
         self.url: Final = _url(host, self.port.number)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
         command = [sys.executable, "-m", "kinfold_services.cli", "gateway", "--until-stdin-ends"]
-        command += ["--redis-url", redis_url, "--host", host, "--port", str(self.port.number)]
+        command += ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]  # the directory's file is there
+        command += ["--host", host, "--port", str(self.port.number)]
         unknown = unknown_variables(os.environ)  # this process has already reported them
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
             command,

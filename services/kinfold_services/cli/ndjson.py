@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple, cast
 
-from kinfold_schemas.codec import decode_event
+from kinfold_schemas.codec import why_rejected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
-from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import Client
 
@@ -28,7 +27,7 @@ def read_lines(file: Iterable[bytes], rules: IdentifierRules) -> Iterator[Line]:
     for number, line in enumerate(file, start=1):
         data = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
         if data:
-            yield Line(number, data, _validate(data, rules))
+            yield Line(number, data, why_rejected(data, rules))
 
 
 async def append(client: Client, workspace: str, events: Iterable[bytes]) -> AsyncIterator[tuple[int, str]]:
@@ -45,9 +44,3 @@ async def append(client: Client, workspace: str, events: Iterable[bytes]) -> Asy
             pipeline.xadd(log, {"event": data})
         positions = cast("list[bytes]", await pipeline.execute())
         yield len(page), positions[-1].decode()
-
-
-def _validate(data: bytes, rules: IdentifierRules) -> Rejection | None:
-    event = decode_event(data)
-    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
-    return verdict if isinstance(verdict, Rejection) else None

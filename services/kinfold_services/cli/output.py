@@ -44,11 +44,19 @@ def complain(text: str, status: int) -> int:
 def print_json(value: object) -> bool:
     """Prints one JSON object on a line of standard output. Returns False if the reader has closed the pipe.
 
+    Raises CannotPrint.
+    """
+    return print_bytes(msgspec.json.encode(value) + b"\n")
+
+
+def print_bytes(data: bytes) -> bool:
+    """Prints bytes on standard output. Returns False if the reader has closed the pipe.
+
     A closed pipe (`| head`) is not an error: later output is discarded, and the exit status does not change.
     Raises CannotPrint.
     """
     try:
-        sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         _print_nothing_more()

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.identifiers import IdentifierRules, email_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import Extent, position_key
+from kinfold_services.cli.contact_output import contact_writer
 from kinfold_services.cli.hints import warn_about_losses, warn_if_not_served
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.connections import Client, is_passing
@@ -77,16 +79,17 @@ def _former_holder(settings: Settings, which: Which) -> str | None:
         return None
 
 
-async def contacts(settings: Settings, limit: int | None, when: When) -> int:
-    """Prints every living contact."""
+async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:
+    """Prints every living contact, or writes it to a file."""
     async with _state(settings, when) as workspace:
         count = 0
-        async for contact in workspace.contacts():
-            if count == limit:
-                break
-            count += 1
-            if not print_json(contact):
-                break
+        with contact_writer(form, output) as write:
+            async for contact in workspace.contacts():
+                if count == limit:
+                    break
+                count += 1
+                if not write(contact):
+                    break
     if count == 0:
         say(f"no contacts in workspace {settings.workspace}")
     return DONE
