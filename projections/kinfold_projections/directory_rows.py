@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from kinfold_projections import rules
-from kinfold_projections.directory import IndexValue, index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory import IndexValue, folded_strings, index_text, index_value, is_sampled, search_text
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.positions import position_key
@@ -186,16 +186,17 @@ def contact_row(living: Living) -> Row:
         "version": contact.version,
         "record": living.record,
         "search_text": search_text(contact),
+        "folded": folded_strings(contact),
         "sampled": is_sampled(contact.id),
     }
 
 
 _COLUMNS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("external_id", ("external_id", "search_text")),
-    ("email", ("email", "email_key", "search_text")),
-    ("name", ("name", "name_key", "search_text")),
-    ("image", ("image",)),
-    ("metadata_hash", ("metadata",)),
+    ("external_id", ("external_id", "search_text", "folded")),
+    ("email", ("email", "email_key", "search_text", "folded")),
+    ("name", ("name", "name_key", "search_text", "folded")),
+    ("image", ("image", "folded")),
+    ("metadata_hash", ("metadata", "folded")),
     ("visitor_count", ("visitor_count",)),
     ("first_seen_at", ("first_seen_at",)),
     ("last_seen_at", ("last_seen_at",)),
