@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+import kinfold
 from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
+from tests.support.directories import DirectoryProcess
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess
@@ -30,10 +32,16 @@ def test_responses_match_the_document(tmp_path: Path):
                 return await create_key(redis, "default", "secret")
 
         key = asyncio.run(make())
+        settings: dict[str, object] = {"data_dir": tmp_path / "data", "gateway_requests_per_s": 100_000}
         with (
             ProjectorProcess(server.url, "default", tmp_path / "projector.log"),
-            GatewayProcess(server.url, port, tmp_path / "log", gateway_requests_per_s=100_000) as gateway,
+            DirectoryProcess(server.url, tmp_path / "directory.log", settings),
+            GatewayProcess(server.url, port, tmp_path / "log", **settings) as gateway,
+            kinfold.Producer(server.url) as visitors,
+            kinfold.Contacts(gateway.url, key=key) as contacts,
         ):
+            visitors.identify(external_id="u-1", name="Ada", metadata={"plan": "pro"})
+            assert contacts.count(after=visitors.flush()).count == 1
             command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/openapi.json"]
             command += [
                 "--header",
