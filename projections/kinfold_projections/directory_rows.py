@@ -239,6 +239,23 @@ def named_contacts(entries: Iterable[FeedEntry]) -> set[str]:
     return ids - created
 
 
+def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> set[str]:
+    """The visitors whose links have to be read from the state, because the feed does not tell what became of them.
+
+    A replay tells of contacts alone. An event that came late may change the order of a contact's visitors.
+    """
+    found = set[str]()
+    for entry in entries:
+        change = entry.change
+        if change.cause != REPLAY and _VISITORS not in change.changed:
+            continue
+        known = [each.contact for name in (change.contact_id, change.merged_contact_id) if (each := before.get(name or ""))]
+        for contact in (*known, entry.contact):
+            if contact is not None:
+                found.update(contact.visitor_ids)
+    return found
+
+
 def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> Rows:
     """What the entries do, in their order, to the tables. `before`: the living ones of `named_contacts`."""
     rows = Rows(before)

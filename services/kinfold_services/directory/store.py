@@ -29,8 +29,10 @@ from kinfold_projections.directory_rows import (
     contact_row,
     decode_contact,
     fold_changes,
+    link_rows,
     named_contacts,
 )
+from kinfold_schemas.contacts import Link
 from kinfold_services.directory.tables import (
     builds,
     conflicts,
@@ -57,25 +59,31 @@ class Numbered(Living, gc=False):
     n: int
 
 
-def apply(connection: sa.Connection, build: int, position: tuple[str, str], entries: Sequence[FeedEntry], now: str) -> None:
-    """Apply the entries between two positions, `(before, after)`, in the transaction of `connection`.
+class Page(NamedTuple):
+    """Entries of the feed, and the positions before the first and of the last."""
+
+    before: str
+    after: str
+    entries: Sequence[FeedEntry]
+
+
+def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str, Sequence[Link]], now: str) -> None:
+    """Apply a page in the transaction of `connection`. `links` replace those of some visitors (`relinked_visitors`).
 
     Raises:
         Overtaken: the build is not at the position before.
 
     """
-    before, after = position
-    values = {"position": after, "updated_at": now}
-    moved = connection.execute(
-        sa.update(builds).where(builds.c.id == build, builds.c.position == before, builds.c.state != "old").values(values)
-    )
-    if moved.rowcount != 1:
-        raise Overtaken(f"build {build} is not at {before} any more")
-    known = load_contacts(connection, build, named_contacts(entries))
-    rows = fold_changes(entries, known)
+    values = {"position": page.after, "updated_at": now}
+    is_ours = builds.c.id == build, builds.c.position == page.before, builds.c.state != "old"
+    if connection.execute(sa.update(builds).where(*is_ours).values(values)).rowcount != 1:
+        raise Overtaken(f"build {build} is not at {page.before} any more")
+    known = load_contacts(connection, build, named_contacts(page.entries))
+    rows = fold_changes(page.entries, known)
     write_contacts(connection, build, rows, known)
     _insert(connection, timeline, build, rows.timeline)
-    write_links(connection, build, rows.visitors)
+    _write_links(connection, build, rows.visitors)
+    replace_links(connection, build, links)
     _take_steps(connection, build, rows.steps)
 
 
@@ -158,7 +166,7 @@ def _write_search(connection: sa.Connection, work: _ContactRows) -> None:
     """Keep SQLite's text index in step, and number the rows to be added: the index has to know the numbers."""
     old = [(n, text) for n, text, _ in work.texts] + [(each.n, search_text(each.contact)) for each in work.removed]
     if old:
-        connection.exec_driver_sql(_FORGET_TEXT, old)
+        forget_texts(connection, old)
     if work.added:
         last = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(contacts.c.n), 0)))
         for number, row in enumerate(work.added, cast("int", last) + 1):
@@ -166,6 +174,11 @@ def _write_search(connection: sa.Connection, work: _ContactRows) -> None:
     new = [(n, text) for n, _, text in work.texts] + [(row["n"], row["search_text"]) for row in work.added]
     if new:
         connection.exec_driver_sql(_ADD_TEXT, new)
+
+
+def forget_texts(connection: sa.Connection, texts: list[tuple[int, str]]) -> None:
+    """Remove rows of contacts, each with its text, from SQLite's text index."""
+    connection.exec_driver_sql(_FORGET_TEXT, texts)
 
 
 _FORGET_TEXT: Final = f"INSERT INTO {search.name} ({search.name}, rowid, search_text) VALUES ('delete', ?, ?)"  # noqa: S608  a name of ours
@@ -233,7 +246,7 @@ def _insert(connection: sa.Connection, table: sa.Table, build: int, rows: Sequen
 # --- links ----------------------------------------------------------------------------------------------------------------
 
 
-def write_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
+def _write_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
     """Put links into the histories of their visitors. A link that is there already stays."""
     if not rows:
         return
@@ -241,6 +254,23 @@ def write_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> N
     connection.execute(_upsert_links(connection), [{"build": build, **row} for row in rows])
 
 
+def add_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
+    """Add whole histories of visitors that have none yet, or the same."""
+    if rows:
+        insert = _insert_of(connection)(visitors).on_conflict_do_nothing()
+        connection.execute(insert, [{"build": build, **row} for row in rows])
+
+
+def replace_links(connection: sa.Connection, build: int, links: Mapping[str, Sequence[Link]]) -> None:
+    """Replace the histories of some visitors."""
+    if links:
+        connection.execute(_REMOVE_LINKS, [{"b": build, "v": visitor_id} for visitor_id in links])
+        add_links(connection, build, [row for each, history in links.items() for row in link_rows(each, history)])
+
+
+_REMOVE_LINKS: Final = sa.delete(visitors).where(
+    visitors.c.build == sa.bindparam("b"), visitors.c.visitor_id == sa.bindparam("v")
+)
 _since: Final = sa.bindparam("s", type_=visitors.c.since.type)
 _END_LINK: Final = (
     sa.update(visitors)
@@ -299,6 +329,7 @@ def _add_identifiers(connection: sa.Connection) -> Any:
 
 def _merge(connection: sa.Connection, build: int, step: Merge) -> None:
     parameters = {"b": build, "one": step.merged, "other": step.into}
+    connection.execute(_FORGET_MERGE, parameters)
     connection.execute(_MOVE_IDENTIFIERS, parameters)
     connection.execute(_MOVE_CONFLICT, parameters)
     connection.execute(_MOVE_HELD, parameters)
@@ -307,6 +338,9 @@ def _merge(connection: sa.Connection, build: int, step: Merge) -> None:
 _one: Final[sa.BindParameter[str]] = sa.bindparam("one")
 _other: Final[sa.BindParameter[str]] = sa.bindparam("other")
 _open: Final = sa.and_(conflicts.c.build == sa.bindparam("b"), conflicts.c.settled_at.is_(None))
+_FORGET_MERGE: Final = sa.delete(identifiers).where(
+    identifiers.c.build == sa.bindparam("b"), identifiers.c.kind == "contact_id", identifiers.c.value_key == _one
+)
 _MOVE_IDENTIFIERS: Final = (
     sa.update(identifiers)
     .where(identifiers.c.build == sa.bindparam("b"), identifiers.c.contact_id == _one)
@@ -323,14 +357,8 @@ def _unmerge(connection: sa.Connection, build: int, contact_id: str) -> None:
     holder = connection.scalar(sa.select(table.c.contact_id).where(is_merged, table.c.value_key == contact_id).limit(1))
     if holder is None:
         return
-    parents = dict(
-        cast(
-            "Iterable[tuple[str, str]]",
-            connection.execute(
-                sa.select(table.c.value_key, table.c.merged_into).where(is_merged, table.c.contact_id == holder)
-            ),
-        )
-    )
+    merges = sa.select(table.c.value_key, table.c.merged_into).where(is_merged, table.c.contact_id == holder)
+    parents: dict[str, str] = {row.value_key: row.merged_into for row in connection.execute(merges)}
     del parents[contact_id]
     theirs = [contact_id, *(each for each in parents if _root(each, parents) == contact_id)]
     connection.execute(sa.delete(table).where(is_merged, table.c.value_key == contact_id))
