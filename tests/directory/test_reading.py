@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
+from sqlalchemy import event
 
 from kinfold_schemas.directory import Conflict, TimelineEntry
 from kinfold_services.directory.database import Database
@@ -194,7 +195,11 @@ def test_timeline_reads_no_more_than_a_page_of_each_contact(reader: Reader) -> N
         if connection.dialect.name == "postgresql":
             return  # it may prefer a scan of so few rows
         statements: list[tuple[str, Any]] = []
-        sa.event.listen(connection, "before_cursor_execute", lambda *given: statements.append((given[2], given[3])))
+
+        def note(*given: Any) -> None:
+            statements.append((given[2], given[3]))
+
+        event.listen(connection, "before_cursor_execute", note)
         read_timeline(connection, workspace, holder.contact_id, 2)
         for statement, parameters in tuple(statements):  # explaining adds to them
             if "timeline" in statement.split("FROM")[1].split()[0]:

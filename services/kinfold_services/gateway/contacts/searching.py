@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 from litestar import Request, Response, get
+from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from kinfold_schemas import filters
@@ -32,7 +33,11 @@ Words = Annotated[
 ]
 Where = Annotated[
     list[str] | None,
-    QueryParameter(name="where", description="A filter, such as `plan=pro and mrr>=99`; several are combined by `and`"),
+    QueryParameter(
+        name="where",
+        description="A filter, such as `plan=pro and mrr>=99`; several are combined by `and`",
+        examples=[Example(value=["plan=pro and mrr>=99", "not lastSeenAt before 30d"])],
+    ),
 ]
 SortBy = Annotated[
     str | None,
@@ -41,6 +46,7 @@ SortBy = Annotated[
         description="A field or metadata key to sort by, with `-` in front for descending; default: `-createdAt`. "
         "Contacts without a value come last",
         max_length=512,
+        examples=[Example(value="-lastSeenAt")],
     ),
 ]
 WithCount = Annotated[bool, QueryParameter(name="count", description="Also count all contacts that match")]
@@ -106,7 +112,12 @@ async def contact_count(  # noqa: PLR0913, PLR0917  each is a query parameter
     where: Where = None,
     by: Annotated[
         str | None,
-        QueryParameter(name="by", description="A field or metadata key: count the contacts of each value", max_length=512),
+        QueryParameter(
+            name="by",
+            description="A field or metadata key: count the contacts of each value",
+            max_length=512,
+            examples=[Example(value="plan")],
+        ),
     ] = None,
     limit: Annotated[
         int, QueryParameter(name="limit", ge=1, le=500, description="With `by`: the maximum number of values")
