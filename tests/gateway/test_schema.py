@@ -19,6 +19,7 @@ from tests.support.projecting import ProjectorProcess
 EXAMPLES = 40
 # The feed never ends, so tests/gateway/test_feed.py tests it.
 LEFT_OUT = "^/v1/changes$"
+NO_LIMITS = {"gateway_requests_per_s": 100_000, "gateway_browser_requests_per_s": 100_000}
 
 
 @pytest.mark.slow
@@ -32,7 +33,7 @@ def test_responses_match_the_document(tmp_path: Path):
                 return await create_key(redis, "default", "secret")
 
         key = asyncio.run(make())
-        settings: dict[str, object] = {"data_dir": tmp_path / "data", "gateway_requests_per_s": 100_000}
+        settings: dict[str, object] = {"data_dir": tmp_path / "data", **NO_LIMITS}
         with (
             ProjectorProcess(server.url, "default", tmp_path / "projector.log"),
             DirectoryProcess(server.url, tmp_path / "directory.log", settings),

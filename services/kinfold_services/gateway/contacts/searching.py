@@ -13,6 +13,7 @@ from litestar.params import QueryParameter
 from kinfold_schemas import filters
 from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
+from kinfold_schemas.rejections import found
 from kinfold_services.directory.search import MAX_Q_CHARS, Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.gateway.callers import caller_of, secret_key
@@ -172,7 +173,7 @@ def _filter(texts: list[str]) -> Filter | None:
 
 def _field(text: str) -> Field:
     if _is_unfit(text) is not None:
-        raise Problem(400, f"by: expected Unicode text without NUL, got {text!r}")
+        raise Problem(400, f"by: expected Unicode text without NUL, got {found(text)}")
     try:
         return filters.field(text)
     except WrongFilter as wrong:
