@@ -22,7 +22,7 @@ from kinfold_services.settings import Settings
 from tests.support.directories import must_equal_rows, rows_of
 from tests.support.strategies import Log, crowded_logs, logs, read
 
-EXAMPLES = {"sqlite": 150, "postgresql": 25}
+EXAMPLES = {"sqlite": 60, "postgresql": 12}
 UNHEALTHY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 any_logs = st.one_of(logs(), logs(), crowded_logs())
 merging_logs = st.one_of(crowded_logs(), crowded_logs(), logs())

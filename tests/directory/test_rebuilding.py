@@ -19,6 +19,7 @@ from tests.support.directories import (
     must_equal_contacts,
     read_rows,
     timeline_must_equal_feed,
+    truncate_feed,
     wait_until_current,
 )
 from tests.support.event_log import append, entry_id
@@ -42,10 +43,6 @@ async def must_equal_state(redis: Redis, settings: Settings, workspace: str) -> 
     assert await must_equal_contacts(redis, settings, workspace) > 0
     assert await links_must_equal_state(redis, settings, workspace) > 0
     assert await merges_must_equal_state(redis, settings, workspace) > 0
-
-
-async def truncate_feed(redis: Redis, workspace: str, kept: int) -> None:
-    await redis.xtrim(key(workspace, "changes"), maxlen=kept, approximate=False)
 
 
 async def test_a_directory_from_a_truncated_feed_equals_the_state(

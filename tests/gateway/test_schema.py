@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -33,7 +34,7 @@ def test_responses_match_the_document(tmp_path: Path):
                 return await create_key(redis, "default", "secret")
 
         key = asyncio.run(make())
-        settings: dict[str, object] = {"data_dir": tmp_path / "data", **NO_LIMITS}
+        settings: dict[str, Any] = {"data_dir": tmp_path / "data", **NO_LIMITS}
         with (
             ProjectorProcess(server.url, "default", tmp_path / "projector.log"),
             DirectoryProcess(server.url, tmp_path / "directory.log", settings),

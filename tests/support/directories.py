@@ -71,6 +71,11 @@ class DirectoryProcess:
         self.process.wait()
 
 
+async def truncate_feed(redis: Redis, workspace: str, kept: int) -> None:
+    """Leave only the last entries of the feed."""
+    await redis.xtrim(key(workspace, "changes"), maxlen=kept, approximate=False)
+
+
 async def wait_until_current(redis: Redis, settings: Settings, workspace: str, timeout_s: float = FOLLOW_S) -> None:
     """Wait until the workspace's current build has applied the last entry of the feed."""
     feed = key(workspace, "changes")
@@ -80,7 +85,7 @@ async def wait_until_current(redis: Redis, settings: Settings, workspace: str, t
     def position() -> bool:
         try:
             with database.reading() as connection:
-                return current_build(connection, workspace).position == last
+                return position_key(current_build(connection, workspace).position) >= position_key(last)
         except NoDirectory:
             return False
 

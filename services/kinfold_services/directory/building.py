@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from kinfold_services.directory import store
+from kinfold_services.directory.contact_writes import forget_texts
 from kinfold_services.directory.store import Overtaken
 from kinfold_services.directory.tables import SHAPE, builds, contacts, schema, show_shape
 
@@ -129,7 +129,7 @@ def _delete_some(connection: sa.Connection, table: sa.Table, build: int) -> int:
         return 0
     if table is contacts and connection.dialect.name == "sqlite":
         texts = sa.select(contacts.c.n, contacts.c.search_text).where(contacts.c.n.in_([row[0] for row in rows]))
-        store.forget_texts(connection, [(n, text) for n, text in connection.execute(texts)])
+        forget_texts(connection, [(n, text) for n, text in connection.execute(texts)])
     is_among = key[0].in_([row[0] for row in rows]) if len(key) == 1 else sa.tuple_(*key).in_(rows)
     connection.execute(sa.delete(table).where(table.c.build == build, is_among))
     return len(rows)

@@ -21,6 +21,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
+from kinfold_services.directory.contact_writes import load_contacts
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.snapshot_build import SnapshotBuild
 from kinfold_services.directory.store import Overtaken
@@ -120,7 +121,7 @@ class Follower:
         page = store.Page(before, raws[-1][0].decode(), entries)
         links: dict[str, list[Link]] = {}
         if any(relinked_visitors([entry], {}) for entry in entries):  # seldom
-            known = await self._write(partial(store.load_contacts, build=build, ids=named_contacts(entries)))
+            known = await self._write(partial(load_contacts, build=build, ids=named_contacts(entries)))
             links = await links_of(self._client, self._workspace, relinked_visitors(entries, known))
         await self._write(lambda connection: store.apply(connection, build, page, links, now()))
         return page.after

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from kinfold_projections.directory_rows import Living, Rows, decode_contact, link_rows
+from kinfold_projections.directory_rows import Living, Rows, decode_contact
 from kinfold_schemas.contacts import Link
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
+from kinfold_services.directory.contact_writes import load_contacts, write_contacts
 from kinfold_services.directory.tables import builds, conflicts, contacts, earlier_table, identifiers, timeline
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
@@ -56,9 +57,7 @@ class SnapshotBuild:
             await self._fill(partial(self._put, page=page))
         async for found in scan_tombstones(self._client, self._workspace):
             self._merged.update(found)
-        async for links in scan_links(self._client, self._workspace):
-            if links:
-                await self._fill(partial(self._link, links=links))
+        await self._copy_links()
         position = reader.position
         await self._write(lambda connection: self._complete(connection, position))
 
@@ -71,11 +70,16 @@ class SnapshotBuild:
 
     def _put(self, connection: sa.Connection, page: Sequence[Stored]) -> None:
         contacts_now = {each: None if data is None else Living(decode_contact(data), data.decode()) for each, data in page}
-        known = store.load_contacts(connection, self._build, contacts_now)
-        store.write_contacts(connection, self._build, Rows(known, contacts_now), known)
+        known = load_contacts(connection, self._build, contacts_now)
+        write_contacts(connection, self._build, Rows(known, contacts_now), known)
+
+    async def _copy_links(self) -> None:
+        async for links in scan_links(self._client, self._workspace):
+            if links:
+                await self._fill(partial(self._link, links=links))
 
     def _link(self, connection: sa.Connection, links: Mapping[str, Sequence[Link]]) -> None:
-        store.add_links(connection, self._build, [row for each, history in links.items() for row in link_rows(each, history)])
+        store.add_links(connection, self._build, links)
 
     # --- the build before
 

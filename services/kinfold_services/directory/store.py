@@ -4,59 +4,34 @@ The transaction begins with the position. It is changed only if it is still the 
 directories that apply the same entries one fails with `Overtaken`. On PostgreSQL the changed row makes the other one wait.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from kinfold_projections.directory import search_text
 from kinfold_projections.directory_rows import (
+    IDENTIFIER_COLUMNS,
     AddConflict,
     AddIdentifier,
     FeedEntry,
-    Living,
     Merge,
-    MetadataRows,
     Row,
-    Rows,
     Settle,
     Step,
     Unmerge,
-    Value,
-    changed_columns,
-    contact_row,
-    decode_contact,
     fold_changes,
     link_rows,
     named_contacts,
 )
 from kinfold_schemas.contacts import Link
-from kinfold_services.directory.tables import (
-    builds,
-    conflicts,
-    contacts,
-    counts,
-    identifiers,
-    metadata,
-    search,
-    timeline,
-    visitors,
-)
-
-_AT_ONCE: Final = 1000
-"""How many values a query lists: SQLite takes at most 32,766."""
+from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
+from kinfold_services.directory.contact_writes import load_contacts, write_contacts
+from kinfold_services.directory.tables import builds, conflicts, encode_json, identifiers, timeline, visitors
 
 
 class Overtaken(Exception):
     """Another directory has moved the build's position, or removed the build."""
-
-
-class Numbered(Living, gc=False):
-    """A contact with its row's number."""
-
-    n: int
 
 
 class Page(NamedTuple):
@@ -81,166 +56,15 @@ def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str,
     known = load_contacts(connection, build, named_contacts(page.entries))
     rows = fold_changes(page.entries, known)
     write_contacts(connection, build, rows, known)
-    _insert(connection, timeline, build, rows.timeline)
+    _ADD_TO_TIMELINE.run(connection, [(build, *each[:-1], encode_json(each[-1])) for each in rows.timeline])
     _write_links(connection, build, rows.visitors)
     replace_links(connection, build, links)
     _take_steps(connection, build, rows.steps)
 
 
-def load_contacts(connection: sa.Connection, build: int, ids: Iterable[str]) -> dict[str, Numbered]:
-    """The living contacts among these ids."""
-    ordered = sorted(ids)
-    found: dict[str, Numbered] = {}
-    for first in range(0, len(ordered), _AT_ONCE):
-        parameters = {"b": build, "ids": ordered[first : first + _AT_ONCE]}
-        for contact_id, n, record in connection.execute(_KNOWN, parameters):
-            found[contact_id] = Numbered(decode_contact(record), record, n)
-    return found
-
-
-_KNOWN: Final = sa.select(contacts.c.id, contacts.c.n, contacts.c.record).where(
-    contacts.c.build == sa.bindparam("b"), contacts.c.id.in_(sa.bindparam("ids", expanding=True))
+_ADD_TO_TIMELINE: Final = insert_into(
+    timeline, ["build", "position_ms", "position_seq", "contact_id", "type", "at", "cause", "rule", "details"]
 )
-
-
-# --- contacts, metadata and counts ----------------------------------------------------------------------------------------
-
-
-class _ContactRows(NamedTuple):
-    """What is to be done to the table of contacts."""
-
-    added: list[Row]
-    changed: dict[tuple[str, ...], list[Row]]
-    """The new values by the columns that differ."""
-    removed: list[Numbered]
-    texts: list[tuple[int, str, str]]
-    """The numbers of rows with another text to search in, with the old text and the new one."""
-
-
-def write_contacts(connection: sa.Connection, build: int, rows: Rows, known: Mapping[str, Numbered]) -> None:
-    """Write the contacts, their metadata, the text to search in, and all counts."""
-    work = _contact_rows(build, rows, known)
-    if connection.dialect.name == "sqlite":
-        _write_search(connection, work)
-    for columns, changes in work.changed.items():
-        connection.execute(_update_contacts(columns), changes)
-    if work.removed:
-        connection.execute(_REMOVE_CONTACT, [{"row": each.n} for each in work.removed])
-    if work.added:
-        connection.execute(sa.insert(contacts), work.added)
-    _write_metadata(connection, build, rows.metadata())
-    if difference := len(work.added) - len(work.removed):
-        connection.execute(sa.update(builds).where(builds.c.id == build).values(contacts=builds.c.contacts + difference))
-
-
-def _contact_rows(build: int, rows: Rows, known: Mapping[str, Numbered]) -> _ContactRows:
-    work = _ContactRows([], {}, [], [])
-    for contact_id, now in rows.contacts.items():
-        old = known.get(contact_id)
-        if now is None:
-            if old is not None:
-                work.removed.append(old)
-        elif old is None:
-            work.added.append({"build": build, **contact_row(now)})
-        else:
-            columns = changed_columns(old.contact, now.contact)
-            row = contact_row(now)
-            work.changed.setdefault(columns, []).append({"row": old.n, **{name: row[name] for name in columns}})
-            if "search_text" in columns:
-                work.texts.append((old.n, search_text(old.contact), row["search_text"]))
-    return work
-
-
-_REMOVE_CONTACT: Final = sa.delete(contacts).where(contacts.c.n == sa.bindparam("row"))
-_updates: Final[dict[tuple[str, ...], sa.Update]] = {}
-
-
-def _update_contacts(columns: tuple[str, ...]) -> sa.Update:
-    if (statement := _updates.get(columns)) is None:
-        values: dict[str, Any] = {name: sa.bindparam(name) for name in columns}
-        statement = _updates[columns] = sa.update(contacts).where(contacts.c.n == sa.bindparam("row")).values(values)
-    return statement
-
-
-def _write_search(connection: sa.Connection, work: _ContactRows) -> None:
-    """Keep SQLite's text index in step, and number the rows to be added: the index has to know the numbers."""
-    old = [(n, text) for n, text, _ in work.texts] + [(each.n, search_text(each.contact)) for each in work.removed]
-    if old:
-        forget_texts(connection, old)
-    if work.added:
-        last = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(contacts.c.n), 0)))
-        for number, row in enumerate(work.added, cast("int", last) + 1):
-            row["n"] = number
-    new = [(n, text) for n, _, text in work.texts] + [(row["n"], row["search_text"]) for row in work.added]
-    if new:
-        connection.exec_driver_sql(_ADD_TEXT, new)
-
-
-def forget_texts(connection: sa.Connection, texts: list[tuple[int, str]]) -> None:
-    """Remove rows of contacts, each with its text, from SQLite's text index."""
-    connection.exec_driver_sql(_FORGET_TEXT, texts)
-
-
-_FORGET_TEXT: Final = f"INSERT INTO {search.name} ({search.name}, rowid, search_text) VALUES ('delete', ?, ?)"  # noqa: S608  a name of ours
-_ADD_TEXT: Final = f"INSERT INTO {search.name} (rowid, search_text) VALUES (?, ?)"  # noqa: S608  as above
-
-
-def _write_metadata(connection: sa.Connection, build: int, rows: MetadataRows) -> None:
-    if rows.removed:
-        connection.execute(_REMOVE_VALUE, [{"contact": contact, **_bound(build, value)} for contact, value in rows.removed])
-    if rows.added:
-        added = [{"build": build, **_columns(value), "contact_id": contact} for contact, value in rows.added]
-        connection.execute(sa.insert(metadata), added)
-    # In one order everywhere: so two builds never wait for each other.
-    more = [{**_bound(build, value), "more": by} for value, by in sorted(rows.counts.items()) if by]
-    if more:
-        connection.execute(_upsert_counts(connection), more)
-        fewer = [each for each in more if each["more"] < 0]
-        if fewer:
-            connection.execute(_REMOVE_COUNT, [{name: each[name] for name in each if name != "more"} for each in fewer])
-
-
-def _columns(value: Value) -> Row:
-    key, kind, number, text = value
-    return {"key": key, "kind": kind, "number": number, "text": text}
-
-
-def _bound(build: int, value: Value) -> Row:
-    key, kind, number, text = value
-    return {"b": build, "k": key, "kd": kind, "nr": number, "tx": text}
-
-
-def _is_value(table: sa.Table) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        table.c.build == sa.bindparam("b"),
-        table.c.key == sa.bindparam("k"),
-        table.c.kind == sa.bindparam("kd"),
-        table.c.number == sa.bindparam("nr"),
-        table.c.text == sa.bindparam("tx"),
-    )
-
-
-_REMOVE_VALUE: Final = sa.delete(metadata).where(_is_value(metadata), metadata.c.contact_id == sa.bindparam("contact"))
-_REMOVE_COUNT: Final = sa.delete(counts).where(_is_value(counts), counts.c.contacts == 0)
-_COUNT_COLUMNS: Final = {"build": "b", "key": "k", "kind": "kd", "number": "nr", "text": "tx", "contacts": "more"}
-
-
-def _upsert_counts(connection: sa.Connection) -> Any:
-    insert: Any = _insert_of(connection)(counts)
-    values = {column: sa.bindparam(name, type_=counts.c[column].type) for column, name in _COUNT_COLUMNS.items()}
-    key = [column.name for column in counts.primary_key]
-    return insert.values(values).on_conflict_do_update(
-        index_elements=key, set_={"contacts": counts.c.contacts + insert.excluded.contacts}
-    )
-
-
-def _insert_of(connection: sa.Connection) -> Any:
-    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-
-
-def _insert(connection: sa.Connection, table: sa.Table, build: int, rows: Sequence[Row]) -> None:
-    if rows:
-        connection.execute(sa.insert(table), [{"build": build, **row} for row in rows])
 
 
 # --- links ----------------------------------------------------------------------------------------------------------------
@@ -248,55 +72,52 @@ def _insert(connection: sa.Connection, table: sa.Table, build: int, rows: Sequen
 
 def _write_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
     """Put links into the histories of their visitors. A link that is there already stays."""
-    if not rows:
-        return
-    connection.execute(_END_LINK, [{"b": build, "v": row["visitor_id"], "s": row["since"]} for row in rows])
-    connection.execute(_upsert_links(connection), [{"build": build, **row} for row in rows])
+    _END_LINK.run(connection, [(build, row["visitor_id"], row["since"]) for row in rows])
+    _ADD_LINK.run(connection, [_link_values(build, row) for row in rows])
 
 
-def add_links(connection: sa.Connection, build: int, rows: Sequence[Row]) -> None:
-    """Add whole histories of visitors that have none yet, or the same."""
-    if rows:
-        insert = _insert_of(connection)(visitors).on_conflict_do_nothing()
-        connection.execute(insert, [{"build": build, **row} for row in rows])
+def add_links(connection: sa.Connection, build: int, links: Mapping[str, Sequence[Link]]) -> None:
+    """Add the whole histories of visitors that have none yet, or the same."""
+    rows = [row for each, history in links.items() for row in link_rows(each, history)]
+    _ADD_HISTORY.run(connection, [_link_values(build, row) for row in rows])
 
 
 def replace_links(connection: sa.Connection, build: int, links: Mapping[str, Sequence[Link]]) -> None:
     """Replace the histories of some visitors."""
-    if links:
-        connection.execute(_REMOVE_LINKS, [{"b": build, "v": visitor_id} for visitor_id in links])
-        add_links(connection, build, [row for each, history in links.items() for row in link_rows(each, history)])
+    _REMOVE_LINKS.run(connection, [(build, visitor_id) for visitor_id in links])
+    add_links(connection, build, links)
 
 
-_REMOVE_LINKS: Final = sa.delete(visitors).where(
-    visitors.c.build == sa.bindparam("b"), visitors.c.visitor_id == sa.bindparam("v")
-)
-_since: Final = sa.bindparam("s", type_=visitors.c.since.type)
-_END_LINK: Final = (
-    sa.update(visitors)
-    .where(
-        visitors.c.build == sa.bindparam("b"),
-        visitors.c.visitor_id == sa.bindparam("v"),
-        visitors.c.since < _since,
-        sa.or_(visitors.c.until.is_(None), visitors.c.until > _since),
-    )
-    .values(until=_since)
-)
+_LINK: Final = ("build", "visitor_id", "contact_id", "since", "until")
 
 
-def _upsert_links(connection: sa.Connection) -> Any:
-    insert: Any = _insert_of(connection)(visitors)
+def _link_values(build: int, row: Row) -> Values:
+    return build, row["visitor_id"], row["contact_id"], row["since"], row["until"]
+
+
+def _add_link(insert: Any) -> sa.Executable:
+    values: dict[str, Any] = dict(bound(visitors, _LINK))
     later = visitors.alias("later")
-    bound = {
-        name: sa.bindparam(name, type_=visitors.c[name].type)
-        for name in ("build", "visitor_id", "contact_id", "since", "until")
-    }
     next_since = sa.select(sa.func.min(later.c.since)).where(
-        later.c.build == bound["build"], later.c.visitor_id == bound["visitor_id"], later.c.since > bound["since"]
+        later.c.build == values["build"], later.c.visitor_id == values["visitor_id"], later.c.since > values["since"]
     )
-    values = {**bound, "until": sa.func.coalesce(bound["until"], next_since.scalar_subquery())}
-    key = [column.name for column in visitors.primary_key]
-    return insert.values(values).on_conflict_do_update(index_elements=key, set_={"contact_id": insert.excluded.contact_id})
+    values["until"] = sa.func.coalesce(values["until"], next_since.scalar_subquery())
+    added = insert(visitors).values(values)
+    same = {"contact_id": added.excluded.contact_id}
+    return cast("sa.Executable", added.on_conflict_do_update(index_elements=list(visitors.primary_key), set_=same))
+
+
+def _end_link(_: Any) -> sa.Executable:
+    since: sa.BindParameter[str] = sa.bindparam("s", type_=visitors.c.since.type)
+    reaches = sa.or_(visitors.c.until.is_(None), visitors.c.until > since)
+    return sa.update(visitors).where(_of_visitor, visitors.c.since < since, reaches).values(until=since)
+
+
+_of_visitor: Final = sa.and_(visitors.c.build == sa.bindparam("b"), visitors.c.visitor_id == sa.bindparam("v"))
+_END_LINK: Final = Bulk(["b", "v", "s"], _end_link)
+_ADD_LINK: Final = Bulk(_LINK, _add_link)
+_ADD_HISTORY: Final = Bulk(_LINK, lambda insert: insert(visitors).values(bound(visitors, _LINK)).on_conflict_do_nothing())
+_REMOVE_LINKS: Final = Bulk(["b", "v"], lambda _: sa.delete(visitors).where(_of_visitor))
 
 
 # --- identifiers and conflicts --------------------------------------------------------------------------------------------
@@ -307,7 +128,8 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
         for_kind = list(group)
         if kind is AddIdentifier:
             added = cast("list[AddIdentifier]", for_kind)
-            connection.execute(_add_identifiers(connection), [{"build": build, **each.row} for each in added])
+            rows = [(build, *(each.row[name] for name in IDENTIFIER_COLUMNS)) for each in added]
+            _ADD_IDENTIFIER.run(connection, rows)
             continue
         for step in for_kind:
             match step:
@@ -323,8 +145,10 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     pass
 
 
-def _add_identifiers(connection: sa.Connection) -> Any:
-    return _insert_of(connection)(identifiers).on_conflict_do_nothing()
+_IDENTIFIER: Final = ("build", *IDENTIFIER_COLUMNS)
+_ADD_IDENTIFIER: Final = Bulk(
+    _IDENTIFIER, lambda insert: insert(identifiers).values(bound(identifiers, _IDENTIFIER)).on_conflict_do_nothing()
+)
 
 
 def _merge(connection: sa.Connection, build: int, step: Merge) -> None:
