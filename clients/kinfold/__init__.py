@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kinfold.feed import Feed, FilePosition, Follow, LiveContacts
     from kinfold.producer import AsyncProducer, Counters, Failure, Producer, ProducerOptions
     from kinfold_schemas.contacts import Contact
+    from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry, ValueCount
     from kinfold_schemas.rejections import EventError
 
 _HOMES: Final = {
@@ -19,6 +20,7 @@ _HOMES: Final = {
     "kinfold.feed": ("Feed", "FilePosition", "Follow", "LiveContacts"),
     "kinfold.producer": ("AsyncProducer", "Counters", "Failure", "Producer", "ProducerOptions"),
     "kinfold_schemas.contacts": ("Contact",),
+    "kinfold_schemas.directory": ("Conflict", "ContactCount", "ContactCounts", "TimelineEntry", "ValueCount"),
     "kinfold_schemas.rejections": ("EventError",),
 }
 
@@ -26,7 +28,10 @@ __all__ = [
     "AsyncContacts",
     "AsyncProducer",
     "BufferFull",
+    "Conflict",
     "Contact",
+    "ContactCount",
+    "ContactCounts",
     "Contacts",
     "Counters",
     "EventError",
@@ -43,7 +48,9 @@ __all__ = [
     "Producer",
     "ProducerOptions",
     "Refused",
+    "TimelineEntry",
     "Unreachable",
+    "ValueCount",
 ]
 
 

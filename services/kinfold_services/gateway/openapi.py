@@ -96,7 +96,7 @@ _MEANINGS: Final = {
     415: "The body has a `Content-Encoding` other than gzip",
     422: "At least one event is invalid; nothing was appended",
     429: "Too many requests; `Retry-After` says when to try again",
-    503: "Redis did not answer, or the log is not folded up to `after` yet; `Retry-After` says when to try again",
+    503: "Redis or the directory did not answer, or `after` is not reached yet; `Retry-After` says when to try again",
 }
 
 
