@@ -64,6 +64,10 @@ async def async_lookups() -> None:
         assert_type(await contacts.by_visitor("v-1"), kinfold.Contact | None)
 
 
+def signing() -> None:
+    assert_type(kinfold.sign("secret", external_id="u-1", email="a@b.c", visitor_id="v-1", expires_in_s=60), str)
+
+
 def changes() -> None:
     feed = kinfold.Feed("redis://", position=kinfold.FilePosition("position"))
     kinfold.Feed("redis://", position=(lambda: None, print))

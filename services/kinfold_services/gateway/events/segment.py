@@ -20,7 +20,16 @@ from litestar.params import QueryParameter
 from kinfold_schemas.rejections import Rejection, json_type
 from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
 from kinfold_services.gateway.events.bodies import MAX_EVENTS, read_body
-from kinfold_services.gateway.events.ingest import MAX_LISTED, PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.ingest import (
+    BAD_TOKEN,
+    MAX_LISTED,
+    PER_TURN,
+    Author,
+    Judged,
+    append_judged,
+    author_of,
+    judge_one,
+)
 from kinfold_services.gateway.events.segment_calls import MAX_WRITTEN_BYTES, TYPES, Call, fit, translate, written
 from kinfold_services.gateway.events.segment_traits import Ignored, Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
@@ -139,7 +148,7 @@ async def _append(
         gateway.metrics.refused.labels(workspace.name, each.reason).inc()
     if one and judged.rejected:
         first = judged.rejected[0]
-        status = 403 if first.reason == "bad-signature" else 422
+        status = 403 if first.reason == BAD_TOKEN else 422
         raise Problem(status, first.detail, appended=0, rejected_count=1, rejected=judged.rejected)
     position = await append_judged(gateway, workspace, judged)
     return _answer(position, len(judged.good), ignored, judged.rejected)
@@ -186,7 +195,7 @@ def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
-        elif verdict.reason == "bad-signature" and fields["type"] != "identify":
+        elif verdict.reason == BAD_TOKEN and fields["type"] != "identify":
             notes.leave_out("userId", "unsigned-identity", verdict.detail)
         elif verdict.reason == "blocked-identifier" and event is not translated.events[-1]:
             notes.leave_out("userId", "blocked-identity", verdict.detail)  # the VisitorSeen behind it is checked separately
