@@ -40,7 +40,7 @@ from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import found
-from kinfold_schemas.times import to_text
+from kinfold_schemas.times import from_text, to_text
 from kinfold_services.connections import Client
 
 MAX_SECRETS: Final = 2
@@ -92,8 +92,11 @@ async def retire_identity_secret(client: Client, workspace: str, kid: str) -> bo
 
 
 async def _add(client: Client, workspace: str, *, at_most: int) -> IdentitySecret | None:
+    # Later than the present one, so that the order is right although clocks differ.
+    after_ms = [from_text(each.created_at) + 1 for each in await identity_secrets(client, workspace)]
     kid = secrets.token_hex(6)
-    made = IdentitySecret(kid, f"kf_is_{kid}_{secrets.token_hex(32)}", to_text(time.time_ns() // 1_000_000))
+    created_at = to_text(max(time.time_ns() // 1_000_000, *after_ms, 0))
+    made = IdentitySecret(kid, f"kf_is_{kid}_{secrets.token_hex(32)}", created_at)
     is_added = await client.register_script(_ADD)(keys=[_key(workspace)], args=[at_most, kid, _encode(made)])
     return made if is_added else None
 
