@@ -4,7 +4,6 @@ from typing import Final
 
 import msgspec
 
-from kinfold_projections.changes import Before
 from kinfold_projections.entries import Entry
 from kinfold_projections.links import linked
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
@@ -22,8 +21,8 @@ class Linking(msgspec.Struct, frozen=True, gc=False):
     """Whether the visitor became the contact's."""
     previous: ContactRecord | None = None
     """Whose it was before it moved."""
-    bystander: Before | None = None
-    """Whose it stays, where a late event interrupted that contact's link: its visitors may stand in another order now."""
+    bystander: ContactRecord | None = None
+    """Whose it stays, where a late event interrupted that contact's link and so reordered its visitors."""
 
 
 _LINK_BYTES: Final = 100
@@ -58,7 +57,10 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: E
         return Linking(visitor_id, folded=folded)
     holder = state.contact(was.contact_id)
     moved = state.find(now.contact_id) != holder.id
-    bystander = Before(holder) if not moved and holder is not contact else None
+    visitor_ids = holder.visitor_ids
     state.remove_visitor(holder, was.contact_id, text_ms(was.since), visitor_id)
     state.add_visitor(state.contact(now.contact_id), now.contact_id, now_ms, visitor_id)
-    return Linking(visitor_id, folded, moved, holder if moved else None, bystander)
+    if moved:
+        return Linking(visitor_id, folded, moved, holder)
+    is_reordered = holder is not contact and holder.visitor_ids != visitor_ids
+    return Linking(visitor_id, folded, bystander=holder if is_reordered else None)

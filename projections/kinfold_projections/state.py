@@ -32,7 +32,8 @@ from kinfold_schemas.contacts import MergedContact
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
-_LARGE_BYTES: Final = 4 * _VISITOR_BYTES
+LARGE_BYTES: Final = 4 * _VISITOR_BYTES
+"""An event of fewer does not make a visitor worth weighing."""
 
 
 class DamagedState(LookupError):
@@ -119,7 +120,7 @@ class State:
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
         """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
         known = self._visitor_bytes.get(visitor_id, _VISITOR_BYTES)
-        if at_most > _LARGE_BYTES and at_most > 1.5 * known:
+        if at_most > LARGE_BYTES and at_most > 1.5 * known:
             size = self._visitor_bytes[visitor_id] = len(encode_record(self.visitors[visitor_id]))
             self.held_bytes += size - known
 
@@ -131,12 +132,13 @@ class State:
 
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
-        contact = self.contacts.get(contact_id)
-        while type(contact) is MergedContact:
-            contact_id = contact.merged_into
+        while True:
             contact = self.contacts.get(contact_id)
-        if type(contact) is ContactRecord:
-            return contact
+            if type(contact) is ContactRecord:
+                return contact
+            if type(contact) is not MergedContact:
+                break
+            contact_id = contact.merged_into
         message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
         raise DamagedState(message)
 
@@ -196,12 +198,14 @@ class State:
         stamps = self._changes.contact_stamps[contact.id] = self.contact_stamps[contact.id]
         return stamps
 
-    def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> None:
-        """The contact's metadata is this, and so is its hash."""
+    def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> ContactStamps:
+        """The contact's metadata is this, and so is its hash; returns the contact's stamps."""
         if metadata.values is not contact.metadata:
             contact.metadata = metadata.values
             contact.metadata_hash = metadata_hash(metadata.values) if self.tells else ""
-        self.stamps_of(contact).metadata = metadata.stamps
+        stamps = self.stamps_of(contact)
+        stamps.metadata = metadata.stamps
+        return stamps
 
     def put_external_id(self, external_id: str, contact_id: str) -> None:
         """The external id is the contact's."""
