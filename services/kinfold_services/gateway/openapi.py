@@ -15,6 +15,7 @@ from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, Reque
 from litestar.types import ControllerRouterHandler
 
 from kinfold_schemas.events import Event
+from kinfold_services.gateway.callers import keyless
 from kinfold_services.gateway.docs import docs_page
 from kinfold_services.gateway.problems import Error
 
@@ -37,8 +38,7 @@ def _event_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of an event, and the schemas that it refers to by name."""
     (event,), components = msgspec.json.schema_components((Event,), ref_template=_REF)
     components["VisitorIdentified"]["properties"] |= {
-        "signature": {"type": "string", "description": "For publishable keys: the HMAC of the identifier"},
-        "emailSignature": {"type": "string", "description": "For publishable keys: the HMAC of both identifiers"},
+        "token": {"type": "string", "description": "For publishable keys: a JWT that proves the identity. Not kept in the log"},
     }
     return event, components
 
@@ -52,7 +52,8 @@ class EventsOperation(Operation):
         one_or_more = {"anyOf": [event, {"type": "array", "items": event}]}
         self.request_body = RequestBody(
             required=True,
-            description="One event, an array of events, or one event per line. At most 1 MiB. May be gzipped.",
+            description="One event, an array of events, or one event per line. At most 1 MiB; with a publishable key at most "
+            "64 KiB and 100 events. May be gzipped.",
             content={
                 "application/json": OpenAPIMediaType(schema=JsonSchema(json=one_or_more)),
                 "application/x-ndjson": OpenAPIMediaType(schema=JsonSchema(json={"type": "string"})),
@@ -94,7 +95,7 @@ _MEANINGS: Final = {
     415: "The body has a `Content-Encoding` other than gzip",
     422: "At least one event is invalid; nothing was appended",
     429: "Too many requests; `Retry-After` says when to try again",
-    503: "Redis did not answer, or the log is not folded up to `after` yet; `Retry-After` says when to try again",
+    503: "Redis or the directory did not answer, or `after` is not reached yet; `Retry-After` says when to try again",
 }
 
 
@@ -160,9 +161,9 @@ def openapi_config(version: str, routes: Iterable[ControllerRouterHandler]) -> O
         title="kinfold",
         version=version,
         description="Folds what visitors do into who they are.",
-        path="/",
         components=Components(security_schemes={"key": bearer, "writeKey": basic}),
         security=[{"key": []}],
         use_handler_docstrings=True,
+        openapi_router=Router(path="/", route_handlers=[], guards=[keyless], include_in_schema=False),
         render_plugins=[_Json(schemas), _Page(schemas)],
     )

@@ -2,12 +2,13 @@
 
 All events of a request are checked as the fold checks them, by the workspace's rules, before the first one is appended. The
 log gets the bytes that were sent, including unknown fields of newer producers, with two changes: an event without an id gets
-one, and signatures are removed. Otherwise a reader of the log could use them to claim the identity.
+one, and tokens are removed. Otherwise a reader of the log could use them to claim the identity.
 """
 
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -17,48 +18,53 @@ from litestar.params import QueryParameter
 from kinfold_schemas.codec import decode_event
 from kinfold_schemas.events import MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.names import named_by
+from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
-from kinfold_services.access.signatures import Signatures, why_not_signed
-from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, caller_of
+from kinfold_services.access.identity_tokens import BadToken, prove
+from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
+from kinfold_services.gateway.events.listing import Listed
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
 
-MAX_LISTED: Final = 100
-"""How many rejected events a response lists."""
-
 PER_TURN: Final = 250
 """After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
 
-_SIGNATURES: Final = ("signature", "emailSignature", "token")
-_FORBIDDEN: Final = frozenset({"not-allowed", "bad-signature"})
+TOKEN: Final = "token"  # noqa: S105  the name of a field
+"""The field of an event that holds an identity token."""
+
+BAD_TOKEN: Final = "bad-token"  # noqa: S105  a reason
+_FORBIDDEN: Final = frozenset({"not-allowed", BAD_TOKEN})
 
 WriteKey = Annotated[str | None, QueryParameter(name=WRITE_KEY, description="The publishable key of a page")]
 Partial = Annotated[bool, QueryParameter(name="partial", description="Append the valid events, and list the rejected ones")]
 
-_decode_signatures: Final = msgspec.json.Decoder(Signatures).decode
+_decode_token: Final = msgspec.json.Decoder(msgspec.defstruct("_WithToken", [(TOKEN, Any, None)])).decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Accepted(msgspec.Struct, frozen=True, rename="camel"):
-    """How many events were appended, and the position of the last. With `?partial=true` also the rejected events."""
+class Accepted(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """How many events were appended, and the position of the last.
+
+    With `?partial=true`, `rejected` lists the first 100 rejected events, in order, of `rejectedCount`.
+    """
 
     position: str | None
     appended: int
     rejected: list[RejectedEvent]
+    rejected_count: int = 0
 
 
 class Author(NamedTuple):
-    """The sender of events: the workspace's rules, and the secret for its signatures (None for a trusted sender).
+    """The sender of events: the workspace's rules, and its identity secrets by kid (None for a trusted sender).
 
-    What a developer's page claims needs no signature.
+    What a developer's page claims needs no token.
     """
 
     rules: IdentifierRules
-    secret: str | None
+    secrets: Mapping[str, str] | None
     is_developer: bool = False
 
 
@@ -67,7 +73,7 @@ class Judged(NamedTuple):
 
     good: list[bytes]
     types: list[str]
-    rejected: list[RejectedEvent]
+    rejected: Listed[RejectedEvent]
 
 
 @post(
@@ -90,35 +96,37 @@ async def append_events(
     """
     gateway = shared(request)
     author, workspace = await author_of(request)
-    events = split_events(await read_body(request), request.headers.get("content-type", ""))
+    body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
+    events = split_events(body, request.headers.get("content-type", ""))
+    charge_events(request, len(events))
     judged = await judge(events, author)
-    for each in judged.rejected:
-        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+    for reason, count in judged.rejected.counts.items():
+        gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if judged.rejected and not partial:
         raise _refusal(judged.rejected)
     position = await append_judged(gateway, workspace, judged)
-    body = _encode(Accepted(position, len(judged.good), judged.rejected))
-    return Response(body, status_code=202, media_type="application/json")
+    answer = Accepted(position, len(judged.good), judged.rejected.first, len(judged.rejected))
+    return Response(_encode(answer), status_code=202, media_type="application/json")
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
     """The caller of a request as an author of events, and its workspace."""
     caller = caller_of(request)
     workspace = shared(request).workspace(caller.workspace)
-    secret = None if caller.kind == "secret" else await workspace.secret()
-    return Author(await workspace.rules(), secret, caller.kind == "development"), workspace
+    by_kid = None if caller.kind == "secret" else await workspace.secrets()
+    return Author(await workspace.rules(), by_kid, caller.kind == "development"), workspace
 
 
 async def judge(events: list[bytes], author: Author) -> Judged:
     """Check the events of a request."""
-    judged = Judged([], [], [])
+    judged = Judged([], [], Listed())
     batch = secrets.token_hex(10)
     for index, data in enumerate(events):
         if index % PER_TURN == PER_TURN - 1:
             await asyncio.sleep(0)
         verdict = judge_one(data, author, f"{batch}-{index}")
         if isinstance(verdict, RejectedEvent):
-            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
+            judged.rejected.add(msgspec.structs.replace(verdict, index=index))
         else:
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
@@ -131,10 +139,10 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     names = event if isinstance(event, Rejection) else named_by(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
-    if author.secret is not None and (refused := _not_allowed(event, data, author.secret, is_developer=author.is_developer)):
+    if author.secrets is not None and (refused := _not_allowed(event, names, data, author.secrets, author.is_developer)):
         return refused
-    if b"ignature" in data or b'"token"' in data:
-        data = _without_signatures(data)
+    if b'"token"' in data or b"\\u" in data:  # a name may be written with escapes
+        data = _without_token(data)
     if not event.id:
         # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
         data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
@@ -156,39 +164,44 @@ async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: J
     return position
 
 
-def _not_allowed(event: Event, data: bytes, secret: str, *, is_developer: bool) -> RejectedEvent | None:
+def _not_allowed(
+    event: Event,
+    names: Names,
+    data: bytes,
+    by_kid: Mapping[str, str],
+    is_developer: bool,  # noqa: FBT001
+) -> RejectedEvent | None:
     """Why a page may not send this event, or None if it may."""
     if isinstance(event, VisitorSeen) or (is_developer and isinstance(event, VisitorIdentified)):
         return None
     if isinstance(event, MetadataSet) and event.visitor_id is not None:
         return None
     if isinstance(event, VisitorIdentified):
-        try:
-            given = _decode_signatures(data)
-        except msgspec.ValidationError:
-            given = Signatures()
-        why = why_not_signed(secret, event, given)
-        if why is None:
-            return None
-        return _refused("bad-signature", *why)
-    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a key for pages"
+        proof = prove(_token_of(data), by_kid, event, names)
+        return _refused(BAD_TOKEN, TOKEN, *proof) if isinstance(proof, BadToken) else None
+    expected = "VisitorSeen, MetadataSet for a visitor or VisitorIdentified with a token, with a key for pages"
     got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
     return _refused("not-allowed", "type", expected, got)
+
+
+def _token_of(data: bytes) -> object:
+    try:
+        return cast("Any", _decode_token(data)).token
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""  # such a value cannot be a token
 
 
 def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
     return RejectedEvent.of(0, Rejection(reason, field, expected, got))
 
 
-def _refusal(rejected: list[RejectedEvent]) -> Problem:
-    first = rejected[0]
-    status = 403 if any(each.reason in _FORBIDDEN for each in rejected) else 422
+def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
+    first = rejected.first[0]
+    status = 403 if any(rejected.counts[reason] for reason in _FORBIDDEN) else 422
     detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
-    return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected[:MAX_LISTED])
+    return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
 
 
-def _without_signatures(data: bytes) -> bytes:
+def _without_token(data: bytes) -> bytes:
     fields = _decode_members(data)  # raw values: an unknown field may hold a number that we cannot decode
-    for name in _SIGNATURES:
-        fields.pop(name, None)
-    return _encode(fields)
+    return data if fields.pop(TOKEN, None) is None else _encode(fields)

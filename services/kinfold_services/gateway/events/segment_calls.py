@@ -13,6 +13,9 @@
 `originalTimestamp` (RudderStack) → `at`; `sentAt` → `sentAt` (`segment_times`). Traits (`segment_traits`) are in `traits`,
 or (RudderStack) in `context.traits`.
 
+An identity token is in `context.token`. SDKs send a call's context as it was given and keep none of it. They keep traits in the
+browser's storage and send them again, long after a token has expired.
+
 A call whose time cannot be read has an unknown time (contract section 3): it fills in missing values, but overwrites none and
 changes no times. A time before 2000 comes from a clock that was never set, and counts as absent.
 """
@@ -21,7 +24,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -30,7 +33,7 @@ from kinfold_schemas.events import MAX_EVENT_BYTES, MAX_INTEGER
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.gateway.events.segment_times import read_time
-from kinfold_services.gateway.events.segment_traits import Ignored, Notes, Object, got, read_traits, why_not
+from kinfold_services.gateway.events.segment_traits import Notes, Object, got, read_traits, why_not
 
 Call = Object
 
@@ -47,7 +50,8 @@ _USELESS: Final[Mapping[str, str]] = {
 }
 _PAGE_FIELDS: Final = ("url", "referrer", "title", "path", "search")
 _CONTEXT_FIELDS: Final = ("userAgent", "ip", "locale", "timezone")
-_SIGNATURES: Final = ("signature", "emailSignature")
+_TOKEN: Final = "token"  # noqa: S105  the name of a field
+_CONTEXT: Final = (*_CONTEXT_FIELDS, _TOKEN, "page", "traits")
 
 OLDEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time of an event whose time is unknown. An earlier time counts as absent (contract section 3)."""
@@ -58,23 +62,27 @@ MAX_WRITTEN_BYTES: Final = MAX_EVENT_BYTES - 64
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Translated(NamedTuple):
-    """The events of a call, with a VisitorIdentified first, and the ignored parts of the call."""
+def shared_context(context: Object) -> Object:
+    """What calls take from the context of their batch. Traits belong to one call."""
+    shared = _known(context)
+    shared.pop("traits", None)
+    if isinstance(page := shared.get("page"), dict):
+        shared["page"] = {name: page[name] for name in _PAGE_FIELDS if name in page}
+    return shared
 
-    events: list[dict[str, Any]]
-    ignored: list[Ignored]
 
+def translate(call: Call, batch: Call, rules: IdentifierRules, notes: Notes) -> list[dict[str, Any]] | Rejection:
+    """Translate one call to events, with a VisitorIdentified first.
 
-def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Translated | Rejection:
-    """Translate one call. `batch` holds the `context` (an object) and the `sentAt` that all calls of a batch share."""
+    `batch` holds the `context` (see `shared_context`) and the `sentAt` that all calls of a batch share.
+    """
     kind = call.get("type")
     if kind not in TYPES:
         return Rejection("unknown-type", "type", f"one of {', '.join(TYPES)}", got(kind))
-    notes = Notes(index)
     if kind in _USELESS:
         notes.leave_out("type", kind, _USELESS[kind])
-        return Translated([], notes.ignored)
-    context = {**batch["context"], **notes.object_of(call, "context", "context")}
+        return []
+    context = {**batch["context"], **_known(notes.object_of(call, "context", "context"))}
     visitor_id, external_id = _identifier(call, "anonymousId", notes), _identifier(call, "userId", notes)
     common = _common(call, batch.get("sentAt"), notes)
     if kind == "identify":
@@ -85,7 +93,12 @@ def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Tr
         return events
     if len(events) > 1 and "id" in common:
         events[0]["id"] = f"{common['id']}:user"  # two events need two ids
-    return Translated([{**common, **event} for event in events], notes.ignored)
+    return [{**common, **event} for event in events]
+
+
+def _known(context: Object) -> Object:
+    """The fields of a context that are read: it may have any number of others, and a batch shares it with all its calls."""
+    return {name: context[name] for name in _CONTEXT if name in context}
 
 
 def fit(event: dict[str, Any], notes: Notes) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def _identify(
     if profile.metadata:
         patch = {"metadata": profile.metadata, **patch}
     ids = {"externalId": external_id, "email": profile.email, "visitorId": visitor_id}
-    return [{"type": "VisitorIdentified", **_given(ids), **profile.fields, **patch, **_signatures(context)}]
+    return [{"type": "VisitorIdentified", **_given(ids), **profile.fields, **patch, **_token(context)}]
 
 
 def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes: Notes) -> list[dict[str, Any]] | Rejection:
@@ -141,7 +154,7 @@ def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes
     events: list[dict[str, Any]] = []
     if external_id is not None:
         ids = {"externalId": external_id, "visitorId": visitor_id}
-        events.append({"type": "VisitorIdentified", **_given(ids), **_signatures(context)})
+        events.append({"type": "VisitorIdentified", **_given(ids), **_token(context)})
     if visitor_id is not None:
         events.append({"type": "VisitorSeen", "visitorId": visitor_id, "context": _page(call, context, notes)})
     return events
@@ -154,7 +167,8 @@ def _no_identifier(notes: Notes, fields: str) -> Rejection:
 def _page(call: Call, context: Call, notes: Notes) -> dict[str, Primitive]:
     page = notes.object_of(context, "page", "context")
     if call["type"] != "track":  # a page call has its page in its properties as well
-        page = {**notes.object_of(call, "properties", "context"), **page}
+        properties = notes.object_of(call, "properties", "context")
+        page = {name: page.get(name, properties.get(name)) for name in _PAGE_FIELDS}
     fields = {name: page.get(name) for name in _PAGE_FIELDS} | {name: context.get(name) for name in _CONTEXT_FIELDS}
     if call["type"] != "track":
         fields[call["type"]] = call.get("name")
@@ -244,8 +258,8 @@ def _identifier(call: Call, field: str, notes: Notes) -> str | None:
     return None
 
 
-def _signatures(context: Call) -> dict[str, Any]:
-    return {name: context[name] for name in _SIGNATURES if isinstance(context.get(name), str)}
+def _token(context: Call) -> dict[str, Any]:
+    return {_TOKEN: context[_TOKEN]} if isinstance(context.get(_TOKEN), str) else {}
 
 
 def _given(fields: dict[str, str | None]) -> dict[str, Any]:
