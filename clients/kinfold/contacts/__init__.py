@@ -85,7 +85,7 @@ class Lookups(Generic[C, R]):
 
 
 class Contacts(Lookups["RedisLookups", Contact | None]):
-    """Looks contacts up, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
+    """Looks up contacts, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
 
     Every method takes `after=`, a position from `Producer.flush`, and waits at most `wait_s` until this position is folded.
     So an application reads its own writes. Every method returns None if there is no such contact.
