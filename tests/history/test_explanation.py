@@ -142,7 +142,7 @@ async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
     ada = (await Past(redis, Settings(workspace=workspace), NO_RULES).state_at(entry_id(1))).by_email("ada@example.org")
     assert ada is not None
 
-    assert told[0] == ["metadata kept with v-1 [4: nobody has identified the visitor yet]"]
+    assert told[0] == ["metadata kept with v-1 [4: the visitor is not identified yet]"]
     assert f"created {ada.id} [5, first table: a new contact]" in told[1]
     assert "took e-mail ada@example.org [5, second table: takes]" in told[1]
     assert "linked v-2 [5, Linking: from the effective time on]" in told[1]
@@ -155,12 +155,12 @@ async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
         "metadata.nothing nothing → null [3: last write wins by effective time]",
         "metadata.plan free → pro [3: last write wins by effective time]",
     ]
-    assert told[5] == ["dropped as late [3: a value with a greater effective time stands]"]
+    assert told[5] == ["dropped as late [3: the current value has a later effective time]"]
     assert told[6] == ["nothing new [4: a no-op]"]
     assert told[8] == ["dropped as a duplicate [3, Duplicates: the same event occurred before]"]
     assert told[9] == ["seen [3: seen times only widen]"]
     assert told[10] == ["took e-mail new@example.org, freed ada@example.org [5, second table: takes]"]
-    assert told[11][0].startswith("refused: ")
+    assert told[11][0].startswith("rejected: ")
     assert told[11][0].endswith("[7: Rejects]")
 
 
@@ -175,8 +175,8 @@ async def test_both_sides_of_a_conflict_are_told(redis: Redis, workspace: str):
     one = await told_of(redis, workspace, events, external_id="u-1")
     await redis.flushdb()
     two = await told_of(redis, workspace, events, external_id="u-2")
-    assert one[2] == [f"kept one@example.org, which {two.contact.id} was to have {rule}"]
-    assert two[2] == [f"refused one@example.org, which {one.contact.id} holds {rule}"]
+    assert one[2] == [f"kept one@example.org, which an event named for {two.contact.id} {rule}"]
+    assert two[2] == [f"did not take one@example.org, which {one.contact.id} holds {rule}"]
     assert 1 not in one
     assert 0 not in two
 
@@ -188,7 +188,7 @@ async def test_a_fuse_that_has_blown_is_told(redis: Redis, workspace: str):
         events += [identified(None, f"p{number}@example.org"), identified("u-1", f"p{number}@example.org")]
     told = await told_of(redis, workspace, events, external_id="u-1")
     (deed,) = told[len(events) - 1]
-    assert deed.startswith("refused p25@example.org, which ct_")
+    assert deed.startswith("did not take p25@example.org, which ct_")
     assert deed.endswith("[5, the fuse: 25 contacts were merged already]")
 
 
@@ -205,7 +205,7 @@ async def test_a_shared_device_is_told_from_either_side(redis: Redis, workspace:
     one = await told_of(redis, workspace, events, external_id="u-1")
     await redis.flushdb()
     two = await told_of(redis, workspace, events, external_id="u-2")
-    assert one[1] == [f"v-1 moved on to {two.contact.id} [5, Linking: the visitor moves on]"]
+    assert one[1] == [f"v-1 moved to {two.contact.id} [5, Linking: the visitor moves]"]
     assert one[2] == ["metadata.a nothing → 1 [3: last write wins by effective time]"]
     assert one[3] == [f"went to {two.contact.id} [5, Linking: the contact that held the visitor at that time]"]
     assert 4 not in one
