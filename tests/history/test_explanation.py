@@ -1,4 +1,4 @@
-"""`kinfold explain` is complete: who applies what it lists, and nothing else, has the contact."""
+"""`kinfold explain` is complete: the effects that it lists give the contact."""
 
 import io
 import json
@@ -32,7 +32,7 @@ WORKSPACE: Final = "explained"
 
 
 async def story_of(client: Redis, workspace: str, contact_id: str, position: str) -> tuple[Contact, list[Step]]:
-    """The contact, and its story."""
+    """The contact and its story."""
     story = Story(Past(client, Settings(workspace=workspace), NO_RULES), position, position)
     assert await story.open(contact_id)
     assert story.contact is not None
@@ -40,7 +40,7 @@ async def story_of(client: Redis, workspace: str, contact_id: str, position: str
 
 
 def rebuilt(contact_id: str, steps: list[JsonObject]) -> JsonObject:
-    """The contact that the effects alone make, each of which finds what the one before it left."""
+    """The contact according to the effects alone. Each effect must match the value before it."""
     contacts: dict[str, JsonObject] = {}
     for step in steps:
         for effect in step["effects"]:
@@ -56,12 +56,12 @@ def rebuilt(contact_id: str, steps: list[JsonObject]) -> JsonObject:
 
 
 def canonical(value: object) -> bytes:
-    """The JSON by which two values are the same: true is not 1."""
+    """JSON that distinguishes values as JSON does: true is not 1."""
     return msgspec.json.encode(value, order="deterministic")
 
 
 def must_tell_all(contact: Contact, steps: list[Step]) -> None:
-    """As a machine reads it: the contact comes out, and no event is without a deed and a rule."""
+    """Assert that the steps, read as JSON, give the contact, and that every event has a deed and a rule."""
     read = cast("list[JsonObject]", msgspec.json.decode(msgspec.json.encode(steps)))
     assert canonical(rebuilt(contact.id, read)) == canonical(msgspec.to_builtins(contact))
     for step in read:
@@ -71,8 +71,8 @@ def must_tell_all(contact: Contact, steps: list[Step]) -> None:
 
 @settings(max_examples=short_or_long(20, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=30))
-async def test_every_contact_of_any_log_comes_out_of_its_own_story(redis: Redis, log: Log):
-    """Merges, conflicts, late events, an anonymous past, metadata set and unset, duplicates: and from tombstones, too."""
+async def test_every_contact_of_any_log_follows_from_its_story(redis: Redis, log: Log):
+    """With merges, conflicts, late events, anonymous visitors, metadata set and unset, and duplicates; from tombstones, too."""
     await redis.flushdb()
     state = State(WORKSPACE)
     await append_log(redis, WORKSPACE, log)
@@ -83,8 +83,8 @@ async def test_every_contact_of_any_log_comes_out_of_its_own_story(redis: Redis,
         must_tell_all(contact, steps)
 
 
-async def test_contacts_of_the_example_history_come_out_of_their_stories(redis: Redis, workspace: str):
-    """Every one of its first three years' that went through the most."""
+async def test_contacts_of_the_example_history_follow_from_their_stories(redis: Redis, workspace: str):
+    """The contacts with the most events in its first three years."""
     events = history()[:3000]
     last = await append(redis, workspace, events)
     state = State(workspace)
@@ -98,7 +98,7 @@ async def test_contacts_of_the_example_history_come_out_of_their_stories(redis: 
 
 
 class Told:
-    """What a story tells of each event, by the event's number."""
+    """The deeds for each event, by the number of the event."""
 
     def __init__(self, contact: Contact, steps: list[Step]) -> None:
         self.contact = contact
@@ -112,7 +112,7 @@ class Told:
 
 
 async def told_of(client: Redis, workspace: str, events: list[Event], *, external_id: str) -> Told:
-    """The story of somebody, when these events have happened."""
+    """The story of a contact after these events."""
     last = await append(client, workspace, events)
     state = await Past(client, Settings(workspace=workspace), NO_RULES).state_at(last)
     found = state.by_external_id(external_id)
@@ -123,7 +123,7 @@ async def told_of(client: Redis, workspace: str, events: list[Event], *, externa
 
 
 async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
-    """A life: anonymous, known by an address, by an id, merged, changed, too late, said twice, refused."""
+    """A contact that is anonymous, gets an address and an id, is merged and changed; late, repeated and rejected events."""
     events: list[Event] = [
         metadata_set(visitorId="v-1", metadata={"plan": "free", "gone": 1}, at=1),
         identified(None, "ada@example.org", "v-2", name="Ada", at=2),
@@ -164,8 +164,8 @@ async def test_each_deed_has_its_rule(redis: Redis, workspace: str):
     assert told[11][0].endswith("[7: Rejects]")
 
 
-async def test_both_sides_of_a_conflict_are_told(redis: Redis, workspace: str):
-    """Who was refused the address, and who kept it."""
+async def test_both_sides_of_a_conflict_are_explained(redis: Redis, workspace: str):
+    """The contact that did not get the address, and the one that kept it."""
     events: list[Event] = [
         identified("u-1", "one@example.org"),
         identified("u-2", "two@example.org"),
@@ -181,8 +181,8 @@ async def test_both_sides_of_a_conflict_are_told(redis: Redis, workspace: str):
     assert 0 not in two
 
 
-async def test_a_fuse_that_has_blown_is_told(redis: Redis, workspace: str):
-    """Why the contact did not take one more."""
+async def test_fuse_is_explained(redis: Redis, workspace: str):
+    """The reason why the contact did not take another one."""
     events: list[Event] = [identified("u-1")]
     for number in range(26):
         events += [identified(None, f"p{number}@example.org"), identified("u-1", f"p{number}@example.org")]
@@ -192,8 +192,8 @@ async def test_a_fuse_that_has_blown_is_told(redis: Redis, workspace: str):
     assert deed.endswith("[5, the fuse: 25 contacts were merged already]")
 
 
-async def test_a_shared_device_is_told_from_either_side(redis: Redis, workspace: str):
-    """It moves on; what came late went to whom it was; and what was never theirs is not in the story."""
+async def test_shared_device_is_explained_from_both_sides(redis: Redis, workspace: str):
+    """It moves. A late event goes to the earlier contact. Events that never belonged to a contact are not in its story."""
     events: list[Event] = [
         identified("u-1", visitor_id="v-1", at=1),
         identified("u-2", visitor_id="v-1", at=5),
@@ -213,8 +213,8 @@ async def test_a_shared_device_is_told_from_either_side(redis: Redis, workspace:
     assert 5 in two, "it names the visitor"
 
 
-async def test_an_address_that_was_given_up_still_has_its_event(redis: Redis, workspace: str):
-    """The contact was made by an event that names nothing that it has today."""
+async def test_story_includes_the_event_of_a_former_address(redis: Redis, workspace: str):
+    """An event that names no current identifier created the contact."""
     events: list[Event] = [
         identified(None, "old@example.org", name="Ada"),
         identified("u-1", "old@example.org"),
@@ -224,8 +224,8 @@ async def test_an_address_that_was_given_up_still_has_its_event(redis: Redis, wo
     assert any(deed.startswith("created") for deed in told[0])
 
 
-async def test_an_excluded_event_is_not_in_the_story(redis: Redis, workspace: str):
-    """It shaped nothing."""
+async def test_excluded_event_is_not_in_the_story(redis: Redis, workspace: str):
+    """It had no effect."""
     events: list[Event] = [
         identified("u-1", name="Ada"),
         identified("u-1", name="Eve"),
@@ -236,8 +236,8 @@ async def test_an_excluded_event_is_not_in_the_story(redis: Redis, workspace: st
     assert list(told.steps) == [entry_id(0)]
 
 
-async def test_an_event_that_was_written_over_several_lines_is_told_in_one(redis: Redis, redis_url: str, workspace: str):
-    """Whoever appended it: a machine reads a step a line."""
+async def test_event_on_several_lines_is_printed_on_one(redis: Redis, redis_url: str, workspace: str):
+    """For any producer, because programs read one step per line."""
     event = {"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada \u2028L."}
     last = await append(redis, workspace, [json.dumps(event, indent=2).replace("\n", "\r\n").encode()])
     state = await Past(redis, Settings(workspace=workspace), NO_RULES).state_at(last)
@@ -249,8 +249,8 @@ async def test_an_event_that_was_written_over_several_lines_is_told_in_one(redis
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
-def test_on_a_terminal_nothing_is_cut_off_or_wider_than_it(width: int):
-    """Beside each other where there is room, below each other where not; and no event can steer the terminal."""
+def test_terminal_output_is_neither_cut_off_nor_too_wide(width: int):
+    """Columns if there is room, otherwise below each other. An event cannot contain control sequences for the terminal."""
     what = "metadata.note " + "a long value " * 12 + "→ \x1b[2J\u202eevil\nline"
     step = Step(
         "1800000000000-0",
@@ -276,8 +276,8 @@ def test_on_a_terminal_nothing_is_cut_off_or_wider_than_it(width: int):
     assert ("created" in rows[0]) == (width >= 100)
 
 
-async def test_the_command_tells_machines_and_refuses_whom_there_never_was(redis: Redis, redis_url: str, workspace: str):
-    """One JSON object a step where nobody looks on; exit status 1 for a stranger; `--at` tells the story so far."""
+async def test_command_prints_json_and_rejects_an_unknown_contact(redis: Redis, redis_url: str, workspace: str):
+    """One JSON object per step without a terminal; exit status 1 for an unknown contact; `--at` ends the story there."""
     events: list[Mapping[str, Any]] = [
         identified("u-1", "ada@example.org", name="Ada"),
         metadata_set(externalId="u-1", metadata={"plan": "pro"}),

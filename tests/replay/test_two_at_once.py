@@ -1,4 +1,4 @@
-"""Two replays of one workspace at once: the later one takes over, and the earlier one reports it. Verifications are independent."""
+"""Two replays of one workspace at once: the later one takes over, and the earlier one reports it."""
 
 import asyncio
 from typing import Any
