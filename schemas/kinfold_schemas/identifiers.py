@@ -24,6 +24,8 @@ MAX_EMAIL_CHARS: Final = 320
 _MAX_NORMALISED_CHARS: Final = 4 * MAX_EMAIL_CHARS
 """A longer text cannot be an identifier, because one character in normal form comes from at most four. It is not normalised,
 because that takes quadratic time."""
+REMEMBERED_IDENTIFIERS: Final = 65_536
+"""How many results of each kind a fold caches."""
 
 # --- the keys of identifiers --------------------------------------------------------------------------------------------
 

@@ -23,19 +23,18 @@ class RepeatedNames(dict[bytes, bytes]):
         self.pairs: Final = pairs
 
 
-def as_entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
-    """Convert an entry from the form that Redis returns to the form that the fold takes."""
-    entry_id, fields = entry
-    if len(fields) == 2:  # noqa: PLR2004  one name and one value, the usual case
-        return entry_id, {fields[0]: fields[1]}
+def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
+    """Convert the reply to XRANGE (for `set_response_callback`) to the entries that the fold takes, keeping repeated names."""
+    return [
+        (entry_id, {fields[0]: fields[1]} if len(fields) == 2 else _as_mapping(fields))  # noqa: PLR2004  the usual case
+        for entry_id, fields in reply
+    ]
+
+
+def _as_mapping(fields: list[bytes]) -> Mapping[bytes, bytes]:
     pairs = list(zip(fields[::2], fields[1::2], strict=True))
     by_name = dict(pairs)
-    return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
-
-
-def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
-    """Convert the reply to XRANGE (for `set_response_callback`), keeping repeated names."""
-    return [as_entry(each) for each in reply]
+    return by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
 
 
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
