@@ -20,8 +20,10 @@ from kinfold_services.cli.explaining import print_step
 from kinfold_services.history.explanation import Deed, Effect, Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import Which
 from tests.support.event_log import append, entry_id, history
 from tests.support.folding import Event, identified, metadata_set, moment, seen
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.strategies import Log, logs
@@ -33,7 +35,7 @@ WORKSPACE: Final = "explained"
 async def story_of(client: Redis, workspace: str, contact_id: str, position: str) -> tuple[Contact, list[Step]]:
     """The contact, and its story."""
     story = Story(Past(client, Settings(workspace=workspace), NO_RULES), position, position)
-    assert await story.open(contact_id)
+    assert await story.open(Which(contact=contact_id), workspace)
     assert story.contact is not None
     return story.contact, [step async for step in story.steps(workspace)]
 
@@ -68,7 +70,7 @@ def must_tell_all(contact: Contact, steps: list[Step]) -> None:
         assert all(deed["what"].strip() and deed["rule"][0].isdigit() for deed in step["did"]), step
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(20, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=30))
 async def test_every_contact_of_any_log_comes_out_of_its_own_story(redis: Redis, log: Log):
     """Merges, conflicts, late events, an anonymous past, metadata set and unset, duplicates: and from tombstones, too."""

@@ -11,13 +11,15 @@ from typing import Final, NamedTuple
 import msgspec
 from redis.exceptions import RedisError
 
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import IdentifierRules, email_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import Extent, position_key
 from kinfold_services.cli.contact_output import contact_writer
 from kinfold_services.cli.hints import warn_about_losses, warn_if_not_served
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.connections import Client, is_passing
+from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.history.moments import check_moment, parse_moment
 from kinfold_services.history.past import Past
 from kinfold_services.history.past_queries import PastQueries
@@ -25,21 +27,12 @@ from kinfold_services.log.feed import read_feed_page
 from kinfold_services.log.pages import log_extent
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Queries, StateQueries, listed_workspaces
+from kinfold_services.state.queries import Queries, StateQueries, Which, find_contact, listed_workspaces
 from kinfold_services.state.reader import StateReader
 
 _BLOCK_MS: Final = 1000
 """How long one read waits for changes. Between reads `tail` checks whether a failover removed its position."""
 _RETRY_S: Final = 0.5
-
-
-class Which(NamedTuple):
-    """The contact to show: exactly one field is set."""
-
-    visitor: str | None
-    external_id: str | None
-    email: str | None
-    contact: str | None
 
 
 class When(NamedTuple):
@@ -53,20 +46,37 @@ class When(NamedTuple):
 async def show(settings: Settings, which: Which, when: When) -> int:
     """Prints one contact, or an anonymous visitor."""
     async with _state(settings, when) as workspace:
-        found: msgspec.Struct | None = None
-        if which.visitor is not None:
-            found = await workspace.contact_by_visitor(which.visitor) or await workspace.visitor(which.visitor)
-        elif which.external_id is not None:
-            found = await workspace.contact_by_external_id(which.external_id)
-        elif which.email is not None:
-            found = await workspace.contact_by_email(which.email)
-        elif which.contact is not None:
-            found = await workspace.contact(which.contact)
+        found: Contact | Visitor | None = await find_contact(workspace, which)
+        if found is None and which.visitor is not None:
+            found = await workspace.visitor(which.visitor)
+        if found is None and when.at is None and (holder := _former_holder(settings, which)) is not None:
+            found = await workspace.contact(holder)
     if found is None:
-        name, value = next((name, value) for name, value in which._asdict().items() if value is not None)
-        return complain(f"{name.replace('_', '-')} {value!r}: not found in workspace {settings.workspace}", NO)
+        return complain(f"{which}: not found in workspace {settings.workspace}", NO)
+    if isinstance(found, Contact):
+        say_how_found(which, found)
     print_json(found)
     return DONE
+
+
+def say_how_found(which: Which, contact: Contact) -> None:
+    """Says so if the contact was found by an identifier that it had and does not have any more."""
+    if which.contact is not None and which.contact != contact.id:
+        say(f"{which.contact} was merged into {contact.id}")
+    if which.email is not None and (contact.email is None or email_key(contact.email) != email_key(which.email)):
+        say(f"{contact.id} does not have {which.email} any more")
+
+
+def _former_holder(settings: Settings, which: Which) -> str | None:
+    """The contact that had an identifier, according to the directory; None also if there is no directory."""
+    from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
+
+    try:
+        return finding.former_holder(settings, which)
+    except DirectoryUnavailable as error:
+        if which.email is not None:
+            say(f"former addresses are not searched: {error}; `kinfold explain --email` finds them in the log")
+        return None
 
 
 async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:

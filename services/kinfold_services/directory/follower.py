@@ -167,7 +167,7 @@ class Follower:
     async def _build(self) -> OpenBuild:
         """Begin a build: from the feed's first entry if the feed holds every change, else from a snapshot."""
         extent = (await read_feed_page(self._client, self._feed, BEGINNING, 1)).extent
-        if not self._distrusts_feed and extent.first and extent.removed == 0 and position_key(extent.max_deleted) == (0, 0):
+        if not self._distrusts_feed and extent.removed == 0 and position_key(extent.max_deleted) == (0, 0):
             self._log.info("directory is built from the feed")
             return await self._write(lambda connection: building.begin_build(connection, self._workspace, BEGINNING, now()))
         self._log.info("directory is built from a snapshot")

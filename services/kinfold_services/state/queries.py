@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -13,6 +13,7 @@ from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.streams import as_entries
 from kinfold_services.state.group import lag
 from kinfold_services.state.position import Position
 from kinfold_services.state.reader import StateReader
@@ -92,6 +93,30 @@ class Queries(Protocol):
     def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation."""
         ...
+
+
+class Which(NamedTuple):
+    """The contact to find: exactly one field is set."""
+
+    visitor: str | None = None
+    external_id: str | None = None
+    email: str | None = None
+    contact: str | None = None
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
+        return f"{name.replace('_', '-')} {value!r}"
+
+
+async def find_contact(queries: Queries, which: Which) -> Contact | None:
+    """The living contact that has an identifier."""
+    if which.visitor is not None:
+        return await queries.contact_by_visitor(which.visitor)
+    if which.external_id is not None:
+        return await queries.contact_by_external_id(which.external_id)
+    if which.email is not None:
+        return await queries.contact_by_email(which.email)
+    return await queries.contact(which.contact or "")
 
 
 async def listed_workspaces(client: Client) -> list[str]:
@@ -208,7 +233,7 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind: Any = await self._client.xrange(feed, min=f"({position}", count=1)
+        behind = as_entries(await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
         if behind:
             written_ms, _ = position_key(behind[0][0].decode())
