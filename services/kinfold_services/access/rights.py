@@ -76,15 +76,15 @@ GATEWAY: Final = Role(
         *("exec", "exists", "get", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set", "smembers"),
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
-    (*_SHOWN, "events", "changes", "projector", "blocked-identifiers", "api-keys", "identity-secret"),
+    (*_SHOWN, "events", "changes", "projector", "directory", "blocked-identifiers", "api-keys", "identity-secret"),
 )
 DIRECTORY: Final = Role(
     "directory",
     (
-        *("exec", "hmget", "hscan", "info", "multi", "script|load", "smembers"),
+        *("exec", "hmget", "hscan", "hset", "info", "multi", "script|load", "smembers"),
         *("xinfo|stream", "xrange", "xread", "xrevrange", "zcard", "zrange"),
     ),
-    ("changes", "contacts", "created", "visitors"),
+    ("changes", "contacts", "created", "directory", "visitors"),
 )
 
 

@@ -36,6 +36,7 @@ _BLOCK_MS: Final = 1000
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.25
+_REPORT_EVERY_S: Final = 1.0
 _NEAR: Final = 5 * PAGE_ENTRIES
 """A build becomes current when it is about this near to the feed's end."""
 
@@ -60,6 +61,8 @@ class Follower:
         self._feed: Final = key(workspace, "changes")
         self._distrusts_feed = False
         self._told = ""
+        self._reported = ("", "")
+        self._report_at = 0.0
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def run(self) -> None:
@@ -107,8 +110,18 @@ class Follower:
                 self._told = ""
             if page.entries:
                 position = await self._apply(build.id, position, page.entries)
-            else:
+            await self._report("current", position, at_once=not page.entries)
+            if not page.entries:
                 await self._client.xread({self._feed: position}, count=1, block=_BLOCK_MS)
+
+    async def _report(self, state: str, position: str, *, at_once: bool = False) -> None:
+        """Tell `kinfold status` how far the directory is, once a second or at once."""
+        if (state, position) == self._reported or not (at_once or time.monotonic() > self._report_at):
+            return
+        self._report_at = time.monotonic() + _REPORT_EVERY_S
+        values = ["state", state, "position", position]
+        await self._client.hset(key(self._workspace, "directory"), items=values)
+        self._reported = state, position
 
     async def _page(self, position: str) -> FeedPage:
         page = await read_feed_page(self._client, self._feed, position, PAGE_ENTRIES)
@@ -183,6 +196,8 @@ class Follower:
                 if not upto:
                     break
                 position = await self._apply(build.id, position, upto)
+                if build.state == "building":
+                    await self._report("building", position)
                 applied += len(upto)
             build = await self._read(build.id)
             if build.position == target and build.contacts != size and not self._distrusts_feed:
