@@ -5,7 +5,7 @@
 | made | for |
 |---|---|
 | `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
-| `clients/browser/dist` | npm: an ES module and its types |
+| `clients/browser/dist`, `clients/react/dist` | npm: an ES module and its types |
 
 `--into` writes only the first, into another directory. Node comes from the wheel that the dev extra installs, else from PATH.
 npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
@@ -29,8 +29,8 @@ CLIENTS: Final = ROOT / "clients"
 SERVED: Final = ROOT / "services/kinfold_services/gateway/web"
 SCRIPT: Final = "kinfold.js"
 
-PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": ()}
-"""The npm packages, each with the packages that its bundle does not contain."""
+PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": (), "react": ("kinfold", "react")}
+"""The npm packages in the order of their dependencies, each with the packages that its bundle does not contain."""
 
 _PATIENCE_S: Final = 300
 _BUNDLED: Final = ("--bundle", "--minify", "--charset=utf8", "--log-level=warning", "--target=es2022")

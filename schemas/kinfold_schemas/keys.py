@@ -47,7 +47,7 @@ PrivateName = Literal[
     "directory",
     "owner",
     "api-keys",
-    "identity-secret",
+    "identity-secrets",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
@@ -64,7 +64,7 @@ workspace is not served (`damage`), how often its state was rebuilt and why (`re
 whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
-`identity-secret`: string, the secret that signs identities (`services.access.signatures`)."""
+`identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`)."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:

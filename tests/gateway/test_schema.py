@@ -15,9 +15,10 @@ from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.directories import DirectoryProcess
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess
 
-EXAMPLES = 40
+EXAMPLES = short_or_long(10, 40)
 # The feed never ends, so tests/gateway/test_feed.py tests it.
 LEFT_OUT = "^/v1/changes$"
 NO_LIMITS = {"gateway_requests_per_s": 100_000, "gateway_browser_requests_per_s": 100_000}

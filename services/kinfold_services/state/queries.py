@@ -232,7 +232,7 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind = cast("Sequence[tuple[bytes, object]]", await self._client.xrange(feed, min=f"({position}", count=1))
+        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
         if behind:
             written_ms, _ = position_key(behind[0][0].decode())
