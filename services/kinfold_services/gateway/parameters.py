@@ -11,13 +11,19 @@ from litestar.params import QueryParameter
 
 from kinfold_services.gateway.problems import Connection, Problem
 
+ANY_PARAMETERS: Final = "any_parameters"
+"""The option of a route that ignores parameters that it does not have."""
+
 _COMPARED_CHARS: Final = 64
 """The time for a comparison grows with the square of the length. No parameter is this long."""
 
 
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have."""
-    if not connection.scope["query_string"]:
+    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have.
+
+    A route with the option `ANY_PARAMETERS` ignores such parameters.
+    """
+    if not connection.scope["query_string"] or handler.opt.get(ANY_PARAMETERS):
         return
     known = query_parameters(handler)
     for name in connection.query_params:
