@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from kinfold.errors import BufferFull, FeedTruncated, KinfoldError, NotFolded, NotSent, Refused, Unreachable
     from kinfold.feed import Feed, FilePosition, Follow, LiveContacts
     from kinfold.producer import AsyncProducer, Counters, Failure, Producer, ProducerOptions
+    from kinfold.signing import sign
     from kinfold_schemas.contacts import Contact
+    from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry, ValueCount
     from kinfold_schemas.rejections import EventError
 
 _HOMES: Final = {
@@ -18,7 +20,9 @@ _HOMES: Final = {
     "kinfold.errors": ("BufferFull", "FeedTruncated", "KinfoldError", "NotFolded", "NotSent", "Refused", "Unreachable"),
     "kinfold.feed": ("Feed", "FilePosition", "Follow", "LiveContacts"),
     "kinfold.producer": ("AsyncProducer", "Counters", "Failure", "Producer", "ProducerOptions"),
+    "kinfold.signing": ("sign",),
     "kinfold_schemas.contacts": ("Contact",),
+    "kinfold_schemas.directory": ("Conflict", "ContactCount", "ContactCounts", "TimelineEntry", "ValueCount"),
     "kinfold_schemas.rejections": ("EventError",),
 }
 
@@ -26,7 +30,10 @@ __all__ = [
     "AsyncContacts",
     "AsyncProducer",
     "BufferFull",
+    "Conflict",
     "Contact",
+    "ContactCount",
+    "ContactCounts",
     "Contacts",
     "Counters",
     "EventError",
@@ -43,7 +50,10 @@ __all__ = [
     "Producer",
     "ProducerOptions",
     "Refused",
+    "TimelineEntry",
     "Unreachable",
+    "ValueCount",
+    "sign",
 ]
 
 

@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -233,6 +235,51 @@ def starts_a_gateway(parent: int) -> bool:
     """Whether a gateway is a child of the process."""
     processes = subprocess.run(["ps", "-axww", "-o", "ppid=,args="], capture_output=True, text=True, check=True).stdout
     return any(line.split()[0] == str(parent) and " gateway " in line for line in processes.splitlines())
+
+
+@pytest.mark.slow
+def test_up_keeps_a_directory(data_dir: Path) -> None:
+    """`kinfold status` shows that it has every change, and it goes on where it was after `down` and `up`."""
+    kinfold = Kinfold("--data-dir", data_dir)
+
+    def is_current() -> bool:
+        (status,) = kinfold.lines("status")
+        directory = status["directory"]
+        return directory is not None and (directory["state"], directory["lagMs"]) == ("current", 0)
+
+    for number in (1, 2):
+        assert kinfold.run_apart("up", "--detach").status == 0
+        kinfold.json("publish", "--wait", stdin=f'{{"type":"VisitorIdentified","externalId":"u-{number}"}}'.encode())
+        wait_until_sync(is_current, 30)
+        assert directory_contacts(data_dir) == number
+        assert kinfold.run("down").status == 0
+
+
+def directory_contacts(data_dir: Path) -> int:
+    """How many contacts the public view has."""
+    with closing(sqlite3.connect(f"{(data_dir / 'directory.db').as_uri()}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM contacts WHERE workspace = 'default'").fetchone()[0])
+
+
+@pytest.mark.slow
+def test_up_ends_when_its_directory_ends(data_dir: Path) -> None:
+    """As with the gateway, so that nobody misses it."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        os.kill(child_of(up.pid, "directory"), signal.SIGKILL)
+        _, err = up.communicate(timeout=PATIENCE_S)
+
+    assert b"kinfold: the directory ended with status -9" in err
+    assert up.returncode == 1
+    assert running_url(data_dir) is None
+
+
+def child_of(process_id: int, command: str) -> int:
+    """The process id of the child that runs a command of kinfold."""
+    said = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True, check=True)
+    (found,) = (line.split()[0] for line in said.stdout.splitlines() if f"cli {command} " in line)
+    return int(found)
 
 
 def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:

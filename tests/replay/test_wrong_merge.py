@@ -314,7 +314,7 @@ async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The merge and its undoing are between two pages: the second page shows both contacts as they are."""
-    monkeypatch.setattr("kinfold_services.gateway.changes.snapshot._PAGE", 1)
+    monkeypatch.setattr("kinfold_services.state.snapshot._PAGE", 1)
     await append(redis, workspace, BEFORE)
     await fold_log(redis, redis_url, workspace)
     pages, register_script = 0, redis.register_script

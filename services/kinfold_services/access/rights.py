@@ -73,10 +73,18 @@ PROJECTOR: Final = Role(
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set", "smembers"),
+        *("exec", "exists", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "smembers"),
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
-    (*_SHOWN, "events", "changes", "projector", "blocked-identifiers", "api-keys", "identity-secret"),
+    (*_SHOWN, "events", "changes", "projector", "directory", "blocked-identifiers", "api-keys", "identity-secrets"),
+)
+DIRECTORY: Final = Role(
+    "directory",
+    (
+        *("exec", "hmget", "hscan", "hset", "info", "multi", "script|load", "smembers"),
+        *("xinfo|stream", "xrange", "xread", "xrevrange", "zcard", "zrange"),
+    ),
+    ("changes", "contacts", "created", "directory", "visitors"),
 )
 
 

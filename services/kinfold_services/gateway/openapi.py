@@ -38,8 +38,7 @@ def _event_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of an event, and the schemas that it refers to by name."""
     (event,), components = msgspec.json.schema_components((Event,), ref_template=_REF)
     components["VisitorIdentified"]["properties"] |= {
-        "signature": {"type": "string", "description": "For publishable keys: the HMAC of the identifier"},
-        "emailSignature": {"type": "string", "description": "For publishable keys: the HMAC of both identifiers"},
+        "token": {"type": "string", "description": "For publishable keys: a JWT that proves the identity. Not kept in the log"},
     }
     return event, components
 
@@ -96,7 +95,7 @@ _MEANINGS: Final = {
     415: "The body has a `Content-Encoding` other than gzip",
     422: "At least one event is invalid; nothing was appended",
     429: "Too many requests; `Retry-After` says when to try again",
-    503: "Redis did not answer, or the log is not folded up to `after` yet; `Retry-After` says when to try again",
+    503: "Redis or the directory did not answer, or `after` is not reached yet; `Retry-After` says when to try again",
 }
 
 

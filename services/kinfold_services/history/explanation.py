@@ -19,8 +19,11 @@ from kinfold_projections.state import State
 from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, VisitorLinked, VisitorUnlinked
 from kinfold_schemas.contacts import Contact, MergedContact
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import email_key
 from kinfold_services.history.past import Past
+from kinfold_services.history.past_queries import PastQueries
 from kinfold_services.log.exclusions import Exclusions
+from kinfold_services.state.queries import Which, find_contact
 
 
 class Deed(msgspec.Struct, frozen=True):
@@ -62,23 +65,36 @@ class Story:
         self._heard: Final = heard
         self._exclusions = Exclusions()
         self.contact: Contact | None = None
-        """The living contact that the id has become; None before `steps`, and where there is none."""
+        """The living contact that was found; None before `open`, and if there is none."""
         self._lineage: set[str] = set()
         self._visitors: set[str] = set()
 
-    async def open(self, contact_id: str) -> bool:
-        """Learns who belongs to the contact. False where there never was one."""
+    async def open(self, which: Which, workspace: str) -> bool:
+        """Finds the contact, also by an address that it had, and who belongs to it. False if there never was one."""
         self._exclusions = await self._past.exclusions(self._heard)
         state = await self._past.state_at(self._position, self._exclusions)
-        if contact_id not in state.contacts:
+        self.contact = await find_contact(PastQueries(state), which)
+        if self.contact is None and which.email is not None:
+            former = await self._former_holder(which.email, workspace)
+            self.contact = None if former is None else public_contact(state.contact(former))
+        if self.contact is None:
             return False
-        contact = state.contact(contact_id)
-        self.contact = public_contact(contact)
+        contact = self.contact
         self._lineage = {each for each in state.contacts if state.find(each) == contact.id}
         self._visitors = {
             each for each, visitor in state.visitors.items() if any(link.contact_id in self._lineage for link in visitor.links)
         }
         return True
+
+    async def _former_holder(self, email: str, workspace: str) -> str | None:
+        """The id of the contact that had the address last, which the fold of the whole log tells."""
+        state, address, holder = State(workspace), email_key(email), None
+        async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
+            async for _, entry in entries:
+                fold(state, [entry])
+                state.take_changes()
+                holder = state.emails.get(address) or holder
+        return holder
 
     async def steps(self, workspace: str) -> AsyncGenerator[Step]:
         """Every event that named or changed the contact, one that was merged into it, or a visitor of theirs, in order."""
