@@ -122,6 +122,11 @@ bench-check: $(STAMP) ## fail where a ratio or an instruction count is worse tha
 bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on, as the scripts in benchmarks/ are called
 	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
+# Only for changes of clients/browser and clients/react: what the gateway serves is in the repository.
+.PHONY: web
+web: $(STAMP) ## build the clients for browsers with npm, and the script that the gateway serves (Node comes as a wheel)
+	$(BIN)/python -m tools.web
+
 # NO_MKDOCS_2_WARNING: Material's banner about its successor.
 .PHONY: docs
 docs: $(STAMP) ## build the documentation into site/; a warning, a dead link or a missing anchor is an error
@@ -154,5 +159,5 @@ constraints: ## resolve constraints*.txt anew from pyproject.toml (keeps pins th
 
 .PHONY: clean
 clean: ## remove what can be made again; not .kinfold, which is data
-	rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist build site clients/node_modules clients/*/dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     gateway_port: int = Field(default=8000, ge=0, le=65_535)
     """The port on which the gateway listens. 0: any free port."""
     gateway_origins: Annotated[frozenset[Origin], NoDecode, BeforeValidator(_listed)] = frozenset()
-    """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` allows all."""
+    """The origins whose pages may use the gateway from a browser (CORS), separated by commas; `*` allows all. Unset: those of
+    this machine (`http://localhost:3000`), if the gateway listens on it alone."""
     gateway_requests_per_s: float = Field(default=1000, gt=0)
     """The rate limit of a secret key per address; bursts may be twice as large."""
     gateway_browser_requests_per_s: float = Field(default=20, gt=0)

@@ -39,6 +39,7 @@ TABLE: Final = [
     Route("HEAD", "/readyz", OPEN),
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
+    Route("GET", "/kinfold.js", OPEN),
     Route("GET", "/openapi.json", OPEN),
     Route("POST", "/v1/events", (401, 401, 202, 202, 202), SEEN),
     Route("POST", "/v1/events", (401, 401, 202, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),

@@ -1,4 +1,4 @@
-"""API keys: `kf_sk_{workspace}_{id}_{secret}` (secret) and `kf_pk_…` (publishable).
+"""API keys: `kf_sk_{workspace}_{id}_{secret}` (secret), `kf_pk_…` (publishable) and `kf_dk_…` (development).
 
 A key contains its workspace and its id, so one lookup finds it: the workspace's hash `api-keys` maps the id to an `ApiKey` as
 JSON, with the SHA-256 of the secret. The secret has 256 random bits, so a fast hash is as safe as a slow one. It is shown
@@ -20,11 +20,11 @@ from kinfold_schemas.keys import check_workspace, key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
 
-Kind = Literal["secret", "publishable"]
+Kind = Literal["secret", "publishable", "development"]
 
-_MARKS: Final[dict[Kind, str]] = {"secret": "sk", "publishable": "pk"}
+_MARKS: Final[dict[Kind, str]] = {"secret": "sk", "publishable": "pk", "development": "dk"}
 _KINDS: Final[dict[str, Kind]] = {mark: kind for kind, mark in _MARKS.items()}
-_KEY: Final = re.compile(r"kf_(sk|pk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
+_KEY: Final = re.compile(r"kf_(sk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
 
 _CACHE_S: Final = 1.0
 """How long a key is accepted without asking Redis again: a revoked key stops working within this time."""

@@ -21,21 +21,23 @@ key_commands: Final = typer.Typer(help="Manages the API keys of the gateway.", n
 
 @key_commands.command()
 def create(
-    kind: Annotated[str, typer.Option(help="secret (full access) or publishable (for browsers).")] = "secret",
+    kind: Annotated[
+        keys.Kind,
+        typer.Option(help="secret (full access), publishable (for browsers) or development (for browsers, without proof)."),
+    ] = "secret",
     label: Annotated[str, typer.Option(help="A note that tells what the key is for.")] = "",
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
     """Creates a key for a workspace and prints it. It is not shown again."""
-    if kind not in {"secret", "publishable"}:
-        raise typer.BadParameter(f"kind: expected secret or publishable, got {kind!r}")
-    chosen: keys.Kind = "publishable" if kind == "publishable" else "secret"
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def make(client: Client) -> int:
-        made = await keys.create_key(client, settings.workspace, chosen, label)
+        made = await keys.create_key(client, settings.workspace, kind, label)
         print_json({"workspace": settings.workspace, "kind": kind, "label": label, "key": made})
+        if kind == "development":
+            say("anyone who can read this key can claim to be anyone: do not use it on a site that is open to the public")
         await warn_if_not_served(client, settings.workspace)
         return DONE
 

@@ -4,7 +4,6 @@ from importlib.metadata import version
 from typing import Final
 
 from litestar import Litestar
-from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.types import ASGIApp, ControllerRouterHandler
 
@@ -22,8 +21,9 @@ from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import healthz, healthz_head, metrics, readyz, readyz_head
 from kinfold_services.gateway.parameters import only_known_parameters
-from kinfold_services.gateway.preflights import ALLOWED_HEADERS, with_refused_preflights
+from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
+from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -40,6 +40,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     visitor_by_id,
     changes,
     changes_socket,
+    kinfold_js,
     healthz,
     healthz_head,
     readyz,
@@ -51,18 +52,11 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
 def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     """The application, and the gateway behind it. Call `Gateway.end_streams` before the application stops."""
     gateway = Gateway(settings, client)
-    cors = CORSConfig(
-        allow_origins=sorted(settings.gateway_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=ALLOWED_HEADERS,
-        expose_headers=["ETag", "Kinfold-Ignored", "Retry-After", "X-Request-Id"],
-        max_age=600,
-    )
     app: ASGIApp = Litestar(
         route_handlers=ROUTES,
         state=State({"gateway": gateway}),
         guards=[only_known_parameters],
-        cors_config=cors if settings.gateway_origins else None,
+        cors_config=gateway.cors,
         exception_handlers=HANDLERS,
         after_exception=[note_refusal],
         openapi_config=openapi_config(version("kinfold"), ROUTES),
@@ -70,6 +64,6 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         on_shutdown=[gateway.close],
         logging_config=None,
     )
-    if settings.gateway_origins:
-        app = with_refused_preflights(app, cors)
+    if gateway.cors is not None:
+        app = with_refused_preflights(app, gateway.cors)
     return with_access_log(app, gateway.metrics), gateway

@@ -7,16 +7,18 @@ workspace of its key. With `Kinfold-Workspace: NAME`, a key of another workspace
 import base64
 import binascii
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from litestar.handlers.base import BaseRouteHandler
 
 from kinfold_services.access.keys import Caller
+from kinfold_services.gateway.preflights import LOOPBACK_HOSTS, wrong_origin
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
 WRITE_KEY: Final = "writeKey"
-"""Where beacons put the key, since they cannot set headers: RudderStack's in the query, Segment's in the body."""
+"""Where beacons put the key, since they cannot set headers: kinfold.js and RudderStack in the query, Segment in the body."""
 
 _WORKSPACE_HEADER: Final = "kinfold-workspace"
 
@@ -29,6 +31,20 @@ async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
 async def any_key(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard: accepts every key. The route decides what a publishable key may do."""
     await identify(connection, _bearer(connection))
+
+
+async def any_key_or_write_key(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of events: accepts every key, and a publishable key also in the query.
+
+    Without an Authorization header, a browser asks for no preflight, and can send events while the page ends. So the origin is
+    checked here: a page that cannot read the answer would send its events again and again.
+    """
+    bearer = _bearer(connection)
+    if not bearer:
+        _only_allowed_origins(connection)
+    caller = await identify(connection, bearer or connection.query_params.get(WRITE_KEY, ""))
+    if not bearer and caller.kind == "secret":  # URLs are logged on the way
+        raise Problem(403, f"{WRITE_KEY}: expected a publishable key in the query, got a secret one")
 
 
 async def secret_key_or_token(connection: Connection, _: BaseRouteHandler) -> None:
@@ -55,6 +71,9 @@ async def identify(connection: Connection, presented: str) -> Caller:
         gateway.limits["unknown"].take("", address)
         got = "another value" if presented else "nothing"
         raise Problem(401, f"key: expected a key of `kinfold keys create` that is not revoked, got {got}", headers=_ASK)
+    if caller.kind == "development":
+        _only_for_development(connection, address)
+        gateway.warn_of_development_key(caller.workspace)
     gateway.limits[caller.kind].take(f"{caller.workspace}/{caller.key_id}", address)
     meant = connection.headers.get(_WORKSPACE_HEADER)
     if meant is not None and meant != caller.workspace:
@@ -79,6 +98,25 @@ def _bearer(connection: Connection) -> str:
     return value.strip() if scheme.lower() == "bearer" else ""
 
 
+def _only_allowed_origins(connection: Connection) -> None:
+    origin, cors = connection.headers.get("origin"), shared(connection).cors
+    if origin is None or connection.headers.get("sec-fetch-site") == "same-origin":
+        return
+    if cors is None or not cors.is_origin_allowed(origin):
+        raise Problem(403, wrong_origin(origin))
+
+
+def _only_for_development(connection: Connection, address: str) -> None:
+    """A development key works on this machine, and on pages of the origins that the settings name. Raises Problem (403)."""
+    origin = connection.headers.get("origin")
+    if origin is not None and origin in shared(connection).settings.gateway_origins:
+        return
+    is_local = {address, urlsplit(origin).hostname if origin is not None else address} <= LOOPBACK_HOSTS
+    if not is_local:
+        expected = "a program or page on the gateway's machine, or a page of an origin that KINFOLD_GATEWAY_ORIGINS names"
+        raise Problem(403, f"key: expected {expected} with a development key, got {origin or address!r}")
+
+
 def _only_secret(caller: Caller) -> None:
     if caller.kind != "secret":
-        raise Problem(403, "key: expected a secret key, got a publishable one")
+        raise Problem(403, f"key: expected a secret key, got a {caller.kind} one")

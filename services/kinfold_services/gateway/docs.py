@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
+from kinfold_services.gateway.web import script_element
+
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/"
@@ -28,6 +30,8 @@ _START: Final = """
 <p>For programs: <a href="openapi.json">openapi.json</a>. Every request except <a href="#operations">operations</a> needs a
 key from <code>kinfold keys create</code>. The key also selects the workspace:</p>
 <pre>curl -H 'Authorization: Bearer KEY' '{origin}/v1/contacts?limit=3'</pre>
+<p>For pages, with a key of <code>kinfold keys create --kind publishable</code>:</p>
+<pre>{script}</pre>
 """
 
 
@@ -46,7 +50,7 @@ def docs_page(document: Json, origin: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>",
-            _START.format(origin=escape(origin)),
+            _START.format(origin=escape(origin), script=escape(script_element(origin, "KEY"))),
             "<nav><ul>" + "".join(f'<li><a href="#{title}">{title}</a></li>' for title in titles) + "</ul></nav>",
             *(_tag(tag, operations.values()) for tag, operations in by_tag.items()),
             '<h2 id="schemas">schemas</h2>',

@@ -1,4 +1,4 @@
-"""CORS preflights: which headers pages of other origins may send, and how a preflight is rejected."""
+"""CORS: which pages of other origins may use the gateway, which headers they may send, and how a preflight is rejected."""
 
 from typing import Final
 
@@ -8,6 +8,7 @@ from litestar.datastructures import Headers
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from kinfold_services.gateway.problems import Error, request_id
+from kinfold_services.settings import Settings
 
 ALLOWED_HEADERS: Final = [
     "Authorization",
@@ -20,10 +21,31 @@ ALLOWED_HEADERS: Final = [
 ]
 """In addition to those that the framework always allows, such as Accept and Content-Type."""
 
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK_ORIGIN: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
 _ASKED: Final = (
     ("Access-Control-Request-Method", "Access-Control-Allow-Methods"),
     ("Access-Control-Request-Headers", "Access-Control-Allow-Headers"),
 )
+
+
+def cors_config(settings: Settings) -> CORSConfig | None:
+    """Which pages may use the gateway; None: no page of another origin.
+
+    If the settings name no origins and only this machine can reach the gateway, the pages of this machine may use it.
+    """
+    is_local = not settings.gateway_origins and settings.gateway_host in LOOPBACK_HOSTS
+    if not (settings.gateway_origins or is_local):
+        return None
+    return CORSConfig(
+        allow_origins=sorted(settings.gateway_origins),
+        allow_origin_regex=_LOOPBACK_ORIGIN if is_local else None,
+        allow_methods=["GET", "POST"],
+        allow_headers=ALLOWED_HEADERS,
+        expose_headers=["ETag", "Kinfold-Ignored", "Retry-After", "X-Request-Id"],
+        max_age=600,
+    )
 
 
 def with_refused_preflights(app: ASGIApp, cors: CORSConfig) -> ASGIApp:
@@ -46,10 +68,15 @@ def _refusal(headers: Headers, cors: CORSConfig) -> str:
     if not origin:
         return ""
     if not cors.is_origin_allowed(origin):
-        return f"Origin: expected one of KINFOLD_GATEWAY_ORIGINS, got {origin!r}"
+        return wrong_origin(origin)
     for asking, allowing in _ASKED:
         allowed = cors.preflight_headers[allowing]
         for each in filter(None, map(str.strip, headers.get(asking, "").split(","))):
             if each.lower() not in allowed.lower().split(", "):
                 return f"{asking}: expected {allowed}, got {each!r}"
     return ""
+
+
+def wrong_origin(origin: str) -> str:
+    """The sentence for a page whose origin is not allowed."""
+    return f"Origin: expected one of KINFOLD_GATEWAY_ORIGINS, got {origin!r}"

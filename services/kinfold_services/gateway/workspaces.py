@@ -5,6 +5,7 @@ import time
 from importlib.resources import files
 from typing import Any, Final, cast
 
+import structlog
 from redis.exceptions import ResponseError
 
 import kinfold_services.gateway
@@ -18,6 +19,7 @@ from kinfold_services.directory.waiting import check_running, last_change, not_a
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.progress import Progress
 from kinfold_services.gateway.rate_limits import RateLimit
@@ -29,6 +31,7 @@ ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
 _FRESH_S: Final = 5.0
+_REMIND_EVERY_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.004
 _APPENDING: Final = 256
 
@@ -125,6 +128,7 @@ class Gateway:
     def __init__(self, settings: Settings, client: Client) -> None:
         self.settings: Final = settings
         self.client: Final = client
+        self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
         self.metrics: Final = Metrics()
         self.directory: Final = Directory(settings)
@@ -132,9 +136,11 @@ class Gateway:
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
+            "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
         }
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
+        self._warned_at: Final[dict[str, float]] = {}
         self._appending = 0
 
     def workspace(self, name: str) -> GatewayWorkspace:
@@ -144,6 +150,13 @@ class Gateway:
                 self.client, name, self.settings, self.metrics, self.directory
             )
         return workspace
+
+    def warn_of_development_key(self, workspace: str) -> None:
+        """Say in the log, at most once a minute, that a workspace believes what pages claim."""
+        now = time.monotonic()
+        if now >= self._warned_at.get(workspace, 0.0):
+            self._warned_at[workspace] = now + _REMIND_EVERY_S
+            structlog.get_logger().warning("a development key is in use: identities are not proven", workspace=workspace)
 
     async def append(self, workspace: GatewayWorkspace, events: list[bytes]) -> str:
         """Append events. Returns the position of the last. Raises Problem (503) if too many requests wait for Redis.

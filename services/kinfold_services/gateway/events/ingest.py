@@ -20,7 +20,7 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.access.signatures import Signatures, why_not_signed
-from kinfold_services.gateway.callers import any_key, caller_of
+from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, caller_of
 from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
@@ -32,9 +32,10 @@ MAX_LISTED: Final = 100
 PER_TURN: Final = 250
 """After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
 
-_SIGNATURES: Final = ("signature", "emailSignature")
+_SIGNATURES: Final = ("signature", "emailSignature", "token")
 _FORBIDDEN: Final = frozenset({"not-allowed", "bad-signature"})
 
+WriteKey = Annotated[str | None, QueryParameter(name=WRITE_KEY, description="The publishable key of a page")]
 Partial = Annotated[bool, QueryParameter(name="partial", description="Append the valid events, and list the rejected ones")]
 
 _decode_signatures: Final = msgspec.json.Decoder(Signatures).decode
@@ -51,10 +52,14 @@ class Accepted(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Author(NamedTuple):
-    """The sender of events: the workspace's rules, and the secret for its signatures (None for a trusted sender)."""
+    """The sender of events: the workspace's rules, and the secret for its signatures (None for a trusted sender).
+
+    What a developer's page claims needs no signature.
+    """
 
     rules: IdentifierRules
     secret: str | None
+    is_developer: bool = False
 
 
 class Judged(NamedTuple):
@@ -67,14 +72,18 @@ class Judged(NamedTuple):
 
 @post(
     "/v1/events",
-    guards=[any_key],
+    guards=[any_key_or_write_key],
     status_code=202,
     operation_class=EventsOperation,
     responses=answers(Accepted, 400, 401, 403, 413, 415, 422, 429, 503, status=202),
     tags=["events"],
     summary="Append events to the log",
 )
-async def append_events(request: Request[Any, Any, Any], partial: Partial = False) -> Response[bytes]:  # noqa: FBT002  a query parameter
+async def append_events(
+    request: Request[Any, Any, Any],
+    partial: Partial = False,  # noqa: FBT002  a query parameter
+    write_key: WriteKey = None,  # noqa: ARG001  the guard uses it
+) -> Response[bytes]:
     """Append one event, an array or NDJSON, plain or gzipped: all events or none, with `?partial=true` the valid ones.
 
     202 means that the events are in the log. If every event has an id, it is safe to send the request again.
@@ -96,7 +105,8 @@ async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWor
     """The caller of a request as an author of events, and its workspace."""
     caller = caller_of(request)
     workspace = shared(request).workspace(caller.workspace)
-    return Author(await workspace.rules(), None if caller.kind == "secret" else await workspace.secret()), workspace
+    secret = None if caller.kind == "secret" else await workspace.secret()
+    return Author(await workspace.rules(), secret, caller.kind == "development"), workspace
 
 
 async def judge(events: list[bytes], author: Author) -> Judged:
@@ -121,9 +131,9 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     names = event if isinstance(event, Rejection) else named_by(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
-    if author.secret is not None and (refused := _not_allowed(event, data, author.secret)):
+    if author.secret is not None and (refused := _not_allowed(event, data, author.secret, is_developer=author.is_developer)):
         return refused
-    if b"ignature" in data:
+    if b"ignature" in data or b'"token"' in data:
         data = _without_signatures(data)
     if not event.id:
         # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
@@ -146,9 +156,9 @@ async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: J
     return position
 
 
-def _not_allowed(event: Event, data: bytes, secret: str) -> RejectedEvent | None:
-    """Why a publishable key may not send this event, or None if it may."""
-    if isinstance(event, VisitorSeen):
+def _not_allowed(event: Event, data: bytes, secret: str, *, is_developer: bool) -> RejectedEvent | None:
+    """Why a page may not send this event, or None if it may."""
+    if isinstance(event, VisitorSeen) or (is_developer and isinstance(event, VisitorIdentified)):
         return None
     if isinstance(event, MetadataSet) and event.visitor_id is not None:
         return None
@@ -161,7 +171,7 @@ def _not_allowed(event: Event, data: bytes, secret: str) -> RejectedEvent | None
         if why is None:
             return None
         return _refused("bad-signature", *why)
-    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a publishable key"
+    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a key for pages"
     got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
     return _refused("not-allowed", "type", expected, got)
 

