@@ -13,7 +13,7 @@ from kinfold_services.gateway.events.segment import BATCH_PATHS, CALL_PATHS
 from tests.support.gateways import Gateway
 
 ID: Final = "x"
-PAGES: Final = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
+PAGES: Final = [("GET", "/docs"), ("GET", "/openapi.json")]
 """The routes that the framework adds."""
 
 

@@ -73,10 +73,21 @@ PROJECTOR: Final = Role(
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set", "smembers"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set"),
+        "smembers",
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
-    (*_SHOWN, "events", "changes", "projector", "blocked-identifiers", "api-keys", "identity-secret"),
+    (
+        *_SHOWN,
+        "events",
+        "changes",
+        "projector",
+        "blocked-identifiers",
+        "api-keys",
+        "identity-secret",
+        "session-secret",
+        "sign-in-links",
+    ),
 )
 DIRECTORY: Final = Role(
     "directory",

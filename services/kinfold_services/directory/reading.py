@@ -242,7 +242,7 @@ def _read_cursor(text: str, kind: str) -> _Place:
     place: _Place | None = None
     if len(text) <= _MAX_CURSOR_CHARS:
         try:
-            place = _decode(base64.b64decode(text.encode("ascii") + b"==", altchars=b"-_", validate=True))
+            place = _decode(base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True))
         except (UnicodeEncodeError, binascii.Error, msgspec.DecodeError):
             place = None
     if place is None or place.kind != kind or not _is_place(place):
