@@ -30,6 +30,9 @@ from kinfold_schemas.rejections import EventError, Rejection, found
 MAX_DEPTH: Final = 256
 """Maximum nesting depth of an event. Known fields need three levels; the rest leaves room for fields of newer producers."""
 
+_MAX_PATH_CHARS: Final = 200
+"""A path in a message is cut after this many characters. A key may be nearly as long as the event."""
+
 _BACKSLASH: Final = ord("\\")
 """An integer, because `in` with an integer is faster: with bytes, CPython first raises and swallows a TypeError."""
 
@@ -134,22 +137,29 @@ def _check_depth(data: bytes) -> Rejection | None:
 
 
 def _find_nul(data: bytes) -> Rejection | None:
-    def walk(value: object, path: str) -> str | None:
-        if isinstance(value, str):
-            return path if "\0" in value else None
-        if isinstance(value, Mapping):
-            for name, item in cast("Mapping[str, object]", value).items():
-                if "\0" in name:
-                    return f"{path}.{name}".lstrip(".")
-                if hit := walk(item, f"{path}.{name}".lstrip(".")):
-                    return hit
-        if isinstance(value, list):
-            items = cast("list[object]", value)
-            return next((hit for index, item in enumerate(items) if (hit := walk(item, f"{path}[{index}]"))), None)
+    path = _path_of_nul(_loads(data))
+    if path is None:
         return None
+    field = ascii("".join(reversed(path)).lstrip("."))[1:-1] or "event"
+    if len(field) > _MAX_PATH_CHARS:
+        field = f"{field[: _MAX_PATH_CHARS - 3]}..."
+    return Rejection("invalid", field, "text without NUL characters", "one")
 
-    field = walk(_loads(data), "")
-    return Rejection("invalid", ascii(field)[1:-1], "text without NUL characters", "one") if field else None
+
+def _path_of_nul(value: object) -> list[str] | None:
+    """The steps to the first NUL, the innermost first. Built on the way back: a path for each value would be quadratic."""
+    if isinstance(value, str):
+        return [] if "\0" in value else None
+    if isinstance(value, Mapping):
+        for name, item in cast("Mapping[str, object]", value).items():
+            path = [] if "\0" in name else _path_of_nul(item)
+            if path is not None:
+                return [*path, f".{name}"]
+    if isinstance(value, list):
+        for index, item in enumerate(cast("list[object]", value)):
+            if (path := _path_of_nul(item)) is not None:
+                return [*path, f"[{index}]"]
+    return None
 
 
 # --- why msgspec rejected an event -----------------------------------------------------------------------------------

@@ -13,13 +13,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from importlib import import_module
+from typing import Any, Final, Protocol, cast
 
 from kinfold_schemas.rejections import Rejection, found
 
 MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
+_MAX_NORMALISED_CHARS: Final = 4 * MAX_EMAIL_CHARS
+"""A longer text is no identifier, because one character in normal form comes from at most four. It is not normalised, which
+takes quadratic time."""
 
 # --- the keys of identifiers --------------------------------------------------------------------------------------------
 
@@ -48,7 +52,8 @@ def id_key(identifier: str) -> str:
     """Return the key of a visitor id or an external id: how it is stored and compared (contract section 2, Comparing).
 
     The key is stripped and in normal form C. Case matters. Every text has a key, and `id_key(id_key(text)) == id_key(text)`.
-    Two stripped texts have the same key only if they are canonically equivalent. A non-ASCII character never becomes ASCII.
+    Two stripped texts have the same key only if they are canonically equivalent. A non-ASCII character never becomes ASCII. A
+    text that is too long for an identifier is not brought into normal form.
     """
     return identifier.strip() if identifier.isascii() else _nfc(identifier.strip(_AROUND))
 
@@ -70,6 +75,8 @@ def email_key(email: str) -> str:
 
 
 def _nfc(text: str) -> str:
+    if len(text) > _MAX_NORMALISED_CHARS:
+        return text
     return _replace_runs(lambda run: unicodedata.normalize("NFC", run[0]), text)
 
 
@@ -135,14 +142,15 @@ _is_plain_email: Final = re.compile(
 
 
 class BadPattern(ValueError):
-    """A pattern among a workspace's blocked identifiers is not a valid regular expression."""
+    """A pattern among a workspace's blocked identifiers is not a regular expression that RE2 supports."""
 
 
 class IdentifierRules:
     """The rules for identifiers in one workspace: those of the contract, and the workspace's own blocked identifiers.
 
-    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that match anywhere in the identifier.
-    Raises BadPattern.
+    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that match anywhere in the identifier. Patterns are
+    RE2's, which takes linear time: anybody may send an identifier that makes Python's `re` search for minutes. Raises
+    BadPattern, also for what RE2 does not have (look-around and backreferences).
 
     `visitor_id` and `external_id` return the key of an id (`id_key`). `email` returns the address as written but stripped; its
     key is `email_key`. Each returns a Rejection if the identifier is blocked or invalid.
@@ -169,21 +177,25 @@ class IdentifierRules:
         if not self.blocked and _is_plain_id(raw) and (len(raw) > _LONGEST_WORD or raw.lower() not in _WORDS):
             return raw
         value = id_key(raw)
+        if len(value) > MAX_ID_CHARS:
+            return Rejection("invalid", field, _ID, _seen(value))
         if _is_accident(value) or (self.blocked and self._is_own(value)):
             return _blocked(field, raw)
-        if len(value) > MAX_ID_CHARS or "\0" in value:
-            return Rejection("invalid", field, "1 to 255 characters without NUL", _seen(value))
+        if "\0" in value:
+            return Rejection("invalid", field, _ID, _seen(value))
         return value
 
     def _email(self, raw: str) -> str | Rejection:
         if not self.blocked and _is_plain_email(raw):
             return raw
         value = stripped(raw)
+        if len(value) > MAX_EMAIL_CHARS:
+            return Rejection("invalid", "email", _ADDRESS, _seen(value))
         parts = _parts_of(value)
         is_blocked = _is_accident(value) or (parts is not None and _is_accident(parts[1]))
         if is_blocked or (self.blocked and self._is_own(_nfc(value))):
             return _blocked("email", raw)
-        if parts is None or not MIN_EMAIL_CHARS <= len(value) <= MAX_EMAIL_CHARS:
+        if parts is None or len(value) < MIN_EMAIL_CHARS:
             return Rejection("invalid", "email", _ADDRESS, _seen(value))
         return value
 
@@ -222,11 +234,20 @@ CONTRACT_RULES: Final = IdentifierRules()
 """The contract's rules alone, for producers, which do not know the rules of a workspace."""
 
 
-def _compiled(item: str) -> re.Pattern[str]:
+class _Pattern(Protocol):
+    def search(self, text: str, /) -> object: ...
+
+
+def _compiled(item: str) -> _Pattern:
+    # Part of the extra `service`: a producer knows no patterns of a workspace, and needs no engine.
+    engine: Any = import_module("re2")
+    options = engine.Options()
+    options.log_errors = False
     try:
-        return re.compile(item[1:-1])
-    except (re.error, OverflowError, RecursionError) as error:
-        message = f"blocked identifiers: expected a regular expression between slashes, got {found(item)} ({error})"
+        return cast("_Pattern", engine.compile(item[1:-1], options))
+    except (engine.error, UnicodeEncodeError) as error:
+        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        message = f"blocked identifiers: expected a regular expression of RE2 between slashes, got {found(item)} ({why})"
         raise BadPattern(message) from error
 
 
@@ -273,6 +294,7 @@ def _blocked(field: str, raw: str) -> Rejection:
     return Rejection("blocked-identifier", field, f"an identifier of one {_OF[field]}", f"{found(raw)}, which is blocked")
 
 
+_ID: Final = "1 to 255 characters without NUL"
 _ADDRESS: Final = (
     "3 to 320 characters with one @, a local part and a domain, and without white space, control or zero-width characters"
 )

@@ -3,7 +3,8 @@
 import sys
 from typing import Final
 
-_WRONG_USAGE: Final = 2  # as in `cli.output`, which cannot be imported without them
+_WRONG_USAGE: Final = 2  # these two as in `cli.output`, which cannot be imported without them
+_INTERRUPTED: Final = 130
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
             f"kinfold: {error.name} is not installed; install the extra `service`: in a clone, pip install '.[service]'\n"
         )
         sys.exit(_WRONG_USAGE)
+    except KeyboardInterrupt:  # importing takes a while on a busy machine
+        sys.exit(_INTERRUPTED)
     cli.main()
 
 

@@ -106,8 +106,14 @@ class Settings(BaseSettings):
     gateway_requests_per_s: float = Field(default=1000, gt=0)
     """The rate limit of a secret key per address; bursts may be twice as large."""
     gateway_browser_requests_per_s: float = Field(default=20, gt=0)
-    """The rate limit per address of a publishable key, with bursts three times as large, and of requests without a key, with
-    bursts ten times as large."""
+    """The rate limit per address of a publishable key, with bursts three times as large, and of requests without a valid key,
+    with bursts ten times as large. `/healthz` is not limited."""
+    gateway_browser_events_per_s: float = Field(default=100, gt=0)
+    """How many events a second the gateway accepts with a publishable key from an address. Bursts may be three times as
+    large."""
+    gateway_connections_per_address: int = Field(default=1000, ge=1)
+    """The maximum number of open connections from one address, or from one /64 network of IPv6. Never more than half of
+    what the process may open. Behind a proxy, all connections come from the proxy's address."""
     gateway_buffer_entries: int = Field(default=5_000, ge=1)
     """How many changes may wait for a slow reader of the feed before the gateway disconnects it."""
     log_format: Literal["auto", "console", "json"] = "auto"

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Generator
@@ -152,3 +153,21 @@ def test_no_colours_on_a_terminal_without_colours(tmp_path: Path, variables: dic
 
     assert "\x1b[3" not in screen.seen
     assert "(or Ctrl-C)" in screen.seen
+
+
+def test_ctrl_c_while_the_program_loads_ends_it_without_a_traceback() -> None:
+    program = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kinfold_services.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+from kinfold_services.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -14,6 +14,7 @@ from redis import Redis
 import kinfold
 from kinfold.producer import reminders
 from kinfold.transport.gateway import GatewayClient
+from kinfold_schemas.keys import key
 from tests.clients.test_failures import CALL_S, EVENTS, EXPECTED, QUICK, send_all, send_all_async
 from tests.support.engines import free_port
 from tests.support.front import Front
@@ -150,6 +151,23 @@ def test_refused_event_does_not_count_as_sent(gateway_url: str, api_key: str, cl
         visitors.flush()
         assert (visitors.counters.sent, visitors.counters.suppressed) == (1, 0)
     assert [event["metadata"] for event in Log(client, workspace).events] == [{"plan": "suspicious"}]
+
+
+def test_every_rejected_event_of_a_batch_is_reported(
+    gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture
+):
+    """The answer lists the first 100 alone."""
+    client.sadd(key(workspace, "blocked-identifiers"), "/^bad-/")
+    with kinfold.Producer(gateway_url, key=api_key, batch_age_s=600) as visitors:
+        for number in range(250):
+            visitors.seen(f"bad-{number}")
+            visitors.seen(f"good-{number}")
+        visitors.flush()
+
+        refused = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+        assert [f"'bad-{number}'" in line for number, line in enumerate(refused)] == [True] * 250
+        assert (visitors.counters.sent, visitors.counters.refused) == (250, 250)
+    assert {event["visitorId"] for event in Log(client, workspace).events} == {f"good-{number}" for number in range(250)}
 
 
 @pytest.mark.parametrize("status", [400, 403, 406, 200])

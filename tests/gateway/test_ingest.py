@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.callers import MAX_BODY_BYTES
 from tests.support.gateways import Gateway
 
 SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}

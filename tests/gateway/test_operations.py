@@ -18,7 +18,7 @@ import websockets
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
-from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
+from kinfold_services.gateway.callers import MAX_BODY_BYTES
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port

@@ -12,11 +12,13 @@ from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess
 
-EXAMPLES = 40
+EXAMPLES = short_or_long(10, 40)
 # The feed never ends, so tests/gateway/test_feed.py tests it.
 LEFT_OUT = "^/v1/changes$"
+NO_LIMITS = {"gateway_requests_per_s": 100_000, "gateway_browser_requests_per_s": 100_000}
 
 
 @pytest.mark.slow
@@ -32,7 +34,7 @@ def test_responses_match_the_document(tmp_path: Path):
         key = asyncio.run(make())
         with (
             ProjectorProcess(server.url, "default", tmp_path / "projector.log"),
-            GatewayProcess(server.url, port, tmp_path / "log", gateway_requests_per_s=100_000) as gateway,
+            GatewayProcess(server.url, port, tmp_path / "log", **NO_LIMITS) as gateway,
         ):
             command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/openapi.json"]
             command += [

@@ -23,6 +23,7 @@ from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 from tests.support.event_log import append, entry_id, history
 from tests.support.folding import Event, identified, metadata_set, moment, seen
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.strategies import Log, logs
@@ -69,7 +70,7 @@ def must_tell_all(contact: Contact, steps: list[Step]) -> None:
         assert all(deed["what"].strip() and deed["rule"][0].isdigit() for deed in step["did"]), step
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(20, 60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=30))
 async def test_every_contact_of_any_log_comes_out_of_its_own_story(redis: Redis, log: Log):
     """Merges, conflicts, late events, an anonymous past, metadata set and unset, duplicates: and from tombstones, too."""

@@ -20,13 +20,14 @@ from kinfold_services.history.past import KEPT_SNAPSHOTS, Past
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
 from tests.support.event_log import LOG_START_MS, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.snapshots import keys_like, take_snapshot
 from tests.support.strategies import Log, logs
 
 ENTRIES: Final = 6000
-POSITIONS: Final = 100
+POSITIONS: Final = short_or_long(30, 100)
 EVERY: Final = 2000
 DICE: Final = random.Random(20261122)  # noqa: S311  no secret
 
@@ -66,9 +67,7 @@ class FromNothing:
 
 
 @pytest.mark.parametrize("every", [0, EVERY])
-async def test_the_state_at_a_hundred_random_positions_is_what_folding_up_to_there_gives(
-    redis: Redis, workspace: str, every: int
-):
+async def test_the_state_at_random_positions_is_what_folding_up_to_there_gives(redis: Redis, workspace: str, every: int):
     """With snapshots, whichever was made by whom, and without."""
     events = list(history()[:ENTRIES])
     await append(redis, workspace, events)
@@ -224,7 +223,7 @@ async def test_an_excluded_entry_is_not_there_for_the_duplicate_window_either(re
         assert contact.name == "Eve"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(10, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=40))
 async def test_every_position_of_any_log(redis: Redis, workspace: str, log: Log):
     """Malformed entries and exclusions included."""

@@ -142,16 +142,18 @@ def is_blocked(text: str) -> bool:
 def checked_id(text: str) -> str:
     """An external id or visitor id, as it is compared. Raises Rejected."""
     text = compared_id(text)
-    if is_blocked(text):
-        raise Rejected("blocked-identifier")
     if len(text) > MAX_ID_CHARS:
         raise Rejected("invalid")
+    if is_blocked(text):
+        raise Rejected("blocked-identifier")
     return text
 
 
 def checked_email(text: str) -> str:
     """An address as it is shown. Raises Rejected."""
     text = shown(text)
+    if len(text) >= EMAIL_CHARS.stop:
+        raise Rejected("invalid")
     address = address_parts(text)
     if is_blocked(text) or (address is not None and is_blocked(address[1])):
         raise Rejected("blocked-identifier")

@@ -7,10 +7,11 @@ from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.fold import fold
 from kinfold_projections.state import State
 from tests.support.folding import Event, Story, entry_of, given, identified
+from tests.support.lengths import short_or_long
 from tests.support.store import Store
 
 START_MS = 1_767_229_200_000
-MANY = 100_000
+MANY = short_or_long(10_000, 100_000)
 LISTED = 100
 
 
@@ -50,7 +51,7 @@ def few() -> Crowd:
 
 @pytest.fixture(scope="module")
 def many() -> Crowd:
-    """As many as the contract speaks of."""
+    """In the long form as many as the contract speaks of."""
     return Crowd(MANY)
 
 

@@ -16,11 +16,12 @@ from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.identifiers import email_key
 from tests.support.feed_reader import FeedReader, contacts_of, shown_by
+from tests.support.lengths import short_or_long
 from tests.support.store import Store
 from tests.support.strategies import Log, crowded_logs, log_of, logs, one_to_one_histories, read
 
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-MANY = settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=short_or_long(50, 150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=short_or_long(100, 800), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 any_logs = st.one_of(logs(), crowded_logs(), crowded_logs())
 
 

@@ -15,9 +15,13 @@ from kinfold_services.projector.lease import Lease
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.settings import Settings
 from tests.support.committing import Expected
+from tests.support.lengths import short_or_long
 from tests.support.strategies import Log, crowded_logs, log_of, logs
 
 WORKSPACE = "cache"
+RANDOM = settings(
+    max_examples=short_or_long(30, 200), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 
 
 async def fold(redis: Redis, url: str, log: Log, sizes: list[int], cache_bytes: int) -> None:
@@ -54,7 +58,7 @@ some_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 some_bytes = st.sampled_from([0, 0, 700, 2000, 1 << 20])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@RANDOM
 @given(log=logs(max_size=40).filter(bool), sizes=some_sizes, cache_bytes=some_bytes)
 async def test_any_history_in_any_batches_is_stored_alike(
     redis: Redis, redis_url: str, log: Log, sizes: list[int], cache_bytes: int
@@ -63,7 +67,7 @@ async def test_any_history_in_any_batches_is_stored_alike(
     await fold(redis, redis_url, log, sizes, cache_bytes)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@RANDOM
 @given(log=crowded_logs(), sizes=some_sizes, cache_bytes=some_bytes)
 async def test_contacts_with_more_visitors_than_they_list_are_stored_alike(
     redis: Redis, redis_url: str, log: Log, sizes: list[int], cache_bytes: int

@@ -27,6 +27,8 @@ from tests.support.waiting import wait_until
 WORKSPACE: Final = "shop"
 WAITS_S: Final = 20.0
 RELEASED_S: Final = 10.0
+LEFT_MS: Final = 200
+"""What is left of a lease, so that no test waits for a whole one."""
 REFUSALS: Final = pytest.mark.parametrize(
     ("code", "begin", "end"),
     [
@@ -149,6 +151,7 @@ async def test_a_takeover_in_the_middle_of_a_commit(server: Server, bytes_arrive
     server.proxy.pause_after("request", {"none": 0, "half": size // 2, "all but EXEC": size}[bytes_arrive])
     sending = asyncio.create_task(first.send(batch))
     await server.proxy.reached.wait()
+    await server.admin.pexpire(key(WORKSPACE, "owner"), LEFT_MS)
 
     second = Committing(server.admin, server.admin, WORKSPACE)
     await asyncio.wait_for(second.own(), RELEASED_S)

@@ -14,6 +14,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.rejections import Reason
 from kinfold_services.state.queries import StateQueries
 from tests.support.event_log import append, entry_id, forget_all_but_the_log
+from tests.support.lengths import short_or_long
 from tests.support.malformed import KINDS, Malformed, malformed
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.snapshots import RawEntry, read_stream, take_snapshot
@@ -99,7 +100,11 @@ async def test_a_large_entry_is_kept(redis: Redis, redis_url: str, workspace: st
     assert_rejected(await read_stream(redis, workspace, "rejects"), [Malformed("too-large", fields)], first=0, step=1)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=short_or_long(10, 30),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(entries=st.lists(st.dictionaries(st.sampled_from([b"event", b"x"]) | st.binary(), st.binary(), min_size=1), min_size=1))
 async def test_no_bytes_whatever_stop_the_projector(
     redis: Redis, redis_url: str, workspace: str, entries: list[dict[bytes, bytes]]

@@ -19,6 +19,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.state.position import LostPlace
 from kinfold_services.state.queries import StateQueries
 from tests.support.event_log import append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess, fold_log, projecting, stored_position, wait_until_folded
 from tests.support.replaying import verify
 from tests.support.snapshots import Snapshot, take_snapshot
@@ -27,11 +28,11 @@ from tests.support.waiting import wait_until
 TAKE_OVER_S: Final = 20.0
 """The contract says 5; the machine may be busy."""
 THREE: Final = ("acme", "beta", "zeta")
-TURMOIL_S: Final = float(os.environ.get("KINFOLD_TEST_TURMOIL_S", "20"))
+TURMOIL_S: Final = float(os.environ.get("KINFOLD_TEST_TURMOIL_S", short_or_long("10", "20")))
 CHUNK: Final = 20
 STALL_S: Final = 20.0
 """The contract says 5 for each takeover; two may follow each other here, on a machine that is busy."""
-HANG_S: Final = 6.0
+HANG_S: Final = short_or_long(4.0, 6.0)
 TROUBLE_SHARE: Final = 0.05
 
 

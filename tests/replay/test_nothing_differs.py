@@ -18,6 +18,7 @@ from kinfold_services.settings import Settings
 from kinfold_services.state.position import position_fields
 from tests.support.costs import costing
 from tests.support.event_log import append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.malformed import MALFORMED
 from tests.support.nodes import ask
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
@@ -187,7 +188,7 @@ async def test_every_part_of_the_state_is_healed(redis: Redis, redis_url: str, w
 _any_log = st.one_of(logs(max_size=40), crowded_logs())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(8, 20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_any_log, st.integers(1, 7), st.integers(1, 7), st.integers(0, 40))
 async def test_a_rebuild_in_memory_has_what_projectors_store(  # noqa: PLR0917  fixtures
     redis: Redis, redis_url: str, workspace: str, log: Log, first: int, second: int, cut: int

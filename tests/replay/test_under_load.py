@@ -18,6 +18,7 @@ from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
 from tests.support.event_log import HISTORY_ENTRIES, LOG_START_MS, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess, fold_log, projecting, stored_position, wait_until_folded
 from tests.support.replaying import (
     NO_RULES,
@@ -33,8 +34,8 @@ from tests.support.replaying import (
 from tests.support.snapshots import read_stream, take_snapshot
 from tests.support.waiting import wait_until
 
-TIMES: Final = 10
-"""So often the history: a replay of some ten seconds. With 30 it holds as well, and takes a minute and a half."""
+TIMES: Final = short_or_long(2, 10)
+"""How many times the history is in the log: a replay takes about a second for each."""
 POLLED: Final = 10
 LOAD_ENTRIES: Final = 20
 """Appended again and again while the replay runs."""

@@ -1,5 +1,7 @@
 """Blocked identifiers, which come from bugs and would merge everybody into one contact (contract section 2)."""
 
+import re
+
 import pytest
 
 from kinfold_schemas.identifiers import CONTRACT_RULES, BadPattern, IdentifierRules, id_key
@@ -184,11 +186,46 @@ def test_workspace_blocks_identifiers_of_its_own(value: str) -> None:
     accepted({"type": "VisitorSeen", "visitorId": value})
 
 
-@pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
+@pytest.mark.parametrize(
+    ("pattern", "identifier"),
+    [
+        ("/(a+)+$/", "a" * 254 + "!"),
+        ("/(a|aa)+$/", "a" * 254 + "!"),
+        ("/^(.*?,){20}P/", "1,2,3,4,5,6,7,8,9,10," * 12),
+        (r"/^(\w+\s?)*$/", "an identifier of many words " * 9 + "!"),
+    ],
+)
+def test_pattern_takes_linear_time(pattern: str, identifier: str) -> None:
+    """Python's `re` would search for years: the identifier comes from anybody, the pattern from a careless friend."""
+    rules = IdentifierRules([pattern])
+    accepted({"type": "VisitorSeen", "visitorId": identifier}, rules)
+    accepted({"type": "VisitorIdentified", "email": f"{identifier.replace(' ', '').replace(',', '')[:200]}@x.org"}, rules)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/(/", "/a{1001}/", r"/(a)\1/", "/(?=a)/", "/(?<!a)b/", "/a++/", "/((a{100}){100}){100}/", "/\udc80/"]
+)
 def test_invalid_pattern_is_named_in_the_error(pattern: str) -> None:
+    """So is one that RE2 does not have."""
     with pytest.raises(BadPattern) as raised:
         IdentifierRules(["acme-test", pattern])
-    assert f"blocked identifiers: expected a regular expression between slashes, got '{pattern}' (" in str(raised.value)
+    assert f"blocked identifiers: expected a regular expression of RE2 between slashes, got {pattern!r} (" in str(raised.value)
+
+
+def test_pattern_means_the_same_as_in_python() -> None:
+    """In what both have: classes, anchors, any character, flags, and characters outside ASCII."""
+    for pattern, matching, other in (
+        (r"/^qa-\d+$/", "qa-12", "qa-12x"),
+        ("/(?i)ROBOT/", "a robot", "a robo"),
+        ("/^.$/", "é", "éé"),
+        ("/[а-я]{3}/", "бот", "bot"),
+        (r"/\bbot\b/", "a bot", "abbot"),
+        ("/^(?:a|b)c?$/", "b", "cb"),
+    ):
+        rules = IdentifierRules([pattern])
+        refused({"type": "VisitorSeen", "visitorId": matching}, "blocked-identifier", rules=rules)
+        accepted({"type": "VisitorSeen", "visitorId": other}, rules)
+        assert (re.search(pattern[1:-1], matching) is not None, re.search(pattern[1:-1], other)) == (True, None)
 
 
 def test_workspace_blocks_exact_values() -> None:

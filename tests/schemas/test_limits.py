@@ -1,11 +1,13 @@
 """The limits of contract section 2: the last accepted value, the first rejected one, and the sentence."""
 
+import unicodedata
 from typing import Any
 
 import pytest
 
 from kinfold_schemas.codec import MAX_DEPTH, check_event
 from kinfold_schemas.events import MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import MAX_ID_CHARS
 from kinfold_schemas.rejections import EventError
 from tests.support.judging import accepted, refused
 
@@ -28,6 +30,29 @@ def test_identifier_of_1_to_255_characters_is_accepted(identifier: str) -> None:
 @pytest.mark.parametrize(("kind", "field"), [("VisitorSeen", "visitorId"), ("VisitorIdentified", "externalId")])
 def test_identifier_of_256_characters_is_rejected(kind: str, field: str) -> None:
     refused({"type": kind, field: "v" * 256}, "invalid", f"{field}: expected 1 to 255 characters", "256 characters")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["${" + "x" * 400 + "}", "'" * 60_000, "\u200b" + "\u2800" * 400, "user_undefined" * 30, "a" + "\u0316\u0301" * 5000],
+)
+@pytest.mark.parametrize(("kind", "field"), [("VisitorSeen", "visitorId"), ("VisitorIdentified", "externalId")])
+def test_length_of_an_identifier_is_checked_first(kind: str, field: str, text: str) -> None:
+    """Before it is compared with what is blocked, and before it is normalised. Both can take long for long texts."""
+    refused({"type": kind, field: text}, "invalid", f"{field}: expected 1 to 255 characters")
+    refused({"type": "VisitorIdentified", "externalId": "u-1", "email": f"{text}@x.org"}, "invalid", "email: expected 3 to 320")
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_length_of_an_identifier_is_that_of_its_normal_form(length: int) -> None:
+    """Up to four characters become one."""
+    decomposed = unicodedata.normalize("NFD", "\u1f82" * length)
+    assert len(decomposed) == 4 * length
+    for text in (decomposed, "\u1f82" * length):
+        if length <= MAX_ID_CHARS:
+            accepted({"type": "VisitorSeen", "visitorId": text})
+        else:
+            refused({"type": "VisitorSeen", "visitorId": text}, "invalid", "visitorId: expected 1 to 255 characters")
 
 
 @pytest.mark.parametrize("email", ["a@b", "a" * 318 + "@b", " Ada@example.org\n"])

@@ -248,3 +248,13 @@ def test_wrong_hash_is_rejected() -> None:
     event = {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": 1}, "hash": "0" * 64}
     rejection = refused(event, "hash-mismatch", "hash: expected the SHA-256")
     accepted({**event, "hash": rejection.expected.rsplit(" ", 1)[1]})
+
+
+def test_path_to_a_nul_is_cut() -> None:
+    """A key may be nearly as long as an event, and stands in every path below it."""
+    inner = ",".join(f'"{number}":[{number}]' for number in range(2000))
+    event = f'{{"type":"VisitorSeen","visitorId":"v","x":{{"{"k" * 30_000}":{{{inner},"y":"\\u0000"}}}}}}'
+
+    rejection = refused(event.encode(), "invalid", "expected text without NUL characters, got one")
+
+    assert rejection.field == f"x.{'k' * 195}..."

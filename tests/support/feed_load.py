@@ -19,14 +19,15 @@ from tests.support.projecting import ProjectorProcess
 _TICK_S = 0.05
 
 
-async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int, **settings: object) -> dict[str, Any]:
+async def run_feed_load(directory: Path, readers: int, changes: int, per_s: int, **settings: Any) -> dict[str, Any]:
     """Return the readers' results, the gateway's peak memory (`rss_mib`) and the ids on the feed (`feed`)."""
     allow_files(readers + 1000)
     port = free_port()
+    settings |= {"gateway_requests_per_s": 100_000, "gateway_connections_per_address": readers + 100}
     with (
         EmbeddedServer.start(directory / "data") as server,
         ProjectorProcess(server.url, "default", directory / "projector.log"),
-        GatewayProcess(server.url, port, directory / "gateway.log", gateway_requests_per_s=100_000, **settings) as gateway,
+        GatewayProcess(server.url, port, directory / "gateway.log", **settings) as gateway,
     ):
         async with Redis.from_url(server.url) as redis:
             secret = await create_key(redis, "default", "secret")

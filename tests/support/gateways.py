@@ -106,12 +106,13 @@ async def serving(url: str, redis: Redis, workspace: str = "default", **options:
 class GatewayProcess:
     """A `kinfold gateway` process that can be killed."""
 
-    def __init__(self, redis_url: str, port: int, log: Path, **settings: object) -> None:
+    def __init__(self, redis_url: str, port: int, log: Path, max_files: int | None = None, **settings: Any) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
+        limited = [] if max_files is None else ["sh", "-c", 'ulimit -n "$1" && shift && exec "$@"', "sh", str(max_files)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*KINFOLD, "gateway", "--redis-url", redis_url, "--port", str(port)],
+                [*limited, *KINFOLD, "gateway", "--redis-url", redis_url, "--port", str(port)],
                 env=variables(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -25,6 +25,7 @@ class _Rejected(msgspec.Struct):
 class _Accepted(msgspec.Struct):
     position: str | None = None
     rejected: list[_Rejected] = []
+    rejected_count: int = msgspec.field(name="rejectedCount", default=0)
 
 
 _decode_accepted: Final = msgspec.json.Decoder(_Accepted).decode
@@ -60,7 +61,13 @@ class GatewayLog:
         except msgspec.MsgspecError as error:
             raise Unreachable(f"gateway: expected its answer to events, got {response.body[:100]!r}") from error
         self._stamps.arrived(accepted.position, stamped)
-        return Receipt(accepted.position, tuple((each.index, each.detail) for each in accepted.rejected))
+        refused = tuple((each.index, each.detail) for each in accepted.rejected)
+        if refused and accepted.rejected_count > len(refused):
+            # The answer lists only the first ones. What was appended behind them is a duplicate when it is sent again.
+            known = refused[-1][0] + 1
+            rest = self.append(number, events[known:])
+            return Receipt(rest.position or accepted.position, (*refused, *((known + at, why) for at, why in rest.refused)))
+        return Receipt(accepted.position, refused)
 
     def close(self) -> None:
         """Close the connections."""

@@ -87,6 +87,10 @@ class KeyRing:
         self._client: Final = client
         self._cache: Final[OrderedDict[str, tuple[float, Caller]]] = OrderedDict()
 
+    def has_seen(self, presented: str) -> bool:
+        """Whether the key was valid when it was last looked up."""
+        return presented in self._cache
+
     async def recognise(self, presented: str) -> Caller | None:
         """The caller with this key, or None for an unknown or revoked key. Raises RedisError."""
         cached = self._cache.get(presented)

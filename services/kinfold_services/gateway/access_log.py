@@ -6,6 +6,7 @@ import time
 from typing import Any, Final, cast
 
 import structlog
+from litestar.status_codes import HTTP_429_TOO_MANY_REQUESTS
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinfold_services.gateway.metrics import Metrics
@@ -15,6 +16,10 @@ _HEADER: Final = b"x-request-id"
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
+_QUIET_STATUSES: Final = frozenset({HTTP_429_TOO_MANY_REQUESTS})
+"""A flood of refused requests must not fill the log."""
+
+_PATH_CHARS: Final = 256
 _UNDECIDED: Final = 500
 _CAN_ANSWER: Final = "websocket.http.response"
 """The ASGI extension for rejecting a WebSocket with any status. Servers without it always answer 403."""
@@ -55,12 +60,16 @@ def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
             await app(scope, receive, send_with_id)
         finally:
             metrics.requests.labels(method, str(status)).inc()
-            say = log.debug if scope["path"] in _QUIET else log.info
+            say = log.debug if scope["path"] in _QUIET or status in _QUIET_STATUSES else log.info
             fields: dict[str, Any] = {"status": status, "duration_ms": round((time.perf_counter() - started) * 1000, 2)}
             client = scope.get("client")
-            say("request", method=method, path=scope["path"], address=client[0] if client else None, **fields)
+            say("request", method=method, path=_shown(scope["path"]), address=client[0] if client else None, **fields)
 
     return logged
+
+
+def _shown(path: str) -> str:
+    return path if len(path) <= _PATH_CHARS else f"{path[:_PATH_CHARS]}…"
 
 
 async def _refuse(send: Send, refusal: Refusal, request_id: str) -> None:

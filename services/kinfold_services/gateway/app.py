@@ -9,13 +9,13 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from kinfold_services.connections import Client
 from kinfold_services.gateway.access_log import with_access_log
+from kinfold_services.gateway.callers import MAX_BODY_BYTES
 from kinfold_services.gateway.changes.feed import changes, changes_socket
 from kinfold_services.gateway.contacts.conflicts import identity_conflicts
 from kinfold_services.gateway.contacts.listings import contact_visitors, contacts
 from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
-from kinfold_services.gateway.events.bodies import MAX_BODY_BYTES
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config

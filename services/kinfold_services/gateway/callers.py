@@ -6,15 +6,16 @@ workspace of its key. With `Kinfold-Workspace: NAME`, a key of another workspace
 
 import base64
 import binascii
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from litestar.handlers.base import BaseRouteHandler
 
+from kinfold_schemas.rejections import found
 from kinfold_services.access.keys import Caller, Kind
 from kinfold_services.gateway.preflights import LOOPBACK_HOSTS, wrong_origin
 from kinfold_services.gateway.problems import Connection, Problem
-from kinfold_services.gateway.workspaces import shared
+from kinfold_services.gateway.workspaces import MAX_BROWSER_EVENTS, shared
 
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
 WRITE_KEY: Final = "writeKey"
@@ -24,6 +25,23 @@ READING: Final[frozenset[Kind]] = frozenset({"secret", "read"})
 """The kinds of key that see every contact."""
 
 _WORKSPACE_HEADER: Final = "kinfold-workspace"
+
+
+class Bounds(NamedTuple):
+    """The most that a request may hold. `body_bytes` counts the body as sent, and again unpacked."""
+
+    body_bytes: int
+    events: int
+
+
+_SECRET: Final = Bounds(1024 * 1024, 25_000)  # as many of the shortest possible events as fit into the body
+_BROWSER: Final = Bounds(64 * 1024, MAX_BROWSER_EVENTS)
+MAX_BODY_BYTES: Final = _SECRET.body_bytes
+
+
+def bounds_of(caller: Caller) -> Bounds:
+    """What a caller's requests may hold."""
+    return _SECRET if caller.kind == "secret" else _BROWSER
 
 
 async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
@@ -55,6 +73,21 @@ async def reading_key_or_token(connection: Connection, _: BaseRouteHandler) -> N
     _only_reading(await identify(connection, _bearer(connection) or connection.query_params.get("access_token", "")))
 
 
+def charge_events(connection: Connection, count: int) -> None:
+    """Charge a request for its events, before they are looked at. Raises Problem: 413 for too many in one request, 429."""
+    caller = caller_of(connection)
+    most = bounds_of(caller).events
+    if count > most:
+        raise Problem(413, f"body: expected at most {most} events in a request with a {caller.kind} key, got {count}")
+    if caller.kind != "secret":
+        shared(connection).event_limit.take(f"{caller.workspace}/{caller.key_id}", address_of(connection), count)
+
+
+def address_of(connection: Connection) -> str:
+    """The address of the client."""
+    return connection.client.host if connection.client else ""
+
+
 def caller_of(connection: Connection) -> Caller:
     """The caller that a guard has identified."""
     return cast("Caller", cast("dict[str, Any]", connection.scope)["caller"])
@@ -65,22 +98,36 @@ def presented_key(connection: Connection) -> str:
     return cast("str", cast("dict[str, Any]", connection.scope)["key"])
 
 
+async def keyless(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of routes that need no key but work: they are limited by address."""
+    shared(connection).limits["unknown"].take(connection.scope["path"], address_of(connection))
+
+
 async def identify(connection: Connection, presented: str) -> Caller:
-    """The caller with this key. Raises Problem: 401 for an unknown key, 403 for another workspace, 429 above the rate limit."""
+    """The caller with this key. Raises Problem: 401 for an unknown key, 403 for another workspace, 429 above the rate limit.
+
+    The address pays for a key that is not known yet before the key is hashed or looked up, and gets it back if the key is
+    valid. So keys that are in use work on during a flood from their address.
+    """
     gateway = shared(connection)
-    address = connection.client.host if connection.client else ""
+    address = address_of(connection)
+    strangers = gateway.limits["unknown"]
+    is_known = gateway.keys.has_seen(presented)
+    if not is_known:
+        strangers.take("", address)
     caller = await gateway.keys.recognise(presented) if presented else None
     if caller is None:
-        gateway.limits["unknown"].take("", address)
         got = "another value" if presented else "nothing"
         raise Problem(401, f"key: expected a key of `kinfold keys create` that is not revoked, got {got}", headers=_ASK)
+    if not is_known:
+        strangers.give_back("", address)
     if caller.kind == "development":
         _only_for_development(connection, address)
         gateway.warn_of_development_key(caller.workspace)
     gateway.limits[caller.kind].take(f"{caller.workspace}/{caller.key_id}", address)
     meant = connection.headers.get(_WORKSPACE_HEADER)
     if meant is not None and meant != caller.workspace:
-        raise Problem(403, f"Kinfold-Workspace: expected the key's workspace, {caller.workspace!r}, got {meant!r}")
+        raise Problem(403, f"Kinfold-Workspace: expected the key's workspace, {caller.workspace!r}, got {found(meant)}")
     cast("dict[str, Any]", connection.scope).update(caller=caller, key=presented)
     return caller
 
@@ -106,6 +153,7 @@ def _only_allowed_origins(connection: Connection) -> None:
     if origin is None or connection.headers.get("sec-fetch-site") == "same-origin":
         return
     if cors is None or not cors.is_origin_allowed(origin):
+        shared(connection).limits["unknown"].take("", address_of(connection))
         raise Problem(403, wrong_origin(origin))
 
 

@@ -47,6 +47,12 @@ class Metrics:
         self.requests: Final = Counter(
             "kinfold_gateway_requests", "Requests by method and status", ["method", "status"], registry=registry
         )
+        self.connections_refused: Final = Counter(
+            "kinfold_gateway_connections_refused",
+            "Connections closed for a limit: too-many, headers-too-large, too-slow, bad-request",
+            ["why"],
+            registry=registry,
+        )
         self.append_s: Final = Histogram(
             "kinfold_gateway_append_seconds",
             "Time to append the events of a request to the log",

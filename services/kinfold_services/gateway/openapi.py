@@ -15,6 +15,7 @@ from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, Reque
 from litestar.types import ControllerRouterHandler
 
 from kinfold_schemas.events import Event
+from kinfold_services.gateway.callers import keyless
 from kinfold_services.gateway.docs import docs_page
 from kinfold_services.gateway.problems import Error
 
@@ -52,7 +53,8 @@ class EventsOperation(Operation):
         one_or_more = {"anyOf": [event, {"type": "array", "items": event}]}
         self.request_body = RequestBody(
             required=True,
-            description="One event, an array of events, or one event per line. At most 1 MiB. May be gzipped.",
+            description="One event, an array of events, or one event per line. At most 1 MiB; with a publishable key at most "
+            "64 KiB and 100 events. May be gzipped.",
             content={
                 "application/json": OpenAPIMediaType(schema=JsonSchema(json=one_or_more)),
                 "application/x-ndjson": OpenAPIMediaType(schema=JsonSchema(json={"type": "string"})),
@@ -163,9 +165,9 @@ def openapi_config(version: str, routes: Iterable[ControllerRouterHandler]) -> O
         title="kinfold",
         version=version,
         description="Folds what visitors do into who they are.",
-        path="/",
         components=Components(security_schemes={"key": bearer, "writeKey": basic}),
         security=[{"key": []}],
         use_handler_docstrings=True,
+        openapi_router=Router(path="/", route_handlers=[], guards=[keyless], include_in_schema=False),
         render_plugins=[_Json(schemas), _Page(schemas)],
     )

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
+from kinfold_services.gateway.callers import keyless
 from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.workspaces import shared
@@ -56,7 +57,8 @@ async def healthz_head() -> None:
 
 @get(
     "/readyz",
-    responses={**answers(Readiness, 400), **answers(Readiness, status=503)},
+    guards=[keyless],
+    responses={**answers(Readiness, 400, 429), **answers(Readiness, status=503)},
     security=[],
     tags=["operations"],
     summary="Readiness: does Redis answer?",
@@ -81,7 +83,7 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
     return _json(readiness, 200)
 
 
-@head("/readyz", include_in_schema=False, security=[])
+@head("/readyz", guards=[keyless], include_in_schema=False, security=[])
 async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
     """The same without a body, for monitors that send HEAD."""
     return Response(None, status_code=(await readyz.fn(request)).status_code)
@@ -89,7 +91,8 @@ async def readyz_head(request: Request[Any, Any, Any]) -> Response[None]:
 
 @get(
     "/metrics",
-    responses=answers(str, 400, 503, media_type="text/plain"),
+    guards=[keyless],
+    responses=answers(str, 400, 429, 503, media_type="text/plain"),
     media_type="text/plain",
     security=[],
     tags=["operations"],

@@ -19,7 +19,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Scope
 from redis.exceptions import RedisError
 
-from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.rejections import Rejection, found
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.state.queries import NotFolded
 
@@ -102,11 +102,22 @@ def unavailable(detail: str) -> Problem:
 
 def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
     """Respond to an exception with a status: a Problem, or one that the framework raised."""
+    if isinstance(error, (NotFoundException, MethodNotAllowedException)):
+        error = _limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
     return _answer(
         connection, error.status_code, sentence_of(connection, error), dict(error.headers or {}), error=code, **fields
     )
+
+
+def _limited(connection: Connection, error: HTTPException) -> HTTPException:
+    """The error, or a 429 if the address has asked for too much that does not exist."""
+    try:
+        connection.app.state.gateway.limits["unknown"].take("", connection.client.host if connection.client else "")
+    except Problem as limited:
+        return limited
+    return error
 
 
 def on_redis_error(connection: Connection, error: Exception) -> Response[Any]:
@@ -185,7 +196,7 @@ def sentence_of(connection: Connection, error: HTTPException) -> str:
     """The sentence for `detail`. Exceptions of the framework are reworded as "expected X, got Y"."""
     match error:
         case NotFoundException():
-            return f"path: expected a path that /docs lists, got {connection.url.path!r}"
+            return f"path: expected a path that /docs lists, got {found(connection.url.path)}"
         case MethodNotAllowedException():
             expected = (error.headers or {}).get("allow", "another")
             return f"method: expected {expected}, got {connection.scope.get('method')}"

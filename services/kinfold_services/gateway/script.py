@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from litestar import Response, get
 from litestar.params import HeaderParameter, QueryParameter
 
+from kinfold_services.gateway.callers import keyless
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.web import PATH, SCRIPT, VERSION
 
@@ -15,7 +16,8 @@ _OF_ANY: Final = "public, max-age=300"
 
 @get(
     PATH,
-    responses=answers(str, 304, 400, media_type="text/javascript"),
+    guards=[keyless],
+    responses=answers(str, 304, 400, 429, media_type="text/javascript"),
     media_type="text/javascript",
     security=[],
     tags=["operations"],

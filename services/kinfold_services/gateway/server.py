@@ -5,10 +5,13 @@ before it waits for open streams. So the gateway can end its streams first, and 
 """
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -18,6 +21,7 @@ import uvicorn
 from kinfold_services.access.rights import GATEWAY, check_right_to_workspaces, check_rights
 from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
+from kinfold_services.gateway.protocols import HttpProtocol, OpenConnections, WebSocketProtocol
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import listed_workspaces
@@ -28,6 +32,14 @@ _KEEP_ALIVE_S: Final = 75
 _UNREAD_S: Final = 60
 """A client that acknowledges nothing for this long is disconnected: its socket holds megabytes of the system's memory."""
 
+_SWEEP_TICKS: Final = 5
+"""A tick of uvicorn takes 0.1 s."""
+_MAX_FROM_CLIENT_BYTES: Final = 4096
+"""The largest message that a client may send over a WebSocket. It has nothing to say: messages are ignored."""
+_WANTED_DESCRIPTORS: Final = 65_536
+_OTHER_DESCRIPTORS: Final = 128
+"""For the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
+
 
 class GatewayServer(uvicorn.Server):
     """The server. It listens as soon as it is created. `run_until_stopped` serves and finally closes the Redis connection.
@@ -37,13 +49,17 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, settings: Settings, client: Client) -> None:
         app, self._gateway = make_app(settings, client)
+        can_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        in_all = _WANTED_DESCRIPTORS if can_open == resource.RLIM_INFINITY else max(2, can_open - _OTHER_DESCRIPTORS)
+        connections = OpenConnections(settings.gateway_connections_per_address, in_all, self._gateway.metrics)
         super().__init__(
             uvicorn.Config(
                 cast("Any", app),
                 host=settings.gateway_host,
                 port=settings.gateway_port,
-                http="httptools",
-                ws="websockets-sansio",
+                http=cast("Any", partial(HttpProtocol, connections)),
+                ws=cast("Any", partial(WebSocketProtocol, connections)),
+                ws_max_size=_MAX_FROM_CLIENT_BYTES,
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -65,6 +81,15 @@ class GatewayServer(uvicorn.Server):
         """Serve until a signal or `stop`."""
         await self.serve(sockets=[self._listener])
 
+    async def on_tick(self, counter: int) -> bool:
+        """Close the connections that have missed a deadline. uvicorn calls this ten times a second."""
+        if counter % _SWEEP_TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.expire(now)
+        return await super().on_tick(counter)
+
     def stop(self) -> None:
         """Stop as after a signal."""
         self._gateway.end_streams()
@@ -82,6 +107,7 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
 
     Raises OSError if it cannot listen, RedisError if Redis does not answer, and ServerUnfit for an unsuitable server or user.
     """
+    _allow_many_descriptors()
     client = connect(url, ANSWER_S)
     log = structlog.get_logger()
     name = await check_server(client)
@@ -95,3 +121,12 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
     log.info("gateway listens", address=server.url, server=name)
     await server.run_until_stopped()
     log.info("gateway stopped")
+
+
+def _allow_many_descriptors() -> None:
+    """Raise the soft limit of open files, which is 1,024 or less on many systems, as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_WANTED_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a third limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

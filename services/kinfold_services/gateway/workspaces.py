@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 import kinfold_services.gateway
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.keys import KeyRing
@@ -30,6 +30,9 @@ from kinfold_services.state.reader import StateReader
 
 ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
+
+MAX_BROWSER_EVENTS: Final = 100
+"""As many events may be in a request with a publishable key."""
 
 _FRESH_S: Final = 5.0
 _REMIND_EVERY_S: Final = 60.0
@@ -118,7 +121,10 @@ class GatewayWorkspace:
 
     async def _refresh(self) -> None:
         if time.monotonic() > self._fresh_until:
-            self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            try:
+                self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+            except BadPattern as error:  # the projector serves no such workspace either
+                raise unavailable(str(error)) from error
             self._secret = await identity_secret(self.client, self.name)
             self._fresh_until = time.monotonic() + _FRESH_S
 
@@ -142,6 +148,9 @@ class Gateway:
             "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
         }
+        events_per_s = settings.gateway_browser_events_per_s
+        self.event_limit: Final = RateLimit(events_per_s, max(MAX_BROWSER_EVENTS, int(events_per_s * 3)), "events")
+        """The budget of events of a publishable key."""
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
         self._warned_at: Final[dict[str, float]] = {}
         self._appending = 0

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, cast
 from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
+from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
@@ -65,7 +66,10 @@ class Import:
         self._append: Final = client.register_script(_IMPORT)
 
     async def run(self, advance: Callable[[int], None]) -> None:
-        """Appends what is missing. Raises ImportRefused, BrokenFile if the file has changed since the check, and OSError."""
+        """Appends what is missing.
+
+        Raises ImportRefused, BadPattern, BrokenFile if the file has changed since the check, and OSError.
+        """
         await self._check_workspace()
         with LogFile(self._path) as file:
             entries = chain.from_iterable(file.pages())
@@ -81,6 +85,7 @@ class Import:
         if not info["length"]:
             await self._check_unused(cast("bytes", info["last-generated-id"]).decode())
         wanted = set(self._checked.header.blocked_identifiers)
+        IdentifierRules(wanted)  # raises BadPattern now, and not when the log is there and no projector serves it
         stored = await StateReader(self._client, self._workspace).blocked_identifiers()
         if stored != wanted and (stored or info["length"]):
             raise ImportRefused(

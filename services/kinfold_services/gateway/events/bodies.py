@@ -7,12 +7,11 @@ from typing import Any, Final
 import msgspec
 from litestar import Request
 
+from kinfold_schemas.rejections import found
 from kinfold_services.gateway.problems import Problem
 
-MAX_BODY_BYTES: Final = 1024 * 1024
-"""Limit of a request's body, both as sent and unpacked."""
-MAX_EVENTS: Final = 25_000
-"""As many of the shortest possible events as fit into a body. More items than this cannot all be events."""
+MAX_MEMBERS: Final = 16
+"""A gzip stream may consist of several members. Each costs a decompressor, also if it is empty."""
 
 _WHITE: Final = b" \t\r\n"
 _NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})
@@ -22,20 +21,30 @@ _decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_one: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-async def read_body(request: Request[Any, Any, Any]) -> bytes:
-    """The request's body, unpacked. Raises Problem: 400 or 415 if it is not gzip, 413 if it is too large."""
+async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
+    """The request's body, unpacked.
+
+    Raises Problem: 400 or 415 if it is not gzip, 413 if it takes more than `limit` bytes, as it was sent or unpacked. No more
+    than that is read or unpacked.
+    """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip"}:
-        raise Problem(415, f"Content-Encoding: expected gzip or none, got {encoding!r}")
-    body = await request.body()
-    return body if encoding == "identity" else _unpack(body)
+        raise Problem(415, f"Content-Encoding: expected gzip or none, got {found(encoding)}")
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body) if encoding == "identity" else _unpack(bytes(body), limit)
 
 
 def split_events(body: bytes, content_type: str) -> list[bytes]:
     """Split a body into events: one object, an array, or NDJSON. Does not check the events themselves.
 
-    Skips a byte order mark at the beginning, as RFC 8259 section 8.1 allows. Raises Problem: 400 if the body is empty or not
-    a valid array, 413 for too many events.
+    Skips a byte order mark at the beginning, as RFC 8259 section 8.1 allows. Raises Problem (400) if the body is empty or not a
+    valid array.
     """
     body = body.removeprefix(BOM_UTF8).strip(_WHITE)
     if not body:
@@ -46,8 +55,6 @@ def split_events(body: bytes, content_type: str) -> list[bytes]:
         events = _array(body)
     else:
         events = _one_or_lines(body)
-    if len(events) > MAX_EVENTS:
-        raise Problem(413, f"body: expected at most {MAX_EVENTS} events, got {len(events)}")
     return events
 
 
@@ -77,18 +84,26 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _unpack(packed: bytes) -> bytes:
+def _unpack(packed: bytes, limit: int) -> bytes:
     """Unpack gzip, and stop at the limit: a small body can unpack to gigabytes."""
-    unpacked = b""
+    unpacked: list[bytes] = []
+    room = limit
     try:
         while packed:
+            if len(unpacked) == MAX_MEMBERS:
+                raise Problem(400, f"body: expected at most {MAX_MEMBERS} gzip members, got more")
             member = zlib.decompressobj(_GZIP)
-            unpacked += member.decompress(packed, MAX_BODY_BYTES + 1 - len(unpacked))
-            if len(unpacked) > MAX_BODY_BYTES or member.unconsumed_tail:
-                raise Problem(413, f"body: expected at most {MAX_BODY_BYTES} bytes once unpacked, got more")
+            unpacked.append(member.decompress(packed, room + 1))
+            room -= len(unpacked[-1])
+            if room < 0 or member.unconsumed_tail:
+                raise Problem(413, f"body: expected at most {limit} bytes once unpacked, got more")
             if not member.eof:
                 raise Problem(400, "body: expected a complete gzip stream, got one that ends early")
             packed = member.unused_data
     except zlib.error as error:
         raise Problem(400, f"body: expected gzip, as Content-Encoding says, got something else ({error})") from error
-    return unpacked
+    return b"".join(unpacked)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"body: expected at most {limit} bytes, got more")

@@ -20,14 +20,12 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.access.signatures import Signatures, why_not_signed
-from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, caller_of
+from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
+from kinfold_services.gateway.events.listing import Listed
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
-
-MAX_LISTED: Final = 100
-"""How many rejected events a response lists."""
 
 PER_TURN: Final = 250
 """After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
@@ -43,12 +41,16 @@ _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Accepted(msgspec.Struct, frozen=True, rename="camel"):
-    """How many events were appended, and the position of the last. With `?partial=true` also the rejected events."""
+class Accepted(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """How many events were appended, and the position of the last.
+
+    With `?partial=true`, `rejected` lists the first 100 rejected events, in order, of `rejectedCount`.
+    """
 
     position: str | None
     appended: int
     rejected: list[RejectedEvent]
+    rejected_count: int = 0
 
 
 class Author(NamedTuple):
@@ -67,7 +69,7 @@ class Judged(NamedTuple):
 
     good: list[bytes]
     types: list[str]
-    rejected: list[RejectedEvent]
+    rejected: Listed[RejectedEvent]
 
 
 @post(
@@ -90,15 +92,17 @@ async def append_events(
     """
     gateway = shared(request)
     author, workspace = await author_of(request)
-    events = split_events(await read_body(request), request.headers.get("content-type", ""))
+    body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
+    events = split_events(body, request.headers.get("content-type", ""))
+    charge_events(request, len(events))
     judged = await judge(events, author)
-    for each in judged.rejected:
-        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+    for reason, count in judged.rejected.counts.items():
+        gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if judged.rejected and not partial:
         raise _refusal(judged.rejected)
     position = await append_judged(gateway, workspace, judged)
-    body = _encode(Accepted(position, len(judged.good), judged.rejected))
-    return Response(body, status_code=202, media_type="application/json")
+    answer = Accepted(position, len(judged.good), judged.rejected.first, len(judged.rejected))
+    return Response(_encode(answer), status_code=202, media_type="application/json")
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
@@ -113,14 +117,14 @@ async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWor
 
 async def judge(events: list[bytes], author: Author) -> Judged:
     """Check the events of a request."""
-    judged = Judged([], [], [])
+    judged = Judged([], [], Listed())
     batch = secrets.token_hex(10)
     for index, data in enumerate(events):
         if index % PER_TURN == PER_TURN - 1:
             await asyncio.sleep(0)
         verdict = judge_one(data, author, f"{batch}-{index}")
         if isinstance(verdict, RejectedEvent):
-            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
+            judged.rejected.add(msgspec.structs.replace(verdict, index=index))
         else:
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
@@ -182,11 +186,11 @@ def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
     return RejectedEvent.of(0, Rejection(reason, field, expected, got))
 
 
-def _refusal(rejected: list[RejectedEvent]) -> Problem:
-    first = rejected[0]
-    status = 403 if any(each.reason in _FORBIDDEN for each in rejected) else 422
+def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
+    first = rejected.first[0]
+    status = 403 if any(rejected.counts[reason] for reason in _FORBIDDEN) else 422
     detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
-    return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected[:MAX_LISTED])
+    return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
 
 
 def _without_signatures(data: bytes) -> bytes:

@@ -8,7 +8,6 @@ drop the whole batch, or send it again forever.
 import asyncio
 import json
 import secrets
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast
 
@@ -18,10 +17,28 @@ from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
 from kinfold_schemas.rejections import Rejection, json_type
-from kinfold_services.gateway.callers import WRITE_KEY, identify, presented_write_key
-from kinfold_services.gateway.events.bodies import MAX_EVENTS, read_body
-from kinfold_services.gateway.events.ingest import MAX_LISTED, PER_TURN, Author, Judged, append_judged, author_of, judge_one
-from kinfold_services.gateway.events.segment_calls import MAX_WRITTEN_BYTES, TYPES, Call, fit, translate, written
+from kinfold_services.gateway.callers import (
+    MAX_BODY_BYTES,
+    WRITE_KEY,
+    address_of,
+    bounds_of,
+    caller_of,
+    charge_events,
+    identify,
+    presented_write_key,
+)
+from kinfold_services.gateway.events.bodies import read_body
+from kinfold_services.gateway.events.ingest import PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.listing import Listed
+from kinfold_services.gateway.events.segment_calls import (
+    MAX_WRITTEN_BYTES,
+    TYPES,
+    Call,
+    fit,
+    shared_context,
+    translate,
+    written,
+)
 from kinfold_services.gateway.events.segment_traits import Ignored, Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
@@ -33,6 +50,12 @@ CALL_PATHS: Final = list(_TYPE_OF)
 
 _SUMMARY_HEADER: Final = "Kinfold-Ignored"
 """Repeats `SegmentAnswer.error`: the debug output of Node's SDK contains the headers of a response, but not the body."""
+
+_BYTES_A_TOKEN: Final = 64 * 1024
+"""A body without a key beside it costs one token of the rate limit of strangers for each of these that it may unpack to."""
+
+_GROWTH: Final = 8
+"""A request's events may take as many times the limit of its body: the calls of a batch share one context."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -72,8 +95,6 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     calls = body.get("batch")
     if not isinstance(calls, list):
         raise Problem(400, "batch: expected an array of calls, got something else or nothing")
-    if len(cast("list[object]", calls)) > MAX_EVENTS:
-        raise Problem(413, f"batch: expected at most {MAX_EVENTS} calls, got {len(cast('list[object]', calls))}")
     return await _append(request, cast("list[object]", calls), body)
 
 
@@ -96,15 +117,35 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
     cast("dict[str, Any]", request.scope)["segment"] = True
     key = presented_write_key(request)
     if key:
-        await identify(request, key)  # before the body is read, if the key is not in it
-    data = await read_body(request)
-    body = _loads(data)
-    if not key:
-        found: object = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
-        await identify(request, found if isinstance(found, str) else "")
+        caller = await identify(request, key)
+        body: object = _loads(await read_body(request, bounds_of(caller).body_bytes))
+    else:
+        body = await _read_to_the_key(request)
     if not isinstance(body, dict):
         raise Problem(400, "body: expected a JSON object with one call or a batch of calls, got something else")
     return cast("Call", body)
+
+
+async def _read_to_the_key(request: Request[Any, Any, Any]) -> object:
+    """Read a body that has the key in it. The address pays by size in advance, and gets it back if the key is valid."""
+    strangers, address = shared(request).limits["unknown"], address_of(request)
+    is_packed = "content-encoding" in request.headers or request.content_length is None
+    size = MAX_BODY_BYTES if is_packed else min(cast("int", request.content_length), MAX_BODY_BYTES)
+    cost = 1 + size // _BYTES_A_TOKEN
+    strangers.take("", address, cost)
+    data = await read_body(request, MAX_BODY_BYTES)
+    body: object = _loads(data)
+    caller = await identify(request, _key_in(body))
+    strangers.give_back("", address, cost)
+    limit = bounds_of(caller).body_bytes
+    if len(data) > limit:
+        raise Problem(413, f"body: expected at most {limit} bytes, got {len(data)}")
+    return body
+
+
+def _key_in(body: object) -> str:
+    presented = cast("Call", body).get(WRITE_KEY) if isinstance(body, dict) else None
+    return presented if isinstance(presented, str) else ""
 
 
 def _loads(data: bytes) -> Any:
@@ -121,64 +162,69 @@ def _loads(data: bytes) -> Any:
 async def _append(
     request: Request[Any, Any, Any], calls: Sequence[object], batch: Call, *, one: bool = False
 ) -> Response[bytes]:
+    charge_events(request, len(calls))
     gateway = shared(request)
     author, workspace = await author_of(request)
-    judged, notes = Judged([], [], []), Notes(0)
-    batch = {"context": notes.object_of(batch, "context", "context"), "sentAt": batch.get("sentAt")}
-    ignored = notes.ignored
+    judged, ignored = Judged([], [], Listed()), Listed[Ignored]()
+    context = shared_context(Notes(0, ignored).object_of(batch, "context", "context"))
+    batch = {"context": context, "sentAt": batch.get("sentAt")}
+    most, size = bounds_of(caller_of(request)).body_bytes * _GROWTH, 0
     for index, call in enumerate(calls):
         if index % PER_TURN == PER_TURN - 1:
             await asyncio.sleep(0)
-        ignored.extend(_judge(call, index, batch, author, judged))
-    for reason, count in Counter(each.reason for each in ignored).items():
+        size += _judge(call, batch, author, judged, Notes(index, ignored))
+        if size > most:
+            raise Problem(413, f"batch: expected calls that make at most {most} bytes of events together, got more")
+    for reason, count in ignored.counts.items():
         gateway.metrics.ignored.labels(workspace.name, reason).inc(count)
-    if times := [each.detail for each in ignored if each.reason == "time"]:
+    if ignored.counts["time"]:
+        first = next((each.detail for each in ignored.first if each.reason == "time"), None)
         log = structlog.get_logger()
-        log.warning("times of calls ignored", workspace=workspace.name, count=len(times), first=times[0])
-    for each in judged.rejected:
-        gateway.metrics.refused.labels(workspace.name, each.reason).inc()
+        log.warning("times of calls ignored", workspace=workspace.name, count=ignored.counts["time"], first=first)
+    for reason, count in judged.rejected.counts.items():
+        gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if one and judged.rejected:
-        first = judged.rejected[0]
-        status = 403 if first.reason == "bad-signature" else 422
-        raise Problem(status, first.detail, appended=0, rejected_count=1, rejected=judged.rejected)
+        rejected = judged.rejected.first[0]
+        status = 403 if rejected.reason == "bad-signature" else 422
+        raise Problem(status, rejected.detail, appended=0, rejected_count=1, rejected=judged.rejected.first)
     position = await append_judged(gateway, workspace, judged)
     return _answer(position, len(judged.good), ignored, judged.rejected)
 
 
-def _answer(position: str | None, appended: int, ignored: list[Ignored], rejected: list[RejectedEvent]) -> Response[bytes]:
+def _answer(position: str | None, appended: int, ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> Response[bytes]:
     summary = _summary(ignored, rejected)
     answer = SegmentAnswer(
-        not rejected, position, appended, len(ignored), ignored[:MAX_LISTED], len(rejected), rejected[:MAX_LISTED], summary
+        not rejected, position, appended, len(ignored), ignored.first, len(rejected), rejected.first, summary
     )
     headers = {} if summary is None else {_SUMMARY_HEADER: ascii(summary)[1:-1]}
     return Response(_encode(answer), headers=headers, media_type="application/json")
 
 
-def _summary(ignored: list[Ignored], rejected: list[RejectedEvent]) -> str | None:
+def _summary(ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> str | None:
     """The number of rejected calls and ignored parts, and the first one, as a sentence. None if there are none."""
     if not ignored and not rejected:
         return None
-    first = rejected[0] if rejected else ignored[0]
+    first = rejected.first[0] if rejected else ignored.first[0]
     counts = f"{len(rejected)} calls were rejected and {len(ignored)} parts of calls ignored"
     return f"{counts}, the first in call {first.index}: {first.detail}"
 
 
-def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged) -> list[Ignored]:
-    """Check one call, and add its events to `judged`. Returns the ignored parts.
+def _judge(call: object, batch: Call, author: Author, judged: Judged, notes: Notes) -> int:
+    """Check one call, and add its events to `judged`. Returns their size in bytes.
 
-    An unsigned or blocked `userId` of a track is one of them: the visit itself still counts.
+    An unsigned or blocked `userId` of a track is ignored: the visit itself still counts.
     """
     if not isinstance(call, dict):
-        rejection = Rejection("invalid", f"batch[{index}]", "an object", json_type(call))
-        judged.rejected.append(RejectedEvent.of(index, rejection))
-        return []
+        rejection = Rejection("invalid", f"batch[{notes.index}]", "an object", json_type(call))
+        judged.rejected.add(RejectedEvent.of(notes.index, rejection))
+        return 0
     fields = cast("Call", call)
-    translated = translate(index, fields, batch, author.rules)
-    if isinstance(translated, Rejection):
-        judged.rejected.append(RejectedEvent.of(index, translated))
-        return []
-    notes = Notes(index)
-    for event in translated.events:
+    events = translate(fields, batch, author.rules, notes)
+    if isinstance(events, Rejection):
+        judged.rejected.add(RejectedEvent.of(notes.index, events))
+        return 0
+    size = 0
+    for event in events:
         data = written(event)
         if len(data) > MAX_WRITTEN_BYTES:
             data = written(fit(event, notes))
@@ -186,10 +232,11 @@ def _judge(call: object, index: int, batch: Call, author: Author, judged: Judged
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
+            size += len(verdict[0])
         elif verdict.reason == "bad-signature" and fields["type"] != "identify":
             notes.leave_out("userId", "unsigned-identity", verdict.detail)
-        elif verdict.reason == "blocked-identifier" and event is not translated.events[-1]:
+        elif verdict.reason == "blocked-identifier" and event is not events[-1]:
             notes.leave_out("userId", "blocked-identity", verdict.detail)  # the VisitorSeen behind it is checked separately
         else:
-            judged.rejected.append(msgspec.structs.replace(verdict, index=index))
-    return translated.ignored + notes.ignored
+            judged.rejected.add(msgspec.structs.replace(verdict, index=notes.index))
+    return size

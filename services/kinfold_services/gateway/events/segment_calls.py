@@ -21,7 +21,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -30,7 +30,7 @@ from kinfold_schemas.events import MAX_EVENT_BYTES, MAX_INTEGER
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.gateway.events.segment_times import read_time
-from kinfold_services.gateway.events.segment_traits import Ignored, Notes, Object, got, read_traits, why_not
+from kinfold_services.gateway.events.segment_traits import Notes, Object, got, read_traits, why_not
 
 Call = Object
 
@@ -48,6 +48,7 @@ _USELESS: Final[Mapping[str, str]] = {
 _PAGE_FIELDS: Final = ("url", "referrer", "title", "path", "search")
 _CONTEXT_FIELDS: Final = ("userAgent", "ip", "locale", "timezone")
 _SIGNATURES: Final = ("signature", "emailSignature")
+_CONTEXT: Final = (*_CONTEXT_FIELDS, *_SIGNATURES, "page", "traits")
 
 OLDEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time of an event whose time is unknown. An earlier time counts as absent (contract section 3)."""
@@ -58,23 +59,27 @@ MAX_WRITTEN_BYTES: Final = MAX_EVENT_BYTES - 64
 _encode: Final = msgspec.json.Encoder().encode
 
 
-class Translated(NamedTuple):
-    """The events of a call, with a VisitorIdentified first, and the ignored parts of the call."""
+def shared_context(context: Object) -> Object:
+    """What calls take from the context of their batch. Traits belong to one call."""
+    shared = _known(context)
+    shared.pop("traits", None)
+    if isinstance(page := shared.get("page"), dict):
+        shared["page"] = {name: page[name] for name in _PAGE_FIELDS if name in page}
+    return shared
 
-    events: list[dict[str, Any]]
-    ignored: list[Ignored]
 
+def translate(call: Call, batch: Call, rules: IdentifierRules, notes: Notes) -> list[dict[str, Any]] | Rejection:
+    """Translate one call to events, with a VisitorIdentified first.
 
-def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Translated | Rejection:
-    """Translate one call. `batch` holds the `context` (an object) and the `sentAt` that all calls of a batch share."""
+    `batch` holds the `context` (see `shared_context`) and the `sentAt` that all calls of a batch share.
+    """
     kind = call.get("type")
     if kind not in TYPES:
         return Rejection("unknown-type", "type", f"one of {', '.join(TYPES)}", got(kind))
-    notes = Notes(index)
     if kind in _USELESS:
         notes.leave_out("type", kind, _USELESS[kind])
-        return Translated([], notes.ignored)
-    context = {**batch["context"], **notes.object_of(call, "context", "context")}
+        return []
+    context = {**batch["context"], **_known(notes.object_of(call, "context", "context"))}
     visitor_id, external_id = _identifier(call, "anonymousId", notes), _identifier(call, "userId", notes)
     common = _common(call, batch.get("sentAt"), notes)
     if kind == "identify":
@@ -85,7 +90,12 @@ def translate(index: int, call: Call, batch: Call, rules: IdentifierRules) -> Tr
         return events
     if len(events) > 1 and "id" in common:
         events[0]["id"] = f"{common['id']}:user"  # two events need two ids
-    return Translated([{**common, **event} for event in events], notes.ignored)
+    return [{**common, **event} for event in events]
+
+
+def _known(context: Object) -> Object:
+    """The fields of a context that are read: it may have any number of others, and a batch shares it with all its calls."""
+    return {name: context[name] for name in _CONTEXT if name in context}
 
 
 def fit(event: dict[str, Any], notes: Notes) -> dict[str, Any]:
@@ -154,7 +164,8 @@ def _no_identifier(notes: Notes, fields: str) -> Rejection:
 def _page(call: Call, context: Call, notes: Notes) -> dict[str, Primitive]:
     page = notes.object_of(context, "page", "context")
     if call["type"] != "track":  # a page call has its page in its properties as well
-        page = {**notes.object_of(call, "properties", "context"), **page}
+        properties = notes.object_of(call, "properties", "context")
+        page = {name: page.get(name, properties.get(name)) for name in _PAGE_FIELDS}
     fields = {name: page.get(name) for name in _PAGE_FIELDS} | {name: context.get(name) for name in _CONTEXT_FIELDS}
     if call["type"] != "track":
         fields[call["type"]] = call.get("name")

@@ -19,6 +19,7 @@ from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection, found, json_type
+from kinfold_services.gateway.events.listing import Listed
 
 Object = dict[str, Any]
 
@@ -43,18 +44,18 @@ class Ignored(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Notes:
-    """Collects the ignored parts of one call."""
+    """Collects the ignored parts of one call in a list that all calls of a request share."""
 
-    def __init__(self, index: int) -> None:
-        self._index: Final = index
-        self.ignored: Final[list[Ignored]] = []
+    def __init__(self, index: int, ignored: Listed[Ignored]) -> None:
+        self.index: Final = index
+        self._ignored: Final = ignored
         self.bad_identifier: Rejection | None = None
         """The first unusable identifier of a person or a device."""
 
     def leave_out(self, field: str, reason: str, detail: str) -> None:
         """Note that a field of the call is ignored."""
         name = field[:_FIELD_CHARS].encode(errors="replace").decode()
-        self.ignored.append(Ignored(self._index, name, reason, f"{name}: {detail}"))
+        self._ignored.add(Ignored(self.index, name, reason, f"{name}: {detail}"))
 
     def leave_out_rejected(self, reason: str, rejection: Rejection) -> None:
         """Note that a field of the call is ignored, because it was rejected."""

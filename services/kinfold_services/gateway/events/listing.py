@@ -1,0 +1,33 @@
+"""A bounded list of what was rejected or ignored in a request: answers, memory and logs must not grow with what is wrong."""
+
+from collections import Counter
+from typing import Final, Generic, Protocol, TypeVar
+
+MAX_LISTED: Final = 100
+"""How many rejected events, or ignored parts of calls, a response lists."""
+
+
+class _HasReason(Protocol):
+    @property
+    def reason(self) -> str: ...
+
+
+T = TypeVar("T", bound=_HasReason)
+
+
+class Listed(Generic[T]):
+    """Counts all that is added, by reason, and keeps the first `MAX_LISTED`."""
+
+    def __init__(self) -> None:
+        self.counts: Final[Counter[str]] = Counter()
+        self.first: Final[list[T]] = []
+
+    def add(self, one: T) -> None:
+        """Count one, and keep it if there is room."""
+        self.counts[one.reason] += 1
+        if len(self.first) < MAX_LISTED:
+            self.first.append(one)
+
+    def __len__(self) -> int:
+        """How many there are, the kept ones among them."""
+        return self.counts.total()

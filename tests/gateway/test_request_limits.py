@@ -1,0 +1,219 @@
+"""What a request may cost, and who pays for it (docs/security.md)."""
+
+import asyncio
+import gzip
+import json
+import secrets
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from kinfold_schemas.keys import key
+from kinfold_services.gateway import rate_limits
+from kinfold_services.gateway.events.bodies import MAX_MEMBERS
+from tests.support.gateways import Gateway, serving
+
+SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
+PACKED = {"Content-Encoding": "gzip"}
+
+
+@pytest.fixture
+async def slow(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+    """Give a gateway whose limits never refill: 20 requests for a stranger, 6 requests and 100 events for a browser."""
+    monkeypatch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    async with serving(redis_url, redis, gateway_browser_requests_per_s=2, gateway_browser_events_per_s=0.001) as running:
+        yield running
+
+
+def batch(count: int, **more: Any) -> bytes:
+    """A batch of Segment calls."""
+    return json.dumps({"batch": [{"type": "track", "anonymousId": f"v-{number}"} for number in range(count)], **more}).encode()
+
+
+def members(count: int) -> bytes:
+    """An event in gzip of so many members."""
+    return gzip.compress(SEEN) + gzip.compress(b"") * (count - 1)
+
+
+async def appended(gateway: Gateway) -> int:
+    """How many entries the log has."""
+    return await gateway.redis.xlen(key("default", "events"))
+
+
+# --- unpacking
+
+
+async def test_gzip_has_few_members(unfolded: Gateway):
+    """Each empty member costs 20 bytes and a decompressor."""
+    fits, too_many, bomb = [
+        await unfolded.client.post("/v1/events", content=members(count), headers=PACKED)
+        for count in (MAX_MEMBERS, MAX_MEMBERS + 1, 52_000)
+    ]
+
+    assert fits.status_code == 202
+    for answer in (too_many, bomb):
+        assert (answer.status_code, answer.json()["detail"]) == (400, "body: expected at most 16 gzip members, got more")
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/batch", "/v1/track"])
+async def test_browser_body_is_small_and_stays_small(unfolded: Gateway, path: str):
+    """64 KiB with a publishable key, as it is sent and unpacked. A backend may send more."""
+    spaces = b" " * 70_000
+    body = {"/v1/events": SEEN, "/v1/batch": batch(1), "/v1/track": b'{"anonymousId":"v-1"}'}[path] + spaces
+
+    plain = await unfolded.browser.post(path, content=body)
+    packed = await unfolded.browser.post(path, content=gzip.compress(body), headers=PACKED)
+    streamed = await unfolded.browser.post(path, content=_in_parts(body))
+    backend = await unfolded.client.post(path, content=gzip.compress(body), headers=PACKED)
+
+    assert [each.status_code for each in (plain, packed, streamed)] == [413, 413, 413]
+    assert plain.json()["detail"] == "body: expected at most 65536 bytes, got more"
+    assert packed.json()["detail"] == "body: expected at most 65536 bytes once unpacked, got more"
+    assert backend.status_code in {200, 202}, backend.text
+    assert await appended(unfolded) == 1
+
+
+async def _in_parts(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 1000):
+        yield body[start : start + 1000]
+
+
+async def test_key_in_a_body_does_not_lift_its_limit(unfolded: Gateway):
+    body = batch(1, writeKey=unfolded.publishable) + b" " * 70_000
+    async with unfolded.client_of(None) as client:
+        answer = await client.post("/v1/batch", content=body)
+
+    assert (answer.status_code, answer.json()["detail"]) == (413, f"body: expected at most 65536 bytes, got {len(body)}")
+
+
+# --- events
+
+
+async def test_browser_request_has_few_events(unfolded: Gateway):
+    """100 with a publishable key, in every form."""
+    for count, status in ((100, 202), (101, 413)):
+        answer = await unfolded.browser.post("/v1/events", content=b"[" + b",".join([SEEN] * count) + b"]")
+        assert answer.status_code == status, answer.text
+    lines = await unfolded.browser.post("/v1/events", content=b"\n".join([SEEN] * 101))
+    calls = await unfolded.browser.post("/v1/batch", content=batch(101))
+
+    assert (lines.status_code, calls.status_code) == (413, 413)
+    assert calls.json()["detail"] == "body: expected at most 100 events in a request with a publishable key, got 101"
+    assert await appended(unfolded) == 100
+
+
+async def test_events_of_a_browser_have_a_budget(slow: Gateway):
+    """It counts events, not requests. It counts those of all forms together, and those that are rejected."""
+    first = await slow.browser.post("/v1/events", content=b"[" + b",".join([SEEN] * 60) + b"]")
+    rejected = await slow.browser.post("/v1/events", content=b"[" + b",".join([b"{}"] * 30) + b"]")
+    calls = await slow.browser.post("/v1/batch", content=batch(11))
+    fits = await slow.browser.post("/v1/batch", content=batch(10))
+    backend = await slow.client.post("/v1/batch", content=batch(500))
+
+    assert [each.status_code for each in (first, rejected, calls, fits, backend)] == [202, 422, 429, 200, 200]
+    assert calls.json()["detail"].startswith("events: expected at most 0.001 a second from this key and address, in bursts of ")
+    assert int(calls.headers["Retry-After"]) > 500
+    assert await appended(slow) == 60 + 10 + 500
+
+
+# --- strangers
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/docs", "/", "/openapi.json", "/kinfold.js"])
+async def test_routes_without_a_key_are_limited(slow: Gateway, path: str):
+    """Each on its own, so that a flood of one does not end another."""
+    async with slow.client_of(None) as client:
+        statuses = [(await client.get(path)).status_code for _ in range(25)]
+        other = await client.get("/readyz" if path != "/readyz" else "/metrics")
+        alive = await client.get("/healthz")
+
+    assert statuses == [200] * 20 + [429] * 5
+    assert (other.status_code, alive.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/none", 404), ("DELETE", "/v1/events", 405), ("POST", "/v1/events", 401)]
+)
+async def test_requests_that_lead_nowhere_are_limited(slow: Gateway, method: str, path: str, status: int):
+    async with slow.client_of(None) as client:
+        statuses = [(await client.request(method, path)).status_code for _ in range(25)]
+
+    assert statuses == [status] * 20 + [429] * 5
+
+
+async def test_unknown_key_is_paid_for_before_it_is_looked_up(slow: Gateway):
+    """An address that has used up its limit reaches Redis no more."""
+    wrong = f"kf_pk_default_{'0' * 12}_{'0' * 64}"
+    async with slow.client_of(wrong) as client:
+        statuses = [(await client.post("/v1/events", content=SEEN)).status_code for _ in range(25)]
+        asked = await lookups(slow)
+        more = [(await client.post("/v1/events", content=SEEN)).status_code for _ in range(3)]
+
+    assert (statuses[0], statuses[-1], more) == (401, 429, [429] * 3)
+    assert await lookups(slow) == asked
+
+
+async def lookups(gateway: Gateway) -> int:
+    """How often the server was asked for a key."""
+    return int((await gateway.redis.info("commandstats"))["cmdstat_hget"]["calls"])
+
+
+@pytest.mark.parametrize("headers", [{}, PACKED], ids=["plain", "gzip"])
+async def test_body_of_a_stranger_is_paid_for_before_it_is_read(slow: Gateway, headers: dict[str, str]):
+    """On Segment's paths the key may be in the body. A megabyte costs as much as 17 small requests."""
+    body = batch(1, writeKey="none") + b" " * 1_000_000
+    content = gzip.compress(body) if headers else body
+    async with slow.client_of(None) as client:
+        first = await client.post("/v1/batch", content=content, headers=headers)
+        second = await client.post("/v1/batch", content=content, headers=headers)
+        junk = await client.post("/v1/batch", content=b"no gzip at all" + b" " * 1_000_000, headers=headers)
+
+    assert [each.status_code for each in (first, second, junk)] == [401, 429, 429]
+
+
+async def test_valid_keys_in_bodies_cost_their_address_nothing(slow: Gateway):
+    """A backend behind the same address as its SDK's users."""
+    body = gzip.compress(batch(1, writeKey=slow.secret) + b" " * 1_000_000)
+    async with slow.client_of(None) as client:
+        statuses = [(await client.post("/v1/batch", content=body, headers=PACKED)).status_code for _ in range(6)]
+
+    assert statuses == [200] * 6
+
+
+async def test_keys_in_use_work_on_whatever_their_address_sends(slow: Gateway):
+    """A stranger at the same address cannot shut out those with a key, as behind one router."""
+    assert (await slow.client.post("/v1/events", content=SEEN)).status_code == 202
+    async with slow.client_of(secrets.token_hex()) as stranger:
+        statuses = [(await stranger.post("/v1/events", content=SEEN)).status_code for _ in range(25)]
+
+    assert statuses[-1] == 429
+    assert (await slow.client.post("/v1/events", content=SEEN)).status_code == 202
+
+
+# --- logs
+
+
+async def test_long_paths_are_cut_in_logs_and_answers(unfolded: Gateway):
+    with capture_logs() as logs:
+        answer = await unfolded.client.get("/" + "x" * 20_000)
+
+    assert answer.status_code == 404
+    assert len(answer.json()["detail"]) < 200
+    (line,) = [each for each in logs if each["event"] == "request"]
+    assert line["path"] == "/" + "x" * 255 + "…"
+
+
+async def test_refused_requests_do_not_fill_the_log(slow: Gateway):
+    """A request over the limit has no line of its own at the usual level. The metrics count it."""
+    async with slow.client_of(None) as client:
+        with capture_logs() as logs:
+            answers: list[httpx.Response] = await asyncio.gather(*[client.get("/none") for _ in range(60)])
+
+    refused = [each for each in answers if each.status_code == 429]
+    assert len(refused) == 40
+    assert [each["log_level"] for each in logs if each.get("status") == 429] == ["debug"] * len(refused)
