@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from kinfold_projections import rules
-from kinfold_projections.directory import IndexValue, index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory import folded_strings, index_text, index_value, is_sampled, search_text
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.positions import position_key
@@ -117,13 +117,17 @@ class Settle(msgspec.Struct, gc=False):
 Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle
 
 
+TimelineRow = tuple[int, int, str, str, str, str, str, Row]
+"""Position (ms and number), contact, type, time, cause, rule, details."""
+
+
 class Rows(msgspec.Struct):
     """What some entries of the feed do to the tables."""
 
     before: Mapping[str, Living]
     contacts: dict[str, Living | None] = {}
     """The contacts that changed, as they are after the entries. None: not living any more."""
-    timeline: list[Row] = []
+    timeline: list[TimelineRow] = []
     visitors: list[Row] = []
     """Links. A link ends the visitor's link before it; `until` is None if no later link is known here."""
     steps: list[Step] = []
@@ -147,27 +151,34 @@ class MetadataRows(msgspec.Struct):
         """Add the difference between two states of a contact."""
         if old is not None and new is not None and old.contact.metadata_hash == new.contact.metadata_hash:
             return
-        had = _values(old.contact) if old is not None else {}
-        has = _values(new.contact) if new is not None else {}
+        had = _values(old.contact) if old is not None else _NONE
+        has = _values(new.contact) if new is not None else _NONE
         counts = self.counts
-        for key, value in had.items():
-            if has.get(key) != value:
-                whole = (key, *value)
-                self.removed.append((contact_id, whole))
-                counts[whole] = counts.get(whole, 0) - 1
-        for key, value in has.items():
-            if had.get(key) != value:
-                whole = (key, *value)
-                self.added.append((contact_id, whole))
-                counts[whole] = counts.get(whole, 0) + 1
+        for value in had:
+            if value not in has:
+                self.removed.append((contact_id, value))
+                counts[value] = counts.get(value, 0) - 1
+        for value in has:
+            if value not in had:
+                self.added.append((contact_id, value))
+                counts[value] = counts.get(value, 0) + 1
 
 
-def _values(contact: Contact) -> dict[str, IndexValue]:
-    return {key: index_value(value) for key, value in contact.metadata.items()}
+_NONE: Final[dict[Value, None]] = {}
+
+
+def _values(contact: Contact) -> dict[Value, None]:
+    return dict.fromkeys([(key, *index_value(value)) for key, value in contact.metadata.items()])
+
+
+CONTACT_COLUMNS: Final = (
+    *("id", "external_id", "email", "email_key", "name", "name_key", "image", "metadata", "visitor_count"),
+    *("first_seen_at", "last_seen_at", "created_at", "updated_at", "version", "record", "search_text", "folded", "sampled"),
+)
 
 
 def contact_row(living: Living) -> Row:
-    """The columns of a contact."""
+    """The columns of a contact, in the order of `CONTACT_COLUMNS`."""
     contact = living.contact
     return {
         "id": contact.id,
@@ -186,16 +197,17 @@ def contact_row(living: Living) -> Row:
         "version": contact.version,
         "record": living.record,
         "search_text": search_text(contact),
+        "folded": folded_strings(contact),
         "sampled": is_sampled(contact.id),
     }
 
 
 _COLUMNS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("external_id", ("external_id", "search_text")),
-    ("email", ("email", "email_key", "search_text")),
-    ("name", ("name", "name_key", "search_text")),
-    ("image", ("image",)),
-    ("metadata_hash", ("metadata",)),
+    ("external_id", ("external_id", "search_text", "folded")),
+    ("email", ("email", "email_key", "search_text", "folded")),
+    ("name", ("name", "name_key", "search_text", "folded")),
+    ("image", ("image", "folded")),
+    ("metadata_hash", ("metadata", "folded")),
     ("visitor_count", ("visitor_count",)),
     ("first_seen_at", ("first_seen_at",)),
     ("last_seen_at", ("last_seen_at",)),
@@ -236,6 +248,23 @@ def named_contacts(entries: Iterable[FeedEntry]) -> set[str]:
         if change.merged_contact_id is not None:
             ids.add(change.merged_contact_id)
     return ids - created
+
+
+def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> set[str]:
+    """The visitors whose links have to be read from the state, because the feed does not tell what became of them.
+
+    A replay tells of contacts alone. An event that came late may change the order of a contact's visitors.
+    """
+    found = set[str]()
+    for entry in entries:
+        change = entry.change
+        if change.cause != REPLAY and _VISITORS not in change.changed:
+            continue
+        known = [each.contact for name in (change.contact_id, change.merged_contact_id) if (each := before.get(name or ""))]
+        for contact in (*known, entry.contact):
+            if contact is not None:
+                found.update(contact.visitor_ids)
+    return found
 
 
 def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> Rows:
@@ -285,6 +314,11 @@ def _former(entry: FeedEntry, known: Contact, now: Contact | None, living_id: st
             yield _identifier(entry, "email", known.email, key, known.id, living_id)
     if known.external_id is not None and (now is None or now.external_id != known.external_id):
         yield _identifier(entry, "external_id", known.external_id, known.external_id, known.id, living_id)
+
+
+IDENTIFIER_COLUMNS: Final = (
+    *("kind", "value_key", "position_ms", "position_seq", "value", "contact_id", "held_by", "merged_into", "until", "cause"),
+)
 
 
 def _identifier(  # noqa: PLR0913, PLR0917  the columns of a row
@@ -354,46 +388,46 @@ def _conflict_row(entry: FeedEntry, email: str) -> Row:
 # --- the timeline ---------------------------------------------------------------------------------------------------------
 
 
-def _timeline_row(entry: FeedEntry, known: Contact | None) -> Row:
+def _timeline_row(entry: FeedEntry, known: Contact | None) -> TimelineRow:
     change, (ms, seq) = entry.change, entry.position
     details: Row = {}
-    names = _set_fields(entry.contact) if change.type == "ContactCreated" else change.changed
-    if names:
-        details["changed"] = [_difference(name, known, entry.contact) for name in names]
-    for name, value in (
-        ("visitorId", change.visitor_id),
-        ("previousContactId", change.previous_contact_id),
-        ("nextContactId", change.next_contact_id),
-        ("mergedContactId", change.merged_contact_id),
-        ("email", change.email),
-        ("heldBy", change.held_by),
-        ("reason", change.reason),
-    ):
-        if value is not None:
-            details[name] = value
-    return {
-        "position_ms": ms,
-        "position_seq": seq,
-        "contact_id": change.contact_id,
-        "type": change.type,
-        "at": change.at,
-        "cause": change.cause,
-        "rule": _rule(change),
-        "details": details,
-    }
+    if change.type == "ContactCreated":
+        if entry.contact is not None:
+            details["changed"] = _set_fields(entry.contact)
+    elif change.changed:
+        details["changed"] = [_difference(name, known, entry.contact) for name in change.changed]
+    if change.type not in _PLAIN:
+        for attribute, name in _DETAILS:
+            if (value := getattr(change, attribute)) is not None:
+                details[name] = value
+    return ms, seq, change.contact_id, change.type, change.at, change.cause, _rule(change), details
 
 
+_PLAIN: Final = frozenset({"ContactCreated", "ContactUpdated", "ContactGone"})
+_DETAILS: Final = (
+    ("visitor_id", "visitorId"),
+    ("previous_contact_id", "previousContactId"),
+    ("next_contact_id", "nextContactId"),
+    ("merged_contact_id", "mergedContactId"),
+    ("email", "email"),
+    ("held_by", "heldBy"),
+    ("reason", "reason"),
+)
 _FIELDS: Final = dict(zip(Contact.__struct_encode_fields__, Contact.__struct_fields__, strict=True))
 _METADATA: Final = "metadata."
 _VISITORS: Final = "visitorIds"
 
 
-def _set_fields(contact: Contact | None) -> list[str]:
+def _set_fields(contact: Contact) -> list[Row]:
     """What is known of a new contact."""
-    if contact is None:
-        return []
-    names = [name for name in ("externalId", "email", "name", "image") if getattr(contact, _FIELDS[name]) is not None]
-    return names + [f"{_METADATA}{key}" for key in contact.metadata]
+    told = (
+        ("externalId", contact.external_id),
+        ("email", contact.email),
+        ("name", contact.name),
+        ("image", contact.image),
+    )
+    fields: list[Row] = [{"field": name, "after": value} for name, value in told if value is not None]
+    return fields + [{"field": _METADATA + key, "after": value} for key, value in contact.metadata.items()]
 
 
 def _difference(name: str, old: Contact | None, new: Contact | None) -> Row:

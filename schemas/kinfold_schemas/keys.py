@@ -44,6 +44,7 @@ PrivateName = Literal[
     "snapshots",
     "settled-rejects",
     "projector",
+    "directory",
     "owner",
     "api-keys",
     "identity-secret",
@@ -61,6 +62,8 @@ PrivateName = Literal[
 `settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects.retry`).
 `projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
 workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
+`directory`: hash, for monitoring and not part of the state: the feed entry that the directory applied last (`position`), and
+whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
 `identity-secret`: string, the secret that signs identities (`services.access.signatures`).

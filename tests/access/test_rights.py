@@ -17,10 +17,12 @@ from redis.exceptions import RedisError
 import kinfold
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.access.keys import create_key
-from kinfold_services.access.rights import GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
+from kinfold_services.access.rights import DIRECTORY, GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
 from kinfold_services.connections import connect
 from kinfold_services.server.binary import find_server_binary
+from kinfold_services.settings import Settings
 from tests.support.command_line import Kinfold
+from tests.support.directories import DirectoryProcess, wait_until_current
 from tests.support.engines import free_port, running
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess, newest_entry, wait_until_folded
@@ -30,7 +32,7 @@ from tests.support.waiting import wait_until
 USERS: Final = dict(
     re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
 )
-ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, VERIFY, REPLAY)}
+ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY)}
 COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
 VISITORS: Final = 130
 """More than a contact lists: the projector also reads the others."""
@@ -122,9 +124,18 @@ async def test_every_program_works_with_the_rights_of_the_readme(tmp_path: Path,
             await asyncio.to_thread(produce, server.url("producer"))
             await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
             assert projector.process.poll() is None, projector.log.read_text()
-        with ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"):
+        settings = {"data_dir": tmp_path / "data"}
+        with (
+            ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"),
+            DirectoryProcess(server.url("directory"), tmp_path / "directory", settings),
+        ):
             await asyncio.to_thread(produce, server.url("producer"))
             await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+            for workspace in ("default", "shop"):
+                await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
+            await server.admin.xtrim(key("default", "changes"), maxlen=1, approximate=False)
+        with DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "other data"}):
+            await wait_until_current(server.admin, Settings(data_dir=tmp_path / "other data"), "default")
         assert await server.denied() == []
 
 

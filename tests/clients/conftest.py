@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -45,7 +46,7 @@ def gateway_url(folding_url: str, tmp_path_factory: pytest.TempPathFactory) -> I
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     directory = tmp_path_factory.mktemp("gateway")
-    settings: dict[str, object] = {"data_dir": directory, "gateway_requests_per_s": 100_000}
+    settings: dict[str, Any] = {"data_dir": directory, "gateway_requests_per_s": 100_000}
     with (
         DirectoryProcess(folding_url, directory / "directory.log", settings),
         GatewayProcess(folding_url, port, directory / "gateway.log", **settings) as gateway,

@@ -31,6 +31,8 @@ class Route(NamedTuple):
 
 
 OPEN: Final = (200, 200, 200, 200, 200, 200)
+NO_DIRECTORY: Final = (401, 401, 403, 503, 503, 503)
+"""No directory runs in these tests. The key is checked first."""
 # A key of another workspace gets 404: it reads its own workspace, which is empty.
 TABLE: Final = [
     Route("GET", "/healthz", OPEN),
@@ -74,6 +76,10 @@ TABLE: Final = [
     Route("GET", "/v1/contacts?visitorId=v-1", (401, 401, 403, 200, 404, 200)),
     Route("GET", "/v1/contacts/{contact}", (401, 401, 403, 200, 404, 200)),
     Route("GET", "/v1/contacts/{contact}/visitors", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts?q=ada", NO_DIRECTORY),
+    Route("GET", "/v1/contacts/count", NO_DIRECTORY),
+    Route("GET", "/v1/contacts/{contact}/timeline", NO_DIRECTORY),
+    Route("GET", "/v1/conflicts", NO_DIRECTORY),
     Route("GET", "/v1/visitors/v-1", (401, 401, 200, 200, 404, 200)),
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 200, 404, 200)),
     Route("GET", "/v1/changes", (401, 401, 403, 200, 200, 200)),

@@ -48,40 +48,36 @@ async def found(gateway: Gateway, **params: Any) -> list[str]:
     return [contact["externalId"] for contact in (await gateway.get("/v1/contacts", **params))["contacts"]]
 
 
-@pytest.mark.parametrize(
-    ("q", "expected"),
-    [
-        ("ada", ["u-4", "u-1"]),
-        ("ADA love", ["u-1"]),
-        ("emilie CHATELET", ["u-3"]),
-        ("example.org", ["u-5", "u-2", "u-1"]),
-        ("u-3", ["u-3"]),
-        ("nobody", []),
-        (" ", ["u-5", "u-4", "u-3", "u-2", "u-1"]),
-    ],
-)
-async def test_words_are_found_in_names_and_identifiers(people: Gateway, q: str, expected: list[str]):
+async def test_words_are_found_in_names_and_identifiers(people: Gateway):
     """Case and accents do not matter, and every word has to match. The newest contacts come first."""
-    assert await found(people, q=q) == expected
+    expected = {
+        "ada": ["u-4", "u-1"],
+        "ADA love": ["u-1"],
+        "emilie CHATELET": ["u-3"],
+        "example.org": ["u-5", "u-2", "u-1"],
+        "u-3": ["u-3"],
+        "nobody": [],
+        " ": ["u-5", "u-4", "u-3", "u-2", "u-1"],
+    }
+
+    assert {q: await found(people, q=q) for q in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ("plan=pro", ["u-4", "u-3", "u-1"]),
-        ("mrr=99", ["u-1"]),
-        ('mrr="99"', ["u-4"]),
-        ("mrr >= 99 and plan = pro", ["u-3", "u-1"]),
-        ("not plan exists", ["u-5"]),
-        ('metadata."any key" = true', ["u-4"]),
-        ("email=ADA@EXAMPLE.org or externalId in (u-2, u-3)", ["u-3", "u-2", "u-1"]),
-        ("lastSeenAt before 30d", []),
-        ("lastSeenAt after 30d and name contains ÉMILIE", ["u-3"]),
-    ],
-)
-async def test_filter_finds_the_contacts_that_match(people: Gateway, where: str, expected: list[str]):
+async def test_filter_finds_the_contacts_that_match(people: Gateway):
     """A filter compares fields and metadata, with JSON's types."""
-    assert await found(people, where=where) == expected
+    expected = {
+        "plan=pro": ["u-4", "u-3", "u-1"],
+        "mrr=99": ["u-1"],
+        'mrr="99"': ["u-4"],
+        "mrr >= 99 and plan = pro": ["u-3", "u-1"],
+        "not plan exists": ["u-5"],
+        'metadata."any key" = true': ["u-4"],
+        "email=ADA@EXAMPLE.org or externalId in (u-2, u-3)": ["u-3", "u-2", "u-1"],
+        "lastSeenAt before 30d": [],
+        "lastSeenAt after 30d and name contains ÉMILIE": ["u-3"],
+    }
+
+    assert {where: await found(people, where=where) for where in expected} == expected
 
 
 async def test_several_filters_and_words_all_have_to_match(people: Gateway):
@@ -138,33 +134,32 @@ async def test_after_makes_a_backend_find_its_own_writes(searched: Gateway):
         assert await found(searched, where=f"n={number}", after=position) == ["u-1"]
 
 
-@pytest.mark.parametrize(
-    ("path", "params", "detail", "column"),
-    [
-        ("/v1/contacts", {"where": "plan="}, "where: column 6: expected a value, got the end", 6),
-        ("/v1/contacts", {"where": ["plan=pro", "and"]}, "where (number 2): column 1: expected a field", 1),
-        ("/v1/contacts", {"where": " or ".join(["a=1"] * 65)}, "expected at most 64 comparisons", None),
-        ("/v1/contacts", {"where": ["a=1"] * 65}, "where: column 1: expected at most 64 comparisons, got 65", None),
-        ("/v1/contacts", {"sort": "-"}, "sort: expected a field", None),
-        ("/v1/contacts", {"sort": "name", "order": "created"}, "order, sort: expected order or a search, got both", None),
-        ("/v1/contacts", {"q": "ada", "email": "a@b.org"}, "email, q: expected email or a search, got both", None),
-        ("/v1/contacts", {"q": "ada", "cursor": "nonsense"}, "cursor: expected", None),
-        ("/v1/contacts", {"q": "\0"}, "q: expected Unicode text without NUL", None),
-        ("/v1/contacts", {"q": "x" * 201}, "q: expected", None),
-        ("/v1/contacts/count", {"by": "a b"}, "by: column 3: expected", 3),
-        ("/v1/contacts/count", {"by": "a\0b"}, "by: expected Unicode text without NUL", None),
-        ("/v1/conflicts", {"status": "settled"}, "status: expected what /docs describes", None),
-        ("/v1/conflicts", {"cursor": "WzFd"}, "cursor: expected the nextCursor of a page of the same list", None),
-    ],
-)
-async def test_wrong_question_is_rejected(people: Gateway, path: str, params: dict[str, Any], detail: str, column: int | None):
-    """400, with a sentence that names the parameter, and the column of a wrong filter."""
-    answer = await people.client.get(path, params=params)
+WRONG: Final[list[tuple[str, dict[str, Any], str, int | None]]] = [
+    ("/v1/contacts", {"where": "plan="}, "where: column 6: expected a value, got the end", 6),
+    ("/v1/contacts", {"where": ["plan=pro", "and"]}, "where (number 2): column 1: expected a field", 1),
+    ("/v1/contacts", {"where": " or ".join(["a=1"] * 65)}, "expected at most 64 comparisons", 449),
+    ("/v1/contacts", {"where": ["a=1"] * 65}, "where: column 1: expected at most 64 comparisons, got 65", None),
+    ("/v1/contacts", {"sort": "-"}, "sort: expected a field", None),
+    ("/v1/contacts", {"sort": "name", "order": "created"}, "order, sort: expected order or a search, got both", None),
+    ("/v1/contacts", {"q": "ada", "email": "a@b.org"}, "email, q: expected email or a search, got both", None),
+    ("/v1/contacts", {"q": "ada", "cursor": "nonsense"}, "cursor: expected", None),
+    ("/v1/contacts", {"q": "\0"}, "q: expected Unicode text without NUL", None),
+    ("/v1/contacts", {"q": "x" * 201}, "q: expected", None),
+    ("/v1/contacts/count", {"by": "a b"}, "by: column 3: expected", 3),
+    ("/v1/contacts/count", {"by": "a\0b"}, "by: expected Unicode text without NUL", None),
+    ("/v1/conflicts", {"status": "settled"}, "status: expected what /docs describes", None),
+    ("/v1/conflicts", {"cursor": "WzFd"}, "cursor: expected the nextCursor of a page of the same list", None),
+]
+"""A path, its parameters, a part of the sentence, and the column."""
 
-    assert (answer.status_code, answer.json()["error"]) == (400, "bad-request"), answer.text
-    assert detail in answer.json()["detail"]
-    if column is not None:
-        assert answer.json()["column"] == column
+
+async def test_wrong_question_is_rejected(people: Gateway):
+    """400, with a sentence that names the parameter, and the column of a wrong filter."""
+    for path, params, detail, column in WRONG:
+        answer = await people.client.get(path, params=params)
+        assert (answer.status_code, answer.json()["error"]) == (400, "bad-request"), answer.text
+        assert detail in answer.json()["detail"]
+        assert answer.json().get("column") == column
 
 
 async def test_cursor_of_another_question_is_rejected(people: Gateway):

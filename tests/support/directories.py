@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import random
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -70,6 +71,11 @@ class DirectoryProcess:
         self.process.wait()
 
 
+async def truncate_feed(redis: Redis, workspace: str, kept: int) -> None:
+    """Leave only the last entries of the feed."""
+    await redis.xtrim(key(workspace, "changes"), maxlen=kept, approximate=False)
+
+
 async def wait_until_current(redis: Redis, settings: Settings, workspace: str, timeout_s: float = FOLLOW_S) -> None:
     """Wait until the workspace's current build has applied the last entry of the feed."""
     feed = key(workspace, "changes")
@@ -79,7 +85,7 @@ async def wait_until_current(redis: Redis, settings: Settings, workspace: str, t
     def position() -> bool:
         try:
             with database.reading() as connection:
-                return current_build(connection, workspace).position == last
+                return position_key(current_build(connection, workspace).position) >= position_key(last)
         except NoDirectory:
             return False
 
@@ -101,13 +107,14 @@ async def must_equal_contacts(redis: Redis, settings: Settings, workspace: str) 
         with database.reading() as connection:
             build = current_build(connection, workspace)
             assert build.contacts == len(living)
-            _must_equal_rows(connection, build.id, living)
+            must_equal_rows(connection, build.id, living)
     finally:
         database.close()
     return len(living)
 
 
-def _must_equal_rows(connection: sa.Connection, build: int, living: dict[str, bytes]) -> None:
+def must_equal_rows(connection: sa.Connection, build: int, living: Mapping[str, bytes]) -> None:
+    """Assert that a build's rows are these contacts, given as JSON by id: columns, metadata, counts and texts."""
     rows = rows_of(connection, tables.contacts, build)
     numbers = {row["id"]: row.pop("n") for row in rows}
     expected = {each: contact_row(Living(decode_contact(data), data.decode())) for each, data in living.items()}
@@ -161,3 +168,72 @@ def rows_of(connection: sa.Connection, table: sa.Table, build: int) -> list[dict
     """The rows of a build, without the build."""
     query = sa.select(*[column for column in table.columns if column.name != "build"]).where(table.c.build == build)
     return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def life(first: int, count: int) -> list[dict[str, Any]]:
+    """Events of a population that grows, moves between devices, and is merged."""
+    return [_event(number) for number in range(first, first + count)]
+
+
+def _event(number: int) -> dict[str, Any]:
+    dice = random.Random(number)  # noqa: S311  the same life every time
+    person, visitor = dice.randrange(20 + number // 20), f"v-{dice.randrange(60 + number // 10)}"
+    address = {"email": f"Person.{person}@example.org"}
+    plan = {"plan": dice.choice(["pro", "free", None]), "mrr": dice.choice([0, 9, 99.5, True]), "said": number}
+    return dice.choice(
+        [
+            {"type": "VisitorIdentified", "visitorId": visitor, **address, "metadata": plan},
+            {"type": "VisitorIdentified", "visitorId": visitor, "externalId": f"u-{person}", "name": f"Name {number}"},
+            {"type": "VisitorIdentified", "externalId": f"u-{person}", **address},
+            {"type": "VisitorIdentified", "externalId": f"u-{person}", "email": f"other.{number % 50}@example.org"},
+            {"type": "MetadataSet", "visitorId": visitor, "metadata": plan, "unset": ["plan"]},
+            {"type": "MetadataSet", **address, "metadata": {"said": number}},
+            {"type": "VisitorSeen", "visitorId": visitor},
+        ]
+    )
+
+
+async def links_must_equal_state(redis: Redis, settings: Settings, workspace: str) -> int:
+    """Assert that each visitor's last link is the state's, and that its links follow each other; returns how many visitors."""
+    stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(workspace, "visitors")))
+    expected = {each.decode(): links for each, data in stored.items() if (links := json.loads(data).get("links"))}
+    found = defaultdict[str, list[dict[str, Any]]](list)
+    for row in read_rows(settings, workspace, tables.visitors):
+        found[row["visitor_id"]].append(row)
+    assert found.keys() == expected.keys()
+    for visitor_id, rows in found.items():
+        rows.sort(key=lambda row: row["since"])
+        last = expected[visitor_id][-1]
+        assert {name: rows[-1][name] for name in ("contact_id", "since", "until")} == {
+            "contact_id": last["contactId"],
+            "since": last["since"],
+            "until": None,
+        }
+        assert [row["until"] for row in rows] == [*(row["since"] for row in rows[1:]), None]
+    return len(found)
+
+
+async def merges_must_equal_state(redis: Redis, settings: Settings, workspace: str) -> int:
+    """Assert that each merged contact leads to the living contact that it has become; returns how many there are."""
+    stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(workspace, "contacts")))
+    merged = {each.decode(): into for each, data in stored.items() if (into := merged_into(data)) is not None}
+
+    def living(contact_id: str) -> str:
+        return living(merged[contact_id]) if contact_id in merged else contact_id
+
+    # No change tells that a replay does not make a contact at all that was merged before.
+    rows = [row for row in read_rows(settings, workspace, tables.identifiers) if row["held_by"].encode() in stored]
+    found = {row["value"]: row["contact_id"] for row in rows if row["kind"] == "contact_id"}
+    assert found == {each: living(each) for each in merged}
+    assert all(row["contact_id"] == living(row["held_by"]) for row in rows)
+    return len(merged)
+
+
+def read_rows(settings: Settings, workspace: str, table: sa.Table) -> list[dict[str, Any]]:
+    """The rows of the workspace's current build."""
+    database = Database(settings, read_only=True, read_timeout_s=FOLLOW_S)
+    try:
+        with database.reading() as connection:
+            return rows_of(connection, table, current_build(connection, workspace).id)
+    finally:
+        database.close()

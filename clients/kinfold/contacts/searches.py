@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NoReturn, cast
+from typing import Any, Final, Literal, NoReturn
 from urllib.parse import quote
 
 import msgspec
@@ -128,20 +128,23 @@ def _conditions(name: str, condition: Condition) -> Iterator[str]:
             raise ValueError(f"where: expected an operator and a value for {name!r}, got none")
         for operator, value in condition.items():
             yield _operation(name, field, operator, value)
-    elif isinstance(condition, Sequence) and not isinstance(condition, str):
+    elif _is_list(condition):
         yield _operation(name, field, "in", condition)
     else:
         yield _operation(name, field, "=", condition)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _operation(name: str, field: str, operator: str, value: Any) -> str:
     if operator in _OPERATORS or operator in _WORDS:
         return f"{field} {operator} {_value(name, value)}"
     if operator == "in":
-        if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        if not _is_list(value) or not value:
             raise ValueError(f"where: expected a list of values for {name!r}, got {value!r}")
-        values = cast("Sequence[Any]", value)
-        return f"{field} in ({', '.join([_value(name, each) for each in values])})"
+        return f"{field} in ({', '.join([_value(name, each) for each in value])})"
     if operator == "exists":
         return f"{field} exists" if value else f"not {field} exists"
     known = ", ".join((*_OPERATORS, *_WORDS, "in", "exists"))

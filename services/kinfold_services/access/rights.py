@@ -82,6 +82,7 @@ GATEWAY: Final = Role(
         "events",
         "changes",
         "projector",
+        "directory",
         "blocked-identifiers",
         "api-keys",
         "identity-secret",
@@ -92,10 +93,10 @@ GATEWAY: Final = Role(
 DIRECTORY: Final = Role(
     "directory",
     (
-        *("exec", "hmget", "hscan", "info", "multi", "script|load", "smembers"),
+        *("exec", "hmget", "hscan", "hset", "info", "multi", "script|load", "smembers"),
         *("xinfo|stream", "xrange", "xread", "xrevrange", "zcard", "zrange"),
     ),
-    ("changes", "contacts", "created", "visitors"),
+    ("changes", "contacts", "created", "directory", "visitors"),
 )
 
 

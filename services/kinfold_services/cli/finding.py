@@ -31,7 +31,7 @@ from kinfold_services.directory.reading import (
 )
 from kinfold_services.directory.search import Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
-from kinfold_services.directory.waiting import check_running, wait_until_applied
+from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 
@@ -216,6 +216,7 @@ async def _directory(settings: Settings, until: Until) -> AsyncGenerator[_Direct
     """The directory, once the position is folded and in it. Raises NotFolded and DirectoryUnavailable."""
     deadline = time.monotonic() + until.timeout_s
     async with asking(settings, until.position, until.timeout_s) as (client, _):
+        await last_change(client, settings.workspace)  # a server that does not answer is not reported as a missing directory
         with closing(Database(settings, read_only=True)) as database:
             if until.position is not None:
                 await wait_until_applied(client, database, settings.workspace, max(0.0, deadline - time.monotonic()))

@@ -21,9 +21,6 @@ from kinfold_services.state.queries import Which
 WAIT_S: Final = 60.0
 """The default of --wait-timeout."""
 
-WAIT_S: Final = 60.0
-"""The default of --wait-timeout."""
-
 
 def _callback(check: Callable[[str], object]) -> Callable[[str | None], str | None]:
     """A callback of typer that returns the value unchanged, and raises BadParameter if `check` raises ValueError."""

@@ -6,7 +6,8 @@ from typing import Final
 
 import uvloop
 
-from kinfold_services.cli.output import DONE, NO, complain
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
+from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 
@@ -34,11 +35,13 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
 
 
 def run_directory(settings: Settings, *, until_stdin_ends: bool = False) -> int:
-    """Runs the directory until a signal."""
+    """Runs the directory until a signal. Exit status 3 if this Python's SQLite is too old."""
     from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
 
     async def serve_directory() -> None:
         await DirectoryService(settings, server_url(settings)).run(until_stdin_ends=until_stdin_ends)
 
+    if (problem := sqlite_problem(settings)) is not None:
+        return complain(problem, UNREACHABLE)
     uvloop.run(serve_directory())
     return DONE

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from kinfold_services.directory.contact_writes import forget_texts
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, contacts, schema, search
+from kinfold_services.directory.tables import SHAPE, builds, contacts, schema, show_shape
 
 NO_POSITION: Final = ""
 """The position of a build that is filled from a snapshot."""
@@ -80,7 +81,10 @@ def touch_build(connection: sa.Connection, build: int, now: str, **values: Any) 
 
 
 def make_current(connection: sa.Connection, workspace: str, build: int, now: str) -> None:
-    """Put a build in the place of the current one, also of one of an older shape. Raises Overtaken if it was removed."""
+    """Put a build in the place of the current one, also of one of an older shape.
+
+    With the last workspace, the views become those of this shape. Raises Overtaken if the build was removed.
+    """
     others = builds.c.workspace == workspace, builds.c.state == "current", builds.c.shape <= SHAPE, builds.c.id != build
     connection.execute(sa.update(builds).where(*others).values(state="old", updated_at=now))
     made = connection.execute(
@@ -88,6 +92,7 @@ def make_current(connection: sa.Connection, workspace: str, build: int, now: str
     )
     if made.rowcount != 1:
         raise Overtaken(f"build {build} was removed")
+    show_shape(connection)
 
 
 def give_up(connection: sa.Connection, build: int, now: str) -> None:
@@ -123,12 +128,8 @@ def _delete_some(connection: sa.Connection, table: sa.Table, build: int) -> int:
     if not rows:
         return 0
     if table is contacts and connection.dialect.name == "sqlite":
-        texts = sa.select(sa.literal("delete"), contacts.c.n, contacts.c.search_text)
-        command: sa.ColumnClause[str] = sa.column(search.name)
-        forget = sa.insert(sa.table(search.name, command, *search.c)).from_select(
-            [search.name, "rowid", "search_text"], texts.where(contacts.c.n.in_([row[0] for row in rows]))
-        )
-        connection.execute(forget)
+        texts = sa.select(contacts.c.n, contacts.c.search_text).where(contacts.c.n.in_([row[0] for row in rows]))
+        forget_texts(connection, [(n, text) for n, text in connection.execute(texts)])
     is_among = key[0].in_([row[0] for row in rows]) if len(key) == 1 else sa.tuple_(*key).in_(rows)
     connection.execute(sa.delete(table).where(table.c.build == build, is_among))
     return len(rows)

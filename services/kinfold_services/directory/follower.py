@@ -7,25 +7,28 @@ transaction. Nothing is skipped, because each page of the feed shows whether it 
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final
 
-import sqlalchemy as sa
 import structlog
 
-from kinfold_projections.directory_rows import Living, Rows, decode_contact
+from kinfold_projections.directory_rows import named_contacts, relinked_visitors
+from kinfold_schemas.contacts import Link
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_schemas.times import to_text
 from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
+from kinfold_services.directory.contact_writes import load_contacts
 from kinfold_services.directory.errors import DirectoryUnavailable
+from kinfold_services.directory.snapshot_build import SnapshotBuild
 from kinfold_services.directory.store import Overtaken
+from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import FeedPage, read_feed_page
-from kinfold_services.state.snapshot import FeedOverran, SnapshotReader, Stored, entry_of
-
-T = TypeVar("T")
+from kinfold_services.state.scans import links_of
+from kinfold_services.state.snapshot import FeedOverran, entry_of
 
 PAGE_ENTRIES: Final = 1000
 """The most entries that one transaction applies."""
@@ -33,6 +36,7 @@ _BLOCK_MS: Final = 1000
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.25
+_REPORT_EVERY_S: Final = 1.0
 _NEAR: Final = 5 * PAGE_ENTRIES
 """A build becomes current when it is about this near to the feed's end."""
 
@@ -43,14 +47,6 @@ class Lost(Exception):
 
 class Incomplete(Exception):
     """The feed does not tell of all contacts, although it was never trimmed."""
-
-
-class Transactions(Protocol):
-    """Runs work in a transaction that writes, in a thread."""
-
-    async def __call__(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run it. Raises DirectoryUnavailable."""
-        ...
 
 
 class Follower:
@@ -65,6 +61,8 @@ class Follower:
         self._feed: Final = key(workspace, "changes")
         self._distrusts_feed = False
         self._told = ""
+        self._reported = ("", "")
+        self._report_at = 0.0
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def run(self) -> None:
@@ -112,8 +110,18 @@ class Follower:
                 self._told = ""
             if page.entries:
                 position = await self._apply(build.id, position, page.entries)
-            else:
+            await self._report("current", position, at_once=not page.entries)
+            if not page.entries:
                 await self._client.xread({self._feed: position}, count=1, block=_BLOCK_MS)
+
+    async def _report(self, state: str, position: str, *, at_once: bool = False) -> None:
+        """Tell `kinfold status` how far the directory is, once a second or at once."""
+        if (state, position) == self._reported or not (at_once or time.monotonic() > self._report_at):
+            return
+        self._report_at = time.monotonic() + _REPORT_EVERY_S
+        values = ["state", state, "position", position]
+        await self._client.hset(key(self._workspace, "directory"), items=values)
+        self._reported = state, position
 
     async def _page(self, position: str) -> FeedPage:
         page = await read_feed_page(self._client, self._feed, position, PAGE_ENTRIES)
@@ -122,10 +130,14 @@ class Follower:
         return page
 
     async def _apply(self, build: int, before: str, raws: Sequence[RawEntry]) -> str:
-        entries = [each for entry, fields in raws if (each := entry_of(entry.decode(), dict(fields))) is not None]
-        after = raws[-1][0].decode()
-        await self._write(lambda connection: store.apply(connection, build, (before, after), entries, now()))
-        return after
+        entries = [each for entry, fields in raws if (each := entry_of(entry.decode(), fields)) is not None]
+        page = store.Page(before, raws[-1][0].decode(), entries)
+        links: dict[str, list[Link]] = {}
+        if any(relinked_visitors([entry], {}) for entry in entries):  # seldom
+            known = await self._write(partial(load_contacts, build=build, ids=named_contacts(entries)))
+            links = await links_of(self._client, self._workspace, relinked_visitors(entries, known))
+        await self._write(lambda connection: store.apply(connection, build, page, links, now()))
+        return page.after
 
     # --- finding or making a build
 
@@ -151,42 +163,27 @@ class Follower:
     async def _build(self) -> OpenBuild:
         """Begin a build: from the feed's first entry if the feed holds every change, else from a snapshot."""
         extent = (await read_feed_page(self._client, self._feed, BEGINNING, 1)).extent
-        if not self._distrusts_feed and extent.first and extent.removed == 0 and position_key(extent.max_deleted) == (0, 0):
+        if not self._distrusts_feed and extent.removed == 0 and position_key(extent.max_deleted) == (0, 0):
             self._log.info("directory is built from the feed")
             return await self._write(lambda connection: building.begin_build(connection, self._workspace, BEGINNING, now()))
         self._log.info("directory is built from a snapshot")
         return await self._build_from_snapshot()
 
     async def _build_from_snapshot(self) -> OpenBuild:
+        since = now()
         build = await self._write(
-            lambda connection: building.begin_build(connection, self._workspace, NO_POSITION, now(), timeline_since=now())
+            lambda connection: building.begin_build(connection, self._workspace, NO_POSITION, since, timeline_since=since)
         )
         self._ours.add(build.id)
         try:
-            reader = SnapshotReader(self._client, self._workspace)
-            async for page in reader.pages():
-                await self._put(build.id, page)
-            async for page in reader.corrections():
-                await self._put(build.id, page)
-            position = reader.position
-            await self._write(lambda connection: building.touch_build(connection, build.id, now(), position=position))
+            await SnapshotBuild(self._client, self._workspace, self._write, build.id, since).fill()
         except BaseException:
-            await asyncio.shield(self._give_up(build.id))
+            with suppress(DirectoryUnavailable):  # then it is given up as an abandoned one
+                await asyncio.shield(self._give_up(build.id))
             raise
         finally:
             self._ours.discard(build.id)
         return await self._read(build.id)
-
-    async def _put(self, build: int, page: Sequence[Stored]) -> None:
-        """Write contacts as they are."""
-        now_are = {each: None if data is None else Living(decode_contact(data), data.decode()) for each, data in page}
-
-        def put(connection: sa.Connection) -> None:
-            building.touch_build(connection, build, now())
-            known = store.load_contacts(connection, build, now_are)
-            store.write_contacts(connection, build, Rows(known, now_are), known)
-
-        await self._write(put)
 
     async def _finish(self, build: OpenBuild) -> OpenBuild:
         """Bring a build up to the feed and make it current. Raises Lost, Overtaken and Incomplete."""
@@ -199,6 +196,8 @@ class Follower:
                 if not upto:
                     break
                 position = await self._apply(build.id, position, upto)
+                if build.state == "building":
+                    await self._report("building", position)
                 applied += len(upto)
             build = await self._read(build.id)
             if build.position == target and build.contacts != size and not self._distrusts_feed:
@@ -223,8 +222,3 @@ class Follower:
 
     async def _give_up(self, build: int) -> None:
         await self._write(lambda connection: building.give_up(connection, build, now()))
-
-
-def now() -> str:
-    """The time of day, as the contract writes it."""
-    return to_text(time.time_ns() // 1_000_000)

@@ -10,7 +10,7 @@ from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.tables import contacts, counts
 
 MAX_KEYS: Final = 200
-_SAMPLE: Final = 50
+_SAMPLE: Final = 20
 
 
 class MetadataKeys(msgspec.Struct, frozen=True):

@@ -5,31 +5,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import sqlalchemy as sa
 import structlog
 
 from kinfold_services.access.rights import DIRECTORY, check_right_to_workspaces, check_rights
 from kinfold_services.connections import SERVER_ERRORS, check_server, connect
 from kinfold_services.directory import building
+from kinfold_services.directory.building import OpenBuild
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import DirectoryUnavailable
-from kinfold_services.directory.follower import Follower, now
-from kinfold_services.directory.tables import create_tables
+from kinfold_services.directory.follower import Follower
+from kinfold_services.directory.tables import create_tables, drop_older_tables
+from kinfold_services.directory.transactions import THREADS, Transactions, now
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import listed_workspaces
 
-T = TypeVar("T")
-
 ANSWER_S: Final = 5.0
 """How long Redis may take for an answer; longer than a read waits for entries."""
-_THREADS: Final = 4
 _LOOK_FOR_WORKSPACES_S: Final = 0.25
 _LOOK_AGAIN_S: Final = 1.0
 _SILENT_S: Final = 5.0
@@ -45,9 +41,8 @@ class DirectoryService:
         """Why it stopped by itself."""
         self._settings: Final = settings
         self._client: Final = connect(url, ANSWER_S)
-        self._database: Final = Database(settings, connections=_THREADS + 1)
-        self._threads: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="directory")
-        self._one_writer: Final = asyncio.Semaphore(1 if settings.directory_url is None else _THREADS)
+        self._database: Final = Database(settings, connections=THREADS)
+        self._write: Final = Transactions(self._database, at_once=1 if settings.directory_url is None else THREADS)
         self._followers: Final[dict[str, Follower]] = {}
         self._ours: Final[set[int]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
@@ -86,8 +81,7 @@ class DirectoryService:
         finally:
             await end_tasks(self._tasks)
             await self._client.aclose()
-            self._threads.shutdown()
-            self._database.close()
+            self._write.close()
         self._log.info("directory stopped")
         if self.failure is not None:
             raise self.failure
@@ -96,16 +90,6 @@ class DirectoryService:
         """Stop as after a signal."""
         self._stopping.set()
 
-    async def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run work in a transaction that writes, in a thread. On SQLite there is one at a time, so none waits busily."""
-
-        def transaction() -> T:
-            with self._database.writing() as connection:
-                return work(connection)
-
-        async with self._one_writer:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
-
     async def _serve(self) -> None:
         await self._create_tables()
         self._spawn(self._remove_old(), "removal")
@@ -113,7 +97,7 @@ class DirectoryService:
             try:
                 for workspace in await self._served():
                     if workspace not in self._followers:
-                        follower = self._followers[workspace] = Follower(self._client, workspace, self.write, self._ours)
+                        follower = self._followers[workspace] = Follower(self._client, workspace, self._write, self._ours)
                         self._spawn(follower.run(), workspace)
             except (*SERVER_ERRORS, OSError) as error:
                 self._log.warning("workspaces not listed", error=str(error))
@@ -124,7 +108,7 @@ class DirectoryService:
         said = ""
         while True:
             try:
-                return await self.write(create_tables)
+                return await self._write(create_tables)
             except DirectoryUnavailable as error:
                 if str(error) != said:
                     said = str(error)
@@ -138,25 +122,29 @@ class DirectoryService:
 
     async def _remove_old(self) -> None:
         """Remove old builds, and those that a directory began and left."""
-        seen: dict[int, tuple[Any, float]] = {}
+        seen: dict[int, tuple[OpenBuild, float]] = {}
         while True:
             await asyncio.sleep(_LOOK_AGAIN_S)
             try:
                 for workspace in list(self._followers):
-                    found = await self.write(partial(building.open_builds, workspace=workspace))
-                    for build in found:
-                        if build.state != "building" or build.id in self._ours:
-                            continue
-                        what, since = seen.setdefault(build.id, (build, time.monotonic()))
-                        if what != build:
-                            seen[build.id] = (build, time.monotonic())
-                        elif time.monotonic() - since > _SILENT_S:
-                            await self.write(partial(building.give_up, build=build.id, now=now()))
-                for build_id in await self.write(building.old_builds):
-                    while not await self.write(partial(building.remove_some, build=build_id)):
+                    await self._give_up_abandoned(workspace, seen)
+                await self._write(drop_older_tables)
+                for build_id in await self._write(building.old_builds):
+                    while not await self._write(partial(building.remove_some, build=build_id)):
                         await asyncio.sleep(_PAUSE_S)
             except DirectoryUnavailable as error:
                 self._log.debug("old builds not removed yet", error=str(error))
+
+    async def _give_up_abandoned(self, workspace: str, seen: dict[int, tuple[OpenBuild, float]]) -> None:
+        """Give up builds of others that have not changed for a while. `seen`: each as it was, and since when."""
+        for build in await self._write(partial(building.open_builds, workspace=workspace)):
+            if build.state != "building" or build.id in self._ours:
+                continue
+            was, since = seen.get(build.id, (None, 0.0))
+            if was != build:
+                seen[build.id] = (build, time.monotonic())
+            elif time.monotonic() - since > _SILENT_S:
+                await self._write(partial(building.give_up, build=build.id, now=now()))
 
     def _spawn(self, work: Any, name: str) -> None:
         task = asyncio.create_task(work, name=name)

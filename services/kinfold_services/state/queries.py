@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -25,6 +25,17 @@ _ASK_AGAIN_S: Final = 0.005
 
 class NotFolded(TimeoutError):
     """The projector did not come as far as was asked within the time."""
+
+
+class DirectoryStatus(msgspec.Struct, rename="camel"):
+    """How a workspace's directory is, as it said last."""
+
+    state: str
+    """`building` until its tables are complete, then `current`."""
+    position: str
+    """The feed entry that it applied last."""
+    lag_ms: int
+    """The age of the oldest change that it has not applied; 0 if there is none."""
 
 
 class Status(msgspec.Struct, rename="camel"):
@@ -51,6 +62,8 @@ class Status(msgspec.Struct, rename="camel"):
     """Why it did so the last time."""
     damage: str | None
     """Why no projector serves the workspace; null where nothing is wrong."""
+    directory: DirectoryStatus | None
+    """Null where no directory has ever followed the workspace."""
 
 
 class Queries(Protocol):
@@ -216,7 +229,23 @@ class StateQueries:
             rebuilds=int(rebuilds or 0),
             rebuild_reason=reason,
             damage=damage,
+            directory=await self.directory_status(),
         )
+
+    async def directory_status(self) -> DirectoryStatus | None:
+        """How far the directory is; None where there has never been one."""
+        feed, fields = self._key("changes"), ["state", "position"]
+        reply: Any = await self._client.hmget(key(self.name, "directory"), fields)
+        stored: list[bytes | None] = reply
+        state, position = [(each or b"").decode() for each in stored]
+        if not position:
+            return None
+        behind = await self._client.xrange(feed, min=f"({position}", count=1)
+        lag_ms = 0
+        if behind:
+            written_ms, _ = position_key(behind[0][0].decode())
+            lag_ms = max(0, time.time_ns() // 1_000_000 - written_ms)
+        return DirectoryStatus(state, position, lag_ms)
 
     async def _holder(self, name: PublicName, identifier: str) -> str | None:
         contact_id = await self._get(name, identifier)

@@ -15,7 +15,7 @@ So the result is the state at the last page's entry.
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Final, cast
 
@@ -103,7 +103,7 @@ class SnapshotReader:
         return order <= self._orders[bisect_left(self._bounds, contact_id)]
 
 
-def entry_of(entry_id: str, fields: dict[bytes, bytes]) -> FeedEntry | None:
+def entry_of(entry_id: str, fields: Mapping[bytes, bytes]) -> FeedEntry | None:
     """An entry of the feed; None for an entry that is not a change, which is ignored with a line in the log."""
     try:
         return read_entry(entry_id, fields.get(b"change", b""))

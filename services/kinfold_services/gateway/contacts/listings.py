@@ -118,12 +118,14 @@ async def contacts(  # noqa: PLR0913, PLR0917  each is a query parameter
     A filter (`where`) compares fields with values: `plan=pro`, `mrr>=99 and not country in (DE, AT)`,
     `lastSeenAt before 30d`, `name contains "ada"`, `metadata."any key" exists`.
 
-    - Operators: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (…, …)`, `contains`, `exists`, `before`, `after`. `and`, `or`, `not` and
-      parentheses combine them.
-    - Fields: `id`, `externalId`, `email`, `name`, `image`, `visitorCount`, `firstSeenAt`, `lastSeenAt`, `createdAt`,
-      `updatedAt`, `version`. Any other name is a metadata key, and `metadata.plan` always is one.
-    - Values have JSON's types: `1` is a number, `"1"` a string, and so is `pro`.
-    - Times: RFC 3339, a date, or an age: `30d`, `12h`, `15m`, `90s`, `4w`.
+    Operators: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (…, …)`, `contains`, `exists`, `before`, `after`. `and`, `or`, `not` and
+    parentheses combine comparisons.
+
+    Fields: `id`, `externalId`, `email`, `name`, `image`, `visitorCount`, `firstSeenAt`, `lastSeenAt`, `createdAt`, `updatedAt`,
+    `version`. Any other name is a metadata key, and `metadata.plan` always is one.
+
+    Values have JSON's types: `1` is a number, `"1"` a string, and so is `pro`. Times are RFC 3339, a date, or an age: `30d`,
+    `12h`, `15m`, `90s`, `4w`.
     """
     named = {"externalId": external_id, "email": email, "visitorId": visitor_id}
     given = [(field, value) for field, value in named.items() if value is not None]

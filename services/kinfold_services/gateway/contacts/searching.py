@@ -7,11 +7,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 from litestar import Request, Response, get
+from litestar.openapi.spec import Example
 from litestar.params import QueryParameter
 
 from kinfold_schemas import filters
 from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
+from kinfold_schemas.rejections import found
 from kinfold_services.directory.search import MAX_Q_CHARS, Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.gateway.callers import caller_of, reading_key
@@ -32,7 +34,11 @@ Words = Annotated[
 ]
 Where = Annotated[
     list[str] | None,
-    QueryParameter(name="where", description="A filter, such as `plan=pro and mrr>=99`; several are combined by `and`"),
+    QueryParameter(
+        name="where",
+        description="A filter, such as `plan=pro and mrr>=99`; several are combined by `and`",
+        examples=[Example(value=["plan=pro and mrr>=99", "not lastSeenAt before 30d"])],
+    ),
 ]
 SortBy = Annotated[
     str | None,
@@ -41,6 +47,7 @@ SortBy = Annotated[
         description="A field or metadata key to sort by, with `-` in front for descending; default: `-createdAt`. "
         "Contacts without a value come last",
         max_length=512,
+        examples=[Example(value="-lastSeenAt")],
     ),
 ]
 WithCount = Annotated[bool, QueryParameter(name="count", description="Also count all contacts that match")]
@@ -106,7 +113,12 @@ async def contact_count(  # noqa: PLR0913, PLR0917  each is a query parameter
     where: Where = None,
     by: Annotated[
         str | None,
-        QueryParameter(name="by", description="A field or metadata key: count the contacts of each value", max_length=512),
+        QueryParameter(
+            name="by",
+            description="A field or metadata key: count the contacts of each value",
+            max_length=512,
+            examples=[Example(value="plan")],
+        ),
     ] = None,
     limit: Annotated[
         int, QueryParameter(name="limit", ge=1, le=500, description="With `by`: the maximum number of values")
@@ -161,7 +173,7 @@ def _filter(texts: list[str]) -> Filter | None:
 
 def _field(text: str) -> Field:
     if _is_unfit(text) is not None:
-        raise Problem(400, f"by: expected Unicode text without NUL, got {text!r}")
+        raise Problem(400, f"by: expected Unicode text without NUL, got {found(text)}")
     try:
         return filters.field(text)
     except WrongFilter as wrong:

@@ -5,6 +5,7 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.params import FromPath
 
+from kinfold_schemas.rejections import found
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
 from kinfold_services.gateway.callers import reading_key
 from kinfold_services.gateway.contacts.lookups import After
@@ -33,6 +34,6 @@ async def contact_timeline(
             lambda connection: read_timeline(connection, workspace.name, contact_id, limit, cursor)
         )
     except NoContact:
-        raise Problem(404, f"contact: no contact has the id {contact_id!r}") from None
+        raise Problem(404, f"contact: no contact has the id {found(contact_id)}") from None
     await workspace.check_directory(page.position)
     return json_answer(page)

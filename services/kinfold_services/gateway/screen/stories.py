@@ -8,6 +8,8 @@ from kinfold_services.gateway.screen.listing import LABELS
 from kinfold_services.gateway.screen.words import short
 
 _METADATA: Final = "metadata."
+_FIRST: Final = frozenset({"merge", "alert", "plus"})
+"""The symbols of what an event is about; what it changed besides comes after."""
 _UNSAID: Final = frozenset({"visitorIds", "visitorCount", "metadataHash", "firstSeenAt", "lastSeenAt"})
 """Fields whose change goes with another one, or with every visit."""
 
@@ -57,6 +59,7 @@ def told(entries: Iterable[TimelineEntry]) -> list[Event]:
             events.append(Event(entry.at, entry.cause, [change]))
     for event in events:
         event.changes.reverse()  # newest first among events, but in order within one
+        event.changes.sort(key=lambda change: change.icon not in _FIRST)
     return events
 
 

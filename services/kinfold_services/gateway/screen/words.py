@@ -157,7 +157,9 @@ def device(agent: Primitive) -> Device:
     if browser is not None:
         parts.append(f"{browser.family} {browser.major}" if browser.major else browser.family)
     if system is not None:
-        parts.append(f"{system.family} {system.major}" if system.major else system.family)
+        # Browsers on macOS say version 10 for every version.
+        named = "macOS" if system.family == "Mac OS X" else system.family
+        parts.append(f"{named} {system.major}" if system.major and named != "macOS" else named)
     kind = "desktop"
     if hardware is not None:
         names = f"{hardware.family} {hardware.brand} {hardware.model}".lower()
