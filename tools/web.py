@@ -6,7 +6,7 @@
 |---|---|
 | `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
 | `services/kinfold_services/gateway/screen/static/vendor` | the screen: htmx and its SSE extension, with their licences |
-| `clients/browser/dist` | npm: an ES module and its types |
+| `clients/browser/dist`, `clients/react/dist` | npm: an ES module and its types |
 
 `--into` writes only the first two, into another directory. Node comes from the wheel that the dev extra installs, else from
 PATH. npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
@@ -39,8 +39,8 @@ VENDORED: Final = {
 }
 """The files of npm packages that the gateway serves unchanged, and their names there."""
 
-PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": ()}
-"""The npm packages, each with the packages that its bundle does not contain."""
+PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": (), "react": ("kinfold", "react")}
+"""The npm packages in the order of their dependencies, each with the packages that its bundle does not contain."""
 
 _PATIENCE_S: Final = 300
 _BUNDLED: Final = ("--bundle", "--minify", "--charset=utf8", "--log-level=warning", "--target=es2022")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kinfold.errors import BufferFull, FeedTruncated, KinfoldError, NotFolded, NotSent, Refused, Unreachable
     from kinfold.feed import Feed, FilePosition, Follow, LiveContacts
     from kinfold.producer import AsyncProducer, Counters, Failure, Producer, ProducerOptions
+    from kinfold.signing import sign
     from kinfold_schemas.contacts import Contact
     from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry, ValueCount
     from kinfold_schemas.rejections import EventError
@@ -19,6 +20,7 @@ _HOMES: Final = {
     "kinfold.errors": ("BufferFull", "FeedTruncated", "KinfoldError", "NotFolded", "NotSent", "Refused", "Unreachable"),
     "kinfold.feed": ("Feed", "FilePosition", "Follow", "LiveContacts"),
     "kinfold.producer": ("AsyncProducer", "Counters", "Failure", "Producer", "ProducerOptions"),
+    "kinfold.signing": ("sign",),
     "kinfold_schemas.contacts": ("Contact",),
     "kinfold_schemas.directory": ("Conflict", "ContactCount", "ContactCounts", "TimelineEntry", "ValueCount"),
     "kinfold_schemas.rejections": ("EventError",),
@@ -51,6 +53,7 @@ __all__ = [
     "TimelineEntry",
     "Unreachable",
     "ValueCount",
+    "sign",
 ]
 
 

@@ -1,12 +1,12 @@
 """Log entries, read and judged: the form in which the fold takes them (contract sections 2 and 3)."""
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 
-from kinfold_schemas.codec import decode_event
+from kinfold_schemas.codec import decode_events
 from kinfold_schemas.events import Event
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import Names, named_by
@@ -17,11 +17,14 @@ EVENT_FIELD: Final = b"event"
 
 _SECOND_CHARS: Final = len("2026-11-22T08:00:00")
 
+_YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
 _NETWORK_MS: Final = 60_000
 """A difference up to this is the network's, and not the clock's."""
 _NEARLY_A_MINUTE: Final = timedelta(seconds=59)
 _LONG_AGO: Final = timedelta(days=1, seconds=1)
-_HISTORY_MS: Final = 86_400_000
+_DAY_MS: Final = 86_400_000
+_HISTORY_MS: Final = _DAY_MS
 """Beyond this difference the event is history that is sent again, with the `sentAt` of its time."""
 
 
@@ -57,21 +60,19 @@ def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: Identifier
 
 
 def read_entries(
-    raws: Iterable[tuple[bytes, Mapping[bytes, bytes]]], rules: IdentifierRules = CONTRACT_RULES
+    raws: Sequence[tuple[bytes, Mapping[bytes, bytes]]], rules: IdentifierRules = CONTRACT_RULES
 ) -> list[Entry | BadEntry]:
     """Reads log entries, as Redis gives them, in order. Total: it returns for any bytes."""
     entries: list[Entry | BadEntry] = []
     clock = _Clock()
     last_ms_text, entry_ms = "", 0
-    for entry_id, fields in raws:
+    events = decode_events([fields.get(EVENT_FIELD, b"") for _, fields in raws])
+    for (entry_id, fields), event in zip(raws, events, strict=True):
         text_id = entry_id.decode()
-        data = fields.get(EVENT_FIELD)
-        if data is None:
-            got = f"an entry without that field ({len(fields)} others)"
-            entries.append(BadEntry(text_id, Rejection("no-event-field", "event", "one JSON object", got)))
-            continue
-        event = decode_event(data)
         if type(event) is Rejection:
+            if EVENT_FIELD not in fields:
+                got = f"an entry without that field ({len(fields)} others)"
+                event = Rejection("no-event-field", "event", "one JSON object", got)  # noqa: PLW2901
             entries.append(BadEntry(text_id, event))
             continue
         names = named_by(event, rules)
@@ -81,10 +82,9 @@ def read_entries(
         ms_text = text_id.partition("-")[0]
         if ms_text != last_ms_text:
             last_ms_text, entry_ms = ms_text, int(ms_text)
-        at_ms = clock.effective_ms(entry_ms, event)
-        at = clock.text(at_ms)
-        seen_at = at if at_ms != YEAR_2000_MS else clock.text(min(entry_ms, LAST_MS))
-        entries.append(Entry(text_id, event.id or text_id, data, event, names, at_ms, at, seen_at))
+        at_ms, at = clock.effective(entry_ms, event)
+        seen_at = at if at_ms != YEAR_2000_MS else to_text(min(entry_ms, LAST_MS))
+        entries.append(Entry(text_id, event.id or text_id, fields[EVENT_FIELD], event, names, at_ms, at, seen_at))
     return entries
 
 
@@ -92,39 +92,55 @@ class _Clock:
     """Effective times of entries. Those of one batch are near each other, so what holds for a second is worked out once."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-        self._entry_second = -1
+        self._day, self._day_ms = _YEAR_2000, YEAR_2000_MS
+        """Of an `at` near this one. `to_ms` takes twice as long as to look at a difference of less than a day."""
+        self._entry_second_ms = self._text_ms = -1000
         self._history = self._soonest = self._latest = EPOCH
+        """Of the entry's second: a `sentAt` before the first, or between the others, is not wrong."""
+        self._text = ""
+        """Of the second at `_text_ms`."""
 
-    def text(self, ms: int) -> str:
-        """As `kinfold_schemas.times.to_text`."""
-        second = ms // 1000
-        if second != self._second:
-            self._second, self._text = second, to_text(second * 1000)[:_SECOND_CHARS]
-        return self._text + MILLISECONDS[ms - second * 1000]
-
-    def effective_ms(self, entry_ms: int, event: Event) -> int:
+    def effective(self, entry_ms: int, event: Event) -> tuple[int, str]:
         """When an event counts as having happened (contract section 3, Effective time), within what RFC 3339 can write.
 
         A right clock is left alone, however long the network took; a wrong one is corrected by what it says itself.
         """
         at, sent_at = event.at, event.sent_at
-        effective = entry_ms
-        if at is not None and (at_ms := to_ms(at)) >= YEAR_2000_MS:
-            if sent_at is not None and self._may_be_wrong(sent_at, entry_ms) and (sent_ms := to_ms(sent_at)) >= at_ms:
-                offset_ms = entry_ms - sent_ms
-                if offset_ms < -_NETWORK_MS or _NETWORK_MS < offset_ms <= _HISTORY_MS:
-                    at_ms += offset_ms
-            if at_ms < entry_ms:
-                effective = at_ms
-        return effective if 0 <= effective <= LAST_MS else min(max(effective, 0), LAST_MS)
+        at_ms = entry_ms if entry_ms <= LAST_MS else LAST_MS
+        if at is not None:
+            since = at - self._day
+            if since.days:
+                said_ms = to_ms(at)
+                self._enter_day(said_ms)
+            else:
+                said_ms = self._day_ms + since.seconds * 1000 + since.microseconds // 1000
+            if said_ms >= YEAR_2000_MS:
+                if not 0 <= entry_ms - self._entry_second_ms < 1000:  # noqa: PLR2004
+                    self._enter_second(entry_ms)
+                if not (sent_at is None or sent_at < self._history or self._soonest <= sent_at <= self._latest):
+                    said_ms = _corrected(said_ms, to_ms(sent_at), entry_ms)
+                if said_ms < at_ms:
+                    at_ms = said_ms
+        past_second = at_ms - self._text_ms
+        if not 0 <= past_second < 1000:  # noqa: PLR2004
+            past_second = at_ms % 1000
+            self._text_ms = at_ms - past_second
+            self._text = to_text(self._text_ms)[:_SECOND_CHARS]
+        return at_ms, self._text + MILLISECONDS[past_second]
 
-    def _may_be_wrong(self, sent_at: datetime, entry_ms: int) -> bool:
-        """False for nearly every clock that is right, and for history that is sent again, by a look at whole seconds."""
-        second = entry_ms // 1000
-        if second != self._entry_second:
-            self._entry_second = second
-            now = EPOCH + timedelta(seconds=min(second, LAST_MS // 1000 - 60))
-            self._history, self._soonest, self._latest = now - _LONG_AGO, now - _NEARLY_A_MINUTE, now + _NEARLY_A_MINUTE
-        return not (sent_at < self._history or self._soonest <= sent_at <= self._latest)
+    def _enter_day(self, ms: int) -> None:
+        if YEAR_2000_MS <= ms <= LAST_MS:
+            self._day_ms = ms - ms % _DAY_MS
+            self._day = EPOCH + timedelta(milliseconds=self._day_ms)
+
+    def _enter_second(self, entry_ms: int) -> None:
+        self._entry_second_ms = entry_ms - entry_ms % 1000
+        now = EPOCH + timedelta(milliseconds=min(self._entry_second_ms, LAST_MS - 60_000))
+        self._history, self._soonest, self._latest = now - _LONG_AGO, now - _NEARLY_A_MINUTE, now + _NEARLY_A_MINUTE
+
+
+def _corrected(at_ms: int, sent_ms: int, entry_ms: int) -> int:
+    """`at` of an event by what the clock that it comes from said when it was sent."""
+    offset_ms = entry_ms - sent_ms
+    is_wrong = offset_ms < -_NETWORK_MS or _NETWORK_MS < offset_ms <= _HISTORY_MS
+    return max(at_ms + offset_ms, 0) if is_wrong and sent_ms >= at_ms else at_ms

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kinfold_projections.changes import Before, ChangeWriter
+from kinfold_projections.changes import ChangeWriter, changed_fields
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry
@@ -26,10 +26,10 @@ from kinfold_projections.identity import (
 )
 from kinfold_projections.linking import UNLINKED, Linking, link_visitor
 from kinfold_projections.links import holder_at
-from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
-from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Kind, Outcome, rejected
-from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps
-from kinfold_projections.state import State
+from kinfold_projections.metadata import NO_METADATA, Metadata
+from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcome, rejected
+from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
+from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.changes import (
     ContactCreated,
     ContactSeen,
@@ -45,6 +45,8 @@ from kinfold_schemas.times import text_ms
 
 PRESENCE_INTERVAL_MS: Final = 60_000
 
+_Anonymous = tuple[VisitorRecord, VisitorStamps]
+
 _FACT_BYTES: Final = 1000
 """Of a key and its value: about what long ones take."""
 
@@ -52,10 +54,12 @@ _FACT_BYTES: Final = 1000
 def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
     """Folds entries, in the log's order, into the state; returns the outcome of each."""
     occurrences = state.window.enter(entries)
+    if not occurrences:
+        return [evolve(state, entry) for entry in entries]
     return [evolve(state, entry, occurrences.get(index, "new")) for index, entry in enumerate(entries)]
 
 
-def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence) -> Outcome:
+def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
     """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
     if not isinstance(entry, Entry):
         return rejected(entry.rejection)
@@ -70,12 +74,13 @@ def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence) -> Out
 
 
 def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
-    assert entry.names.visitor_id is not None  # noqa: S101  names.py
-    visitor = state.visitor(entry.names.visitor_id, entry.seen_at)
-    at_ms = entry.at_ms
+    visitor_id, at_ms = entry.names.visitor_id, entry.at_ms
+    assert visitor_id is not None  # noqa: S101  names.py
+    visitor = state.visitor(visitor_id, entry.seen_at)
     if event.context is not None and at_ms >= visitor.context_ms:
         visitor.context, visitor.context_ms = event.context, at_ms
-        state.weigh_visitor(entry.names.visitor_id, len(entry.data))
+        if len(entry.data) > LARGE_BYTES:
+            state.weigh_visitor(visitor_id, len(entry.data))
     link = holder_at(visitor.links, entry.at)
     if link is None or entry.seen_at is not entry.at:
         return FOLDED
@@ -88,73 +93,75 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactSeen, contact)
-    return _outcome(writer, entry)
+    return _outcome(entry, writer)
 
 
 # --- MetadataSet
 
 
 def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
-    names = entry.names
-    visitor = state.visitors.get(names.visitor_id) if names.visitor_id is not None else None
-    link = holder_at(visitor.links, entry.at) if visitor is not None else None
-    if names.visitor_id is not None and link is None:
-        return _anonymous_metadata_set(state, entry, event, visitor)
-    contact_id = link.contact_id if link is not None else names.contact_id
-    if contact_id is None:
+    names, visitor_id = entry.names, entry.names.visitor_id
+    contact: ContactRecord | None
+    if visitor_id is not None:
+        visitor = state.visitors.get(visitor_id)
+        link = holder_at(visitor.links, entry.at) if visitor is not None else None
+        if link is None:
+            return _anonymous_metadata_set(state, entry, event, visitor_id)
+        contact = state.contact(link.contact_id)
+    elif names.contact_id is None:
         contact = decide(state, names).target
-    elif contact_id in state.contacts or link is not None:
-        contact = state.contact(contact_id)
+    elif names.contact_id in state.contacts:
+        contact = state.contact(names.contact_id)
     else:
         expected = "the id of a contact of this workspace"
-        return rejected(Rejection("unknown-contact", "contactId", expected, found(contact_id)))
+        return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
 
-    metadata, late = _metadata_of(state, contact).patch(event.metadata, event.unset, entry.at_ms)
-    if rejection := _too_many(metadata):
-        return rejected(rejection)
-
-    if names.visitor_id is not None:
-        state.visitor(names.visitor_id, entry.seen_at)
-    if contact is None:  # the event may simply have come before the one that identifies
-        contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
-        if names.external_id is not None:
-            take_external_id(state, contact, names.external_id)
-        else:
-            address_by_metadata(state, contact, names)
-        state.put_metadata(contact, metadata)
-        take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
-        writer = ChangeWriter(state, entry, contact)
-        writer.tell(ContactCreated, contact)
-        return _outcome(writer, entry, late=late)
-    before, described = contact.metadata, (contact.name, contact.image)
-    state.put_metadata(contact, metadata)
-    changed = [f"metadata.{key}" for key in changed_keys(before, contact.metadata)]
+    metadata, keys, late = _metadata_of(state, contact).patch(event.metadata, event.unset, entry.at_ms)
+    if len(metadata.values) > MAX_METADATA_KEYS:
+        return _too_many(metadata)
+    if contact is None:
+        return _create_for_metadata(state, entry, event, metadata)
+    if visitor_id is not None:
+        state.visitor(visitor_id, entry.seen_at)
+    changed = [f"metadata.{key}" for key in sorted(keys)] if keys else keys
+    stamps = state.put_metadata(contact, metadata)
     if event.name is not None or event.image is not None:
-        late |= not take_profile(contact, state.stamps_of(contact), event, entry.at_ms)
-        now = contact.name, contact.image
-        changed = [field for field, old, new in zip(("name", "image"), described, now, strict=True) if old != new] + changed
+        before = copy_contact(contact)
+        late |= not take_profile(contact, stamps, event, entry.at_ms)
+        changed = changed_fields(before, contact) + changed
+    if not changed:
+        return _outcome(entry, late=late)
     writer = ChangeWriter(state, entry, contact)
-    if changed:
-        writer.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(writer, entry, late=late)
+    writer.tell(ContactUpdated, contact, changed=changed)
+    return _outcome(entry, writer)
 
 
-def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor: VisitorRecord | None) -> Outcome:
+def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadata: Metadata) -> Outcome:
+    """Metadata for an identifier that no contact has: the event may simply have come before the one that identifies."""
+    contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+    if entry.names.external_id is not None:
+        take_external_id(state, contact, entry.names.external_id)
+    else:
+        address_by_metadata(state, contact, entry.names)
+    take_profile(contact, state.put_metadata(contact, metadata), event, entry.at_ms)
+    writer = ChangeWriter(state, entry, contact)
+    writer.tell(ContactCreated, contact)
+    return _outcome(entry, writer)
+
+
+def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
     """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
-    visitor_id = entry.names.visitor_id
-    assert visitor_id is not None  # noqa: S101  the caller has looked
     own = _anonymous_metadata(state, visitor_id)
-    metadata, late = own.patch(event.metadata, event.unset, entry.at_ms)
-    if rejection := _too_many(metadata):
-        return rejected(rejection)
+    metadata, changed, late = own.patch(event.metadata, event.unset, entry.at_ms)
+    if len(metadata.values) > MAX_METADATA_KEYS:
+        return _too_many(metadata)
     visitor = state.visitor(visitor_id, entry.seen_at)
     stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
     before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
     late |= not take_profile(visitor, stamps, event, entry.at_ms)
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
-    folded = before != (visitor.name, visitor.image) or bool(changed_keys(own.values, metadata.values))
-    return _outcome(None, entry, late=late, folded=folded)
+    return _outcome(entry, late=late, folded=bool(changed) or before != (visitor.name, visitor.image))
 
 
 # --- VisitorIdentified
@@ -163,21 +170,22 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
 def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) -> Outcome:
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
-    metadata, late = _identified_metadata(state, entry, event, decision)
-    if rejection := _too_many(metadata):  # only this can refuse the event
-        return rejected(rejection)
+    anonymous = _anonymous(state, names.visitor_id)
+    metadata, late = _identified_metadata(state, entry, event, decision, anonymous)
+    if len(metadata.values) > MAX_METADATA_KEYS:  # only this can refuse the event
+        return _too_many(metadata)
 
     contact = decision.target
     if contact is None:
         contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
-    before = Before(contact)
+    before = copy_contact(contact)
     if names.external_id is not None:
         take_external_id(state, contact, names.external_id)
     if decision.rule == "merges":
         merge(state, contact, decision.other, entry)
     elif names.email is not None and decision.rule != "conflict":
         late |= not take_email(state, contact, names.email, at_ms)
-    if (anonymous := _anonymous(state, names.visitor_id)) is not None:
+    if anonymous is not None:
         join_profile(contact, state.stamps_of(contact), *anonymous)
     if event.name is not None or event.image is not None:
         late |= not take_profile(contact, state.stamps_of(contact), event, at_ms)
@@ -186,11 +194,13 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
 
     writer = ChangeWriter(state, entry, contact)
-    _tell(writer, state, entry, decision, before, linking)
-    return _outcome(writer, entry, late=late, folded=linking.folded)
+    _tell(writer, decision, before, linking)
+    return _outcome(entry, writer, late=late, folded=linking.folded)
 
 
-def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, decision: Decision) -> tuple[Metadata, bool]:
+def _identified_metadata(
+    state: State, entry: Entry, event: VisitorIdentified, decision: Decision, anonymous: _Anonymous | None
+) -> tuple[Metadata, bool]:
     """The contact's metadata after the event, and whether any came too late; NO_METADATA: as it is.
 
     Where contacts come together, or a visitor's anonymous past joins one, the newest keys stay. Elsewhere it may be too many.
@@ -198,7 +208,6 @@ def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, d
     joining: list[Metadata] = []
     if decision.rule == "merges":
         joining.append(_metadata_of(state, decision.other))
-    anonymous = _anonymous(state, entry.names.visitor_id)
     if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
@@ -207,24 +216,24 @@ def _identified_metadata(state: State, entry: Entry, event: VisitorIdentified, d
     metadata = _metadata_of(state, decision.target)
     for other in joining:
         metadata = metadata.combine(other)
-    metadata, late = metadata.patch(event.metadata, event.unset, entry.at_ms)
+    metadata, _, late = metadata.patch(event.metadata, event.unset, entry.at_ms)
     return (metadata.bounded() if joining else metadata), late
 
 
-def _tell(writer: ChangeWriter, state: State, entry: Entry, decision: Decision, before: Before, linking: Linking) -> None:  # noqa: PLR0913, PLR0917  all that an identification did
+def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
-    contact = before.contact
+    contact = writer.about
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
         writer.tell(ContactCreated, contact)
     else:
-        changed = before.changed()
-        if not linking.moved and merged is None and before.reordered():
+        changed = changed_fields(before, contact)
+        if not linking.moved and merged is None and before.visitor_ids != contact.visitor_ids:
             changed.append("visitorIds")
         if changed:
             writer.tell(ContactUpdated, contact, changed=changed)
-    if linking.bystander is not None and linking.bystander.reordered():
-        writer.tell(ContactUpdated, linking.bystander.contact, changed=["visitorIds"])
+    if linking.bystander is not None:
+        writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved:
         previous = linking.previous
         writer.tell(
@@ -238,16 +247,16 @@ def _tell(writer: ChangeWriter, state: State, entry: Entry, decision: Decision, 
     if merged is not None:
         writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(writer, state, entry, contact, decision)
+        _tell_conflict(writer, decision)
 
 
-def _tell_conflict(writer: ChangeWriter, state: State, entry: Entry, contact: ContactRecord, decision: Decision) -> None:
-    email, key, holder = entry.names.email, entry.names.email_key, decision.other
-    assert email is not None and key is not None  # noqa: S101, PT018  the second table says so
-    conflict = key, holder.id, decision.reason
+def _tell_conflict(writer: ChangeWriter, decision: Decision) -> None:
+    names, state, contact, holder = writer.entry.names, writer.state, writer.about, decision.other
+    assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
+    conflict = names.email_key, holder.id, decision.reason
     if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
         state.stamps_of(contact).conflict = conflict
-        writer.tell(IdentityConflict, contact, email=email, held_by=holder.id, reason=decision.reason)
+        writer.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
 
 
 # --- their parts
@@ -257,10 +266,10 @@ def _metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
     return NO_METADATA if contact is None else Metadata(contact.metadata, state.contact_stamps[contact.id].metadata)
 
 
-def _anonymous(state: State, visitor_id: str | None) -> tuple[VisitorRecord, VisitorStamps] | None:
+def _anonymous(state: State, visitor_id: str | None) -> _Anonymous | None:
     """The visitor, where it brings something to the contact that identifies it first."""
-    stamps = state.visitor_stamps.get(visitor_id) if visitor_id is not None else None
-    if visitor_id is None or stamps is None or (visitor := state.visitors[visitor_id]).links:
+    visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
+    if visitor_id is None or visitor is None or visitor.links or (stamps := state.visitor_stamps.get(visitor_id)) is None:
         return None
     return visitor, stamps
 
@@ -270,20 +279,16 @@ def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
     return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
 
 
-def _too_many(metadata: Metadata) -> Rejection | None:
-    if len(metadata.values) <= MAX_METADATA_KEYS:
-        return None
+def _too_many(metadata: Metadata) -> Outcome:
     expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
-    return Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys")
+    return rejected(Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys"))
 
 
-def _outcome(writer: ChangeWriter | None, entry: Entry, *, late: bool = False, folded: bool = False) -> Outcome:
+def _outcome(entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False) -> Outcome:
     if writer is not None and writer.told:
         return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked)
-    if entry.names.blocked:
-        kind: Kind = "folded" if folded else "stale" if late else "no-op"
-        return Outcome(kind, blocked=entry.names.blocked)
-    return FOLDED if folded else STALE if late else NO_OP
+    outcome = FOLDED if folded else STALE if late else NO_OP
+    return msgspec.structs.replace(outcome, blocked=entry.names.blocked) if entry.names.blocked else outcome
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:

@@ -48,9 +48,12 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
     index = len(links) if at >= links[-1].since else bisect_right(links, at, key=_since)
     if index:
         before, times = links[index - 1], confirmed[index - 1]
-        if find(before.contact_id) == contact_id:
-            again = _confirmed(before.since, times, at_ms)
-            return links, confirmed if again is times else [*confirmed[: index - 1], again, *confirmed[index:]]
+        if before.contact_id == contact_id or find(before.contact_id) == contact_id:
+            if (again := _confirmed(before.since, times, at_ms)) is times:
+                return history
+            confirmed = confirmed.copy()
+            confirmed[index - 1] = again
+            return links, confirmed
         if times and times[-1] > at_ms:
             cut = bisect_right(times, at_ms)
             resumed = Link(find(before.contact_id), to_text(times[cut]))
@@ -59,7 +62,7 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
                 [*confirmed[: index - 1], times[:cut], [], times[cut + 1 :], *confirmed[index:]],
             )
     if index < len(links) and find(links[index].contact_id) == contact_id:  # the contact's next link begins earlier
-        times = _thinned(at_ms, [text_ms(links[index].since), *confirmed[index]])
+        times = _thinned(at, [text_ms(links[index].since), *confirmed[index]])
         return (
             [*links[:index], Link(contact_id, at), *links[index + 1 :]],
             [*confirmed[:index], times, *confirmed[index + 1 :]],
@@ -69,15 +72,16 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
 
 def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
     """A link's confirmations with one more, not before its `since`; the same list if that time is known."""
-    since_ms = text_ms(since)
     place = bisect_right(times, at_ms)
-    if at_ms == (times[place - 1] if place else since_ms):
+    if at_ms == (times[place - 1] if place else text_ms(since)):
         return times
-    return _thinned(since_ms, [*times[:place], at_ms, *times[place:]])
+    more = times.copy()
+    more.insert(place, at_ms)
+    return more if len(more) < KEPT else _thinned(since, more)
 
 
-def _thinned(since_ms: int, times: list[int]) -> list[int]:
-    """No more times than are kept.
+def _thinned(since: str, times: list[int]) -> list[int]:
+    """No more times than are kept, of a link since then.
 
     Where there are more, each goes whose two neighbours are within a minute of each other, from the latest to the first: an
     answer between those two is right but for that minute. Then the one in the middle goes: a late link that falls among
@@ -85,7 +89,7 @@ def _thinned(since_ms: int, times: list[int]) -> list[int]:
     """
     if len(times) < KEPT:
         return times
-    kept = [times[-1]]
+    since_ms, kept = text_ms(since), [times[-1]]
     for number in range(len(times) - 2, -1, -1):
         if kept[-1] - (times[number - 1] if number else since_ms) > AS_ONE_MS:
             kept.append(times[number])

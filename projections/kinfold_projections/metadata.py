@@ -20,13 +20,17 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     values: dict[str, Primitive]
     stamps: dict[str, int]
 
-    def patch(self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, at_ms: int) -> tuple["Metadata", bool]:
-        """Sets `values` and removes `unset` as of `at_ms`; a key in both is set. Tells whether anything came too late.
+    def patch(
+        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, at_ms: int
+    ) -> tuple["Metadata", list[str], bool]:
+        """Sets `values` and removes `unset` as of `at_ms`; a key in both is set.
 
-        An equal value keeps its place and moves its stamp. The result may hold more than `MAX_METADATA_KEYS`.
+        Also returns the keys that differ now, and whether anything came too late. An equal value keeps its place and moves its
+        stamp. The result may hold more than `MAX_METADATA_KEYS`.
         """
         new_values = own_values = self.values
         new_stamps = self.stamps.copy()
+        changed: list[str] = []
         late = False
         for key in unset or ():
             if values and key in values:
@@ -37,20 +41,22 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
             new_stamps[key] = at_ms
             if key in new_values:
                 new_values = {name: value for name, value in new_values.items() if name != key}
+                changed.append(key)
         for key, value in values.items() if values else ():
             if at_ms < new_stamps.get(key, NEVER):
                 late = True
                 continue
             new_stamps[key] = at_ms
             old = new_values.get(key, _NOTHING)
-            if old.__class__ is value.__class__ and old == value:
+            if old == value and type(old) is type(value):
                 continue
             if new_values is own_values:
                 new_values = own_values.copy()
             new_values[key] = value
+            changed.append(key)
         if unset:
             new_stamps = _forget_long_removed(new_values, new_stamps)
-        return Metadata(new_values, new_stamps), late
+        return Metadata(new_values, new_stamps), changed, late
 
     def combine(self, other: "Metadata") -> "Metadata":
         """Both, each key as the later stamp has it; at equal times as this one has it.

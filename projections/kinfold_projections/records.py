@@ -11,7 +11,8 @@ stand apart, so that an event that says nothing new writes a few bytes and leave
 A stamp is an effective time in milliseconds. `metadata`, `visitor_ids` and `links` are replaced and never mutated.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -45,8 +46,10 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
 
     def widen(self, first_at: str, last_at: str) -> None:
         """Widens the seen times."""
-        self.last_seen_at = max(self.last_seen_at, last_at)
-        self.first_seen_at = min(self.first_seen_at, first_at)
+        if last_at > self.last_seen_at:
+            self.last_seen_at = last_at
+        if first_at < self.first_seen_at:
+            self.first_seen_at = first_at
 
 
 class ContactStamps(msgspec.Struct, array_like=True, gc=False):
@@ -115,6 +118,8 @@ def public_visitor(visitor_id: str, record: VisitorRecord) -> Visitor:
     return msgspec.structs.replace(msgspec.convert(record, Visitor, from_attributes=True), id=visitor_id)
 
 
+copy_contact: Final[Callable[[ContactRecord], ContactRecord]] = cast("Any", ContactRecord).__copy__
+"""`copy.copy` takes five times as long."""
 encode_record: Final = msgspec.json.Encoder().encode
 encode_stamps: Final = msgspec.msgpack.Encoder().encode
 decode_visitor: Final = msgspec.json.Decoder(VisitorRecord).decode

@@ -28,11 +28,13 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import MergedContact
+from kinfold_schemas.contacts import Link, MergedContact
+from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
-_LARGE_BYTES: Final = 4 * _VISITOR_BYTES
+LARGE_BYTES: Final = 4 * _VISITOR_BYTES
+"""An event of fewer does not make a visitor worth weighing."""
 
 
 class DamagedState(LookupError):
@@ -119,7 +121,7 @@ class State:
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
         """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
         known = self._visitor_bytes.get(visitor_id, _VISITOR_BYTES)
-        if at_most > _LARGE_BYTES and at_most > 1.5 * known:
+        if at_most > LARGE_BYTES and at_most > 1.5 * known:
             size = self._visitor_bytes[visitor_id] = len(encode_record(self.visitors[visitor_id]))
             self.held_bytes += size - known
 
@@ -131,12 +133,13 @@ class State:
 
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
-        contact = self.contacts.get(contact_id)
-        while type(contact) is MergedContact:
-            contact_id = contact.merged_into
+        while True:
             contact = self.contacts.get(contact_id)
-        if type(contact) is ContactRecord:
-            return contact
+            if type(contact) is ContactRecord:
+                return contact
+            if type(contact) is not MergedContact:
+                break
+            contact_id = contact.merged_into
         message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
         raise DamagedState(message)
 
@@ -188,7 +191,8 @@ class State:
     def write_contact(self, contact: ContactRecord) -> bytes:
         """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""
         data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
-        self._weigh(contact.id, len(data))
+        if self.tells:
+            self._weigh(contact.id, len(data))
         return data
 
     def stamps_of(self, contact: ContactRecord) -> ContactStamps:
@@ -196,12 +200,14 @@ class State:
         stamps = self._changes.contact_stamps[contact.id] = self.contact_stamps[contact.id]
         return stamps
 
-    def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> None:
-        """The contact's metadata is this, and so is its hash."""
+    def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> ContactStamps:
+        """The contact's metadata is this, and so is its hash; returns the contact's stamps."""
         if metadata.values is not contact.metadata:
             contact.metadata = metadata.values
             contact.metadata_hash = metadata_hash(metadata.values) if self.tells else ""
-        self.stamps_of(contact).metadata = metadata.stamps
+        stamps = self.stamps_of(contact)
+        stamps.metadata = metadata.stamps
+        return stamps
 
     def put_external_id(self, external_id: str, contact_id: str) -> None:
         """The external id is the contact's."""
@@ -218,15 +224,15 @@ class State:
         self.emails[email_key] = self._changes.emails[email_key] = None
         self._changes.new_emails -= 1
 
-    def add_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
-        """The visitor becomes the contact's, by a link that names `link_contact_id` (the contact, or one merged into it)."""
-        members.add(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
-        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = True
+    def add_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
+        """The visitor becomes the contact's, by a link that names the contact, or one merged into it."""
+        members.add(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
+        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = True
 
-    def remove_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
-        """The visitor leaves the contact."""
-        members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
-        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = False
+    def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
+        """The visitor leaves the contact, whose it was by this link."""
+        members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
+        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = False
 
     def merge_contact(self, contact: ContactRecord, merged: ContactRecord) -> ContactStamps:
         """Gives the contact the visitors of the merged one, which becomes a tombstone; returns the merged one's stamps."""

@@ -24,6 +24,8 @@ MAX_EMAIL_CHARS: Final = 320
 _MAX_NORMALISED_CHARS: Final = 4 * MAX_EMAIL_CHARS
 """A longer text is no identifier, because one character in normal form comes from at most four. It is not normalised, which
 takes quadratic time."""
+REMEMBERED_IDENTIFIERS: Final = 65_536
+"""How many judgements of each kind a fold remembers."""
 
 # --- the keys of identifiers --------------------------------------------------------------------------------------------
 

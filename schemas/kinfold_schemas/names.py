@@ -30,10 +30,10 @@ _NOBODY: Final = Names()
 def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
     """Return the identifiers in `event` under a workspace's rules, or why it is rejected."""
     if type(event) is VisitorSeen:
-        return _visitor(event.visitor_id, rules)
+        return rules.visitor_names.get(event.visitor_id) or _visitor(event.visitor_id, rules)
     if type(event) is MetadataSet:
         if event.visitor_id is not None and event.external_id is None and event.email is None and event.contact_id is None:
-            return _visitor(event.visitor_id, rules)  # the usual case
+            return rules.visitor_names.get(event.visitor_id) or _visitor(event.visitor_id, rules)  # the usual case
         return _people(event, rules)
     if type(event) is VisitorIdentified:
         return _people(event, rules)
@@ -41,9 +41,6 @@ def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
 
 
 def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
-    known: Names | None = rules.visitor_names.get(visitor_id)
-    if known is not None:
-        return known
     judged = rules.visitor_id(visitor_id)
     if type(judged) is Rejection:
         return judged

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
+import kinfold
+from kinfold_services.access.identity_tokens import ensure_identity_secret
 from tests.support.visits import Shop, Stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -180,6 +182,40 @@ async def test_rejected_identity_is_sent_again_with_another_token_and_loses_noth
         assert [event.get("token") for event in json.loads(request.post_data or "")] == [None, "another"]
         assert said(await shop.log()) == [("VisitorSeen", None), ("MetadataSet", {"plan": "pro"})]
         assert len(shop.warnings) == 2
+
+
+@pytest.mark.parametrize("names_visitor", [False, True], ids=["any visitor", "this visitor"])
+async def test_page_with_a_publishable_key_identifies_with_a_token(stage: Stage, workspace: str, names_visitor: bool):  # noqa: FBT001  a parameter
+    """The page asks its backend for a token, and passes the id of its visitor where the token is for this visitor alone."""
+    async with stage.shop(workspace, "publishable") as shop:
+        secret = (await ensure_identity_secret(stage.redis, shop.workspace))[0].identity_secret
+        page = await shop.open(pages="")
+        this = await visitor_id(page)
+        token = kinfold.sign(secret, external_id="u-1", email="ada@example.org", visitor_id=this if names_visitor else None)
+        person = {"externalId": "u-1", "email": "Ada@Example.org", "name": "Ada", "token": token}
+        await page.evaluate("(person) => kinfold.identify(person)", person)
+        assert await page.evaluate("kinfold.flush()")
+
+        assert said(await shop.log()) == [("VisitorSeen", None), ("VisitorIdentified", "u-1")]
+        contact = await shop.folded("/v1/contacts", externalId="u-1")
+        assert (contact["email"], contact["name"], contact["visitorIds"]) == ("Ada@Example.org", "Ada", [this])
+        assert token not in json.dumps(await shop.log())
+        assert shop.warnings == []
+
+
+async def test_token_of_another_visitor_identifies_nobody(stage: Stage, workspace: str):
+    """A page that copied a token of another browser cannot use it, and the console says why."""
+    async with stage.shop(workspace, "publishable") as shop:
+        secret = (await ensure_identity_secret(stage.redis, shop.workspace))[0].identity_secret
+        token = kinfold.sign(secret, external_id="u-1", visitor_id="v_of-another-browser")
+        page = await shop.open(pages="")
+        await page.evaluate("(token) => kinfold.identify({ externalId: 'u-1', token })", token)
+        assert await page.evaluate("kinfold.flush()")
+
+        assert said(await shop.log()) == [("VisitorSeen", None)]
+        (warning,) = shop.warnings
+        assert "expected a token for the event's visitor" in warning
+        assert "got one for visitor 'v_of-another-browser'" in warning
 
 
 async def test_log_holds_no_token(shop: Shop):

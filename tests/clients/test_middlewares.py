@@ -1,11 +1,15 @@
 """What the ASGI and WSGI middlewares have in common."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import flask
 import pytest
+from django.conf import settings
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.test.utils import override_settings
 from litestar import Litestar, MediaType, get
 from litestar.middleware import DefineMiddleware
 from litestar.params import PathParameter
@@ -13,6 +17,7 @@ from litestar.testing import TestClient
 
 import kinfold
 from kinfold import asgi, wsgi
+from kinfold.django import VisitorMiddleware
 from kinfold.testing import Recorder
 from tests.support.waiting import wait_until_sync
 
@@ -20,7 +25,7 @@ BASE: Final = "http://example.local"
 HTML: Final = "<h1>Hello</h1>"
 
 
-def visit_asgi(producer: Any, path: str) -> None:
+def visit_asgi(producer: Any, path: str, headers: Mapping[str, str] | None = None) -> None:
     """A page of an ASGI application."""
 
     @get("/pages/{_name:path}", media_type=MediaType.HTML)
@@ -29,10 +34,10 @@ def visit_asgi(producer: Any, path: str) -> None:
 
     middleware = DefineMiddleware(asgi.VisitorMiddleware, producer=producer)
     with TestClient(Litestar([page], middleware=[middleware]), base_url=BASE) as browser:
-        assert browser.get(path).status_code == 200
+        assert browser.get(path, headers=headers).status_code == 200
 
 
-def visit_wsgi(producer: Any, path: str) -> None:
+def visit_wsgi(producer: Any, path: str, headers: Mapping[str, str] | None = None) -> None:
     """A page of a WSGI application."""
     app = flask.Flask(__name__)
 
@@ -41,10 +46,19 @@ def visit_wsgi(producer: Any, path: str) -> None:
 
     app.add_url_rule("/pages/<path:_name>", view_func=page)
     app.wsgi_app = wsgi.VisitorMiddleware(app.wsgi_app, producer=producer)  # type: ignore[method-assign]
-    assert app.test_client().get(path, base_url=BASE).status_code == 200
+    assert app.test_client().get(path, base_url=BASE, headers=headers).status_code == 200
 
 
-Visit = Callable[[Any, str], None]
+def visit_django(producer: Any, path: str, headers: Mapping[str, str] | None = None) -> None:
+    """A page of a Django application."""
+    if not settings.configured:
+        settings.configure()
+    with override_settings(KINFOLD={"producer": producer}, ALLOWED_HOSTS=["*"], DEFAULT_CHARSET="utf-8"):
+        view = VisitorMiddleware(lambda _: HttpResponse(HTML.encode()))
+        assert view(RequestFactory().get(path, headers=headers)).status_code == 200
+
+
+Visit = Callable[..., None]
 kinds: Final = pytest.mark.parametrize("visit", [visit_asgi, visit_wsgi])
 
 
@@ -92,3 +106,16 @@ def test_visit_ends_with_its_request(visit: Visit):
     visit(Recorder(), "/pages/1")
     with pytest.raises(LookupError, match="reset: expected a request that passed through"):
         wsgi.reset(flask.Response())
+
+
+@pytest.mark.parametrize("visit", [visit_asgi, visit_wsgi, visit_django])
+def test_identity_token_in_a_request_identifies_nobody(visit: Visit):
+    """Only the application says who a visitor is. A token that an attacker copied or planted is not even looked at."""
+    token = kinfold.sign(f"kf_is_{'0' * 12}_{'0' * 64}", external_id="u-1", visitor_id="v-1")
+    headers = {"Authorization": f"Bearer {token}", "Cookie": f"kinfold_visitor={token}; token={token}", "token": token}
+    recorder = Recorder()
+    visit(recorder, f"/pages/1?token={token}", headers)
+
+    assert [event["type"] for event in recorder.events] == ["VisitorSeen"]
+    assert token not in str(recorder.events)
+    assert recorder.contacts == []

@@ -1,7 +1,5 @@
 """`kinfold keys`, and the gateway of `kinfold up`."""
 
-import hashlib
-import hmac
 import json
 import os
 import shutil
@@ -13,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from kinfold import sign
 from kinfold_services.cli.gateway_process import gateway_url
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
@@ -44,13 +43,19 @@ def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspac
     assert f"workspace {workspace} is not in kinfold:workspaces" in result.err
 
 
-def test_the_identity_secret_is_shown_and_renewed(redis_url: str, workspace: str):
-    """It stays the same until it is renewed."""
+def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str):
+    """Two secrets are valid at once, the newest is printed first, and a third one is refused."""
     kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
-    secret = kinfold.json("keys", "identity-secret")["identitySecret"]
+    old = kinfold.json("keys", "identity-secret")
 
-    assert kinfold.json("keys", "identity-secret")["identitySecret"] == secret
-    assert kinfold.json("keys", "identity-secret", "--renew")["identitySecret"] != secret
+    assert kinfold.json("keys", "identity-secret") == old
+    new = kinfold.json("keys", "rotate-identity")
+    assert kinfold.lines("keys", "identity-secret") == [new, old]
+    third = kinfold.run("keys", "rotate-identity")
+    assert (third.status, f"got {new['kid']}, {old['kid']}" in third.err) == (1, True)
+    assert kinfold.json("keys", "retire-identity", old["kid"]) == {"workspace": workspace, "retired": old["kid"]}
+    assert kinfold.run("keys", "retire-identity", old["kid"]).status == 1
+    assert kinfold.json("keys", "identity-secret") == new
 
 
 @pytest.mark.slow
@@ -74,8 +79,8 @@ def test_up_starts_a_gateway_and_prints_its_first_key(data_dir: Path):
     if shutil.which("curl") is not None:
         pasted = subprocess.run(["bash", "-c", printed["run"]], capture_output=True, check=True)
         assert json.loads(pasted.stdout) == {"contacts": [], "nextCursor": None}
-    signature = hmac.new(secret.encode(), b"u-1", hashlib.sha256).hexdigest()
-    event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "signature": signature}
+    token = sign(secret, external_id="u-1")
+    event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "token": token}
     with httpx.Client(base_url=url) as client:
         assert client.get(printed["open"]).status_code == 200
         posted = client.post("/v1/events", json=event, headers={"Authorization": f"Bearer {browser}"})

@@ -213,7 +213,8 @@ async def test_a_rebuild_in_memory_has_what_projectors_store(  # noqa: PLR0917  
             assert stored == {each.encode(): str(value).encode() for each, value in position_fields(rebuild.position).items()}
             continue
         kind = cast("Any", name)
-        ours = {each.encode(): rebuild.stored(kind, each) for each in rebuild.ids(kind)}
+        ids = [*rebuild.ids(kind)]
+        ours = dict(zip(map(str.encode, ids), rebuild.stored(kind, ids), strict=True))
         if name in {"members", "created"}:
             members = await redis.zrange(key(workspace, name), 0, -1, withscores=True)
             assert ours == {each: b"%g" % score for each, score in cast("list[tuple[bytes, float]]", members)}

@@ -1,4 +1,4 @@
-"""The page of a person in Chromium: facts, devices, metadata, timeline, conflicts, merges and why; and attacks by their data."""
+"""The page of a person in Chromium: facts, devices, metadata, timeline, conflicts, merges and why; attacks by their data."""
 
 from typing import Any, Final
 

@@ -14,8 +14,8 @@ import httpx
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.access.identity_tokens import ensure_identity_secret
 from kinfold_services.access.keys import create_key
-from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import connect
 from kinfold_services.gateway.server import GatewayServer
 from kinfold_services.gateway.workspaces import ANSWER_S
@@ -69,8 +69,8 @@ class Gateway:
         return [(entry, json.loads(data)) for entry, data in found]
 
     async def identity_secret(self) -> str:
-        """The secret with which the workspace's backend signs identities."""
-        return await identity_secret(self.redis, self.workspace)
+        """The secret with which the workspace's backend signs identity tokens."""
+        return (await ensure_identity_secret(self.redis, self.workspace))[0].identity_secret
 
     async def aclose(self) -> None:
         """Close the clients."""

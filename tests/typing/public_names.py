@@ -82,6 +82,10 @@ def searches() -> None:
         contacts.conflicts(status="settled")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def signing() -> None:
+    assert_type(kinfold.sign("secret", external_id="u-1", email="a@b.c", visitor_id="v-1", expires_in_s=60), str)
+
+
 def changes() -> None:
     feed = kinfold.Feed("redis://", position=kinfold.FilePosition("position"))
     kinfold.Feed("redis://", position=(lambda: None, print))

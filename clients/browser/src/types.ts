@@ -14,7 +14,7 @@ export interface Identity {
   name?: string | null;
   image?: string | null;
   metadata?: Metadata | null;
-  /** The proof from your backend. A publishable key may identify nobody without one. */
+  /** An identity token of your backend. A publishable key may identify nobody without one. */
   token?: string | null;
 }
 

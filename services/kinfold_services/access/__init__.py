@@ -1,6 +1,6 @@
 """Who may do what.
 
-keys.py        API keys of the gateway's callers
-signatures.py  identities that a backend has signed for a browser
-rights.py      the Redis rights (ACL) that each program needs
+keys.py             API keys of the gateway's callers
+identity_tokens.py  identities that a backend has signed for a browser
+rights.py           the Redis rights (ACL) that each program needs
 """

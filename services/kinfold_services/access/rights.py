@@ -85,7 +85,7 @@ GATEWAY: Final = Role(
         "directory",
         "blocked-identifiers",
         "api-keys",
-        "identity-secret",
+        "identity-secrets",
         "session-secret",
         "sign-in-links",
     ),

@@ -1,4 +1,4 @@
-"""`kinfold keys`: the API keys of the gateway. A key is printed only when it is created."""
+"""`kinfold keys`: the API keys of the gateway, and the identity secrets. A key is printed only when it is created."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,13 @@ import msgspec
 import typer
 
 from kinfold_services.access import keys
-from kinfold_services.access.signatures import identity_secret, renew_identity_secret
+from kinfold_services.access.identity_tokens import (
+    IdentitySecret,
+    ensure_identity_secret,
+    identity_secrets,
+    retire_identity_secret,
+    rotate_identity_secret,
+)
 from kinfold_services.cli.hints import warn_if_not_served
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
@@ -16,7 +22,7 @@ from kinfold_services.connections import Client
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
-key_commands: Final = typer.Typer(help="Manages the API keys of the gateway.", no_args_is_help=True)
+key_commands: Final = typer.Typer(help="Manages the API keys of the gateway, and the identity secrets.", no_args_is_help=True)
 
 
 @key_commands.command()
@@ -89,22 +95,63 @@ def revoke(
 
 
 @key_commands.command(name="identity-secret")
-def secret(
-    *,
-    renew: Annotated[bool, typer.Option("--renew", help="Replace the secret; old signatures are invalid after 5 s.")] = False,
+def identity_secret(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
+    """Prints the secret with which a backend signs identity tokens, for browsers with a publishable key.
+
+    Prints two lines while one secret replaces another; the first is the one to sign with.
+    """
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+
+    async def show(client: Client) -> int:
+        for each in await ensure_identity_secret(client, settings.workspace):
+            _print_secret(settings, each)
+        return DONE
+
+    return _run(settings, show)
+
+
+@key_commands.command(name="rotate-identity")
+def rotate_identity(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
+    """Adds an identity secret beside the present one, and prints it. Exit status 1: two are valid already.
+
+    Both are valid until `kinfold keys retire-identity` ends one. Let 5 s pass before you sign with the new one: gateways read
+    the secrets that often.
+    """
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+
+    async def rotate(client: Client) -> int:
+        made = await rotate_identity_secret(client, settings.workspace)
+        if made is None:
+            kids = ", ".join(each.kid for each in await identity_secrets(client, settings.workspace))
+            expected = f"expected at most one valid secret in workspace {settings.workspace}, got {kids}"
+            return complain(f"identity secret: {expected}; `kinfold keys retire-identity KID` ends one", NO)
+        _print_secret(settings, made)
+        return DONE
+
+    return _run(settings, rotate)
+
+
+@key_commands.command(name="retire-identity")
+def retire_identity(
+    kid: Annotated[str, typer.Argument(metavar="KID", help="The kid that `kinfold keys identity-secret` shows.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Prints the secret with which a backend signs identities, for browsers with a publishable key."""
+    """Ends an identity secret permanently: within 5 s its tokens are rejected. Exit status 1: no valid secret has this kid."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
-    async def show(client: Client) -> int:
-        ask = renew_identity_secret if renew else identity_secret
-        print_json({"workspace": settings.workspace, "identitySecret": await ask(client, settings.workspace)})
+    async def retire(client: Client) -> int:
+        if not await retire_identity_secret(client, settings.workspace, kid):
+            return complain(f"identity secret {kid!r}: no such secret in workspace {settings.workspace}", NO)
+        print_json({"workspace": settings.workspace, "retired": kid})
         return DONE
 
-    return _run(settings, show)
+    return _run(settings, retire)
+
+
+def _print_secret(settings: Settings, each: IdentitySecret) -> None:
+    print_json({"workspace": settings.workspace, **msgspec.to_builtins(each)})
 
 
 def _run(settings: Settings, work: Callable[[Client], Awaitable[int]]) -> int:

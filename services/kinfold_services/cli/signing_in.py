@@ -11,7 +11,7 @@ from kinfold_services.server.choice import ANSWER_S
 
 
 def sign_in_url(gateway: str, redis_url: str, workspace: str, new_key: str | None) -> str:
-    """The address to open: with a link for the new key, else for the oldest secret key; without a secret key, without a link."""
+    """The address to open: with a link for the new key, else for the oldest secret key. Without a secret key it has no link."""
 
     async def token() -> str | None:
         async with connect(redis_url, ANSWER_S) as client:

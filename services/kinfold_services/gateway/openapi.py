@@ -38,8 +38,7 @@ def _event_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of an event, and the schemas that it refers to by name."""
     (event,), components = msgspec.json.schema_components((Event,), ref_template=_REF)
     components["VisitorIdentified"]["properties"] |= {
-        "signature": {"type": "string", "description": "For publishable keys: the HMAC of the identifier"},
-        "emailSignature": {"type": "string", "description": "For publishable keys: the HMAC of both identifiers"},
+        "token": {"type": "string", "description": "For publishable keys: a JWT that proves the identity. Not kept in the log"},
     }
     return event, components
 

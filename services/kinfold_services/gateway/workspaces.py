@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final, cast
 
@@ -12,9 +13,9 @@ import kinfold_services.gateway
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
+from kinfold_services.access.identity_tokens import identity_secrets
 from kinfold_services.access.keys import KeyRing
 from kinfold_services.access.sessions import Sessions
-from kinfold_services.access.signatures import identity_secret
 from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
@@ -52,7 +53,7 @@ class GatewayWorkspace:
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
-        self._secret = ""
+        self._secrets: dict[str, str] = {}
         self._fresh_until = 0.0
         self.directory: Final = directory
         self._folded: Final = Progress(self._folded_position, _LOOK_AGAIN_S)
@@ -63,10 +64,10 @@ class GatewayWorkspace:
         await self._refresh()
         return self._rules
 
-    async def secret(self) -> str:
-        """The identity secret, at most 5 s old."""
+    async def secrets(self) -> Mapping[str, str]:
+        """The identity secrets by kid, at most 5 s old."""
         await self._refresh()
-        return self._secret
+        return self._secrets
 
     async def append(self, events: list[bytes]) -> str:
         """Append events, all or none. Returns the position of the last."""
@@ -125,7 +126,7 @@ class GatewayWorkspace:
                 self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
             except BadPattern as error:  # the projector serves no such workspace either
                 raise unavailable(str(error)) from error
-            self._secret = await identity_secret(self.client, self.name)
+            self._secrets = {each.kid: each.identity_secret for each in await identity_secrets(self.client, self.name)}
             self._fresh_until = time.monotonic() + _FRESH_S
 
 

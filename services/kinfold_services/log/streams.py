@@ -23,19 +23,18 @@ class RepeatedNames(dict[bytes, bytes]):
         self.pairs: Final = pairs
 
 
-def as_entry(entry: tuple[bytes, list[bytes]]) -> RawEntry:
-    """An entry, as Redis gives it, as the fold takes it."""
-    entry_id, fields = entry
-    if len(fields) == 2:  # noqa: PLR2004  one name and its value, as nearly all have
-        return entry_id, {fields[0]: fields[1]}
+def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
+    """Entries as the fold takes them; as a client's response callback (XRANGE), so that a name that comes twice is told."""
+    return [
+        (entry_id, {fields[0]: fields[1]} if len(fields) == 2 else _as_mapping(fields))  # noqa: PLR2004  as nearly all have
+        for entry_id, fields in reply
+    ]
+
+
+def _as_mapping(fields: list[bytes]) -> Mapping[bytes, bytes]:
     pairs = list(zip(fields[::2], fields[1::2], strict=True))
     by_name = dict(pairs)
-    return entry_id, by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
-
-
-def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
-    """What a client makes of XRANGE's reply (`set_response_callback`), so that a name that comes twice is told."""
-    return [as_entry(each) for each in reply]
+    return by_name if len(by_name) == len(pairs) else RepeatedNames(pairs)
 
 
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:

@@ -35,7 +35,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from kinfold_projections.counts import Counts
 from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
-from kinfold_services.log.streams import as_entry
+from kinfold_services.log.streams import as_entries
 from kinfold_services.projector.integrity import check_types
 from kinfold_services.rejects.entries import Reject
 from kinfold_services.state.group import GROUP
@@ -236,8 +236,7 @@ class Committer:
         self._armed = _armed(replies[2 + count :])
         if executed is None:
             return False
-        found = executed[0]
-        self.left_entry = as_entry(found[0])[1] if found else None
+        self.left_entry = next((fields for _, fields in as_entries(executed[0])), None)
         return True
 
     def _check(self, armed: Armed, transaction: Transaction) -> None:

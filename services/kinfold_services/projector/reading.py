@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
-from kinfold_services.log.streams import as_entry
+from kinfold_services.log.streams import as_entries
 
 POLL_MS: Final = 1000
 """How long one read waits for entries. Nobody waits longer for it: an entry that comes ends the wait."""
@@ -142,7 +142,7 @@ def as_pages(response: Any, **_kwargs: Any) -> list[list[Any]]:
     """
     is_resp3 = isinstance(response, dict)
     streams: Any = cast("Any", response).items() if is_resp3 else response or ()
-    return [[name, [(entries[-1][0], list(map(as_entry, entries)))]] for name, entries in streams if entries]
+    return [[name, [(entries[-1][0], as_entries(entries))]] for name, entries in streams if entries]
 
 
 async def _parse(message: BatchStreamMessage, original: Callable[[Any], Awaitable[RedisBatchStreamMessage]]) -> Any:

@@ -27,7 +27,7 @@ from kinfold_projections.duplicates import WINDOW_ENTRIES
 from kinfold_projections.entries import Entry
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
-from kinfold_schemas.identifiers import BadPattern, IdentifierRules
+from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import entries_before
@@ -47,7 +47,6 @@ ANSWER_S: Final = 3.0
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
 _REUSED_IDS_EVERY_S: Final = 60.0
-_REMEMBERED_IDENTIFIERS: Final = 65_536
 _LOOK_AFTER_BEATS: Final = 5
 """After so many beats we look whether log and state still belong together."""
 
@@ -288,7 +287,7 @@ class WorkspaceProjector:
 
     async def _read_rules(self) -> None:
         blocked = await self._reader.blocked_identifiers()
-        self._rules = IdentifierRules(blocked, remembered=_REMEMBERED_IDENTIFIERS)
+        self._rules = IdentifierRules(blocked, remembered=REMEMBERED_IDENTIFIERS)
 
     def _tell_reused_ids(self, batch: Batch, folded: Folded) -> None:
         """Says, once a minute at most, that a producer gives several events one id."""

@@ -50,10 +50,10 @@ class Sides:
     async def suspects(self, kind: Kind) -> set[str]:
         """The ids of a kind that are not the same bytes on both sides. Some may only be newer on one of them."""
         found, unseen = set[str](), self._rebuild.ids(kind)
-        async for each, living in self._scan(kind):
-            unseen.discard(each)
-            if living != self._rebuild.stored(kind, each):
-                found.add(each)
+        async for ids, living in self._scan(kind):
+            unseen.difference_update(ids)
+            rebuilt = self._rebuild.stored(kind, ids)
+            found.update(each for each, one, other in zip(ids, living, rebuilt, strict=True) if one != other)
         return found | unseen
 
     async def at_one_position(self, kind: Kind, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:
@@ -63,8 +63,8 @@ class Sides:
             position, living = await self._living(kind, some)
             if self._follows:
                 await self._rebuild.advance(position)
-            for each, value in zip(some, living, strict=True):
-                yield each, value, self._rebuild.stored(kind, each)
+            for each in zip(some, living, list(self._rebuild.stored(kind, some)), strict=True):
+                yield each
 
     async def is_other(self, kind: Kind, ids: Iterable[str]) -> bool:
         """Whether any of these is other bytes on the two sides, or is only on one."""
@@ -78,14 +78,17 @@ class Sides:
         state = self._rebuild.state
         return public_contact(state.contact(contact_id)) if type(state.contacts.get(contact_id)) is MergedContact else None
 
-    async def _scan(self, kind: Kind) -> AsyncIterator[tuple[str, bytes]]:
+    async def _scan(self, kind: Kind) -> AsyncIterator[tuple[list[str], list[bytes]]]:
+        """Ids, and what is stored under each, a thousand or so at a time. Some may come twice."""
         client: Any = self._client
         scan = client.zscan if kind in SORTED_SETS else client.hscan
         cursor = 0
         while True:
             cursor, found = await scan(key(self._workspace, kind), cursor, count=_AT_ONCE)
-            for each, value in found if kind in SORTED_SETS else found.items():
-                yield each.decode(), _score(value) if kind in SORTED_SETS else value
+            if kind in SORTED_SETS:
+                yield [each.decode() for each, _ in found], [_score(score) for _, score in found]
+            else:
+                yield [each.decode() for each in found], list(found.values())
             if cursor == 0:
                 return
 

@@ -1,6 +1,6 @@
 """A state folded in memory, from the log's beginning up to any position."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal, get_args
 
@@ -10,7 +10,7 @@ from kinfold_projections.batches import fold_batch, read_batch
 from kinfold_projections.counts import Counts
 from kinfold_projections.records import ContactRecord, encode_record, encode_stamps
 from kinfold_projections.state import State
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.exclusions import excluded_entries, excludes
@@ -69,7 +69,7 @@ class Rebuild:
         self.stored_rejects = StoredRejects(client, settings.workspace)
         self._client: Final = client
         self._workspace: Final = settings.workspace
-        self._rules: Final = rules
+        self._rules: Final = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
         self._last_exclusion = ""
@@ -129,14 +129,14 @@ class Rebuild:
             return {contact.id for contact in self.state.living_contacts()}
         return set(self.members if kind == "members" else getattr(self.state, _attribute(kind)))
 
-    def stored(self, kind: Kind, each: str) -> bytes | None:
-        """What a projector stores under an id; None for nothing. Of a sorted set: the score."""
+    def stored(self, kind: Kind, ids: Iterable[str]) -> Iterator[bytes | None]:
+        """What a projector stores under each of some ids; None for nothing. Of a sorted set: the score."""
         if kind == "members":
-            return _IN_SET if each in self.members else None
+            return (_IN_SET if each in self.members else None for each in ids)
         if kind == "created":
-            return _IN_SET if type(self.state.contacts.get(each)) is ContactRecord else None
-        value = getattr(self.state, _attribute(kind)).get(each)
-        return None if value is None else _ENCODE[kind](value)
+            return (_IN_SET if type(self.state.contacts.get(each)) is ContactRecord else None for each in ids)
+        held, encode = getattr(self.state, _attribute(kind)), _ENCODE[kind]
+        return (None if value is None else encode(value) for value in map(held.get, ids))
 
     async def _begin_again(self, progress: Progress) -> None:
         """Begins with all that the log excludes: some of it may be folded already."""

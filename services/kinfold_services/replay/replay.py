@@ -274,7 +274,7 @@ class Replay:
         unwritten, rebuild.unwritten = rebuild.unwritten, nothing_touched()
         for kind in KINDS:
             ids = rebuild.ids(kind) if unwritten is None else unwritten[kind]
-            await self._staging.write(self._staging.writes.things(kind, ((each, rebuild.stored(kind, each)) for each in ids)))
+            await self._staging.write(self._staging.writes.things(kind, zip(ids, rebuild.stored(kind, ids), strict=True)))
         rejects, self.rebuild.rejects = self.rebuild.rejects, []
         await self._staging.write(self._staging.writes.entry("rejects", reject.values()) for reject in rejects)
 

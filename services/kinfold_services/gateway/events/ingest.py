@@ -2,12 +2,13 @@
 
 All events of a request are checked as the fold checks them, by the workspace's rules, before the first one is appended. The
 log gets the bytes that were sent, including unknown fields of newer producers, with two changes: an event without an id gets
-one, and signatures are removed. Otherwise a reader of the log could use them to claim the identity.
+one, and tokens are removed. Otherwise a reader of the log could use them to claim the identity.
 """
 
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -17,9 +18,9 @@ from litestar.params import QueryParameter
 from kinfold_schemas.codec import decode_event
 from kinfold_schemas.events import MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.names import named_by
+from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
-from kinfold_services.access.signatures import Signatures, why_not_signed
+from kinfold_services.access.identity_tokens import BadToken, prove
 from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.events.listing import Listed
@@ -30,13 +31,16 @@ from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, share
 PER_TURN: Final = 250
 """After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
 
-_SIGNATURES: Final = ("signature", "emailSignature", "token")
-_FORBIDDEN: Final = frozenset({"not-allowed", "bad-signature"})
+TOKEN: Final = "token"  # noqa: S105  the name of a field
+"""The field of an event that holds an identity token."""
+
+BAD_TOKEN: Final = "bad-token"  # noqa: S105  a reason
+_FORBIDDEN: Final = frozenset({"not-allowed", BAD_TOKEN})
 
 WriteKey = Annotated[str | None, QueryParameter(name=WRITE_KEY, description="The publishable key of a page")]
 Partial = Annotated[bool, QueryParameter(name="partial", description="Append the valid events, and list the rejected ones")]
 
-_decode_signatures: Final = msgspec.json.Decoder(Signatures).decode
+_decode_token: Final = msgspec.json.Decoder(msgspec.defstruct("_WithToken", [(TOKEN, Any, None)])).decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -54,13 +58,13 @@ class Accepted(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Author(NamedTuple):
-    """The sender of events: the workspace's rules, and the secret for its signatures (None for a trusted sender).
+    """The sender of events: the workspace's rules, and its identity secrets by kid (None for a trusted sender).
 
-    What a developer's page claims needs no signature.
+    What a developer's page claims needs no token.
     """
 
     rules: IdentifierRules
-    secret: str | None
+    secrets: Mapping[str, str] | None
     is_developer: bool = False
 
 
@@ -111,8 +115,8 @@ async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWor
     if caller.kind == "read":
         raise Problem(403, "key: expected a key that may send events, got a read one")
     workspace = shared(request).workspace(caller.workspace)
-    secret = None if caller.kind == "secret" else await workspace.secret()
-    return Author(await workspace.rules(), secret, caller.kind == "development"), workspace
+    by_kid = None if caller.kind == "secret" else await workspace.secrets()
+    return Author(await workspace.rules(), by_kid, caller.kind == "development"), workspace
 
 
 async def judge(events: list[bytes], author: Author) -> Judged:
@@ -137,10 +141,10 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     names = event if isinstance(event, Rejection) else named_by(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
-    if author.secret is not None and (refused := _not_allowed(event, data, author.secret, is_developer=author.is_developer)):
+    if author.secrets is not None and (refused := _not_allowed(event, names, data, author.secrets, author.is_developer)):
         return refused
-    if b"ignature" in data or b'"token"' in data:
-        data = _without_signatures(data)
+    if b'"token"' in data or b"\\u" in data:  # a name may be written with escapes
+        data = _without_token(data)
     if not event.id:
         # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
         data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
@@ -162,24 +166,31 @@ async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: J
     return position
 
 
-def _not_allowed(event: Event, data: bytes, secret: str, *, is_developer: bool) -> RejectedEvent | None:
+def _not_allowed(
+    event: Event,
+    names: Names,
+    data: bytes,
+    by_kid: Mapping[str, str],
+    is_developer: bool,  # noqa: FBT001
+) -> RejectedEvent | None:
     """Why a page may not send this event, or None if it may."""
     if isinstance(event, VisitorSeen) or (is_developer and isinstance(event, VisitorIdentified)):
         return None
     if isinstance(event, MetadataSet) and event.visitor_id is not None:
         return None
     if isinstance(event, VisitorIdentified):
-        try:
-            given = _decode_signatures(data)
-        except msgspec.ValidationError:
-            given = Signatures()
-        why = why_not_signed(secret, event, given)
-        if why is None:
-            return None
-        return _refused("bad-signature", *why)
-    expected = "VisitorSeen, MetadataSet for a visitor or a signed VisitorIdentified with a key for pages"
+        proof = prove(_token_of(data), by_kid, event, names)
+        return _refused(BAD_TOKEN, TOKEN, *proof) if isinstance(proof, BadToken) else None
+    expected = "VisitorSeen, MetadataSet for a visitor or VisitorIdentified with a token, with a key for pages"
     got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
     return _refused("not-allowed", "type", expected, got)
+
+
+def _token_of(data: bytes) -> object:
+    try:
+        return cast("Any", _decode_token(data)).token
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""  # such a value cannot be a token
 
 
 def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
@@ -193,8 +204,6 @@ def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
     return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
 
 
-def _without_signatures(data: bytes) -> bytes:
+def _without_token(data: bytes) -> bytes:
     fields = _decode_members(data)  # raw values: an unknown field may hold a number that we cannot decode
-    for name in _SIGNATURES:
-        fields.pop(name, None)
-    return _encode(fields)
+    return data if fields.pop(TOKEN, None) is None else _encode(fields)

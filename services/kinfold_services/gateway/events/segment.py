@@ -28,7 +28,7 @@ from kinfold_services.gateway.callers import (
     presented_write_key,
 )
 from kinfold_services.gateway.events.bodies import read_body
-from kinfold_services.gateway.events.ingest import PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.ingest import BAD_TOKEN, PER_TURN, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.events.listing import Listed
 from kinfold_services.gateway.events.segment_calls import (
     MAX_WRITTEN_BYTES,
@@ -185,7 +185,7 @@ async def _append(
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if one and judged.rejected:
         rejected = judged.rejected.first[0]
-        status = 403 if rejected.reason == "bad-signature" else 422
+        status = 403 if rejected.reason == BAD_TOKEN else 422
         raise Problem(status, rejected.detail, appended=0, rejected_count=1, rejected=judged.rejected.first)
     position = await append_judged(gateway, workspace, judged)
     return _answer(position, len(judged.good), ignored, judged.rejected)
@@ -233,7 +233,7 @@ def _judge(call: object, batch: Call, author: Author, judged: Judged, notes: Not
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
             size += len(verdict[0])
-        elif verdict.reason == "bad-signature" and fields["type"] != "identify":
+        elif verdict.reason == BAD_TOKEN and fields["type"] != "identify":
             notes.leave_out("userId", "unsigned-identity", verdict.detail)
         elif verdict.reason == "blocked-identifier" and event is not events[-1]:
             notes.leave_out("userId", "blocked-identity", verdict.detail)  # the VisitorSeen behind it is checked separately

@@ -13,6 +13,9 @@
 `originalTimestamp` (RudderStack) → `at`; `sentAt` → `sentAt` (`segment_times`). Traits (`segment_traits`) are in `traits`,
 or (RudderStack) in `context.traits`.
 
+An identity token is in `context.token`. SDKs send a call's context as it was given and keep none of it. They keep traits in the
+browser's storage and send them again, long after a token has expired.
+
 A call whose time cannot be read has an unknown time (contract section 3): it fills in missing values, but overwrites none and
 changes no times. A time before 2000 comes from a clock that was never set, and counts as absent.
 """
@@ -47,8 +50,8 @@ _USELESS: Final[Mapping[str, str]] = {
 }
 _PAGE_FIELDS: Final = ("url", "referrer", "title", "path", "search")
 _CONTEXT_FIELDS: Final = ("userAgent", "ip", "locale", "timezone")
-_SIGNATURES: Final = ("signature", "emailSignature")
-_CONTEXT: Final = (*_CONTEXT_FIELDS, *_SIGNATURES, "page", "traits")
+_TOKEN: Final = "token"  # noqa: S105  the name of a field
+_CONTEXT: Final = (*_CONTEXT_FIELDS, _TOKEN, "page", "traits")
 
 OLDEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time of an event whose time is unknown. An earlier time counts as absent (contract section 3)."""
@@ -141,7 +144,7 @@ def _identify(
     if profile.metadata:
         patch = {"metadata": profile.metadata, **patch}
     ids = {"externalId": external_id, "email": profile.email, "visitorId": visitor_id}
-    return [{"type": "VisitorIdentified", **_given(ids), **profile.fields, **patch, **_signatures(context)}]
+    return [{"type": "VisitorIdentified", **_given(ids), **profile.fields, **patch, **_token(context)}]
 
 
 def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes: Notes) -> list[dict[str, Any]] | Rejection:
@@ -151,7 +154,7 @@ def _seen(call: Call, context: Call, names: tuple[str | None, str | None], notes
     events: list[dict[str, Any]] = []
     if external_id is not None:
         ids = {"externalId": external_id, "visitorId": visitor_id}
-        events.append({"type": "VisitorIdentified", **_given(ids), **_signatures(context)})
+        events.append({"type": "VisitorIdentified", **_given(ids), **_token(context)})
     if visitor_id is not None:
         events.append({"type": "VisitorSeen", "visitorId": visitor_id, "context": _page(call, context, notes)})
     return events
@@ -255,8 +258,8 @@ def _identifier(call: Call, field: str, notes: Notes) -> str | None:
     return None
 
 
-def _signatures(context: Call) -> dict[str, Any]:
-    return {name: context[name] for name in _SIGNATURES if isinstance(context.get(name), str)}
+def _token(context: Call) -> dict[str, Any]:
+    return {_TOKEN: context[_TOKEN]} if isinstance(context.get(_TOKEN), str) else {}
 
 
 def _given(fields: dict[str, str | None]) -> dict[str, Any]:
