@@ -5,12 +5,14 @@ from collections.abc import Awaitable
 from typing import cast
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.async_api import expect
 
 from kinfold_schemas.keys import key as key_of
 from kinfold_services.access.keys import revoke_key
 from kinfold_services.access.sessions import create_link
+from tests.support.gateways import serving
 from tests.support.screen import BY, Agent, person, violations
 from tests.support.waiting import wait_until
 
@@ -166,6 +168,40 @@ async def test_form_without_the_sessions_token_is_rejected(agent: Agent, csrf: s
         answer = await client.post("/sign-out", data={"csrf": right}, headers=headers)
 
     assert [wrong.status_code, other_site.status_code, answer.status_code] == [403, 403, 303]
+
+
+async def test_forms_are_bounded(agent: Agent):
+    async with agent.client() as client:
+        large = await client.post("/sign-in", data={"by": "x" * 65_536, "key": "x"})
+        many = await client.post("/sign-in", data={f"field{number}": "x" for number in range(101)})
+        other = await client.post("/sign-in", json={"by": "x", "key": "x"})
+
+    assert [large.status_code, many.status_code, other.status_code] == [413, 400, 400]
+
+
+async def test_guesses_of_keys_are_limited(agent: Agent, redis_url: str):
+    """A session that is in use works on during a flood from its address."""
+    slow = {"gateway_browser_requests_per_s": 0.3}
+    async with (
+        serving(redis_url, agent.stage.redis, **slow) as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,
+        httpx.AsyncClient(base_url=gateway.url) as stranger,
+    ):
+        await client.post("/sign-in", data={"key": await agent.key(), "by": BY})
+        assert (await client.get("/people")).status_code in {200, 503}
+        answers = [await stranger.post("/sign-in", data={"by": BY, "key": f"guess {number}"}) for number in range(5)]
+        forged = [await stranger.get("/people", headers={"Cookie": "kinfold_session=x.y"}) for _ in range(5)]
+        known = await client.get("/people")
+
+    assert [answers[0].status_code, answers[-1].status_code, forged[0].status_code, forged[-1].status_code] == [
+        401,
+        429,
+        303,
+        429,
+    ]
+    assert "Retry-After" in answers[-1].headers
+    assert "<html" in answers[-1].text
+    assert known.status_code in {200, 503}
 
 
 @pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example", "https://evil.example/", "javascript:alert(1)", ""])

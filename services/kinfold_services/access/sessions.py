@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Final, NamedTuple, cast
 
@@ -30,6 +31,7 @@ KINDS: Final[frozenset[Kind]] = frozenset({"secret", "read"})
 
 _FRESH_S: Final = 5.0
 _MAX_CHARS: Final = 2048
+_MAX_SEEN: Final = 10_000
 _SECRET_BYTES: Final = 32
 
 
@@ -84,6 +86,11 @@ class Sessions:
         self._client: Final = client
         self._keys: Final = keys
         self._secrets: Final[dict[str, tuple[float, bytes]]] = {}
+        self._seen: Final[OrderedDict[str, None]] = OrderedDict()
+
+    def has_seen(self, text: str) -> bool:
+        """Whether this cookie was valid when it was read the last time."""
+        return text in self._seen
 
     async def start(self, caller: Caller, by: str) -> str:
         """Start a session of a key's holder, and return the cookie's text."""
@@ -107,8 +114,12 @@ class Sessions:
         if secret is None or not hmac.compare_digest(_mac(secret, "session", payload), signature):
             return None
         caller = await self._keys.holder(session.workspace, session.key_id)
+        self._seen.pop(text, None)
         if caller is None or caller.kind not in KINDS:
             return None
+        self._seen[text] = None
+        if len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
         return SignedIn(session, caller.kind, _mac(secret, "csrf", payload))
 
     async def _secret(self, workspace: str) -> bytes | None:

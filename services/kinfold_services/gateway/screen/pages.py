@@ -120,7 +120,7 @@ def accepts_gzip(request: Any) -> bool:
     return "gzip" in request.headers.get("accept-encoding", "")
 
 
-@get("/static/{name:path}", opt={"open": True}, sync_to_thread=False)
+@get("/static/{name:path}", opt={"open": "/static"}, sync_to_thread=False)
 def static_file(
     request: Request[Any, Any, Any],
     name: FromPath[str],

@@ -21,6 +21,7 @@ from kinfold_services.access.sessions import (
     look_at_link,
     use_link,
 )
+from kinfold_services.gateway.callers import address_of
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.screen.pages import is_fragment, page, redirect
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
@@ -44,15 +45,20 @@ class NotSignedIn(Exception):
 
 async def signed_in(connection: Connection, handler: BaseRouteHandler) -> None:
     """Guard of the screen's routes, except the open ones. Raises NotSignedIn, and Problem (429) above the rate limit."""
+    gateway, address = shared(connection), address_of(connection)
+    strangers = gateway.limits["unknown"]
     if handler.opt.get("open"):
+        strangers.take(str(handler.opt["open"]), address)
         return
-    gateway, address = shared(connection), connection.client.host if connection.client else ""
     text = cookie_of(connection, COOKIE)
+    is_known = gateway.sessions.has_seen(text)
+    if not is_known:
+        strangers.take("", address)  # paid before anything is looked up
     found = await gateway.sessions.read(text) if text else None
     if found is None:
-        if text:
-            gateway.limits["unknown"].take("", address)
         raise NotSignedIn
+    if not is_known:
+        strangers.give_back("", address)
     gateway.limits[found.kind].take(f"{found.session.workspace}/{found.session.key_id}", address)
     cast("dict[str, Any]", connection.scope)["signed_in"] = found
 
@@ -99,7 +105,7 @@ async def form_of(request: Request[Any, Any, Any]) -> dict[str, str]:
     return fields
 
 
-@get("/sign-in", opt={"open": True})
+@get("/sign-in", opt={"open": "/sign-in"})
 async def sign_in_page(
     request: Request[Any, Any, Any],
     link: Annotated[str | None, QueryParameter(name="link", max_length=256)] = None,
@@ -113,11 +119,11 @@ async def sign_in_page(
     return page(request, "sign_in.html", error=error, link=shown_link, by=by, next=_local(next_path))
 
 
-@post("/sign-in", opt={"open": True})
+@post("/sign-in", opt={"open": "/sign-in"})
 async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Start a session with a key or a link, and go on to the page that was asked for."""
     fields = await form_of(request)
-    gateway, address = shared(request), request.client.host if request.client else ""
+    gateway = shared(request)
     by = " ".join(fields.get("by", "").split())[:MAX_NAME_CHARS]
     link, presented = fields.get("link", ""), fields.get("key", "").strip() or None
     caller: Caller | None = None
@@ -134,7 +140,6 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         error = f"Expected a secret or a read key, got a {caller.kind} one: it may not see people."
         caller = None
     if caller is None:
-        gateway.limits["unknown"].take("", address)
         shown: dict[str, Any] = {"error": error, "link": link or None, "by": by, "next": _local(fields.get("next"))}
         return page(request, "sign_in.html", status=401, **shown)
     response = redirect(_local(fields.get("next")))
