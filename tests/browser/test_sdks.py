@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -54,7 +54,7 @@ async def open_page(sdk: str, shop: Shop) -> Page:
 
 
 @pytest.fixture
-def ours(shop: Shop) -> AsyncIterator[None]:
+def ours(shop: Shop) -> Iterator[None]:
     """Fail if the pages of a test ask another server than the site and the gateway."""
     asked = set[str]()
     shop.context.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
@@ -69,8 +69,7 @@ async def arrived(shop: Shop, count: int) -> list[dict[str, Any]]:
         events = {event["id"]: event for event in await shop.log() if not event["id"].endswith(":user")}
         return sorted(events.values(), key=lambda event: event["at"]) if len(events) >= count else None
 
-    found: list[dict[str, Any]] = await wait_until(enough, 60)
-    return found
+    return cast("list[dict[str, Any]]", await wait_until(enough, 60))
 
 
 @pytest.mark.parametrize("sdk", SDKS)

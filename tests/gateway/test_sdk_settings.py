@@ -30,10 +30,10 @@ async def test_segments_sdk_learns_where_it_sends_calls(unfolded: Gateway, origi
 async def test_settings_do_not_depend_on_redis(redis: Redis, redis_url: str):
     """Without an answer, an SDK does not start, and the calls of the page are lost."""
     async with serving(redis_url, redis) as gateway:
-        await gateway.redis.execute_command("CLIENT", "PAUSE", "3000", "ALL")
+        await gateway.redis.client_pause(3000)
         async with httpx.AsyncClient(base_url=gateway.url, timeout=2) as page:
             answers = [await page.get(path) for path in ("/v1/projects/x/settings", "/sourceConfig/?writeKey=x")]
-        await gateway.redis.execute_command("CLIENT", "UNPAUSE")
+        await gateway.redis.client_unpause()
 
     assert [answer.status_code for answer in answers] == [200, 200]
 
