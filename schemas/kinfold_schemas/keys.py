@@ -48,6 +48,8 @@ PrivateName = Literal[
     "owner",
     "api-keys",
     "identity-secrets",
+    "session-secret",
+    "sign-in-links",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
@@ -64,7 +66,9 @@ workspace is not served (`damage`), how often its state was rebuilt and why (`re
 whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
-`identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`)."""
+`identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
+`session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
+`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`)."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:

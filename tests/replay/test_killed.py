@@ -144,10 +144,10 @@ async def test_hold_of_a_killed_replay_expires(redis: Redis, redis_url: str, wor
     await redis.config_set("notify-keyspace-events", "K$")
     await append(redis, workspace, history()[:500])
     await fold_log(redis, redis_url, workspace)
-    await differ_unseen(redis, workspace)
     hold = key(workspace, "hold")
 
     async def kill_while_holding() -> bool:
+        await differ_unseen(redis, workspace)  # again, where the replay before was done before it was killed
         async with redis.pubsub() as events:
             await events.psubscribe(f"__keyspace@*__:{hold}")
             async with replaying(redis, redis_url, workspace) as process:

@@ -158,15 +158,15 @@ def chromium() -> str:
 
 
 @asynccontextmanager
-async def staging(redis_url: str, directory: Path | None = None) -> AsyncGenerator[Stage]:
-    """Start a browser, a gateway, a projector and a site. Skips the test if there is no browser."""
+async def staging(redis_url: str, directory: Path | None = None, **settings: Any) -> AsyncGenerator[Stage]:
+    """Start a browser, a gateway with these settings, a projector and a site. Skips the test if there is no browser."""
     program = chromium()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(Redis.from_url(redis_url, decode_responses=False))
         await redis.flushdb()
         site = stack.enter_context(Site({"/": "<!doctype html>"}, directory))
         await stack.enter_async_context(projecting(redis_url))
-        gateway = await stack.enter_async_context(serving(redis_url, redis, gateway_origins=site.url))
+        gateway = await stack.enter_async_context(serving(redis_url, redis, gateway_origins=site.url, **settings))
         playwright = await stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
         stack.push_async_callback(browser.close)

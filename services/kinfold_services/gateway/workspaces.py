@@ -15,6 +15,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.identity_tokens import identity_secrets
 from kinfold_services.access.keys import KeyRing
+from kinfold_services.access.sessions import Sessions
 from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
@@ -80,7 +81,7 @@ class GatewayWorkspace:
         target = _position(position)
         if target == (0, 0) or self._folded.has_reached(target):  # 0-0 comes before every entry
             return
-        if target > position_key(last := await self._last_entry()):
+        if target > position_key(last := await self.last_entry()):
             raise Problem(400, f"after: expected a position of this log, which ends at {last or 'no entry'}, got {position!r}")
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -112,7 +113,8 @@ class GatewayWorkspace:
     async def _applied_position(self) -> str:
         return await self.directory.position(self.name)
 
-    async def _last_entry(self) -> str:
+    async def last_entry(self) -> str:
+        """The position of the newest event in the log; empty if there is none."""
         try:
             info = cast("dict[str, bytes]", await self.client.xinfo_stream(key(self.name, "events")))
         except ResponseError:  # no log yet
@@ -137,11 +139,13 @@ class Gateway:
         self.client: Final = client
         self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
+        self.sessions: Final = Sessions(client, self.keys)
         self.metrics: Final = Metrics()
         self.directory: Final = Directory(settings)
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
+            "read": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
+from kinfold_projections import rules
 from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
 from kinfold_projections.fold import fold
-from kinfold_projections.identity import MAX_MERGES, Decision, decide
+from kinfold_projections.identity import Decision, decide
 from kinfold_projections.outcomes import Kind, Outcome
 from kinfold_projections.records import ContactRecord, public_contact
 from kinfold_projections.state import State
@@ -139,19 +140,19 @@ class Story:
 
 def _why_held(change: IdentityConflict) -> str:
     if change.reason == "too-many-merges":
-        return f"5, the fuse: {MAX_MERGES} contacts were merged already"
-    return "5, second table: held by a contact with another external id"
+        return rules.FUSE
+    return rules.HELD
 
 
 def _change_deed(change: Change) -> Deed | None:
     """The part of a change that its fields do not show."""
     match change:
         case VisitorLinked():
-            return Deed(f"linked {change.visitor_id}", "5, Linking: from the effective time on")
+            return Deed(f"linked {change.visitor_id}", rules.LINKED)
         case VisitorUnlinked():
-            return Deed(f"{change.visitor_id} moved to {change.next_contact_id}", "5, Linking: the visitor moves")
+            return Deed(f"{change.visitor_id} moved to {change.next_contact_id}", rules.MOVES_ON)
         case ContactsMerged():
-            return Deed(f"merged {change.merged_contact_id}", "5, second table: the event names both")
+            return Deed(f"merged {change.merged_contact_id}", rules.MERGED)
         case IdentityConflict():
             return Deed(f"did not take {change.email}, which {change.held_by} holds", _why_held(change))
         case _:
@@ -162,12 +163,12 @@ def _field_deed(effect: Effect, decision: Decision | None) -> Deed | None:
     if effect.after is None and not effect.before and not effect.field.startswith("metadata."):
         return None  # a new contact does not have it yet
     if effect.field == "externalId":
-        return Deed(f"took external id {effect.after}", "5, first table: gains the external id")
+        return Deed(f"took external id {effect.after}", rules.GAINS_EXTERNAL_ID)
     if effect.field == "email":
         rule = f"5, second table: {decision.rule}" if decision is not None else "5: named by the event"
         return Deed(f"took e-mail {effect.after}" + (f", freed {effect.before}" if effect.before else ""), rule)
     if effect.field in {"name", "image"} or effect.field.startswith("metadata."):
-        return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", "3: last write wins by effective time")
+        return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", rules.LAST_WRITE)
     return None
 
 
@@ -181,7 +182,7 @@ def _decision(state: State, entry: Entry | BadEntry) -> Decision | None:
 def _why_created(decision: Decision | None) -> str:
     if decision is None:
         return "5: metadata for a contact that did not exist"
-    return "5, first table: a new contact"
+    return rules.NEW_CONTACT
 
 
 def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
