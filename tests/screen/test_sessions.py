@@ -181,9 +181,8 @@ async def test_forms_are_bounded(agent: Agent):
 
 async def test_guesses_of_keys_are_limited(agent: Agent, redis_url: str):
     """A session that is in use works on during a flood from its address."""
-    slow = {"gateway_browser_requests_per_s": 0.3}
     async with (
-        serving(redis_url, agent.stage.redis, **slow) as gateway,
+        serving(redis_url, agent.stage.redis, gateway_browser_requests_per_s=0.3) as gateway,
         httpx.AsyncClient(base_url=gateway.url) as client,
         httpx.AsyncClient(base_url=gateway.url) as stranger,
     ):
