@@ -27,7 +27,7 @@ STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "
 """The keys that a replay rebuilds. The other keys are the log itself, or cannot be rebuilt from it."""
 
 AreaName = Literal["replay"]
-"""A staging area: where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
+"""A staging area, where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
 
 PublicName = Literal["events", "contacts", "visitors", "external-ids", "emails", "changes", "rejects", "position"]
 """The keys of contract section 1."""
@@ -55,7 +55,7 @@ PrivateName = Literal[
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
 `created`: sorted set, the living contacts by id.
 `blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
-`hold`: string with a time to live, set while a replay is about to replace the state. No batch is committed meanwhile.
+`hold`: string with a time to live, set while a replay replaces the state. No batch is committed meanwhile.
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.

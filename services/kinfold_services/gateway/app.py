@@ -25,6 +25,7 @@ from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.screen.app import screen_router
 from kinfold_services.gateway.script import kinfold_js
+from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -42,6 +43,8 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     changes,
     changes_socket,
     kinfold_js,
+    segment_settings,
+    rudderstack_settings,
     healthz,
     healthz_head,
     readyz,

@@ -12,6 +12,9 @@ from litestar.params import QueryParameter
 
 from kinfold_services.gateway.problems import Connection, Problem
 
+ANY_PARAMETERS: Final = "any_parameters"
+"""The option of a route that ignores parameters that it does not have."""
+
 _NEAR: Final = 0.75
 """The similarity, from 0 to 1, from which one name counts as a misspelling of another."""
 _is_plain: Final = re.compile(r"[\w.-]{1,64}").fullmatch
@@ -21,8 +24,11 @@ _COMPARED_CHARS: Final = 64
 
 
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have."""
-    if not connection.scope["query_string"]:
+    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have.
+
+    A route with the option `ANY_PARAMETERS` ignores such parameters.
+    """
+    if not connection.scope["query_string"] or handler.opt.get(ANY_PARAMETERS):
         return
     known = query_parameters(handler)
     for name, value in connection.query_params.items():

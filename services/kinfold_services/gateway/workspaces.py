@@ -81,7 +81,7 @@ class GatewayWorkspace:
         target = _position(position)
         if target == (0, 0) or self._folded.has_reached(target):  # 0-0 comes before every entry
             return
-        if target > position_key(last := await self._last_entry()):
+        if target > position_key(last := await self.last_entry()):
             raise Problem(400, f"after: expected a position of this log, which ends at {last or 'no entry'}, got {position!r}")
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -113,7 +113,8 @@ class GatewayWorkspace:
     async def _applied_position(self) -> str:
         return await self.directory.position(self.name)
 
-    async def _last_entry(self) -> str:
+    async def last_entry(self) -> str:
+        """The position of the newest event in the log; empty if there is none."""
         try:
             info = cast("dict[str, bytes]", await self.client.xinfo_stream(key(self.name, "events")))
         except ResponseError:  # no log yet

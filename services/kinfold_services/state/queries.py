@@ -13,7 +13,6 @@ from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.log.streams import as_entries
 from kinfold_services.state.group import lag
 from kinfold_services.state.position import Position
 from kinfold_services.state.reader import StateReader
@@ -241,7 +240,7 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind = as_entries(await self._client.xrange(feed, min=f"({position}", count=1))
+        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
         if behind:
             written_ms, _ = position_key(behind[0][0].decode())

@@ -11,7 +11,7 @@ export default defineConfig(({ isSsrBuild }) => ({
     outDir: `dist/react-${process.env.REACT}`,
     emptyOutDir: false,
     rolldownOptions: {
-      input: isSsrBuild ? "src/server.tsx" : "src/client.tsx",
+      input: isSsrBuild ? ["src/server.tsx"] : ["src/client.tsx", "src/sdks.js"],
       output: { entryFileNames: "[name].js" },
     },
   },
