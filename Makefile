@@ -132,8 +132,12 @@ bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on
 
 # Only for changes of clients/browser and clients/react: what the gateway serves is in the repository.
 .PHONY: web
-web: $(STAMP) ## build the clients for browsers with npm, and the script that the gateway serves (Node comes as a wheel)
+web: $(STAMP) ## build the clients for browsers with npm, and the scripts that the gateway serves (Node comes as a wheel)
 	$(BIN)/python -m tools.web
+
+.PHONY: screenshots
+screenshots: $(STAMP) ## take the pictures of the screen for the documentation, in Chromium
+	$(BIN)/python -m tools.screenshots
 
 # NO_MKDOCS_2_WARNING: Material's banner about its successor.
 .PHONY: docs

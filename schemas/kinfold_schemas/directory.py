@@ -1,4 +1,4 @@
-"""What the gateway answers from the directory, besides contacts. Fields may be added, and the ones here never change.
+"""The gateway's answers from the directory, besides contacts. Fields may be added, and the ones here never change.
 
 A `position` of an answer is the entry of the change feed that the directory had applied.
 """
@@ -58,7 +58,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Conflict(msgspec.Struct, frozen=True, rename="camel"):
-    """An address that the contact `contactId` was to have, and that `heldBy` keeps (contract section 5).
+    """An address that an event named for the contact `contactId`, and that `heldBy` keeps (contract section 5).
 
     `position` is the entry of the change feed. `reason` is null, or `too-many-merges`. `settledAt` is null while the conflict
     is open.

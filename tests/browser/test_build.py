@@ -49,6 +49,15 @@ def test_served_script_is_small():
     assert len(gzip.compress((web.SERVED / web.SCRIPT).read_bytes(), mtime=0)) <= MAX_BYTES
 
 
+def test_screen_serves_htmx_as_npm_has_it(tmp_path: Path):
+    """With its licences, and in the version that `clients/package.json` names; otherwise run `make web`."""
+    need_node()
+    web.copy_vendored(tmp_path)
+
+    served = {file.name: file.read_bytes() for file in web.VENDOR.iterdir()}
+    assert served == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
 @pytest.mark.slow
 def test_served_script_is_what_the_source_gives(tmp_path: Path):
     """After a change of `clients/browser`, `make web` makes it anew."""

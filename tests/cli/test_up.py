@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import redis as redis_py
 
@@ -44,15 +45,18 @@ def test_demo(data_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
-    """In any directory: the commands name the data dir, unless it is the default one."""
+    """In any directory: the commands name the data dir, unless it is the default one. The link signs in once."""
     kinfold = Kinfold("--data-dir", data_dir)
     said = kinfold.run_apart("up", "--detach")
     (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
+    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", said.err, re.MULTILINE)
 
     environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
 
     wait_until_sync(lambda: kinfold.run("show", "--visitor", "v-1").status == 0)
+    answers = [httpx.post(f"{gateway}/sign-in", data={"link": link, "by": "Ada"}, trust_env=False) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 401]
 
 
 @pytest.mark.slow

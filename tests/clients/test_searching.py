@@ -30,7 +30,7 @@ def contacts(gateway_url: str, api_key: str, visitors: kinfold.Producer) -> Iter
 
 
 def test_search_goes_through_all_pages(contacts: kinfold.Contacts, monkeypatch: pytest.MonkeyPatch):
-    """The pages are read on the way, and the sort is kept."""
+    """The pages are read as needed, and the order is kept."""
     monkeypatch.setattr(gateway_lookups, "_PAGE_ITEMS", 5)
 
     found = contacts.search("ada", sort="-mrr")
@@ -55,7 +55,7 @@ def test_search_takes_conditions_as_text_and_as_objects(contacts: kinfold.Contac
     assert found({"plan": {"exists": False}}) == set()
 
 
-def test_counts(contacts: kinfold.Contacts):
+def test_contacts_are_counted(contacts: kinfold.Contacts):
     assert contacts.count(where={"plan": "pro"}).count == 8
     assert contacts.count("ada 11").is_exact
     counted = contacts.count(by="plan", limit=1)
@@ -63,7 +63,7 @@ def test_counts(contacts: kinfold.Contacts):
     assert (counted.other, counted.missing, counted.by) == (4, 0, "metadata.plan")
 
 
-def test_timeline_and_conflicts(contacts: kinfold.Contacts, visitors: kinfold.Producer):
+def test_timeline_and_conflicts_are_read(contacts: kinfold.Contacts, visitors: kinfold.Producer):
     """An unknown contact has no changes."""
     visitors.identify(external_id="u-00", email="ada@example.org")
     visitors.identify(external_id="u-01", email="ada@example.org")
@@ -102,12 +102,12 @@ def test_redis_cannot_be_searched(folding_url: str):
     """The error comes with the call, and says what is needed."""
     with kinfold.Contacts(folding_url) as contacts:
         for search in (contacts.search, contacts.count, contacts.conflicts, lambda: contacts.timeline("ct_1")):
-            with pytest.raises(ValueError, match=r"expected that of a gateway .* to search contacts, got one of Redis"):
+            with pytest.raises(ValueError, match=r"expected the URL of a gateway .* to search contacts, got a Redis URL"):
                 search()
 
 
 def test_lookups_do_not_load_filters():
-    """A web backend that only looks contacts up must start quickly."""
+    """A web backend that only looks up contacts must start quickly."""
     code = "import sys, kinfold; kinfold.Contacts('http://localhost', key='k'); print('kinfold_schemas.filters' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
 
@@ -158,7 +158,7 @@ def plain(value: Any) -> Any:
         ({"x": '" or name exists or x="'}, 'metadata.x = "\\" or name exists or x=\\""'),
     ],
 )
-def test_conditions_as_text(where: Any, text: str | None):
+def test_conditions_are_written_as_text(where: Any, text: str | None):
     assert where_text(where) == text
 
 
@@ -176,6 +176,6 @@ def test_conditions_as_text(where: Any, text: str | None):
     ],
 )
 def test_condition_that_cannot_be_written_is_an_error(where: Any, message: str):
-    """Before anything is sent."""
+    """The client sends nothing."""
     with pytest.raises((ValueError, TypeError), match=message):
         where_text(where)

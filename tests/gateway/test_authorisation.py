@@ -1,4 +1,4 @@
-"""Authorisation: every route with five callers, and the checks of a key (`services.access.keys`)."""
+"""Authorisation: every route with six callers, and the checks of a key (`services.access.keys`)."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from tests.support.gateways import Gateway, serving
 from tests.support.waiting import wait_until
 
 SEEN: Final = {"type": "VisitorSeen", "visitorId": "v-1"}
-CALLERS: Final = ("anonymous", "revoked", "publishable", "another", "secret")
+CALLERS: Final = ("anonymous", "revoked", "publishable", "read", "another", "secret")
 
 
 class Route(NamedTuple):
@@ -26,12 +26,12 @@ class Route(NamedTuple):
 
     method: str
     path: str
-    statuses: tuple[int, int, int, int, int]
+    statuses: tuple[int, int, int, int, int, int]
     body: Any = None
 
 
-OPEN: Final = (200, 200, 200, 200, 200)
-NO_DIRECTORY: Final = (401, 401, 403, 503, 503)
+OPEN: Final = (200, 200, 200, 200, 200, 200)
+NO_DIRECTORY: Final = (401, 401, 403, 503, 503, 503)
 """No directory runs in these tests. The key is checked first."""
 # A key of another workspace gets 404: it reads its own workspace, which is empty.
 TABLE: Final = [
@@ -45,44 +45,52 @@ TABLE: Final = [
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),
-    Route("POST", "/v1/events", (401, 401, 202, 202, 202), SEEN),
-    Route("POST", "/v1/events", (401, 401, 202, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
-    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
-    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
-    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "MetadataSet", "contactId": "{contact}", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), SEEN),
+    Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
     Route(
-        "POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v-1"}
+        "POST",
+        "/v1/events",
+        (401, 401, 403, 403, 202, 202),
+        {"type": "MetadataSet", "contactId": "{contact}", "metadata": {}},
     ),
-    Route("POST", "/v1/events", (401, 401, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
-    *(Route("POST", path, (401, 401, 200, 200, 200), {"batch": []}) for path in BATCH_PATHS),
+    Route(
+        "POST",
+        "/v1/events",
+        (401, 401, 403, 403, 202, 202),
+        {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v-1"},
+    ),
+    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
+    *(Route("POST", path, (401, 401, 200, 403, 200, 200), {"batch": []}) for path in BATCH_PATHS),
     *(
         Route(
             "POST",
             path,
-            (401, 401, 403 if path in {"/v1/identify", "/v1/i"} else 200, 200, 200),
+            (401, 401, 403 if path in {"/v1/identify", "/v1/i"} else 200, 403, 200, 200),
             {"userId": "u-2", "anonymousId": f"v{path}"},
         )
         for path in CALL_PATHS
     ),
-    Route("GET", "/v1/contacts", (401, 401, 403, 200, 200)),
-    Route("GET", "/v1/contacts?externalId=u-1", (401, 401, 403, 404, 200)),
-    Route("GET", "/v1/contacts?email=a@b.org", (401, 401, 403, 404, 200)),
-    Route("GET", "/v1/contacts?visitorId=v-1", (401, 401, 403, 404, 200)),
-    Route("GET", "/v1/contacts/{contact}", (401, 401, 403, 404, 200)),
-    Route("GET", "/v1/contacts/{contact}/visitors", (401, 401, 403, 404, 200)),
+    Route("GET", "/v1/contacts", (401, 401, 403, 200, 200, 200)),
+    Route("GET", "/v1/contacts?externalId=u-1", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts?email=a@b.org", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts?visitorId=v-1", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}/visitors", (401, 401, 403, 200, 404, 200)),
     Route("GET", "/v1/contacts?q=ada", NO_DIRECTORY),
     Route("GET", "/v1/contacts/count", NO_DIRECTORY),
     Route("GET", "/v1/contacts/{contact}/timeline", NO_DIRECTORY),
     Route("GET", "/v1/conflicts", NO_DIRECTORY),
-    Route("GET", "/v1/visitors/v-1", (401, 401, 200, 404, 200)),
-    Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 404, 200)),
-    Route("GET", "/v1/changes", (401, 401, 403, 200, 200)),
+    Route("GET", "/v1/visitors/v-1", (401, 401, 200, 200, 404, 200)),
+    Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/changes", (401, 401, 403, 200, 200, 200)),
 ]
 
 
 @pytest.fixture
 async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
-    """Give the keys of the five callers, and the id of a contact."""
+    """Give the keys of the six callers, and the id of a contact."""
     position = await gateway.put(
         {"type": "VisitorIdentified", "externalId": "u-1", "email": "a@b.org", "visitorId": "v-1", "name": "Ada"}
     )
@@ -94,6 +102,7 @@ async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
         "anonymous": "",
         "revoked": revoked,
         "publishable": gateway.publishable,
+        "read": await create_key(redis, "default", "read"),
         "another": another,
         "secret": gateway.secret,
         "contact": contact["id"],
@@ -324,4 +333,4 @@ async def test_websocket_gets_the_same_statuses(gateway: Gateway, keys: dict[str
         except websockets.InvalidStatus as refused:
             got[caller] = refused.response.status_code
 
-    assert got == dict(zip(CALLERS, (401, 401, 403, 101, 101), strict=True))
+    assert got == dict(zip(CALLERS, (401, 401, 403, 101, 101, 101), strict=True))

@@ -14,7 +14,7 @@ from tests.support.gateways import Gateway
 
 ID: Final = "x"
 SETTINGS: Final = ("GET", "/sourceConfig")
-PAGES: Final = [("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")]
+PAGES: Final = [("GET", "/docs"), ("GET", "/openapi.json")]
 """The routes that the framework adds."""
 
 

@@ -134,7 +134,7 @@ def must_equal_rows(connection: sa.Connection, build: int, living: Mapping[str, 
 
 
 def _must_equal_texts(connection: sa.Connection, texts: dict[int, str]) -> None:
-    """The index finds each contact by the whole of its text, and has no row that no contact has."""
+    """Assert that the index finds each contact by its whole text, and has no other rows."""
     for n, text in texts.items():
         query = sa.select(tables.search.c.rowid).where(
             tables.search.c.search_text.op("MATCH")('"' + text.replace('"', '""') + '"')
@@ -146,7 +146,7 @@ def _must_equal_texts(connection: sa.Connection, texts: dict[int, str]) -> None:
 
 
 async def timeline_must_equal_feed(redis: Redis, settings: Settings, workspace: str, after: str = "0-0") -> str | None:
-    """Assert that the timeline behind a position has each change of the feed once, in order; returns `timeline_since`."""
+    """Assert that the timeline after a position has each change of the feed once, in order; returns `timeline_since`."""
     entries = cast("list[Any]", await redis.xrange(key(workspace, "changes"), min=f"({after}"))
     changes = [(entry.decode(), json.loads(fields[b"change"])) for entry, fields in entries if b"change" in fields]
     expected = [(entry, change["contactId"], change["type"]) for entry, change in changes if change["type"] != "ContactSeen"]
@@ -176,7 +176,7 @@ def life(first: int, count: int) -> list[dict[str, Any]]:
 
 
 def _event(number: int) -> dict[str, Any]:
-    dice = random.Random(number)  # noqa: S311  the same life every time
+    dice = random.Random(number)  # noqa: S311  the same events every time
     person, visitor = dice.randrange(20 + number // 20), f"v-{dice.randrange(60 + number // 10)}"
     address = {"email": f"Person.{person}@example.org"}
     plan = {"plan": dice.choice(["pro", "free", None]), "mrr": dice.choice([0, 9, 99.5, True]), "said": number}
@@ -194,7 +194,7 @@ def _event(number: int) -> dict[str, Any]:
 
 
 async def links_must_equal_state(redis: Redis, settings: Settings, workspace: str) -> int:
-    """Assert that each visitor's last link is the state's, and that its links follow each other; returns how many visitors."""
+    """Assert that each visitor's last link is that of the state, and that its links are in order; returns how many visitors."""
     stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(workspace, "visitors")))
     expected = {each.decode(): links for each, data in stored.items() if (links := json.loads(data).get("links"))}
     found = defaultdict[str, list[dict[str, Any]]](list)
@@ -214,14 +214,14 @@ async def links_must_equal_state(redis: Redis, settings: Settings, workspace: st
 
 
 async def merges_must_equal_state(redis: Redis, settings: Settings, workspace: str) -> int:
-    """Assert that each merged contact leads to the living contact that it has become; returns how many there are."""
+    """Assert that each merged contact leads to its living contact; returns how many there are."""
     stored = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(workspace, "contacts")))
     merged = {each.decode(): into for each, data in stored.items() if (into := merged_into(data)) is not None}
 
     def living(contact_id: str) -> str:
         return living(merged[contact_id]) if contact_id in merged else contact_id
 
-    # No change tells that a replay does not make a contact at all that was merged before.
+    # If a replay no longer creates a contact that was merged before, no change says so.
     rows = [row for row in read_rows(settings, workspace, tables.identifiers) if row["held_by"].encode() in stored]
     found = {row["value"]: row["contact_id"] for row in rows if row["kind"] == "contact_id"}
     assert found == {each: living(each) for each in merged}

@@ -12,5 +12,5 @@ IS_LONG: Final = os.environ.get("KINFOLD_TEST_LONG") == "1"
 
 
 def short_or_long(short: T, long: T) -> T:
-    """Choose by the form that runs."""
+    """Return the value for the form that is running."""
     return long if IS_LONG else short

@@ -49,7 +49,7 @@ class NoPostgres(Exception):
 
 @contextmanager
 def postgres_server() -> Generator["PostgresServer"]:
-    """Run a server with data of its own.
+    """Run a server with its own data.
 
     Raises:
         NoPostgres: its programs are not installed, or no user can run them.

@@ -1,4 +1,4 @@
-"""Run `kinfold` in a process of its own without starting Python for it.
+"""Run `kinfold` in a separate process without starting Python for it.
 
 Importing `kinfold` takes half a second of CPU time, and the tests run hundreds of commands. So one process per pytest process
 imports it once, and forks for each command. The command has its own environment, working directory, standard streams and exit
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
     """The result of a command."""
 
     status: int
-    """As of `subprocess`: negative if a signal ended it."""
+    """As in `subprocess`: negative if a signal ended the process."""
     out: bytes
     err: bytes
 
@@ -133,8 +133,8 @@ def _send(connection: socket.socket, value: int) -> None:
 
 def _serve(path: str) -> None:
     """Fork for each connection until standard input ends."""
-    import_module("kinfold_services.cli")  # every fork has it then
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers
+    import_module("kinfold_services.cli")  # so that every fork has it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the handlers
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen(64)

@@ -83,7 +83,7 @@ async def verify(client: Redis, workspace: str, *, rules: IdentifierRules = NO_R
 
 
 async def differ_unseen(client: Redis, workspace: str) -> None:
-    """Put something into the stored state that no reader sees and no fold has made: a replay has to replace the state."""
+    """Put something into the stored state that no reader sees and no fold made, so that a replay must replace the state."""
     await cast("Any", client).execute_command("HSET", key(workspace, "visitor-stamps"), "nobody", encode_stamps(NO_STAMPS))
 
 

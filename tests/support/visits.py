@@ -36,7 +36,7 @@ def snippet() -> str:
 
 
 class Shop:
-    """A site for one test, with a workspace and a development key of its own."""
+    """A site for one test, with its own workspace and development key."""
 
     def __init__(self, stage: "Stage", workspace: str, key: str, context: BrowserContext) -> None:
         self.stage = stage
@@ -91,7 +91,7 @@ class Shop:
     async def logged_once(self, count: int) -> list[Json]:
         """The different events in the log, as soon as there are `count`.
 
-        An event whose answer was lost is there twice, with the same id. The fold drops the second one.
+        An event whose answer was lost is in the log twice, with the same id. The fold drops the second one.
         """
 
         def different(events: list[Json]) -> list[Json]:
@@ -108,7 +108,7 @@ class Shop:
         return cast("list[Json]", await wait_until(enough, PATIENCE_S))
 
     async def folded(self, path: str, **params: str) -> Json:
-        """What the gateway shows, once everything in the log is folded."""
+        """The gateway's answer, once everything in the log is folded."""
         entries = await stream_of(self.stage.redis, self.workspace, "events")
         await wait_until_folded(self.stage.redis, self.workspace, entries[-1][0])
         return await self.stage.ask(self.workspace, path, **params)

@@ -82,9 +82,9 @@ class Lookups(Generic[C, R]):
         return self._find("id", contact_id, after)
 
     def _searches(self) -> "Searches":
-        """The questions that only a gateway answers. Raises ValueError for Redis."""
+        """The queries that only a gateway answers. Raises ValueError for Redis."""
         if self._gateway is None:
-            raise ValueError("url: expected that of a gateway (https://…) to search contacts, got one of Redis")
+            raise ValueError("url: expected the URL of a gateway (https://…) to search contacts, got a Redis URL")
         from kinfold.contacts.searches import Searches  # noqa: PLC0415  only for searches
 
         return Searches(self._gateway)
@@ -97,7 +97,7 @@ class Lookups(Generic[C, R]):
 
 
 class Contacts(Lookups["RedisLookups", Contact | None]):
-    """Looks contacts up, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
+    """Looks up contacts, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
 
     Every method takes `after=`, a position from `Producer.flush`, and waits at most `wait_s` until this position is folded.
     So an application reads its own writes. Every method returns None if there is no such contact.
@@ -134,11 +134,11 @@ class Contacts(Lookups["RedisLookups", Contact | None]):
         limit: int | None = None,
         after: str | None = None,
     ) -> Iterator[Contact]:
-        """The contacts that match, page by page as you go on.
+        """Iterate over the matching contacts. Pages are read as needed.
 
-        `q`: words, all of which the name, e-mail, external id or contact id contains; case and accents do not matter.
+        `q`: words. The name, e-mail, external id or contact id must contain every one; case and accents do not matter.
 
-        `where`: a filter as text (`"plan = pro and mrr >= 99"`), or conditions by field, all of which must hold. A condition is
+        `where`: a filter as text (`"plan = pro and mrr >= 99"`), or conditions by field, which must all hold. A condition is
         a value, a list of values, or an object of operators (`=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `contains`, `exists`,
         `before`, `after`). A time may be a datetime, and an age a timedelta.
 
@@ -201,7 +201,7 @@ class Contacts(Lookups["RedisLookups", Contact | None]):
         return chain.from_iterable(self._searches().timeline(contact_id, limit, after))
 
     def conflicts(self, *, status: "Status" = "open", limit: int | None = None, after: str | None = None) -> Iterator[Conflict]:
-        """Addresses that one contact was to have and another one keeps, newest first: the open ones, or `"all"`.
+        """Addresses that an event named for one contact and that another one keeps, newest first: the open ones, or `"all"`.
 
         >>> with kinfold.Contacts("http://localhost:8000", key="kf_sk_secret") as contacts:
         ...     print([conflict.email for conflict in contacts.conflicts()])

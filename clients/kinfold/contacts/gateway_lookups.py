@@ -37,7 +37,7 @@ class Page(Protocol[T_co]):
 
     @property
     def next_cursor(self) -> str | None:
-        """Where the next page begins."""
+        """The cursor of the next page; None on the last one."""
         ...
 
 
@@ -62,13 +62,13 @@ class GatewayLookups:
     def count(self, query: Mapping[str, str], decode: Callable[[bytes], C]) -> C:
         """Count contacts. Raises NotFolded, Unreachable or Refused."""
         counted = self._ask(_PATH + "/count", query, decode, self._wait_s + _SEARCHING_S)
-        assert counted is not None  # noqa: S101  the gateway answers 404 for a contact only
+        assert counted is not None  # noqa: S101  the gateway answers 404 only for a contact
         return counted
 
     def pages(
         self, path: str, query: Mapping[str, str], decode: Callable[[bytes], Page[T]], limit: int | None
     ) -> Iterator[Sequence[T]]:
-        """Read pages of `limit` items in all; none if there is no such contact. Raises as `count`."""
+        """Read pages with `limit` items in total; no page if there is no such contact. Raises the errors of `count`."""
         query = dict(query)
         while limit is None or limit > 0:
             query["limit"] = str(_PAGE_ITEMS if limit is None else min(_PAGE_ITEMS, limit))
@@ -89,7 +89,7 @@ class GatewayLookups:
             try:
                 return decode(response.body)
             except msgspec.MsgspecError as error:  # a server that answers every path, as many front ends do
-                raise Unreachable(f"gateway: expected an answer of kinfold, got {response.body[:100]!r}") from error
+                raise Unreachable(f"gateway: expected an answer from kinfold, got {response.body[:100]!r}") from error
         if is_not_found(response):
             return None
         if response.status == _UNAVAILABLE and "after" in query and error_code(response) != _NO_DIRECTORY:

@@ -1,4 +1,4 @@
-"""Searches, counts, timelines and conflicts: the questions that a gateway answers from the directory."""
+"""Searches, counts, timelines and conflicts: the queries that a gateway answers from the directory."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from kinfold_schemas.identifiers import stripped
 Condition = str | float | bool | datetime | Sequence[Any] | Mapping[str, Any] | None
 """A value, a list of values, or an object of operators and values."""
 Where = str | Mapping[str, Condition]
-"""A filter as text, or conditions by field, all of which must hold."""
+"""A filter as text, or conditions by field, which must all hold."""
 Status = Literal["open", "all"]
 
 _OPERATORS: Final = ("=", "!=", "<", "<=", ">", ">=")
@@ -61,7 +61,7 @@ _decode_counts: Final = msgspec.json.Decoder(ContactCounts).decode
 
 
 class Searches:
-    """The questions to one gateway. Iterators give pages; each raises NotFolded, Unreachable or Refused."""
+    """The queries to one gateway. Iterators yield pages. All of them raise NotFolded, Unreachable or Refused."""
 
     def __init__(self, gateway: GatewayLookups) -> None:
         self._gateway: Final = gateway
@@ -70,7 +70,7 @@ class Searches:
         self, q: str | None, where: Where | None, sort: str | None, limit: int | None, after: str | None
     ) -> Iterator[Sequence[Contact]]:
         """Pages of the contacts that match."""
-        # Without a sort and without conditions, the gateway would list contacts in a way that needs no directory.
+        # Without a sort and without conditions, the gateway would list the contacts without the directory.
         query = _query(q=q, where=where_text(where), sort=sort or "-createdAt", after=after)
         return self._gateway.pages("/v1/contacts", query, _decode_contacts, _limit(limit))
 

@@ -31,6 +31,7 @@ from kinfold_services.cli.gateway_process import (
 from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
+from kinfold_services.cli.signing_in import sign_in_url
 from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.runtime.logs import configure_logs
@@ -305,7 +306,8 @@ kinfold is up.
                  {program} contacts{with_options}
                  {program} status{with_options}
   follow         {program} tail{with_options}
-  open           {gateway}/docs
+  open           {sign_in_url(gateway, url, settings.workspace, new_key)}
+                 (the screen; the link signs in once, within an hour. {gateway}/docs is the API)
   run            curl{directly} -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
   stop           {stop}"""
 

@@ -4,7 +4,7 @@ A build that has the state `building` and a position can be continued by any dir
 directory that fills it from a snapshot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from kinfold_services.directory.contact_writes import forget_texts
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, contacts, schema, show_shape
+from kinfold_services.directory.tables import SHAPE, builds, contacts, drop_older_tables, schema, show_shape
 
 NO_POSITION: Final = ""
 """The position of a build that is filled from a snapshot."""
@@ -81,18 +81,27 @@ def touch_build(connection: sa.Connection, build: int, now: str, **values: Any) 
 
 
 def make_current(connection: sa.Connection, workspace: str, build: int, now: str) -> None:
-    """Put a build in the place of the current one, also of one of an older shape.
-
-    With the last workspace, the views become those of this shape. Raises Overtaken if the build was removed.
-    """
-    others = builds.c.workspace == workspace, builds.c.state == "current", builds.c.shape <= SHAPE, builds.c.id != build
+    """Put a build in the place of the current one of this shape. Raises Overtaken if the build was removed."""
+    others = builds.c.workspace == workspace, builds.c.state == "current", builds.c.shape == SHAPE, builds.c.id != build
     connection.execute(sa.update(builds).where(*others).values(state="old", updated_at=now))
     made = connection.execute(
         sa.update(builds).where(builds.c.id == build, builds.c.state != "old").values(state="current", updated_at=now)
     )
     if made.rowcount != 1:
         raise Overtaken(f"build {build} was removed")
-    show_shape(connection)
+
+
+def retire_older_shapes(connection: sa.Connection, served: Collection[str], now: str) -> None:
+    """Put this shape in the place of older ones, in the views too, when every served workspace has a current build of it."""
+    is_older = sa.and_(builds.c.shape < SHAPE, builds.c.state == "current")
+    older = set(connection.scalars(sa.select(builds.c.workspace).where(is_older)))
+    if not older:
+        return
+    ours = sa.select(builds.c.workspace).where(builds.c.shape == SHAPE, builds.c.state == "current")
+    if (older & set(served)) <= set(connection.scalars(ours)):
+        connection.execute(sa.update(builds).where(is_older).values(state="old", updated_at=now))
+        show_shape(connection)
+        drop_older_tables(connection)
 
 
 def give_up(connection: sa.Connection, build: int, now: str) -> None:

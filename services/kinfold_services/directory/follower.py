@@ -59,6 +59,8 @@ class Follower:
         self._write: Final = write
         self._ours: Final = ours
         self._feed: Final = key(workspace, "changes")
+        self.is_standing_by = False
+        """Whether a newer version of the tables has the workspace."""
         self._distrusts_feed = False
         self._told = ""
         self._reported = ("", "")
@@ -146,8 +148,10 @@ class Follower:
         while True:
             if await self._write(lambda connection: building.has_newer_shape(connection, self._workspace)):
                 self._tell("workspace not followed", DirectoryUnavailable("a newer kinfold keeps its directory"), is_known=True)
+                self.is_standing_by = True
                 await asyncio.sleep(_LAST_RETRY_S)
                 continue
+            self.is_standing_by = False
             found = await self._write(lambda connection: building.open_builds(connection, self._workspace))
             for build in found:
                 if build.position == NO_POSITION:

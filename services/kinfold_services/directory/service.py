@@ -17,7 +17,7 @@ from kinfold_services.directory.building import OpenBuild
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.follower import Follower
-from kinfold_services.directory.tables import create_tables, drop_older_tables
+from kinfold_services.directory.tables import create_tables
 from kinfold_services.directory.transactions import THREADS, Transactions, now
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.tasks import end_tasks
@@ -86,6 +86,11 @@ class DirectoryService:
         if self.failure is not None:
             raise self.failure
 
+    @property
+    def standing_by(self) -> set[str]:
+        """The workspaces that a newer version of the tables has."""
+        return {name for name, follower in self._followers.items() if follower.is_standing_by}
+
     def stop(self) -> None:
         """Stop as after a signal."""
         self._stopping.set()
@@ -128,11 +133,12 @@ class DirectoryService:
             try:
                 for workspace in list(self._followers):
                     await self._give_up_abandoned(workspace, seen)
-                await self._write(drop_older_tables)
+                listed = {*self._followers, *await listed_workspaces(self._client)}
+                await self._write(partial(building.retire_older_shapes, served=listed, now=now()))
                 for build_id in await self._write(building.old_builds):
                     while not await self._write(partial(building.remove_some, build=build_id)):
                         await asyncio.sleep(_PAUSE_S)
-            except DirectoryUnavailable as error:
+            except (DirectoryUnavailable, *SERVER_ERRORS, OSError) as error:
                 self._log.debug("old builds not removed yet", error=str(error))
 
     async def _give_up_abandoned(self, workspace: str, seen: dict[int, tuple[OpenBuild, float]]) -> None:

@@ -101,16 +101,15 @@ class SnapshotBuild:
             await self._copy(_Copy(source, table, earlier, self._build, upto))
 
     async def _copy(self, copy: "_Copy") -> None:
-        after: tuple[Any, ...] | None = None
+        last: tuple[Any, ...] | None = None
         while True:
-
-            def some(connection: sa.Connection, after: tuple[Any, ...] | None = after) -> tuple[Any, ...] | None:
-                building.touch_build(connection, self._build, now())
-                return copy.some(connection, after)
-
-            after = await self._write(some)
-            if after is None:
+            last = await self._write(partial(self._copy_some, copy=copy, after=last))
+            if last is None:
                 return
+
+    def _copy_some(self, connection: sa.Connection, copy: "_Copy", after: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        building.touch_build(connection, self._build, now())
+        return copy.some(connection, after)
 
     async def _last_in_feed(self, source: sa.Table, build: int) -> tuple[int, int]:
         """The last position of the build before that the feed has, or has trimmed."""

@@ -335,7 +335,7 @@ def earlier_table(connection: sa.Connection, table: sa.Table, shape: int) -> sa.
 
 
 def drop_older_tables(connection: sa.Connection) -> None:
-    """Drop the tables of older shapes that no workspace uses any more, and forget their builds. Needs a write transaction."""
+    """Drop the tables of older shapes without a current build, and forget their builds. Needs a write transaction."""
     for name in sa.inspect(connection).get_table_names():
         match = _ANY_CONTACTS.fullmatch(name)
         if match is None or (shape := int(match[1])) >= SHAPE:

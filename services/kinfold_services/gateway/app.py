@@ -23,6 +23,7 @@ from kinfold_services.gateway.operations import healthz, healthz_head, metrics, 
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
+from kinfold_services.gateway.screen.app import screen_router
 from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
 from kinfold_services.gateway.workspaces import Gateway
@@ -56,7 +57,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     """The application, and the gateway behind it. Call `Gateway.end_streams` before the application stops."""
     gateway = Gateway(settings, client)
     app: ASGIApp = Litestar(
-        route_handlers=ROUTES,
+        route_handlers=[*ROUTES, screen_router()],
         state=State({"gateway": gateway}),
         guards=[only_known_parameters],
         cors_config=gateway.cors,

@@ -106,7 +106,9 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
         error = _limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
-    return _answer(connection, error.status_code, _sentence(connection, error), dict(error.headers or {}), error=code, **fields)
+    return _answer(
+        connection, error.status_code, sentence_of(connection, error), dict(error.headers or {}), error=code, **fields
+    )
 
 
 def _limited(connection: Connection, error: HTTPException) -> HTTPException:
@@ -190,7 +192,7 @@ def _answer(
     return Response(msgspec.json.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _sentence(connection: Connection, error: HTTPException) -> str:
+def sentence_of(connection: Connection, error: HTTPException) -> str:
     """The sentence for `detail`. Exceptions of the framework are reworded as "expected X, got Y"."""
     match error:
         case NotFoundException():

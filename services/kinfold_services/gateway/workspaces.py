@@ -15,6 +15,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.identity_tokens import identity_secrets
 from kinfold_services.access.keys import KeyRing
+from kinfold_services.access.sessions import Sessions
 from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
@@ -138,11 +139,13 @@ class Gateway:
         self.client: Final = client
         self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
+        self.sessions: Final = Sessions(client, self.keys)
         self.metrics: Final = Metrics()
         self.directory: Final = Directory(settings)
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
+            "read": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),

@@ -165,6 +165,14 @@ class StateQueries:
         data = await self._get("visitors", id_key(visitor_id))
         return None if data is None else msgspec.structs.replace(_decode_visitor(data), id=id_key(visitor_id))
 
+    async def visitors(self, visitor_ids: Sequence[str]) -> list[Visitor]:
+        """The visitors with these ids, in one round trip. Those that do not exist are left out."""
+        if not visitor_ids:
+            return []
+        stored = await self._client.hmget(self._key("visitors"), [id_key(each) for each in visitor_ids])
+        found = zip(visitor_ids, cast("Sequence[bytes | None]", stored), strict=True)
+        return [msgspec.structs.replace(_decode_visitor(data), id=id_key(each)) for each, data in found if data is not None]
+
     async def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
         ids = sorted(await cast("Awaitable[list[bytes]]", self._client.hkeys(self._key("contacts"))))
@@ -232,7 +240,7 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind = await self._client.xrange(feed, min=f"({position}", count=1)
+        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
         if behind:
             written_ms, _ = position_key(behind[0][0].decode())

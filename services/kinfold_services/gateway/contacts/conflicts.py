@@ -6,7 +6,7 @@ from litestar import Request, Response, get
 from litestar.params import QueryParameter
 
 from kinfold_services.directory.reading import Conflicts, Status, read_conflicts
-from kinfold_services.gateway.callers import secret_key
+from kinfold_services.gateway.callers import reading_key
 from kinfold_services.gateway.contacts.lookups import After
 from kinfold_services.gateway.contacts.searching import Cursor, Limit, in_directory, json_answer
 from kinfold_services.gateway.openapi import answers
@@ -14,7 +14,7 @@ from kinfold_services.gateway.openapi import answers
 
 @get(
     "/v1/conflicts",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(Conflicts, 400, 401, 403, 429, 503),
     tags=["contacts"],
     summary="Identity conflicts, page by page",

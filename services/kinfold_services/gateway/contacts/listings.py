@@ -18,7 +18,7 @@ from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.directory import ContactCount
 from kinfold_schemas.keys import key
 from kinfold_schemas.times import text_ms, to_text
-from kinfold_services.gateway.callers import secret_key
+from kinfold_services.gateway.callers import reading_key
 from kinfold_services.gateway.contacts.lookups import After, ContactAnswer, IfNoneMatch, contact_answer, find_contact, folded
 from kinfold_services.gateway.contacts.searching import (
     Cursor,
@@ -84,7 +84,7 @@ _decode_place: Final = msgspec.json.Decoder(_Place).decode
 
 @get(
     "/v1/contacts",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(ContactPage | ContactAnswer, 304, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
     summary="One contact by an identifier, a search, or all contacts page by page",
@@ -146,7 +146,7 @@ async def contacts(  # noqa: PLR0913, PLR0917  each is a query parameter
 
 @get(
     "/v1/contacts/{contact_id:str}/visitors",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(VisitorPage, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
     summary="A contact's visitors, page by page",

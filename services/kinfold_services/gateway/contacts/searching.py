@@ -16,7 +16,7 @@ from kinfold_schemas.filters import Field, Filter, WrongFilter
 from kinfold_schemas.rejections import found
 from kinfold_services.directory.search import MAX_Q_CHARS, Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
-from kinfold_services.gateway.callers import caller_of, secret_key
+from kinfold_services.gateway.callers import caller_of, reading_key
 from kinfold_services.gateway.contacts.lookups import After
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem
@@ -102,7 +102,7 @@ async def found_contacts(request: Request[Any, Any, Any], searched: Search, afte
 
 @get(
     "/v1/contacts/count",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(ContactCount | ContactCounts, 400, 401, 403, 429, 503),
     tags=["contacts"],
     summary="How many contacts match, in all or by their values of a field",

@@ -7,7 +7,7 @@ from litestar.params import FromPath
 
 from kinfold_schemas.rejections import found
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
-from kinfold_services.gateway.callers import secret_key
+from kinfold_services.gateway.callers import reading_key
 from kinfold_services.gateway.contacts.lookups import After
 from kinfold_services.gateway.contacts.searching import Cursor, Limit, in_directory, json_answer
 from kinfold_services.gateway.openapi import answers
@@ -16,7 +16,7 @@ from kinfold_services.gateway.problems import Problem
 
 @get(
     "/v1/contacts/{contact_id:str}/timeline",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(Timeline, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
     summary="What changed a contact, and by which rule, page by page",
