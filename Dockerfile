@@ -16,6 +16,8 @@ COPY --from=build /opt/kinfold /opt/kinfold
 ENV PATH=/opt/kinfold/bin:$PATH PYTHONUNBUFFERED=1
 USER kinfold
 WORKDIR /var/lib/kinfold
+# The data dir: a new volume that is mounted here belongs to this user.
+RUN mkdir -m 700 .kinfold
 # PID 1 gets SIGTERM from Docker itself: exec form, no shell in between.
 ENTRYPOINT ["kinfold"]
 CMD ["projector"]

@@ -8,7 +8,8 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 # For pytest, as in `make test PYTEST_ARGS="-k merge"`; by itself one worker a core, each with a server of its own.
-PYTEST_ARGS ?= -n auto
+# A worker that has nothing left to do takes tests from another; neighbours, which share fixtures, stay together until then.
+PYTEST_ARGS ?= -n auto --dist worksteal
 # More for the resolver, as in `make constraints UV_ARGS=--upgrade`.
 UV_ARGS ?=
 
@@ -60,9 +61,16 @@ demo: up ## start everything, play the example history into it, and look at the 
 	$(BIN)/kinfold status
 	@echo 'What to do next stands above, below "kinfold is up": an address to open, a curl to run.'
 
+# Tests start kinfold hundreds of times: without bytecode files, every start compiles it again.
+test test-long: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: $(STAMP) ## run all tests in their long form: more random examples, greater sizes
+	KINFOLD_TEST_LONG=1 $(BIN)/python -m pytest --timeout 1800 $(PYTEST_ARGS)
 
 # As `make model MODEL_ARGS="--minutes 10"`; `--help` lists the rest.
 MODEL_ARGS ?=
@@ -124,8 +132,12 @@ bench-%: $(STAMP) ## measure one thing alone: bench-live, bench-replay and so on
 
 # Only for changes of clients/browser and clients/react: what the gateway serves is in the repository.
 .PHONY: web
-web: $(STAMP) ## build the clients for browsers with npm, and the script that the gateway serves (Node comes as a wheel)
+web: $(STAMP) ## build the clients for browsers with npm, and the scripts that the gateway serves (Node comes as a wheel)
 	$(BIN)/python -m tools.web
+
+.PHONY: screenshots
+screenshots: $(STAMP) ## take the pictures of the screen for the documentation, in Chromium
+	$(BIN)/python -m tools.screenshots
 
 # NO_MKDOCS_2_WARNING: Material's banner about its successor.
 .PHONY: docs

@@ -4,9 +4,9 @@
 
 Every millisecond a sender appends the events that are due, without waiting for earlier ones (an open loop), and a reader waits
 for the feed in blocking reads. Each is a process with a bare socket. The latency of an event counts from the millisecond in
-which it was due. The events are the mix of `live.py` on the middle population, of which just over a third make a change and are
-measured. The reference is a reader of the log itself, while the projector is paused. p50 and p99 are medians over the rounds;
-p99.9 and max are over all rounds together.
+which it was due. The events are the mix of `live.py` on the middle population. Just over a third of them make a change, and
+only these are measured. The reference is a reader of the log itself, while the projector is paused. p50 and p99 are medians
+over the rounds; p99.9 and max are over all rounds together.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What asynchronous replication loses when a primary dies, and what `min-replicas-to-write` saves.
+"""Measure what asynchronous replication loses when a primary dies, and how much `min-replicas-to-write` saves.
 
     python benchmarks/replication_loss.py [ROUNDS]
 
-A primary, a replica, and a `kinfold.Producer` that says 1,000 events a second. After a while the link between the two servers
-breaks; some time later the primary is killed and the replica promoted. Lost is what the producer was told is in the log, and
-what the promoted server has not. A link can break in two ways: the primary is told (its connection is reset), or not (a
-cable, a firewall, a hung replica): then it believes in the replica for `min-replicas-max-lag` seconds more.
+A `kinfold.Producer` sends 1,000 events per second to a primary with a replica. After a while the link between the two servers
+breaks; some time later the primary is killed and the replica promoted. An event is lost if the primary acknowledged it and the
+promoted server does not have it. A link can break in two ways: the primary notices (its connection is reset), or it does not
+(a cable, a firewall, a hung replica), and then it counts on the replica for `min-replicas-max-lag` more seconds.
 """
 
 import asyncio
@@ -55,14 +55,14 @@ CASES: Final = (
 
 
 class Loss(NamedTuple):
-    """What one round came to, in events."""
+    """The result of one round, in events."""
 
     acknowledged: int
     lost: int
     waiting: int
-    """In the producer's buffer when the primary died: to be sent to the promoted one."""
+    """Events in the producer's buffer when the primary died, which it sends to the promoted server."""
     refusals: Counter[str]
-    """What the producer was told meanwhile, by Redis's own codes."""
+    """The errors that the producer received meanwhile, by their Redis codes."""
 
 
 async def lose(directory: Path, case: Case) -> Loss:
@@ -120,7 +120,7 @@ async def _talk(producer: kinfold.Producer) -> None:
 
 
 def main() -> None:
-    """Prints a table, and writes `benchmarks/results/replication_loss.json`."""
+    """Print a table and write `benchmarks/results/replication_loss.json`."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     rows: list[dict[str, Any]] = []
     for case in CASES:

@@ -1,9 +1,9 @@
-"""Report the results of the benchmarks: tables with targets and a chart in the docs, three figures in the README.
+"""Report the results of the benchmarks: tables with targets and a chart in the docs, and three figures in the README.
 
     python benchmarks/report.py [--no-docs]
 
-Reads `benchmarks/results/*.json`, prints the table, draws `docs/images/speed.svg`, and replaces what stands between two marks
-in `docs/explanation/benchmarks.md` (all tables) and in `README.md` (three figures). `make bench` runs it last.
+Reads `benchmarks/results/*.json`, prints the table, draws `docs/images/speed.svg`, and replaces the text between two marks in
+`docs/explanation/benchmarks.md` (all tables) and in `README.md` (three figures). `make bench` runs it last.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def lines(results: Results) -> list[Line]:
 
 
 def section(results: Results) -> str:
-    """What goes into the docs."""
+    """The text for the docs."""
     where = results["live"]["environment"]
     rounds = results["live"]["scenarios"]["middle-uniform"]["figures"][0]["rounds"]
     told = [
@@ -139,7 +139,7 @@ def section(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """What goes into the README: three figures, and the chart."""
+    """The text for the README: three figures, and the chart."""
     live = results["live"]
     middle = live["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
     replayed = results["replay"]["scenarios"]["middle-uniform"]["figures"][0]["events_per_s"]
@@ -192,7 +192,7 @@ def _cells(scenario: Results | None) -> tuple[str, str]:
 
 
 def put_into(page: Path, text: str) -> None:
-    """Replaces what stands between the page's two marks."""
+    """Replace the text between the two marks of a page."""
     before, _, rest = page.read_text().partition(BEGINS)
     _, mark, after = rest.partition(ENDS)
     assert mark, f"{page}: expected {BEGINS!r} with {ENDS!r} behind it"

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import Kinfold
 from tests.support.postgres import NoPostgres, PostgresServer, postgres_server
+from tests.support.prefork import stop_parent
 from tests.support.servers import TestServer
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    stop_parent()
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         servers: set[str] = session.config.stash[_SERVERS_USED]
         output["servers_used"] = sorted(servers)

@@ -5,10 +5,11 @@
 | made | for |
 |---|---|
 | `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
-| `clients/browser/dist` | npm: an ES module and its types |
+| `services/kinfold_services/gateway/screen/static/vendor` | the screen: htmx and its SSE extension, with their licences |
+| `clients/browser/dist`, `clients/react/dist` | npm: an ES module and its types |
 
-`--into` writes only the first, into another directory. Node comes from the wheel that the dev extra installs, else from PATH.
-npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
+`--into` writes only the first two, into another directory. Node comes from the wheel that the dev extra installs, else from
+PATH. npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
 """
 
 import argparse
@@ -29,8 +30,17 @@ CLIENTS: Final = ROOT / "clients"
 SERVED: Final = ROOT / "services/kinfold_services/gateway/web"
 SCRIPT: Final = "kinfold.js"
 
-PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": ()}
-"""The npm packages, each with the packages that its bundle does not contain."""
+VENDOR: Final = ROOT / "services/kinfold_services/gateway/screen/static/vendor"
+VENDORED: Final = {
+    "htmx.org/dist/htmx.min.js": "htmx.min.js",
+    "htmx.org/LICENSE": "htmx.LICENSE",
+    "htmx-ext-sse/dist/sse.min.js": "sse.min.js",
+    "htmx-ext-sse/LICENSE": "sse.LICENSE",
+}
+"""The files of npm packages that the gateway serves unchanged, and their names there."""
+
+PACKAGES: Final[dict[str, tuple[str, ...]]] = {"browser": (), "react": ("kinfold", "react")}
+"""The npm packages in the order of their dependencies, each with the packages that its bundle does not contain."""
 
 _PATIENCE_S: Final = 300
 _BUNDLED: Final = ("--bundle", "--minify", "--charset=utf8", "--log-level=warning", "--target=es2022")
@@ -43,13 +53,14 @@ class NoNode(Exception):
 def main() -> int:
     """Build, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, help="write only the script, into this directory")
+    parser.add_argument("--into", type=Path, help="write only what the gateway serves, into this directory")
     into: Path | None = parser.parse_args().into
     try:
         install()
         if into is None:
             build_packages()
         build_script(into or SERVED)
+        copy_vendored(into or VENDOR)
     except NoNode as error:
         sys.stderr.write(f"make web: {error}\n")
         return 1
@@ -135,6 +146,13 @@ def _is_source(path: Path) -> bool:
 def build_script(directory: Path) -> None:
     """Write the script for `<script>` into a directory. Raises CalledProcessError."""
     bundle(CLIENTS / "browser/src/script.ts", directory / SCRIPT, "--format=iife")
+
+
+def copy_vendored(directory: Path) -> None:
+    """Copy the files of npm packages that the screen loads into a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for source, name in VENDORED.items():
+        shutil.copyfile(CLIENTS / "node_modules" / source, directory / name)
 
 
 def bundle(source: Path, target: Path, *options: str) -> None:

@@ -1,16 +1,16 @@
 """A made-up population of contacts with metadata of realistic kinds, as contacts and as the events that make them.
 
-The same seed gives the same people, and `contacts` gives exactly what a projector makes of `entries`: ids, times, versions
-and hashes included. Memory stays flat at any size.
+The same seed gives the same people. `contacts` returns exactly the contacts that a projector makes of `entries`, including
+ids, times, versions and hashes. Memory use does not grow with the size.
 
 Each contact has up to eight metadata keys; each is missing now and then:
 
     plan        a string, five values, skewed: two in three have "free"
-    mrr         a number: 0 for most, and else an integer or a fraction in cents
+    mrr         a number: 0 for most, otherwise an integer or a fraction in cents
     country     a string, forty values, skewed
     company     a string, thousands of values, skewed, some with accents
     signupDate  a string, an RFC 3339 time
-    seats       a number; null where it is not known; "unlimited" for some of the largest
+    seats       a number; null if it is unknown; "unlimited" for some of the largest
     trial       a boolean
     note        a string, a long tail: hardly any two are equal, and one in a hundred has more than 200 characters
 """
@@ -45,7 +45,7 @@ _SYLLABLES: Final = (
 )
 _ASCII: Final = str.maketrans("éñüøłç", "enuolc")
 _PAIRS: Final = [one + other for one in _SYLLABLES for other in _SYLLABLES]
-_SHUFFLED: Final = random.Random(0).sample(_PAIRS, len(_PAIRS))  # noqa: S311  else frequent names all begin alike
+_SHUFFLED: Final = random.Random(0).sample(_PAIRS, len(_PAIRS))  # noqa: S311  otherwise all frequent names would begin alike
 _FIRST_NAMES: Final = [name.capitalize() for name in _SHUFFLED]
 _LAST_NAMES: Final = [(name + end).capitalize() for end in ("", "n", "ski", "ez", "sen", "li") for name in _SHUFFLED]
 _FIRST_ASCII: Final = [name.lower().translate(_ASCII) for name in _FIRST_NAMES]
@@ -83,7 +83,7 @@ class Person(msgspec.Struct, frozen=True, gc=False):
     visitors: list[tuple[str, int]]
     """Each visitor's id and when it was linked, the first one at `created_ms`. Imported people have none."""
     seen_ms: int | None
-    """When the person came back last, if ever."""
+    """When the person last came back, if ever."""
 
 
 class Population:

@@ -6,7 +6,7 @@ It is what a competent engineer writes in an afternoon, and nothing is slow on p
 in one pipeline and their contacts in a second one, and writes state, feed and position in one transaction. It validates, keeps
 an effective time for each metadata key, links, merges, reports conflicts, computes the hash, and drops no-ops and duplicates.
 
-It leaves out the following, all of which would make it slower: a second projector that takes over (it does not watch the
+It leaves out the following, which would all make it slower: a second projector that takes over (it does not watch the
 position), the history of a visitor's links (a late event belongs to the current contact), effective times of name and address,
 ties by entry id, normalising and blocked identifiers, limits, visitors of a contact beyond the newest hundred (no older one
 moves up), presence, removed keys that late events bring back, the exact window of duplicates (a week here), the number format

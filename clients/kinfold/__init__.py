@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kinfold.producer import AsyncProducer, Counters, Failure, Producer, ProducerOptions
     from kinfold.signing import sign
     from kinfold_schemas.contacts import Contact
+    from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry, ValueCount
     from kinfold_schemas.rejections import EventError
 
 _HOMES: Final = {
@@ -21,6 +22,7 @@ _HOMES: Final = {
     "kinfold.producer": ("AsyncProducer", "Counters", "Failure", "Producer", "ProducerOptions"),
     "kinfold.signing": ("sign",),
     "kinfold_schemas.contacts": ("Contact",),
+    "kinfold_schemas.directory": ("Conflict", "ContactCount", "ContactCounts", "TimelineEntry", "ValueCount"),
     "kinfold_schemas.rejections": ("EventError",),
 }
 
@@ -28,7 +30,10 @@ __all__ = [
     "AsyncContacts",
     "AsyncProducer",
     "BufferFull",
+    "Conflict",
     "Contact",
+    "ContactCount",
+    "ContactCounts",
     "Contacts",
     "Counters",
     "EventError",
@@ -45,7 +50,9 @@ __all__ = [
     "Producer",
     "ProducerOptions",
     "Refused",
+    "TimelineEntry",
     "Unreachable",
+    "ValueCount",
     "sign",
 ]
 

@@ -39,7 +39,7 @@ def sign(
     """
     found = _SECRET.fullmatch(identity_secret)
     if found is None:
-        raise ValueError("identity_secret: expected a text that `kinfold keys identity-secret` prints, got another one")
+        raise ValueError("identity_secret: expected a secret that `kinfold keys identity-secret` prints, got another text")
     if external_id is None and email is None:
         raise EventError(Rejection("no-identifier", "external_id, email", "at least one of them", "neither"))
     judged = (

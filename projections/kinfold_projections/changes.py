@@ -51,8 +51,9 @@ class ChangeWriter(msgspec.Struct, gc=False):
                 contact.updated_at = entry.at
         if contact is self.about:
             contact.widen(entry.seen_at, entry.seen_at)
-        encoded: Any = msgspec.Raw(state.write_contact(contact))  # encoded once: the feed shows the very bytes that are stored
+        stored = state.write_contact(contact)
         if state.tells:
+            encoded: Any = msgspec.Raw(stored)  # encoded once: the feed shows the very bytes that are stored
             told: Any = change(
                 contact_id=contact.id, version=contact.version, at=entry.at, cause=entry.id, contact=encoded, **more
             )

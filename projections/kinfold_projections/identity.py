@@ -4,21 +4,18 @@ One principle: a device is never evidence that two identities are the same perso
 two contacts than one wrong one, for a wrong merge shows one person's data to another.
 """
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from kinfold_projections.entries import Entry
 from kinfold_projections.records import TRUSTED, ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
+from kinfold_projections.rules import MAX_MERGES
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
 from kinfold_schemas.events import MetadataSet, VisitorIdentified
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.names import Names
-
-MAX_MERGES: Final = 25
-"""How many contacts ordinary events may merge into one. Without a limit, a junk identifier that no rule knows would collect
-everybody."""
 
 _Described = ContactRecord | VisitorRecord
 _Dated = ContactStamps | VisitorStamps

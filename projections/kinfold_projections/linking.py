@@ -8,7 +8,6 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.links import linked
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
 from kinfold_projections.state import State
-from kinfold_schemas.times import text_ms
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
@@ -39,16 +38,16 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: E
     stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
     was_confirmed = stamps.confirmed or [[] for _ in old]
     links, confirmed = linked((old, was_confirmed), contact.id, entry.at, entry.at_ms, state.find)
-    if confirmed is not was_confirmed:
+    if confirmed is not was_confirmed and (stamps is not NO_STAMPS or any(confirmed)):
         state.put_visitor_stamps(visitor_id, VisitorStamps(confirmed=confirmed))
     if links is old:
         return UNLINKED
     visitor.links, visitor.contact_id = links, links[-1].contact_id
     state.weigh_visitor(visitor_id, len(links) * _LINK_BYTES)
-    now, now_ms = links[-1], text_ms(links[-1].since)
+    now = links[-1]
     if not old:
         contact.widen(visitor.first_seen_at, visitor.last_seen_at)
-        state.add_visitor(contact, now.contact_id, now_ms, visitor_id)
+        state.add_visitor(contact, now, visitor_id)
         return Linking(visitor_id, folded=True, moved=True)
 
     was = old[-1]
@@ -58,8 +57,8 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: E
     holder = state.contact(was.contact_id)
     moved = state.find(now.contact_id) != holder.id
     visitor_ids = holder.visitor_ids
-    state.remove_visitor(holder, was.contact_id, text_ms(was.since), visitor_id)
-    state.add_visitor(state.contact(now.contact_id), now.contact_id, now_ms, visitor_id)
+    state.remove_visitor(holder, was, visitor_id)
+    state.add_visitor(state.contact(now.contact_id), now, visitor_id)
     if moved:
         return Linking(visitor_id, folded, moved, holder)
     is_reordered = holder is not contact and holder.visitor_ids != visitor_ids

@@ -35,9 +35,9 @@ class Membership(NamedTuple):
 _THE_OLDEST: Final = Membership(-1, "")
 
 
-def member(contact_id: str, since_ms: int, visitor_id: str) -> str:
+def member(contact_id: str, since: str, visitor_id: str) -> str:
     """A visitor in the sorted set."""
-    return f"{contact_id}{to_text(since_ms)}{VISITOR}{visitor_id}"
+    return f"{contact_id}{since}{VISITOR}{visitor_id}"
 
 
 def merged_member(contact_id: str, newest_ms: int, merged_contact_id: str) -> str:
@@ -47,7 +47,7 @@ def merged_member(contact_id: str, newest_ms: int, merged_contact_id: str) -> st
 
 def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], new: Membership) -> None:
     """Makes a visitor the contact's. Mutates all but `new`."""
-    newest = Membership(stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
+    newest = (stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
     if contact.visitor_count < LISTED_VISITORS and new > newest:  # nearly always
         contact.visitor_count += 1
         contact.visitor_ids = [new.visitor_id, *contact.visitor_ids]

@@ -28,7 +28,8 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import MergedContact
+from kinfold_schemas.contacts import Link, MergedContact
+from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
@@ -190,7 +191,8 @@ class State:
     def write_contact(self, contact: ContactRecord) -> bytes:
         """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""
         data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
-        self._weigh(contact.id, len(data))
+        if self.tells:
+            self._weigh(contact.id, len(data))
         return data
 
     def stamps_of(self, contact: ContactRecord) -> ContactStamps:
@@ -222,15 +224,15 @@ class State:
         self.emails[email_key] = self._changes.emails[email_key] = None
         self._changes.new_emails -= 1
 
-    def add_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
-        """The visitor becomes the contact's, by a link that names `link_contact_id` (the contact, or one merged into it)."""
-        members.add(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
-        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = True
+    def add_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
+        """The visitor becomes the contact's, by a link that names the contact, or one merged into it."""
+        members.add(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
+        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = True
 
-    def remove_visitor(self, contact: ContactRecord, link_contact_id: str, since_ms: int, visitor_id: str) -> None:
-        """The visitor leaves the contact."""
-        members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(since_ms, visitor_id))
-        self._changes.members[members.member(link_contact_id, since_ms, visitor_id)] = False
+    def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
+        """The visitor leaves the contact, whose it was by this link."""
+        members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
+        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = False
 
     def merge_contact(self, contact: ContactRecord, merged: ContactRecord) -> ContactStamps:
         """Gives the contact the visitors of the merged one, which becomes a tombstone; returns the merged one's stamps."""

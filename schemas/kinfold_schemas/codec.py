@@ -66,7 +66,7 @@ def decode_event(data: bytes) -> Event | Rejection:
 
 
 def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
-    """As `decode_event` for each. What msgspec does not check is looked for in all of them at once."""
+    """Decode events as `decode_event` does. The checks that msgspec lacks run on all of them at once."""
     together, longest = b"".join(datas), max(map(len, datas), default=0)
     if (
         longest > MAX_VALUE_BYTES
@@ -78,7 +78,7 @@ def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
         if not together.isascii():
             together.decode()
         events = list(map(_decode, datas))
-    except ValueError:  # of one of them
+    except ValueError:  # at least one of them is invalid
         return list(map(decode_event, datas))
     checked: list[Event | Rejection] = [*events]
     for index, event in enumerate(events):

@@ -1,4 +1,4 @@
-"""The tokens of the filter language (`kinfold_schemas.filters`), and the error that a wrong text raises."""
+"""The tokens of the filter language (`kinfold_schemas.filters`), and the error for an invalid filter."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 
 class WrongFilter(ValueError):
-    """A text is not a filter. `column` is where, counted in characters from 1."""
+    """The text is not a valid filter. `column` is the place of the error, in characters from 1."""
 
     def __init__(self, column: int, expected: str, got: str) -> None:
         super().__init__(f"column {column}: expected {expected}, got {got}")
@@ -15,7 +15,7 @@ class WrongFilter(ValueError):
 
 
 class Token(NamedTuple):
-    """A token, and where it is in the text."""
+    """A token and its place in the text."""
 
     kind: Literal["operator", "mark", "string", "word", "end"]
     text: str  # a string's content, without quotes and escapes
@@ -56,7 +56,7 @@ def _unquoted(raw: str, start: int) -> str:
             expected = 'an escape of JSON (\\" \\\\ \\n \\u00e9 …)'
             raise WrongFilter(start + escape.start() + 1, expected, repr(raw[escape.start() : escape.end() + 1]))
     inside = raw[1:-1]
-    if raw[0] == "'":  # JSON escapes double quotes, and knows no single ones
+    if raw[0] == "'":  # JSON escapes double quotes, and has no single-quoted strings
         inside = re.sub(r"\\.|\"", lambda part: {"\\'": "'", '"': '\\"'}.get(part[0], part[0]), inside, flags=re.DOTALL)
     else:
         inside = re.sub(r"\\.", lambda part: "'" if part[0] == "\\'" else part[0], inside, flags=re.DOTALL)

@@ -127,7 +127,7 @@ TIME_PATTERN: Final = (
 )
 """Matches a date of the calendar, or a time of RFC 3339, and nothing else.
 
-It means the same to Python (with `re.ASCII`) and to PostgreSQL, which has to be sure before it converts a string.
+It means the same to Python (with `re.ASCII`) and to PostgreSQL, which raises an error when it converts any other string.
 """
 _is_time: Final = re.compile(TIME_PATTERN.replace("$", r"\Z"), re.ASCII).match
 _DATE_CHARS: Final = len("2026-11-01")
@@ -148,7 +148,7 @@ def text_time_ms(text: str) -> int | None:
 
 
 def time_ms(time: Time, now_ms: int) -> int:
-    """The time that is meant, in milliseconds since 1970."""
+    """The time in milliseconds since 1970, with an age counted back from `now_ms`."""
     return time.ms if isinstance(time, Moment) else now_ms - time.ms
 
 

@@ -192,7 +192,7 @@ class _Parser:
         return self._fail("an operator (=, !=, <, <=, >, >=, in, contains, exists, before, after)")
 
     def _compared(self, compared: Field) -> Filter:
-        operator: Operator = self._advance().text  # type: ignore[assignment]  # the token's pattern has these alone
+        operator: Operator = self._advance().text  # type: ignore[assignment]  # the token's pattern matches no others
         at = self._next
         value = self._value(compared)
         if operator not in _EXACT_OPERATORS:
@@ -212,7 +212,7 @@ class _Parser:
 
     def _contains(self, compared: Field) -> Filter:
         if compared.type not in {None, "string"}:
-            self._fail(f"a comparison of a {compared.type}, which {compared.name} is")
+            self._fail(f"an operator for a {compared.type}, because {compared.name} is a {compared.type}")
         self._advance()
         at = self._next
         value = self._value(Field("", in_metadata=True))
@@ -220,7 +220,7 @@ class _Parser:
 
     def _dated(self, compared: Field) -> Filter:
         if compared.type not in {None, "time"}:
-            self._fail(f"a comparison of a {compared.type}, which {compared.name} is")
+            self._fail(f"an operator for a {compared.type}, because {compared.name} is a {compared.type}")
         order: Literal["before", "after"] = "before" if self._advance().text.lower() == "before" else "after"
         time = self._time()
         if compared.in_metadata:

@@ -22,10 +22,10 @@ MAX_ID_CHARS: Final = 255
 MIN_EMAIL_CHARS: Final = 3
 MAX_EMAIL_CHARS: Final = 320
 _MAX_NORMALISED_CHARS: Final = 4 * MAX_EMAIL_CHARS
-"""A longer text is no identifier, because one character in normal form comes from at most four. It is not normalised, which
-takes quadratic time."""
+"""A longer text cannot be an identifier, because one character in normal form comes from at most four. It is not normalised,
+because that takes quadratic time."""
 REMEMBERED_IDENTIFIERS: Final = 65_536
-"""How many judgements of each kind a fold remembers."""
+"""How many results of each kind a fold caches."""
 
 # --- the keys of identifiers --------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ def id_key(identifier: str) -> str:
 
 
 def email_key(email: str) -> str:
-    """Return the key by which email addresses are compared (contract section 2, Comparing), for an address as written.
+    """Return the key of an address as written: addresses with the same key are equal (contract section 2, Comparing).
 
     The domain is in lower case, without a trailing dot, with its non-ASCII labels as A-labels (RFC 5890). The case of the
     local part is folded. Every text has a key, and `email_key(email_key(text)) == email_key(text)`. A local part with a
@@ -150,9 +150,9 @@ class BadPattern(ValueError):
 class IdentifierRules:
     """The rules for identifiers in one workspace: those of the contract, and the workspace's own blocked identifiers.
 
-    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that match anywhere in the identifier. Patterns are
-    RE2's, which takes linear time: anybody may send an identifier that makes Python's `re` search for minutes. Raises
-    BadPattern, also for what RE2 does not have (look-around and backreferences).
+    `blocked` holds exact values, and patterns between slashes (`/^test-/`) that match anywhere in the identifier. RE2
+    matches patterns in linear time: anybody could send an identifier that keeps Python's `re` searching for minutes. Raises
+    BadPattern, also for features that RE2 lacks (look-around and backreferences).
 
     `visitor_id` and `external_id` return the key of an id (`id_key`). `email` returns the address as written but stripped; its
     key is `email_key`. Each returns a Rejection if the identifier is blocked or invalid.
@@ -163,14 +163,14 @@ class IdentifierRules:
     email: Callable[[str], str | Rejection]
 
     def __init__(self, blocked: Iterable[str] = (), *, remembered: int = 0) -> None:
-        """`remembered`: how many judgements of each kind are kept, for a fold that meets the same identifiers often."""
+        """`remembered`: how many results of each kind are cached, for a fold that sees the same identifiers often."""
         self.blocked: Final = tuple(sorted(blocked))
         is_pattern = re.compile(r"/.+/\Z", re.DOTALL).match
         self._exact: Final = frozenset(_nfc(item) for item in self.blocked if not is_pattern(item))
         self._patterns: Final = tuple(_compiled(item) for item in self.blocked if is_pattern(item))
         self.remembered: Final = remembered
         self.visitor_names: Final[dict[str, Any]] = {}
-        """What `names.named_by` made of events that name a visitor alone, as most do."""
+        """The results of `names.named_by` for events that name only a visitor, as most do."""
         self.visitor_id = _remembering(partial(self._id, "visitorId"), remembered)
         self.external_id = _remembering(partial(self._id, "externalId"), remembered)
         self.email = _remembering(self._email, remembered)
@@ -216,7 +216,7 @@ def _remembering(judge: _Judge, remembered: int) -> _Judge:
 
 
 class _Judgements(dict[str, str | Rejection]):
-    """What was judged of identifiers, as they were written. Dropped whole when it is full."""
+    """A cache of the result for each identifier as written. It is cleared when it is full."""
 
     def __init__(self, judge: _Judge, remembered: int) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class _Pattern(Protocol):
 
 
 def _compiled(item: str) -> _Pattern:
-    # Part of the extra `service`: a producer knows no patterns of a workspace, and needs no engine.
+    # Part of the extra `service`: a producer does not know a workspace's patterns, so it needs no engine.
     engine: Any = import_module("re2")
     options = engine.Options()
     options.log_errors = False

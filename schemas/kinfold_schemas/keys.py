@@ -27,7 +27,7 @@ STATE: Final[tuple["PublicName | PrivateName", ...]] = (*COMMITTED, "rejects", "
 """The keys that a replay rebuilds. The other keys are the log itself, or cannot be rebuilt from it."""
 
 AreaName = Literal["replay"]
-"""A staging area: where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
+"""A staging area, where a state is built beside the live one: `kinfold:{W}:replay:contacts`."""
 
 PublicName = Literal["events", "contacts", "visitors", "external-ids", "emails", "changes", "rejects", "position"]
 """The keys of contract section 1."""
@@ -44,24 +44,31 @@ PrivateName = Literal[
     "snapshots",
     "settled-rejects",
     "projector",
+    "directory",
     "owner",
     "api-keys",
     "identity-secrets",
+    "session-secret",
+    "sign-in-links",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
 `created`: sorted set, the living contacts by id.
 `blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
-`hold`: string with a time to live, set while a replay is about to replace the state. No batch is committed meanwhile.
+`hold`: string with a time to live, set while a replay replaces the state. No batch is committed meanwhile.
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.
 `settled-rejects`: hash, id of a rejected log entry → id of the entry that replaced it (`services.rejects.retry`).
 `projector`: hash, for monitoring and not part of the state: when the last batch was committed, how long batches took, why the
 workspace is not served (`damage`), how often its state was rebuilt and why (`rebuilds`, `rebuild_reason`).
+`directory`: hash, for monitoring and not part of the state: the feed entry that the directory applied last (`position`), and
+whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
-`identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`)."""
+`identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
+`session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
+`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`)."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:

@@ -21,7 +21,7 @@ class Names(msgspec.Struct, frozen=True, gc=False):
     contact_id: str | None = None
     blocked: int = 0
     email_key: str | None = None
-    """What the address is matched by."""
+    """The key of the address, which is what is compared."""
 
 
 _NOBODY: Final = Names()

@@ -1,6 +1,7 @@
-"""Connections to Redis by URL: one server, TLS, a unix socket, behind Sentinel, or a cluster (contract section 8).
+"""Connections to Redis by URL: a server, TLS, a Unix socket, Sentinel, or a cluster (contract section 8).
 
-`redis://`, `rediss://`, `unix://`, and `redis+cluster://`, `redis+sentinel://`, with `rediss+` where those speak TLS.
+The schemes are `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`, and `rediss+` for the last two with
+TLS.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from kinfold_projections.batches import RawEntry as RawEntry  # noqa: PLC0414  everybody who reads a stream imports it from here
+from kinfold_projections.batches import RawEntry as RawEntry  # noqa: PLC0414  all modules that read streams import it from here
 from kinfold_schemas.urls import parse_redis_url
 
 CLUSTER: Final = "redis+cluster"
@@ -38,24 +39,24 @@ Engine = Literal["valkey", "redis"]
 OLDEST: Final[dict[Engine, tuple[int, int]]] = {"redis": (7, 0), "valkey": (8, 0)}
 """The oldest (major, minor) that kinfold works with (contract, section 8)."""
 MAX_CONNECTIONS: Final = 10_000
-"""A workspace needs one connection that waits for entries; the pool's own default would end at about a hundred."""
+"""Each workspace needs a connection that waits for entries; redis-py's default is about a hundred connections."""
 
 ANSWER_S: Final = 30.0
-"""How long a command that has no limit of its own may take. No connection waits for ever."""
+"""The timeout of commands that have no other. No connection waits forever."""
 _CONNECT_TIMEOUT_S: Final = 3.0
 _SENTINEL_TIMEOUT_S: Final = 1.0
-"""A sentinel that hangs delays every new connection by this much, until one that answers was found."""
+"""A hanging sentinel delays every new connection by this much, until another one answers."""
 _SENTINEL_PORT: Final = 26379
 
 
 SERVER_ERRORS: Final = (RedisError, RedisClusterException)
-"""Every error that a command can end with. redis-py's errors about a cluster's layout are no RedisError."""
+"""Every error that a command can raise. redis-py's errors about the layout of a cluster are not RedisErrors."""
 _PASSING: Final = (
-    RedisConnectionError,  # with LOADING
+    RedisConnectionError,  # includes LOADING
     RedisTimeoutError,
-    ClusterDownError,  # with MASTERDOWN
-    ClusterError,  # "TTL exhausted.": a slot is on the move
-    AskError,  # with MOVED
+    ClusterDownError,  # includes MASTERDOWN
+    ClusterError,  # "TTL exhausted.": a slot is moving
+    AskError,  # includes MOVED
     TryAgainError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -65,11 +66,11 @@ _PASSING_CODES: Final = (
     *("ASK ", "BUSY ", "CLUSTERDOWN ", "LOADING ", "MASTERDOWN ", "MISCONF ", "MOVED ", "NOREPLICAS ", "OOM ", "READONLY "),
     *("TRYAGAIN ", "UNBLOCKED ", "UNKILLABLE "),
 )
-"""Of errors for which redis-py has no class, and of those that did not pass through redis-py (`state.wire`)."""
+"""The codes of errors for which redis-py has no class, or that did not pass through redis-py (`state.wire`)."""
 
 
 class ServerUnfit(RuntimeError):
-    """The server is there, and cannot be used as it is; the message says why, and what mends it."""
+    """The server answers but cannot be used; the message says why and how to fix it."""
 
 
 class ServerTooOld(ServerUnfit):
@@ -81,12 +82,10 @@ class ServerEvicts(ServerUnfit):
 
 
 def connect(url: str, answer_s: float = ANSWER_S) -> Client:
-    """A client for `url`, decoding nothing. It connects when it is first used.
+    """A client that decodes nothing. It connects on first use. `answer_s` limits the time of a whole answer, in seconds.
 
-    `answer_s` is how long the server may take for a whole answer, in seconds.
-
-    It never sends a command twice by itself: an append whose reply was lost may have happened, and only the caller knows
-    whether to do it again is harmless.
+    It never repeats a command. An append whose reply was lost may have succeeded, and only the caller knows whether a repeat is
+    harmless.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": _CONNECT_TIMEOUT_S,
@@ -106,14 +105,14 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Client:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same command may be answered later: the server is away, full, a replica for now, busy, or a slot moves."""
+    """Whether the command may succeed later: the server is away, full, busy, or now a replica, or a slot is moving."""
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
 
 
 async def drop_idle_connections(client: Client) -> None:
-    """Closes the connections that nobody uses at the moment.
+    """Close the connections that are not in use.
 
-    Where one connection hangs, the others of the pool lead to the same server. Each would cost another timeout, even after
+    If one connection hangs, the others in the pool lead to the same server. Each would cost another timeout, even after
     Sentinel has named a new server. A cluster's client does this itself.
     """
     pool = getattr(client, "connection_pool", None)
@@ -122,7 +121,7 @@ async def drop_idle_connections(client: Client) -> None:
 
 
 def check_url(url: str) -> str:
-    """`url`, its scheme in lower case, as redis-py wants it. Raises ValueError where it is no Redis URL; shows no password."""
+    """Return `url` with its scheme in lower case, which redis-py needs. Raises ValueError, which does not show the password."""
     try:
         parse_redis_url(url)
     except ValueError as error:
@@ -132,24 +131,24 @@ def check_url(url: str) -> str:
 
 
 class _ClusterClient(RedisCluster):
-    """Raises ConnectionError where no node answers, as every other client does: redis-py's own error is no RedisError."""
+    """Raises ConnectionError if no node answers, like every other client. redis-py's error is not a RedisError."""
 
     _home: asyncio.AbstractEventLoop | None = None
     """The event loop that its connections belong to."""
     _lookup: "asyncio.Task[None] | None" = None
 
     async def initialize(self, *args: Any, **kwargs: Any) -> "_ClusterClient":
-        """Looks up the nodes, where that has to be done (again); in its own event loop alone.
+        """Look up the nodes if necessary, but only in the client's event loop.
 
-        redis-py queues a transaction's commands in a thread and an event loop that end with each. Connections made there would
-        be dead, so there it raises ConnectionError, and the nodes are looked up before the next try.
+        redis-py queues the commands of a transaction in a temporary thread with its own event loop. Connections made there
+        would be dead, so there this raises ConnectionError, and the nodes are looked up before the next attempt.
         """
         loop = asyncio.get_running_loop()
         if self._home is None or self._home.is_closed():
             self._home = loop
         if self._initialize and self._home is not loop:
             self._home.call_soon_threadsafe(self._look_up_soon)
-            raise RedisConnectionError("the nodes of the cluster are looked up again")
+            raise RedisConnectionError("looking up the nodes of the cluster again")
         try:
             await super().initialize(*args, **kwargs)
         except RedisClusterException as error:
@@ -160,14 +159,14 @@ class _ClusterClient(RedisCluster):
         self._lookup = asyncio.ensure_future(self._look_up())
 
     async def _look_up(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the next try begins another one
+        with contextlib.suppress(RedisError, OSError):  # the next attempt looks them up again
             await self.initialize()
 
     async def _determine_slot(self, command: str, *args: Any, **kwargs: Any) -> int:
-        """Finds the slot of a read by itself: redis-py asks one node for its keys, and never another one, dead or not.
+        """Compute the slot of an XREAD. redis-py asks a node for its keys, and always the same node, even if it is dead.
 
-        So it is with every command whose keys do not stand in a fixed place. Where such a question fails, the nodes are looked
-        up again before the next command.
+        It does so for every command whose keys have no fixed place. If that fails, the nodes are looked up again before the
+        next command.
         """
         if command == "XREAD":
             return self.keyslot(args[args.index(b"STREAMS") + 1])
@@ -179,7 +178,7 @@ class _ClusterClient(RedisCluster):
 
 
 class _SentinelClient(Redis):
-    """Closes its connections to the sentinels too, which redis-py leaves open."""
+    """Also closes its connections to the sentinels, which redis-py leaves open."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
         await super().aclose(close_connection_pool)
@@ -187,15 +186,15 @@ class _SentinelClient(Redis):
 
 
 async def close_sentinels(client: Any) -> None:
-    """Closes a client's connections to the sentinels."""
+    """Close a client's connections to the sentinels."""
     for each in client.connection_pool.sentinel_manager.sentinels:
         await each.aclose()
 
 
 async def check_server(client: Client) -> str:
-    """The server's name and version.
+    """Return the server's name and version.
 
-    Raises ServerTooOld, ServerEvicts, or redis.exceptions.RedisError where it does not answer.
+    Raises ServerTooOld, ServerEvicts, or redis.exceptions.RedisError if it does not answer.
     """
     info: dict[str, Any] = await client.info("server")
     if "redis_version" not in info:  # a cluster answers for each node
@@ -209,12 +208,12 @@ async def check_server(client: Client) -> str:
 
 
 async def _check_memory_policy(client: Client) -> None:
-    """Raises ServerEvicts.
+    """Check that the server does not evict the log or the state. Raises ServerEvicts.
 
-    `volatile-*` is fine: it deletes only keys with a time to live (`hold`, `sent:*`), which may be gone at any time anyway.
-    INFO and not CONFIG GET: managed servers refuse CONFIG.
+    `volatile-*` is fine: it deletes only keys with a time to live (`hold`, `sent:*`), which may expire at any time anyway.
+    This uses INFO, because managed servers refuse CONFIG GET.
     """
-    either: Any = client  # a cluster's client is no subclass of Redis
+    either: Any = client  # the client of a cluster is not a subclass of Redis
     nodes: list[Any] = either.get_nodes() if isinstance(either, RedisCluster) else [None]
     for node in nodes:
         target: dict[str, Any] = {} if node is None else {"target_nodes": node}
@@ -223,18 +222,18 @@ async def _check_memory_policy(client: Client) -> None:
         except RedisConnectionError:
             if node is None or node.server_type == "primary":
                 raise
-            continue  # a replica that is away is no reason not to start
+            continue  # a missing replica must not prevent the start
         policy = str(info.get("maxmemory_policy"))
         if int(info.get("maxmemory", 0)) and policy.startswith("allkeys-"):
             where = "" if node is None else f"{node.name}: "
             raise ServerEvicts(
-                f"{where}maxmemory-policy: expected noeviction, got {policy}, with which a full server deletes parts of the "
-                "log and of the state; this command mends it: CONFIG SET maxmemory-policy noeviction"
+                f"{where}maxmemory-policy: expected noeviction, got {policy}: a full server would delete parts of the log "
+                "and of the state; to fix this, run: CONFIG SET maxmemory-policy noeviction"
             )
 
 
 def url_kind(url: str) -> str:
-    """The scheme, TLS aside: `rediss+cluster` is a cluster."""
+    """The scheme of a URL regardless of TLS: `redis+cluster` for `rediss+cluster`."""
     return urlsplit(url).scheme.replace("rediss+", "redis+")
 
 
@@ -250,9 +249,9 @@ def sentinel_options(url: str) -> tuple[list[tuple[str, int]], str, dict[str, An
     master, _, database = parts.path.strip("/").partition("/")
     if not master:
         raise ValueError("expected the name of the master behind the sentinels (redis+sentinel://host:port/master/0), got none")
-    # Read by redis-py itself, as if it were the URL of one server: login, TLS and whatever else a query may say.
+    # redis-py parses the rest as if it were the URL of one server: login, TLS, and the options of the query.
     if not (database or "0").isdecimal():
-        raise ValueError(f"expected a number as database behind the master's name, got {database!r}")
+        raise ValueError(f"expected a number as the database after the master's name, got {database!r}")
     single = urlsplit(plain_url(url))._replace(netloc=f"{login}@master", path=f"/{database or 0}")
     options = dict(cast("dict[str, Any]", parse_url(urlunsplit(single))))
     del options["host"]
@@ -263,8 +262,8 @@ def sentinel_options(url: str) -> tuple[list[tuple[str, int]], str, dict[str, An
 
 
 def tls_of(options: dict[str, Any]) -> dict[str, Any]:
-    """What of it holds for the sentinels as well: who speaks TLS does so everywhere, and a login is the master's."""
-    # Without `retry`, redis-py asks a sentinel that is gone ten times before it asks the next one.
+    """The options that also apply to the sentinels: TLS applies to all servers, the login only to the master."""
+    # Without `retry`, redis-py asks an unreachable sentinel ten times before it asks the next one.
     limits: dict[str, Any] = {
         "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
         "socket_timeout": _SENTINEL_TIMEOUT_S,

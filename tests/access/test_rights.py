@@ -1,4 +1,4 @@
-"""Each program works with the rights that docs/how-to/rights.md lists, and names one that is missing when it starts."""
+"""Each program works with the rights in docs/how-to/rights.md, and names a missing one when it starts."""
 
 import asyncio
 import re
@@ -17,10 +17,12 @@ from redis.exceptions import RedisError
 import kinfold
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.access.keys import create_key
-from kinfold_services.access.rights import GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
+from kinfold_services.access.rights import DIRECTORY, GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
 from kinfold_services.connections import connect
 from kinfold_services.server.binary import find_server_binary
+from kinfold_services.settings import Settings
 from tests.support.command_line import Kinfold
+from tests.support.directories import DirectoryProcess, wait_until_current
 from tests.support.engines import free_port, running
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess, newest_entry, wait_until_folded
@@ -30,10 +32,10 @@ from tests.support.waiting import wait_until
 USERS: Final = dict(
     re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
 )
-ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, VERIFY, REPLAY)}
+ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY)}
 COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
 VISITORS: Final = 130
-"""More than a contact lists: the projector also reads the others."""
+"""More visitors than a contact lists, because the projector also reads the others."""
 
 
 class Server(NamedTuple):
@@ -47,12 +49,12 @@ class Server(NamedTuple):
         return f"redis://kinfold-{user}:secret@127.0.0.1:{self.port}"
 
     async def set_user(self, user: str, rights: str) -> None:
-        """Gives a user these rights and no others."""
+        """Give a user these rights and no others."""
         words = [f"kinfold-{user}", "reset", "on", ">secret", *rights.split()]
         await cast("Any", self.admin).execute_command("ACL", "SETUSER", *words)
 
     async def denied(self) -> list[str]:
-        """What the server refused to anybody, but for what redis-py says of itself and does not need."""
+        """The commands that the server refused, except those that redis-py sends about itself and does not need."""
         entries = await cast("Any", self.admin).execute_command("ACL", "LOG")
         found = [{_text(name): _text(value) for name, value in _pairs(each)} for each in entries]
         return [f"{each['username']}: {each['object']}" for each in found if not each["object"].startswith("client")]
@@ -89,8 +91,8 @@ async def _answers(client: Redis) -> bool:
         return False
 
 
-def test_the_readme_lists_what_the_programs_check() -> None:
-    """No right more, and none less; EVALSHA is what the check itself is."""
+def test_docs_list_the_rights_that_the_programs_check() -> None:
+    """Exactly these; the check itself is EVALSHA."""
     for name, role in ROLES.items():
         keys, *commands = USERS[name].split()
         assert keys == "~kinfold:*"
@@ -98,8 +100,8 @@ def test_the_readme_lists_what_the_programs_check() -> None:
 
 
 @pytest.mark.parametrize("engine", ["redis-server", "the embedded server"])
-async def test_every_program_works_with_the_rights_of_the_readme(tmp_path: Path, engine: str) -> None:
-    """Side by side, each as its own user; the server refuses nobody anything."""
+async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, engine: str) -> None:
+    """Side by side, each as its own user. The server refuses nothing."""
     program = shutil.which(engine) if engine == "redis-server" else str(find_server_binary().path)
     if program is None:
         pytest.skip("needs redis-server on PATH")
@@ -122,14 +124,23 @@ async def test_every_program_works_with_the_rights_of_the_readme(tmp_path: Path,
             await asyncio.to_thread(produce, server.url("producer"))
             await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
             assert projector.process.poll() is None, projector.log.read_text()
-        with ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"):
+        settings = {"data_dir": tmp_path / "data"}
+        with (
+            ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"),
+            DirectoryProcess(server.url("directory"), tmp_path / "directory", settings),
+        ):
             await asyncio.to_thread(produce, server.url("producer"))
             await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+            for workspace in ("default", "shop"):
+                await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
+            await server.admin.xtrim(key("default", "changes"), maxlen=1, approximate=False)
+        with DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "other data"}):
+            await wait_until_current(server.admin, Settings(data_dir=tmp_path / "other data"), "default")
         assert await server.denied() == []
 
 
 def produce(url: str) -> None:
-    """Sends events that make, merge and separate contacts."""
+    """Send events that create, merge and separate contacts."""
     for workspace in ("default", "shop"):
         with kinfold.Producer(url, workspace=workspace) as producer:
             for number in range(VISITORS):
@@ -141,14 +152,14 @@ def produce(url: str) -> None:
 
 
 def follow(url: str) -> None:
-    """Reads the feed from its beginning, and the contacts."""
+    """Read the feed from its beginning, and the contacts."""
     feed = kinfold.Feed(url)
     assert len(list(islice(feed.follow(since="0"), 3))) == 3
     assert list(islice(kinfold.Feed(url).follow(snapshot=True), 1))
 
 
 async def ask_everything(server: Server, log: Path) -> None:
-    """Asks the gateway what it can be asked."""
+    """Ask the gateway every question."""
     secret = await create_key(server.admin, "default", "secret", "test")
     with GatewayProcess(server.url("gateway"), free_port(), log) as gateway:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -175,8 +186,8 @@ async def ask_everything(server: Server, log: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("right", ["+hgetall", "+info", "+evalsha", "~kinfold:{default}:contacts"])
-async def test_a_program_names_the_right_that_is_missing_when_it_starts(tmp_path: Path, name: str, right: str) -> None:
-    """One sentence and exit status 3, before anything is written; it does not hang."""
+async def test_program_names_a_missing_right_when_it_starts(tmp_path: Path, name: str, right: str) -> None:
+    """With one sentence and exit status 3, before it writes anything. It does not hang."""
     async with serving(tmp_path) as server:
         await server.admin.xadd(key("default", "events"), {"event": '{"type":"VisitorSeen","visitorId":"v-1"}'})
         rights = USERS[name].replace("~kinfold:*", " ".join(f"~{each}" for each in keys_of(ROLES[name])))
@@ -191,7 +202,7 @@ async def test_a_program_names_the_right_that_is_missing_when_it_starts(tmp_path
 
 
 def keys_of(role: Role) -> list[str]:
-    """Every key of a role, one by one."""
+    """Every key of a role, one at a time."""
     return [
         WORKSPACES,
         *(key("default", name) for name in role.keys),
@@ -200,8 +211,8 @@ def keys_of(role: Role) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ROLES)
-async def test_each_command_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
-    """The projector's PING among them, without which it would wait for ever."""
+async def test_each_missing_command_is_named(tmp_path: Path, name: str) -> None:
+    """Including the projector's PING, without which it would wait forever."""
     role = ROLES[name]
     async with serving(tmp_path) as server:
         client = connect(server.url(name), 5)

@@ -16,6 +16,7 @@ from tools import web
 
 ROOT: Final = Path(__file__).parents[2]
 MAX_BYTES: Final = 5_000
+MAX_REACT_BYTES: Final = 2_000
 
 _OFFSET_BASIS: Final = 0x6C62272E07BB014262B821756295C58D
 _PRIME: Final = 0x1000000000000000000013B
@@ -48,6 +49,15 @@ def test_served_script_is_small():
     assert len(gzip.compress((web.SERVED / web.SCRIPT).read_bytes(), mtime=0)) <= MAX_BYTES
 
 
+def test_screen_serves_htmx_as_npm_has_it(tmp_path: Path):
+    """With its licences, and in the version that `clients/package.json` names; otherwise run `make web`."""
+    need_node()
+    web.copy_vendored(tmp_path)
+
+    served = {file.name: file.read_bytes() for file in web.VENDOR.iterdir()}
+    assert served == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
 @pytest.mark.slow
 def test_served_script_is_what_the_source_gives(tmp_path: Path):
     """After a change of `clients/browser`, `make web` makes it anew."""
@@ -58,8 +68,15 @@ def test_served_script_is_what_the_source_gives(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_module_is_small(packages: Path):
-    assert len(gzip.compress((packages / "browser/dist/index.js").read_bytes(), mtime=0)) <= MAX_BYTES
+@pytest.mark.parametrize(("name", "most"), [("browser", MAX_BYTES), ("react", MAX_REACT_BYTES)])
+def test_module_is_small(packages: Path, name: str, most: int):
+    assert len(gzip.compress((packages / name / "dist/index.js").read_bytes(), mtime=0)) <= most
+
+
+@pytest.mark.slow
+def test_components_are_marked_as_those_of_a_client(packages: Path):
+    """Next's app router renders them in the browser, too, only if the directive is first in the file."""
+    assert (packages / "react/dist/index.js").read_text().startswith('"use client";')
 
 
 @pytest.mark.slow

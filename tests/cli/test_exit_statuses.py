@@ -22,6 +22,10 @@ COMMANDS = {
     "publish": [],
     "show": ["--visitor", "v-1"],
     "contacts": [],
+    "count": [],
+    "conflicts": [],
+    "timeline": ["--visitor", "v-1"],
+    "explain": ["--email", "a@example.org"],
     "tail": [],
     "status": [],
 }

@@ -3,11 +3,14 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import redis as redis_py
 
@@ -15,7 +18,7 @@ from kinfold_services.cli.gateway_process import gateway_url
 from kinfold_services.server.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
-from tests.support.projecting import clean_environment
+from tests.support.projecting import KINFOLD, clean_environment
 from tests.support.waiting import wait_until_sync
 
 
@@ -42,15 +45,18 @@ def test_demo(data_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
-    """In any directory: the commands name the data dir, unless it is the default one."""
+    """In any directory: the commands name the data dir, unless it is the default one. The link signs in once."""
     kinfold = Kinfold("--data-dir", data_dir)
     said = kinfold.run_apart("up", "--detach")
     (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
+    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", said.err, re.MULTILINE)
 
     environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
 
     wait_until_sync(lambda: kinfold.run("show", "--visitor", "v-1").status == 0)
+    answers = [httpx.post(f"{gateway}/sign-in", data={"link": link, "by": "Ada"}, trust_env=False) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 401]
 
 
 @pytest.mark.slow
@@ -157,7 +163,7 @@ def test_up_in_the_foreground_ends_with_its_server_at_a_signal(data_dir: Path, n
     with subprocess.Popen(
         kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     ) as up:
-        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        wait_until_sync(lambda: gateway_url(data_dir), PATIENCE_S)
         kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
         second = kinfold.run("up")
         up.send_signal(number)
@@ -177,9 +183,9 @@ def test_up_ends_when_its_server_ends(data_dir: Path, *, is_up: bool) -> None:
     """`up` reports it, ends with status 1, and leaves the data dir ready for the next `up`."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
-        url = wait_until_sync(lambda: running_url(data_dir), 30)
-        if is_up:
-            wait_until_sync(lambda: gateway_url(data_dir), 30)
+        # The server answers before `up` knows it; from the gateway's start on, `up` watches the server.
+        wait_until_sync(lambda: gateway_url(data_dir) if is_up else starts_a_gateway(up.pid), PATIENCE_S)
+        url = running_url(data_dir)
         assert url is not None
         with redis_py.Redis.from_url(url) as client:
             os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
@@ -188,6 +194,96 @@ def test_up_ends_when_its_server_ends(data_dir: Path, *, is_up: bool) -> None:
     assert b"kinfold: the embedded server ended" in err
     assert up.returncode == 1
     assert kinfold.run_apart("up", "--detach").status == 0
+
+
+# The server is dead when `up` begins to watch it, and the thread that watches is faster than the main thread.
+_UP_ON_A_DEAD_SERVER = """
+import os, signal, threading, redis
+from kinfold_services.cli import main
+from kinfold_services.server.embedded import EmbeddedServer
+
+def start(*arguments, **options):
+    server = real_start(*arguments, **options)
+    with redis.Redis.from_url(server.url) as client:
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+    server.wait()
+    return server
+
+def start_thread(thread):
+    real_start_thread(thread)
+    if "watch" in thread.name:
+        thread.join()
+
+real_start, EmbeddedServer.start = EmbeddedServer.start, start
+real_start_thread, threading.Thread.start = threading.Thread.start, start_thread
+main()
+"""
+
+
+@pytest.mark.slow
+def test_up_ends_with_status_1_if_its_server_ends_before_it_is_watched(data_dir: Path) -> None:
+    kinfold = Kinfold("--data-dir", data_dir)
+    up = subprocess.run(
+        [sys.executable, "-c", _UP_ON_A_DEAD_SERVER, *kinfold.command("up")[len(KINFOLD) :]],
+        env=kinfold.environment(),
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert b"kinfold: the embedded server ended" in up.stderr
+    assert up.returncode == 1
+
+
+def starts_a_gateway(parent: int) -> bool:
+    """Whether a gateway is a child of the process."""
+    processes = subprocess.run(["ps", "-axww", "-o", "ppid=,args="], capture_output=True, text=True, check=True).stdout
+    return any(line.split()[0] == str(parent) and " gateway " in line for line in processes.splitlines())
+
+
+@pytest.mark.slow
+def test_up_keeps_a_directory(data_dir: Path) -> None:
+    """`kinfold status` shows that it has every change, and it goes on where it was after `down` and `up`."""
+    kinfold = Kinfold("--data-dir", data_dir)
+
+    def is_current() -> bool:
+        (status,) = kinfold.lines("status")
+        directory = status["directory"]
+        return directory is not None and (directory["state"], directory["lagMs"]) == ("current", 0)
+
+    for number in (1, 2):
+        assert kinfold.run_apart("up", "--detach").status == 0
+        kinfold.json("publish", "--wait", stdin=f'{{"type":"VisitorIdentified","externalId":"u-{number}"}}'.encode())
+        wait_until_sync(is_current, 30)
+        assert directory_contacts(data_dir) == number
+        assert kinfold.run("down").status == 0
+
+
+def directory_contacts(data_dir: Path) -> int:
+    """How many contacts the public view has."""
+    with closing(sqlite3.connect(f"{(data_dir / 'directory.db').as_uri()}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM contacts WHERE workspace = 'default'").fetchone()[0])
+
+
+@pytest.mark.slow
+def test_up_ends_when_its_directory_ends(data_dir: Path) -> None:
+    """As with the gateway, so that nobody misses it."""
+    kinfold = Kinfold("--data-dir", data_dir)
+    with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
+        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        os.kill(child_of(up.pid, "directory"), signal.SIGKILL)
+        _, err = up.communicate(timeout=PATIENCE_S)
+
+    assert b"kinfold: the directory ended with status -9" in err
+    assert up.returncode == 1
+    assert running_url(data_dir) is None
+
+
+def child_of(process_id: int, command: str) -> int:
+    """The process id of the child that runs a command of kinfold."""
+    said = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True, check=True)
+    (found,) = (line.split()[0] for line in said.stdout.splitlines() if f"cli {command} " in line)
+    return int(found)
 
 
 def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:

@@ -6,6 +6,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -15,6 +16,7 @@ import kinfold
 from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
+from tests.support.directories import DirectoryProcess
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import KINFOLD, clean_environment
 from tests.support.proxy import Proxy
@@ -39,12 +41,16 @@ def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def gateway_url(folding_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a gateway in front of that server."""
+    """Give the URL of a gateway in front of that server, with a directory."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-    with GatewayProcess(folding_url, port, log, gateway_requests_per_s=100_000) as gateway:
+    directory = tmp_path_factory.mktemp("gateway")
+    settings: dict[str, Any] = {"data_dir": directory, "gateway_requests_per_s": 100_000}
+    with (
+        DirectoryProcess(folding_url, directory / "directory.log", settings),
+        GatewayProcess(folding_url, port, directory / "gateway.log", **settings) as gateway,
+    ):
         yield gateway.url
 
 

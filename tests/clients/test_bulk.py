@@ -64,7 +64,7 @@ def test_loading_twice_creates_each_user_once(url: str, tmp_path: Path):
             assert user.email == (f"user{number}@example.org" if number % 10 else None)
 
 
-def test_the_docs_show_the_script_in_eleven_lines():
+def test_docs_show_the_script_in_eleven_lines():
     """Not counting blank lines."""
     code = SCRIPT.read_text().partition('"""\n\n')[2]
     assert f"```python\n{code}```" in (SCRIPT.parents[1] / "docs/how-to/load.md").read_text("utf-8")

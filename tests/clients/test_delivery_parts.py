@@ -157,7 +157,7 @@ def test_silence_counts_from_the_last_question_or_answer():
     assert retry.silence_left_s(10) == 10
 
 
-def test_time_is_over_at_the_deadline_or_after_the_silence():
+def test_time_is_up_at_the_deadline_or_after_the_silence():
     clock = Clock()
     retry = RetryClock(0.1, 0.4, clock)
     assert retry.time_left_s() == float("inf")

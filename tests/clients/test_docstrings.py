@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,11 @@ import pytest
 import kinfold
 
 URL: Final = "redis://localhost:6379/0"
+GATEWAY: Final = '"http://localhost:8000", key="kf_sk_secret"'
 MODULES: Final = ("asgi", "calls", "contacts", "django", "testing", "wsgi")
 FRAMEWORKS: Final = frozenset(["asgi", "django", "testing", "wsgi"])
 # Values and errors of the contract, which the schemas define: examples would add nothing.
-DATA: Final = frozenset(["Contact", "EventError"])
+DATA: Final = frozenset(["Conflict", "Contact", "ContactCount", "ContactCounts", "EventError", "TimelineEntry", "ValueCount"])
 
 
 def public_objects() -> Iterator[tuple[str, object]]:
@@ -53,18 +55,30 @@ def test_every_public_name_has_its_type_checked():
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_every_example_works(name: str, folding_url: str, workspace: str):
-    """The examples use the URL of a local server; here it is replaced by that of the tests."""
+def test_every_example_works(name: str, folding_url: str, workspace: str, request: pytest.FixtureRequest):
+    """The examples use the URL of a local server or gateway; here it is replaced by that of the tests."""
+    gateway = ""
+    if GATEWAY in inspect.getsource(sys.modules[OBJECTS[name].__module__]):
+        gateway = ada_behind_a_gateway(request)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL)
     for test in finder.find(OBJECTS[name], name, globs={"kinfold": kinfold, "asyncio": asyncio}):
         for example in test.examples:
-            example.source = example.source.replace(URL, folding_url)
+            example.source = example.source.replace(URL, folding_url).replace(GATEWAY, gateway)
             for given in ("feed", "acme"):
                 example.source = example.source.replace(f'workspace="{given}"', f'workspace="{given}-{workspace[-8:]}"')
         report: list[str] = []
         runner.run(test, out=report.append)
         assert not report, "".join(report)
+
+
+def ada_behind_a_gateway(request: pytest.FixtureRequest) -> str:
+    """The arguments for a gateway whose directory has one contact."""
+    url, key, visitors = [request.getfixturevalue(name) for name in ("gateway_url", "api_key", "visitors")]
+    visitors.identify("v-1", external_id="u-1", name="Ada", metadata={"plan": "pro", "mrr": 99})
+    with kinfold.Contacts(url, key=key) as contacts:
+        assert contacts.count(after=visitors.flush()).count == 1
+    return f'"{url}", key="{key}"'
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,7 @@ def test_gunicorn_with_preload_sends_every_event_once(
 def test_celery_with_a_prefork_pool_sends_every_event_once(
     folding_url: str, client: Redis, workspace: str, tmp_path: Path, age_s: str
 ):
-    """100 tasks for two children, one of which is replaced.
+    """100 tasks for two children; the pool replaces one of them.
 
     A child of the pool ends by `os._exit`: neither `atexit` nor finalizers run, only Celery's own signal.
     """

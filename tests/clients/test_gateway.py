@@ -156,7 +156,7 @@ def test_refused_event_does_not_count_as_sent(gateway_url: str, api_key: str, cl
 def test_every_rejected_event_of_a_batch_is_reported(
     gateway_url: str, api_key: str, client: Redis, workspace: str, caplog: pytest.LogCaptureFixture
 ):
-    """The answer lists the first 100 alone."""
+    """The answer lists only the first 100."""
     client.sadd(key(workspace, "blocked-identifiers"), "/^bad-/")
     with kinfold.Producer(gateway_url, key=api_key, batch_age_s=600) as visitors:
         for number in range(250):
@@ -282,7 +282,7 @@ def test_wrong_address_does_not_look_like_a_missing_contact(gateway_url: str, ap
         with pytest.raises(kinfold.Refused, match="gateway: 404 <html>There is no such page"):
             astray.by_external_id("u-1")
         front.page = 200, b"<html>Welcome</html>"
-        with pytest.raises(kinfold.Unreachable, match="expected a contact, got b'<html>Welcome</html>'"):
+        with pytest.raises(kinfold.Unreachable, match="expected an answer from kinfold, got b'<html>Welcome</html>'"):
             astray.by_external_id("u-1")
 
 

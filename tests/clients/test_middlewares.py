@@ -110,7 +110,7 @@ def test_visit_ends_with_its_request(visit: Visit):
 
 @pytest.mark.parametrize("visit", [visit_asgi, visit_wsgi, visit_django])
 def test_identity_token_in_a_request_identifies_nobody(visit: Visit):
-    """Only the application says who a visitor is. A token that an attacker copied or planted is not even looked at."""
+    """Only the application says who a visitor is. A token that an attacker copied or planted is ignored."""
     token = kinfold.sign(f"kf_is_{'0' * 12}_{'0' * 64}", external_id="u-1", visitor_id="v-1")
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"kinfold_visitor={token}; token={token}", "token": token}
     recorder = Recorder()

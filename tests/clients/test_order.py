@@ -38,7 +38,7 @@ def test_the_last_value_wins_if_the_batch_before_was_slow(folding_url: str, clie
 
 
 def test_the_last_value_wins_if_the_arrival_of_the_batch_before_is_unknown(folding_url: str, client: Redis, workspace: str):
-    """It arrives 0.2 s late and its answer never; the repeat is a duplicate. The next event arrives at once."""
+    """It arrives 0.2 s late, its answer never arrives, and the repeat is a duplicate. The next event arrives at once."""
     lost: list[kinfold.Failure] = []
     options: dict[str, Any] = {"batch_age_s": 0.0, "batch_events": 1, "first_retry_s": 0.01}
     with (

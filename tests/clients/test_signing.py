@@ -58,8 +58,8 @@ def test_identity_that_the_gateway_would_reject_is_not_signed(given: dict[str, A
 
 
 @pytest.mark.parametrize("secret", ["", "password", "1b" * 32, f"kf_sk_default_{'0a' * 6}_{'1b' * 32}", f"{SECRET}\n"])
-def test_another_text_than_an_identity_secret_is_refused(secret: str):
+def test_text_that_is_not_an_identity_secret_is_rejected(secret: str):
     """An API key, for example. The error does not repeat it."""
-    with pytest.raises(ValueError, match="expected a text that `kinfold keys identity-secret` prints") as raised:
+    with pytest.raises(ValueError, match="expected a secret that `kinfold keys identity-secret` prints") as raised:
         kinfold.sign(secret, external_id="u-1")
     assert not secret or secret not in str(raised.value)

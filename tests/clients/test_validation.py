@@ -110,7 +110,7 @@ def test_subclass_of_str_becomes_plain_text():
 
 
 class Standing:
-    """Like werkzeug's LocalProxy: it looks like a string in its own thread, and raises in others."""
+    """Imitates werkzeug's LocalProxy: it looks like a string in its own thread, and raises in others."""
 
     def __init__(self) -> None:
         self.home = threading.get_ident()

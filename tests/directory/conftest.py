@@ -8,6 +8,7 @@ import pytest
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.tables import create_tables
 from kinfold_services.settings import Settings
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -15,6 +16,13 @@ def directory_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settin
     """Give the settings of an empty database, on each kind of server."""
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     return Settings(data_dir=tmp_path / "data #1?", directory_url=url)
+
+
+@pytest.fixture(scope="session")
+def shared_postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """Give the URL of a PostgreSQL database that several tests use."""
+    with postgres.database() as url:
+        yield url
 
 
 @pytest.fixture

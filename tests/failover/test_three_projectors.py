@@ -18,6 +18,7 @@ from kinfold_schemas.changes import encode_change
 from kinfold_schemas.keys import key
 from tests.support.feed_reader import contacts_of
 from tests.support.fleet import Fleet
+from tests.support.lengths import short_or_long
 from tests.support.projecting import stored_position, wait_until_folded
 from tests.support.replaying import kinfold
 from tests.support.snapshots import RawEntry
@@ -27,7 +28,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 WORKSPACES: Final = ("books", "shoes", "tea")
-DURATION_S: Final = float(os.environ.get("KINFOLD_FAILOVER_S", "15"))
+DURATION_S: Final = float(os.environ.get("KINFOLD_FAILOVER_S", short_or_long("8", "15")))
 BETWEEN_S: Final = (0.2, 2.0)
 """How long everything is calm between two disturbances, at least and at most."""
 PER_S: Final = 50

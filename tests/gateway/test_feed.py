@@ -14,10 +14,11 @@ from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway.changes import hub as hub_module
-from kinfold_services.gateway.changes import snapshot as snapshot_module
 from kinfold_services.gateway.changes.following import Subscription, follow
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.state import snapshot as snapshot_module
+from kinfold_services.state.snapshot import SnapshotReader
 from tests.support.event_log import append
 from tests.support.gateways import Gateway, stream_of
 from tests.support.projecting import fold_log
@@ -288,17 +289,21 @@ async def test_hub_logs_without_a_request_id(gateway: Gateway):
     assert all(each["request_id"] for each in logs if each["event"] == "request")
 
 
-async def test_snapshot_skips_a_feed_entry_that_is_not_a_change(gateway: Gateway):
-    """The entry was added while the contacts were read."""
+async def test_snapshot_skips_a_feed_entry_that_is_not_a_change(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """The entry was added while the contacts were read, before a change of a contact of the first page."""
+    monkeypatch.setattr(snapshot_module, "_PAGE", 1)
     await put_and_fold(gateway, identified("u-1"))
-    pages = await snapshot_module._read_pages(gateway.redis, "default")
+    reader = SnapshotReader(gateway.redis, "default")
+    pages = reader.pages()
+    ((contact_id, _),) = await anext(pages)
     await gateway.redis.xadd(key("default", "changes"), {"foo": '"bar"'})
-    await put_and_fold(gateway, identified("u-2"))
-    pages.positions.append((await gateway.entries("changes"))[-1][0])
+    await put_and_fold(gateway, identified("u-1", name="Ada"))
+    assert [page async for page in pages] == [[]]
 
-    await pages.catch_up(gateway.redis, "default")
+    corrections = [each async for page in reader.corrections() for each in page]
 
-    assert len(pages.contacts) == 2
+    assert [each for each, _ in corrections] == [contact_id]
+    assert b'"Ada"' in (corrections[0][1] or b"")
 
 
 async def test_websocket_sends_the_same_messages(gateway: Gateway):

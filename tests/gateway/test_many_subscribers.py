@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.feed_load import run_feed_load
+from tests.support.lengths import short_or_long
 
 READERS = 1000
-CHANGES = 2000
+CHANGES = short_or_long(400, 2000)
 PER_S = 200
 
 

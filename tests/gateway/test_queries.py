@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from kinfold_projections.identity import MAX_MERGES
+from kinfold_projections.rules import MAX_MERGES
 from kinfold_schemas.canonical import metadata_hash
 from tests.support.gateways import Gateway
 

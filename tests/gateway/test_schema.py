@@ -4,17 +4,21 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+import kinfold
 from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
+from tests.support.directories import DirectoryProcess
 from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess
 
-EXAMPLES = 40
+EXAMPLES = short_or_long(10, 40)
 # The feed never ends, so tests/gateway/test_feed.py tests it.
 LEFT_OUT = "^/v1/changes$"
 NO_LIMITS = {"gateway_requests_per_s": 100_000, "gateway_browser_requests_per_s": 100_000}
@@ -31,10 +35,16 @@ def test_responses_match_the_document(tmp_path: Path):
                 return await create_key(redis, "default", "secret")
 
         key = asyncio.run(make())
+        settings: dict[str, Any] = {"data_dir": tmp_path / "data", **NO_LIMITS}
         with (
             ProjectorProcess(server.url, "default", tmp_path / "projector.log"),
-            GatewayProcess(server.url, port, tmp_path / "log", **NO_LIMITS) as gateway,
+            DirectoryProcess(server.url, tmp_path / "directory.log", settings),
+            GatewayProcess(server.url, port, tmp_path / "log", **settings) as gateway,
+            kinfold.Producer(server.url) as visitors,
+            kinfold.Contacts(gateway.url, key=key) as contacts,
         ):
+            visitors.identify(external_id="u-1", name="Ada", metadata={"plan": "pro"})
+            assert contacts.count(after=visitors.flush()).count == 1
             command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/openapi.json"]
             command += [
                 "--header",

@@ -9,9 +9,10 @@ from typing import Any, Final
 import pytest
 
 from tests.support.gateways import Gateway
+from tests.support.lengths import short_or_long
 from tests.support.sse import Received, following
 
-DISCONNECTS: Final = 20
+DISCONNECTS: Final = short_or_long(10, 20)
 PEOPLE: Final = 60
 LAST: Final = "the-last-one"
 
@@ -88,7 +89,7 @@ async def load(gateway: Gateway, dice: random.Random) -> AsyncGenerator[None]:
 
 @pytest.mark.slow
 async def test_snapshot_and_changes_add_up_to_the_state(gateway: Gateway):
-    """After 20 disconnects, during snapshots and after them, the client has the projector's contacts, except seen times.
+    """After many disconnects, during snapshots and after them, the client has the projector's contacts, except seen times.
 
     It also got every change of every contact once: each version follows the previous one.
     """

@@ -1,4 +1,4 @@
-"""Looking back: `--at` shows what folding the log up to there from nothing gives, wherever the fold begins."""
+"""`--at` shows the state of a fold from the beginning up to that position, with or without snapshots."""
 
 import json
 import random
@@ -20,24 +20,25 @@ from kinfold_services.history.past import KEPT_SNAPSHOTS, Past
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
 from tests.support.event_log import LOG_START_MS, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.snapshots import keys_like, take_snapshot
 from tests.support.strategies import Log, logs
 
 ENTRIES: Final = 6000
-POSITIONS: Final = 100
+POSITIONS: Final = short_or_long(30, 100)
 EVERY: Final = 2000
 DICE: Final = random.Random(20261122)  # noqa: S311  no secret
 
 
 def looking(client: Redis, workspace: str, every: int) -> Past:
-    """Somebody who looks back, and keeps a snapshot every so many entries."""
+    """A reader of past states that keeps a snapshot after this many entries."""
     return Past(client, Settings(workspace=workspace, snapshot_entries=every), NO_RULES)
 
 
 def content(state: State) -> dict[str, object]:
-    """All that a state knows, but for what was dropped as a duplicate."""
+    """The content of a state, except the count of duplicates."""
     return {
         "contacts": {each: encode_record(contact) for each, contact in state.contacts.items()},
         "contact_stamps": {each: encode_stamps(stamps) for each, stamps in state.contact_stamps.items()},
@@ -50,7 +51,7 @@ def content(state: State) -> dict[str, object]:
 
 
 class FromNothing:
-    """A log of events with consecutive ids, folded from its beginning as far as one wants, and then further."""
+    """A log of events with consecutive ids, folded step by step from its beginning."""
 
     def __init__(self, workspace: str, events: list[bytes]) -> None:
         self.state = State(workspace)
@@ -58,7 +59,7 @@ class FromNothing:
         self._folded = 0
 
     def upto(self, number: int) -> State:
-        """The state after the entry of that number."""
+        """The state after the entry with this number."""
         numbers = range(self._folded, number + 1)
         fold(self.state, [read_entry(entry_id(each).encode(), {b"event": self._events[each]}) for each in numbers])
         self._folded = number + 1
@@ -66,23 +67,21 @@ class FromNothing:
 
 
 @pytest.mark.parametrize("every", [0, EVERY])
-async def test_the_state_at_a_hundred_random_positions_is_what_folding_up_to_there_gives(
-    redis: Redis, workspace: str, every: int
-):
-    """With snapshots, whichever was made by whom, and without."""
+async def test_state_at_random_positions_equals_a_fold_up_to_there(redis: Redis, workspace: str, every: int):
+    """With any snapshots, and without."""
     events = list(history()[:ENTRIES])
     await append(redis, workspace, events)
     past, expected = looking(redis, workspace, every), FromNothing(workspace, events)
     numbers = sorted(DICE.sample(range(ENTRIES), POSITIONS))
-    await past.state_at(entry_id(ENTRIES - 1))  # which leaves snapshots on the way
+    await past.state_at(entry_id(ENTRIES - 1))  # leaves snapshots on the way
 
     assert await redis.hlen(key(workspace, "snapshots")) == (ENTRIES // EVERY if every else 0)
     for number in numbers:
         assert content(await past.state_at(entry_id(number))) == content(expected.upto(number)), number
 
 
-async def test_a_snapshot_knows_the_ids_that_would_be_duplicates(redis: Redis, workspace: str):
-    """The window goes back behind it."""
+async def test_snapshot_knows_the_ids_of_later_duplicates(redis: Redis, workspace: str):
+    """The window begins before the snapshot."""
     first = {"type": "VisitorIdentified", "id": "e-1", "externalId": "u-1", "name": "Ada"}
     await append(redis, workspace, [first, {**first, "id": "e-2", "name": "Eve"}, *history()[: EVERY - 2]])
     await looking(redis, workspace, EVERY).state_at(entry_id(EVERY))
@@ -96,8 +95,8 @@ async def test_a_snapshot_knows_the_ids_that_would_be_duplicates(redis: Redis, w
     assert contact.name == "Eve"
 
 
-async def test_what_looking_back_reads_is_bounded_by_the_snapshots(redis: Redis, workspace: str):
-    """The newest one before the moment, and the entries since; not the log from its beginning."""
+async def test_reading_is_limited_by_the_snapshots(redis: Redis, workspace: str):
+    """The newest snapshot before the position and the entries since, not the log from its beginning."""
     await append(redis, workspace, history()[:ENTRIES])
     await looking(redis, workspace, EVERY).state_at(entry_id(ENTRIES - 1))
     late = entry_id(ENTRIES - 2)
@@ -109,11 +108,11 @@ async def test_what_looking_back_reads_is_bounded_by_the_snapshots(redis: Redis,
 
     pages = without.commands["xrange"]
     assert pages >= ENTRIES // EVERY
-    assert using.commands["xrange"] <= 2, using  # no more than two pages
+    assert using.commands["xrange"] <= 2, using  # at most two pages
 
 
-async def test_snapshots_are_bounded(redis: Redis, workspace: str):
-    """The oldest go; what is left of each is nothing."""
+async def test_number_of_snapshots_is_limited(redis: Redis, workspace: str):
+    """The oldest are deleted completely."""
     times = KEPT_SNAPSHOTS + 4
     short = history()[:EVERY]
     for turn in range(times):
@@ -127,8 +126,8 @@ async def test_snapshots_are_bounded(redis: Redis, workspace: str):
 
 
 @pytest.mark.parametrize("damage", ["digest", "not json", "a piece lost", "all pieces lost", "a piece broken", "other pieces"])
-async def test_a_snapshot_that_is_not_to_be_trusted_is_not_used(redis: Redis, workspace: str, damage: str):
-    """One that another fold made, or that is not whole: the answer is the same, from further back."""
+async def test_invalid_snapshot_is_not_used(redis: Redis, workspace: str, damage: str):
+    """Another version of the fold made it, or it is incomplete. The result is the same, from an earlier one."""
     events = list(history()[: EVERY * 2 + 100])
     await append(redis, workspace, events)
     at = entry_id(EVERY * 2 + 50)
@@ -136,7 +135,7 @@ async def test_a_snapshot_that_is_not_to_be_trusted_is_not_used(redis: Redis, wo
     position = entry_id(EVERY * 2 - 1)
     table, pieces = key(workspace, "snapshots"), snapshot_key(workspace, position)
     about = (await snapshots_of(redis, workspace))[position]
-    # What it holds is made wrong as well, so that using it would show.
+    # Its content is changed as well, so that using it would show.
     label, *rest = await cast("Awaitable[list[bytes]]", redis.lrange(pieces, 0, -1))
     await redis.delete(pieces)
     other = await cast("Awaitable[list[bytes]]", redis.lrange(snapshot_key(workspace, entry_id(EVERY - 1)), 0, -1))
@@ -160,8 +159,8 @@ async def test_a_snapshot_that_is_not_to_be_trusted_is_not_used(redis: Redis, wo
     assert content(await looking(redis, workspace, EVERY).state_at(at)) == expected
 
 
-async def test_a_snapshot_of_what_the_log_has_lost_since_is_not_used(redis: Redis, workspace: str):
-    """It would show more than the log can tell: a cache is never a truth."""
+async def test_snapshot_before_a_loss_of_the_log_is_not_used(redis: Redis, workspace: str):
+    """It would contain more than the log, but it is only a cache."""
     await append(redis, workspace, history()[: EVERY + 100])
     at = entry_id(EVERY + 50)
     whole = content(await looking(redis, workspace, EVERY).state_at(at))
@@ -174,8 +173,8 @@ async def test_a_snapshot_of_what_the_log_has_lost_since_is_not_used(redis: Redi
 
 
 @pytest.mark.parametrize("begun", ["anew", "as it was"])
-async def test_a_snapshot_of_another_log_is_not_used(redis: Redis, workspace: str, begun: str):
-    """The log was deleted and events came anew, or half of it was restored and events went on otherwise."""
+async def test_snapshot_of_another_log_is_not_used(redis: Redis, workspace: str, begun: str):
+    """The log was deleted and started again, or half of it was restored and other events followed."""
     events = list(history()[: EVERY + 100])
     await append(redis, workspace, events)
     at = entry_id(EVERY + 50)
@@ -194,8 +193,8 @@ async def test_a_snapshot_of_another_log_is_not_used(redis: Redis, workspace: st
     assert found != old
 
 
-async def test_an_exclusion_does_not_end_the_use_of_snapshots(redis: Redis, workspace: str):
-    """Those made before it serve moments before it; later moments get snapshots of their own, made knowing it."""
+async def test_exclusion_does_not_end_the_use_of_snapshots(redis: Redis, workspace: str):
+    """Snapshots before it serve positions before it. Later positions get snapshots that respect it."""
     events = list(history()[: EVERY * 4])
     excluded = [entry_id(number) for number in range(0, EVERY, 7)]
     events[EVERY * 2 + 10] = msgspec.json.encode({"type": "EventsExcluded", "entries": excluded})
@@ -213,8 +212,8 @@ async def test_an_exclusion_does_not_end_the_use_of_snapshots(redis: Redis, work
     assert cost.commands.get("xrange", 0) <= 2, cost
 
 
-async def test_an_excluded_entry_is_not_there_for_the_duplicate_window_either(redis: Redis, workspace: str):
-    """Also not where the fold begins at a snapshot: the next event of that id is no duplicate."""
+async def test_excluded_entry_is_not_in_the_duplicate_window(redis: Redis, workspace: str):
+    """Even if the fold begins at a snapshot: the next event with that id is not a duplicate."""
     event = {"type": "VisitorIdentified", "id": "e-1", "externalId": "u-1", "name": "Ada"}
     exclusion = {"type": "EventsExcluded", "entries": [entry_id(0)]}
     await append(redis, workspace, [event, exclusion, *history()[: EVERY - 2], {**event, "name": "Eve"}])
@@ -224,10 +223,10 @@ async def test_an_excluded_entry_is_not_there_for_the_duplicate_window_either(re
         assert contact.name == "Eve"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(10, 25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=logs(max_size=40))
-async def test_every_position_of_any_log(redis: Redis, workspace: str, log: Log):
-    """Malformed entries and exclusions included."""
+async def test_state_at_every_position_of_any_log_equals_a_fold_up_to_there(redis: Redis, workspace: str, log: Log):
+    """Including malformed entries and exclusions."""
     await redis.flushdb()
     await append_log(redis, workspace, log)
     for number, (at, _) in enumerate(log):
@@ -237,8 +236,8 @@ async def test_every_position_of_any_log(redis: Redis, workspace: str, log: Log)
             assert content(await looking(redis, workspace, 3).state_at(at.decode())) == content(state)
 
 
-async def test_the_commands_show_the_state_as_it_was(redis: Redis, redis_url: str, workspace: str):
-    """`show --at` and `contacts --at`, by position and by time; and the present has not changed."""
+async def test_commands_show_the_past_state(redis: Redis, redis_url: str, workspace: str):
+    """`show --at` and `contacts --at`, by position and by time. The current state does not change."""
     await append(
         redis,
         workspace,
@@ -263,6 +262,6 @@ async def test_the_commands_show_the_state_as_it_was(redis: Redis, redis_url: st
 
 
 async def snapshots_of(client: Redis, workspace: str) -> dict[str, dict[str, object]]:
-    """What is said of each snapshot there is."""
+    """The description of each stored snapshot."""
     found = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, "snapshots")))
     return {position.decode(): json.loads(about) for position, about in found.items()}

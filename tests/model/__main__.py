@@ -1,10 +1,10 @@
-"""`python -m tests.model`: the fold and the contract by definition, driven with random logs (`make model`).
+"""`python -m tests.model`: compares the fold with a model of the contract on random logs (`make model`).
 
-`contract` says what a fold of a log must give. It is slow and obvious, and shares no code with the fold: where the two differ,
-one of them has a bug, or the contract can be read in two ways. `identifiers` is its section 2. `logs` makes random logs;
-`differential` folds one both ways, compares all that the contract shows, and cuts a log that differs down to what it needs.
+`contract` is the model: what the fold of a log must return. It is slow and obvious, and shares no code with the fold. If the
+two differ, one of them has a bug, or the contract is ambiguous. `identifiers` is section 2 of the contract. `logs` makes random
+logs. `differential` folds a log both ways, compares everything that the contract specifies, and minimises a log that differs.
 
-Runs until stopped (Ctrl-C), or for so many events or minutes. The exit status is 1 where anything differed.
+It runs until it is stopped (Ctrl-C), or for a number of events or minutes. The exit status is 1 if anything differed.
 """
 # ruff: noqa: T201  a program prints
 
@@ -22,7 +22,7 @@ from tests.model.logs import MORE, PROFILES, Log, log_of
 
 
 def main() -> int:
-    """Tries log after log; prints the smallest log of each kind of difference."""
+    """Try one log after another; print the smallest log for each kind of difference."""
     options = _options()
     profiles = options.profile or list(PROFILES)
     found: Counter[str] = Counter()
@@ -57,13 +57,13 @@ def _show(log: Log, differs: Difference, name: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.model", description="Compares the fold with the contract by definition."
+        prog="python -m tests.model", description="Compares the fold with a model of the contract."
     )
     parser.add_argument(
-        "--seed", default=secrets.token_hex(4), help="the same seed gives the same logs (default: another each time)"
+        "--seed", default=secrets.token_hex(4), help="the same seed gives the same logs (default: a random one)"
     )
-    parser.add_argument("--events", type=float, default=float("inf"), help="stop after so many events")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many minutes")
+    parser.add_argument("--events", type=float, default=float("inf"), help="stop after this many events")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this many minutes")
     parser.add_argument(
         "--profile", action="append", choices=[*PROFILES, *MORE], help="only logs of this kind; may be repeated"
     )

@@ -1,8 +1,8 @@
-"""The contract by definition, slow and separate: what a fold of a log must give (contract sections 2 to 7).
+"""The contract by definition, slow and separate: what the fold of a log must return (contract sections 2 to 7).
 
-`Model.apply` takes one entry. Afterwards the whole state is viewed again and compared with the view before; the difference is
-the change feed. Nothing is computed the way the fold does it: a contact is its last-write-wins registers, a visitor is the list
-of everything that was ever said of it, and lists, counts, versions and changes are derived from those.
+`Model.apply` takes one entry. It then views the whole state again and compares it with the view before; the difference is the
+change feed. Nothing is computed the way the fold does it: a contact is a set of last-write-wins registers, a visitor is the
+list of all events that linked it, and lists, counts, versions and changes are derived from those.
 """
 
 import bisect
@@ -24,7 +24,7 @@ Stamp = tuple[int, int]
 NEVER: Final[Stamp] = (-1, -1)
 """Before everything that was said."""
 ABSENT: Final = object()
-"""What a removed key's register holds."""
+"""The value in the register of a removed key."""
 
 DAY_MS: Final = 86_400_000
 WEEK_MS: Final = 7 * DAY_MS
@@ -33,12 +33,12 @@ LAST_MS: Final = 253_402_300_799_999
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 UNKNOWN_MS: Final = 946_684_800_000
-"""2000-01-01T00:00:00.000Z, the effective time of an event whose time is not known."""
+"""2000-01-01T00:00:00.000Z, the effective time of an event whose time is unknown."""
 KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
 
 
 class Limits(NamedTuple):
-    """The contract's numbers; a test makes them small, to be at them soon."""
+    """The limits in the contract; a test makes them small, to reach them soon."""
 
     window: int = 65_536
     listed: int = 100
@@ -103,7 +103,7 @@ def number_text(value: float) -> str:
 
 
 def normal(values: Mapping[str, Any]) -> Values:
-    """With `1.0` as `1`, and `-0` as `0`."""
+    """The values with `1.0` as `1`, and `-0` as `0`."""
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
         for key, value in values.items()
@@ -111,7 +111,7 @@ def normal(values: Mapping[str, Any]) -> Values:
 
 
 def canonical(value: object) -> str:
-    """JSON by RFC 8785: keys in the order of their UTF-16 units, no white space."""
+    """Canonical JSON (RFC 8785): keys in the order of their UTF-16 code units, no white space."""
     if isinstance(value, str):
         return encode_basestring(value)
     if isinstance(value, dict):
@@ -136,7 +136,7 @@ def contact_id(workspace: str, entry: str) -> str:
 
 
 def content_of(event: Event) -> str:
-    """Section 3, Duplicates: what an event says, but for `id` and `sentAt`. Null says nothing; an instant is one instant."""
+    """Section 3, Duplicates: the content of an event without `id`, `sentAt` and nulls, with each time in one spelling."""
     said = {key: event[key] for key in FIELDS[event["type"]] if event.get(key) is not None}
     for name in {"metadata", "context"} & said.keys():
         said[name] = normal(said[name])
@@ -153,7 +153,7 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
 }
 
 
-# --- what there is
+# --- the state
 
 
 @dataclass
@@ -164,19 +164,19 @@ class Register:
     value: Any = None
 
     def put(self, stamp: Stamp, value: Any) -> None:
-        """Takes an event's value, unless a greater stamp stands. In the log's order the later entry wins at equal ones."""
+        """Take an event's value, unless the current one has a greater stamp. At equal ones the later entry of the log wins."""
         if stamp >= self.stamp:
             self.stamp, self.value = stamp, value
 
     def join(self, other: "Register") -> None:
-        """Takes the value of what comes together with this one. At equal stamps the value stays."""
+        """Take the value of a merged register if its stamp is greater. At equal stamps this one stays."""
         if other.stamp > self.stamp:
             self.stamp, self.value = other.stamp, other.value
 
 
 @dataclass(eq=False, kw_only=True)
 class Patched:
-    """What is described and was seen: a register for each metadata key, removed ones among them, for name and for image."""
+    """What contacts and visitors share: registers for each metadata key (also removed ones), name and image; seen times."""
 
     id: str
     name: Register = field(default_factory=Register)
@@ -187,24 +187,24 @@ class Patched:
     shown: tuple[Values, str] | None = None
 
     def metadata(self) -> tuple[Values, str]:
-        """The keys that are set, and their hash; computed once for each patch, or a million events would take hours."""
+        """The keys that are set, and their hash. Cached until the next patch, or a million events would take hours."""
         if self.shown is None:
             there = {key: register.value for key, register in self.registers.items() if register.value is not ABSENT}
             self.shown = there, hash_of(there)
         return self.shown
 
     def take_profile(self, event: Event, stamp: Stamp) -> int:
-        """Name and image, where the event says them. How many of them a page may not change."""
+        """Take the name and image of an event, if it has them. Return how many of them a page may not change."""
         said = [(register, event[name]) for name, register in (("name", self.name), ("image", self.image)) if event.get(name)]
         return sum(say(register, stamp, value) for register, value in said)
 
     def join_profile(self, other: "Patched") -> None:
-        """Name and image of what comes together with this."""
+        """Take the name and image of a merged contact or visitor, if they are newer."""
         self.name.join(other.name)
         self.image.join(other.image)
 
     def seen(self, at: int | None) -> None:
-        """Seen times only widen."""
+        """Extend the range of seen times, which never shrinks."""
         if at is not None:
             self.first = at if self.first is None else min(self.first, at)
             self.last = at if self.last is None else max(self.last, at)
@@ -220,19 +220,19 @@ class Contact(Patched):
     into: "Contact | None" = None
     email: Register = field(default_factory=Register)
     told: "Conflict | None" = None
-    """The last conflict that was told."""
+    """The last conflict on the feed."""
     merges: int = 0
     presence: int = -MINUTE_MS
     version: int = 0
 
 
 Conflict = tuple[str, Contact, str | None]
-"""An address, who holds it, and the reason."""
+"""An address, the contact that holds it, and the reason."""
 
 
 @dataclass(eq=False)
 class Said:
-    """One event that linked the visitor. `start`: the link before it belongs to another contact, or there is none."""
+    """One event that linked the visitor. `start`: it begins a link, because no link or one to another contact precedes it."""
 
     at: int
     contact: Contact
@@ -249,7 +249,7 @@ class Visitor(Patched):
 
 @dataclass(kw_only=True)
 class Names:
-    """Whom an event names, as section 2 has it."""
+    """The identifiers in an event (section 2)."""
 
     visitor_id: str | None = None
     external_id: str | None = None
@@ -259,7 +259,7 @@ class Names:
 
 
 def say(register: Register, stamp: Stamp, value: Any) -> bool:
-    """Says a value. Whether it is dropped, because a page says another one than a trusted source did (section 4, Trust)."""
+    """Put a value, and return whether it is dropped: a page may not change what a trusted source set (section 4, Trust)."""
     if stamp[0] < register.stamp[0]:
         old = register.value
         return (value is ABSENT) != (old is ABSENT) or (value is not ABSENT and canonical(value) != canonical(old))
@@ -268,14 +268,14 @@ def say(register: Register, stamp: Stamp, value: Any) -> bool:
 
 
 def living(contact: Contact) -> Contact:
-    """The contact that one has become."""
+    """The contact that `contact` was merged into, or itself."""
     while contact.into is not None:
         contact = contact.into
     return contact
 
 
 def holder(visitor: Visitor, at: int | None = None) -> Contact | None:
-    """Whose the visitor was at a time; without one, whose it is."""
+    """The contact of a visitor at a time, by default now."""
     if not visitor.said:
         return None
     held = [said for said in visitor.said if at is None or said.at <= at]
@@ -283,7 +283,7 @@ def holder(visitor: Visitor, at: int | None = None) -> Contact | None:
 
 
 def history(visitor: Visitor) -> list[tuple[Contact, int]]:
-    """The links. Successive events with the same contact make one link."""
+    """The links of a visitor. Successive events with the same contact make one link."""
     return [(living(said.contact), said.at) for said in visitor.said if said.start]
 
 
@@ -291,7 +291,7 @@ def history(visitor: Visitor) -> list[tuple[Contact, int]]:
 
 
 def judge(event: Event) -> Names:
-    """Whom the event names. Raises Rejected where it is refused, whatever the state is."""
+    """The identifiers in an event. Raises Rejected if the event is rejected in any state."""
     kind = event.get("type")
     if isinstance(kind, str) and kind not in KINDS:
         raise Rejected("unknown-type")
@@ -306,7 +306,7 @@ def judge(event: Event) -> Names:
 
 
 def _people(event: Event, names: Names) -> Names:
-    """The rest of the names: what is blocked counts as absent, as long as anything is left."""
+    """The other identifiers. Blocked ones count as absent, as long as one is left."""
     names.external_id = _unless_blocked(names, event.get("externalId"), checked_id)
     names.email = _unless_blocked(names, event.get("email"), checked_email)
     left = [each for each in (names.external_id, names.email) if each is not None]
@@ -349,7 +349,7 @@ def _within_limits(event: Event) -> bool:
 
 
 class Change(NamedTuple):
-    """A change, before it has its contact and version."""
+    """A change that does not have its contact and version yet."""
 
     type: str
     contact: Contact
@@ -373,7 +373,7 @@ class Model:
         self._views: dict[str, Values] = {}
 
     def apply(self, entry: str, event: Event) -> None:
-        """Folds one entry, by its id."""
+        """Fold one entry with its id."""
         self.entry = entry
         try:
             names = judge(event)
@@ -398,7 +398,7 @@ class Model:
         self.merged: Contact | None = None
         self.conflict: Conflict | None = None
         self.moved: tuple[Visitor, Contact | None] | None = None
-        """A visitor that is another contact's now, and whose it was."""
+        """A visitor that moved to another contact, and its previous contact."""
         self.about: Contact | None = None
         self.present: Contact | None = None
         folds: dict[str, Callable[[Event, Names], None]] = {
@@ -407,7 +407,7 @@ class Model:
             "MetadataSet": self._metadata_set,
         }
         try:
-            if event["type"] in folds:  # the living fold only notes an EventsExcluded
+            if event["type"] in folds:  # the live fold only records an EventsExcluded
                 folds[event["type"]](event, names)
         except Rejected as why:
             self.rejected.append((entry, str(why)))
@@ -452,7 +452,7 @@ class Model:
                 contact.external_id = names.external_id
                 self.by_external_id[names.external_id] = contact
             elif names.email is not None:
-                contact.email.value = names.email  # it is a target, and dates nothing
+                contact.email.value = names.email  # as a target, the address has no effect on times
                 self.by_email[email_key(names.email)] = contact
         else:
             contact = living(contact)
@@ -470,7 +470,7 @@ class Model:
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
         bringing = visitor if visitor is not None and not visitor.said and visitor.registers else None
-        self._patch(contact, event, *(each for each in (merging, bringing) if each is not None))  # which may refuse
+        self._patch(contact, event, *(each for each in (merging, bringing) if each is not None))  # this may raise Rejected
 
         self.about, self.conflict = contact, conflict
         if target is None:
@@ -497,7 +497,7 @@ class Model:
         return e if e is not None and e.external_id is None else None
 
     def _second_table(self, contact: Contact, e: Contact | None, email: str) -> tuple[Contact | None, Conflict | None]:
-        """The second table of section 5: who is merged into the contact, or what conflict there is."""
+        """The second table of section 5: the contact to merge into this one, or the conflict."""
         if e is None or e is contact:
             return None, None
         if e.external_id is not None:
@@ -516,7 +516,7 @@ class Model:
         return Contact(id=contact_id(self.workspace, self.entry), created=self.seen_at, updated=self.seen_at)
 
     def _patch(self, patched: Patched, event: Event, *others: Patched) -> None:
-        """Metadata that comes together, and then the event's. Raises Rejected, and has changed nothing then."""
+        """Merge the metadata of `others`, then apply the event's. Raises Rejected, and then changes nothing."""
         trusted = self.stamp[0]
         new = {key: Register(register.stamp, register.value) for key, register in patched.registers.items()}
         for other in others:
@@ -543,7 +543,7 @@ class Model:
         patched.registers, patched.shown = new, None
 
     def _take(self, contact: Contact, email: str, stamp: Stamp) -> None:
-        """The contact takes an address, by effective time; the one that it had is free again."""
+        """Set the contact's address if the effective time is not older. The previous address becomes free."""
         if stamp < contact.email.stamp:
             return
         before: str | None = contact.email.value
@@ -555,13 +555,13 @@ class Model:
             contact.told = None
 
     def _merge(self, merged: Contact, contact: Contact, email: str) -> None:
-        """Metadata is united already."""
+        """Merge everything except metadata, which is merged already."""
         merged.into = contact
         self.merged = merged
         contact.merges += merged.merges + 1
         contact.join_profile(merged)
-        del self.by_email[email_key(merged.email.value)]  # free, unless it is the later one of the two:
-        if (1, self.at) >= merged.email.stamp:  # the event says it again
+        del self.by_email[email_key(merged.email.value)]  # free, unless it is the newer of the two:
+        if (1, self.at) >= merged.email.stamp:  # the event confirms it
             self._take(contact, email, (1, self.at))
         elif merged.email.stamp > contact.email.stamp:
             self._take(contact, merged.email.value, merged.email.stamp)
@@ -577,7 +577,7 @@ class Model:
             self.dropped += 1  # section 5, Linking: a page does not move a visitor without a token for it
             return
         before = holder(visitor)
-        if not visitor.said:  # its anonymous past is the contact's
+        if not visitor.said:  # its anonymous past now belongs to the contact
             contact.seen(visitor.first)
             contact.seen(visitor.last)
         self._link(visitor, contact)
@@ -585,7 +585,7 @@ class Model:
             self.moved = visitor, before
 
     def _link(self, visitor: Visitor, contact: Contact) -> None:
-        """Links the visitor to the contact from `at` on, behind other events of the same time."""
+        """Link the visitor to the contact from `at` on, after other events of the same time."""
         said = visitor.said
         place = bisect.bisect_right(said, self.at, key=lambda each: each.at)
         before = said[place - 1] if place else None
@@ -599,7 +599,7 @@ class Model:
         self._thin_out(said, place)
 
     def _thin_out(self, said: list[Said], place: int) -> None:
-        """Limits how many confirmations of one link are kept (section 5)."""
+        """Limit how many confirmations of one link are kept (section 5)."""
         first = max(number for number in range(place + 1) if said[number].start)
         end = next((number for number in range(place + 1, len(said)) if said[number].start), len(said))
         run = said[first:end]
@@ -612,10 +612,10 @@ class Model:
             del run[self.limits.kept // 2]
         said[first:end] = run
 
-    # --- what is seen of it
+    # --- views
 
     def _members(self) -> dict[str, list[str]]:
-        """By contact: its visitors, the latest linked first, at equal times the greatest id."""
+        """The visitors of each contact: the latest link first, at equal times the greatest id."""
         members: dict[str, list[tuple[int, str]]] = {}
         for visitor in self.visitors.values():
             if visitor.said:
@@ -643,11 +643,11 @@ class Model:
         }
 
     def _tell(self) -> None:
-        """Section 6: the state against the state before."""
+        """Append the changes between the previous state and this one to the feed (section 6)."""
         before, members = self._views, self._members()
         alive = [contact for contact in self.contacts if contact.into is None]
         now = {contact.id: self._view(contact, members.get(contact.id, [])) for contact in alive}
-        alive.sort(key=lambda contact: contact is not self.about)  # the one that the event is about comes first
+        alive.sort(key=lambda contact: contact is not self.about)  # the contact that the event is about comes first
         told = [Change("ContactCreated", contact, {}) for contact in alive if contact.id not in before]
         told += [
             Change("ContactUpdated", contact, {"changed": changed})
@@ -669,7 +669,7 @@ class Model:
         self._views = now
 
     def _is_news_of(self, contact: Contact) -> bool:
-        """Whether a page view now is to be told as presence."""
+        """Whether a page view now makes a ContactSeen."""
         return self.at >= contact.presence + MINUTE_MS or (contact.first is not None and self.at <= contact.first - MINUTE_MS)
 
     def _next_version(self, change: Change) -> int:
@@ -709,7 +709,7 @@ class Model:
                 yield Change("IdentityConflict", self.about, {"email": email, "heldBy": held_by.id, **more})
 
     def whole(self) -> Values:
-        """Everything that section 1 calls public, times in milliseconds, contacts followed to the living ones."""
+        """The data that section 1 calls public, with times in milliseconds and links resolved to living contacts."""
         return {
             "contacts": {
                 contact.id: {"id": contact.id, "mergedInto": living(contact).id} if contact.into else self._views[contact.id]

@@ -1,4 +1,4 @@
-"""One log through the fold and through the model: where they differ, and the smallest log that still does."""
+"""Fold a log with the fold and with the model: the first difference, and the smallest log that still shows it."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ _ms: Final = cache(ms)
 
 
 class Difference(NamedTuple):
-    """Where the two differ, and what each has there."""
+    """Where the fold and the model differ, and the value of each."""
 
     where: str
     fold: object
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 @contextmanager
 def limited(limits: Limits) -> Generator[None]:
-    """The fold's limits, made those of the log: what happens at them happens at 65,536, 256, 100, 64 and 25 as well."""
+    """Give the fold the log's limits. Its behaviour at them is the same as at 65,536, 256, 100, 64 and 25."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "WINDOW_ENTRIES", limits.window)
         patch.setattr(members, "LISTED_VISITORS", limits.listed)
@@ -49,7 +49,7 @@ def limited(limits: Limits) -> Generator[None]:
 
 
 def of_fold(log: Log) -> Values:
-    """What the fold gives, in the model's form: in batches, and of each record what was last written."""
+    """The result of the fold in the model's form: folded in batches, with the last written form of each record."""
     state = State(WORKSPACE)
     outcomes: list[Outcome] = []
     contacts: dict[str, bytes] = {}
@@ -99,7 +99,7 @@ def _visitor(state: State, visitor: Visitor) -> Values:
 
 
 def of_model(log: Log) -> Values:
-    """What the model gives."""
+    """The result of the model."""
     model = Model(WORKSPACE, log.limits)
     for entry, event in log.entries:
         model.apply(entry, event)
@@ -107,7 +107,7 @@ def of_model(log: Log) -> Values:
 
 
 def difference(log: Log) -> Difference | None:
-    """The first difference, of what causes others first."""
+    """The first difference. Differences that cause others come first."""
     got, want = of_fold(log), of_model(log)
     if got == want:
         return _feed_alone(got)
@@ -137,7 +137,7 @@ def _unequal(got: Values, want: Values, *parts: str) -> Iterator[Difference]:
 
 
 def _feed_alone(got: Values) -> Difference | None:
-    """Section 6: who applies nothing but the feed, in order, holds the contacts, every field of them; versions count."""
+    """Section 6: a reader that only applies the feed in order holds every field of the contacts; versions count up."""
     held: Values = {}
     versions: Counter[str] = Counter()
     for change in got["feed"]:
@@ -156,7 +156,7 @@ def _feed_alone(got: Values) -> Difference | None:
 
 
 def smallest(log: Log, found: Difference) -> Log:
-    """The log with everything left out that the difference does not need."""
+    """The log without everything that the difference does not need."""
 
     def differs(entries: list[LoggedEvent]) -> bool:
         now = difference(Log(entries, log.limits)) if entries else None

@@ -1,4 +1,4 @@
-"""Identifiers by definition (contract section 2): which are blocked, which are invalid, and which two are one."""
+"""Identifiers by definition (contract section 2): which are blocked, which are invalid, and which are equal."""
 
 import unicodedata
 from typing import Final
@@ -32,24 +32,24 @@ MAX_LABEL_CHARS: Final = 59
 
 
 class Rejected(Exception):
-    """The event is refused; its text is the reason of section 7."""
+    """The event is rejected; the text is the reason in section 7."""
 
 
 # --- comparing
 
 
 def shown(text: str) -> str:
-    """Without white space and zero-width characters at both ends."""
+    """The text without white space and zero-width characters at both ends."""
     return text.strip("".join(WHITE | ZERO_WIDTH))
 
 
 def compared_id(text: str) -> str:
-    """A visitor id or an external id, as it is stored and compared."""
+    """The form of a visitor id or an external id in which it is stored and compared."""
     return _composed(shown(text))
 
 
 def email_key(text: str) -> str:
-    """An address, as it is compared."""
+    """The form of an address in which it is compared."""
     text = shown(text).rstrip("".join(WHITE | ZERO_WIDTH | {"."}))
     local, at, domain = text.rpartition("@")
     local = _lower(local or text).replace("ς", "σ")  # the two forms of one letter
@@ -57,7 +57,7 @@ def email_key(text: str) -> str:
 
 
 def _composed(text: str) -> str:
-    """NFC. A character outside ASCII whose NFC is ASCII stays itself, and keeps what is on both its sides apart."""
+    """Normal form C. A non-ASCII character whose NFC is ASCII stays as it is and separates the text before and after it."""
     done = run = ""
     for character in text:
         if not character.isascii() and unicodedata.normalize("NFC", character).isascii():
@@ -68,7 +68,7 @@ def _composed(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    """In lower case. A character outside ASCII whose lower case has ASCII in it stays itself."""
+    """Lower case. A non-ASCII character whose lower case contains ASCII stays as it is."""
     lower = ""
     for character in _composed(text):
         across = not character.isascii() and any(each.isascii() for each in character.lower())
@@ -77,15 +77,15 @@ def _lower(text: str) -> str:
 
 
 def _label(label: str) -> str:
-    """The A-label of a part of a domain."""
+    """The A-label of one label of a domain."""
     return label if label.isascii() or len(label) > MAX_LABEL_CHARS else "xn--" + label.encode("punycode").decode()
 
 
-# --- what is no identity
+# --- blocked identifiers
 
 
 def address_parts(text: str) -> tuple[str, str] | None:
-    """Local part and domain; None where it is no address."""
+    """The local part and the domain; None if the text is not an address."""
     if text.count("@") != 1 or any(character in WHITE | ZERO_WIDTH | CONTROL for character in text):
         return None
     local, _, domain = text.partition("@")
@@ -100,7 +100,7 @@ def _unquoted(text: str) -> str:
 
 
 def _ends(text: str, *words: str) -> bool:
-    """Whether it ends in one of the words behind a separator, in any case of ASCII."""
+    """Whether the text ends with a separator and one of the words, ignoring the case of ASCII letters."""
     lower = "".join(character.lower() if character.isascii() else character for character in text)
     return any(lower.endswith(separator + word) for separator in "_-:./" for word in words)
 
@@ -122,13 +122,13 @@ def _is_no_value(text: str) -> bool:
 
 
 def _is_no_local_part(text: str) -> bool:
-    """`Nan` and `Nil` are names of people."""
+    """Whether the text cannot be a local part. `Nan` and `Nil` can, because they are given names."""
     text = _unquoted(text)
     return text.lower() in NO_VALUE - {"nan", "nil"} or _ends(text, "undefined") or _is_template(text) or _is_invisible(text)
 
 
 def is_blocked(text: str) -> bool:
-    """Whether it is an accident of a program and no identity."""
+    """Whether the text comes from a bug in a program and identifies nobody."""
     text = _unquoted(text)
     if _is_no_value(text) or text.lower() in PLACEHOLDERS or all(character in "0-" for character in text):
         return True
@@ -136,11 +136,11 @@ def is_blocked(text: str) -> bool:
     return address is not None and (_is_no_local_part(address[0]) or _is_no_value(address[1]))
 
 
-# --- both
+# --- both checks
 
 
 def checked_id(text: str) -> str:
-    """An external id or visitor id, as it is compared. Raises Rejected."""
+    """The key of an external id or visitor id. Raises Rejected."""
     text = compared_id(text)
     if len(text) > MAX_ID_CHARS:
         raise Rejected("invalid")
@@ -150,7 +150,7 @@ def checked_id(text: str) -> str:
 
 
 def checked_email(text: str) -> str:
-    """An address as it is shown. Raises Rejected."""
+    """An address as written, stripped. Raises Rejected."""
     text = shown(text)
     if len(text) >= EMAIL_CHARS.stop:
         raise Rejected("invalid")

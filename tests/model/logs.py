@@ -1,6 +1,6 @@
-"""Random logs for the model and the fold: few names, crowded times, and everything that the contract has a rule for.
+"""Random logs for the model and the fold: few names, close times, and everything that the contract has a rule for.
 
-A log is a list of entries, each an id and an event, and the limits that it is folded under.
+A log is a list of entries, each an id and an event, and the limits with which it is folded.
 """
 # ruff: noqa: S311  the dice make tests
 
@@ -16,7 +16,7 @@ LoggedEvent = tuple[str, Event]
 
 
 class Log(NamedTuple):
-    """Entries, and the limits that they are folded under."""
+    """Entries, and the limits with which they are folded."""
 
     entries: list[LoggedEvent]
     limits: Limits
@@ -40,19 +40,19 @@ SPELLINGS: Final = [
 ]
 NEVER_SET: Final = ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "1999-12-31T23:59:59.999Z", "2000-01-01T00:30:00+01:00"]
 UNKNOWN: Final = ["2000-01-01T00:00:00Z", "2000-01-01T00:00:00.000999Z", "2000-01-01T05:30:00+05:30"]
-"""Of an event whose time is not known."""
+"""The `at` of an event whose time is unknown."""
 VALUES: Final = ["a", "b", 1, 1.0, 2, True, False, None, 1.5, "1", 0, -0.0, 1e21, 1e-7, "Café", -3, 123456.75]
 SENT_AFTER_ENTRY_S: Final = [0, 30, -30, 60, -60, 60.001, -60.001, 61, 3600, -3600, -86_400, -86_400.001, -90_000, 10**7]
-"""How far `sentAt` is from the entry's time."""
+"""The differences between `sentAt` and the entry's time."""
 
 
 def moment(seconds: float, offset_hours: int = 0) -> str:
-    """RFC 3339, in milliseconds."""
+    """Format as RFC 3339 with milliseconds."""
     return datetime.fromtimestamp(seconds, timezone(timedelta(hours=offset_hours))).isoformat(timespec="milliseconds")
 
 
 def entry_ids(dice: random.Random, count: int) -> list[str]:
-    """Near the events' own times, long after them, or many within a millisecond."""
+    """Entry ids near the events' times, long after them, or many within a millisecond."""
     mode = dice.choice(["near", "later", "burst"])
     at_ms, seq, ids = (BASE_S * 1000 if mode == "near" else LATER_MS), 0, list[str]()
     for _ in range(count):
@@ -77,20 +77,20 @@ class Writer:
         self.grid_s = dice.choice([4, 12, 60, 400, 4000])
         self.fine = dice.random() < 0.5
         self.minutes = 0
-        """Events lie a minute apart, or a millisecond less or more; how many minutes there are. 0: they lie as they like."""
+        """If not 0, events are a minute apart, give or take a millisecond, and this is the number of minutes."""
         self.unknown = dice.choice([0.02, 0.02, 0.3])
-        """How many events have a time that is not known."""
+        """The share of events whose time is unknown."""
         self.browser = dice.choice([0, 0, 0.1, 0.5])
-        """How many events come from pages."""
+        """The share of events that come from pages."""
         self.step_s = 0
-        """How much later than the one before an event is, where it is not late."""
+        """How much later than the previous one an event is, unless it is late."""
         self.odd: list[str] = []
-        """Identifiers that are none, or are spelt another way, besides the blocked ones."""
+        """Invalid identifiers and other spellings, besides the blocked ones."""
         self.weights = (0.2, 0.65, 0.98)
-        """Up to where the dice mean a VisitorSeen, a VisitorIdentified, a MetadataSet; the rest excludes entries."""
+        """Cumulative shares of VisitorSeen, VisitorIdentified and MetadataSet; the rest are EventsExcluded."""
 
     def log(self) -> list[LoggedEvent]:
-        """All the entries."""
+        """All entries."""
         entries: list[LoggedEvent] = []
         for number, entry in enumerate(self.ids):
             if entries and self.dice.random() < 0.06:
@@ -124,7 +124,7 @@ class Writer:
         return event
 
     def _again(self, event: Event, entry: str) -> Event:
-        """The same event, or a retry that stamps it anew, or another one that has its id."""
+        """The same event, a retry with a new `sentAt`, or another event with the same id."""
         dice, again = self.dice, dict(event)
         die = dice.random()
         if die < 0.3:
@@ -269,18 +269,18 @@ def _limits(dice: random.Random, keys: int | None = None) -> Limits:
 
 
 def wide(dice: random.Random) -> Log:
-    """Everything that the events can say."""
+    """Events with every field."""
     return Log(Writer(dice, dice.choice([12, 40, 90, 160])).log(), _limits(dice))
 
 
 def many_keys(dice: random.Random) -> Log:
-    """At the limit of 256 keys as it is."""
+    """At the real limit of 256 keys."""
     keys = [f"k{number:03}" for number in range(dice.choice([257, 300, 600]))]
     return Log(Writer(dice, dice.choice([12, 30, 60]), keys).log(), _limits(dice, 256))
 
 
 def links(dice: random.Random) -> Log:
-    """Identifications for the most part."""
+    """Mostly identifications."""
     writer = Writer(dice, dice.choice([12, 30, 60]))
     writer.weights = (0.1, 0.9, 0.98)
     return Log(writer.log(), _limits(dice))
@@ -299,7 +299,7 @@ def runs(dice: random.Random) -> Log:
 
 
 def collecting(dice: random.Random) -> Log:
-    """One external id that names many people's addresses: beyond 25 merges as they are."""
+    """One external id with the addresses of many people: beyond the real limit of 25 merges."""
     writer = Writer(dice, 250)
     writer.visitors = [f"v{number}" for number in range(30)]
     writer.external_ids = ["junk"] * 5 + ["u0"]
@@ -309,7 +309,7 @@ def collecting(dice: random.Random) -> Log:
 
 
 def identifiers(dice: random.Random) -> Log:
-    """Junk, and one name in several spellings."""
+    """Invalid identifiers, and one name in several spellings."""
     writer = Writer(dice, dice.choice([12, 40, 90]))
     writer.odd = JUNK
     writer.emails = dice.sample(SPELLINGS, dice.choice([2, 4, len(SPELLINGS)]))
@@ -319,7 +319,7 @@ def identifiers(dice: random.Random) -> Log:
 
 
 def presence(dice: random.Random) -> Log:
-    """Page views of a few people, a minute apart, or not quite."""
+    """Page views of a few people, about a minute apart."""
     writer = Writer(dice, dice.choice([20, 60]))
     writer.minutes = dice.choice([2, 5, 20])
     writer.weights = (0.7, 0.9, 0.99)
@@ -327,7 +327,7 @@ def presence(dice: random.Random) -> Log:
 
 
 def first_identifications(dice: random.Random) -> Log:
-    """Anonymous visitors that are described and then identified, at few times, so that many are equal."""
+    """Anonymous visitors that get metadata and are then identified, at few times, so that many are equal."""
     writer = Writer(dice, dice.choice([20, 60]))
     writer.visitors = [f"v{number}" for number in range(20)]
     writer.grid_s, writer.fine = 3, False
@@ -336,7 +336,7 @@ def first_identifications(dice: random.Random) -> Log:
 
 
 def crowd(dice: random.Random) -> Log:
-    """More visitors than a contact lists: the limit of 100 as it is. Slow."""
+    """More visitors than a contact lists, at the real limit of 100. Slow."""
     writer = Writer(dice, 700)
     writer.visitors = [f"v{number}" for number in range(dice.choice([120, 250]))]
     writer.external_ids, writer.emails = ["u0", "u0", "u1"], [f"m{number}@x.io" for number in range(4)]
@@ -357,9 +357,9 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "first-identifications": first_identifications,
 }
 MORE: Final[Mapping[str, Profile]] = {"crowd": crowd}
-"""Not tried unless they are asked for: they are slow."""
+"""Slow profiles, which run only when `--profile` names them."""
 
 
 def log_of(profile: str, seed: str) -> Log:
-    """The log of a seed."""
+    """The log of a profile and a seed."""
     return {**PROFILES, **MORE}[profile](random.Random(seed))

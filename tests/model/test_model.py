@@ -1,4 +1,4 @@
-"""The fold gives what the contract by definition gives (`make model` goes on for as long as it is let)."""
+"""The fold returns what the model of the contract returns (`make model` tries more logs until it is stopped)."""
 
 import pytest
 
@@ -9,12 +9,12 @@ from tests.model.logs import PROFILES, Log, log_of
 
 SHARES = 8
 EVENTS = 20_000
-"""In all; each share is a test of its own, so that they can run beside each other."""
+"""The total of all shares. Each share is a separate test, so that they can run in parallel."""
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-def test_random_logs_come_to_the_same(share: int) -> None:
-    """Contacts, visitors, indexes, rejects, counts and the feed, of logs of every kind."""
+def test_fold_and_model_agree_on_random_logs(share: int) -> None:
+    """On contacts, visitors, indexes, rejects, counts and the feed, for logs of every kind."""
     events = number = 0
     while events < EVENTS // SHARES:
         profile = list(PROFILES)[number % len(PROFILES)]
@@ -24,12 +24,12 @@ def test_random_logs_come_to_the_same(share: int) -> None:
         events, number = events + len(log.entries), number + 1
 
 
-def test_a_contact_with_more_visitors_than_it_lists() -> None:
-    """At the limit of 100 as it is."""
+def test_fold_and_model_agree_on_a_contact_with_more_visitors_than_it_lists() -> None:
+    """At the real limit of 100."""
     assert difference(log_of("crowd", "suite/crowd")) is None
 
 
-def test_a_planted_bug_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_bug_is_found_and_its_log_is_minimised(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two entries are enough to show that contents are not compared."""
 
     def one_for_all(_content: bytes | int) -> int:
@@ -42,15 +42,14 @@ def test_a_planted_bug_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch) ->
     assert difference(small) is not None
 
 
-def test_a_log_of_nothing() -> None:
-    """Neither has anything to say of it."""
+def test_fold_and_model_agree_on_an_empty_log() -> None:
     assert difference(Log([], Limits())) is None
 
 
 def first_difference(profile: str) -> tuple[Log, Difference]:
-    """The first log that the two differ about."""
+    """The first log for which the fold and the model differ."""
     for number in range(200):
         log = log_of(profile, f"planted/{number}")
         if (found := difference(log)) is not None:
             return log, found
-    pytest.fail("200 logs, and none that differs")
+    pytest.fail("expected a difference within 200 logs, got none")

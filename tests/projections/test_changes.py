@@ -21,7 +21,7 @@ EVERYTHING: list[Event] = [
 ]
 
 
-def test_changes_of_one_entry_come_in_the_order_of_the_table() -> None:
+def test_changes_of_one_entry_come_in_the_order_of_the_contract() -> None:
     """Created, updated, linked, unlinked, merged, conflict."""
     given(*EVERYTHING[:5]).when(EVERYTHING[5]).then("ContactUpdated", "VisitorLinked", "VisitorUnlinked", "ContactsMerged")
     given(*EVERYTHING[:6]).when(EVERYTHING[6]).then("VisitorLinked", "VisitorUnlinked", "IdentityConflict")
@@ -31,7 +31,7 @@ def test_changes_of_one_entry_come_in_the_order_of_the_table() -> None:
 
 
 def test_versions_begin_at_1_and_grow_by_1() -> None:
-    """With every change that concerns the contact, so one entry may take several."""
+    """Each change of the contact counts, so one entry may add several."""
     story = given(identified("u-1", ADA, "v-1", at=1))
     one = story.contact(external_id="u-1")
     assert one.version == 2
@@ -42,8 +42,8 @@ def test_versions_begin_at_1_and_grow_by_1() -> None:
     )
 
 
-def test_every_change_says_when_why_and_whose() -> None:
-    """`at` is the effective time, `cause` the log entry's id, `contact` the contact of `contactId`."""
+def test_change_has_its_time_cause_and_contact() -> None:
+    """`at` is the effective time, `cause` the id of the log entry, and `contact` the contact with `contactId`."""
     story = given(*EVERYTHING[:5])
     for change in story.when(EVERYTHING[5], "1767229299999-7").changes:
         fields = msgspec.to_builtins(change)
@@ -51,8 +51,8 @@ def test_every_change_says_when_why_and_whose() -> None:
         assert (fields["contact"]["id"], fields["contact"]["version"]) == (fields["contactId"], fields["version"])
 
 
-def test_a_change_carries_the_whole_contact_as_the_entry_left_it() -> None:
-    """So a dashboard needs no second question; those of one entry differ in the version alone."""
+def test_change_contains_the_whole_contact_after_the_entry() -> None:
+    """So a dashboard needs no further query. Several changes of one entry differ only in the version."""
     story = given(EVERYTHING[0])
     created, linked = story.when(EVERYTHING[1]).changes
     contact = story.contact(external_id="u-1")
@@ -60,8 +60,8 @@ def test_a_change_carries_the_whole_contact_as_the_entry_left_it() -> None:
     assert msgspec.to_builtins(created)["contact"] == {**msgspec.to_builtins(contact), "version": 1}
 
 
-def test_what_a_change_carries_stays_as_it_was() -> None:
-    """Later entries change the state, not what was told."""
+def test_change_is_not_affected_by_later_entries() -> None:
+    """They change the state, but not the changes that were emitted before."""
     story = given(EVERYTHING[0])
     changes = story.when(EVERYTHING[1]).changes
     before = [encode_change(change) for change in changes]
@@ -69,8 +69,8 @@ def test_what_a_change_carries_stays_as_it_was() -> None:
     assert [encode_change(change) for change in changes] == before
 
 
-def test_a_contact_on_the_wire_is_the_one_of_the_contract() -> None:
-    """These fields, and no others: what the fold keeps for itself stays out."""
+def test_contact_on_the_wire_has_the_fields_of_the_contract() -> None:
+    """It has no others: the private fields of the fold are left out."""
     (change, _) = given(EVERYTHING[0]).when(EVERYTHING[1]).changes
     fields = msgspec.json.decode(encode_change(change))["contact"]
     assert list(fields) == [
@@ -92,8 +92,8 @@ def test_a_contact_on_the_wire_is_the_one_of_the_contract() -> None:
     assert tuple(Contact.__struct_encode_fields__) == tuple(fields)
 
 
-def test_changed_names_the_fields() -> None:
-    """Fields first, then keys of metadata by name."""
+def test_changed_lists_the_changed_fields() -> None:
+    """Fields first, then metadata keys by name."""
     story = given(identified("u-1", metadata={"b": 1, "gone": 1}, at=1))
     event = identified("u-1", ADA, name="Ada", image="/a.png", metadata={"b": 2, "a": 1}, unset=["gone"], at=2)
     story.when(event).then(
@@ -102,7 +102,7 @@ def test_changed_names_the_fields() -> None:
 
 
 def test_updated_at_is_the_greatest_effective_time_of_the_changes() -> None:
-    """A late change does not move it back, and what is no change does not move it on."""
+    """A late change does not move it back, and a no-op does not move it forward."""
     story = given(identified("u-1", name="Ada", at=5))
     story.when(metadata_set(externalId="u-1", metadata={"a": 1}, at=3)).then(
         {"type": "ContactUpdated", "at": moment(3), "version": 2}
@@ -111,8 +111,8 @@ def test_updated_at_is_the_greatest_effective_time_of_the_changes() -> None:
     assert story.contact(external_id="u-1").updated_at == moment(5)
 
 
-def test_presence_at_most_once_a_minute() -> None:
-    """Of effective time, per contact, whichever of its visitors it is."""
+def test_presence_is_emitted_at_most_once_a_minute() -> None:
+    """The minute is of effective time and per contact, across all its visitors."""
     story = given(identified("u-1", visitor_id="v-1", at=0), identified("u-1", visitor_id="v-2", at=0))
     version = story.contact(external_id="u-1").version
     story.when(seen("v-1", at=10)).then({"type": "ContactSeen", "version": version, "at": moment(10)})
@@ -122,14 +122,14 @@ def test_presence_at_most_once_a_minute() -> None:
     assert story.contact(external_id="u-1").last_seen_at == moment(70)
 
 
-def test_presence_is_not_told_late() -> None:
-    """A page view between the seen times that were told is no news."""
+def test_late_presence_is_not_emitted() -> None:
+    """A page view between the seen times on the feed says nothing new."""
     story = given(seen("v-1", at=500), identified("u-1", visitor_id="v-1", at=1000), seen("v-1", at=1001))
     story.when(seen("v-1", at=700)).then_nothing("folded")
 
 
-def test_presence_before_the_first_seen_time_is_told() -> None:
-    """At most once a minute, as any presence: the record changes only with a change on the feed."""
+def test_presence_before_the_first_seen_time_is_emitted() -> None:
+    """At most once a minute, like any presence, because the record changes only with a change on the feed."""
     story = given(identified("u-1", visitor_id="v-1", at=1000), seen("v-1", at=1001))
     story.when(seen("v-1", at=941)).then_nothing("folded")
     story.when(seen("v-1", at=940)).then("ContactSeen")
@@ -137,14 +137,14 @@ def test_presence_before_the_first_seen_time_is_told() -> None:
     assert story.contact(external_id="u-1").last_seen_at == moment(1001)
 
 
-def test_the_first_page_view_of_a_contact_is_told_at_once() -> None:
-    """However near the identification is, and wherever it lies."""
+def test_first_page_view_of_a_contact_is_emitted_at_once() -> None:
+    """Whether it was shortly before or after the identification."""
     for at in (1000, 1001, 970):
         given(identified("u-1", visitor_id="v-1", at=1000)).when(seen("v-1", at=at)).then("ContactSeen")
 
 
 def test_late_presence_does_not_move_the_minute_back() -> None:
-    """What was told of the past says nothing of the present."""
+    """Presence in the past says nothing about the present."""
     story = given(identified("u-1", visitor_id="v-1", at=1000), seen("v-1", at=1000), seen("v-1", at=900))
     story.when(seen("v-1", at=1059)).then_nothing("folded")
     story.when(seen("v-1", at=840.001)).then_nothing("folded")
@@ -152,37 +152,37 @@ def test_late_presence_does_not_move_the_minute_back() -> None:
     story.when(seen("v-1", at=1060)).then("ContactSeen")
 
 
-def test_presence_that_was_told_is_written() -> None:
-    """Where it moves no seen time as well, or a projector that starts anew would tell it again."""
+def test_emitted_presence_is_stored() -> None:
+    """Even if it changes no seen time. Otherwise a restarted projector would emit it again."""
     story = given(identified("u-1", visitor_id="v-1", at=1), identified("u-1", at=1000))
     story.state.take_changes()
     story.when(seen("v-1", at=500)).then("ContactSeen")
     assert story.state.take_changes().contacts.keys() == {contact.id for contact in story.contacts}
 
 
-def test_an_anonymous_visitor_is_not_on_the_feed() -> None:
-    """The feed tells of contacts."""
+def test_anonymous_visitor_is_not_on_the_feed() -> None:
+    """The feed is about contacts."""
     story = Story()
     for event in (seen("v-1"), metadata_set(visitorId="v-1", metadata={"a": 1})):
         assert story.when(event).changes == ()
 
 
-def test_who_applies_nothing_but_the_feed_holds_the_contacts() -> None:
-    """Through creation, links, merges and conflicts; `test_properties` says so of every log."""
+def test_reader_of_the_feed_has_the_contacts() -> None:
+    """Through creation, links, merges and conflicts; `test_properties` tests this for all logs."""
     story, reader = Story(), FeedReader()
     reader.read([story.when(event).outcome for event in EVERYTHING])
     assert {contact.external_id for contact in reader.contacts.values()} == {"u-1", "u-2", "u-3"}
     assert reader.contacts == contacts_of(story.state)
 
 
-def test_changes_survive_the_wire() -> None:
-    """Every change decodes as what it was."""
+def test_changes_survive_a_round_trip() -> None:
+    """Every change decodes to an equal one."""
     story = Story()
     changes = [change for event in EVERYTHING for change in story.when(event).changes]
     assert [decode_change(encode_change(change)) for change in changes] == changes
     assert any(isinstance(change, ContactSeen) for change in changes)
 
 
-def test_the_time_of_an_event_without_one_is_its_entry_s() -> None:
-    """On the feed as well."""
+def test_event_without_a_time_has_that_of_its_entry() -> None:
+    """On the feed, too."""
     given().when(identified("u-1")).then({"type": "ContactCreated", "at": log_at(0)})

@@ -15,7 +15,7 @@ milliseconds = st.integers(0, 2**48 - 1)
 
 
 def bits(contact_id: str) -> int:
-    """The number that an id writes."""
+    """The number that an id encodes."""
     number = 0
     for digit in contact_id.removeprefix("ct_"):
         number = number << 5 | ALPHABET.index(digit)
@@ -23,8 +23,8 @@ def bits(contact_id: str) -> int:
 
 
 @given(milliseconds, st.integers(0, 2**64 - 1), st.text("abc-_", min_size=1))
-def test_48_bits_of_time_and_80_of_a_hash(ms: int, seq: int, workspace: str) -> None:
-    """Of the creating entry, whatever the effective time; the hash is of workspace and entry id."""
+def test_id_has_48_bits_of_time_and_80_bits_of_a_hash(ms: int, seq: int, workspace: str) -> None:
+    """The time is that of the creating entry and not the effective time; the hash is of workspace and entry id."""
     contact_id = make_contact_id(workspace, f"{ms}-{seq}")
     assert contact_id.startswith("ct_")
     assert len(contact_id) == len("ct_") + 26
@@ -34,26 +34,26 @@ def test_48_bits_of_time_and_80_of_a_hash(ms: int, seq: int, workspace: str) -> 
 
 
 @given(milliseconds, milliseconds)
-def test_they_sort_by_creation(one: int, other: int) -> None:
+def test_ids_sort_by_creation(one: int, other: int) -> None:
     """As text."""
     first, second = make_contact_id("default", f"{one}-0"), make_contact_id("default", f"{other}-0")
     assert (first < second) == (one < other) or one == other
 
 
-def test_a_replay_gives_them_again() -> None:
-    """And another workspace, or another entry, others."""
+def test_replay_gives_the_same_ids() -> None:
+    """Another workspace or entry gives other ids."""
     assert make_contact_id("default", "1-2") == make_contact_id("default", "1-2")
     ids = {make_contact_id(workspace, f"{ms}-{seq}") for workspace in ("a", "b") for ms in (1, 2) for seq in (0, 1)}
     assert len(ids) == 8
 
 
-def test_an_id_that_is_known_by_heart() -> None:
-    """It must never be another: dashboards keep them."""
+def test_id_of_a_known_entry() -> None:
+    """It must never change, because dashboards store ids."""
     assert make_contact_id("default", "1767229200000-0") == "ct_01kdvh35m0bbmf7ttxbrqk8vvq"
 
 
-def test_the_creating_entry_gives_the_id() -> None:
-    """Not the entry that first saw the visitor."""
+def test_id_comes_from_the_entry_that_creates_the_contact() -> None:
+    """It does not come from the entry that first saw the visitor."""
     story = Story("acme")
     story.when(seen(), "1767229200000-0")
     story.when(identified("u-1", visitor_id="v-1", at=1), "1767229200000-7")

@@ -57,7 +57,7 @@ def test_part_of_a_text_is_part_of_the_folded_text(before: str, part: str) -> No
 
 
 @given(TEXT)
-def test_forms_of_one_text_fold_alike(text: str) -> None:
+def test_spellings_of_one_text_fold_alike(text: str) -> None:
     assert fold_text(unicodedata.normalize("NFC", text)) == fold_text(unicodedata.normalize("NFD", text))
 
 
@@ -75,13 +75,13 @@ def test_forms_of_one_text_fold_alike(text: str) -> None:
         ("", (3, 0.0, "")),
     ],
 )
-def test_a_value_is_indexed_under_its_kind(value: Primitive, indexed: tuple[int, float, str]) -> None:
+def test_value_is_indexed_under_its_type(value: Primitive, indexed: tuple[int, float, str]) -> None:
     found = index_value(value)
     assert found == indexed
-    assert repr(found) == repr(indexed)  # 1.0 and not 1, 0.0 and not -0.0
+    assert repr(found) == repr(indexed)  # tells 1.0 from 1, and 0.0 from -0.0
 
 
-def test_a_long_string_is_indexed_by_its_beginning_and_a_digest() -> None:
+def test_long_string_is_indexed_by_its_beginning_and_a_digest() -> None:
     long = "x" * INDEXED_CHARS
     assert index_text(long) == long
     assert index_text(long + "y") == f"{long}…7852ced2fcfce3b9"
@@ -101,7 +101,7 @@ def test_a_search_looks_at_name_address_and_ids() -> None:
     assert search_text(contact) == "zoe\nu-7\nct_1"
 
 
-def test_strings_outside_ascii_are_folded_under_the_name_that_filters_give_them() -> None:
+def test_non_ascii_strings_are_folded_under_the_name_that_filters_give_them() -> None:
     at = to_text(1_700_000_000_000)
     metadata: dict[str, Primitive] = {"city": "Zürich", "name": "É", "plan": "PRO", "n": 1}
     contact = Contact("ct_1", "Ü-7", "ada@example.org", "Zoë", None, metadata, EMPTY_HASH, 0, [], at, at, at, at, 1)

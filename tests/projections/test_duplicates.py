@@ -1,4 +1,4 @@
-"""Duplicates: an event that occurred, with its id and its content, among the 65,536 entries before (contract section 3)."""
+"""Duplicates: an event with the same id and content as one in the 65,536 entries before (contract section 3)."""
 
 import itertools
 import json
@@ -18,12 +18,12 @@ _NUMBERS: Final = itertools.count()
 
 
 def name(value: str, event_id: str | None) -> dict[str, object]:
-    """An event that leaves a mark, with an id of its own."""
+    """An event with an effect and its own id."""
     return {**identified("u-1", name=value), "id": event_id}
 
 
-def test_an_event_that_comes_again_is_dropped_and_counted() -> None:
-    """An event with another id is not, and one that says the same under an id of its own is another event."""
+def test_repeated_event_is_dropped_and_counted() -> None:
+    """An event with the same content under another id is another event."""
     story = given(name("Ada", "e-1"))
     story.when(name("Ada", "e-1")).then_nothing("duplicate")
     story.when(name("Cy", "e-2")).then("ContactUpdated")
@@ -31,8 +31,8 @@ def test_an_event_that_comes_again_is_dropped_and_counted() -> None:
     assert story.contact(external_id="u-1").name == "Cy"
 
 
-def test_the_content_is_what_was_read() -> None:
-    """The order of the keys, white space, an explicit null, the offset of a time, and fields that nobody knows do not count."""
+def test_content_is_compared_after_decoding() -> None:
+    """The order of keys, white space, an explicit null, the offset of a time, and unknown fields do not count."""
     one = {"type": "MetadataSet", "id": "e-1", "visitorId": "v-1", "at": moment(1), "metadata": {"a": 1, "b": "x"}}
     other = json.dumps(
         {
@@ -49,8 +49,8 @@ def test_the_content_is_what_was_read() -> None:
     given(one).when(other.encode()).then_nothing("duplicate")
 
 
-def test_a_retry_stamps_sent_at_anew() -> None:
-    """So that one field does not count."""
+def test_retry_may_have_another_sent_at() -> None:
+    """`sentAt` is not part of the content."""
     event = metadata_set(visitorId="v-1", metadata={"a": 1}, id="e-1", at=1)
     story = given({**event, "sentAt": moment(1)})
     story.when({**event, "sentAt": moment(2)}).then_nothing("duplicate")
@@ -73,8 +73,8 @@ def test_a_retry_stamps_sent_at_anew() -> None:
     ],
     ids=str,
 )
-def test_another_event_under_an_id_that_was_used_is_folded_and_counted(other: dict[str, object]) -> None:
-    """Segment's `messageId` for two users: whatever differs, nothing is dropped. Coming again, it is a duplicate of itself."""
+def test_other_event_with_a_used_id_is_folded_and_counted(other: dict[str, object]) -> None:
+    """Segment's `messageId` for two users: any difference makes it another event. A repetition of it is a duplicate."""
     event = {"type": "MetadataSet", "id": "e-1", "visitorId": "v-1", "at": moment(1), "metadata": {"a": 1}}
     story = given(event)
     result = story.when({**event, **other})
@@ -85,15 +85,15 @@ def test_another_event_under_an_id_that_was_used_is_folded_and_counted(other: di
         assert not repeated.outcome.id_reused
 
 
-def test_an_id_of_two_users() -> None:
-    """Both are there."""
+def test_id_of_two_users() -> None:
+    """Both users become contacts."""
     story = given(identified("u-1", "ada@example.org", id="e-1"))
     assert story.when(identified("u-2", "ben@example.org", id="e-1")).then("ContactCreated").outcome.id_reused
     assert [contact.external_id for contact in story.contacts] == ["u-1", "u-2"]
 
 
-def test_without_an_id_of_its_own_an_event_has_its_entry_s() -> None:
-    """So two that say the same are two; an event that takes another's entry id for its own, and says the same, is the same."""
+def test_event_without_an_id_has_that_of_its_entry() -> None:
+    """Two such events with the same content are two. An event whose `id` is that entry id is a duplicate."""
     story = Story()
     story.when(name("Ada", None), "1767229200000-0").then("ContactCreated")
     story.when(name("Ada", None), "1767229200000-1").then_nothing()
@@ -101,21 +101,21 @@ def test_without_an_id_of_its_own_an_event_has_its_entry_s() -> None:
     assert story.when(name("Bob", "1767229200000-0"), "1767229200000-3").then("ContactUpdated").outcome.id_reused
 
 
-def test_an_id_may_be_long() -> None:
-    """It is kept as its hash, so that the window's memory has a bound; another long one is another."""
+def test_id_may_be_long() -> None:
+    """The window stores its hash, which bounds the memory. Two different long ids stay different."""
     story = given(name("Ada", "e" * 60_000))
     story.when(name("Ada", "e" * 60_000)).then_nothing("duplicate")
     assert not story.when(name("Cy", "e" * 59_999)).then("ContactUpdated").outcome.id_reused
 
 
-def test_any_time_has_a_digest() -> None:
-    """The first and the last that RFC 3339 can write, in any offset."""
+def test_every_time_has_a_digest() -> None:
+    """The first and the last that RFC 3339 can represent, with any offset."""
     for time in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999-23:59"):
         event = {**seen(id="e-1"), "at": time}
         given(event).when(event).then_nothing("duplicate")
 
 
-def test_an_exclusion_occurs_like_any_event() -> None:
+def test_exclusion_occurs_like_any_event() -> None:
     """Its content is its entries and its reason."""
     exclusion = {"type": "EventsExcluded", "id": "e-1", "entries": ["1-0"], "reason": "a test"}
     story = given(exclusion)
@@ -123,15 +123,15 @@ def test_an_exclusion_occurs_like_any_event() -> None:
     assert story.when({**exclusion, "entries": ["2-0"]}).outcome.id_reused
 
 
-def test_an_event_that_the_state_rejected_has_occurred() -> None:
-    """It was an event, and its turn is over: a repetition is a duplicate and not one more reject."""
+def test_event_that_the_state_rejected_has_occurred() -> None:
+    """A repetition is a duplicate, and not another reject."""
     story = Story()
     story.when(metadata_set(contactId="ct_nobody", id="e-1")).then_rejected("unknown-contact")
     story.when(metadata_set(contactId="ct_nobody", id="e-1")).then_nothing("duplicate")
 
 
-def test_what_cannot_be_read_has_not_occurred() -> None:
-    """Who mends the event may keep its id."""
+def test_unreadable_entry_has_not_occurred() -> None:
+    """A corrected event may keep the id."""
     story = Story()
     story.when({"type": "VisitorSeen", "visitorId": "null", "id": "e-1"}).then_rejected("blocked-identifier")
     story.when(seen(id="e-1"))
@@ -139,8 +139,8 @@ def test_what_cannot_be_read_has_not_occurred() -> None:
 
 
 @pytest.mark.parametrize(("entries_before", "kind"), [(65_536, "duplicate"), (65_537, "no-op")])
-def test_the_window_is_65_536_entries(entries_before: int, kind: str) -> None:
-    """The first of the entries before may be the one with the id; one earlier may not."""
+def test_window_is_65_536_entries(entries_before: int, kind: str) -> None:
+    """The entry at the beginning of the window is remembered, an earlier one is not."""
     story = given(name("Ada", "e-1"))
     skip(story.state.window, entries_before - 1)
     outcome = story.when(name("Ada", "e-1")).outcome
@@ -148,15 +148,15 @@ def test_the_window_is_65_536_entries(entries_before: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("entries_before", "reused"), [(65_536, True), (65_537, False)])
-def test_a_reused_id_is_one_that_occurred_within_the_window(entries_before: int, reused: bool) -> None:  # noqa: FBT001
-    """After that the id is free."""
+def test_id_is_reused_only_within_the_window(entries_before: int, reused: bool) -> None:  # noqa: FBT001
+    """After that, the id is free."""
     story = given(name("Ada", "e-1"))
     skip(story.state.window, entries_before - 1)
     assert story.when(name("Bob", "e-1")).then("ContactUpdated").outcome.id_reused == reused
 
 
-def test_a_duplicate_occurs_too() -> None:
-    """An event that is repeated for ever stays dropped, since a dropped entry is among the entries before the next one."""
+def test_duplicate_occurs_too() -> None:
+    """An event that is repeated forever stays dropped, because a dropped entry is part of the window of the next."""
     window = DuplicateWindow()
     assert entered(window, "e-1", 1) == "new"
     for _ in range(5):
@@ -165,7 +165,7 @@ def test_a_duplicate_occurs_too() -> None:
 
 
 def test_each_content_of_an_id_has_its_own_place_in_the_window() -> None:
-    """The last one does not hide the one before, in either half of the memory."""
+    """The last one does not hide the previous one, in either half of the window's memory."""
     window = DuplicateWindow()
     assert entered(window, "e-1", 1) == "new"
     skip(window, 40_000)
@@ -179,8 +179,8 @@ def test_each_content_of_an_id_has_its_own_place_in_the_window() -> None:
     assert [entered(window, "e-1", content) for content in (1, 2, 3)] == ["duplicate"] * 3
 
 
-def test_an_id_that_every_event_has_costs_the_same_each_time() -> None:
-    """The window looks an event up by its id and its content, however many contents the id had."""
+def test_id_that_every_event_has_costs_the_same_each_time() -> None:
+    """The window looks an event up by its id and its content, regardless of how many contents the id had."""
     window = DuplicateWindow()
     assert [entered(window, "e-1", content) for content in range(20_000)] == ["new", *["id-reused"] * 19_999]
     assert entered(window, "e-1", 7) == "duplicate"
@@ -190,7 +190,7 @@ def test_an_id_that_every_event_has_costs_the_same_each_time() -> None:
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=30), st.lists(st.integers(1, 8), max_size=30)
 )
 def test_entries_occur_alike_in_batches_of_any_size(occurring: list[tuple[str, int]], sizes: list[int]) -> None:
-    """A batch in which nothing is unusual is entered at once, and that must not show."""
+    """A batch without anything unusual is entered at once, which must not make a difference."""
     entries = [entry_with(event_id, content) for event_id, content in occurring]
     one_by_one, batched = DuplicateWindow(), DuplicateWindow()
     found: list[str] = []
@@ -203,8 +203,8 @@ def test_entries_occur_alike_in_batches_of_any_size(occurring: list[tuple[str, i
 
 
 @pytest.mark.parametrize("offset", [0, 1, 1000, WINDOW_ENTRIES - 1, WINDOW_ENTRIES, WINDOW_ENTRIES + 1, 3 * WINDOW_ENTRIES])
-def test_the_window_is_the_same_wherever_in_the_log(offset: int) -> None:
-    """It is defined on the log alone, not on where a reader started to count."""
+def test_window_does_not_depend_on_the_place_in_the_log(offset: int) -> None:
+    """It is defined by the log alone, not by the entry at which a reader started to count."""
 
     def occurs_after(entries: int) -> bool:
         window = DuplicateWindow()

@@ -1,4 +1,4 @@
-"""The fuse: a contact that 25 others were merged into takes no more by an ordinary event (contract section 5)."""
+"""The fuse: after 25 merges into a contact, ordinary events no longer merge into it (contract section 5)."""
 
 from tests.support.folding import Event, Story, given, identified
 
@@ -9,7 +9,7 @@ def junk(number: int) -> str:
 
 
 def collected(contacts: int) -> Story:
-    """So many contacts were merged into `u-junk`, each by an event that names it and an address of its own."""
+    """A story with this number of contacts merged into `u-junk`, each by an event that names it and another address."""
     story = given(identified("u-junk"))
     for number in range(contacts):
         story.given(identified(None, junk(number), f"v-{number}"))
@@ -18,12 +18,12 @@ def collected(contacts: int) -> Story:
 
 
 def named_with(number: int, **fields: str) -> Event:
-    """An event that names the collecting contact and somebody's address."""
+    """An event that names the collecting contact and another person's address."""
     return {**identified("u-junk", junk(number)), **fields}
 
 
-def test_the_26th_contact_is_a_conflict() -> None:
-    """Both keep what they had, and the rest of the event applies."""
+def test_26th_contact_is_a_conflict() -> None:
+    """Both contacts keep their identifiers, and the rest of the event applies."""
     story = collected(25)
     story.given(identified(None, junk(25), "v-25"))
     collector, other = story.contact(external_id="u-junk"), story.contact(email=junk(25))
@@ -41,25 +41,25 @@ def test_the_26th_contact_is_a_conflict() -> None:
     assert (other.email, other.visitor_ids) == (junk(25), ["v-25"])
 
 
-def test_it_is_told_once() -> None:
-    """A page says it at every view; with another address it is another conflict."""
+def test_conflict_is_emitted_once() -> None:
+    """A page may repeat it at every view. With another address it is another conflict."""
     story = collected(25).given(identified(None, junk(25)), identified(None, junk(26)), named_with(25))
     story.when(named_with(25)).then_nothing()
     story.when(named_with(26)).then({"type": "IdentityConflict", "reason": "too-many-merges"})
 
 
-def test_a_conflict_for_another_reason_is_another_conflict() -> None:
-    """Once the address is that of a contact with an external id of its own, that is why it stays there."""
+def test_conflict_for_another_reason_is_another_conflict() -> None:
+    """Once the contact with the address has its own external id, this is the reason why it keeps the address."""
     story = collected(25).given(identified(None, junk(25)), named_with(25), identified("u-25", junk(25)))
     story.when(named_with(25)).then({"type": "IdentityConflict", "email": junk(25), "reason": None})
 
 
-def test_an_address_that_nobody_has_is_no_merge() -> None:
-    """The contact takes it as before."""
+def test_address_of_no_contact_is_not_a_merge() -> None:
+    """The contact takes it as usual."""
     collected(25).when(named_with(25)).then({"type": "ContactUpdated", "changed": ["email"]})
 
 
-def test_another_contact_still_takes_others() -> None:
-    """The fuse is each contact's own."""
+def test_another_contact_still_merges() -> None:
+    """Each contact has its own fuse."""
     story = collected(25).given(identified("u-1"), identified(None, junk(25)))
     story.when(identified("u-1", junk(25))).then("ContactUpdated", "ContactsMerged")

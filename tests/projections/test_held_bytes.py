@@ -1,4 +1,4 @@
-"""What a state holds is weighed, so that a projector can bound its memory (`cache_bytes`)."""
+"""A state knows the size of its content, so that a projector can limit its memory (`cache_bytes`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ MOVES: list[Mapping[str, Any]] = [identified(f"u-{each % 2}", visitor_id="v-1", 
 
 
 def encoded_bytes(state: State) -> int:
-    """What the visitors and contacts that are held take encoded."""
+    """The encoded size of the visitors and contacts in the state."""
     return sum(len(encode_record(each)) for each in [*state.visitors.values(), *state.contacts.values()])
 
 
 @pytest.mark.parametrize("events", [PAGES, FACTS, MOVES], ids=["large pages", "many facts", "many links"])
-def test_what_visitors_grow_by_is_weighed(events: list[Mapping[str, Any]]) -> None:
-    """A visitor is small when it is created, and can grow. A repeated event adds no weight."""
+def test_growth_of_visitors_is_counted(events: list[Mapping[str, Any]]) -> None:
+    """A visitor is small at first, and can grow. A repeated event adds nothing."""
     state = given(*events, *events).state
     held = encoded_bytes(state)
     assert held / 2 < state.held_bytes < held * 2

@@ -1,4 +1,4 @@
-"""Every line of the two tables of contract section 5: which contact it is, and what becomes of the address."""
+"""Every row of the two tables in contract section 5: the contact of an event, and the result for the address."""
 
 import pytest
 
@@ -11,21 +11,21 @@ E = identified(None, ADA, at=1)
 
 
 def email_holder(story: Story, email: str = ADA) -> str | None:
-    """The external id of the contact that holds an address; the address has to be somebody's."""
+    """The external id of the contact that holds an address; there must be one."""
     return story.contact(email=email).external_id
 
 
 # --- the first table
 
 
-def test_x_where_x_exists_is_x() -> None:
+def test_external_id_that_exists_determines_the_contact() -> None:
     """`x`, X exists: X."""
     story = given(X)
     story.when(identified("u-1", name="Ada")).then({"type": "ContactUpdated", "contactId": story.contacts[0].id})
     assert len(story.contacts) == 1
 
 
-def test_x_and_e_where_e_has_no_external_id_is_e() -> None:
+def test_contact_with_the_address_but_without_an_external_id_gains_it() -> None:
     """`x`, `e`; no X; E exists and has no external id: E, which gains `x` and keeps its contact id."""
     story = given(E)
     known = story.contacts[0].id
@@ -35,15 +35,15 @@ def test_x_and_e_where_e_has_no_external_id_is_e() -> None:
 
 
 @pytest.mark.parametrize("email", [None, ADA])
-def test_x_otherwise_is_a_new_contact(email: str | None) -> None:
-    """Nobody has `x`, and nobody without an external id has `e`."""
+def test_unknown_external_id_otherwise_makes_a_new_contact(email: str | None) -> None:
+    """No contact has `x`, and no contact without an external id has `e`."""
     story = given(identified("u-2", at=1))
     story.when(identified("u-1", email)).then({"type": "ContactCreated", "version": 1})
     assert (story.contact(external_id="u-1").email, len(story.contacts)) == (email, 2)
 
 
-def test_e_alone_where_e_exists_is_e() -> None:
-    """`e` alone, E exists: E, in whatever case it is written, with an external id or without."""
+def test_address_that_exists_determines_the_contact() -> None:
+    """`e` alone, E exists: E, in any spelling of the address, with or without an external id."""
     for given_first in (E, X_WITH_EMAIL):
         story = given(given_first)
         story.when(identified(None, ADA, name="Ada")).then(
@@ -53,8 +53,8 @@ def test_e_alone_where_e_exists_is_e() -> None:
         assert len(story.contacts) == 1
 
 
-def test_e_alone_where_nobody_has_it_is_a_new_contact() -> None:
-    """`e` alone, no E: a new contact, known by its address."""
+def test_unknown_address_alone_makes_a_new_contact() -> None:
+    """`e` alone, no E: a new contact, which has the address."""
     story = given(X)
     story.when(E).then({"type": "ContactCreated"})
     assert email_holder(story) is None
@@ -63,15 +63,15 @@ def test_e_alone_where_nobody_has_it_is_a_new_contact() -> None:
 # --- the second table
 
 
-def test_nobody_has_e() -> None:
-    """E is nobody: T takes `e`."""
+def test_free_address_is_taken() -> None:
+    """No E: T takes `e`."""
     story = given(X)
     story.when(identified("u-1", ADA)).then({"type": "ContactUpdated", "changed": ["email"]})
     assert email_holder(story) == "u-1"
 
 
-def test_the_address_that_t_had_is_free_again() -> None:
-    """Whoever says it next gets it."""
+def test_previous_address_becomes_free() -> None:
+    """The next contact that names it takes it."""
     story = given(X_WITH_EMAIL)
     story.when(identified("u-1", "ada@new.example")).then({"type": "ContactUpdated", "changed": ["email"]})
     assert story.emails == {"ada@new.example": story.contacts[0].id}
@@ -79,22 +79,22 @@ def test_the_address_that_t_had_is_free_again() -> None:
     assert email_holder(story) == "u-2"
 
 
-def test_t_takes_e_by_effective_time() -> None:
-    """An address that was said earlier, and arrives later, is not taken and stays free."""
+def test_address_is_taken_by_effective_time() -> None:
+    """An address with an earlier effective time that arrives later is not taken and stays free."""
     story = given(identified("u-1", "ada@new.example", at=5))
     story.when(identified("u-1", ADA, at=4)).then_nothing("stale")
     assert story.emails.keys() == {"ada@new.example"}
     story.when(E).then("ContactCreated")
 
 
-def test_t_has_e_already() -> None:
-    """E is T: nothing."""
+def test_contact_that_has_the_address_keeps_it() -> None:
+    """E is T: no change."""
     story = given(X_WITH_EMAIL)
     story.when(identified("u-1", ADA)).then_nothing()
 
 
-def test_e_without_an_external_id_is_merged_into_t() -> None:
-    """The event names both, so they are one."""
+def test_contact_without_an_external_id_is_merged() -> None:
+    """The event names both, so they are one person."""
     story = given(X, E)
     x, e = story.contact(external_id="u-1").id, story.contact(email=ADA).id
     story.when(identified("u-1", ADA)).then(
@@ -105,8 +105,8 @@ def test_e_without_an_external_id_is_merged_into_t() -> None:
     assert (email_holder(story), story.state.find(e)) == ("u-1", x)
 
 
-def test_e_with_an_external_id_is_a_conflict() -> None:
-    """`e` stays where it is, T keeps what it had, everything else of the event applies, and the feed is told."""
+def test_contact_with_another_external_id_is_a_conflict() -> None:
+    """`e` stays where it is, T keeps its address, the rest of the event applies, and the feed gets the conflict."""
     story = given(X_WITH_EMAIL, identified("u-2", "ben@example.org", at=1))
     holder = story.contact(external_id="u-1").id
     story.when(identified("u-2", ADA, "v-1", name="Ben", metadata={"plan": "pro"})).then(
@@ -119,7 +119,7 @@ def test_e_with_an_external_id_is_a_conflict() -> None:
     assert story.contact(visitor_id="v-1").external_id == "u-2"
 
 
-def test_a_new_contact_may_begin_with_a_conflict() -> None:
+def test_new_contact_may_begin_with_a_conflict() -> None:
     """No X, and E has an external id: a new contact without the address."""
     story = given(X_WITH_EMAIL)
     story.when(identified("u-2", ADA)).then("ContactCreated", {"type": "IdentityConflict", "version": 2})
@@ -127,21 +127,21 @@ def test_a_new_contact_may_begin_with_a_conflict() -> None:
     assert email_holder(story) == "u-1"
 
 
-def test_a_conflict_is_told_once() -> None:
-    """A page says it at every view; another conflict is told again."""
+def test_conflict_is_emitted_once() -> None:
+    """A page may repeat it at every view. Another conflict is emitted, too."""
     story = given(X_WITH_EMAIL, identified("u-3", "cy@example.org", at=1), identified("u-2", ADA))
     story.when(identified("u-2", "ADA@example.org")).then_nothing()
     story.when(identified("u-2", "cy@example.org")).then("IdentityConflict")
 
 
-def test_a_conflict_ends_when_the_address_is_free() -> None:
-    """Then it is nobody's, and T takes it."""
+def test_conflict_ends_when_the_address_is_free() -> None:
+    """Then T takes the address."""
     story = given(X_WITH_EMAIL, identified("u-2", ADA), identified("u-1", "ada@new.example"))
     story.when(identified("u-2", ADA)).then({"type": "ContactUpdated", "changed": ["email"]})
 
 
-def test_a_conflict_that_has_ended_and_comes_again_is_told_again() -> None:
-    """Given that T took the address and gave it up again, its holder's holding it once more is news."""
+def test_conflict_that_ended_and_happens_again_is_emitted_again() -> None:
+    """T took the address and gave it up again, so the conflict with its new holder is news."""
     story = given(X_WITH_EMAIL, identified("u-2", ADA), identified("u-1", "ada@new.example"), identified("u-2", ADA))
     story.given(identified("u-2", "ben@example.org"), identified("u-1", ADA))
     story.when(identified("u-2", ADA)).then({"type": "IdentityConflict", "email": ADA, "heldBy": story.contacts[0].id})
@@ -152,7 +152,7 @@ def test_a_conflict_that_has_ended_and_comes_again_is_told_again() -> None:
 
 
 def test_two_contacts_with_different_external_ids_are_never_merged() -> None:
-    """Not by an address, not by a device, in whatever order."""
+    """Neither because of an address nor because of a device, in any order."""
     story = given(
         identified("u-1", ADA, "v-1"),
         identified("u-2", ADA, "v-1"),
@@ -163,20 +163,20 @@ def test_two_contacts_with_different_external_ids_are_never_merged() -> None:
     assert [contact.external_id for contact in story.contacts] == ["u-1", "u-2"]
 
 
-def test_a_device_is_never_evidence() -> None:
-    """Who signs in on somebody else's device is somebody else."""
+def test_device_is_not_evidence() -> None:
+    """A person who signs in on another person's device is a different contact."""
     story = given(identified("u-1", visitor_id="v-1"), identified(None, ADA, "v-1"))
     assert [(contact.external_id, contact.email) for contact in story.contacts] == [("u-1", None), (None, ADA)]
 
 
-def test_a_contact_may_be_known_to_the_backend_alone() -> None:
-    """Without any visitor."""
+def test_contact_may_have_no_visitor() -> None:
+    """For example, if only the backend knows it."""
     contact = given(X_WITH_EMAIL).contact(external_id="u-1")
     assert (contact.visitor_count, contact.visitor_ids, contact.first_seen_at) == (0, [], moment(1))
 
 
-def test_a_blocked_identifier_is_as_if_it_were_absent() -> None:
-    """It neither finds a contact nor gives it a name, and is counted."""
+def test_blocked_identifier_counts_as_absent() -> None:
+    """It does not find a contact, a contact does not get it, and it is counted."""
     story = given(X_WITH_EMAIL)
     result = story.when(identified("null", ADA, name="Ada")).then({"type": "ContactUpdated", "changed": ["name"]})
     assert result.outcome.blocked == 1

@@ -1,4 +1,4 @@
-"""Whose a visitor is, and was (contract section 5, Linking)."""
+"""The contact of a visitor, now and in the past (contract section 5, Linking)."""
 
 import copy
 from itertools import permutations
@@ -9,23 +9,23 @@ from tests.support.folding import Story, given, identified, metadata_set, moment
 
 
 def sign_in(external_id: str, at: float) -> dict[str, object]:
-    """Somebody says on the device who they are."""
+    """A person identifies on the device."""
     return dict(identified(external_id, visitor_id="v-1", at=at))
 
 
 def history(*links: tuple[str, float]) -> list[tuple[str, str]]:
-    """What `Story.holders` should be."""
+    """The expected result of `Story.holders`."""
     return [(external_id, moment(second)) for external_id, second in links]
 
 
 def owner_of_a_page_view(story: Story, at: float) -> str | None:
-    """The external id of the contact to which metadata of the visitor at that time goes."""
+    """The external id of the contact that gets metadata of the visitor at that time."""
     probe = f"probe {at}"
     story.given(metadata_set(visitorId="v-1", metadata={probe: True}, at=at))
     return next((contact.external_id for contact in story.contacts if probe in contact.metadata), None)
 
 
-def test_the_first_link() -> None:
+def test_first_link() -> None:
     """There is no previous contact."""
     story = given(seen())
     story.when(sign_in("u-1", 5)).then(
@@ -35,22 +35,22 @@ def test_the_first_link() -> None:
     assert story.contact(external_id="u-1").visitor_ids == ["v-1"]
 
 
-def test_the_same_link_again_is_the_same_link() -> None:
+def test_repeated_link_is_the_same_link() -> None:
     """Two links in a row to one contact are one."""
     story = given(sign_in("u-1", 5))
     story.when(sign_in("u-1", 9)).then_nothing()
     assert story.holders() == history(("u-1", 5))
 
 
-def test_a_link_of_before_the_first_moves_it_back() -> None:
-    """The visitor was theirs already; only the order of a contact's visitors may show it."""
+def test_link_before_the_first_one_moves_it_back() -> None:
+    """The visitor belonged to the contact already; only the order of the contact's visitors may change."""
     story = given(sign_in("u-1", 5))
     story.when(sign_in("u-1", 3)).then_nothing("folded")
     assert story.holders() == history(("u-1", 3))
 
 
-def test_a_shared_device_moves_on() -> None:
-    """The visitor is the later person's; the earlier one's history stays theirs."""
+def test_shared_device_moves_to_the_next_person() -> None:
+    """The visitor belongs to the later person. Its history before that stays with the earlier one."""
     story = given(sign_in("u-1", 5))
     one = story.contact(external_id="u-1").id
     story.when(sign_in("u-2", 8)).then(
@@ -62,27 +62,27 @@ def test_a_shared_device_moves_on() -> None:
     assert (story.contact(external_id="u-1").visitor_count, story.contact(external_id="u-2").visitor_ids) == (0, ["v-1"])
 
 
-def test_and_back() -> None:
-    """A link per turn."""
+def test_shared_device_moves_back() -> None:
+    """Each turn is a link."""
     story = given(sign_in("u-1", 1), sign_in("u-2", 2), sign_in("u-1", 3))
     assert story.holders() == history(("u-1", 1), ("u-2", 2), ("u-1", 3))
 
 
-def test_events_of_a_visitor_belong_to_whoever_held_it_then() -> None:
-    """Late ones included; what is older than the first link belongs to the first."""
+def test_event_of_a_visitor_belongs_to_the_contact_at_that_time() -> None:
+    """This includes late events. An event before the first link belongs to the first contact."""
     story = given(sign_in("u-1", 5), sign_in("u-2", 8))
     assert [owner_of_a_page_view(story, at) for at in (9, 8, 7.999, 5, 1)] == ["u-2", "u-2", "u-1", "u-1", "u-1"]
 
 
-def test_presence_belongs_to_whoever_held_the_visitor_then() -> None:
+def test_presence_belongs_to_the_contact_at_that_time() -> None:
     """So a late page view does not show the later person as present."""
     story = given(sign_in("u-1", 5), sign_in("u-2", 500))
     story.when(seen(at=100)).then({"type": "ContactSeen", "contactId": story.contact(external_id="u-1").id})
     assert story.contact(external_id="u-2").first_seen_at == moment(500)
 
 
-def test_a_late_link_takes_its_place_in_the_history() -> None:
-    """The visitor's contact is that of the latest `since`, so nothing on the feed but the contact itself."""
+def test_late_link_takes_its_place_in_the_history() -> None:
+    """The visitor belongs to the contact with the latest `since`, so the feed only gets the change of the late contact."""
     story = given(sign_in("u-1", 1), sign_in("u-2", 9))
     story.when(sign_in("u-3", 5)).then({"type": "ContactCreated"})
     assert story.holders() == history(("u-1", 1), ("u-3", 5), ("u-2", 9))
@@ -90,31 +90,31 @@ def test_a_late_link_takes_its_place_in_the_history() -> None:
     assert [owner_of_a_page_view(story, at) for at in (4, 6, 10)] == ["u-1", "u-3", "u-2"]
 
 
-def test_a_late_link_of_before_the_first_gets_what_comes_from_then_on() -> None:
-    """What was folded before it arrived is not moved again."""
+def test_late_link_before_the_first_one_gets_later_events() -> None:
+    """Events that were folded before it arrived do not move."""
     story = given(metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=2), sign_in("u-2", 5))
     story.given(sign_in("u-1", 3))
     assert story.contact(external_id="u-2").metadata == {"theme": "dark"}
     assert owner_of_a_page_view(story, 1) == "u-1"
 
 
-def test_a_late_link_interrupts_one_that_was_confirmed_later() -> None:
-    """`u-1 @1, u-1 @9` and then `u-2 @5`: u-1 has it until 5 and from 9 on. The visitor does not move."""
+def test_late_link_interrupts_one_that_was_confirmed_later() -> None:
+    """`u-1 @1, u-1 @9`, then `u-2 @5`: the visitor belongs to u-1 until 5 and from 9 on. It does not move."""
     story = given(sign_in("u-1", 1), sign_in("u-1", 9))
     story.when(sign_in("u-2", 5)).then("ContactCreated")
     assert story.holders() == history(("u-1", 1), ("u-2", 5), ("u-1", 9))
     assert [owner_of_a_page_view(story, at) for at in (2, 6, 10)] == ["u-1", "u-2", "u-1"]
 
 
-def test_an_older_confirmation_takes_no_later_one_back() -> None:
-    """`u-1 @1, u-1 @5`, then u-2 from 9 on: u-1 said again @3 is still held until 5, so `u-3 @4` interrupts it."""
+def test_earlier_confirmation_does_not_remove_a_later_one() -> None:
+    """`u-1 @1, u-1 @5`, u-2 from 9 on, then `u-1 @3`: the link is still confirmed until 5, so `u-3 @4` interrupts it."""
     story = given(sign_in("u-1", 1), sign_in("u-1", 5), sign_in("u-2", 9))
     story.when(sign_in("u-1", 3)).then_nothing()
     story.given(sign_in("u-3", 4))
     assert story.holders() == history(("u-1", 1), ("u-3", 4), ("u-1", 5), ("u-2", 9))
 
 
-def test_every_time_that_a_link_was_said_is_remembered() -> None:
+def test_every_confirmation_of_a_link_is_remembered() -> None:
     """`u-1 @1, @30, @50`, then, late, `u-2 @20`: an event at 40 belongs to u-1, whose link was confirmed at 30."""
     story = given(sign_in("u-1", 1), sign_in("u-1", 30), sign_in("u-1", 50), sign_in("u-2", 20))
     assert owner_of_a_page_view(story, 40) == "u-1"
@@ -123,22 +123,22 @@ def test_every_time_that_a_link_was_said_is_remembered() -> None:
     assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30), ("u-3", 40), ("u-1", 50))
 
 
-def test_a_confirmation_that_comes_late_is_remembered_too() -> None:
-    """By its time, and not by its arrival; said at the same time again, it says nothing more."""
+def test_late_confirmation_is_remembered() -> None:
+    """It counts by its time, not by its arrival. Another one at the same time adds nothing."""
     story = given(sign_in("u-1", 1), sign_in("u-1", 50), sign_in("u-1", 30), sign_in("u-1", 30), sign_in("u-1", 50))
     story.given(sign_in("u-2", 20))
     assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 30))
 
 
-def test_a_link_that_was_moved_back_still_knows_when_it_was_said() -> None:
-    """`u-1 @50`, then @1: the first time is a confirmation now."""
+def test_link_that_was_moved_back_keeps_its_confirmation() -> None:
+    """`u-1 @50`, then @1: the time 50 is now a confirmation."""
     story = given(sign_in("u-1", 50), sign_in("u-1", 60), sign_in("u-1", 1), sign_in("u-2", 20))
     assert story.holders() == history(("u-1", 1), ("u-2", 20), ("u-1", 50))
 
 
 @pytest.mark.parametrize("late", [True, False])
-def test_of_a_long_run_the_first_and_the_latest_32_are_remembered(late: bool) -> None:  # noqa: FBT001
-    """100 times, two minutes apart, the 32nd at 62 minutes and the 69th at 136: what falls between ends at the 69th."""
+def test_first_and_latest_32_confirmations_of_a_long_run_are_remembered(late: bool) -> None:  # noqa: FBT001
+    """100 confirmations, two minutes apart, the 32nd at 62 minutes and the 69th at 136; links between them end at the 69th."""
     times = [minute(2 * number) for number in range(100)]
     story = given(*(sign_in("u-1", at) for at in (reversed(times) if late else times)))
     for at, back_at in ((61.9, 62), (62.1, 136), (100, 136), (197.9, 198)):
@@ -148,8 +148,8 @@ def test_of_a_long_run_the_first_and_the_latest_32_are_remembered(late: bool) ->
     assert story.holders() == history(("u-1", minute(0)), ("u-2", minute(198)))
 
 
-def test_64_times_are_all_remembered() -> None:
-    """The 65th is the first that costs one: the 33rd."""
+def test_64_confirmations_are_all_remembered() -> None:
+    """The 65th is the first that removes one: the 33rd."""
     story = given(*(sign_in("u-1", minute(2 * number)) for number in range(64)))
     for back_at in (64, 66):
         branch = copy.deepcopy(story).given(sign_in("u-2", minute(63)))
@@ -157,8 +157,8 @@ def test_64_times_are_all_remembered() -> None:
         story.given(sign_in("u-1", minute(128)))
 
 
-def test_what_is_said_again_within_a_minute_counts_as_one() -> None:
-    """A page that says it each second for ten minutes leaves answers right but for a minute, and forgets nothing before."""
+def test_confirmations_within_a_minute_count_as_one() -> None:
+    """A page that identifies every second for ten minutes is exact to the minute, and removes no earlier confirmation."""
     times = [*(minute(2 * number) for number in range(30)), *(minute(60) + second for second in range(600))]
     story = given(*(sign_in("u-1", at) for at in times))
     for at in (*times[1:30], *times[31::37]):
@@ -168,20 +168,20 @@ def test_what_is_said_again_within_a_minute_counts_as_one() -> None:
 
 
 def minute(number: float) -> float:
-    """A minute, in seconds of the story, before which there are four hours."""
+    """Minutes in seconds of the story, after the first four hours."""
     return number * 60 - 4 * 3600
 
 
-def test_a_page_view_reads_no_confirmations() -> None:
-    """They are one piece of text, which a page view leaves as it is."""
+def test_page_view_does_not_read_confirmations() -> None:
+    """They are stored as one text, which a page view leaves unchanged."""
     story = given(*(sign_in("u-1", at) for at in range(-6000, 0, 60)))
     links = story.visitor().links
     story.when(seen(at=500))
     assert story.visitor().links is links
 
 
-def test_a_merge_rewrites_no_history() -> None:
-    """So two links in a row may name what is one contact now."""
+def test_merge_does_not_rewrite_history() -> None:
+    """So two links in a row may name contacts that are now one."""
     story = given(
         sign_in("u-1", 1), identified(None, "ada@example.org", "v-1", at=5), identified("u-1", "ada@example.org", at=9)
     )
@@ -190,8 +190,8 @@ def test_a_merge_rewrites_no_history() -> None:
     assert story.holders() == history(("u-1", 1), ("u-2", 3), ("u-1", 5), ("u-2", 10), ("u-1", 20))
 
 
-def test_an_interrupted_contact_is_told_that_its_visitors_stand_in_another_order() -> None:
-    """The link that goes on is a newer one: who holds the contacts by the feed alone must hear of it."""
+def test_interrupted_contact_gets_a_change_for_the_order_of_its_visitors() -> None:
+    """The link that continues is newer. A reader of the feed must learn this."""
     story = given(sign_in("u-1", 1), identified("u-1", visitor_id="v-2", at=3), sign_in("u-1", 9))
     assert story.contact(external_id="u-1").visitor_ids == ["v-2", "v-1"]
     story.when(sign_in("u-2", 5)).then(
@@ -201,28 +201,28 @@ def test_an_interrupted_contact_is_told_that_its_visitors_stand_in_another_order
     assert story.contact(external_id="u-1").visitor_ids == ["v-1", "v-2"]
 
 
-def test_three_people_in_any_order_of_arrival() -> None:
-    """The history is by `since`, not by arrival."""
+def test_history_of_three_people_does_not_depend_on_the_order_of_arrival() -> None:
+    """The history is sorted by `since`, not by arrival."""
     for order in permutations([sign_in("u-1", 1), sign_in("u-2", 2), sign_in("u-3", 3)]):
         assert given(*order).holders() == history(("u-1", 1), ("u-2", 2), ("u-3", 3))
 
 
-def test_at_the_same_time_the_later_entry_holds_it() -> None:
-    """There is always one answer."""
+def test_later_entry_wins_at_equal_times() -> None:
+    """There is always exactly one answer."""
     story = given(sign_in("u-1", 5), sign_in("u-2", 5))
     assert owner_of_a_page_view(story, 5) == "u-2"
     assert story.contact(visitor_id="v-1").external_id == "u-2"
 
 
-def test_the_newest_links_stand_first() -> None:
-    """`visitorIds` are by the time of the link, then by id."""
+def test_visitors_are_listed_by_their_newest_link() -> None:
+    """`visitorIds` are sorted by the time of the link, then by id."""
     links = [("v-1", 3), ("v-2", 1), ("v-3", 2), ("v-4", 3)]
     for order in permutations(links):
         story = given(*(identified("u-1", visitor_id=visitor_id, at=at) for visitor_id, at in order))
         assert story.contact(external_id="u-1").visitor_ids == ["v-4", "v-1", "v-3", "v-2"]
 
 
-def test_an_anonymous_visitor_is_nobody_s() -> None:
+def test_anonymous_visitor_has_no_contact() -> None:
     """`contactId` is null."""
     visitor = given(seen(), metadata_set(visitorId="v-1", metadata={"a": 1})).visitor()
     assert (visitor.contact_id, visitor.links) == (None, [])

@@ -1,4 +1,4 @@
-"""The sorted set `members` and the list of a contact's newest visitors, where not all of them are known (section 5)."""
+"""The sorted set `members` and the list of a contact's newest visitors when only some are loaded (section 5)."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def _short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contact_of(count: int, *listed: int) -> tuple[ContactRecord, ContactStamps]:
-    """A contact that has so many visitors and lists these, and its stamps."""
+    """A contact with this number of visitors that lists these, and its stamps."""
     contact, stamps = new_contact("ct_1", moment(0)), ContactStamps()
     contact.visitor_count = count
     stamps.since = [MEMBERS[second].since_ms for second in listed]
@@ -32,8 +32,8 @@ def listed(contact: ContactRecord) -> list[int]:
     return [int(visitor_id.removeprefix("v-")) for visitor_id in contact.visitor_ids]
 
 
-def test_who_stands_below_all_that_are_known_stays_unknown() -> None:
-    """Somebody that was not loaded may stand between: so the next one up is never guessed."""
+def test_visitor_below_the_known_ones_stays_unknown() -> None:
+    """A visitor that was not loaded may be in between, so the next one is never guessed."""
     (contact, stamps), older = contact_of(10, 50, 40), [MEMBERS[30]]
     members.add(contact, stamps, older, MEMBERS[5])
     assert (contact.visitor_count, listed(contact), older) == (11, [50, 40], [MEMBERS[30]])
@@ -41,29 +41,29 @@ def test_who_stands_below_all_that_are_known_stays_unknown() -> None:
     assert older == [MEMBERS[35], MEMBERS[30]]
 
 
-def test_of_two_lists_no_more_is_known_than_down_to_the_higher_gap() -> None:
-    """What one list does not know may stand above what the other does."""
+def test_two_lists_are_known_down_to_the_higher_gap() -> None:
+    """A visitor missing in one list may be above a visitor in the other."""
     (more, stamps), less = contact_of(10, 50, 40), contact_of(10, 55, 20)
     older = members.unite(more, stamps, [MEMBERS[30]], *less, [MEMBERS[10], MEMBERS[9]])
     assert (more.visitor_count, listed(more), older) == (20, [55, 50], [MEMBERS[40], MEMBERS[30]])
 
 
-def test_of_two_lists_that_are_complete_everything_is_known() -> None:
-    """Whichever is the longer."""
+def test_two_complete_lists_are_completely_known() -> None:
+    """Whether the one or the other is longer."""
     (small, stamps), large = contact_of(1, 30), contact_of(4, 50, 40)
     older = members.unite(small, stamps, [], *large, [MEMBERS[20], MEMBERS[10]])
     assert (small.visitor_count, listed(small), older) == (5, [50, 40], [MEMBERS[30], MEMBERS[20], MEMBERS[10]])
 
 
-def test_who_was_not_loaded_cannot_be_listed() -> None:
-    """A wrong list is never stored: too little was loaded, and that is said."""
+def test_visitor_that_was_not_loaded_cannot_be_listed() -> None:
+    """A wrong list is never stored: the fold raises an error if too little was loaded."""
     contact, stamps = contact_of(10, 50, 40)
     with pytest.raises(LookupError, match="knows 1 of 9 visitors"):
         members.remove(contact, stamps, [], MEMBERS[50])
 
 
-def test_a_merged_contact_stands_at_its_newest_link() -> None:
-    """Which stays the upper bound of all that is under it: a link that goes on after the merge is one to the living contact."""
+def test_merged_contact_is_placed_at_its_newest_link() -> None:
+    """It stays the upper bound of all its visitors: a link that continues after the merge is to the living contact."""
     log = [
         identified(None, ADA, "v-1", at=1),
         identified(None, ADA, "v-1", at=10),
@@ -77,8 +77,8 @@ def test_a_merged_contact_stands_at_its_newest_link() -> None:
     assert sorted(each.visitor_id for each in store.memberships(living)) == ["v-1", "v-2"]
 
 
-def test_a_visitor_that_turns_out_to_be_linked_long_ago_makes_room() -> None:
-    """A late sign-in to the same contact moves it down the list, so the batch has to know who comes next."""
+def test_visitor_that_was_linked_earlier_than_known_makes_room() -> None:
+    """A late identification of the same contact moves it down the list, so the batch must know the next one."""
     log = [identified("u-1", visitor_id=f"v-{second}", at=second) for second in (5, 6, 7)]
     entries = [entry_of(f"{1767229200000 + number}-0", event) for number, event in enumerate(log)]
     store = Store()

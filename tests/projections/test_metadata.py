@@ -1,4 +1,4 @@
-"""Metadata is a patch, with a hash, and what changes nothing is a no-op (contract section 4)."""
+"""Metadata is a patch with a hash, and an event that changes nothing is a no-op (contract section 4)."""
 
 from copy import copy
 from typing import Any
@@ -12,12 +12,12 @@ PRO = identified("u-1", metadata={"plan": "pro", "seats": 3}, at=1)
 
 
 def patch(at: float | None = 2, **fields: Any) -> Event:
-    """Metadata for the contact that `PRO` made."""
+    """Metadata for the contact of `PRO`."""
     return metadata_set(externalId="u-1", at=at, **fields)
 
 
-def test_keys_are_set_and_others_stay() -> None:
-    """A patch, not a replacement."""
+def test_patch_sets_its_keys_and_keeps_others() -> None:
+    """It does not replace the metadata."""
     story = given(PRO)
     story.when(patch(metadata={"plan": "free", "city": "Paris"})).then(
         {"type": "ContactUpdated", "changed": ["metadata.city", "metadata.plan"], "version": 2, "at": moment(2)}
@@ -25,22 +25,22 @@ def test_keys_are_set_and_others_stay() -> None:
     assert story.contact(external_id="u-1").metadata == {"plan": "free", "seats": 3, "city": "Paris"}
 
 
-def test_unset_removes() -> None:
-    """Keys that are not there are not there."""
+def test_unset_removes_keys() -> None:
+    """Removed keys do not appear as null."""
     story = given(PRO)
     story.when(patch(unset=["plan", "nothing"])).then({"type": "ContactUpdated", "changed": ["metadata.plan"]})
     assert story.contact(external_id="u-1").metadata == {"seats": 3}
 
 
-def test_what_is_unset_and_set_by_one_event_is_set() -> None:
-    """Clear, then write."""
+def test_key_that_one_event_unsets_and_sets_is_set() -> None:
+    """Removal comes first."""
     story = given(PRO)
     story.when(patch(metadata={"plan": "pro"}, unset=["plan"])).then_nothing()
     assert story.contact(external_id="u-1").metadata["plan"] == "pro"
 
 
-def test_null_is_a_value_like_any_other() -> None:
-    """It is held, hashed and removed as others are."""
+def test_null_is_an_ordinary_value() -> None:
+    """It is stored, hashed and removed like others."""
     story = given(PRO)
     story.when(patch(metadata={"plan": None})).then({"type": "ContactUpdated", "changed": ["metadata.plan"]})
     contact = story.contact(external_id="u-1")
@@ -50,8 +50,8 @@ def test_null_is_a_value_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (True, 1), (1, "1"), (0, False), (None, False), ("", None), (1, 1.5)])
-def test_a_value_of_another_type_is_another_value(old: object, new: object) -> None:
-    """Though Python finds some of them equal."""
+def test_value_of_another_type_is_another_value(old: object, new: object) -> None:
+    """Python considers some of them equal."""
     story = given(identified("u-1", metadata={"k": old}, at=1))
     story.when(patch(metadata={"k": new})).then({"type": "ContactUpdated", "changed": ["metadata.k"]})
     value = story.contact(external_id="u-1").metadata["k"]
@@ -59,13 +59,13 @@ def test_a_value_of_another_type_is_another_value(old: object, new: object) -> N
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 1.0), (0, -0.0), (1e3, 1000)])
-def test_a_number_in_another_form_is_the_same(old: float, new: float) -> None:
+def test_number_in_another_form_is_equal(old: float, new: float) -> None:
     """`1` and `1.0`, `0` and `-0`."""
     given(identified("u-1", metadata={"k": old}, at=1)).when(patch(metadata={"k": new})).then_nothing()
 
 
-def test_an_event_that_leaves_the_metadata_as_it_was_is_a_no_op() -> None:
-    """No change on the feed, no new version, no new updatedAt."""
+def test_event_that_changes_no_metadata_is_a_no_op() -> None:
+    """No change on the feed, no new version, no new `updatedAt`."""
     story = given(PRO)
     before = copy(story.contact(external_id="u-1"))
     story.when(patch(metadata={"plan": "pro"})).then_nothing()
@@ -76,14 +76,14 @@ def test_an_event_that_leaves_the_metadata_as_it_was_is_a_no_op() -> None:
     assert (after.version, after.updated_at, after.metadata_hash) == (1, before.updated_at, before.metadata_hash)
 
 
-def test_a_no_op_moves_the_time_of_its_keys() -> None:
-    """So what is older than the confirmation comes too late."""
+def test_no_op_advances_the_time_of_its_keys() -> None:
+    """So a value that is older than the confirmation is late."""
     story = given(PRO, patch(metadata={"plan": "pro"}, at=5))
     story.when(patch(metadata={"plan": "free"}, at=4)).then_nothing("stale")
 
 
-def test_an_identification_that_says_nothing_new_is_a_no_op() -> None:
-    """A page says it at every view."""
+def test_repeated_identification_is_a_no_op() -> None:
+    """A page may repeat it at every view."""
     again = identified("u-1", "ada@example.org", "v-1", name="Ada", image="/a.png", metadata={"plan": "pro"})
     story = given(again)
     story.when(again).then_nothing()
@@ -92,22 +92,22 @@ def test_an_identification_that_says_nothing_new_is_a_no_op() -> None:
 
 @pytest.mark.parametrize("target", [{"externalId": "u-1"}, {"email": "ADA@example.org"}, {"visitorId": "v-1"}])
 def test_every_target_finds_the_contact(target: dict[str, str]) -> None:
-    """An external id, an address in whatever case, a visitor."""
+    """An external id, an address in any case, a visitor."""
     story = given(identified("u-1", "ada@example.org", "v-1", at=1))
     story.when(metadata_set(**target, metadata={"plan": "pro"}, at=2)).then(
         {"type": "ContactUpdated", "changed": ["metadata.plan"], "contactId": story.contacts[0].id}
     )
 
 
-def test_naming_an_address_in_another_case_changes_nothing() -> None:
-    """Metadata asks for the address; it does not say how it is written, so this is a no-op."""
+def test_address_in_another_case_changes_nothing() -> None:
+    """Metadata uses the address as a target and does not change its spelling, so this is a no-op."""
     story = given(identified("u-1", "Ada@example.org", metadata={"plan": "pro"}))
     story.when(metadata_set(email="ada@EXAMPLE.org", metadata={"plan": "pro"})).then_nothing()
     assert story.contact(external_id="u-1").email == "Ada@example.org"
 
 
-def test_an_anonymous_visitor_keeps_its_metadata() -> None:
-    """There is no contact yet, so there is nothing to tell."""
+def test_anonymous_visitor_keeps_its_metadata() -> None:
+    """There is no contact yet, so the feed gets nothing."""
     story = given(seen(at=1))
     story.when(metadata_set(visitorId="v-1", metadata={"theme": "dark"})).then_nothing("folded")
     story.when(metadata_set(visitorId="v-1", metadata={"theme": "dark"})).then_nothing()
@@ -115,8 +115,8 @@ def test_an_anonymous_visitor_keeps_its_metadata() -> None:
     assert story.contacts == []
 
 
-def test_anonymous_metadata_moves_in_with_the_first_identification() -> None:
-    """Each key keeps its effective time: the contact's newer value stands, its older one does not."""
+def test_first_identification_brings_anonymous_metadata() -> None:
+    """Each key keeps its effective time: a newer value of the contact stays, an older one does not."""
     story = given(
         identified("u-1", metadata={"theme": "light", "plan": "pro"}, at=3),
         metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=4),
@@ -134,15 +134,15 @@ def test_anonymous_metadata_moves_in_with_the_first_identification() -> None:
     ("anonymous", "expected"),
     [({"metadata": {"plan": "free"}}, {"plan": "pro", "seats": 3}), ({"unset": ["plan"]}, {"plan": "pro", "seats": 3})],
 )
-def test_at_equal_times_the_contact_s_metadata_stays(anonymous: dict[str, Any], expected: dict[str, Any]) -> None:
-    """What an anonymous visitor set or removed comes together with it; neither is the later entry."""
+def test_metadata_of_the_contact_stays_at_equal_times(anonymous: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Neither the visitor's value nor the contact's comes from a later entry."""
     story = given(metadata_set(visitorId="v-1", **anonymous, at=1), PRO)
     story.when(identified("u-1", visitor_id="v-1", at=4)).then("VisitorLinked")
     assert story.contact(external_id="u-1").metadata == expected
 
 
-def test_anonymous_metadata_moves_in_once() -> None:
-    """The second who uses the device gets nothing of it."""
+def test_anonymous_metadata_is_brought_once() -> None:
+    """The next person who uses the device does not get it."""
     story = given(
         metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=1),
         identified("u-1", visitor_id="v-1", at=2),
@@ -151,22 +151,22 @@ def test_anonymous_metadata_moves_in_once() -> None:
     assert story.contact(external_id="u-2").metadata == {}
 
 
-def test_what_comes_after_the_identification_is_the_contact_s_alone() -> None:
-    """A visitor's own metadata is what it brought while it was anonymous, whatever it sends later."""
+def test_metadata_after_the_identification_belongs_to_the_contact() -> None:
+    """The visitor's own metadata stays what it was while it was anonymous."""
     story = given(metadata_set(visitorId="v-1", metadata={"theme": "dark"}, at=1), identified("u-1", visitor_id="v-1", at=2))
     story.when(metadata_set(visitorId="v-1", metadata={"theme": "light"}, at=3)).then("ContactUpdated")
     assert story.visitor().metadata == {"theme": "dark"}
     assert story.contact(external_id="u-1").metadata == {"theme": "light"}
 
 
-def test_what_an_anonymous_visitor_removed_is_removed() -> None:
-    """Removal has an effective time, before the identification as well as after."""
+def test_key_that_an_anonymous_visitor_removed_is_removed() -> None:
+    """A removal has an effective time, before the identification as well as after it."""
     story = given(metadata_set(visitorId="v-1", unset=["plan"], at=3), PRO, identified("u-1", visitor_id="v-1", at=4))
     assert story.contact(external_id="u-1").metadata == {"seats": 3}
 
 
-def test_the_contact_shows_the_hash_of_its_whole_metadata() -> None:
-    """Not of the patch."""
+def test_contact_has_the_hash_of_its_whole_metadata() -> None:
+    """It is not the hash of the patch."""
     story = given(identified("u-1"))
     assert story.contact(external_id="u-1").metadata_hash == EMPTY_HASH
     story.given(patch(metadata={"b": 1}), patch(metadata={"a": "é"}))
@@ -175,8 +175,8 @@ def test_the_contact_shows_the_hash_of_its_whole_metadata() -> None:
     assert story.contact(external_id="u-1").metadata_hash == EMPTY_HASH
 
 
-def test_the_hash_of_an_event_is_that_of_its_own_metadata() -> None:
-    """Whatever the contact has; a hash that does not match is refused, and nothing of the event applies."""
+def test_hash_of_an_event_is_that_of_its_own_metadata() -> None:
+    """Regardless of the contact's metadata. An event with a wrong hash is rejected and has no effect."""
     good = metadata_hash({"plan": "free"})
     story = given(PRO)
     story.when(patch(metadata={"plan": "free"}, hash="0" * 64)).then_rejected("hash-mismatch", "hash: expected", good)

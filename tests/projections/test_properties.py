@@ -1,4 +1,4 @@
-"""What holds for every log: properties, tried on logs that Hypothesis makes up (contract sections 3, 4, 6 and 8)."""
+"""Properties that hold for every log, tested with random logs of Hypothesis (contract sections 3, 4, 6 and 8)."""
 
 from typing import Any
 
@@ -16,22 +16,23 @@ from kinfold_projections.state import State
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.identifiers import email_key
 from tests.support.feed_reader import FeedReader, contacts_of, shown_by
+from tests.support.lengths import short_or_long
 from tests.support.store import Store
 from tests.support.strategies import Log, crowded_logs, log_of, logs, one_to_one_histories, read
 
-FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-MANY = settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=short_or_long(50, 150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=short_or_long(100, 800), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 any_logs = st.one_of(logs(), crowded_logs(), crowded_logs())
 
 
 def folded(log: Log) -> tuple[State, list[Outcome]]:
-    """A whole log over a new state."""
+    """Fold a whole log into a new state."""
     state = State("default")
     return state, fold(state, read(log))
 
 
 def stored(log: Log) -> tuple[Store, list[Outcome]]:
-    """What one state over the whole log would be stored as, and what each entry came to."""
+    """Fold the whole log with one state; returns what is stored, and the outcome of each entry."""
     state, outcomes = folded(log)
     store = Store()
     store.write(state.take_changes())
@@ -39,7 +40,7 @@ def stored(log: Log) -> tuple[Store, list[Outcome]]:
 
 
 def in_batches(log: Log, sizes: list[int]) -> tuple[Store, list[Outcome]]:
-    """The same by batches of these sizes, each by a projector that knows nothing but what is stored."""
+    """The same in batches of these sizes, each by a projector that only knows the stored data."""
     store, entries = Store(), read(log)
     outcomes: list[Outcome] = []
     sizes = [*sizes, len(entries)]
@@ -57,7 +58,7 @@ def check_batching(log: Log, sizes: list[int], listed: int) -> None:
     assert batched[1] == whole[1]
     assert batched[0].content() == whole[0].content()
     for contact_id in whole[0].contacts:
-        list(whole[0].memberships(contact_id))  # which checks the order of the sorted set
+        list(whole[0].memberships(contact_id))  # also checks the order of the sorted set
 
 
 def check_feed(log: Log) -> None:
@@ -70,7 +71,7 @@ def check_feed(log: Log) -> None:
 
 
 def check_order(history: list[dict[str, Any]], arrival: list[int]) -> None:
-    """Folds the history as it is and as it arrives."""
+    """Fold the history in order, and in the order of arrival."""
     as_told, as_arrived = ([msgspec.json.encode(history[at]) for at in order] for order in (range(len(history)), arrival))
     gaps = [1000] * len(history)
     assert _people(folded(log_of(as_arrived, gaps))[0]) == _people(folded(log_of(as_told, gaps))[0])
@@ -78,8 +79,8 @@ def check_order(history: list[dict[str, Any]], arrival: list[int]) -> None:
 
 @FEW
 @given(logs())
-def test_the_same_log_gives_the_same_bytes(log: Log) -> None:
-    """Folding a log again gives every record and every change again, byte for byte."""
+def test_same_log_gives_the_same_bytes(log: Log) -> None:
+    """Folding a log again gives the same records and changes, byte for byte."""
     (one, one_told), (other, other_told) = stored(log), stored(log)
     assert one.content() == other.content()
     assert _told(one_told) == _told(other_told)
@@ -87,8 +88,8 @@ def test_the_same_log_gives_the_same_bytes(log: Log) -> None:
 
 @FEW
 @given(logs(own_ids=True), st.data())
-def test_entries_that_come_again_change_nothing(log: Log, data: st.DataObject) -> None:
-    """Whatever entries are appended again, at any later place, the contacts are those of the log without them."""
+def test_repeated_entries_change_nothing(log: Log, data: st.DataObject) -> None:
+    """With any entries appended again at any later place, the contacts are those of the log without them."""
     again = list(log)
     for copy in data.draw(st.lists(st.integers(0, max(0, len(log) - 1)), max_size=8 if log else 0)):
         first = again.index(log[copy])
@@ -102,32 +103,32 @@ def test_entries_that_come_again_change_nothing(log: Log, data: st.DataObject) -
 
 @FEW
 @given(one_to_one_histories(), st.data())
-def test_any_order_of_arrival_gives_the_same_people(history: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Where everybody has one external id, one address and devices of their own, late is as good as early."""
+def test_order_of_arrival_does_not_change_people(history: list[dict[str, Any]], data: st.DataObject) -> None:
+    """If all people have one external id, one address and their own devices, late events have the same effect as early ones."""
     check_order(history, data.draw(st.permutations(range(len(history)))))
 
 
 @FEW
 @given(any_logs, st.lists(st.integers(1, 8), max_size=10), st.sampled_from([1, 2, 3, 100]))
 def test_batches_of_any_sizes_store_what_one_fold_stores(log: Log, sizes: list[int], listed: int) -> None:
-    """A batch over just the keys that it names stores, byte for byte, what one fold over everything stores.
+    """A batch that loads only the keys it names stores, byte for byte, what one fold over everything stores.
 
-    So it does where contacts have more visitors than they list: the limit is lowered to reach it.
+    This includes contacts with more visitors than they list: the limit is lowered to reach it.
     """
     check_batching(log, sizes, listed)
 
 
 @FEW
 @given(any_logs)
-def test_who_applies_nothing_but_the_feed_holds_the_contacts(log: Log) -> None:
-    """A dashboard that has read the feed, and nothing else, holds the projector's contacts, every field of them."""
+def test_reader_of_the_feed_has_the_contacts(log: Log) -> None:
+    """A dashboard that only reads the feed has the projector's contacts with every field."""
     check_feed(log)
 
 
 @FEW
 @given(any_logs)
-def test_a_contact_s_record_is_written_if_and_only_if_a_change_goes_to_the_feed(log: Log) -> None:
-    """Entry by entry: what is written are the contacts that the changes show, and the tombstones of those that were merged."""
+def test_record_of_a_contact_is_written_if_and_only_if_the_feed_gets_a_change(log: Log) -> None:
+    """For each entry, the written contacts are those in its changes, and the tombstones of the merged ones."""
     state = State("default")
     for entry in read(log):
         (outcome,) = fold(state, [entry])
@@ -137,8 +138,8 @@ def test_a_contact_s_record_is_written_if_and_only_if_a_change_goes_to_the_feed(
 
 @FEW
 @given(any_logs)
-def test_a_replay_stores_what_the_living_fold_stores(log: Log) -> None:
-    """A state that tells nothing writes the same records, and counts the same."""
+def test_replay_stores_what_the_live_fold_stores(log: Log) -> None:
+    """A state that emits no changes writes the same records, and counts the same."""
     telling, replaying = State("default"), State("default", tells=False)
     told, replayed = fold(telling, read(log)), fold(replaying, read(log))
     assert replaying.take_changes() == telling.take_changes()
@@ -148,8 +149,8 @@ def test_a_replay_stores_what_the_living_fold_stores(log: Log) -> None:
 
 @FEW
 @given(logs())
-def test_versions_count_the_changes(log: Log) -> None:
-    """A contact's version is the number of the changes on the feed that concern it, presence aside."""
+def test_version_counts_the_changes(log: Log) -> None:
+    """The version of a contact is the number of its changes on the feed, except presence."""
     state, outcomes = folded(log)
     told: dict[str, int] = {}
     for change in (change for outcome in outcomes for change in outcome.changes):
@@ -164,7 +165,7 @@ def test_versions_count_the_changes(log: Log) -> None:
 @FEW
 @given(any_logs)
 def test_every_index_names_the_contact_that_has_it(log: Log) -> None:
-    """External ids, addresses and visitors point at the contacts that say so, both ways."""
+    """External ids, addresses and visitors point to the contacts that have them, and vice versa."""
     state, _ = folded(log)
     contacts = list(state.living_contacts())
     assert state.external_ids == {contact.external_id: contact.id for contact in contacts if contact.external_id}
@@ -183,16 +184,16 @@ def test_every_index_names_the_contact_that_has_it(log: Log) -> None:
 
 @FEW
 @given(st.lists(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(str.encode)), max_size=5), logs(max_size=6))
-def test_whatever_the_bytes_are_the_rest_folds_as_if_they_were_not_there(noise: list[bytes], log: Log) -> None:
-    """The fold never raises, and entries that it cannot fold leave no trace in the state."""
+def test_arbitrary_bytes_do_not_affect_other_entries(noise: list[bytes], log: Log) -> None:
+    """The fold never raises, and an entry that it cannot fold leaves no trace in the state."""
     bad = [(f"{number + 1}-0".encode(), {b"event": data}) for number, data in enumerate(noise)]
     assert stored(bad + log)[0].content() == stored(log)[0].content()
 
 
 @FEW
 @given(st.dictionaries(st.binary(max_size=8), st.binary(max_size=8), max_size=3))
-def test_whatever_the_fields_are_the_entry_is_judged(fields: dict[bytes, bytes]) -> None:
-    """An entry's fields may be anything at all."""
+def test_entry_with_arbitrary_fields_is_read(fields: dict[bytes, bytes]) -> None:
+    """The fields of an entry may be anything."""
     assert read_entry(b"1-0", fields) is not None
 
 
@@ -204,7 +205,7 @@ def test_whatever_the_fields_are_the_entry_is_judged(fields: dict[bytes, bytes])
     st.sampled_from([1, 2, 3, 100]),
 )
 def test_batches_and_feed_of_long_logs(log: Log, sizes: list[int], listed: int) -> None:
-    """The two heaviest properties once more, on longer logs and many of them."""
+    """The two heaviest properties again, on many and longer logs."""
     check_batching(log, sizes, listed)
     check_feed(log)
 
@@ -212,8 +213,8 @@ def test_batches_and_feed_of_long_logs(log: Log, sizes: list[int], listed: int) 
 @pytest.mark.slow
 @MANY
 @given(one_to_one_histories(), st.data())
-def test_order_of_arrival_again(history: list[dict[str, Any]], data: st.DataObject) -> None:
-    """Many more orders."""
+def test_order_of_arrival_does_not_change_people_in_the_long_form(history: list[dict[str, Any]], data: st.DataObject) -> None:
+    """With many more orders."""
     check_order(history, data.draw(st.permutations(range(len(history)))))
 
 
@@ -227,9 +228,9 @@ def _told(outcomes: list[Outcome]) -> list[bytes]:
 
 
 def _people(state: State) -> list[tuple[object, ...]]:
-    """The contacts, up to their ids, versions, times, and the order in which visitors are listed.
+    """The contacts without their ids, versions, times, and the order of their visitors.
 
-    Seen times depend on the order of arrival by less than a minute: a page view within a minute of the last one is not told.
+    Seen times depend on the order of arrival by less than a minute: a page view within a minute of the last one is not emitted.
     """
     return sorted(
         (

@@ -1,4 +1,4 @@
-"""One identifier in several spellings names one contact, look-alikes name two, and junk names nobody (contract section 2)."""
+"""Spellings of one identifier name one contact, look-alikes name two, and blocked identifiers none (contract section 2)."""
 
 import pytest
 
@@ -23,8 +23,8 @@ JUNK = ["nan", "NULL", "<nil>", "(null)", "\\N", "user_undefined", "${userId}", 
         ("ada@example.org", "\u200bAda@example.org\u2060 "),
     ],
 )
-def test_one_address_in_two_spellings_is_one_contact(first: str, second: str) -> None:
-    """Whichever comes first; what is shown is what was written last, and it is a change."""
+def test_two_spellings_of_an_address_are_one_contact(first: str, second: str) -> None:
+    """In either order. The contact shows the latest spelling, and a new spelling is a change."""
     for one, other in ((first, second), (second, first)):
         story = given(identified(email=one, visitor_id="v-1"))
         shown = other.strip(" \ufeff\u200b\u2060")
@@ -36,7 +36,7 @@ def test_one_address_in_two_spellings_is_one_contact(first: str, second: str) ->
         assert len(story.emails) == 1
 
 
-def test_an_external_id_takes_over_an_address_in_another_spelling() -> None:
+def test_external_id_takes_an_address_in_another_spelling() -> None:
     """The second table of section 5 compares addresses by their keys: E is merged into T, or gains the external id."""
     story = given(identified(email=COMPOSED), identified("u-1"))
     story.when(identified("u-1", DECOMPOSED)).then("ContactUpdated", "ContactsMerged")
@@ -48,30 +48,30 @@ def test_an_external_id_takes_over_an_address_in_another_spelling() -> None:
     )
 
 
-def test_an_address_that_changes_hands_is_free_in_every_spelling() -> None:
-    """u-1 has another address by now; u-2 takes the old one as somebody else writes it."""
+def test_address_that_was_given_up_is_free_in_every_spelling() -> None:
+    """u-1 has another address now; u-2 takes the old one in another spelling."""
     story = given(identified("u-1", COMPOSED), identified("u-1", "other@example.org"), identified("u-2", DECOMPOSED))
     assert story.contact(email=COMPOSED).external_id == "u-2"
     assert story.contact(email="other@example.org").external_id == "u-1"
 
 
-def test_the_same_conflict_in_another_spelling_is_no_news() -> None:
-    """The address belongs to u-2, however u-1 writes it."""
+def test_same_conflict_in_another_spelling_is_not_emitted_again() -> None:
+    """The address belongs to u-2 in any spelling."""
     story = given(identified("u-1"), identified("u-2", COMPOSED))
     story.when(identified("u-1", COMPOSED)).then({"type": "IdentityConflict", "email": COMPOSED})
     story.when(identified("u-1", DECOMPOSED)).then_nothing()
 
 
 def test_metadata_for_an_address_finds_the_contact_in_any_spelling() -> None:
-    """As identifications do."""
+    """Like identifications."""
     story = given(identified("u-1", "ada@b\u00fccher.example"))
     story.when(metadata_set(email="ADA@xn--bcher-kva.example.", metadata={"a": 1})).then(
         {"type": "ContactUpdated", "changed": ["metadata.a"]}
     )
 
 
-def test_a_look_alike_takes_nobody_s_address() -> None:
-    """KELVIN SIGN's lower case is k, and its normal form is K: neither makes it Kate's."""
+def test_look_alike_does_not_take_an_address() -> None:
+    """The lower case of KELVIN SIGN is k, and its normal form is K: neither makes it Kate's address."""
     story = given(identified("u-kate", KATE), identified("u-other", KELVIN))
     assert story.contact(email=KATE).external_id == "u-kate"
     assert story.contact(email=KELVIN).external_id == "u-other"
@@ -82,29 +82,29 @@ def test_a_look_alike_takes_nobody_s_address() -> None:
     assert len(given(identified(email="ada@strasse.example"), identified(email="ada@stra\u00dfe.example")).contacts) == 2
 
 
-def test_a_look_alike_takes_nobody_s_external_id() -> None:
-    """An external id in another normal form is the same, and KELVIN SIGN is not K; case matters."""
+def test_look_alike_does_not_take_an_external_id() -> None:
+    """An external id in another normal form is the same, but KELVIN SIGN is not K. Case matters."""
     assert len(given(identified("caf\u00e9"), identified("\ufeffcafe\u0301")).contacts) == 1
     assert len(given(identified("K-1"), identified("\u212a-1"), identified("k-1")).contacts) == 3
 
 
-def test_a_visitor_is_one_visitor_in_any_spelling() -> None:
-    """Stripped and in normal form."""
+def test_spellings_of_a_visitor_are_one_visitor() -> None:
+    """The id is stripped and in normal form."""
     story = given(seen("caf\u00e9", at=1), seen("\u200bcafe\u0301\ufeff", at=2))
     assert list(story.state.visitors) == ["caf\u00e9"]
     assert story.visitor("caf\u00e9").last_seen_at == moment(2)
 
 
-def test_a_contact_id_is_found_with_something_around_it() -> None:
-    """As every identifier."""
+def test_contact_id_is_stripped() -> None:
+    """Like every identifier."""
     story = given(identified("u-1"))
     contact_id = story.contact(external_id="u-1").id
     story.when(metadata_set(contactId=f"\ufeff {contact_id}\u200b", metadata={"a": 1})).then("ContactUpdated")
 
 
 @pytest.mark.parametrize("junk", JUNK)
-def test_junk_that_strangers_share_makes_no_one_person_of_them(junk: str) -> None:
-    """As an external id or an address it counts as absent and is counted; alone, or as a visitor's id, it is refused."""
+def test_blocked_identifier_does_not_make_strangers_one_person(junk: str) -> None:
+    """An external id or an address counts as absent and is counted. Alone, or as a visitor id, it is rejected."""
     strangers = ("ada", "ben")
     if junk in JUNK_ADDRESSES:
         alone, events = identified(email=junk), [identified(f"u-{each}", junk) for each in strangers]

@@ -1,4 +1,4 @@
-"""How the log is cut into batches changes nothing: the same bytes (contract section 3)."""
+"""The size of batches does not matter: the stored bytes are the same (contract section 3)."""
 
 from typing import Final
 
@@ -16,16 +16,14 @@ SLICE: Final = 3000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[100, 5000], [1, 7, 100, 5000]], ids=["the whole history", "its first years"])
-async def test_batches_of_every_size_give_the_same_bytes(
-    redis: Redis, redis_url: str, workspace: str, sizes: list[int]
-) -> None:
-    """State, feed, rejects, position and counts; malformed entries and duplicates included."""
+async def test_batches_of_any_size_store_the_same_bytes(redis: Redis, redis_url: str, workspace: str, sizes: list[int]) -> None:
+    """State, feed, rejects, position and counts, including malformed entries and duplicates."""
     events: list[bytes | dict[bytes, bytes]] = list(history())
     if 1 in sizes:
         events = events[:SLICE]
     for place, bad in enumerate(MALFORMED, 1):
         events.insert(place * 40, bad.fields)
-    events += events[-1000:]  # behind the malformed ones
+    events += events[-1000:]  # after the malformed ones
     await append(redis, workspace, events)
     await fold_log(redis, redis_url, workspace, batch_entries=1000)
     expected = await take_snapshot(redis, workspace)
@@ -38,10 +36,8 @@ async def test_batches_of_every_size_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2_000])
-async def test_what_is_kept_between_batches_changes_nothing(
-    redis: Redis, redis_url: str, workspace: str, cache_bytes: int
-) -> None:
-    """A projector that forgets everything after each batch and loads it again folds the same."""
+async def test_cache_between_batches_changes_nothing(redis: Redis, redis_url: str, workspace: str, cache_bytes: int) -> None:
+    """A projector that discards its cache after each batch and loads the records again folds the same."""
     await append(redis, workspace, history()[:SLICE])
     await fold_log(redis, redis_url, workspace)
     expected = await take_snapshot(redis, workspace)

@@ -1,4 +1,4 @@
-"""What a projector keeps between batches changes nothing: it stores what one state over the whole log says."""
+"""The cache of a projector changes nothing: it stores the same as one state over the whole log."""
 
 import json
 from typing import Any, cast
@@ -15,13 +15,17 @@ from kinfold_services.projector.lease import Lease
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.settings import Settings
 from tests.support.committing import Expected
+from tests.support.lengths import short_or_long
 from tests.support.strategies import Log, crowded_logs, log_of, logs
 
 WORKSPACE = "cache"
+RANDOM = settings(
+    max_examples=short_or_long(30, 200), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 
 
 async def fold(redis: Redis, url: str, log: Log, sizes: list[int], cache_bytes: int) -> None:
-    """Folds a log in batches of these sizes, over and over, as a projector does, and compares what is stored then."""
+    """Fold a log in batches of these sizes, repeated, like a projector, and compare what is stored."""
     await redis.flushdb()
     expected = Expected(WORKSPACE)
     async with connect(url) as client:
@@ -40,7 +44,7 @@ async def fold(redis: Redis, url: str, log: Log, sizes: list[int], cache_bytes: 
 
 
 def cut(log: Log, sizes: list[int]) -> list[list[RawEntry]]:
-    """The log in batches of these sizes, over and over."""
+    """The log in batches of these sizes, repeated."""
     batches: list[list[RawEntry]] = []
     first = 0
     while first < len(log):
@@ -54,28 +58,28 @@ some_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 some_bytes = st.sampled_from([0, 0, 700, 2000, 1 << 20])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@RANDOM
 @given(log=logs(max_size=40).filter(bool), sizes=some_sizes, cache_bytes=some_bytes)
 async def test_any_history_in_any_batches_is_stored_alike(
     redis: Redis, redis_url: str, log: Log, sizes: list[int], cache_bytes: int
 ) -> None:
-    """State, feed, rejects, position and counts; a cache of nothing, of a few records, and of everything."""
+    """State, feed, rejects, position and counts; with an empty cache, one of a few records, and one of everything."""
     await fold(redis, redis_url, log, sizes, cache_bytes)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@RANDOM
 @given(log=crowded_logs(), sizes=some_sizes, cache_bytes=some_bytes)
 async def test_contacts_with_more_visitors_than_they_list_are_stored_alike(
     redis: Redis, redis_url: str, log: Log, sizes: list[int], cache_bytes: int
 ) -> None:
-    """Those who follow the list are loaded where one of it leaves."""
+    """The next visitors are loaded when one leaves the list."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(members, "LISTED_VISITORS", 3)
         await fold(redis, redis_url, log, sizes, cache_bytes)
 
 
-async def test_an_address_that_the_batch_before_freed_is_free(redis: Redis, redis_url: str) -> None:
-    """That batch is not sent yet when the next one is loaded: what the server says of the address is out of date."""
+async def test_address_that_the_batch_before_freed_is_free(redis: Redis, redis_url: str) -> None:
+    """That batch is not sent yet when the next one is loaded, so the server's value of the address is out of date."""
     events: list[dict[str, Any]] = [
         {"type": "VisitorIdentified", "externalId": "u-1", "email": "old@example.org"},
         {"type": "VisitorIdentified", "externalId": "u-2", "email": "other@example.org"},

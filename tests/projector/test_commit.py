@@ -1,4 +1,4 @@
-"""The table at the head of `projector/commit.py`, line by line: what EXEC replies, and what becomes of the batch."""
+"""The table at the top of `projector/commit.py`, row by row: the reply to EXEC, and the result for the batch."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,14 +18,14 @@ WAITS_S: Final = 20.0
 
 
 def identified(number: int, **fields: Any) -> dict[str, Any]:
-    """A visitor signs in."""
+    """An identification of a visitor."""
     person = {"externalId": f"u-{number}", "email": f"u{number}@example.org", "visitorId": f"v-{number}"}
     return {"type": "VisitorIdentified", **person, **fields}
 
 
 @pytest.fixture
 async def committing(redis: Redis, workspace: str) -> AsyncIterator[Committing]:
-    """Own the workspace, with one batch committed, so that the next is armed for."""
+    """Own the workspace, with one batch committed, so that the connection is armed for the next."""
     await redis.config_resetstat()
     committing = Committing(redis, redis, workspace)
     await committing.own()
@@ -34,8 +34,8 @@ async def committing(redis: Redis, workspace: str) -> AsyncIterator[Committing]:
     await committing.committer.close()
 
 
-async def test_a_batch_that_is_executed_is_committed(committing: Committing) -> None:
-    """State, feed, rejects and position; and the log still has the entry that it moved on from."""
+async def test_executed_batch_is_committed(committing: Committing) -> None:
+    """State, feed, rejects and position. The log still has the entry of the previous position."""
     await committing.commit(identified(2), b"{", identified(1, name="Ada"))
     await committing.assert_stored()
     assert committing.committer.committed == committing.expected.position
@@ -43,13 +43,13 @@ async def test_a_batch_that_is_executed_is_committed(committing: Committing) -> 
     assert b"u-1" in committing.committer.left_entry[b"event"]
 
 
-async def test_without_a_batch_there_is_nothing_to_finish(committing: Committing) -> None:
-    """`finish` says so."""
+async def test_nothing_to_finish_without_a_batch(committing: Committing) -> None:
+    """`finish` returns that."""
     assert await committing.committer.finish() is False
 
 
-async def test_a_batch_for_another_generation_is_replaced(committing: Committing) -> None:
-    """A replay put a new state in the old one's place after the transaction was armed: nothing is written."""
+async def test_batch_for_another_generation_is_replaced(committing: Committing) -> None:
+    """A replay swapped in a new state after the transaction was armed: nothing is written."""
     before = await everything(committing)
     batch = await committing.fold(identified(2))
     await committing.redis.hset(key(committing.workspace, "position"), "generation", "another")
@@ -59,7 +59,7 @@ async def test_a_batch_for_another_generation_is_replaced(committing: Committing
 
 
 @pytest.mark.parametrize("field", ["owner", "stream_id"])
-async def test_a_batch_whose_place_is_lost_is_not_written(committing: Committing, field: str) -> None:
+async def test_batch_that_lost_its_place_is_not_written(committing: Committing, field: str) -> None:
     """Another projector took the workspace, or the position is another entry."""
     before = await everything(committing)
     batch = await committing.fold(identified(2))
@@ -69,8 +69,8 @@ async def test_a_batch_whose_place_is_lost_is_not_written(committing: Committing
     assert await everything(committing) == before
 
 
-async def test_a_batch_that_is_held_waits_until_it_is_let_go(committing: Committing) -> None:
-    """Held after the transaction was armed: EXEC replies nil, and the position is as it was."""
+async def test_batch_waits_while_the_workspace_is_held(committing: Committing) -> None:
+    """The hold began after the transaction was armed: EXEC replies nil, and the position does not change."""
     batch = await committing.fold(identified(2))
     before = await everything(committing)
     hold = key(committing.workspace, "hold")
@@ -84,8 +84,8 @@ async def test_a_batch_that_is_held_waits_until_it_is_let_go(committing: Committ
     await committing.assert_stored()
 
 
-async def test_a_replay_that_lets_go_of_another_state_replaces_what_was_held(committing: Committing) -> None:
-    """The swap is one step: the new generation is there when the hold is gone."""
+async def test_held_batch_is_replaced_after_a_replay(committing: Committing) -> None:
+    """The swap is one step: the new generation is there when the hold ends."""
     batch = await committing.fold(identified(2))
     await committing.redis.set(key(committing.workspace, "hold"), "a replay")
     sending = asyncio.create_task(committing.send(batch))
@@ -98,8 +98,8 @@ async def test_a_replay_that_lets_go_of_another_state_replaces_what_was_held(com
         await asyncio.wait_for(sending, WAITS_S)
 
 
-async def test_a_batch_that_finds_its_position_as_it_was_is_sent_again(committing: Committing) -> None:
-    """Somebody wrote what was there already: EXEC replies nil once, and succeeds the next time."""
+async def test_batch_with_an_unchanged_position_is_sent_again(committing: Committing) -> None:
+    """A client wrote the same value again: EXEC replies nil once, and succeeds the next time."""
     batch = await committing.fold(identified(2))
     position = key(committing.workspace, "position")
     await committing.redis.hset(position, "generation", "")
@@ -108,16 +108,16 @@ async def test_a_batch_that_finds_its_position_as_it_was_is_sent_again(committin
     await committing.assert_stored()
 
 
-async def test_a_batch_for_which_nothing_is_armed_is_armed_for(committing: Committing) -> None:
-    """The connection was closed in between, as a server does with one that was idle for hours."""
+async def test_batch_without_an_armed_transaction_arms_one(committing: Committing) -> None:
+    """The connection was closed in between. A server may do this with one that was idle for hours."""
     batch = await committing.fold(identified(2))
     await committing.redis.client_kill_filter(_type="normal", skipme=True)
     await committing.send(batch)
     await committing.assert_stored()
 
 
-async def test_an_error_inside_the_transaction_is_a_failed_commit(committing: Committing) -> None:
-    """Redis does not roll back: the sentence names the command and the key."""
+async def test_error_inside_the_transaction_is_a_failed_commit(committing: Committing) -> None:
+    """Redis does not roll back. The message names the command and the key."""
     batch = await committing.fold(identified(2))
     emails = key(committing.workspace, "emails")
     await committing.redis.delete(emails)
@@ -126,15 +126,15 @@ async def test_an_error_inside_the_transaction_is_a_failed_commit(committing: Co
         await committing.send(batch)
 
 
-async def test_a_missing_group_is_no_failure(committing: Committing) -> None:
-    """The group shows the lag, and nothing depends on it."""
+async def test_missing_group_is_not_a_failure(committing: Committing) -> None:
+    """The group only shows the lag."""
     await committing.redis.xgroup_destroy(key(committing.workspace, "events"), "kinfold")
     await committing.commit(identified(2))
     await committing.assert_stored()
 
 
 async def everything(committing: Committing) -> dict[bytes, bytes | None]:
-    """Every key of the workspace but the log, the lease and what a test did to the position."""
+    """Every key of the workspace except the log, the lease, and the test's own changes to the position."""
     left_out = {key(committing.workspace, name).encode() for name in ("events", "owner", "position", "hold")}
     names = await keys_like(committing.redis, f"kinfold:{{{committing.workspace}}}:*")
     return {name: await committing.redis.dump(name) for name in names if name not in left_out}
@@ -147,5 +147,5 @@ async def calls(redis: Redis, command: str) -> int:
 
 
 async def asks_again(redis: Redis) -> bool:
-    """Whether a committer has looked twice for a hold to end."""
+    """Whether a committer has checked twice if a hold has ended."""
     return await calls(redis, "unwatch") >= 2

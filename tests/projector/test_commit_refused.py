@@ -1,4 +1,4 @@
-"""A server that takes no writes for a while: the batch is refused whole, and committed when the server can again."""
+"""A server that accepts no writes for a while: it refuses the whole batch, which is committed when the server recovers."""
 
 import asyncio
 import os
@@ -27,6 +27,8 @@ from tests.support.waiting import wait_until
 WORKSPACE: Final = "shop"
 WAITS_S: Final = 20.0
 RELEASED_S: Final = 10.0
+LEFT_MS: Final = 200
+"""The rest of a lease, so that no test waits for a whole one."""
 REFUSALS: Final = pytest.mark.parametrize(
     ("code", "begin", "end"),
     [
@@ -38,7 +40,7 @@ REFUSALS: Final = pytest.mark.parametrize(
 
 
 class Server(NamedTuple):
-    """A server of the test's own, and the owner of a workspace on it, reached through a proxy."""
+    """A separate server, and the owner of a workspace on it, which connects through a proxy."""
 
     admin: Redis
     proxy: CuttingProxy
@@ -47,7 +49,7 @@ class Server(NamedTuple):
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """Start it; one batch is committed."""
+    """Start it, and commit one batch."""
     with EmbeddedServer.start(tmp_path) as server:
         async with Redis.from_url(server.url) as admin, CuttingProxy(server.url) as proxy, connect(proxy.url) as client:
             committing = Committing(client, admin, WORKSPACE)
@@ -58,18 +60,18 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 def identified(number: int) -> dict[str, Any]:
-    """A visitor signs in."""
+    """An identification of a visitor."""
     return {"type": "VisitorIdentified", "externalId": f"u-{number}", "email": f"u{number}@b", "visitorId": f"v-{number}"}
 
 
 def refusals(logs: list[EventDict], code: str) -> list[EventDict]:
-    """What the committer said of a refusal."""
+    """The committer's log lines about refusals."""
     return [each for each in logs if each["event"] == "redis cannot do it now" and each["error"].startswith(code)]
 
 
 @REFUSALS
-async def test_a_batch_that_is_refused_when_it_is_queued_waits(server: Server, code: str, begin: str, end: str) -> None:
-    """Nothing of it is written; then all of it."""
+async def test_batch_that_is_refused_when_it_is_queued_waits(server: Server, code: str, begin: str, end: str) -> None:
+    """Nothing of it is written at first, and then all of it."""
     batch = await server.committing.fold(identified(2), b"{")
     before = await committed(server.admin, WORKSPACE)
     await ask(server.admin, *begin.split())
@@ -84,8 +86,8 @@ async def test_a_batch_that_is_refused_when_it_is_queued_waits(server: Server, c
 
 
 @REFUSALS
-async def test_a_batch_that_is_refused_when_it_is_executed_waits(server: Server, code: str, begin: str, end: str) -> None:
-    """The server could still take the commands when they were queued."""
+async def test_batch_that_is_refused_when_it_is_executed_waits(server: Server, code: str, begin: str, end: str) -> None:
+    """The server still accepted the commands when they were queued."""
     batch = await server.committing.fold(identified(2), b"{")
     before = await committed(server.admin, WORKSPACE)
     server.proxy.pause_after("request", len(b"*1\r\n$5\r\nMULTI\r\n") + sum(map(len, batch.commands)))
@@ -103,12 +105,12 @@ async def test_a_batch_that_is_refused_when_it_is_executed_waits(server: Server,
 
 
 async def are_queued(admin: Redis, count: int) -> bool:
-    """Whether some connection has so many commands in its transaction."""
+    """Whether a connection has this many commands in its transaction."""
     return str(count) in [each["multi"] for each in await admin.client_list()]
 
 
-async def test_a_server_that_loads_its_data_is_waited_for(tmp_path: Path) -> None:
-    """It answers LOADING; then the batch is committed upon what it had before."""
+async def test_committer_waits_for_a_server_that_loads_its_data(tmp_path: Path) -> None:
+    """It answers LOADING. Then the batch is committed after the earlier ones."""
     options = ["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024", "--save", ""]
     node = await Node(tmp_path / "server", *options).start()
     try:
@@ -131,8 +133,8 @@ async def test_a_server_that_loads_its_data_is_waited_for(tmp_path: Path) -> Non
 
 
 async def is_loading(node: Node) -> bool:
-    """Whether it says so."""
-    async with connect(f"redis://127.0.0.1:{node.port}") as client:  # which does not try again by itself
+    """Whether the server answers LOADING."""
+    async with connect(f"redis://127.0.0.1:{node.port}") as client:  # this client does not retry
         try:
             await client.get("ballast-0")
         except BusyLoadingError:
@@ -141,14 +143,15 @@ async def is_loading(node: Node) -> bool:
 
 
 @pytest.mark.parametrize("bytes_arrive", ["none", "half", "all but EXEC"])
-async def test_a_takeover_in_the_middle_of_a_commit(server: Server, bytes_arrive: str) -> None:
-    """The first owner's transaction hangs on its way, its lease ends, another one commits: never both, never lost."""
+async def test_takeover_in_the_middle_of_a_commit(server: Server, bytes_arrive: str) -> None:
+    """The first owner's transaction hangs, its lease expires, and another owner commits: never both, and nothing is lost."""
     first = server.committing
     batch = await first.fold(identified(2))
     size = sum(map(len, batch.commands))
     server.proxy.pause_after("request", {"none": 0, "half": size // 2, "all but EXEC": size}[bytes_arrive])
     sending = asyncio.create_task(first.send(batch))
     await server.proxy.reached.wait()
+    await server.admin.pexpire(key(WORKSPACE, "owner"), LEFT_MS)
 
     second = Committing(server.admin, server.admin, WORKSPACE)
     await asyncio.wait_for(second.own(), RELEASED_S)
@@ -165,13 +168,13 @@ async def test_a_takeover_in_the_middle_of_a_commit(server: Server, bytes_arrive
 
 
 def is_done(task: "asyncio.Task[None] | None") -> bool:
-    """Whether it has ended."""
+    """Whether the task has ended."""
     return task is not None and task.done()
 
 
 @pytest.mark.slow
-async def test_a_slot_that_moves_while_batches_are_committed(tmp_path: Path) -> None:
-    """Some keys are here and some there: refused, and committed once when the slot has arrived."""
+async def test_slot_that_moves_while_batches_are_committed(tmp_path: Path) -> None:
+    """Some keys are on one node and some on the other: the batch is refused, and committed once when the slot has moved."""
     async with three_node_cluster(tmp_path, key(WORKSPACE, "events")) as servers, connect(servers.url) as client:
         source, target = await servers.primary(), servers.others[0]
         committing = Committing(client, client, WORKSPACE)

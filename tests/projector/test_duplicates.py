@@ -1,4 +1,4 @@
-"""Duplicates and re-used ids across restarts of the real projector (contract section 3)."""
+"""Duplicates and reused ids across restarts of the real projector (contract section 3)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -19,7 +19,7 @@ WINDOW: Final = 8
 
 @pytest.fixture
 def _small_window() -> Iterator[None]:
-    """A window that a few entries fill, with the projector's idea of how far back it has to read."""
+    """A window that a few entries fill, and the same length for the projector that restores it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "WINDOW_ENTRIES", WINDOW)
         patch.setattr(projector_workspace, "LOOKBACK_ENTRIES", 2 * WINDOW)
@@ -27,22 +27,22 @@ def _small_window() -> Iterator[None]:
 
 
 def visit(number: int) -> Mapping[str, Any]:
-    """An event with an id of its own."""
+    """An event with its own id."""
     return {"type": "VisitorSeen", "visitorId": f"v-{number}", "id": f"e-{number}"}
 
 
 async def status_of(redis: Redis, redis_url: str, workspace: str) -> Status:
-    """How the workspace is once a projector that was just started has folded the log."""
+    """The status of the workspace after a new projector has folded the log."""
     await fold_log(redis, redis_url, workspace)
     return await StateQueries(redis, workspace).status()
 
 
 @pytest.mark.usefixtures("_small_window")
 @pytest.mark.parametrize(("entries_before", "found"), [(WINDOW, 1), (WINDOW + 1, 0)])
-async def test_a_restarted_projector_knows_the_whole_window(
+async def test_restarted_projector_knows_the_whole_window(
     redis: Redis, redis_url: str, workspace: str, entries_before: int, found: int
 ) -> None:
-    """Its first entry, too."""
+    """Including its first entry."""
     await append(redis, workspace, [visit(number) for number in range(entries_before)])
     await fold_log(redis, redis_url, workspace)
     await append(redis, workspace, [visit(0)], start=entries_before)
@@ -52,7 +52,7 @@ async def test_a_restarted_projector_knows_the_whole_window(
 
 @pytest.mark.usefixtures("_small_window")
 async def test_excluded_entries_take_no_place_in_the_window(redis: Redis, redis_url: str, workspace: str) -> None:
-    """A log without them is what is folded, so a restarted projector reads that much further back."""
+    """The log is folded without them, so a restarted projector reads that much further back."""
     await redis.sadd(key(workspace, "excluded"), *(entry_id(number) for number in range(2, 2 + WINDOW)))
     await append(redis, workspace, [visit(number) for number in range(2 * WINDOW)])
     await fold_log(redis, redis_url, workspace)
@@ -74,8 +74,8 @@ async def test_a_restarted_projector_knows_the_ids_of_trusted_sources_behind_tho
     assert (await status_of(redis, redis_url, workspace)).duplicate == found
 
 
-async def test_a_reused_id_is_folded_counted_and_told(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Across a restart as well, with the first one of them in the log, once a minute."""
+async def test_reused_id_is_folded_counted_and_logged(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Across a restart, too, with the first event of the id, once a minute."""
     await append(redis, workspace, [{**visit(0), "id": "m-1"}, {**visit(1), "id": "m-1"}])
     with capture_logs() as told:
         status = await status_of(redis, redis_url, workspace)
@@ -90,5 +90,5 @@ async def test_a_reused_id_is_folded_counted_and_told(redis: Redis, redis_url: s
 
 
 def reused(told: list[Any]) -> list[Any]:
-    """The lines of the log about re-used ids."""
+    """The log lines about reused ids."""
     return [each for each in told if each["event"].startswith("event id used again")]

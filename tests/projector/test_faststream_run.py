@@ -21,7 +21,7 @@ FASTSTREAM = [sys.executable, "-m", "faststream", "run", APP]
 
 @contextmanager
 def faststream(log: Path, **variables: str) -> Generator["subprocess.Popen[bytes]"]:
-    """Runs the app with these settings."""
+    """Run the app with these settings."""
     with (
         log.open("wb") as output,
         subprocess.Popen(
@@ -35,8 +35,8 @@ def faststream(log: Path, **variables: str) -> Generator["subprocess.Popen[bytes
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_the_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_path: Path, number: signal.Signals) -> None:
-    """Settings come from the environment; a signal ends it in good order."""
+async def test_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_path: Path, number: signal.Signals) -> None:
+    """Settings come from the environment, and a signal ends it gracefully."""
     last = await append(redis, "acme", history()[:2000])
     with faststream(tmp_path / "log", KINFOLD_REDIS_URL=redis_url, KINFOLD_SERVE="acme, zeta") as process:
         await wait_until_folded(redis, "acme", last)
@@ -52,8 +52,8 @@ async def test_the_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_pa
     assert "Traceback" not in log
 
 
-async def test_the_app_without_a_server_ends_with_an_error(tmp_path: Path) -> None:
-    """It does not wait for a server that may never come: whoever runs it starts it again."""
+async def test_app_without_a_server_ends_with_an_error(tmp_path: Path) -> None:
+    """It does not wait for a server that may never come. Its supervisor starts it again."""
     with faststream(tmp_path / "log", KINFOLD_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as process:
         await wait_until(lambda: process.poll() is not None, 30)
 
@@ -61,7 +61,7 @@ async def test_the_app_without_a_server_ends_with_an_error(tmp_path: Path) -> No
 
 
 def test_importing_the_app_connects_to_nothing() -> None:
-    """A program may import it to look at it."""
+    """A program may import it for inspection."""
     code = f"import {APP.partition(':')[0]} as m; print(type(m.app).__name__)"
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -85,10 +85,10 @@ def test_importing_the_app_connects_to_nothing() -> None:
         ),
     ],
 )
-def test_the_app_whose_settings_name_no_server_says_one_sentence(
+def test_app_without_a_server_in_its_settings_prints_one_sentence(
     tmp_path: Path, variables: dict[str, str], sentence: str
 ) -> None:
-    """And no traceback, which showed the password in the URL as well."""
+    """It prints no traceback, which would contain the password in the URL."""
     environment = clean_environment(KINFOLD_DATA_DIR=str(tmp_path), **variables)
     said = subprocess.run(FASTSTREAM, env=environment, capture_output=True, text=True, check=False)
 
@@ -97,8 +97,8 @@ def test_the_app_whose_settings_name_no_server_says_one_sentence(
     assert (said.stderr[:9], said.stderr.count("\n"), "s3cret" in said.stderr) == ("kinfold: ", 1, False)
 
 
-def test_the_app_names_a_variable_that_is_no_setting(tmp_path: Path) -> None:
-    """As every command does."""
+def test_app_names_an_unknown_variable(tmp_path: Path) -> None:
+    """Like every command."""
     environment = clean_environment(KINFOLD_DATA_DIR=str(tmp_path), KINFOLD_REDISURL="redis://h")
     said = subprocess.run(FASTSTREAM, env=environment, capture_output=True, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""The feed keeps about as many entries as it is told to, and the newest (contract section 6)."""
+"""The feed keeps about as many entries as the setting says, and the newest (contract section 6)."""
 
 from typing import Final
 
@@ -11,11 +11,11 @@ from tests.support.snapshots import take_snapshot
 
 FEED_ENTRIES: Final = 1000
 ABOUT: Final = 200
-"""Redis drops whole nodes of a stream, of 100 entries by default: trimming to the entry would cost more than it saves."""
+"""Redis trims whole nodes of a stream, of 100 entries by default. Exact trimming would cost more than it saves."""
 
 
-async def test_the_feed_keeps_the_newest_entries(redis: Redis, redis_url: str, workspace: str) -> None:
-    """As many as the setting says, and not many more; what is dropped from the feed is not dropped from the state."""
+async def test_feed_keeps_the_newest_entries(redis: Redis, redis_url: str, workspace: str) -> None:
+    """As many as the setting says, and not many more. Trimming the feed does not change the state."""
     await append(redis, workspace, history())
     await fold_log(redis, redis_url, workspace)
     everything = await take_snapshot(redis, workspace)
@@ -30,8 +30,8 @@ async def test_the_feed_keeps_the_newest_entries(redis: Redis, redis_url: str, w
     assert (await StateQueries(redis, workspace).status()).entries == len(history())
 
 
-async def test_the_log_is_never_cut(redis: Redis, redis_url: str, workspace: str) -> None:
-    """It is the only source of truth: whatever the feed keeps, every event stays."""
+async def test_log_is_never_trimmed(redis: Redis, redis_url: str, workspace: str) -> None:
+    """It is the only source of truth: every event stays, for any length of the feed."""
     await append(redis, workspace, history()[:5000])
 
     await fold_log(redis, redis_url, workspace, feed_entries=1)

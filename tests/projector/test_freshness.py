@@ -1,4 +1,4 @@
-"""How soon an event shows: a tenth of a second, and within one for a workspace that was not there before."""
+"""An event is visible within a tenth of a second, and in a new workspace within a second."""
 
 import json
 import statistics
@@ -15,20 +15,18 @@ from tests.support.waiting import wait_until
 TRIES = 15
 
 
-async def test_an_event_shows_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
-    """The median of several tries, so that one hiccup of a busy machine says nothing about kinfold."""
+async def test_event_is_visible_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
+    """The median of several attempts, so that one delay of a busy machine does not count."""
     async with projecting(redis_url):
-        await appears(redis, "default", "v-first")  # the projector is up
+        await appears(redis, "default", "v-first")  # the projector is running
 
         delays_s = [await measured(partial(appears, redis, "default", f"v-{number}")) for number in range(TRIES)]
 
     assert statistics.median(delays_s) < 0.1, delays_s
 
 
-async def test_a_workspace_that_is_added_while_the_projector_runs_is_picked_up_within_a_second(
-    redis: Redis, redis_url: str
-) -> None:
-    """`SADD kinfold:workspaces acme`, and what is appended there is folded."""
+async def test_workspace_that_is_added_is_served_within_a_second(redis: Redis, redis_url: str) -> None:
+    """After `SADD kinfold:workspaces acme`, its events are folded."""
     async with projecting(redis_url):
         await appears(redis, "default", "v-first")
 
@@ -37,8 +35,8 @@ async def test_a_workspace_that_is_added_while_the_projector_runs_is_picked_up_w
     assert statistics.median(delays_s) < 1.0, delays_s
 
 
-async def test_an_event_in_an_added_workspace_shows_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
-    """The same from the first event on: XADD and SADD together, in whichever order."""
+async def test_event_in_an_added_workspace_is_visible_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
+    """From the first event on: XADD and SADD together, in either order."""
     async with projecting(redis_url):
         await appears(redis, "default", "v-first")
 
@@ -48,7 +46,7 @@ async def test_an_event_in_an_added_workspace_shows_within_a_tenth_of_a_second(r
 
 
 async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) -> None:
-    """More than a connection pool holds by default: each waits for its own log, and none for another's."""
+    """More than a connection pool holds by default. Each waits for its own log, and none for that of another."""
     names = [f"tenant-{number}" for number in range(150)]
     await redis.sadd(WORKSPACES, *names)
     for name in names:
@@ -64,26 +62,26 @@ async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) 
 
 
 async def measured(work: Callable[[], Awaitable[None]]) -> float:
-    """How many seconds it takes."""
+    """How many seconds the work takes."""
     started = time.perf_counter()
     await work()
     return time.perf_counter() - started
 
 
 async def appears(client: Redis, workspace: str, visitor_id: str) -> None:
-    """Appends an event and waits until its visitor is there."""
+    """Append an event and wait until its visitor is stored."""
     await append_seen(client, workspace, visitor_id)
     await wait_until(lambda: shows(client, workspace, visitor_id))
 
 
 async def joins_and_appears(client: Redis, workspace: str) -> None:
-    """The same in a workspace that nobody knew."""
+    """The same in a new workspace."""
     await client.sadd(WORKSPACES, workspace)
     await appears(client, workspace, "v-1")
 
 
 async def append_seen(client: Redis, workspace: str, visitor_id: str) -> None:
-    """As redis-cli does it."""
+    """Append an event as redis-cli does."""
     event = json.dumps({"type": "VisitorSeen", "visitorId": visitor_id})
     await client.xadd(key(workspace, "events"), {"event": event})
 

@@ -1,6 +1,6 @@
-"""A log that is not the one its state was made from, a state that has lost keys, entries that were trimmed too early.
+"""A log that does not belong to its state, a state that has lost keys, and entries that were trimmed too early.
 
-The projector recognises each, says so, and mends what the log can mend (contract section 8).
+The projector detects each of them, reports it, and repairs what the log can repair (contract section 8).
 """
 
 from collections.abc import Awaitable
@@ -36,12 +36,12 @@ PEOPLE: Final = [identify(number) for number in range(20)]
 
 
 async def status_of(client: Redis, workspace: str) -> Status:
-    """What `kinfold status` prints."""
+    """The output of `kinfold status`."""
     return await StateQueries(client, workspace).status()
 
 
 async def assert_is_mended(client: Redis, workspace: str) -> None:
-    """The state is what the log says, and whoever applied the feed has the same contacts."""
+    """Assert that the state equals a fold of the log, and that a reader of the feed has the same contacts."""
     assert await verify(client, workspace) == []
     applied: dict[str, object] = {}
     for change in await changes_since(client, workspace, 0):
@@ -55,7 +55,7 @@ async def assert_is_mended(client: Redis, workspace: str) -> None:
 
 
 async def rebuilt(client: Redis, workspace: str, times: int = 1) -> None:
-    """Waits until the projector has rebuilt the state."""
+    """Wait until the projector has rebuilt the state."""
 
     async def is_rebuilt() -> bool:
         return (await status_of(client, workspace)).rebuilds == times
@@ -64,24 +64,24 @@ async def rebuilt(client: Redis, workspace: str, times: int = 1) -> None:
 
 
 async def older_copy(client: Redis, workspace: str) -> bytes:
-    """The log as it is now."""
+    """A copy of the current log."""
     return cast("bytes", await client.dump(key(workspace, "events")))
 
 
 async def bring_back(client: Redis, workspace: str, copy: bytes) -> None:
-    """Puts an older copy of the log in the present one's place; the state stays."""
+    """Replace the log with an older copy. The state stays."""
     await client.restore(key(workspace, "events"), 0, copy, replace=True)
 
 
-async def test_a_state_ahead_of_its_log_is_rebuilt_at_the_start(redis: Redis, redis_url: str, workspace: str) -> None:
-    """An older copy of the log: what only its lost end told is told to be gone, and what came afterwards is folded."""
+async def test_state_ahead_of_its_log_is_rebuilt_at_the_start(redis: Redis, redis_url: str, workspace: str) -> None:
+    """With an older copy of the log, contacts that came from the lost end are gone, and later entries are folded."""
     await append(redis, workspace, PEOPLE[:5])
     copy = await older_copy(redis, workspace)
     await append(redis, workspace, PEOPLE[5:8], start=5)
     await fold_log(redis, redis_url, workspace)
     length = await redis.xlen(key(workspace, "changes"))
     await bring_back(redis, workspace, copy)
-    # Ids at or below the position: they would never be read.
+    # ids at or below the position: they would never be read
     await append(redis, workspace, PEOPLE[10:12], start=5)
 
     with capture_logs() as logs:
@@ -92,15 +92,15 @@ async def test_a_state_ahead_of_its_log_is_rebuilt_at_the_start(redis: Redis, re
             await wait_until_folded(redis, workspace, last)
 
     told = await changes_since(redis, workspace, length)
-    # A contact's id comes from its entry's, so the first two are other people now.
+    # the id of a contact comes from its entry, so the first two are now other people
     assert [type(each) for each in told if each.cause == "replay"] == [ContactUpdated, ContactUpdated, ContactGone]
     assert "the state is ahead of the log" in str((await status_of(redis, workspace)).rebuild_reason)
     assert [each for each in logs if each["event"] == "state is rebuilt from the log" and each["log_level"] == "error"]
     await assert_is_mended(redis, workspace)
 
 
-async def test_a_log_that_lost_its_end_under_a_projector_is_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Though new entries were folded upon the old state before it looked."""
+async def test_log_that_loses_its_end_is_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Although new entries were folded into the old state before the projector checked."""
     await append(redis, workspace, PEOPLE[:5])
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, entry_id(4))
@@ -117,7 +117,7 @@ async def test_a_log_that_lost_its_end_under_a_projector_is_noticed(redis: Redis
 
 
 async def wait_for_a_look(client: Redis) -> None:
-    """Waits until the projector has looked at its log twice: the last position is one that it has seen there."""
+    """Wait until the projector has checked its log twice, so that it has seen the last position there."""
 
     async def looks() -> int:
         stats = cast("dict[str, dict[str, int]]", await client.info("commandstats"))
@@ -131,8 +131,8 @@ async def wait_for_a_look(client: Redis) -> None:
     await wait_until(has_looked, MEND_S)
 
 
-async def test_another_entry_under_the_same_id_is_another_log(redis: Redis, redis_url: str, workspace: str) -> None:
-    """As where a log was lost after a failover, and another writer got the same id."""
+async def test_other_entry_with_the_same_id_is_another_log(redis: Redis, redis_url: str, workspace: str) -> None:
+    """As after a failover that lost the end of the log, when another producer got the same id."""
     await append(redis, workspace, PEOPLE[:5])
     copy = await older_copy(redis, workspace)
     await append(redis, workspace, PEOPLE[5:6], start=5)
@@ -148,10 +148,8 @@ async def test_another_entry_under_the_same_id_is_another_log(redis: Redis, redi
 
 
 @pytest.mark.parametrize("how", ["trimmed", "trimmed to nothing", "deleted", "a repeated name"])
-async def test_what_may_happen_to_a_log_is_no_reason_for_a_rebuild(
-    redis: Redis, redis_url: str, workspace: str, how: str
-) -> None:
-    """Trimming what is folded, deleting an entry for good, and an entry with the same name twice, which has a digest too."""
+async def test_ordinary_events_of_a_log_do_not_cause_a_rebuild(redis: Redis, redis_url: str, workspace: str, how: str) -> None:
+    """Trimming folded entries, deleting an entry, and an entry with a repeated field name, which also has a digest."""
     await append(redis, workspace, PEOPLE[:5])
     if how == "a repeated name":
         event = b'{"type":"VisitorSeen","visitorId":"v-1"}'
@@ -177,10 +175,10 @@ async def test_what_may_happen_to_a_log_is_no_reason_for_a_rebuild(
 @pytest.mark.parametrize(
     "name", ["contacts", "visitors", "external-ids", "emails", "members", "contact-stamps", "created", "position"]
 )
-async def test_a_key_that_was_evicted_is_noticed_before_anything_is_made_of_it(
+async def test_evicted_key_is_noticed_before_anything_is_derived_from_it(
     redis: Redis, redis_url: str, workspace: str, name: PublicName | PrivateName
 ) -> None:
-    """Without it, the next identification would make a second contact with the same external id."""
+    """Without it, the next identification would create a second contact with the same external id."""
     await append(redis, workspace, PEOPLE[:5])
     await fold_log(redis, redis_url, workspace)
     await redis.delete(key(workspace, name))
@@ -196,12 +194,12 @@ async def test_a_key_that_was_evicted_is_noticed_before_anything_is_made_of_it(
 
 
 async def contacts_named(client: Redis, workspace: str, external_id: str) -> int:
-    """How many living contacts have an external id."""
+    """The number of living contacts with an external id."""
     return len([each async for each in StateQueries(client, workspace).contacts() if each.external_id == external_id])
 
 
-async def test_keys_that_are_evicted_under_a_projector_are_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
-    """It looks now and then while it serves."""
+async def test_keys_that_are_evicted_while_a_projector_runs_are_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
+    """It checks from time to time while it serves."""
     await append(redis, workspace, PEOPLE[:5])
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, entry_id(4))
@@ -214,10 +212,10 @@ async def test_keys_that_are_evicted_under_a_projector_are_noticed(redis: Redis,
 
 
 @pytest.mark.parametrize("batch_entries", [7, 1000])
-async def test_the_counts_of_a_state_are_those_of_its_keys(
+async def test_counts_of_a_state_are_those_of_its_keys(
     redis: Redis, redis_url: str, workspace: str, batch_entries: int
 ) -> None:
-    """Of a real history, however it is cut, loaded and forgotten: a count that is wrong would mean a rebuild for nothing."""
+    """For a real history with any batches and any cache. A wrong count would cause a needless rebuild."""
     await append(redis, workspace, history()[:6000])
     await fold_log(redis, redis_url, workspace, batch_entries=batch_entries, cache_bytes=0 if batch_entries == 7 else 200_000)
 
@@ -231,8 +229,8 @@ async def test_the_counts_of_a_state_are_those_of_its_keys(
     assert counts.linked == 1
 
 
-async def test_a_state_that_only_a_person_may_replace_is_not_served(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Half of the log is gone, and keys as well: a rebuild would lose contacts. The other workspaces are served."""
+async def test_state_that_only_a_person_may_replace_is_not_served(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Half of the log is gone, and keys are missing: a rebuild would lose contacts. The other workspaces are served."""
     await append(redis, workspace, PEOPLE[:10])
     await fold_log(redis, redis_url, workspace)
     await redis.xtrim(key(workspace, "events"), maxlen=5, approximate=False)
@@ -255,8 +253,8 @@ async def test_a_state_that_only_a_person_may_replace_is_not_served(redis: Redis
         assert await damage() is None
 
 
-async def test_a_log_that_is_gone_does_not_take_the_state_with_it(redis: Redis, redis_url: str, workspace: str) -> None:
-    """The state is all that is left: it is kept until a person decides."""
+async def test_deleted_log_does_not_delete_the_state(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The state is all that is left, so it is kept until a person decides."""
     await append(redis, workspace, PEOPLE[:3])
     await fold_log(redis, redis_url, workspace)
     await redis.delete(key(workspace, "events"))
@@ -270,8 +268,10 @@ async def test_a_log_that_is_gone_does_not_take_the_state_with_it(redis: Redis, 
     assert await redis.hlen(key(workspace, "contacts")) == 3
 
 
-async def test_entries_that_were_trimmed_ahead_of_the_projector_are_said(redis: Redis, redis_url: str, workspace: str) -> None:
-    """How many they were is in the log and the status, folding goes on, and the lag is right again."""
+async def test_entries_that_were_trimmed_before_they_were_folded_are_reported(
+    redis: Redis, redis_url: str, workspace: str
+) -> None:
+    """Their number is in the log and in the status, folding continues, and the lag is correct again."""
     await append(redis, workspace, PEOPLE[:2])
     await fold_log(redis, redis_url, workspace)
     await append(redis, workspace, PEOPLE[2:20], start=2)
@@ -292,7 +292,7 @@ async def test_entries_that_were_trimmed_ahead_of_the_projector_are_said(redis: 
     assert [each["lost"] for each in logs if each["event"] == "entries lost"] == [10]
 
 
-async def test_an_entry_that_was_deleted_before_it_was_folded_is_said_once(
+async def test_entry_that_was_deleted_before_it_was_folded_is_reported_once(
     redis: Redis, redis_url: str, workspace: str
 ) -> None:
     """Also across a restart."""

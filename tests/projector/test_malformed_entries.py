@@ -1,4 +1,4 @@
-"""A thousand entries that are no good events stand between good ones: the log goes on, and nothing is lost (section 7)."""
+"""A thousand malformed entries between good ones: folding continues, and nothing is lost (section 7)."""
 
 from collections import Counter
 from collections.abc import Awaitable, Sequence
@@ -14,6 +14,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.rejections import Reason
 from kinfold_services.state.queries import StateQueries
 from tests.support.event_log import append, entry_id, forget_all_but_the_log
+from tests.support.lengths import short_or_long
 from tests.support.malformed import KINDS, Malformed, malformed
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.snapshots import RawEntry, read_stream, take_snapshot
@@ -26,10 +27,10 @@ def visit(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("batch_entries", [1000, 7])
-async def test_a_thousand_malformed_entries_between_good_ones(
+async def test_thousand_malformed_entries_between_good_ones(
     redis: Redis, redis_url: str, workspace: str, batch_entries: int
 ) -> None:
-    """Each is in rejects, in order, with its reason and its bytes; every good one is folded."""
+    """Each is in the rejects, in order, with its reason and its bytes. Every good entry is folded."""
     bad = [malformed(number) for number in range(COUNT)]
     await append(redis, workspace, chain.from_iterable((visit(n), each.fields) for n, each in enumerate(bad)))
 
@@ -43,12 +44,12 @@ async def test_a_thousand_malformed_entries_between_good_ones(
     assert (status.folded, status.rejected, status.lag) == (COUNT, COUNT, 0)
 
 
-def test_every_reason_is_among_them() -> None:
-    """No code of the contract is left out."""
+def test_every_reason_occurs() -> None:
+    """All codes of the contract are covered."""
     assert Counter(malformed(number).reason for number in range(KINDS)).keys() == set(get_args(Reason))
 
 
-async def test_a_rejected_entry_says_why_in_a_sentence(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_rejected_entry_has_a_sentence_with_the_reason(redis: Redis, redis_url: str, workspace: str) -> None:
     """It names the field, what was expected and what it got."""
     await append(redis, workspace, [{"type": "VisitorSeen", "visitorId": "v-1", "context": {"page": ["/"]}}])
 
@@ -61,8 +62,8 @@ async def test_a_rejected_entry_says_why_in_a_sentence(redis: Redis, redis_url: 
     assert b", got " in fields[b"detail"]
 
 
-async def test_an_entry_of_very_many_fields_is_kept_in_parts(redis: Redis, redis_url: str, workspace: str) -> None:
-    """One script cannot write them all at once: they follow each other, with the same `entry`."""
+async def test_entry_with_very_many_fields_is_kept_in_parts(redis: Redis, redis_url: str, workspace: str) -> None:
+    """One script cannot write them all at once, so the parts follow each other, with the same `entry`."""
     fields = {b"field-%d" % number: b"%d" % number for number in range(20_000)}
     await append(redis, workspace, [fields, visit(1)])
 
@@ -75,10 +76,10 @@ async def test_an_entry_of_very_many_fields_is_kept_in_parts(redis: Redis, redis
     assert (await StateQueries(redis, workspace).status()).rejected == 1
 
 
-async def test_an_entry_that_has_a_name_twice_is_kept_whole(redis: Redis, redis_url: str, workspace: str) -> None:
-    """The last of a name is what counts, and no mapping of the fields loses the others on their way to `rejects`."""
+async def test_entry_with_a_repeated_field_name_is_kept_whole(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The last value of the name counts, and `rejects` has all of them."""
     flat = [b"event", b"first", b"x", b"1", b"event", b"second"]
-    add = "return redis.call('XADD', KEYS[1], unpack(ARGV))"  # redis-py takes and gives dictionaries
+    add = "return redis.call('XADD', KEYS[1], unpack(ARGV))"  # redis-py takes and returns dictionaries
     await cast("Awaitable[bytes]", redis.eval(add, 1, key(workspace, "events"), entry_id(0), *flat))
     await append(redis, workspace, [visit(1)], start=1)
 
@@ -89,8 +90,8 @@ async def test_an_entry_that_has_a_name_twice_is_kept_whole(redis: Redis, redis_
     assert shown[: len(flat)] == flat
 
 
-async def test_a_large_entry_is_kept(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Ten megabytes are too large for an event and not for a reject."""
+async def test_large_entry_is_kept(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Ten megabytes are too large for an event, but not for a reject."""
     fields = {b"event": b"x" * 10_000_000}
     await append(redis, workspace, [fields, visit(1)])
 
@@ -99,12 +100,16 @@ async def test_a_large_entry_is_kept(redis: Redis, redis_url: str, workspace: st
     assert_rejected(await read_stream(redis, workspace, "rejects"), [Malformed("too-large", fields)], first=0, step=1)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=short_or_long(10, 30),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(entries=st.lists(st.dictionaries(st.sampled_from([b"event", b"x"]) | st.binary(), st.binary(), min_size=1), min_size=1))
-async def test_no_bytes_whatever_stop_the_projector(
+async def test_random_bytes_do_not_stop_the_projector(
     redis: Redis, redis_url: str, workspace: str, entries: list[dict[bytes, bytes]]
 ) -> None:
-    """Hypothesis makes up what no kind above is; what is rejected is told with the bytes as they were."""
+    """Hypothesis finds other cases than those above. Rejects contain the bytes unchanged."""
     await redis.flushdb()
     last = await append(redis, workspace, [*entries, visit(1)])
     async with projecting(redis_url, workspace):
@@ -113,7 +118,7 @@ async def test_no_bytes_whatever_stop_the_projector(
     rejects = await read_stream(redis, workspace, "rejects")
     rejected = {fields[b"entry"].decode(): fields for _, fields in rejects}
     for number, fields in enumerate(entries):
-        shown = rejected[entry_id(number)]  # random bytes are no event
+        shown = rejected[entry_id(number)]  # random bytes are not an event
         assert {name: shown[name] for name in fields if name not in OURS} == {
             name: value for name, value in fields.items() if name not in OURS
         }
@@ -124,7 +129,7 @@ OURS: Final = (b"entry", b"reason", b"detail")
 
 
 def assert_rejected(rejects: Sequence[RawEntry], bad: Sequence[Malformed], *, first: int, step: int) -> None:
-    """Each with its reason and its bytes. Of a field that an entry has under a name of ours, a mapping shows ours."""
+    """Assert the reasons and the bytes. If a field has the name of an added one, a mapping has the added one."""
     assert len(rejects) == len(bad)
     for number, ((_, shown), expected) in enumerate(zip(rejects, bad, strict=True)):
         assert shown[b"entry"].decode() == entry_id(first + step * number)

@@ -1,4 +1,4 @@
-"""Redis goes away and comes back while events are folded: the projector goes on by itself, and nothing is lost or doubled."""
+"""Redis fails and recovers while events are folded: the projector continues by itself, and nothing is lost or duplicated."""
 
 import asyncio
 import os
@@ -26,17 +26,17 @@ BATCH_ENTRIES: Final = 50
 TRIES: Final = 8
 REFUSALS: Final = 3
 NOTICED_S: Final = 20.0
-"""It takes 3 s and a moment; the machine may be busy."""
+"""It takes a little more than 3 s; the machine may be busy."""
 EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
 
 
 async def stop(server: EmbeddedServer) -> None:
-    """As an operator does it."""
+    """Stop the server as an operator does."""
     await asyncio.to_thread(server.stop)
 
 
 async def kill(server: EmbeddedServer) -> None:
-    """As the kernel does it when memory is short."""
+    """Kill the server as the kernel does when memory is short."""
     async with Redis.from_url(server.url) as client:
         pid = (await client.info("server"))["process_id"]
     os.kill(pid, signal.SIGKILL)
@@ -45,7 +45,7 @@ async def kill(server: EmbeddedServer) -> None:
 
 @asynccontextmanager
 async def serving(data_dir: Path) -> AsyncGenerator[tuple[EmbeddedServer, Redis]]:
-    """A server on the directory, with what it held before."""
+    """A server on the directory, with its earlier data."""
     with EmbeddedServer.start(data_dir) as server:
         async with Redis.from_url(server.url) as client:
             yield server, client
@@ -53,8 +53,8 @@ async def serving(data_dir: Path) -> AsyncGenerator[tuple[EmbeddedServer, Redis]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [stop, kill])
-async def test_a_server_that_ends_under_load_and_comes_back(tmp_path: Path, end: Callable[[EmbeddedServer], Any]) -> None:
-    """What it acknowledged it has, what it has not the projector does again: the same bytes as without."""
+async def test_server_that_ends_under_load_and_comes_back(tmp_path: Path, end: Callable[[EmbeddedServer], Any]) -> None:
+    """The server has what it acknowledged, and the projector repeats the rest: the bytes are the same as without a failure."""
     async with serving(tmp_path) as (server, client):
         last = await append(client, WORKSPACE, history())
         await fold_log(client, server.url, WORKSPACE)
@@ -83,8 +83,8 @@ async def test_a_server_that_ends_under_load_and_comes_back(tmp_path: Path, end:
         ("READONLY", "REPLICAOF localhost 1", "REPLICAOF NO ONE"),
     ],
 )
-async def test_a_server_that_takes_nothing_for_a_while(tmp_path: Path, code: str, begin: str, end: str) -> None:
-    """Full, without the replicas that it wants, or a replica itself: the projector tries again until it is over."""
+async def test_server_that_accepts_nothing_for_a_while(tmp_path: Path, code: str, begin: str, end: str) -> None:
+    """It is full, lacks its replicas, or is a replica itself. The projector retries until it succeeds."""
     async with serving(tmp_path) as (server, client):
         last = await append(client, WORKSPACE, history())
 
@@ -102,7 +102,7 @@ async def test_a_server_that_takes_nothing_for_a_while(tmp_path: Path, code: str
 
 
 async def test_connections_that_go_silent_are_noticed(redis: Redis, redis_url: str, workspace: str) -> None:
-    """A firewall has forgotten them: nothing is refused and nothing ends, but new connections work."""
+    """A firewall forgot them: nothing is refused and nothing ends, but new connections work."""
     with Proxy(redis_url) as proxy:
         async with projecting(proxy.url, workspace):
             last = await append(redis, workspace, history()[:10])
@@ -112,8 +112,8 @@ async def test_connections_that_go_silent_are_noticed(redis: Redis, redis_url: s
             await wait_until_folded(redis, workspace, last, NOTICED_S)
 
 
-async def test_a_server_that_hangs_is_asked_again(tmp_path: Path) -> None:
-    """SIGSTOP for longer than a lease and every timeout; then it goes on, and so does the projector."""
+async def test_hanging_server_is_asked_again(tmp_path: Path) -> None:
+    """SIGSTOP for longer than a lease and every timeout. When the server continues, so does the projector."""
     async with serving(tmp_path) as (server, client):
         pid = (await client.info("server"))["process_id"]
         async with projecting(server.url) as service:
@@ -133,13 +133,13 @@ async def test_a_server_that_hangs_is_asked_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_cluster_that_is_down_under_load_and_comes_back(tmp_path: Path) -> None:
-    """A cluster that has lost a slot answers nobody, and while it is put together again that is no reason to stop."""
+async def test_cluster_that_is_down_under_load_and_comes_back(tmp_path: Path) -> None:
+    """A cluster that has lost a slot answers nothing. While it is repaired, the projector must not stop."""
     async with cluster(tmp_path) as url, Redis.from_url(url.replace("redis+cluster", "redis")) as node:
         last = await append(node, WORKSPACE, history())
 
         async def looked_for_nodes() -> int:
-            """How often somebody has, as every try does that follows a failed one."""
+            """How often the nodes were looked up, as after every failed attempt."""
             return cast("int", (await node.info("commandstats"))["cmdstat_cluster|slots"]["calls"])
 
         async def is_tried_again() -> bool:
@@ -156,11 +156,11 @@ async def test_a_cluster_that_is_down_under_load_and_comes_back(tmp_path: Path) 
 
 
 async def has_come_to(client: Redis, target: str) -> bool:
-    """Whether that entry is folded."""
+    """Whether the entry is folded."""
     return (await stored_position(client, WORKSPACE) or b"") >= target.encode()
 
 
 async def a_new_workspace_is_still_found(client: Redis, service: ProjectorService) -> None:
-    """The look-out for workspaces has survived as well."""
+    """Wait until a new workspace is found: the search for workspaces still runs."""
     await client.sadd("kinfold:workspaces", "acme")
     await wait_until(lambda: "acme" in service.workspaces)

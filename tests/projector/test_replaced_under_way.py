@@ -1,4 +1,4 @@
-"""A replay that replaces the state while a batch is on its way: each entry is folded once (contract sections 8 and 9)."""
+"""A replay replaces the state while a batch is being committed: each entry is folded once (contract sections 8 and 9)."""
 
 from collections.abc import Awaitable
 from typing import Final, cast
@@ -15,13 +15,13 @@ from tests.support.replaying import replay, verify
 from tests.support.waiting import wait_until
 
 LATE_S: Final = 2.5
-"""So late come answers, which is soon enough for the projector: time for a replay between a commit and its answer."""
+"""The delay of answers, which the projector tolerates: enough for a replay between a commit and its answer."""
 
 
-async def test_a_batch_that_was_committed_before_the_replay_is_not_folded_again(
+async def test_batch_that_was_committed_before_the_replay_is_not_folded_again(
     redis: Redis, redis_url: str, workspace: str
 ) -> None:
-    """Its answer was lost; when it is sent again, another state is there, which holds it already."""
+    """Its answer was lost. When it is sent again, the state is a new one, which already contains it."""
     await append(redis, workspace, history()[:10])
     with Proxy(redis_url) as proxy:
         async with projecting(proxy.url, workspace):
@@ -40,8 +40,10 @@ async def test_a_batch_that_was_committed_before_the_replay_is_not_folded_again(
     assert await verify(redis, workspace) == []
 
 
-async def test_a_state_that_is_behind_what_was_committed_gets_every_entry(redis: Redis, redis_url: str, workspace: str) -> None:
-    """A backup of the state is put back under a projector: what it had folded since then is read again."""
+async def test_state_that_is_behind_the_committed_batches_gets_every_entry(
+    redis: Redis, redis_url: str, workspace: str
+) -> None:
+    """A backup of the state is restored while a projector runs: later entries are read again."""
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, await append(redis, workspace, history()[:3]))
         backup = await back_up(redis, workspace)
@@ -55,10 +57,10 @@ async def test_a_state_that_is_behind_what_was_committed_gets_every_entry(redis:
     assert await verify(redis, workspace) == []
 
 
-async def test_a_state_that_is_ahead_of_what_was_folded_gets_no_entry_twice(
+async def test_state_that_is_ahead_of_the_folded_entries_gets_no_entry_twice(
     redis: Redis, redis_url: str, workspace: str
 ) -> None:
-    """A state that holds the two batches already is put in place while they wait for a hold to end."""
+    """A state that already contains the two batches is swapped in while they wait for a hold to end."""
     last = await append(redis, workspace, history()[:6])
     await fold_log(redis, redis_url, workspace)
     backup = await back_up(redis, workspace)
@@ -81,12 +83,12 @@ async def test_a_state_that_is_ahead_of_what_was_folded_gets_no_entry_twice(
 
 
 async def back_up(client: Redis, workspace: str) -> dict[str, bytes | None]:
-    """The keys of the state, as DUMP gives them."""
+    """The keys of the state, as DUMP returns them."""
     return {key(workspace, name): await client.dump(key(workspace, name)) for name in COMMITTED}
 
 
 async def put_back(client: Redis, workspace: str, backup: dict[str, bytes | None]) -> None:
-    """Replaces the state by a backup. The workspace keeps its owner."""
+    """Replace the state with a backup. The workspace keeps its owner."""
     owner = await cast("Awaitable[bytes]", client.hget(key(workspace, "position"), "owner"))
     async with client.pipeline(transaction=True) as restore:
         for name, content in backup.items():

@@ -1,4 +1,4 @@
-"""Starting and stopping: nothing is skipped, nothing is folded twice, whatever there was before (contract section 8)."""
+"""Starting and stopping: nothing is skipped, and nothing is folded twice (contract section 8)."""
 
 import asyncio
 
@@ -18,8 +18,8 @@ from tests.support.waiting import wait_until
 VISITS = [{"type": "VisitorSeen", "visitorId": f"v-{number}", "id": f"e-{number}"} for number in range(200)]
 
 
-async def test_events_from_before_the_first_start_are_folded(redis: Redis, redis_url: str, workspace: str) -> None:
-    """The log is read from its beginning where no position is stored, not from the moment of the start."""
+async def test_events_before_the_first_start_are_folded(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Without a stored position, the log is read from its beginning, not from the moment of the start."""
     await append(redis, workspace, VISITS)
 
     await fold_log(redis, redis_url, workspace)
@@ -27,8 +27,8 @@ async def test_events_from_before_the_first_start_are_folded(redis: Redis, redis
     assert (await StateQueries(redis, workspace).status()).visitors == len(VISITS)
 
 
-async def test_events_from_before_a_group_of_somebody_else_are_folded(redis: Redis, redis_url: str, workspace: str) -> None:
-    """A group that was made at `$`, as tools do by default, hides nothing: the position is the truth."""
+async def test_events_before_a_foreign_consumer_group_are_folded(redis: Redis, redis_url: str, workspace: str) -> None:
+    """A group that was created at `$`, as tools do by default, hides nothing: the stored position counts."""
     await append(redis, workspace, VISITS)
     await redis.xgroup_create(key(workspace, "events"), "kinfold", id="$")
 
@@ -37,8 +37,8 @@ async def test_events_from_before_a_group_of_somebody_else_are_folded(redis: Red
     assert (await StateQueries(redis, workspace).status()).visitors == len(VISITS)
 
 
-async def test_a_restarted_projector_goes_on_where_it_was(redis: Redis, redis_url: str, workspace: str) -> None:
-    """What came meanwhile is folded once, what was folded stays."""
+async def test_restarted_projector_continues_at_its_position(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Events that arrived meanwhile are folded once, and earlier ones are not folded again."""
     await append(redis, workspace, VISITS[:50])
     await fold_log(redis, redis_url, workspace)
     await append(redis, workspace, VISITS[50:], start=50)
@@ -49,7 +49,7 @@ async def test_a_restarted_projector_goes_on_where_it_was(redis: Redis, redis_ur
     assert (status.folded, status.duplicate, status.visitors) == (len(VISITS), 0, len(VISITS))
 
 
-async def test_a_restarted_projector_remembers_what_was_said_before(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_restarted_projector_remembers_earlier_events(redis: Redis, redis_url: str, workspace: str) -> None:
     """The duplicate window is defined on the log, so a restart within it sees the same duplicates."""
     await append(redis, workspace, VISITS)
     await fold_log(redis, redis_url, workspace)
@@ -60,8 +60,8 @@ async def test_a_restarted_projector_remembers_what_was_said_before(redis: Redis
     assert (await StateQueries(redis, workspace).status()).duplicate == len(VISITS)
 
 
-async def test_a_restarted_projector_finds_who_is_behind_an_event(redis: Redis, redis_url: str, workspace: str) -> None:
-    """A contact that only a visitor's link points to is loaded, and so is the living one behind a tombstone."""
+async def test_restarted_projector_finds_the_contact_of_an_event(redis: Redis, redis_url: str, workspace: str) -> None:
+    """It loads a contact to which only a visitor's link points, and the living contact behind a tombstone."""
     await append(redis, workspace, [{"type": "VisitorIdentified", "visitorId": "v-1", "email": "ada@example.org"}])
     await fold_log(redis, redis_url, workspace)
     events = [
@@ -79,7 +79,7 @@ async def test_a_restarted_projector_finds_who_is_behind_an_event(redis: Redis, 
     assert (contact.email, contact.visitor_ids, contact.metadata) == ("ada@example.org", ["v-1"], {"plan": "pro"})
 
 
-async def test_a_workspace_without_a_log_is_served_when_it_gets_one(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_workspace_without_a_log_is_served_when_it_gets_one(redis: Redis, redis_url: str, workspace: str) -> None:
     """The first event may come long after the projector."""
     async with projecting(redis_url, workspace) as service:
         await wait_until(lambda: workspace in service.workspaces)
@@ -87,8 +87,8 @@ async def test_a_workspace_without_a_log_is_served_when_it_gets_one(redis: Redis
         await wait_until_folded(redis, workspace, last)
 
 
-async def test_the_default_workspace_is_served_unasked_and_a_name_that_is_none_never(redis: Redis, redis_url: str) -> None:
-    """What stands in `kinfold:workspaces` may be anything: the rest is served all the same."""
+async def test_default_workspace_is_always_served_and_an_invalid_name_never(redis: Redis, redis_url: str) -> None:
+    """`kinfold:workspaces` may contain anything; the other workspaces are still served."""
     await redis.sadd(WORKSPACES, "acme", "No Workspace!", b"\xff", "{acme}")
     for workspace in ("default", "acme"):
         await append(redis, workspace, VISITS[:1])
@@ -100,10 +100,8 @@ async def test_the_default_workspace_is_served_unasked_and_a_name_that_is_none_n
 
 
 @pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
-async def test_a_blocked_identifier_that_makes_no_sense_stops_its_own_workspace_alone(
-    redis: Redis, redis_url: str, pattern: str
-) -> None:
-    """Before the projector starts or while it runs; once it is mended, the workspace is served like any other."""
+async def test_invalid_blocked_identifier_only_stops_its_own_workspace(redis: Redis, redis_url: str, pattern: str) -> None:
+    """Before the projector starts or while it runs. Once it is corrected, the workspace is served like any other."""
     blocked = key("acme", "blocked-identifiers")
     await redis.sadd(WORKSPACES, "acme")
     await redis.sadd(blocked, pattern, b"\xff")
@@ -117,8 +115,10 @@ async def test_a_blocked_identifier_that_makes_no_sense_stops_its_own_workspace_
         await wait_until_folded(redis, "acme", entry_id(0))
 
 
-async def test_nor_does_one_that_comes_between_a_workspaces_opening_and_its_first_entry(redis: Redis, redis_url: str) -> None:
-    """The rules are read again then: the others are served meanwhile, and this one once it is mended."""
+async def test_invalid_blocked_identifier_added_before_the_first_entry_only_stops_its_own_workspace(
+    redis: Redis, redis_url: str
+) -> None:
+    """The rules are read again at the first entry. The others are served meanwhile, and this one once it is corrected."""
     blocked = key("acme", "blocked-identifiers")
     with capture_logs() as logs:
         async with projecting(redis_url, "default", "acme") as service:
@@ -132,8 +132,8 @@ async def test_nor_does_one_that_comes_between_a_workspaces_opening_and_its_firs
             await wait_until_folded(redis, "acme", entry_id(0))
 
 
-async def test_a_projector_that_is_told_which_workspaces_serves_no_others(redis: Redis, redis_url: str) -> None:
-    """Workspaces can be spread over projectors."""
+async def test_projector_with_a_list_of_workspaces_serves_no_others(redis: Redis, redis_url: str) -> None:
+    """So workspaces can be distributed over projectors."""
     await redis.sadd(WORKSPACES, "acme", "zeta")
     for workspace in ("default", "acme", "zeta"):
         await append(redis, workspace, VISITS[:1])
@@ -147,7 +147,7 @@ async def test_a_projector_that_is_told_which_workspaces_serves_no_others(redis:
 
 
 async def test_workspaces_share_nothing(redis: Redis, redis_url: str) -> None:
-    """The same people in two workspaces are two times as many people: not even their contact ids are the same."""
+    """The same people in two workspaces are twice as many contacts, with different contact ids."""
     event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "email": "ada@example.org"}
     for workspace in ("acme", "zeta"):
         await append(redis, workspace, [event])
@@ -161,7 +161,7 @@ async def test_workspaces_share_nothing(redis: Redis, redis_url: str) -> None:
 
 
 async def test_ordinary_tools_show_the_lag(redis: Redis, redis_url: str, workspace: str) -> None:
-    """The consumer group stands where the projector stands, so XINFO GROUPS tells what is still to be folded."""
+    """The consumer group is at the position of the projector, so XINFO GROUPS shows what is still to be folded."""
     await append(redis, workspace, VISITS)
     await fold_log(redis, redis_url, workspace)
     await append(redis, workspace, VISITS[:7], start=len(VISITS))
@@ -172,8 +172,8 @@ async def test_ordinary_tools_show_the_lag(redis: Redis, redis_url: str, workspa
     assert groups[0]["last-delivered-id"] == entry_id(len(VISITS) - 1).encode()
 
 
-async def test_a_group_that_is_deleted_is_nobodys_loss(redis: Redis, redis_url: str, workspace: str) -> None:
-    """It is there for people: without it the projector goes on."""
+async def test_deleted_group_does_not_stop_the_projector(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The group only exists for people."""
     await append(redis, workspace, VISITS[:100])
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, entry_id(99))
@@ -184,8 +184,8 @@ async def test_a_group_that_is_deleted_is_nobodys_loss(redis: Redis, redis_url: 
     assert (await StateQueries(redis, workspace).status()).lag == 0
 
 
-async def test_a_workspaces_own_blocked_identifiers_are_known(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Exact ones and patterns, from the set in Redis (contract section 2)."""
+async def test_workspace_has_its_own_blocked_identifiers(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Exact values and patterns, from the set in Redis (contract section 2)."""
     await redis.sadd(key(workspace, "blocked-identifiers"), "house-account", r"/kiosk-\d+/")
     names = ["house-account", "kiosk-17", "kiosk-x"]
     await append(redis, workspace, [{"type": "VisitorIdentified", "externalId": name} for name in names])
@@ -198,15 +198,15 @@ async def test_a_workspaces_own_blocked_identifiers_are_known(redis: Redis, redi
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 10, 30, 100, 300])
-async def test_a_projector_that_is_stopped_while_it_starts_just_stops(
+async def test_projector_that_is_stopped_while_it_starts_just_stops(
     redis: Redis, redis_url: str, workspace: str, steps: int
 ) -> None:
-    """However early the signal comes: no error, no traceback."""
+    """Even if the signal comes very early: no error, no traceback."""
     await append(redis, workspace, VISITS)
     service = ProjectorService(Settings(redis_url=redis_url), redis_url)
     running = asyncio.create_task(service.run())
     for _ in range(steps):
-        await asyncio.sleep(0)  # lets it go one step on
+        await asyncio.sleep(0)  # lets it run one step
 
     service.app.exit()
 

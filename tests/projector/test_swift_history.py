@@ -1,4 +1,4 @@
-"""The example history, end to end: what a real projector makes of it is what the project's own mailmap says."""
+"""The example history, end to end: the contacts of a real projector are those of the project's own mailmap."""
 
 import json
 from datetime import datetime, timedelta
@@ -14,10 +14,10 @@ from tests.support.snapshots import take_snapshot
 TRUTH: Final[dict[str, dict[str, Any]]] = json.loads((EXAMPLES / "swift-contacts.json").read_text())
 
 
-async def test_the_history_gives_the_contacts_that_the_mailmap_says(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_history_makes_the_contacts_of_the_mailmap(redis: Redis, redis_url: str, workspace: str) -> None:
     """473 people: their external ids, their visitors, when each was first and last seen, and the latest `activeYear`.
 
-    Its sightings are less than a minute behind its page views (contract section 6, Presence).
+    The last seen times on the feed may be less than a minute early (contract section 6, Presence).
     """
     await append(redis, workspace, history())
     await fold_log(redis, redis_url, workspace)
@@ -41,7 +41,7 @@ async def test_the_history_gives_the_contacts_that_the_mailmap_says(redis: Redis
     )
 
 
-async def test_the_history_a_second_time_changes_nothing(redis: Redis, redis_url: str, workspace: str) -> None:
+async def test_history_a_second_time_changes_nothing(redis: Redis, redis_url: str, workspace: str) -> None:
     """Every event is a duplicate of one within the window: same contacts, same versions, nothing new on the feed."""
     await append(redis, workspace, history())
     await fold_log(redis, redis_url, workspace)
@@ -56,12 +56,10 @@ async def test_the_history_a_second_time_changes_nothing(redis: Redis, redis_url
     assert (recounted.folded, recounted.no_op, recounted.stale) == (counted.folded, counted.no_op, counted.stale)
 
 
-async def test_the_history_a_second_time_without_ids_says_nothing_new_of_anybody(
-    redis: Redis, redis_url: str, workspace: str
-) -> None:
-    """Where events have no id of their own none is a duplicate, and still none of the contacts changes: same versions.
+async def test_history_a_second_time_without_ids_changes_no_contact(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Without ids, no event is a duplicate, and still no contact changes: same versions.
 
-    The feed tells of presence alone: a visitor's first view, that was nobody's then, is somebody's now.
+    The feed only gets presence: a visitor's first page view was anonymous the first time, and now belongs to a contact.
     """
     unnamed = [{name: value for name, value in json.loads(line).items() if name != "id"} for line in history()]
     await append(redis, workspace, unnamed)
@@ -78,12 +76,12 @@ async def test_the_history_a_second_time_without_ids_says_nothing_new_of_anybody
 
 
 def since(earlier: str, later: str) -> timedelta:
-    """How much time passed between the two."""
+    """The time between the two."""
     return datetime.fromisoformat(later) - datetime.fromisoformat(earlier)
 
 
 def public(contacts: dict[bytes, bytes]) -> dict[bytes, Any]:
-    """Contacts without what is the fold's own."""
+    """Contacts without the private fields of the fold."""
     own = {"stamps", "metadataStamps", "visitorSince", "presenceMs", "conflict"}
     return {
         name: {field: value for field, value in json.loads(data).items() if field not in own} for name, data in contacts.items()

@@ -1,4 +1,4 @@
-"""A transaction on a cluster: redis-py queues its commands in a thread and an event loop of their own."""
+"""A transaction on a cluster: redis-py queues its commands in a separate thread and event loop."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from tests.support.engines import cluster
 from tests.support.waiting import wait_until
 
 
-async def test_a_transaction_on_a_cluster_whose_connections_were_lost(tmp_path: Path) -> None:
-    """The client has to look up the nodes again just then: it can, and what it knows of them is not spoilt."""
+async def test_transaction_on_a_cluster_with_lost_connections(tmp_path: Path) -> None:
+    """The client has to look up the nodes again at that moment. It can, and its node list stays valid."""
     async with cluster(tmp_path) as url:
         client = connect(url)
         await client.set("counter", 0)

@@ -1,4 +1,4 @@
-"""A key of the workspace that holds another type of value (contract section 8): it is named, and nothing is written to it.
+"""A key of the workspace with the wrong type of value (contract section 8): the error names it, and nothing is written to it.
 
 A command on it fails inside the transaction, which Redis does not roll back.
 """
@@ -28,12 +28,12 @@ TOUCHED: Final[list[PublicName | PrivateName]] = [
 
 
 def identified(number: int) -> dict[str, Any]:
-    """A visitor signs in."""
+    """An identification of a visitor."""
     return {"type": "VisitorIdentified", "externalId": f"u-{number}", "email": f"u{number}@b", "visitorId": f"v-{number}"}
 
 
 async def damage(redis: Redis, workspace: str) -> str:
-    """Waits until the workspace is not served; why."""
+    """Wait until the workspace is not served; returns the reason."""
 
     async def why() -> str:
         if await redis.type(key(workspace, "projector")) != b"hash":
@@ -45,9 +45,7 @@ async def damage(redis: Redis, workspace: str) -> str:
 
 
 @pytest.mark.parametrize("name", TOUCHED)
-async def test_a_wrong_type_is_named_and_nothing_is_written(
-    redis: Redis, redis_url: str, name: PublicName | PrivateName
-) -> None:
+async def test_wrong_type_is_named_and_nothing_is_written(redis: Redis, redis_url: str, name: PublicName | PrivateName) -> None:
     """Before the workspace is opened. Another workspace is served meanwhile."""
     wrong = key("wrong", name)
     if name != "events":
@@ -73,8 +71,8 @@ async def test_a_wrong_type_is_named_and_nothing_is_written(
     assert after == before
 
 
-async def test_a_type_that_changes_between_two_commits_stops_that_workspace(redis: Redis, redis_url: str) -> None:
-    """The sentence names the command and the key, and other workspaces go on."""
+async def test_type_that_changes_between_two_commits_stops_the_workspace(redis: Redis, redis_url: str) -> None:
+    """The message names the command and the key, and other workspaces continue."""
     last = await append(redis, "wrong", [identified(1)])
     emails = key("wrong", "emails")
     async with projecting(redis_url, "wrong", "right"):
@@ -87,10 +85,8 @@ async def test_a_type_that_changes_between_two_commits_stops_that_workspace(redi
     assert f"HSET {emails} failed" in told or told.startswith(f"{emails}: expected a hash")
 
 
-async def test_a_state_that_is_half_written_is_rebuilt_when_the_key_is_mended(
-    redis: Redis, redis_url: str, workspace: str
-) -> None:
-    """The key is deleted, and no count tells that its fields are missing."""
+async def test_half_written_state_is_rebuilt_when_the_key_is_repaired(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The key is deleted, but no count shows that its fields are missing."""
     anonymous = [{"type": "MetadataSet", "visitorId": f"v-{each}", "metadata": {"plan": "pro"}} for each in range(3)]
     stamps = key(workspace, "visitor-stamps")
     async with projecting(redis_url, workspace):
@@ -110,8 +106,8 @@ async def test_a_state_that_is_half_written_is_rebuilt_when_the_key_is_mended(
     assert await verify(redis, workspace) == []
 
 
-async def test_a_lost_reply_hides_no_error(redis: Redis, redis_url: str, workspace: str) -> None:
-    """The position moved, so the batch seems to be committed; a command of it failed."""
+async def test_lost_reply_hides_no_error(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The position moved, so the batch seems to be committed, but one of its commands failed."""
     async with CuttingProxy(redis_url) as proxy, Redis.from_url(proxy.url) as client:
         committing = Committing(client, redis, workspace)
         await committing.own()
@@ -126,8 +122,8 @@ async def test_a_lost_reply_hides_no_error(redis: Redis, redis_url: str, workspa
     assert await stored_position(redis, workspace) == committing.expected.position.stream_id.encode()
 
 
-async def test_an_error_counts_though_the_next_arm_fails(redis: Redis, workspace: str) -> None:
-    """The error is in EXEC's array, and behind it the log's key has another type, too."""
+async def test_error_counts_although_the_next_transaction_cannot_be_armed(redis: Redis, workspace: str) -> None:
+    """The error is in the array of EXEC, and the key of the log also has another type."""
     committing = Committing(redis, redis, workspace)
     await committing.own()
     await committing.commit(identified(1))

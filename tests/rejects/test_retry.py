@@ -1,4 +1,4 @@
-"""`kinfold rejects`: what could not be folded is listed, and what has become acceptable is appended again, once."""
+"""`kinfold rejects` lists the entries that could not be folded, and appends those that are acceptable now again, once."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ KIOSK = {"type": "VisitorIdentified", "externalId": "kiosk", "visitorId": "v-1",
 
 @pytest.fixture
 async def client(redis: Redis, redis_url: str) -> AsyncIterator[Redis]:
-    """Give a client as the command line has one; the database is empty."""
+    """Give a client like that of the command line; the database is empty."""
     assert await redis.dbsize() == 0
     client = connect(redis_url)
     yield client
@@ -36,8 +36,8 @@ async def client(redis: Redis, redis_url: str) -> AsyncIterator[Redis]:
 
 
 class TestListing:
-    async def test_each_is_shown_with_its_reason_and_its_fields(self, redis: Redis, redis_url: str) -> None:
-        """One JSON object a line; fields are pairs, and bytes that are no text are base64."""
+    async def test_each_reject_has_its_reason_and_its_fields(self, redis: Redis, redis_url: str) -> None:
+        """One JSON object per line. Fields are pairs, and bytes that are not UTF-8 are base64."""
         await append(redis, "default", [SEEN, b"\xff{", {b"\xfe": b"1", b"entry": b"mine"}, {"type": "Nope"}])
         await fold_log(redis, redis_url, "default")
 
@@ -52,8 +52,8 @@ class TestListing:
         assert (third["reason"], third["fields"]) == ("unknown-type", [["event", '{"type": "Nope"}']])
         assert "expected one of VisitorSeen" in third["detail"]
 
-    async def test_an_entry_with_thousands_of_fields_is_one_reject(self, redis: Redis, redis_url: str) -> None:
-        """However many parts it is kept in: its event is found, and it is counted once."""
+    async def test_entry_with_thousands_of_fields_is_one_reject(self, redis: Redis, redis_url: str) -> None:
+        """It is stored in parts, but its event is found, and it is counted once."""
         many = {f"f{number}".encode(): b"x" for number in range(4500)}
         await append(redis, "default", [{b"event": b"{", **many}, b"["])
         await fold_log(redis, redis_url, "default")
@@ -64,7 +64,7 @@ class TestListing:
         assert first["fields"] == [["event", "{"], *([f"f{number}", "x"] for number in range(4500))]
         assert (await kinfold(redis_url, "rejects", "--count")).lines == [{"not-json": 2}]
 
-    async def test_they_are_counted_by_reason(self, redis: Redis, redis_url: str) -> None:
+    async def test_rejects_are_counted_by_reason(self, redis: Redis, redis_url: str) -> None:
         """`--count`: one JSON object."""
         await append(redis, "default", [b"{", b"[", {"type": "Nope"}, SEEN])
         await fold_log(redis, redis_url, "default")
@@ -73,7 +73,7 @@ class TestListing:
 
         assert said.lines == [{"not-json": 2, "unknown-type": 1}]
 
-    async def test_none_is_no_error(self, redis: Redis, redis_url: str) -> None:
+    async def test_no_rejects_are_not_an_error(self, redis: Redis, redis_url: str) -> None:
         """Standard output is empty, standard error says why, and the exit status is 0."""
         await append(redis, "default", [SEEN])
 
@@ -81,8 +81,8 @@ class TestListing:
         assert await kinfold(redis_url, "rejects") == expected
         assert (await kinfold(redis_url, "rejects", "--count")).lines == [{}]
 
-    async def test_what_no_projector_wrote_is_named(self, redis: Redis, client: Redis) -> None:
-        """Rather than shown as something that it is not."""
+    async def test_foreign_entry_is_named(self, redis: Redis, client: Redis) -> None:
+        """It is not shown as a reject."""
         await redis.xadd(key("default", "rejects"), {"event": "{}"}, id="1-0")
 
         with pytest.raises(
@@ -92,8 +92,8 @@ class TestListing:
 
 
 class TestRetrying:
-    async def test_what_is_acceptable_now_is_folded(self, redis: Redis, redis_url: str) -> None:
-        """The workspace had blocked an identifier that it should not have, and takes it back."""
+    async def test_event_that_is_acceptable_now_is_folded(self, redis: Redis, redis_url: str) -> None:
+        """The workspace blocked an identifier by mistake, and no longer does."""
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK, b"{"])
         await fold_log(redis, redis_url, "default")
@@ -102,15 +102,15 @@ class TestRetrying:
         said = await kinfold(redis_url, "rejects", "--retry")
         await fold_log(redis, redis_url, "default")
 
-        assert said.status == 1, "one is left, which is no JSON still"
+        assert said.status == 1, "one reject is left, which is still not JSON"
         assert [each["entry"] for each in said.lines] == [entry_id(0)]
         assert f"{entry_id(1)}: still not-json" in said.err
         assert "1 appended again, 1 left" in said.err
         (contact,) = (await kinfold(redis_url, "contacts")).lines
         assert (contact["externalId"], contact["name"]) == ("kiosk", "Kim")
 
-    async def test_what_is_dealt_with_is_not_listed_and_not_retried(self, redis: Redis, redis_url: str) -> None:
-        """`--all` lists it as well, with the entry that took its place; its bytes are what they were."""
+    async def test_settled_reject_is_not_listed_and_not_retried(self, redis: Redis, redis_url: str) -> None:
+        """`--all` lists it, too, with the entry that replaced it. Its bytes are unchanged."""
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK])
         await fold_log(redis, redis_url, "default")
@@ -126,8 +126,8 @@ class TestRetrying:
         assert (await kinfold(redis_url, "rejects", "--all")).lines == [{**before, "settled": retried["position"]}]
         assert await redis.xlen(key("default", "events")) == 2
 
-    async def test_an_event_that_the_state_refused_is_no_duplicate(self, redis: Redis, redis_url: str) -> None:
-        """Its id has occurred, so it gets another; the contact that it named has come into being since."""
+    async def test_event_that_the_state_rejected_is_not_a_duplicate(self, redis: Redis, redis_url: str) -> None:
+        """Its id has occurred, so it gets another one. The contact that it named exists now."""
         await append(redis, "default", [{"type": "VisitorIdentified", "externalId": "u-1"}])
         await fold_log(redis, redis_url, "default")
         (contact,) = (await kinfold(redis_url, "contacts")).lines
@@ -145,8 +145,8 @@ class TestRetrying:
         assert contact["metadata"] == {"plan": "pro"}
         assert (await kinfold(redis_url, "rejects")).out == b""
 
-    async def test_what_the_state_would_refuse_again_is_not_appended(self, redis: Redis, redis_url: str) -> None:
-        """An unknown contact is still unknown, and a contact that is full is still full."""
+    async def test_event_that_the_state_would_reject_again_is_not_appended(self, redis: Redis, redis_url: str) -> None:
+        """An unknown contact is still unknown, and a full contact is still full."""
         full = {"type": "MetadataSet", "externalId": "u-1", "metadata": {f"k{number}": 1 for number in range(256)}}
         more = {"type": "MetadataSet", "externalId": "u-1", "metadata": {"one-more": 1}}
         stranger = {"type": "MetadataSet", "contactId": "ct_nobody", "metadata": {"a": 1}}
@@ -160,8 +160,8 @@ class TestRetrying:
         assert f"{entry_id(2)}: still unknown-contact" in said.err
         assert await redis.xlen(key("default", "events")) == 3
 
-    async def test_what_happened_then_does_not_overwrite_what_is_newer(self, redis: Redis, redis_url: str) -> None:
-        """A retry folds at the effective time that the rejected entry had, not at its own."""
+    async def test_retried_event_does_not_overwrite_newer_values(self, redis: Redis, redis_url: str) -> None:
+        """It folds at the effective time of the rejected entry, not at that of the retry."""
         identified = {"type": "VisitorIdentified", "externalId": "u-1"}
         await block(redis, "kiosk")
         await append(redis, "default", [{**identified, "visitorId": "kiosk", "name": "Older"}, {**identified, "name": "Newer"}])
@@ -175,8 +175,8 @@ class TestRetrying:
         assert (contact["name"], contact["visitorIds"]) == ("Newer", ["kiosk"])
         assert contact["firstSeenAt"] == to_text(LOG_START_MS)
 
-    async def test_retried_at_once_by_two_it_is_one_event(self, redis: Redis, redis_url: str, client: Redis) -> None:
-        """Append and mark are one step, and who comes second is told what the first did."""
+    async def test_two_concurrent_retries_append_one_event(self, redis: Redis, redis_url: str, client: Redis) -> None:
+        """Appending and marking are one step, and the second retry gets the entry of the first."""
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK])
         await fold_log(redis, redis_url, "default")
@@ -188,7 +188,7 @@ class TestRetrying:
         assert len(set(positions)) == 1
         assert await redis.xlen(key("default", "events")) == 2
 
-    async def test_a_retry_that_is_refused_becomes_a_reject_of_its_own(self, redis: Redis, redis_url: str) -> None:
+    async def test_retry_that_is_rejected_becomes_a_new_reject(self, redis: Redis, redis_url: str) -> None:
         """The rules change between the retry and its fold: nothing is lost, and it is listed again, once."""
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK])
@@ -202,10 +202,10 @@ class TestRetrying:
 
         assert (listed["entry"], listed["reason"]) == (said["position"], "blocked-identifier")
 
-    async def test_what_was_dealt_with_stays_so_after_export_and_import(
+    async def test_settled_reject_stays_settled_after_export_and_import(
         self, redis: Redis, redis_url: str, tmp_path: Path
     ) -> None:
-        """The fold elsewhere rejects the same entry again, and it is known there what took its place."""
+        """The fold elsewhere rejects the same entry again, and knows the entry that replaced it."""
         await block(redis, "kiosk")
         await append(redis, "default", [KIOSK])
         await fold_log(redis, redis_url, "default")
@@ -224,8 +224,8 @@ class TestRetrying:
 
 
 class TestEditing:
-    async def test_a_repaired_event_is_appended(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
-        """The editor gets it in readable form, with the reason above it."""
+    async def test_corrected_event_is_appended(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+        """The editor shows it in readable form, with the reason above it."""
         await append(redis, "default", [{"type": "VisitorSeen", "visitorID": "v-1", "n": 1.0}])
         await fold_log(redis, redis_url, "default")
         editor = write_editor(tmp_path, "text = text.replace('visitorID', 'visitorId')")
@@ -242,8 +242,8 @@ class TestEditing:
             % (entry_id(0).encode(), to_text(LOG_START_MS).encode())
         )
 
-    async def test_an_entry_without_an_event_can_be_given_one(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
-        """Its fields are shown, and its bytes stay among the rejects."""
+    async def test_entry_without_an_event_can_get_one(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+        """Its fields are shown, and its bytes stay in the rejects."""
         await append(redis, "default", [{b"payload": b"\xffv-1"}])
         await fold_log(redis, redis_url, "default")
         editor = write_editor(tmp_path, f"text = {json.dumps(SEEN)!r}")
@@ -255,7 +255,7 @@ class TestEditing:
         (listed,) = (await kinfold(redis_url, "rejects", "--all")).lines
         assert listed["fields"] == [["payload", {"base64": base64.b64encode(b"\xffv-1").decode()}]]
 
-    async def test_what_is_not_saved_is_left(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    async def test_event_that_is_not_saved_is_left(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
         """Nothing is appended, and it is listed as before."""
         await append(redis, "default", [b"{"])
         await fold_log(redis, redis_url, "default")
@@ -268,8 +268,8 @@ class TestEditing:
         assert (await kinfold(redis_url, "rejects")).out == before
         assert await redis.xlen(key("default", "events")) == 1
 
-    async def test_what_is_still_wrong_is_said(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
-        """And nothing is appended."""
+    async def test_event_that_is_still_invalid_is_reported(self, redis: Redis, redis_url: str, tmp_path: Path) -> None:
+        """Nothing is appended."""
         await append(redis, "default", [b"{"])
         await fold_log(redis, redis_url, "default")
         editor = write_editor(tmp_path, """text = '{"type":"Nope"}'""")
@@ -281,8 +281,8 @@ class TestEditing:
         assert "got 'Nope'" in said.err
         assert await redis.xlen(key("default", "events")) == 1
 
-    async def test_an_editor_that_fails_changes_nothing(self, redis: Redis, redis_url: str) -> None:
-        """Wrong usage, exit status 2."""
+    async def test_editor_that_fails_changes_nothing(self, redis: Redis, redis_url: str) -> None:
+        """The exit status is 2."""
         await append(redis, "default", [b"{"])
         await fold_log(redis, redis_url, "default")
 
@@ -295,8 +295,8 @@ class TestEditing:
             assert "Traceback" not in said.err
         assert await redis.xlen(key("default", "events")) == 1
 
-    async def test_counting_and_retrying_are_two_things(self, redis_url: str) -> None:
-        """Asked for both, it says so."""
+    async def test_count_and_retry_exclude_each_other(self, redis_url: str) -> None:
+        """The command reports it."""
         said = await kinfold(redis_url, "rejects", "--count", "--retry")
 
         assert said.status == 2
@@ -313,14 +313,14 @@ class TestRenewing:
             ({"at": "2027-01-15T06:59:00Z", "sentAt": "2027-01-15T07:00:00Z"}, "2027-01-15T07:59:00.000Z"),
         ],
     )
-    def test_it_keeps_its_effective_time(self, times: Mapping[str, str], at: str) -> None:
-        """Contract section 3, as of the rejected entry, whichever way the producer told the time."""
+    def test_renewed_event_keeps_its_effective_time(self, times: Mapping[str, str], at: str) -> None:
+        """That of contract section 3 for the rejected entry, for each form of the event's times."""
         renewed = renewed_object({**SEEN, **times})
 
         assert renewed == {**SEEN, "id": f"retry-{entry_id(0)}", "at": at}
 
-    def test_unknown_fields_and_numbers_stay_as_they_were(self) -> None:
-        """To the digit: what is not ours is not touched."""
+    def test_unknown_fields_and_numbers_stay_unchanged(self) -> None:
+        """To the digit."""
         event = b'{"type":"VisitorSeen","visitorId":"v-1","id":"old","more":[1.0,1e400,{"a":12345678901234567890123}]}'
 
         renewed = renew("5-0", event)
@@ -329,7 +329,7 @@ class TestRenewing:
         assert b'"more":[1.0,1e400,{"a":12345678901234567890123}]' in renewed
         assert b'"id":"retry-5-0"' in renewed
 
-    def test_what_is_no_event_is_refused(self) -> None:
+    def test_invalid_event_is_not_renewed(self) -> None:
         """With the reason that the fold would give."""
         refused = renew("5-0", b"[]")
 
@@ -344,7 +344,7 @@ def renewed_object(event: Mapping[str, Any]) -> Any:
 
 
 def write_editor(directory: Path, edit: str) -> str:
-    """An $EDITOR: a script that keeps what it was given in the file `seen`, and replaces it."""
+    """An $EDITOR: a script that stores the text that it gets in the file `seen`, and replaces it."""
     script = directory / "editor.py"
     script.write_text(
         "import pathlib, sys\n"

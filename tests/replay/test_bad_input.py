@@ -1,4 +1,4 @@
-"""What cannot be done is said in one sentence, with the exit status of contract section 9, and nothing is touched."""
+"""A command that cannot do its work ends with one sentence and the exit status of contract section 9, and changes nothing."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ async def _folded(redis: Redis, redis_url: str, workspace: str) -> None:
 
 
 def refused(answer: Answer, status: int, *parts: str) -> None:
-    """Asserts an exit status, what the sentence names, and that nothing was printed as data."""
+    """Assert the exit status, parts of the sentence, and that standard output is empty."""
     assert answer.status == status, answer
     assert answer.out == []
     said = " ".join(answer.said.replace("│", " ").split())  # typer draws a box around wrong usage
@@ -48,30 +48,30 @@ def refused(answer: Answer, status: int, *parts: str) -> None:
         ("1-99999999999999999999", WRONG_USAGE, ["1-99999999999999999999", "a position"]),
     ],
 )
-async def test_a_moment_that_the_log_does_not_cover(redis_url: str, workspace: str, at: str, status: int, parts: list[str]):
-    """Before its start, in its future, or no moment at all."""
+async def test_moment_outside_of_the_log_is_rejected(redis_url: str, workspace: str, at: str, status: int, parts: list[str]):
+    """Before its beginning, in the future, or not a moment."""
     refused(await kinfold(redis_url, workspace, "contacts", "--at", at), status, *parts)
 
 
 @pytest.mark.usefixtures("folded")
 @pytest.mark.parametrize("command", ASKING, ids=lambda command: command[0])
 async def test_every_command_that_looks_back_checks_the_moment(redis_url: str, workspace: str, command: list[str]):
-    """The same sentence, the same exit status."""
+    """With the same sentence and the same exit status."""
     refused(await kinfold(redis_url, workspace, *command, "--at", entry_id(99)), NO, "after the log")
 
 
 @pytest.mark.parametrize(
     "command", [["replay"], ["replay", "--dry-run"], ["verify"], *([*each, "--at", "1-0"] for each in ASKING)]
 )
-async def test_a_workspace_that_does_not_exist(redis: Redis, redis_url: str, command: list[str]):
-    """Is said so, and not made by the question."""
+async def test_workspace_that_does_not_exist_is_reported(redis: Redis, redis_url: str, command: list[str]):
+    """The command does not create it."""
     refused(await kinfold(redis_url, "nobody-here", *command), NO, "workspace nobody-here: there is no log")
     assert await redis.keys("*nobody-here*") == []
 
 
 @pytest.mark.parametrize("command", [["replay"], ["verify"], ["explain", "ct_1"], ["contacts", "--at", "1-0"]])
-async def test_a_server_that_does_not_answer(tmp_path: Path, workspace: str, command: list[str]):
-    """Exit status 3."""
+async def test_server_that_does_not_answer_is_reported(tmp_path: Path, workspace: str, command: list[str]):
+    """The exit status is 3."""
     refused(await kinfold(f"unix://{tmp_path}/no.sock", workspace, *command), UNREACHABLE)
 
 
@@ -87,10 +87,10 @@ async def test_a_server_that_does_not_answer(tmp_path: Path, workspace: str, com
         ("--blocked-identifiers", b"/(/\n", (WRONG_USAGE, "--blocked-identifiers", "/(/", "regular expression")),
     ],
 )
-async def test_a_file_that_cannot_be_used(  # noqa: PLR0917  fixtures
+async def test_file_that_cannot_be_used_is_rejected(  # noqa: PLR0917  fixtures
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, option: str, content: bytes | None, expected: Any
 ):
-    """Missing, or with something in it that names nothing: before anything is read or written."""
+    """It is missing, or contains something that is not an entry or an identifier. Nothing is read or written before."""
     before = await take_snapshot(redis, workspace)
     file = tmp_path / "file"
     if content is not None:
@@ -101,8 +101,8 @@ async def test_a_file_that_cannot_be_used(  # noqa: PLR0917  fixtures
 
 
 @pytest.mark.usefixtures("folded")
-async def test_a_log_that_was_trimmed_at_its_head(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
-    """Everybody says so; and a replay that would lose contacts is refused, its exclusions included, unless told."""
+async def test_trimmed_log_is_reported(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """By every command. A replay that would lose contacts refuses, along with its exclusions, without `--allow-truncated`."""
     before = await take_snapshot(redis, workspace)
     await redis.xtrim(key(workspace, "events"), minid=entry_id(3), approximate=False)
     lost = f"the log has lost 3 entries: it begins at {entry_id(3)}"
@@ -149,8 +149,8 @@ async def test_a_log_that_was_trimmed_at_its_head(redis: Redis, redis_url: str, 
 
 
 @pytest.mark.usefixtures("folded")
-async def test_a_trimmed_log_that_takes_no_contact_with_it_is_replayed(redis: Redis, redis_url: str, workspace: str):
-    """What it lost made nobody: it is said, and that is all."""
+async def test_trimmed_log_without_lost_contacts_is_replayed(redis: Redis, redis_url: str, workspace: str):
+    """No contact came from the lost entry. The command reports the loss, and succeeds."""
     await append(redis, workspace, [{"type": "VisitorSeen", "visitorId": "v-1"}], start=10)
     await fold_log(redis, redis_url, workspace)
     await redis.xdel(key(workspace, "events"), entry_id(10))
@@ -161,15 +161,15 @@ async def test_a_trimmed_log_that_takes_no_contact_with_it_is_replayed(redis: Re
 
 
 @pytest.mark.usefixtures("folded")
-async def test_a_log_that_is_empty_takes_everybody_with_it(redis: Redis, redis_url: str, workspace: str):
-    """So it is refused."""
+async def test_replay_of_an_empty_log_is_refused(redis: Redis, redis_url: str, workspace: str):
+    """It would lose every contact."""
     await redis.xtrim(key(workspace, "events"), maxlen=0, approximate=False)
     refused(await kinfold(redis_url, workspace, "replay"), NO, "nothing is left of it", "10 contacts with them")
     refused(await kinfold(redis_url, workspace, "contacts", "--at", entry_id(1)), NO, "before the log, which is empty")
 
 
-async def test_progress_is_told_in_lines_where_nobody_looks_on(redis: Redis, redis_url: str, workspace: str):
-    """On standard error, and the result is on standard output."""
+async def test_progress_is_printed_as_lines_without_a_terminal(redis: Redis, redis_url: str, workspace: str):
+    """On standard error. The result is on standard output."""
     await append(redis, workspace, PEOPLE)
     await fold_log(redis, redis_url, workspace)
     answer = await kinfold(redis_url, workspace, "replay")
@@ -180,8 +180,8 @@ async def test_progress_is_told_in_lines_where_nobody_looks_on(redis: Redis, red
     assert msgspec.json.encode(answer.out) == msgspec.json.encode(verified.out) == empty
 
 
-async def test_a_log_that_nobody_has_folded_yet_is_equal_to_nothing(redis: Redis, redis_url: str, workspace: str):
-    """The state stands at the log's beginning, and is what the log says at that position."""
+async def test_log_that_was_never_folded_equals_an_empty_state(redis: Redis, redis_url: str, workspace: str):
+    """The position of the state is the beginning of the log."""
     await append(redis, workspace, PEOPLE)
     answer = await kinfold(redis_url, workspace, "verify")
     assert answer.status == DONE
@@ -190,5 +190,5 @@ async def test_a_log_that_nobody_has_folded_yet_is_equal_to_nothing(redis: Redis
 
 
 async def leftovers_are_gone(client: Redis, workspace: str) -> bool:
-    """Whether nothing is left of it."""
+    """Whether no key of a replay is left."""
     return await leftovers(client, workspace) == []

@@ -1,4 +1,4 @@
-"""A state that somebody wrote into by hand: `verify` tells what is wrong, and `replay` mends it and tells the dashboards."""
+"""A state that was changed by hand: `verify` reports the damage; `replay` repairs it and puts the changes on the feed."""
 
 import json
 from collections.abc import Awaitable
@@ -33,7 +33,7 @@ BY_HAND: Final = "ct_zzzzzzzzzzzzzzzzzzzzzzzzzz"
 
 
 class Damage:
-    """A folded workspace, and what is done to it."""
+    """A folded workspace, and ways to damage it."""
 
     def __init__(self, client: Redis, workspace: str) -> None:
         self.client = client
@@ -41,28 +41,28 @@ class Damage:
         self.log = key(workspace, "events")
 
     async def contact_id(self, name: str) -> str:
-        """Whose contact somebody is."""
+        """The id of a person's contact."""
         found = await self.get("external-ids", f"u-{name}")
         assert found is not None
         return found.decode()
 
     async def contact(self, name: str) -> dict[str, Any]:
-        """The stored contact."""
+        """The stored contact of a person."""
         data = await self.get("contacts", await self.contact_id(name))
         assert data is not None
         return cast("dict[str, Any]", json.loads(data))
 
     async def get(self, table: PublicName, field: str) -> bytes | None:
-        """What stands there."""
+        """The stored value."""
         return await cast("Awaitable[bytes | None]", self.client.hget(key(self.workspace, table), field))
 
     async def put(self, table: PublicName, field: str, value: object) -> None:
-        """Writes something there."""
+        """Store a value."""
         data = value if isinstance(value, (str, bytes)) else json.dumps(value)
         await self.client.hset(key(self.workspace, table), field, cast("str", data))
 
     async def delete(self, table: PublicName, field: str) -> None:
-        """Takes away what stands there."""
+        """Delete a value."""
         assert await self.client.hdel(key(self.workspace, table), field) == 1
 
 
@@ -73,10 +73,10 @@ async def _damage(redis: Redis, redis_url: str, workspace: str) -> Damage:
     return Damage(redis, workspace)
 
 
-async def test_damage_by_hand_is_reported_field_by_field_and_healed(
+async def test_damage_by_hand_is_reported_field_by_field_and_repaired(
     redis: Redis, redis_url: str, workspace: str, damage: Damage
 ):
-    """Contact deleted, name altered, one put in, address moved, visitor and external id removed: all of it, and no more."""
+    """A contact deleted, one renamed, one added, an address moved, a visitor and an external id removed: exactly these."""
     healthy = await take_snapshot(redis, workspace)
     ada, ben, cy = [await damage.contact_id(name) for name in ("ada", "ben", "cy")]
     dora, eve = [await damage.contact_id(name) for name in ("dora", "eve")]
@@ -109,7 +109,7 @@ async def test_damage_by_hand_is_reported_field_by_field_and_healed(
 
 
 async def test_each_kind_of_damage_is_one_change_on_the_feed(redis: Redis, redis_url: str, workspace: str, damage: Damage):
-    """`ContactCreated`, `ContactUpdated` with what is other, `ContactGone`; nothing for what a contact does not show."""
+    """`ContactCreated`, `ContactUpdated` with the differing fields, `ContactGone`; no change for private fields."""
     healthy = await take_snapshot(redis, workspace)
     ada, ben = await damage.contact_id("ada"), await damage.contact_id("ben")
     await damage.put("contacts", ben, await damage.contact("ben") | {"name": "Bob", "metadata": {"plan": True}})
@@ -147,8 +147,8 @@ async def test_each_kind_of_damage_is_one_change_on_the_feed(redis: Redis, redis
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"{", b"\xff", b"[]", b"null", b'{"id":1}', b'{"mergedInto":"ct_nobody"}'])
-async def test_what_is_no_contact_at_all_is_healed_too(redis: Redis, workspace: str, damage: Damage, nonsense: bytes):
-    """Readers cannot read it, so to the feed it is as if it were not there."""
+async def test_value_that_is_not_a_contact_is_repaired(redis: Redis, workspace: str, damage: Damage, nonsense: bytes):
+    """Readers cannot read it, so for the feed it does not exist."""
     ada = await damage.contact_id("ada")
     await damage.put("contacts", ada, nonsense)
     await damage.put("visitors", "v-ada", nonsense)
@@ -171,7 +171,7 @@ OBJECTS: Final = st.dictionaries(st.sampled_from(["name", "metadata", "version"]
 
 
 @given(OBJECTS, OBJECTS)
-def test_two_things_have_no_differing_field_only_where_they_say_the_same(one: dict[str, Any], other: dict[str, Any]):
-    """JSON's `same`, not Python's: true is not 1, and nothing is not an empty object."""
+def test_two_objects_have_no_differing_field_only_if_they_are_equal(one: dict[str, Any], other: dict[str, Any]):
+    """Equal as JSON, not as Python: true is not 1, and nothing is not an empty object."""
     left, right = msgspec.json.encode(one, order="sorted"), msgspec.json.encode(other, order="sorted")
     assert bool(field_differences("contacts", "ct_1", left, right)) == (left != right)

@@ -1,4 +1,4 @@
-"""Where log and state agree, nothing is written: by `verify` never, by `replay` nothing of the state."""
+"""If log and state agree, nothing is written: `verify` never writes, and `replay` writes nothing to the state."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -18,6 +18,7 @@ from kinfold_services.settings import Settings
 from kinfold_services.state.position import position_fields
 from tests.support.costs import costing
 from tests.support.event_log import append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.malformed import MALFORMED
 from tests.support.nodes import ask
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
@@ -40,24 +41,24 @@ WRITES: Final = frozenset(
     {"append", "copy", "del", "expire", "hdel", "hincrby", "hset", "hsetnx", "pexpire", "publish", "rename", "restore", "rpush"}
     | {"sadd", "set", "setex", "setnx", "srem", "unlink", "xadd", "xdel", "xgroup|setid", "xsetid", "xtrim", "zadd", "zrem"}
 )
-"""Every command with which kinfold writes, and a few others."""
+"""Every command with which kinfold writes, and some others."""
 
 
 async def contents(client: Redis) -> dict[bytes, bytes | None]:
-    """Every key of the server, with its serialised value."""
+    """Every key of the server with its serialised value."""
     return {name: await client.dump(name) for name in await keys_like(client, "*")}
 
 
 async def fold_a_history(client: Redis, url: str, workspace: str) -> None:
-    """Folds events of every kind, malformed entries among them."""
+    """Fold events of every kind, including malformed entries."""
     events: list[bytes | dict[bytes, bytes]] = [*history()[:ENTRIES], *(bad.fields for bad in MALFORMED)]
     await append(client, workspace, events)
     await fold_log(client, url, workspace)
 
 
 @pytest.mark.parametrize("state", ["equal", "other"])
-async def test_a_verification_writes_nothing(redis: Redis, redis_url: str, workspace: str, state: str):
-    """Not beside the state either, whatever it finds."""
+async def test_verification_writes_nothing(redis: Redis, redis_url: str, workspace: str, state: str):
+    """Not even outside of the state, with any result."""
     await fold_a_history(redis, redis_url, workspace)
     if state == "other":
         await redis.hset(key(workspace, "emails"), "nobody@example.org", "ct_nobody")
@@ -71,8 +72,8 @@ async def test_a_verification_writes_nothing(redis: Redis, redis_url: str, works
     assert await contents(redis) == before
 
 
-async def test_a_verification_runs_against_a_replica(tmp_path: Path, workspace: str):
-    """By the command, which checks the server and its user first; the replica refuses every write."""
+async def test_verification_runs_against_a_replica(tmp_path: Path, workspace: str):
+    """The command checks the server and its user first. The replica rejects every write."""
     async with replicated(tmp_path) as (primary, replica), primary.client() as client:
         urls = [f"redis://127.0.0.1:{node.port}" for node in (primary, replica)]
         await append(client, workspace, history()[:500])
@@ -93,8 +94,8 @@ async def _has(client: Redis, workspace: str, position: str) -> bool:
     return stored == position.encode()
 
 
-async def test_a_replay_of_an_equal_state_writes_nothing_of_it(redis: Redis, redis_url: str, workspace: str):
-    """No key of the state is touched, nothing goes to the feed, and nobody is held back."""
+async def test_replay_of_an_equal_state_does_not_write_to_it(redis: Redis, redis_url: str, workspace: str):
+    """No key of the state is touched, the feed gets nothing, and the projector is not held back."""
     await fold_a_history(redis, redis_url, workspace)
     names: list[PublicName | PrivateName] = [*STATE, "changes", "hold"]
 
@@ -111,10 +112,8 @@ async def test_a_replay_of_an_equal_state_writes_nothing_of_it(redis: Redis, red
     assert await leftovers(redis, workspace) == []
 
 
-async def test_a_replay_of_an_equal_state_writes_nothing_while_the_projector_folds(
-    redis: Redis, redis_url: str, workspace: str
-):
-    """What is newer on one side is no difference."""
+async def test_replay_of_an_equal_state_writes_nothing_while_the_projector_folds(redis: Redis, redis_url: str, workspace: str):
+    """Newer entries on one side are not a difference."""
     await append(redis, workspace, history()[:1000])
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, entry_id(999))
@@ -138,7 +137,7 @@ async def test_a_replay_of_an_equal_state_writes_nothing_while_the_projector_fol
 
 
 async def add_something(client: Any, where: str) -> None:
-    """Puts something into a key of the state that no fold has put there."""
+    """Add something to a key of the state that no fold wrote."""
     match await client.type(where):
         case b"hash" if where.endswith(":position"):
             await client.hincrby(where, "folded", 1)
@@ -154,7 +153,7 @@ async def add_something(client: Any, where: str) -> None:
 
 
 async def remove_something(client: Any, where: str) -> None:
-    """Takes something from a key of the state; from `excluded`, which is empty, nothing can be taken: adds to it again."""
+    """Remove something from a key of the state. `excluded` is empty, so this adds to it once more."""
     match await client.type(where):
         case b"hash":
             await client.hdel(where, "digest" if where.endswith(":position") else (await client.hkeys(where))[0])
@@ -167,8 +166,10 @@ async def remove_something(client: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*STATE])
-async def test_every_part_of_the_state_is_healed(redis: Redis, redis_url: str, workspace: str, name: PublicName | PrivateName):
-    """Also what no reader sees: something too much is found, and so is something missing."""
+async def test_every_part_of_the_state_is_repaired(
+    redis: Redis, redis_url: str, workspace: str, name: PublicName | PrivateName
+):
+    """Including private data. Surplus and missing entries are both found."""
     await fold_a_history(redis, redis_url, workspace)
     healthy = await living_snapshot(redis, workspace)
     where = key(workspace, name)
@@ -187,13 +188,13 @@ async def test_every_part_of_the_state_is_healed(redis: Redis, redis_url: str, w
 _any_log = st.one_of(logs(max_size=40), crowded_logs())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=short_or_long(8, 20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_any_log, st.integers(1, 7), st.integers(1, 7), st.integers(0, 40))
-async def test_a_rebuild_in_memory_has_what_projectors_store(  # noqa: PLR0917  fixtures
+async def test_rebuild_in_memory_equals_what_projectors_store(  # noqa: PLR0917  fixtures
     redis: Redis, redis_url: str, workspace: str, log: Log, first: int, second: int, cut: int
 ):
-    """Byte for byte, in every key: two projectors with batches of their own, the second of which forgets everything."""
-    log = [entry for entry in log if excludes(entry[1]) is None]  # only a replay leaves out what those name
+    """Byte for byte, in every key: two projectors with different batches, and the second one caches nothing."""
+    log = [entry for entry in log if excludes(entry[1]) is None]  # only a replay leaves out the entries that these name
     await redis.flushdb()
     for part, options in ((log[:cut], {"batch_entries": first}), (log[cut:], {"batch_entries": second, "cache_bytes": 0})):
         await append_log(redis, workspace, part)

@@ -1,4 +1,4 @@
-"""On a cluster, too: all that a replay builds and swaps is in the workspace's slot (contract section 1)."""
+"""A replay on a cluster: everything that it builds and swaps is in the workspace's slot (contract section 1)."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from tests.support.snapshots import take_snapshot
 ENTRIES = 500
 
 
-async def test_a_cluster_is_replayed_as_one_server_is(tmp_path: Path, workspace: str) -> None:
-    """Replay, an exclusion, another replay, verify, looking back, out and in again: and nothing is left over."""
+async def test_cluster_is_replayed_like_a_single_server(tmp_path: Path, workspace: str) -> None:
+    """Replay, an exclusion, another replay, verify, looking back, export and import. No keys are left over."""
     async with cluster(tmp_path) as url:
         client = connect(url)
         await append(client, workspace, history()[:ENTRIES])

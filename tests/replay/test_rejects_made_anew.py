@@ -1,4 +1,4 @@
-"""What a replay rejects is what `rejects` holds afterwards: nothing that the fold left out is lost, nothing stands twice."""
+"""After a replay, `rejects` holds what the replay rejected: nothing is lost, and nothing is there twice."""
 
 from contextlib import aclosing
 from pathlib import Path
@@ -20,16 +20,14 @@ ADA: Final = {"type": "VisitorIdentified", "externalId": "u-ada", "name": "Ada"}
 
 
 async def listed(url: str, workspace: str, *options: str) -> list[tuple[str, str]]:
-    """What `kinfold rejects` lists: entry and reason."""
+    """The output of `kinfold rejects`: entry and reason."""
     answer = await kinfold(url, workspace, "rejects", *options)
     assert answer.status == 0, answer.said
     return [(each["entry"], each["reason"]) for each in answer.out]
 
 
-async def test_what_a_replay_rejects_is_listed_and_can_be_sent_again(
-    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
-):
-    """Given an identifier that a replay blocks, its events stand among the rejects; unblocked, they are appended again."""
+async def test_rejects_of_a_replay_are_listed_and_can_be_retried(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """Given an identifier that a replay blocks, its events are rejects; when it is no longer blocked, a retry appends them."""
     await append(redis, workspace, [b"{", KIOSK, ADA])
     await fold_log(redis, redis_url, workspace)
     blocked = tmp_path / "blocked"
@@ -47,8 +45,8 @@ async def test_what_a_replay_rejects_is_listed_and_can_be_sent_again(
     assert sorted(names) == ["Ada", "Kim"]
 
 
-async def test_what_a_replay_folds_is_no_reject_any_more(redis: Redis, redis_url: str, workspace: str):
-    """Given an identifier that is blocked no more, and an entry that is excluded, neither is listed or counted."""
+async def test_entry_that_a_replay_folds_is_no_longer_a_reject(redis: Redis, redis_url: str, workspace: str):
+    """Given an identifier that is no longer blocked and an entry that is excluded, neither is listed or counted."""
     await redis.sadd(key(workspace, "blocked-identifiers"), "kiosk")
     await append(redis, workspace, [KIOSK, b"{", b"[", {"type": "EventsExcluded", "entries": [entry_id(1)]}])
     await fold_log(redis, redis_url, workspace)
@@ -61,10 +59,10 @@ async def test_what_a_replay_folds_is_no_reject_any_more(redis: Redis, redis_url
     assert (await kinfold(redis_url, workspace, "status")).out[0]["rejected"] == 1
 
 
-async def test_what_an_exclusion_leaves_without_its_contact_is_listed(
+async def test_entry_that_loses_its_contact_by_an_exclusion_is_listed(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path
 ):
-    """Given metadata for a contact whose first event is excluded, it names somebody unknown, and is kept."""
+    """Given metadata for a contact whose first event is excluded, its contact is unknown, and it becomes a reject."""
     await append(redis, workspace, [ADA])
     await fold_log(redis, redis_url, workspace)
     (ada,) = (await kinfold(redis_url, workspace, "contacts")).out
@@ -81,11 +79,11 @@ async def test_what_an_exclusion_leaves_without_its_contact_is_listed(
     assert await listed(redis_url, workspace) == [(entry_id(1), "unknown-contact"), (last, "not-json")]
 
 
-async def test_a_reject_is_copied_as_it_was(redis: Redis, redis_url: str, workspace: str):
+async def test_reject_is_copied_unchanged(redis: Redis, redis_url: str, workspace: str):
     """Given entries that no dictionary can hold, a replay's copies have the same bytes as the projector's."""
     many: list[Any] = [item for number in range(4500) for item in (f"f{number}", b"\xff")]
     for number, fields in enumerate((["event", "{", "event", "[", "n", "1"], ["n", "1", "n", "2"], ["event", "{", *many])):
-        send = cast("Any", redis).execute_command  # xadd takes a dictionary, and a name may come twice
+        send = cast("Any", redis).execute_command  # xadd takes a dictionary, but a name may occur twice
         await send("XADD", key(workspace, "events"), entry_id(number), *fields)
     await fold_log(redis, redis_url, workspace)
     expected = (await kinfold(redis_url, workspace, "rejects")).out
@@ -98,8 +96,8 @@ async def test_a_reject_is_copied_as_it_was(redis: Redis, redis_url: str, worksp
 
 
 @pytest.mark.parametrize("command", ["XTRIM", "XDEL"])
-async def test_the_copy_of_what_the_log_has_lost_stays(redis: Redis, redis_url: str, workspace: str, command: str):
-    """Given a log that was trimmed or that an entry was deleted from, what no fold can find again is still listed, once."""
+async def test_reject_of_an_entry_that_the_log_lost_stays(redis: Redis, redis_url: str, workspace: str, command: str):
+    """Given a log with trimmed or deleted entries, their rejects are still listed, once."""
     await append(redis, workspace, [*[b"{"] * 1200, ADA, b"["])
     await fold_log(redis, redis_url, workspace)
     if command == "XTRIM":
@@ -115,8 +113,8 @@ async def test_the_copy_of_what_the_log_has_lost_stays(redis: Redis, redis_url: 
         assert await listed(redis_url, workspace) == expected
 
 
-async def test_a_list_that_is_replaced_while_it_is_read(redis: Redis, redis_url: str, workspace: str):
-    """Given replays between any pages, whoever lists rejects or sends them again meets each once, in the log's order."""
+async def test_rejects_that_are_replaced_while_they_are_read_are_read_once(redis: Redis, redis_url: str, workspace: str):
+    """Given replays between any two pages, listing or retrying rejects meets each one once, in log order."""
     many = {f"f{number}".encode(): b"\xff" for number in range(4100)}
     await append(redis, workspace, [*[b"{"] * 999, {b"event": b"{", **many}, *[b"["] * 1500])
     await fold_log(redis, redis_url, workspace)
@@ -133,8 +131,8 @@ async def test_a_list_that_is_replaced_while_it_is_read(redis: Redis, redis_url:
     assert found == [entry_id(number) for number in range(2500)]
 
 
-async def test_a_dry_run_leaves_the_rejects_alone(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
-    """Given a replay that replaces nothing, or a verification, the rejects are the same entries under the same ids."""
+async def test_dry_run_leaves_the_rejects_alone(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """Given a replay that replaces nothing, or a verification, the rejects are the same entries with the same ids."""
     await append(redis, workspace, [b"{", KIOSK])
     await fold_log(redis, redis_url, workspace)
     before = await read_stream(redis, workspace, "rejects")
@@ -148,8 +146,8 @@ async def test_a_dry_run_leaves_the_rejects_alone(redis: Redis, redis_url: str, 
     assert await leftovers(redis, workspace) == []
 
 
-async def test_a_log_of_nothing_but_rejects(redis: Redis, redis_url: str, workspace: str):
-    """Given a log of nothing but rejects, all of them are listed after a replay, and what comes later behind them."""
+async def test_log_with_nothing_but_rejects_is_replayed(redis: Redis, redis_url: str, workspace: str):
+    """All rejects are listed after a replay, and later ones after them."""
     await append(redis, workspace, [KIOSK] * 1000)
     await fold_log(redis, redis_url, workspace)
     rules = IdentifierRules({"kiosk"})
@@ -162,10 +160,10 @@ async def test_a_log_of_nothing_but_rejects(redis: Redis, redis_url: str, worksp
     assert await listed(redis_url, workspace) == [(entry_id(number), "blocked-identifier") for number in range(1001)]
 
 
-async def test_the_copy_of_what_the_log_loses_meanwhile_stays(
+async def test_reject_of_an_entry_that_the_log_loses_during_the_replay_stays(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Given a log that is trimmed again and again while a replay reads it, all its rejects are listed, in the log's order."""
+    """Given a log that is trimmed repeatedly while a replay reads it, all its rejects are listed, in log order."""
     log, read = key(workspace, "events"), redis.xrange
     await append(redis, workspace, [*[b"{"] * 7000, ADA, b"["])
     await fold_log(redis, redis_url, workspace)
@@ -189,8 +187,8 @@ async def test_the_copy_of_what_the_log_loses_meanwhile_stays(
     assert (await kinfold(redis_url, workspace, "status")).out[0]["lag"] == 0
 
 
-async def test_a_log_that_has_lost_its_end(redis: Redis, redis_url: str, workspace: str):
-    """Given that the last entries were deleted, the state stays behind them, and their rejects in the log's order."""
+async def test_log_that_lost_its_end_keeps_its_rejects(redis: Redis, redis_url: str, workspace: str):
+    """Given deleted entries at the end, the position of the state stays after them, and their rejects stay in log order."""
     last = await append(redis, workspace, [b"{", ADA, *[b"{"] * 3])
     await fold_log(redis, redis_url, workspace)
     expected = await listed(redis_url, workspace)

@@ -1,4 +1,4 @@
-"""Two replays of one workspace at once: the later takes over, and the earlier says so. Verifications do not disturb anybody."""
+"""Two replays of one workspace at once: the later one takes over, and the earlier one reports it."""
 
 import asyncio
 from typing import Any
@@ -34,12 +34,12 @@ ENTRIES = 8000
 
 
 def job_of(client: Redis, workspace: str) -> Replay:
-    """A replay, to be done step by step."""
+    """A replay that the test runs step by step."""
     return Replay(client, Settings(workspace=workspace), NO_RULES)
 
 
-async def test_the_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: str, workspace: str):
-    """Exit status 1 and nothing done, or both in time; never a traceback, never a wrong answer, never anything left."""
+async def test_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: str, workspace: str):
+    """With exit status 1 and no effect, or both finish in time. No traceback, no wrong result, and no keys left over."""
     await append(redis, workspace, history()[:ENTRIES])
     await fold_log(redis, redis_url, workspace)
     before = await living_snapshot(redis, workspace)
@@ -56,7 +56,7 @@ async def test_the_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: 
     answers: list[Answer] = [earlier.result(), later.result()]
     assert later.result().status == 0, later.result().said
     for answer in answers:
-        assert answer.status == 0 or "another kinfold replay has begun" in answer.said
+        assert answer.status == 0 or "another kinfold replay has taken over; this one replaced nothing" in answer.said
         assert answer.status in {0, 1}
         assert answer.out == []
     after = await living_snapshot(redis, workspace)
@@ -66,7 +66,7 @@ async def test_the_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: 
 
 
 async def test_two_verifications_do_not_disturb_each_other(redis: Redis, redis_url: str, workspace: str):
-    """Nor does a replay that is at work: a verification writes nothing, and every one gives its answer."""
+    """Nor a running replay: a verification writes nothing, and each gets its result."""
     await append(redis, workspace, history()[:ENTRIES])
     await fold_log(redis, redis_url, workspace)
 
@@ -77,18 +77,18 @@ async def test_two_verifications_do_not_disturb_each_other(redis: Redis, redis_u
 
 
 @pytest.mark.parametrize("differs", [False, True])
-@pytest.mark.parametrize("built", ["before it has begun", "behind the comparison"])
-async def test_a_replay_that_was_taken_over_replaces_nothing(
+@pytest.mark.parametrize("built", ["before it has begun", "after the comparison"])
+async def test_replay_that_was_taken_over_replaces_nothing(
     redis: Redis, redis_url: str, workspace: str, built: str, *, differs: bool
 ):
-    """At whatever step it is, the staging area is another's, and the swap is refused."""
+    """At any step the staging area belongs to the other replay, and the swap is refused."""
     await append(redis, workspace, history()[:500])
     await fold_log(redis, redis_url, workspace)
     if differs:
         await differ_unseen(redis, workspace)
     earlier, later = job_of(redis, workspace), job_of(redis, workspace)
     await earlier.build(quietly)
-    if built == "behind the comparison":
+    if built == "after the comparison":
         await earlier.compare()
     await later.build(quietly)
     before = await living_snapshot(redis, workspace)
@@ -107,10 +107,10 @@ async def test_a_replay_that_was_taken_over_replaces_nothing(
 
 
 @pytest.mark.parametrize("step", ["_write", "_write_last", "_put_in_place"])
-async def test_a_replay_that_is_taken_over_while_it_writes_replaces_nothing(
+async def test_replay_that_is_taken_over_while_it_writes_replaces_nothing(
     redis: Redis, redis_url: str, workspace: str, step: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Nothing of what it wrote is among what the later one writes."""
+    """Nothing that it wrote is part of what the later one writes."""
     await append(redis, workspace, history()[:500])
     await fold_log(redis, redis_url, workspace)
     expected = await living_snapshot(redis, workspace)
@@ -140,10 +140,10 @@ async def test_a_replay_that_is_taken_over_while_it_writes_replaces_nothing(
     assert await leftovers(redis, workspace) == []
 
 
-async def test_what_another_replay_would_have_told_is_not_told(
+async def test_differences_of_another_replay_are_not_emitted(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Both have compared; the earlier writes its differences last. The feed gets those of the state that is swapped in."""
+    """Both have compared; the earlier one writes its differences last. The feed gets those of the state that is swapped in."""
     await append(redis, workspace, [{"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada"}])
     await fold_log(redis, redis_url, workspace)
     ((contact_id, data),) = (await living_snapshot(redis, workspace)).contacts.items()
@@ -170,8 +170,8 @@ async def test_what_another_replay_would_have_told_is_not_told(
     assert change.changed == ["name"]
 
 
-async def test_an_exclusion_that_comes_in_the_middle_is_honoured_wholly(redis: Redis, redis_url: str, workspace: str):
-    """It takes back what has been folded, and compared, already: all is compared anew, and the gone contact told."""
+async def test_exclusion_that_arrives_during_a_replay_takes_full_effect(redis: Redis, redis_url: str, workspace: str):
+    """It excludes entries that were folded and compared. Everything is compared again, and the feed gets ContactGone."""
     people = [{"type": "VisitorIdentified", "externalId": f"u-{number}"} for number in range(3)]
     async with projecting(redis_url, workspace):
         last = await append(redis, workspace, people)
@@ -194,8 +194,8 @@ async def test_an_exclusion_that_comes_in_the_middle_is_honoured_wholly(redis: R
     assert await replay(redis, workspace) == []
 
 
-async def test_a_feed_that_was_cut_meanwhile_hides_nothing(redis: Redis, redis_url: str, workspace: str):
-    """What the living fold touched cannot be read there any more, so everything is compared again."""
+async def test_feed_that_was_trimmed_during_a_replay_hides_nothing(redis: Redis, redis_url: str, workspace: str):
+    """The changes of the live fold can no longer be read there, so everything is compared again."""
     await append(redis, workspace, history()[:300])
     await fold_log(redis, redis_url, workspace)
     job = job_of(redis, workspace)
@@ -212,8 +212,8 @@ async def test_a_feed_that_was_cut_meanwhile_hides_nothing(redis: Redis, redis_u
     assert await verify(redis, workspace) == []
 
 
-async def test_a_contact_that_only_the_living_fold_merges_meanwhile_is_told(redis: Redis, redis_url: str, workspace: str):
-    """An address that a hand gave away makes the projector merge two contacts; in the rebuilt state neither is the other."""
+async def test_contact_that_only_the_live_fold_merges_is_emitted(redis: Redis, redis_url: str, workspace: str):
+    """An address that was moved by hand makes the projector merge two contacts. The rebuilt state does not merge them."""
     people = [{"type": "VisitorIdentified", "externalId": "u-1"}, {"type": "VisitorIdentified", "email": "ben@example.org"}]
     await append(redis, workspace, people)
     await fold_log(redis, redis_url, workspace)
@@ -232,10 +232,10 @@ async def test_a_contact_that_only_the_living_fold_merges_meanwhile_is_told(redi
     assert await verify(redis, workspace) == []
 
 
-async def test_the_projector_is_held_back_for_as_long_as_a_replay_needs(
+async def test_projector_is_held_back_as_long_as_a_replay_needs(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """The hold ends by itself after a while, for the replay may have been killed; one that lives extends it."""
+    """The hold expires after a while, because the replay may have been killed. A live replay extends it."""
     monkeypatch.setattr("kinfold_services.replay.replay._HOLD_AGAIN_S", 0.05)
     await append(redis, workspace, history()[:300])
     await fold_log(redis, redis_url, workspace)

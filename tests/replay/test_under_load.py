@@ -1,4 +1,4 @@
-"""`kinfold replay` while everybody goes on: no reader, no dashboard and no projector notices."""
+"""`kinfold replay` of a workspace in use: no reader, dashboard or projector notices it."""
 
 import asyncio
 import json
@@ -18,6 +18,7 @@ from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
 from tests.support.event_log import HISTORY_ENTRIES, LOG_START_MS, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import ProjectorProcess, fold_log, projecting, stored_position, wait_until_folded
 from tests.support.replaying import (
     NO_RULES,
@@ -33,11 +34,11 @@ from tests.support.replaying import (
 from tests.support.snapshots import read_stream, take_snapshot
 from tests.support.waiting import wait_until
 
-TIMES: Final = 10
-"""So often the history: a replay of some ten seconds. With 30 it holds as well, and takes a minute and a half."""
+TIMES: Final = short_or_long(2, 10)
+"""How many copies of the history the log has. A replay takes about a second for each."""
 POLLED: Final = 10
 LOAD_ENTRIES: Final = 20
-"""Appended again and again while the replay runs."""
+"""Events that are appended repeatedly while the replay runs."""
 
 
 @cache
@@ -47,7 +48,7 @@ def decoded_history() -> tuple[dict[str, Any], ...]:
 
 
 def repeated(times: int) -> Iterator[bytes]:
-    """The history so many times over, each time of other people on other devices."""
+    """This many copies of the history, each with other people and other devices."""
     for turn in range(times):
         for event in decoded_history():
             marked = {field: f"{turn}.{event[field]}" for field in ("id", "visitorId", "externalId", "email") if field in event}
@@ -56,10 +57,8 @@ def repeated(times: int) -> Iterator[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_a_replay_under_a_steady_load_changes_nothing_that_anybody_sees(
-    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
-):
-    """No change on the feed but the load's own, no read that misses anybody, and equal afterwards."""
+async def test_replay_under_a_steady_load_has_no_visible_effect(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """The feed has only the changes of the load, no read misses a contact, and the state is equal afterwards."""
     with ProjectorProcess(redis_url, workspace, tmp_path / "log", feed_entries=10_000_000) as projector:
         await wait_until_folded(redis, workspace, await append_many(redis, workspace, repeated(TIMES)), 300)
         told = await redis.xlen(key(workspace, "changes"))
@@ -71,7 +70,7 @@ async def test_a_replay_under_a_steady_load_changes_nothing_that_anybody_sees(
         async with polling(redis, workspace, ids) as polls:
             answer = await kinfold(redis_url, workspace, "replay")
             swapped_at = await stored_position(redis, workspace)
-            await wait_until(lambda: has_moved(redis, workspace, swapped_at))  # the projector goes on upon the new state
+            await wait_until(lambda: has_moved(redis, workspace, swapped_at))  # the projector continues with the new state
         stop.set()
         last, causes = await loading
         await wait_until_folded(redis, workspace, last)
@@ -81,7 +80,7 @@ async def test_a_replay_under_a_steady_load_changes_nothing_that_anybody_sees(
         assert (answer.status, answer.out) == (0, []), answer.said
         assert polls[0].missed == []
         assert polls[0].polls > 1
-        assert {change.cause for change in await changes_since(redis, workspace, told)} <= causes, "it tells of the load alone"
+        assert {change.cause for change in await changes_since(redis, workspace, told)} <= causes, "only the load makes changes"
         assert await stored_generation(redis, workspace), "it was replaced"
         verified = await kinfold(redis_url, workspace, "verify")
         assert (verified.status, verified.out) == (0, []), verified.said
@@ -97,7 +96,7 @@ end
 
 
 async def append_many(client: Redis, workspace: str, events: Iterator[bytes]) -> str:
-    """As `append`, in a tenth of the time."""
+    """Like `append`, in a tenth of the time."""
     number = 0
     while some := [event.decode() for event in islice(events, 5000)]:
         packed, before = msgspec.msgpack.encode(some), str(LOG_START_MS + number - 1)
@@ -107,7 +106,7 @@ async def append_many(client: Redis, workspace: str, events: Iterator[bytes]) ->
 
 
 async def load(client: Redis, workspace: str, start: int, stop: asyncio.Event) -> tuple[str, set[str]]:
-    """Appends events of the people there are, some at a time as they are folded, until told to stop; the last id, and all."""
+    """Append events of existing people, as fast as they are folded, until `stop`. Returns the last id, and all ids."""
     visitors = sorted({f"0.{event['visitorId']}" for event in decoded_history() if "visitorId" in event})
     number, causes = start, set[str]()
     while not stop.is_set():
@@ -123,23 +122,23 @@ async def load(client: Redis, workspace: str, start: int, stop: asyncio.Event) -
 
 
 async def some_of(client: Redis, workspace: str, name: PublicName) -> Sequence[bytes]:
-    """Some of a table's fields, from everywhere."""
+    """Some fields of a table, from all parts of it."""
     fields = sorted(await cast("Awaitable[list[bytes]]", client.hkeys(key(workspace, name))))
     return fields[:: max(1, len(fields) // POLLED)]
 
 
 async def stored_generation(client: Redis, workspace: str) -> bytes | None:
-    """Which rebuilding of the state there is."""
+    """The generation of the stored state."""
     return await cast("Awaitable[bytes | None]", client.hget(key(workspace, "position"), "generation"))
 
 
 async def has_moved(client: Redis, workspace: str, position: bytes | None) -> bool:
-    """Whether the projector has come further."""
+    """Whether the projector has advanced."""
     return await stored_position(client, workspace) != position
 
 
-async def test_an_event_id_from_before_the_swap_is_still_a_duplicate(redis: Redis, redis_url: str, workspace: str):
-    """The projector takes its window of duplicates, and its counts, over to the new generation."""
+async def test_event_id_from_before_the_swap_is_still_a_duplicate(redis: Redis, redis_url: str, workspace: str):
+    """The projector keeps its window of duplicates and its counts in the new generation."""
     first = {"type": "VisitorIdentified", "id": "e-1", "externalId": "u-1", "name": "Ada"}
     async with projecting(redis_url, workspace):
         last = await append(redis, workspace, [first, *history()[:2000]])
@@ -160,13 +159,11 @@ async def test_an_event_id_from_before_the_swap_is_still_a_duplicate(redis: Redi
     assert int(after[b"duplicate"]) == int(counts[b"duplicate"]) + 1
     assert await verify(redis, workspace) == []
     names = [json.loads(fields[b"change"])["contact"]["name"] for _, fields in await read_stream(redis, workspace, "changes")]
-    assert names[-1] == "Eve", "what e-1 says is not folded again"
+    assert names[-1] == "Eve", "e-1 is not folded again"
 
 
-async def test_what_is_kept_of_the_old_state_and_not_found_in_the_new_one_stops_nobody(
-    redis: Redis, redis_url: str, workspace: str
-):
-    """It knows whose an external id was, has forgotten that contact, and the replay has made it another one."""
+async def test_cached_records_of_the_old_state_do_not_stop_the_projector(redis: Redis, redis_url: str, workspace: str):
+    """It cached an external id but not its contact, which the replay has replaced with another one."""
     first: dict[str, Any] = {"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada"}
     others = [{"type": "VisitorIdentified", "email": f"{number}@example.org"} for number in range(12)]
     async with projecting(redis_url, workspace, cache_bytes=1):
@@ -188,10 +185,10 @@ async def test_what_is_kept_of_the_old_state_and_not_found_in_the_new_one_stops_
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2000, 1 << 20])
-async def test_a_state_that_is_written_in_pieces_of_any_size_has_the_same_bytes(
+async def test_state_that_is_written_in_pieces_of_any_size_has_the_same_bytes(
     redis: Redis, redis_url: str, workspace: str, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """The server answers others between two of them."""
+    """The server answers other clients between two pieces."""
     monkeypatch.setattr("kinfold_services.replay.staging._CHUNK_BYTES", piece_bytes)
     monkeypatch.setattr("kinfold_services.replay.rebuild._TAKEN_ENTRIES", 500)
     last = await append(redis, workspace, history()[:6000])
@@ -210,10 +207,10 @@ async def test_a_state_that_is_written_in_pieces_of_any_size_has_the_same_bytes(
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_the_projector_waits_for_no_more_than_what_it_folded_meanwhile(
+async def test_projector_waits_only_for_entries_that_were_folded_during_the_replay(
     redis: Redis, redis_url: str, workspace: str, *, is_replaced: bool
 ):
-    """All that is there when a replay begins is rebuilt and compared before it holds anybody back."""
+    """All entries at the start of a replay are rebuilt and compared before the projector is held back."""
     last = await append(redis, workspace, history()[:6000])
     await fold_log(redis, redis_url, workspace)
     if is_replaced:
@@ -233,10 +230,10 @@ async def test_the_projector_waits_for_no_more_than_what_it_folded_meanwhile(
     assert cost.bytes_out < 100_000, cost
 
 
-async def test_what_was_folded_during_the_comparison_is_rebuilt_before_anybody_is_held_back(
+async def test_entries_that_are_folded_during_the_comparison_are_rebuilt_before_the_hold(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """However much that was: a comparison of many contacts takes a while, and a projector may be catching up."""
+    """Even many of them: comparing many contacts takes a while, and the projector may be catching up."""
     job = Replay(redis, Settings(workspace=workspace), NO_RULES)
     await append(redis, workspace, history()[:1000])
     await fold_log(redis, redis_url, workspace)
@@ -245,7 +242,7 @@ async def test_what_was_folded_during_the_comparison_is_rebuilt_before_anybody_i
     await append(redis, workspace, history()[1000:12000], start=1000)
     await fold_log(redis, redis_url, workspace)
     await differ_unseen(redis, workspace)
-    job._is_other = True  # it was compared before that
+    job._is_other = True  # it was compared before
     advance, held = job.rebuild.advance, list[int]()
 
     async def watched(upto: str, _: Progress = quietly) -> None:
@@ -264,8 +261,8 @@ async def test_what_was_folded_during_the_comparison_is_rebuilt_before_anybody_i
     assert await verify(redis, workspace) == []
 
 
-async def test_a_workspace_that_was_never_folded_is_replayed_as_far_as_it_was(redis: Redis, redis_url: str, workspace: str):
-    """Not at all; and the projector then starts at the log's beginning."""
+async def test_workspace_that_was_never_folded_is_replayed_up_to_its_position(redis: Redis, redis_url: str, workspace: str):
+    """There is nothing to replay. The projector then starts at the beginning of the log."""
     last = await append(redis, workspace, history()[:100])
     assert await replay(redis, workspace) == []
     async with projecting(redis_url, workspace):
@@ -273,8 +270,8 @@ async def test_a_workspace_that_was_never_folded_is_replayed_as_far_as_it_was(re
     assert await verify(redis, workspace) == []
 
 
-async def test_a_rebuild_does_not_move_the_position_that_redis_tools_see(redis: Redis, redis_url: str, workspace: str):
-    """The consumer group shows the projector's lag, whatever is built beside it."""
+async def test_rebuild_does_not_move_the_position_of_the_consumer_group(redis: Redis, redis_url: str, workspace: str):
+    """The consumer group shows the projector's lag while another state is being built."""
     await append(redis, workspace, history()[:6000])
     await fold_log(redis, redis_url, workspace)
     before = await redis.xinfo_groups(key(workspace, "events"))

@@ -1,7 +1,7 @@
-"""The wrong merge, taken back: an event named another customer's address, and life went on for a thousand events.
+"""A wrong merge is undone: an event named another customer's address, and a thousand events followed.
 
-Ben was known by his address alone. A form that somebody else had filled in said that Ada has that address, so Ben's contact was
-merged into hers. What came by Ben's address or his devices was Ada's from then on.
+Ben was known only by his address. A form that another person had filled in said that Ada has this address, so Ben's contact was
+merged into hers. From then on, events with Ben's address or from his devices belonged to Ada.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ BACKLOG: Final = 3_000
 
 
 def later(number: int) -> dict[str, Any]:
-    """What happened afterwards: Ada and Ben, by turns, on devices old and new, by their names and by their devices alone."""
+    """A later event: of Ada or Ben in turn, on old and new devices, with their identifiers or only from their devices."""
     person, identity = ("ada", ADA) if number % 2 else ("ben", {"email": BEN})
     match number // 2 % 4:
         case 0:
@@ -64,14 +64,14 @@ async def _log(redis: Redis, redis_url: str, workspace: str) -> list[dict[str, A
 
 
 async def people(client: Redis, workspace: str) -> dict[str, Contact]:
-    """The living contacts, by their name."""
+    """The living contacts by name."""
     stored = (await take_snapshot(client, workspace)).contacts.values()
     contacts = [msgspec.json.decode(each, type=Contact) for each in stored if b"mergedInto" not in each]
     return {contact.name or contact.id: contact for contact in contacts}
 
 
 async def must_hold_what_the_feed_told(client: Redis, workspace: str) -> None:
-    """A dashboard that applies nothing but the feed holds the contacts, and knows who was merged into whom."""
+    """Assert that a reader of the feed has the contacts, and knows which were merged into which."""
     dashboard = FeedReader()
     for change in await changes_since(client, workspace, 0):
         dashboard.apply(change)
@@ -84,20 +84,20 @@ async def must_hold_what_the_feed_told(client: Redis, workspace: str) -> None:
 
 
 def end_of(merged: dict[str, str], contact_id: str) -> str:
-    """The living contact that one was merged into, along a chain of merges."""
+    """The living contact at the end of a chain of merges."""
     while contact_id in merged:
         contact_id = merged[contact_id]
     return contact_id
 
 
 def lines(path: Path, *values: str) -> Path:
-    """A file with these lines, among comments and blank ones."""
+    """A file with these lines, between comments and blank lines."""
     path.write_text("# by hand\n\n" + "\n".join(f"  {value}  " for value in values) + "\n")
     return path
 
 
 async def test_explain_names_the_event_and_the_rule(redis: Redis, redis_url: str, workspace: str, log: list[dict[str, Any]]):
-    """Whichever of the two one asks about: one line says that this event merged them, and why."""
+    """For either of the two contacts, one line says that this event merged them, and why."""
     found = await people(redis, workspace)
     assert found.keys() == {"Ben"} or found.keys() == {"Ada"}
     (contact,) = found.values()
@@ -114,10 +114,10 @@ async def test_explain_names_the_event_and_the_rule(redis: Redis, redis_url: str
     assert f"{ben['id']} was merged into {contact.id}" in answer.said
 
 
-async def test_excluding_the_event_gives_two_contacts_again(
+async def test_excluding_the_event_separates_the_contacts(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """Each with what belongs to it, later events included; dashboards follow; every later replay keeps it so."""
+    """Each gets its own data, including later events. Dashboards follow, and every later replay keeps it."""
     told = await redis.xlen(key(workspace, "changes"))
     file = lines(tmp_path / "wrong", WRONG_ENTRY)
 
@@ -152,10 +152,10 @@ async def test_excluding_the_event_gives_two_contacts_again(
     assert await leftovers(redis, workspace) == []
 
 
-async def test_the_log_says_what_was_excluded(
+async def test_log_records_the_exclusion(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """Once, however often it is asked for; a replay that finds it there needs no file, and looking back heeds it."""
+    """Once, even after several requests. A replay that finds it needs no file, and looking back respects it."""
     file = lines(tmp_path / "wrong", WRONG_ENTRY)
     for _ in range(2):
         assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
@@ -165,7 +165,7 @@ async def test_the_log_says_what_was_excluded(
     events = [msgspec.json.decode(fields[b"event"], type=EventsExcluded) for _, fields in entries]
     assert [event.entries for event in events] == [[WRONG_ENTRY]]
     shown = await kinfold(redis_url, workspace, "contacts", "--at", "9" * 13)
-    assert shown.status == 1, "the future has not come yet"
+    assert shown.status == 1, "the position is in the future"
     now = (await newest_entry(redis, workspace, "events")).decode()
     assert len((await kinfold(redis_url, workspace, "contacts", "--at", now)).out) == 2
     assert len((await kinfold(redis_url, workspace, "contacts", "--at", entry_id(len(log) - 1))).out) == 1
@@ -174,10 +174,10 @@ async def test_the_log_says_what_was_excluded(
     assert await verify(redis, workspace) == []
 
 
-async def test_an_exclusion_that_no_projector_has_come_to_yet_holds(
+async def test_exclusion_that_is_not_folded_yet_takes_effect(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """It stands at the log's end, behind the position: for the next replay, and for who verifies and explains, all the same."""
+    """It is at the end of the log, after the position. The next replay, `verify` and `explain` already respect it."""
     file = lines(tmp_path / "wrong", WRONG_ENTRY)
     assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).status == 0
     ada = (await people(redis, workspace))["Ada"]
@@ -189,14 +189,16 @@ async def test_an_exclusion_that_no_projector_has_come_to_yet_holds(
     assert WRONG_ENTRY not in {step["entry"] for step in told.out}
     assert (await kinfold(redis_url, workspace, "replay")).out == []
     assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", file)).out == []
-    assert await redis.xlen(key(workspace, "events")) == len(log) + 1, "it was said once"
+    assert await redis.xlen(key(workspace, "events")) == len(log) + 1, "the exclusion is in the log once"
     await fold_log(redis, redis_url, workspace)
     assert (await people(redis, workspace)).keys() == {"Ada", "Ben"}
     assert await verify(redis, workspace) == []
 
 
-async def test_an_excluded_event_that_is_not_folded_yet_never_is(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
-    """The projector stood before it when the replay left it out, and leaves it out when it comes there."""
+async def test_excluded_event_that_is_not_folded_yet_is_never_folded(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
+):
+    """The replay leaves it out before the projector reaches it, and then the projector leaves it out."""
     await append(redis, workspace, BEFORE)
     await fold_log(redis, redis_url, workspace)
     await append(redis, workspace, [WRONG, *map(later, range(50))], start=len(BEFORE))
@@ -211,10 +213,10 @@ async def test_an_excluded_event_that_is_not_folded_yet_never_is(redis: Redis, r
     assert (await kinfold(redis_url, workspace, "replay")).out == []
 
 
-async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
+async def test_exclusion_that_is_itself_excluded_is_revoked(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """As if it had never been said."""
+    """As if it had never been in the log."""
     before = await take_snapshot(redis, workspace)
     assert (
         await kinfold(redis_url, workspace, "replay", "--exclude-events", lines(tmp_path / "wrong", WRONG_ENTRY))
@@ -236,10 +238,10 @@ async def test_an_exclusion_that_is_itself_excluded_is_taken_back(
     assert len(log) == int(after.position[b"folded"]) + int(after.position[b"no-op"]) + int(after.position[b"stale"]) - 1
 
 
-async def test_what_was_taken_back_can_be_excluded_again(
+async def test_revoked_exclusion_can_be_made_again(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """The first exclusion does not count any more, so the log has to say it once more, or the next replay would forget it."""
+    """The first one no longer counts, so the log needs another one. Otherwise the next replay would not respect it."""
     wrong = lines(tmp_path / "wrong", WRONG_ENTRY)
     assert (await kinfold(redis_url, workspace, "replay", "--exclude-events", wrong)).status == 0
     exclusion = (await newest_entry(redis, workspace, "events")).decode()
@@ -256,8 +258,8 @@ async def test_what_was_taken_back_can_be_excluded_again(
     await must_hold_what_the_feed_told(redis, workspace)
 
 
-async def test_a_replay_that_merges_tells_so_for_each_contact(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
-    """Along a chain of merges all are told to be the one that lives, after what that one has become, and not as gone."""
+async def test_replay_that_merges_emits_each_merged_contact(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+    """Along a chain of merges, the feed says for each that it was merged into the living contact, and not that it is gone."""
     event = {"type": "VisitorIdentified"}
     first, second, third = "a@example.org", "b@example.org", "c@example.org"
     events: list[dict[str, Any]] = [
@@ -286,7 +288,7 @@ async def test_a_replay_that_merges_tells_so_for_each_contact(redis: Redis, redi
     await must_hold_what_the_feed_told(redis, workspace)
 
 
-async def test_a_merge_is_told_with_what_the_contact_has_become_meanwhile(redis: Redis, redis_url: str, workspace: str):
+async def test_merge_is_emitted_with_the_current_contact(redis: Redis, redis_url: str, workspace: str):
     """The projector changes the surviving contact between the comparison and the swap."""
     await append(redis, workspace, [*BEFORE, WRONG])
     await fold_log(redis, redis_url, workspace)
@@ -310,11 +312,11 @@ async def test_a_merge_is_told_with_what_the_contact_has_become_meanwhile(redis:
     await must_hold_what_the_feed_told(redis, workspace)
 
 
-async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
+async def test_merge_that_is_undone_while_a_snapshot_is_taken_hides_no_contact(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The merge and its undoing are between two pages: the second page shows both contacts as they are."""
-    monkeypatch.setattr("kinfold_services.gateway.changes.snapshot._PAGE", 1)
+    """The merge and its undoing are between two pages. The second page shows both contacts as they are."""
+    monkeypatch.setattr("kinfold_services.state.snapshot._PAGE", 1)
     await append(redis, workspace, BEFORE)
     await fold_log(redis, redis_url, workspace)
     pages, register_script = 0, redis.register_script
@@ -342,10 +344,10 @@ async def test_a_merge_that_is_undone_while_a_snapshot_is_taken_hides_nobody(
     assert len(snapshot.contacts) == 2
 
 
-async def test_a_dry_run_prints_who_would_differ_and_changes_nothing(
+async def test_dry_run_prints_the_differences_and_changes_nothing(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """Under other exclusions and under other rules; the log, the state, the feed and the rules are what they were."""
+    """With other exclusions and other rules. The log, the state, the feed and the rules stay the same."""
     before = await take_snapshot(redis, workspace)
     (contact,) = (await people(redis, workspace)).values()
     excluding = await kinfold(
@@ -370,11 +372,11 @@ async def test_a_dry_run_prints_who_would_differ_and_changes_nothing(
 async def test_identifiers_that_a_replay_blocked_stay_blocked(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, log: list[dict[str, Any]]
 ):
-    """For the projector that goes on, entries included that it had read already, and for every later replay."""
+    """For the projector, including entries that it had already read, and for every later replay."""
     replayed = asyncio.Event()
 
     async def load(projector: WorkspaceProjector) -> str:
-        """Appends more whenever less than the backlog waits, until it is replayed; the last entry."""
+        """Append events whenever the backlog is too small, until the replay ends. Returns the last entry."""
         count = len(log)
 
         def is_wanted() -> bool:

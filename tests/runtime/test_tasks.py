@@ -8,7 +8,7 @@ from kinfold_services.runtime.tasks import cancellable, end_tasks
 
 
 class Stubborn:
-    """Drops the first cancellation, as `asyncio.wait_for` does if what it waits for is just done."""
+    """Drops the first cancellation, as `asyncio.wait_for` does if the awaited task has just ended."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -24,7 +24,7 @@ class Stubborn:
                 self.dropped += 1
 
 
-async def test_a_task_that_drops_a_cancellation_is_cancelled_again() -> None:
+async def test_task_that_drops_a_cancellation_is_cancelled_again() -> None:
     stubborn = Stubborn()
     task = asyncio.create_task(stubborn.run())
     await asyncio.sleep(0)
@@ -33,7 +33,7 @@ async def test_a_task_that_drops_a_cancellation_is_cancelled_again() -> None:
 
 
 async def test_one_cancellation_ends_cancellable_work() -> None:
-    """As the first Ctrl-C of `kinfold tail`."""
+    """Like the first Ctrl-C of `kinfold tail`."""
     stubborn = Stubborn()
     task = asyncio.create_task(cancellable(stubborn.run()))
     while len(asyncio.all_tasks()) < 3:  # this test, the task, and the work that it starts
@@ -43,7 +43,7 @@ async def test_one_cancellation_ends_cancellable_work() -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 30)
     assert stubborn.dropped == 1
-    assert asyncio.all_tasks() == {asyncio.current_task()}, "the work goes on"
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "the work continues"
 
 
 async def test_cancellable_work_returns_its_result_and_raises_its_error() -> None:

@@ -196,7 +196,7 @@ def test_workspace_blocks_identifiers_of_its_own(value: str) -> None:
     ],
 )
 def test_pattern_takes_linear_time(pattern: str, identifier: str) -> None:
-    """Python's `re` would search for years: the identifier comes from anybody, the pattern from a careless friend."""
+    """Python's `re` would search for years. Anybody can send the identifier, and a careless admin can write the pattern."""
     rules = IdentifierRules([pattern])
     accepted({"type": "VisitorSeen", "visitorId": identifier}, rules)
     accepted({"type": "VisitorIdentified", "email": f"{identifier.replace(' ', '').replace(',', '')[:200]}@x.org"}, rules)
@@ -206,14 +206,14 @@ def test_pattern_takes_linear_time(pattern: str, identifier: str) -> None:
     "pattern", ["/(/", "/a{1001}/", r"/(a)\1/", "/(?=a)/", "/(?<!a)b/", "/a++/", "/((a{100}){100}){100}/", "/\udc80/"]
 )
 def test_invalid_pattern_is_named_in_the_error(pattern: str) -> None:
-    """So is one that RE2 does not have."""
+    """A pattern with a feature that RE2 lacks is invalid, too."""
     with pytest.raises(BadPattern) as raised:
         IdentifierRules(["acme-test", pattern])
     assert f"blocked identifiers: expected a regular expression of RE2 between slashes, got {pattern!r} (" in str(raised.value)
 
 
 def test_pattern_means_the_same_as_in_python() -> None:
-    """In what both have: classes, anchors, any character, flags, and characters outside ASCII."""
+    """For the features that both have: classes, anchors, any character, flags, and characters outside ASCII."""
     for pattern, matching, other in (
         (r"/^qa-\d+$/", "qa-12", "qa-12x"),
         ("/(?i)ROBOT/", "a robot", "a robo"),

@@ -1,4 +1,4 @@
-"""Every visitor of a contact, newest link first: the pages against a plain computation over all visitors (section 5)."""
+"""All visitors of a contact, newest link first: the pages, compared with a plain computation over all visitors (section 5)."""
 
 import json
 import random
@@ -23,8 +23,8 @@ EVENTS: Final = 4000
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_whole_list_is_complete_and_in_order(redis: Redis, redis_url: str, workspace: str, seed: int) -> None:
-    """Contacts merged into contacts that were merged, visitors that move back and forth, late links, equal times."""
+async def test_whole_list_is_complete_and_in_order(redis: Redis, redis_url: str, workspace: str, seed: int) -> None:
+    """With chains of merged contacts, visitors that move back and forth, late links, and equal times."""
     await append(redis, workspace, a_busy_day(random.Random(seed)))  # noqa: S311  no secret
     await fold_log(redis, redis_url, workspace, batch_entries=250)
     expected = plainly(await take_snapshot(redis, workspace))
@@ -42,13 +42,13 @@ async def test_the_whole_list_is_complete_and_in_order(redis: Redis, redis_url: 
 
 
 def a_busy_day(dice: random.Random) -> list[Mapping[str, Any]]:
-    """Few people on many devices. First each is only an address; towards the end most turn out to be one of two persons."""
+    """Few people on many devices. At first each contact only has an address; later most turn out to be one of two people."""
     events: list[Mapping[str, Any]] = [{"type": "VisitorIdentified", "externalId": f"u-{number}"} for number in range(2)]
     for number in range(EVENTS):
         person = dice.randrange(PEOPLE)
         event: dict[str, Any] = {"type": "VisitorIdentified", "email": f"p{person}@example.org"}
         event["visitorId"] = f"v-{dice.randrange(VISITORS)}"
-        event["at"] = moment(dice.randrange(number + 1))  # late, and often at the time of another
+        event["at"] = moment(dice.randrange(number + 1))  # late, and often at the same time as another event
         if number > EVENTS // 4 and dice.random() < 0.01 and person > 1:
             event |= {"externalId": f"u-{person % 2}"}
         events.append(event)
@@ -56,14 +56,14 @@ def a_busy_day(dice: random.Random) -> list[Mapping[str, Any]]:
 
 
 def moment(second: int) -> str:
-    """RFC 3339, before the log."""
-    minutes, seconds = divmod(second // 2, 60)  # two events a second
+    """An RFC 3339 time before the log."""
+    minutes, seconds = divmod(second // 2, 60)  # two events per second
     hours, minutes = divmod(minutes, 60)
     return f"2026-05-04T{hours:02}:{minutes:02}:{seconds:02}.000Z"
 
 
 def plainly(snapshot: Snapshot) -> dict[str, list[Membership]]:
-    """The members of each living contact, from the visitors' own link histories and the tombstones."""
+    """The members of each living contact, computed from the link histories of the visitors and the tombstones."""
     merged_into = {
         contact["id"]: contact["mergedInto"]
         for contact in map(json.loads, snapshot.contacts.values())
@@ -79,7 +79,7 @@ def plainly(snapshot: Snapshot) -> dict[str, list[Membership]]:
     return {contact_id: sorted(each, reverse=True) for contact_id, each in members.items()}
 
 
-def test_the_day_is_before_the_log() -> None:
-    """So that every event counts at the time that it says."""
+def test_busy_day_is_before_the_log() -> None:
+    """So every event counts at its own time."""
     assert moment(EVENTS) < "2026-12-31"
     assert LOG_START_MS > 1_798_675_200_000

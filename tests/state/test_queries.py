@@ -1,4 +1,4 @@
-"""Questions that take two answers: whose an identifier is, and that contact. A replay may swap the state in between."""
+"""Queries that take two replies: the contact id of an identifier, and the contact. A replay may swap the state in between."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,7 +32,7 @@ Swap = Callable[[], Awaitable[None]]
 
 @pytest.fixture(name="swap")
 async def _swap(redis: Redis, redis_url: str, workspace: str) -> Swap:
-    """Puts a state in place in which Ada's contact has another id, as where a replay left out the event that made it."""
+    """Swap in a state in which Ada's contact has another id, as after a replay that left out the event that created it."""
     await append(redis, workspace, [ADA])
     await fold_log(redis, redis_url, workspace)
     other = f"other-{workspace[:50]}"
@@ -50,7 +50,7 @@ async def _swap(redis: Redis, redis_url: str, workspace: str) -> Swap:
 
 
 class SwapsBehindTheVisitor(Redis):
-    """A connection on which a replay ends just behind the next answer about a visitor."""
+    """A connection on which a replay ends right after the next reply about a visitor."""
 
     swaps: Sequence[Swap] = ()
 
@@ -64,7 +64,7 @@ class SwapsBehindTheVisitor(Redis):
 
 
 class SwappedUnderWay(StateQueries):
-    """Reads while a replay ends just behind the first answer."""
+    """Queries during which a replay ends right after the first reply."""
 
     def __init__(self, client: Redis, name: str, swap: Swap) -> None:
         super().__init__(client, name)
@@ -79,8 +79,8 @@ class SwappedUnderWay(StateQueries):
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_a_replay_between_two_questions_hides_nobody(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
-    """The identifier named a contact that is no more: it is looked for again, and the one that is there is found."""
+async def test_replay_between_two_queries_hides_no_contact(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
+    """The identifier named a contact that no longer exists. The query starts again and finds the current one."""
     reader = SwappedUnderWay(redis, workspace, swap)
     find = {
         "external-ids": reader.contact_by_external_id,
@@ -97,7 +97,7 @@ async def test_a_replay_between_two_questions_hides_nobody(redis: Redis, workspa
 async def ask_as_the_client_does(
     redis: Redis, workspace: str, field: str, value: str, meanwhile: Swap | None = None
 ) -> Contact | None:
-    """What `kinfold.Contacts` asks, one command after the other; `meanwhile` happens behind the first."""
+    """The commands of `kinfold.Contacts`, one after another; `meanwhile` runs after the first."""
     asking: Any = Questions(workspace, 0).find(field, value, None)
     command = next(asking)
     while True:
@@ -112,8 +112,10 @@ async def ask_as_the_client_does(
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_nor_from_the_client_that_asks_redis_itself(redis: Redis, workspace: str, swap: Swap, by: str) -> None:
-    """`kinfold.Contacts` asks the same two questions."""
+async def test_replay_between_two_queries_of_the_client_hides_no_contact(
+    redis: Redis, workspace: str, swap: Swap, by: str
+) -> None:
+    """`kinfold.Contacts` sends the same two queries to Redis itself."""
     found = await ask_as_the_client_does(redis, workspace, FIELD[by], BY[by], swap)
 
     assert found is not None
@@ -121,10 +123,10 @@ async def test_nor_from_the_client_that_asks_redis_itself(redis: Redis, workspac
 
 
 @pytest.mark.parametrize("kind", ["secret", "publishable"])
-async def test_a_visitor_comes_with_the_contact_of_the_same_state(
+async def test_visitor_and_contact_come_from_the_same_state(
     redis: Redis, redis_url: str, workspace: str, swap: Swap, kind: Kind
 ) -> None:
-    """Over HTTP a visitor, its links and its contact are one answer: all as before the replay, or all as behind it."""
+    """Over HTTP, a visitor, its links and its contact are one answer: all from before the replay, or all from after it."""
     api_key = await create_key(redis, workspace, kind)
     client = cast("SwapsBehindTheVisitor", SwapsBehindTheVisitor.from_url(redis_url))
     app, gateway = make_app(Settings(redis_url=redis_url), client)
@@ -144,10 +146,10 @@ async def test_a_visitor_comes_with_the_contact_of_the_same_state(
 
 
 @pytest.mark.parametrize("who", ["gateway and command line", "client"])
-async def test_a_merge_that_a_replay_takes_back_under_way_hides_nobody(
+async def test_merge_that_a_replay_undoes_during_a_query_hides_no_contact(
     redis: Redis, redis_url: str, workspace: str, who: str
 ) -> None:
-    """The id was a tombstone's, and what it named is not there any more: the contact lives again."""
+    """The id was that of a tombstone whose target no longer exists: the contact is living again."""
     await append(redis, workspace, [ADA])
     await fold_log(redis, redis_url, workspace)
     contacts = key(workspace, "contacts")
@@ -167,8 +169,8 @@ async def test_a_merge_that_a_replay_takes_back_under_way_hides_nobody(
         assert await SwappedUnderWay(redis, workspace, take_back).contact(ada.id) == ada
 
 
-async def test_a_contact_is_found_by_any_spelling_of_its_identifiers(redis: Redis, redis_url: str, workspace: str) -> None:
-    """By the gateway and the command line, in the present and in the past, by the client and by its live contacts."""
+async def test_contact_is_found_by_any_spelling_of_its_identifiers(redis: Redis, redis_url: str, workspace: str) -> None:
+    """By the gateway and the command line, now and in the past, by the client and by its live contacts."""
     names = {"visitorId": "caf\u00e9", "externalId": "na\u00efve", "email": "jos\u00e9@b\u00fccher.example"}
     await append(redis, workspace, [{"type": "VisitorIdentified", **names}])
     await fold_log(redis, redis_url, workspace)
@@ -191,8 +193,8 @@ async def test_a_contact_is_found_by_any_spelling_of_its_identifiers(redis: Redi
         assert live.by_email(email) == live.by_external_id(external_id) == live[jose.id]
 
 
-async def test_an_identifier_that_leads_nowhere_is_nobodys(redis: Redis, workspace: str, swap: Swap) -> None:
-    """A damaged state ends no question in a loop."""
+async def test_identifier_of_a_missing_contact_is_not_found(redis: Redis, workspace: str, swap: Swap) -> None:
+    """A damaged state does not send a query into a loop."""
     del swap
     await redis.delete(key(workspace, "contacts"))
 

@@ -36,7 +36,7 @@ class Kinfold:
         self._variables = variables
 
     def run(self, *arguments: object, stdin: bytes = b"") -> Said:
-        """Run a command to its end in this process, because a process of its own takes half a second to start."""
+        """Run a command to its end in this process, because a new process takes half a second to start."""
         out, err = io.BytesIO(), io.StringIO()
         status: object = 0
         with ExitStack() as stack:
@@ -53,7 +53,7 @@ class Kinfold:
             return Said(int(str(status or 0)), out.getvalue(), err.getvalue())
 
     def run_apart(self, *arguments: object, stdin: bytes = b"") -> Said:
-        """Run a command to its end in a process of its own."""
+        """Run a command to its end in a new process."""
         done = subprocess.run(
             self.command(*arguments),
             input=stdin,

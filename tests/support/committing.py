@@ -1,4 +1,4 @@
-"""Commits without a projector: folds events into batches, hands them to a `Committer`, and knows what must be stored then."""
+"""Commits without a projector: fold events into batches, pass them to a `Committer`, and check what is stored afterwards."""
 
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -26,7 +26,7 @@ FEED_ENTRIES: Final = 1_000_000
 
 
 class Committing:
-    """The owner of a workspace, from the log's beginning on. Reads what is stored through `redis`, past every proxy."""
+    """The owner of a workspace, from the beginning of the log. It reads the stored data through `redis`, without any proxy."""
 
     def __init__(self, client: Client, redis: Redis, workspace: str, answer_s: float = ANSWER_S) -> None:
         self.workspace: Final = workspace
@@ -36,12 +36,12 @@ class Committing:
         self.expected: Final = Expected(workspace)
 
     async def own(self) -> None:
-        """Takes the workspace."""
+        """Take ownership of the workspace."""
         await make_group(self.redis, self.workspace)
         await self.lease.take()
 
     async def fold(self, *events: Mapping[str, Any] | bytes) -> Transaction:
-        """Appends events to the log, and folds them; without events, what somebody else has appended."""
+        """Append events to the log and fold them; without events, fold what others have appended."""
         before, start = self.expected.position, self.expected.entries
         if events:
             await append(self.redis, self.workspace, events, start=start)
@@ -52,34 +52,34 @@ class Committing:
         return self.committer.transaction(packed, as_rejects(folded.rejects), Move(before, self.expected.position, 0.5))
 
     async def commit(self, *events: Mapping[str, Any] | bytes) -> None:
-        """Folds events and commits them."""
+        """Fold events and commit them."""
         await self.send(await self.fold(*events))
 
     async def send(self, transaction: Transaction) -> None:
-        """Commits a batch."""
+        """Commit a batch."""
         await self.committer.start(transaction)
         assert await self.committer.finish()
 
     async def assert_stored(self) -> None:
-        """Every batch is there exactly once: state, feed, rejects and position."""
+        """Assert that every batch is stored exactly once: state, feed, rejects and position."""
         await self.expected.assert_stored(self.redis)
 
 
 class Expected:
-    """What one state over the whole log says is stored."""
+    """The data that must be stored, computed with one state over the whole log."""
 
     def __init__(self, workspace: str) -> None:
         self.workspace: Final = workspace
         self.position = Position("", Counts())
         self.entries = 0
-        """How many were folded."""
+        """How many entries were folded."""
         self._state: Final = State(workspace)
         self._store: Final = Store(workspace)
         self._feed: Final[list[bytes]] = []
         self._rejected: Final[list[str]] = []
 
     def fold(self, raws: list[RawEntry]) -> Any:
-        """Folds the next entries of the log; what came of them."""
+        """Fold the next entries of the log; returns their outcomes."""
         folded = fold_batch(self._state, read_batch(raws, IdentifierRules()), self.position.counts)
         last, fields = raws[-1]
         self.position = Position(last.decode(), folded.counts, "", entry_digest(fields))
@@ -90,7 +90,7 @@ class Expected:
         return folded
 
     async def assert_stored(self, client: Redis) -> None:
-        """Asserts that the server holds this, key by key, and that the counts are the sizes of the keys."""
+        """Assert that the server holds this data, key by key, and that the counts are the sizes of the keys."""
         found, store = await committed(client, self.workspace), self._store
         wanted: dict[str, dict[bytes, bytes] | list[bytes]] = {
             "visitors": _encoded(store.visitors),
@@ -120,7 +120,7 @@ class Expected:
 
 
 async def committed(client: Redis, workspace: str) -> dict[str, dict[bytes, bytes] | list[bytes]]:
-    """What is stored under each of `COMMITTED`."""
+    """The stored value of each key in `COMMITTED`."""
     pipeline = client.pipeline(transaction=True)
     for name in COMMITTED:
         if _is_sorted(name):

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 OURS = {"cmdstat_info"}
 HANDSHAKE = ("cmdstat_hello", "cmdstat_client|", "cmdstat_select", "cmdstat_auth")
-"""Of a new connection, which the work did not ask for."""
+"""The commands of a new connection, which the work did not ask for."""
 
 
 class Cost:
@@ -16,7 +16,7 @@ class Cost:
 
     def __init__(self) -> None:
         self.commands: dict[str, int] = {}
-        """Number of calls by command, including those in scripts; a connection's handshake aside."""
+        """Number of calls by command, including those in scripts, except the handshake of a connection."""
         self.bytes_in = 0
         self.bytes_out = 0
 

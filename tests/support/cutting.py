@@ -1,4 +1,4 @@
-"""A proxy that counts bytes: it cuts a connection, or pauses it, behind an exact byte of what is asked or answered."""
+"""A proxy that counts bytes: it cuts or pauses a connection after an exact byte of the requests or the answers."""
 
 import asyncio
 from types import TracebackType
@@ -11,7 +11,7 @@ _CHUNK_BYTES: Final = 65_536
 
 
 class CuttingProxy:
-    """Passes everything on to the server that a URL names, until a cut or a pause is due."""
+    """Forwards everything to the server at `upstream_url` until a cut or a pause is due."""
 
     def __init__(self, upstream_url: str) -> None:
         self._upstream: Final = urlsplit(upstream_url)
@@ -20,40 +20,40 @@ class CuttingProxy:
         self._left: Final[dict[Way, int]] = {}
         self._pauses = False
         self.passed: Final[dict[Way, int]] = {"request": 0, "answer": 0}
-        """Bytes passed on since `count_anew`."""
+        """Bytes forwarded since `count_anew`."""
         self.bytes_per_s = 0.0
-        """How fast requests are passed on; 0: at once."""
+        """The rate at which requests are forwarded; 0: no limit."""
         self.connections = 0
         self.cuts = 0
         self.reached: Final = asyncio.Event()
-        """A cut or a pause came."""
+        """Set when a cut or a pause has happened."""
         self._resume: Final = asyncio.Event()
 
     @property
     def url(self) -> str:
-        """The URL of the server behind the proxy."""
+        """The URL of the server through the proxy."""
         assert self._server is not None
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/{self._upstream.path.strip('/') or 0}"
 
     def count_anew(self) -> None:
-        """Sets the counters to zero."""
+        """Set the counters to zero."""
         self.passed.update({"request": 0, "answer": 0})
 
     @property
     def open_connections(self) -> int:
-        """Connections that something may still pass through."""
+        """The number of connections that may still forward something."""
         return len(self._handlers)
 
     def cut_after(self, way: Way, count: int) -> None:
-        """Cuts the connection behind the next `count` bytes of this way; connections that follow are left alone."""
+        """Cut the connection after the next `count` bytes of this direction; later connections are left alone."""
         self._left[way], self._pauses = count, False
 
     def pause_after(self, way: Way, count: int) -> None:
-        """Passes the next `count` bytes of this way on, and the rest of that connection's after `resume`."""
+        """Forward the next `count` bytes of this direction, and the rest of that connection's after `resume`."""
         self._left[way], self._pauses = count, True
 
     def resume(self) -> None:
-        """Ends the pause."""
+        """End the pause."""
         self._resume.set()
 
     async def __aenter__(self) -> Self:
@@ -83,7 +83,7 @@ class CuttingProxy:
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 writer.transport.abort()
-                if self._pauses:  # what is held back still reaches the server, though its sender is gone
+                if self._pauses:  # the bytes that were held back still reach the server, although their sender is gone
                     await ways[0]
             finally:
                 for each in ways:
@@ -91,7 +91,7 @@ class CuttingProxy:
                 await asyncio.gather(*ways, return_exceptions=True)
         finally:
             writer.transport.abort()
-            up_writer.close()  # with a FIN: what was passed on arrives
+            up_writer.close()  # with a FIN, so the forwarded bytes arrive
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._upstream.scheme == "unix":

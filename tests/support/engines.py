@@ -18,7 +18,7 @@ from kinfold_services.server.binary import find_server_binary
 from tests.support.waiting import wait_until
 
 MASTER: Final = "the-log"
-PASSWORD: Final = "p%40ss"  # noqa: S105  of a server that lives for a test
+PASSWORD: Final = "p%40ss"  # noqa: S105  of a server that exists for one test
 """It needs quoting in a URL."""
 _LOG_TAIL: Final = 500
 

@@ -65,7 +65,7 @@ def _peak_mib(status: Path) -> float | None:
 
 
 async def _append(redis: Redis, changes: int, per_s: int) -> None:
-    """Append events at a rate, each of which makes a change. A rate needs waiting."""
+    """Append events at a fixed rate. Each one makes a change. This sleeps, because it has to keep the rate."""
     loop = asyncio.get_running_loop()
     started, sent = loop.time(), 0
     while sent < changes:

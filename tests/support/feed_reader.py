@@ -42,7 +42,7 @@ class FeedReader:
 
 
 def shown_by(outcome: Outcome) -> dict[str, Any]:
-    """What the changes of one entry say about contacts: the last that each shows, and the tombstones of the merged ones."""
+    """The contacts after one entry, according to its changes: the last form of each, and the tombstones of merged ones."""
     shown: dict[str, Any] = {}
     for change in outcome.changes:
         fields = msgspec.json.decode(encode_change(change))

@@ -150,7 +150,7 @@ class Story:
         return self.state.visitors[visitor_id]
 
     def stamps(self, contact: ContactRecord) -> ContactStamps:
-        """What the fold alone knows of a contact."""
+        """The data of a contact that only the fold uses."""
         return self.state.contact_stamps[contact.id]
 
     @property

@@ -1,4 +1,4 @@
-"""Assert what the schemas make of one event: the normalised event, or a rejection."""
+"""Assert the result of checking one event: the normalised event, or a rejection."""
 
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules

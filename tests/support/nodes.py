@@ -83,7 +83,7 @@ class Node:
         return Redis(host="127.0.0.1", port=self.port, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S)
 
     async def ask(self, *command: object) -> Any:
-        """Send one command over a connection of its own."""
+        """Send one command over a new connection."""
         async with self.client() as client:
             return await ask(client, *command)
 

@@ -49,7 +49,7 @@ class NoPostgres(Exception):
 
 @contextmanager
 def postgres_server() -> Generator["PostgresServer"]:
-    """Run a server with data of its own.
+    """Run a server with its own data.
 
     Raises:
         NoPostgres: its programs are not installed, or no user can run them.
@@ -105,6 +105,11 @@ class PostgresServer:
         """The process of the server that was started last."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that was started last runs."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server and wait until it answers. It keeps its port and its data from an earlier start."""

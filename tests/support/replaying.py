@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from kinfold_services.replay.rebuild import Progress
 from kinfold_services.replay.replay import Replay
 from kinfold_services.replay.verify import Verification
 from kinfold_services.settings import Settings
+from tests.support.prefork import run_kinfold
 from tests.support.projecting import KINFOLD, variables
 from tests.support.snapshots import RawEntry, Snapshot, keys_like, take_snapshot
 from tests.support.strategies import Log
@@ -40,21 +40,19 @@ class Answer(NamedTuple):
 
 async def kinfold(url: str, workspace: str, command: str, *arguments: str | Path, **settings: object) -> Answer:
     """Run `kinfold COMMAND …` to its end in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *command_line(url, workspace, command, *arguments),
-        env=variables(settings),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, said = await asyncio.wait_for(process.communicate(), COMMAND_S)
-    assert b"Traceback" not in said, said.decode()
-    return Answer(process.returncode or 0, [json.loads(line) for line in out.splitlines()], said.decode())
+    ended = await run_kinfold(_options(url, workspace, command, *arguments), variables(settings), COMMAND_S)
+    said = ended.err.decode()
+    assert "Traceback" not in said, said
+    return Answer(ended.status, [json.loads(line) for line in ended.out.splitlines()], said)
 
 
 def command_line(url: str, workspace: str, command: str, *arguments: str | Path) -> list[str]:
-    """The arguments of a command."""
-    return [*KINFOLD, command, *map(str, arguments), "--redis-url", url, "--workspace", workspace]
+    """The command line, for tests that start the process themselves."""
+    return [*KINFOLD, *_options(url, workspace, command, *arguments)]
+
+
+def _options(url: str, workspace: str, command: str, *arguments: str | Path) -> list[str]:
+    return [command, *map(str, arguments), "--redis-url", url, "--workspace", workspace]
 
 
 def quietly(_: int) -> None:
@@ -85,7 +83,7 @@ async def verify(client: Redis, workspace: str, *, rules: IdentifierRules = NO_R
 
 
 async def differ_unseen(client: Redis, workspace: str) -> None:
-    """Put something into the stored state that no reader sees and no fold has made: a replay has to replace the state."""
+    """Put something into the stored state that no reader sees and no fold made, so that a replay must replace the state."""
     await cast("Any", client).execute_command("HSET", key(workspace, "visitor-stamps"), "nobody", encode_stamps(NO_STAMPS))
 
 

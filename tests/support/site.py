@@ -1,4 +1,4 @@
-"""A web site of the test's own: pages by their paths, on an origin of its own."""
+"""A web site for a test: pages by their paths, on a separate origin."""
 
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

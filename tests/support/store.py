@@ -52,7 +52,7 @@ class Store:
         return *records, self.external_ids, self.emails, sorted(self.members), sorted(self.created)
 
     def fold_batch(self, entries: Sequence[Entry | BadEntry], state: State | None = None) -> list[Outcome]:
-        """Folds one batch: by a projector that was just started, or by one that holds what earlier batches named."""
+        """Fold one batch, like a projector that has just started, or like one that holds the `state` of earlier batches."""
         if state is None:
             state = State(self.workspace)
             state.window.enter(self._log)
@@ -63,7 +63,7 @@ class Store:
         return outcomes
 
     def load(self, state: State, entries: Sequence[Entry | BadEntry]) -> None:
-        """Loads into the state what the entries need."""
+        """Load into the state what the entries need."""
         need = missing(state, entries)
         for each in need.visitors:
             if each in self.visitors:
@@ -86,7 +86,7 @@ class Store:
             state.older[contact_id] = newest_first[listed : listed + count]
 
     def write(self, changes: StateChanges) -> None:
-        """Writes what a fold changed."""
+        """Write what a fold changed."""
         self.visitors.update({each: encode_record(visitor) for each, visitor in changes.visitors.items()})
         self.contacts.update(changes.contacts)
         _write(self.visitor_stamps, {each: _encoded(stamps) for each, stamps in changes.visitor_stamps.items()})

@@ -36,7 +36,7 @@ metadata = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES), max_s
 unset = st.lists(st.sampled_from(KEYS), max_size=2)
 _known = st.integers(0, 200).map(lambda second: to_text(STORY_START_MS + second * 1000))
 moments = st.one_of(_known, _known, _known, _known, st.just("2000-01-01T00:00:00Z"))
-"""Few enough that several events happen at the same time; some are of unknown time."""
+"""Few enough that several events happen at the same time; for some the time is unknown."""
 
 _common: Final[Mapping[str, st.SearchStrategy[Any]]] = {
     "id": st.sampled_from([f"e-{number}" for number in range(12)]),

@@ -36,7 +36,7 @@ def snippet() -> str:
 
 
 class Shop:
-    """A site for one test, with a workspace and a development key of its own."""
+    """A site for one test, with its own workspace and development key."""
 
     def __init__(self, stage: "Stage", workspace: str, key: str, context: BrowserContext) -> None:
         self.stage = stage
@@ -91,7 +91,7 @@ class Shop:
     async def logged_once(self, count: int) -> list[Json]:
         """The different events in the log, as soon as there are `count`.
 
-        An event whose answer was lost is there twice, with the same id. The fold drops the second one.
+        An event whose answer was lost is in the log twice, with the same id. The fold drops the second one.
         """
 
         def different(events: list[Json]) -> list[Json]:
@@ -108,7 +108,7 @@ class Shop:
         return cast("list[Json]", await wait_until(enough, PATIENCE_S))
 
     async def folded(self, path: str, **params: str) -> Json:
-        """What the gateway shows, once everything in the log is folded."""
+        """The gateway's answer, once everything in the log is folded."""
         entries = await stream_of(self.stage.redis, self.workspace, "events")
         await wait_until_folded(self.stage.redis, self.workspace, entries[-1][0])
         return await self.stage.ask(self.workspace, path, **params)
@@ -158,15 +158,15 @@ def chromium() -> str:
 
 
 @asynccontextmanager
-async def staging(redis_url: str, directory: Path | None = None) -> AsyncGenerator[Stage]:
-    """Start a browser, a gateway, a projector and a site. Skips the test if there is no browser."""
+async def staging(redis_url: str, directory: Path | None = None, **settings: Any) -> AsyncGenerator[Stage]:
+    """Start a browser, a gateway with these settings, a projector and a site. Skips the test if there is no browser."""
     program = chromium()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(Redis.from_url(redis_url, decode_responses=False))
         await redis.flushdb()
         site = stack.enter_context(Site({"/": "<!doctype html>"}, directory))
         await stack.enter_async_context(projecting(redis_url))
-        gateway = await stack.enter_async_context(serving(redis_url, redis, gateway_origins=site.url))
+        gateway = await stack.enter_async_context(serving(redis_url, redis, gateway_origins=site.url, **settings))
         playwright = await stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
         stack.push_async_callback(browser.close)

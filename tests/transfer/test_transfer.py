@@ -15,6 +15,7 @@ from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.transfer.importing import Checked, Import, ImportRefused
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 from tests.support.event_log import HISTORY_CONTACTS, HISTORY_ENTRIES, append, entry_id, history
+from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.running import kinfold
 from tests.support.transferring import damage, killed_import, log, names_in, producing, raw, start, state
@@ -22,7 +23,7 @@ from tests.support.waiting import wait_until
 
 HEADER = Header(workspace="default", blocked_identifiers=[], settled_rejects={})
 TRAILER = Trailer(entries=2, lost=0, first="1-0", last="3-0", sha256="")
-KILLS = 8
+KILLS = short_or_long(4, 8)
 SOME = 3000
 
 

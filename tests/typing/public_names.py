@@ -62,6 +62,24 @@ def lookups() -> None:
 async def async_lookups() -> None:
     async with kinfold.AsyncContacts("https://gateway", key="k") as contacts:
         assert_type(await contacts.by_visitor("v-1"), kinfold.Contact | None)
+        assert_type(contacts.search("ada", where={"plan": "pro"}), AsyncIterator[kinfold.Contact])
+        assert_type(await contacts.count(where="plan=pro"), kinfold.ContactCount)
+        assert_type(await contacts.count(by="plan"), kinfold.ContactCounts)
+        assert_type(contacts.timeline("ct_1"), AsyncIterator[kinfold.TimelineEntry])
+        assert_type(contacts.conflicts(status="all"), AsyncIterator[kinfold.Conflict])
+
+
+def searches() -> None:
+    with kinfold.Contacts("https://gateway", key="k") as contacts:
+        assert_type(contacts.search("ada", where={"plan": "pro", "mrr": {">=": 99}}, sort="-mrr"), Iterator[kinfold.Contact])
+        assert_type(contacts.search(where={"plan": ["pro", "team", None], "trial": False}, limit=3), Iterator[kinfold.Contact])
+        assert_type(contacts.count("ada").is_exact, bool)
+        counts = contacts.count(by="plan", limit=5)
+        assert_type(counts, kinfold.ContactCounts)
+        assert_type(counts.values, list[kinfold.ValueCount])
+        assert_type(contacts.timeline("ct_1", limit=1), Iterator[kinfold.TimelineEntry])
+        assert_type(contacts.conflicts(), Iterator[kinfold.Conflict])
+        contacts.conflicts(status="settled")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def signing() -> None:

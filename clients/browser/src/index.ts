@@ -2,7 +2,7 @@
 
 import { Client, forget } from "./client.js";
 import type { Consent, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
-import { safely } from "./warn.js";
+import { safely, warn } from "./warn.js";
 
 export type { Consent, Contact, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
 
@@ -23,7 +23,7 @@ export function start(options: Options): Kinfold {
 }
 
 function make(options: Options, mayFollow: boolean): Kinfold {
-  const name = "kinfold_" + (options.key.split("_").slice(2, -2).join("_") || "default");
+  const name = "kinfold_" + (`${options.key}`.split("_").slice(2, -2).join("_") || "default");
   const listeners = new Set<(visitor: Visitor | null) => void>();
   let held: Array<(client: Client) => void> | undefined = [];
   let client: Client | undefined;
@@ -76,7 +76,12 @@ function make(options: Options, mayFollow: boolean): Kinfold {
   return kinfold;
 }
 
-function isWelcome({ automated, ignorePrivacySignals }: Options): boolean {
+function isWelcome(options: Options): boolean {
+  const { host, key, automated, ignorePrivacySignals } = options;
+  if (!host || !key) {
+    warn("start: expected a host and a key, got", options); // often an environment variable that the build did not have
+    return false;
+  }
   const { doNotTrack, globalPrivacyControl, userAgent, webdriver } = navigator as Navigator & {
     globalPrivacyControl?: boolean;
   };

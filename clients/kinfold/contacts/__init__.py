@@ -1,20 +1,24 @@
 """Lookups of contacts in Redis or through a gateway, with the same names for blocking code and asyncio."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from kinfold.contacts.questions import Questions
 from kinfold.transport.urls import gateway_key, is_http
 from kinfold_schemas.contacts import Contact
+from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry
 from kinfold_schemas.keys import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from kinfold.contacts.gateway_lookups import GatewayLookups
     from kinfold.contacts.redis_lookups import AsyncRedisLookups, RedisLookups
+    from kinfold.contacts.searches import Searches, Status, Where
 
 R = TypeVar("R")
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 class Lookups(Generic[C, R]):
@@ -77,6 +81,14 @@ class Lookups(Generic[C, R]):
         """
         return self._find("id", contact_id, after)
 
+    def _searches(self) -> "Searches":
+        """The queries that only a gateway answers. Raises ValueError for Redis."""
+        if self._gateway is None:
+            raise ValueError("url: expected the URL of a gateway (https://…) to search contacts, got a Redis URL")
+        from kinfold.contacts.searches import Searches  # noqa: PLC0415  only for searches
+
+        return Searches(self._gateway)
+
     def _connect(self, questions: Questions, url: str, timeout_s: float) -> C:
         raise NotImplementedError
 
@@ -85,7 +97,7 @@ class Lookups(Generic[C, R]):
 
 
 class Contacts(Lookups["RedisLookups", Contact | None]):
-    """Looks contacts up, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
+    """Looks up contacts, from any thread. `url`, `workspace` and `key` are those of `Producer`; the key is a secret one.
 
     Every method takes `after=`, a position from `Producer.flush`, and waits at most `wait_s` until this position is folded.
     So an application reads its own writes. Every method returns None if there is no such contact.
@@ -112,6 +124,90 @@ class Contacts(Lookups["RedisLookups", Contact | None]):
         lookups = self._gateway or self._redis
         assert lookups is not None  # noqa: S101  the constructor sets one of them
         return lookups.find(by, value, after)
+
+    def search(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Iterator[Contact]:
+        """Iterate over the matching contacts. Pages are read as needed.
+
+        `q`: words. The name, e-mail, external id or contact id must contain every one; case and accents do not matter.
+
+        `where`: a filter as text (`"plan = pro and mrr >= 99"`), or conditions by field, which must all hold. A condition is
+        a value, a list of values, or an object of operators (`=`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `contains`, `exists`,
+        `before`, `after`). A time may be a datetime, and an age a timedelta.
+
+        `sort`: a field or metadata key, with `-` in front for descending; the default is `-createdAt`. `limit`: the maximum
+        number of contacts.
+
+        Only a gateway with a directory answers this. Raises as lookups do, ValueError for Redis, and Refused for a wrong
+        filter.
+
+        >>> with kinfold.Contacts("http://localhost:8000", key="kf_sk_secret") as contacts:
+        ...     for contact in contacts.search("ada", where={"plan": "pro", "mrr": {">=": 99}}, sort="-lastSeenAt"):
+        ...         print(contact.name)
+        Ada
+        """
+        return chain.from_iterable(self._searches().search(q, where, sort, limit, after))
+
+    @overload
+    def count(self, q: str | None = None, *, where: "Where | None" = None, after: str | None = None) -> ContactCount: ...
+
+    @overload
+    def count(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        by: str,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> ContactCounts: ...
+
+    def count(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        by: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> ContactCount | ContactCounts:
+        """How many contacts match. With `by`, how many have each value of that field: the `limit` most frequent values (10).
+
+        >>> with kinfold.Contacts("http://localhost:8000", key="kf_sk_secret") as contacts:
+        ...     print(contacts.count(where={"plan": "pro"}).count)
+        ...     print([(each.value, each.count) for each in contacts.count(by="plan").values])
+        1
+        [('pro', 1)]
+        """
+        if by is None:
+            return self._searches().count(q, where, after)
+        return self._searches().counts(q, where, by, limit, after)
+
+    def timeline(self, contact_id: str, *, limit: int | None = None, after: str | None = None) -> Iterator[TimelineEntry]:
+        """The changes of a contact and of those merged into it, newest first. Empty if there is no such contact.
+
+        >>> with kinfold.Contacts("http://localhost:8000", key="kf_sk_secret") as contacts:
+        ...     ada = contacts.by_external_id("u-1")
+        ...     print([entry.type for entry in contacts.timeline(ada.id)])
+        ['VisitorLinked', 'ContactCreated']
+        """
+        return chain.from_iterable(self._searches().timeline(contact_id, limit, after))
+
+    def conflicts(self, *, status: "Status" = "open", limit: int | None = None, after: str | None = None) -> Iterator[Conflict]:
+        """Addresses that an event named for one contact and that another one keeps, newest first: the open ones, or `"all"`.
+
+        >>> with kinfold.Contacts("http://localhost:8000", key="kf_sk_secret") as contacts:
+        ...     print([conflict.email for conflict in contacts.conflicts()])
+        []
+        """
+        return chain.from_iterable(self._searches().conflicts(status, limit, after))
 
     def close(self) -> None:
         """Close the connections.
@@ -149,6 +245,64 @@ class AsyncContacts(Lookups["AsyncRedisLookups", Coroutine[Any, Any, Contact | N
         assert self._gateway is not None  # noqa: S101  the constructor sets one of them
         return await asyncio.to_thread(self._gateway.find, by, value, after)
 
+    def search(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        sort: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> AsyncIterator[Contact]:
+        """As `Contacts.search`.
+
+        >>> async def names():
+        ...     async with kinfold.AsyncContacts("http://localhost:8000", key="kf_sk_secret") as contacts:
+        ...         return [contact.name async for contact in contacts.search("ada")]
+        >>> asyncio.run(names())
+        ['Ada']
+        """
+        return _in_threads(self._searches().search(q, where, sort, limit, after))
+
+    @overload
+    async def count(self, q: str | None = None, *, where: "Where | None" = None, after: str | None = None) -> ContactCount: ...
+
+    @overload
+    async def count(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        by: str,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> ContactCounts: ...
+
+    async def count(
+        self,
+        q: str | None = None,
+        *,
+        where: "Where | None" = None,
+        by: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> ContactCount | ContactCounts:
+        """As `Contacts.count`."""
+        searches = self._searches()
+        if by is None:
+            return await asyncio.to_thread(searches.count, q, where, after)
+        return await asyncio.to_thread(searches.counts, q, where, by, limit, after)
+
+    def timeline(self, contact_id: str, *, limit: int | None = None, after: str | None = None) -> AsyncIterator[TimelineEntry]:
+        """As `Contacts.timeline`."""
+        return _in_threads(self._searches().timeline(contact_id, limit, after))
+
+    def conflicts(
+        self, *, status: "Status" = "open", limit: int | None = None, after: str | None = None
+    ) -> AsyncIterator[Conflict]:
+        """As `Contacts.conflicts`."""
+        return _in_threads(self._searches().conflicts(status, limit, after))
+
     async def close(self) -> None:
         """Close the connections of this event loop."""
         if self._redis is not None:
@@ -161,3 +315,10 @@ class AsyncContacts(Lookups["AsyncRedisLookups", Coroutine[Any, Any, Contact | N
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+async def _in_threads(pages: Iterator[Sequence[T]]) -> AsyncIterator[T]:
+    """The items of pages, each page read in a thread."""
+    while (page := await asyncio.to_thread(next, pages, None)) is not None:
+        for item in page:
+            yield item

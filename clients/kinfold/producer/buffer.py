@@ -28,11 +28,11 @@ class Buffer:
         self._on_first: Final = on_first
         self._on_full: Final = on_full
         self.closed = False
-        """Whether the buffer accepts nothing any more."""
+        """Whether the buffer has stopped accepting drafts."""
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything but `closed`. A forked child does so: the drafts are its parent's."""
+        """Forget everything but `closed`. A forked child calls this, because the drafts belong to its parent."""
         self.lock = threading.RLock()  # reentrant: a signal handler may interrupt a call and make one itself
         self.changed = threading.Condition(self.lock)
         """For the background thread: there is something to do."""
@@ -84,7 +84,7 @@ class Buffer:
         callback()
 
     def close(self) -> bool:
-        """Accept nothing any more. Returns whether the buffer was open. The caller then calls `signal_room`."""
+        """Stop accepting drafts. Returns whether the buffer was open. The caller then calls `signal_room`."""
         with self.lock:
             was_open, self.closed = not self.closed, True
             self._plan()
@@ -107,7 +107,7 @@ class Buffer:
         return len(self._drafts) > self._full_batch or self.bytes >= self._batch_bytes
 
     def take_batch(self) -> list[Draft]:
-        """Take the drafts of one batch out; at least one, if there is one. The caller then calls `signal_room`."""
+        """Take out the drafts of one batch: at least one, if there are any. The caller then calls `signal_room`."""
         drafts, size = list[Draft](), 0
         with self.lock:
             waiting = self._drafts
@@ -140,7 +140,7 @@ class Buffer:
             callback()
 
     def _plan(self) -> None:
-        """Compute up to which size `put` has nothing to do but append: there is room, and no thread to wake."""
+        """Compute the size up to which `put` only has to append: there is room, and no thread to wake."""
         waiting = len(self._drafts)
         events = self._full_batch if waiting <= self._full_batch else self._max_events
         self._easy_events = min(events, self._max_events) if waiting and not self.closed else 0

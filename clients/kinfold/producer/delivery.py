@@ -138,9 +138,9 @@ class Delivery:
     def close(self, timeout_s: float = NEVER, max_silence_s: float = NEVER) -> None:
         """Accept no more, and send the rest; events that are not sent in time are spooled, or counted as lost and logged.
 
-        Time is over after `timeout_s`, or when the server has acknowledged no batch for `max_silence_s`.
+        Time is up after `timeout_s`, or when the server has acknowledged no batch for `max_silence_s`.
         """
-        # The thread's time is over a little earlier than the caller's, so that the caller finds everything in its place.
+        # The thread's time is up a little before the caller's, so that the thread has finished when the caller looks.
         margin_s = min(min(timeout_s, max_silence_s) * 0.2, _CLOSING_S)
         with self.buffer.lock:
             was_open = self.buffer.close()
@@ -177,7 +177,7 @@ class Delivery:
         self._begin()
 
     def _abandon(self) -> None:
-        """Time is over, and the background thread still waits for an answer. It may die with the process."""
+        """Time is up, and the background thread still waits for an answer. It may die with the process."""
         with self.outbox.moving:
             with self.buffer.lock:
                 in_flight, in_hand = self.outbox.claim()
@@ -188,7 +188,7 @@ class Delivery:
         self._lose_late(lost, errors)
 
     def _end(self) -> None:
-        """Time is over, or everything is sent."""
+        """Time is up, or everything is sent."""
         with self.outbox.moving:
             events, suppressed, errors = self._encode(self.buffer.take_all())
             self.outbox.settle(suppressed=suppressed)
@@ -204,7 +204,7 @@ class Delivery:
         for error in errors:
             self._lose(1, error)
         if events:  # `close` logs them
-            self._count_lost(events, Unreachable("the time to close was over"))
+            self._count_lost(events, Unreachable("the time to close ran out"))
 
     def _report_losses(self) -> None:
         with self.buffer.lock:
@@ -360,7 +360,7 @@ class Delivery:
         notify(self._on_error, Failure(error, events, lost=False))
 
     def _wait_to_retry(self) -> bool:
-        """Wait until the next attempt is due. Returns False if time is over."""
+        """Wait until the next attempt is due. Returns False if time is up."""
         with self.buffer.lock:
             while (retry_in_s := self._clock.retry_in_s()) > 0:
                 if (left_s := self._clock.time_left_s()) <= 0:

@@ -54,7 +54,7 @@ class GatewayLog:
         if response.status != _ACCEPTED:
             if response.status == _TOO_LARGE or self._is_about_events(response):
                 return self._append_halves(number, events, str(problem(response)))
-            self._stamps.lost(stamped)  # a gateway that had no answer from Redis may have appended the events
+            self._stamps.lost(stamped)  # a gateway that got no answer from Redis may have appended the events
             raise problem(response)
         try:
             accepted = _decode_accepted(response.body)

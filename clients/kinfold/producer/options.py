@@ -86,13 +86,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timeout_s: Annotated[float, Meta(gt=0)] = 4.0
     """The maximum time to connect, and to receive a reply, before the background thread tries again."""
     first_retry_s: Annotated[float, Meta(gt=0)] = 0.1
-    """The delay after the first failure. Each further failure doubles it …"""
+    """The delay after the first failure. Each further failure doubles it, up to `last_retry_s`."""
     last_retry_s: Annotated[float, Meta(gt=0)] = 5.0
-    """… up to this. A random part of up to a half is left out each time."""
+    """The longest delay. Each delay is shortened by a random part of up to a half."""
     exit_timeout_s: Annotated[float, Meta(ge=0)] = 2.0
     """At the end of the process the producer sends the rest, until no batch has been acknowledged for this long."""
     suppress_entries: Annotated[int, Meta(ge=0)] = 10_000
-    """The number of identifiers for which the producer remembers what it sent, in order not to repeat it. 0 disables this."""
+    """The number of identifiers for which the producer remembers what it sent, so as not to repeat it. 0 disables this."""
     suppress_s: Annotated[float, Meta(ge=0)] = 300.0
     """How long it remembers. If another writer changes a value, repeating the old value has no effect until then."""
     spool: str | None = None

@@ -87,7 +87,7 @@ class Outbox:
     def acknowledge(self, events: int, refused: int, *, own: bool | None) -> None:
         """Count the result of a batch from the spool, if it is of this process (`own`), or of the batch in flight (None).
 
-        A batch in flight that was claimed is counted as what became of it there.
+        A batch in flight that was claimed does not count here: the thread that claimed it counts it.
         """
         with self._settled:
             if own is None:

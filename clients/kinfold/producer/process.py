@@ -1,4 +1,4 @@
-"""Forks and the end of the process: every delivery is told.
+"""Tells every delivery about forks and the end of the process.
 
 Importing `kinfold` registers nothing; the first producer does.
 """

@@ -53,7 +53,7 @@ class RetryClock:
         self._max_silence_s = min(self._max_silence_s, max_silence_s)
 
     def silence_left_s(self, max_silence_s: float) -> float:
-        """How much longer the server may be silent if it may be for `max_silence_s`; zero or less if it was too long."""
+        """How many seconds of `max_silence_s` are left for the server to answer; zero or less if it was silent for too long."""
         return self._silent_since + max_silence_s - self._clock()
 
     def retry_in_s(self) -> float:

@@ -5,8 +5,8 @@ NDJSON file for each batch: the events without `sentAt`. A file is complete or a
 renamed). A process that starts adopts the subdirectories that no process holds. After a crash between sending a batch and
 removing its file, the batch is sent again; the ids of the events make that harmless.
 
-Adopted files are not trusted: an unreadable directory is left alone, and an invalid line is lost alone, without stopping the
-events behind it.
+Adopted files are not trusted. An unreadable directory is left alone. An invalid line is lost, and does not stop the events
+behind it.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class Spool:
             try:
                 if path.is_dir() and self._hold(path):
                     self._adopt(path)
-            except OSError:  # another user's; or its owner has just removed it
+            except OSError:  # it belongs to another user, or its owner has just removed it
                 log.warning("the spool in %s cannot be read and is left there", path, exc_info=True)
         self._own = self._make_own()
 

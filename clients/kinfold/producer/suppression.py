@@ -4,7 +4,7 @@ The contract (section 4) defines a no-op. This is the producer's part: for a lim
 identifiers, it remembers the canonical hashes of the events that it sent, and does not send the same again. Three rules:
 
 - An event is compared with what *this producer* sent. If another writer has changed the value, the suppressed event would have
-  changed it back, and does not do so until the time to live is over. Nor does a suppressed event confirm a value at a later
+  changed it back, and does not do so until the time to live has passed. Nor does a suppressed event confirm a value at a later
   time (contract section 3): an older value from another writer that arrives late may still win.
 - Identifiers that one event names together belong to one person from then on. So `{"plan": "free"}` for the external id makes
   `{"plan": "pro"}` for the visitor new again. If they turn out to be two persons, a few more events are sent, never too few.
@@ -26,7 +26,7 @@ from kinfold_schemas.identifiers import email_key, id_key
 _MAX_EVENTS: Final = 8
 """How many different events are remembered for one person."""
 _MAX_NAMES: Final = 32
-"""How many identifiers one person may have. Everybody logs in at a kiosk, which would make one person of them all."""
+"""How many identifiers one person may have. All users of a kiosk share a device, and would otherwise become one person."""
 
 
 class _Person:

@@ -168,12 +168,15 @@ class GatewayClient:
 
 def is_not_found(response: Response) -> bool:
     """Whether the gateway found no contact. A 404 for a wrong path, or from a proxy, does not say that."""
-    if response.status != _NOT_FOUND:
-        return False
+    return response.status == _NOT_FOUND and error_code(response) == "not-found"
+
+
+def error_code(response: Response) -> str:
+    """The code of the gateway's error; empty for another server's response."""
     try:
-        return _decode_problem(response.body).error == "not-found"
+        return _decode_problem(response.body).error
     except msgspec.MsgspecError:
-        return False
+        return ""
 
 
 def problem(response: Response) -> Unreachable | Refused:

@@ -1,4 +1,6 @@
-"""API keys: `kf_sk_{workspace}_{id}_{secret}` (secret), `kf_pk_…` (publishable) and `kf_dk_…` (development).
+"""API keys: `kf_sk_{workspace}_{id}_{secret}` (secret), `kf_rk_…` (read), `kf_pk_…` (publishable), `kf_dk_…` (development).
+
+A read key may ask every question and follow the feed, and changes nothing.
 
 A key contains its workspace and its id, so one lookup finds it: the workspace's hash `api-keys` maps the id to an `ApiKey` as
 JSON, with the SHA-256 of the secret. The secret has 256 random bits, so a fast hash is as safe as a slow one. It is shown
@@ -20,11 +22,11 @@ from kinfold_schemas.keys import check_workspace, key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
 
-Kind = Literal["secret", "publishable", "development"]
+Kind = Literal["secret", "read", "publishable", "development"]
 
-_MARKS: Final[dict[Kind, str]] = {"secret": "sk", "publishable": "pk", "development": "dk"}
+_MARKS: Final[dict[Kind, str]] = {"secret": "sk", "read": "rk", "publishable": "pk", "development": "dk"}
 _KINDS: Final[dict[str, Kind]] = {mark: kind for kind, mark in _MARKS.items()}
-_KEY: Final = re.compile(r"kf_(sk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
+_KEY: Final = re.compile(r"kf_(sk|rk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
 
 _CACHE_S: Final = 1.0
 """How long a key is accepted without asking Redis again: a revoked key stops working within this time."""
@@ -95,12 +97,26 @@ class KeyRing:
         if cached is not None and time.monotonic() < cached[0]:
             return cached[1]
         caller = await self._look_up(presented)
-        self._cache.pop(presented, None)
+        self._remember(presented, caller)
+        return caller
+
+    async def holder(self, workspace: str, key_id: str) -> Caller | None:
+        """The holder of the key with this id, or None if no such key is valid. For sessions: it proves nothing by itself."""
+        name = f"{workspace}/{key_id}"  # no key contains a slash
+        cached = self._cache.get(name)
+        if cached is not None and time.monotonic() < cached[0]:
+            return cached[1]
+        stored = await _get(self._client, workspace, key_id)
+        caller = Caller(workspace, key_id, stored.kind) if stored is not None and stored.revoked_at is None else None
+        self._remember(name, caller)
+        return caller
+
+    def _remember(self, name: str, caller: Caller | None) -> None:
+        self._cache.pop(name, None)
         if caller is not None:
-            self._cache[presented] = (time.monotonic() + _CACHE_S, caller)
+            self._cache[name] = (time.monotonic() + _CACHE_S, caller)
             if len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
-        return caller
 
     async def _look_up(self, presented: str) -> Caller | None:
         parts = _KEY.match(presented)

@@ -73,10 +73,30 @@ PROJECTOR: Final = Role(
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "smembers"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set"),
+        "smembers",
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
-    (*_SHOWN, "events", "changes", "projector", "blocked-identifiers", "api-keys", "identity-secrets"),
+    (
+        *_SHOWN,
+        "events",
+        "changes",
+        "projector",
+        "directory",
+        "blocked-identifiers",
+        "api-keys",
+        "identity-secrets",
+        "session-secret",
+        "sign-in-links",
+    ),
+)
+DIRECTORY: Final = Role(
+    "directory",
+    (
+        *("exec", "hmget", "hscan", "hset", "info", "multi", "script|load", "smembers"),
+        *("xinfo|stream", "xrange", "xread", "xrevrange", "zcard", "zrange"),
+    ),
+    ("changes", "contacts", "created", "directory", "visitors"),
 )
 
 

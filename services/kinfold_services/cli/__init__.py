@@ -12,6 +12,7 @@ from kinfold_services.cli.commands import app
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, CannotPrint, complain, open_closed_streams, say
 from kinfold_services.connections import ServerUnfit
 from kinfold_services.contact_files.arrow import NoPyarrow
+from kinfold_services.directory.errors import DirectoryUnavailable, WrongQuery
 from kinfold_services.history.moments import NoMoment
 from kinfold_services.log.pages import NoLog
 from kinfold_services.server.errors import EmbeddedServerError
@@ -27,11 +28,18 @@ def main() -> None:
     try:
         app()
         status = DONE  # not reached: `commands.leave` ends the program with the status of the command
-    except NoPyarrow as error:
+    except (NoPyarrow, WrongQuery) as error:
         status = complain(str(error), USAGE)
     except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern) as error:
         status = complain(str(error), NO)
-    except (RedisConnectionError, RedisTimeoutError, ConnectionError, ServerUnfit, EmbeddedServerError) as error:
+    except (
+        RedisConnectionError,
+        RedisTimeoutError,
+        ConnectionError,
+        ServerUnfit,
+        EmbeddedServerError,
+        DirectoryUnavailable,
+    ) as error:
         status = complain(str(error), UNREACHABLE)
     except RedisError as error:  # full, a replica, short of replicas, or a missing right: not an answer
         status = complain(f"redis: {error}", UNREACHABLE)

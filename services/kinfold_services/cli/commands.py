@@ -1,7 +1,6 @@
 """The commands of `kinfold` with their options. The modules beside this one do the work."""
 
 import asyncio
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,20 +9,18 @@ import typer
 import uvloop
 
 from kinfold_schemas.json_schema import schemas
-from kinfold_services.cli import explaining, publishing, reading, rejecting, replaying, running, serving, transferring
-from kinfold_services.cli.contact_output import FormatName, Output
+from kinfold_services.cli import publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.find_commands import FIND_COMMANDS
 from kinfold_services.cli.import_command import import_contacts
 from kinfold_services.cli.key_commands import key_commands
 from kinfold_services.cli.options import (
     WAIT_S,
-    At,
     DataDir,
     RedisUrl,
     Wait,
     WaitTimeout,
     WorkspaceName,
     check_position,
-    check_text,
     check_workspace_name,
     check_workspace_names,
     settings_from,
@@ -143,48 +140,6 @@ def publish(
 
 
 @app.command()
-def show(
-    visitor: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact of this visitor, or an anonymous visitor.")
-    ] = None,
-    external_id: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this external id.")] = None,
-    email: Annotated[str | None, typer.Option(callback=check_text, help="The contact with this e-mail address.")] = None,
-    contact: Annotated[
-        str | None, typer.Option(callback=check_text, help="The contact with this id, or the one it was merged into.")
-    ] = None,
-    at: At = None,
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-) -> int:
-    """Prints one contact. Exit status 1: not found."""
-    if sum(each is not None for each in (visitor, external_id, email, contact)) != 1:
-        raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = reading.Which(visitor=visitor, external_id=external_id, email=email, contact=contact)
-    return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
-
-
-@app.command()
-def contacts(
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Print at most this many.")] = None,
-    form: FormatName = None,
-    output: Output = None,
-    at: At = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-) -> int:
-    """Prints every living contact, by id: one JSON object a line, or another format."""
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout), form, output))
-
-
-@app.command()
 def tail(
     since: Annotated[
         str | None,
@@ -259,24 +214,6 @@ def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: Work
     """Compares the state with what the log says. Exit status 1: they differ, and each difference is printed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return uvloop.run(cancellable(replaying.verify(settings)))
-
-
-@app.command()
-def explain(
-    contact: Annotated[str, typer.Argument(metavar="CONTACT", help="The id of a contact, or of one that was merged into it.")],
-    redis_url: RedisUrl = None,
-    data_dir: DataDir = None,
-    workspace: WorkspaceName = None,
-    at: At = None,
-    wait: Wait = None,
-    wait_timeout: WaitTimeout = WAIT_S,
-    *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
-) -> int:
-    """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
-    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(cancellable(explaining.explain(settings, contact, when, as_json=json or not sys.stdout.isatty())))
 
 
 @app.command()
@@ -373,5 +310,40 @@ def gateway(
     return serving.run_gateway(settings, until_stdin_ends=until_stdin_ends)
 
 
+@app.command()
+def directory(
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workspace",
+            metavar="NAME",
+            callback=check_workspace_names,
+            help="Follow only this workspace; can be repeated. Default: KINFOLD_SERVE, or all.",
+        ),
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    *,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> int:
+    """Runs the directory: keeps the contacts in SQL tables, from the change feed.
+
+    The tables are in `directory.db` in the data dir (SQLite), or in the PostgreSQL database of KINFOLD_DIRECTORY_URL.
+    """
+    settings = settings_from(
+        redis_url=redis_url,
+        data_dir=data_dir,
+        serve=frozenset(workspace) if workspace else None,
+        log_format=log_format,
+        log_level=log_level,
+    )
+    configure_logs(settings.log_format, settings.log_level)
+    return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
+
+
+for _command in FIND_COMMANDS:
+    app.command()(_command)
 app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")

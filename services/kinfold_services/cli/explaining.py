@@ -9,13 +9,14 @@ from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.hints import warn_about_losses
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
-from kinfold_services.cli.reading import When, asking
+from kinfold_services.cli.output import DONE, NO, complain, print_json, visible
+from kinfold_services.cli.reading import When, asking, say_how_found
 from kinfold_services.history.explanation import Step, Story
 from kinfold_services.history.moments import check_moment, parse_moment
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import Which
 from kinfold_services.state.reader import StateReader
 
 _COLOURS = {"folded": "green", "no-op": "dim", "stale": "yellow", "duplicate": "dim", "rejected": "red"}
@@ -23,7 +24,7 @@ _ENTRY_CHARS = 18
 _WIDE = 100
 
 
-async def explain(settings: Settings, contact_id: str, when: When, *, as_json: bool) -> int:
+async def explain(settings: Settings, which: Which, when: When, *, as_json: bool) -> int:
     """Prints every event that shaped a contact. Exit status 1 if the contact never existed."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
@@ -35,10 +36,10 @@ async def explain(settings: Settings, contact_id: str, when: When, *, as_json: b
         warn_about_losses(extent)
         blocked = await StateReader(client, settings.workspace).blocked_identifiers()
         story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
-        if not position or not await story.open(contact_id):
-            return complain(f"contact {contact_id!r}: not found in workspace {settings.workspace}", NO)
-        if story.contact is not None and story.contact.id != contact_id:
-            say(f"{contact_id} was merged into {story.contact.id}")
+        if not position or not await story.open(which, settings.workspace):
+            return complain(f"{which}: not found in workspace {settings.workspace}", NO)
+        if story.contact is not None:
+            say_how_found(which, story.contact)
         console = Console()
         async for step in story.steps(settings.workspace):
             if as_json:

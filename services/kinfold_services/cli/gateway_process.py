@@ -2,23 +2,20 @@
 
 import asyncio
 import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES
 from kinfold_services.access.keys import create_key, list_keys
+from kinfold_services.cli.child_process import ChildProcess
 from kinfold_services.connections import Client, connect
 from kinfold_services.server.choice import ANSWER_S
-from kinfold_services.settings import Settings, unknown_variables
+from kinfold_services.settings import Settings
 
 URL_FILE: Final = "gateway.url"
 """In the data dir: the URL of the running gateway."""
@@ -32,7 +29,6 @@ _LOCAL: Final = frozenset({_LOOPBACK, "localhost", "::1"})
 _EVERYWHERE: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}  # noqa: S104  the address for clients on this machine
 _DIRECTLY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """By default urllib sends even requests to 127.0.0.1 to the proxy of `http_proxy`."""
-_STOP_S: Final = 10.0
 _ANSWER_S: Final = 1.0
 
 
@@ -47,14 +43,8 @@ class Port(NamedTuple):
     why: str
 
 
-class GatewayProcess:
-    """A gateway process that ends with this one. If it ends by itself, it also ends this process, so that nobody misses it.
-
-    Raises CannotListen.
-    """
-
-    ended: bool = False
-    """Whether it ended by itself."""
+class GatewayProcess(ChildProcess):
+    """The gateway. Raises CannotListen."""
 
     def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None) -> None:
         host = settings.gateway_host
@@ -63,43 +53,16 @@ class GatewayProcess:
         self.port: Final = _port(settings, host, data_dir)
         self.url: Final = _url(host, self.port.number)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
-        command = [sys.executable, "-m", "kinfold_services.cli", "gateway", "--until-stdin-ends"]
-        command += ["--redis-url", redis_url, "--host", host, "--port", str(self.port.number)]
-        unknown = unknown_variables(os.environ)  # this process has already reported them
-        self._process: Final = subprocess.Popen(  # noqa: S603  our own program
-            command,
-            stdin=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches this process alone
-            env={name: value for name, value in os.environ.items() if name not in unknown},
-        )
-        self._stopping = False
+        places = ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]  # the directory's file is in the data dir
+        super().__init__("gateway", [*places, "--host", host, "--port", str(self.port.number)])
         if self._file is not None:
             self._file.with_name(PORT_FILE).write_text(f"{self.port.number} {self.port.why}\n")
             self._file.write_text(self.url)
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stopping = True
         if self._file is not None:
             self._file.unlink(missing_ok=True)
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-    def _watch(self) -> None:
-        status = self._process.wait()
-        if not self._stopping:
-            self.ended = True
-            sys.stderr.write(f"kinfold: the gateway ended with status {status}\n")
-            os.kill(os.getpid(), signal.SIGTERM)
+        super().__exit__(kind, error, trace)
 
 
 def is_local(host: str) -> bool:

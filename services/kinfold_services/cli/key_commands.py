@@ -29,7 +29,10 @@ key_commands: Final = typer.Typer(help="Manages the API keys of the gateway, and
 def create(
     kind: Annotated[
         keys.Kind,
-        typer.Option(help="secret (full access), publishable (for browsers) or development (for browsers, without proof)."),
+        typer.Option(
+            help="secret (full access), read (questions and the feed), publishable (for browsers) or development (for "
+            "browsers, without proof)."
+        ),
     ] = "secret",
     label: Annotated[str, typer.Option(help="A note that tells what the key is for.")] = "",
     redis_url: RedisUrl = None,

@@ -8,11 +8,15 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 
+from kinfold_schemas import filters
+from kinfold_schemas.filter_tree import parse_time
+from kinfold_schemas.filters import Filter
 from kinfold_schemas.keys import check_workspace
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.urls import hide_password
 from kinfold_services.history.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
+from kinfold_services.state.queries import Which
 
 WAIT_S: Final = 60.0
 """The default of --wait-timeout."""
@@ -32,6 +36,22 @@ def _callback(check: Callable[[str], object]) -> Callable[[str | None], str | No
     return callback
 
 
+def _each(check: Callable[[str], object]) -> Callable[[list[str] | None], list[str] | None]:
+    """As `_callback`, for an option that can be repeated."""
+
+    def callback(values: list[str] | None) -> list[str] | None:
+        for value in values or ():
+            _callback(check)(value)
+        return values
+
+    return callback
+
+
+def _check_time(text: str) -> None:
+    if parse_time(text) is None:
+        raise ValueError(f"expected a time, a date or an age such as 30d, got {text!r}")
+
+
 check_workspace_name: Final = _callback(check_workspace)
 check_position: Final = _callback(position_key)
 """For a position, or the id of a feed entry."""
@@ -39,11 +59,8 @@ check_text: Final = _callback(str.encode)
 """For an identifier: bytes that are not UTF-8 cannot be part of one."""
 
 
-def check_workspace_names(values: list[str] | None) -> list[str] | None:
-    """As `check_workspace_name`, for an option that can be repeated."""
-    for value in values or ():
-        check_workspace_name(value)
-    return values
+check_workspace_names: Final = _each(check_workspace)
+"""As `check_workspace_name`, for an option that can be repeated."""
 
 
 RedisUrl = Annotated[
@@ -72,6 +89,81 @@ At = Annotated[
         help="Use the state at this time, or after this log entry.",
     ),
 ]
+
+
+VisitorOption = Annotated[str | None, typer.Option("--visitor", callback=check_text, help="The contact of this visitor.")]
+ExternalIdOption = Annotated[
+    str | None, typer.Option("--external-id", callback=check_text, help="The contact with this external id.")
+]
+EmailOption = Annotated[
+    str | None,
+    typer.Option("--email", callback=check_text, help="The contact with this e-mail address, or that had it last."),
+]
+ContactOption = Annotated[
+    str | None,
+    typer.Option("--contact", callback=check_text, help="The contact with this id, or the one it was merged into."),
+]
+
+
+def which_from(visitor: str | None, external_id: str | None, email: str | None, contact: str | None) -> Which:
+    """The contact that options name. Raises BadParameter if they are not exactly one."""
+    which = Which(visitor, external_id, email, contact)
+    if sum(each is not None for each in which) != 1:
+        raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
+    return which
+
+
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        metavar="WORDS",
+        callback=check_text,
+        help="Only contacts with all of these words in their name, e-mail, external id or contact id.",
+    ),
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        callback=_each(filters.parse),
+        help="Only contacts that a filter matches, such as 'plan=pro and mrr>=99'; can be repeated.",
+    ),
+]
+SeenBefore = Annotated[
+    str | None,
+    typer.Option(
+        "--seen-before",
+        metavar="TIME|AGE",
+        callback=_callback(_check_time),
+        help="Only contacts that were last seen before this time, or so long ago: 30d.",
+    ),
+]
+SortOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sort",
+        metavar="[-]FIELD",
+        callback=_callback(lambda text: filters.field(text.removeprefix("-"))),
+        help="Sort by this field or metadata key, with - in front for descending. Default of a search: -createdAt.",
+    ),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option("--by", metavar="FIELD", callback=_callback(filters.field), help="Count by the values of this field or key."),
+]
+
+
+def filter_from(where: list[str] | None, seen_before: str | None) -> Filter | None:
+    """The filter that options name. Raises BadParameter if it has too many comparisons."""
+    given = [filters.parse(text) for text in where or ()]
+    if seen_before is not None:
+        given.append(filters.parse(f'lastSeenAt before "{seen_before}"'))
+    try:
+        return filters.all_of(given)
+    except filters.WrongFilter as wrong:
+        raise typer.BadParameter(str(wrong)) from wrong
 
 
 def repeated_options(settings: Settings, *names: str) -> str:

@@ -9,37 +9,30 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.identifiers import IdentifierRules, email_key
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import Extent, goes_on_behind, position_key
+from kinfold_schemas.positions import Extent, position_key
 from kinfold_services.cli.contact_output import contact_writer
 from kinfold_services.cli.hints import warn_about_losses, warn_if_not_served
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
-from kinfold_services.connections import Client, RawEntry, is_passing
+from kinfold_services.connections import Client, is_passing
+from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.history.moments import check_moment, parse_moment
 from kinfold_services.history.past import Past
 from kinfold_services.history.past_queries import PastQueries
+from kinfold_services.log.feed import read_feed_page
 from kinfold_services.log.pages import log_extent
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Queries, StateQueries, listed_workspaces
+from kinfold_services.state.queries import Queries, StateQueries, Which, find_contact, listed_workspaces
 from kinfold_services.state.reader import StateReader
 
-_FEED_PAGE: Final = 500
 _BLOCK_MS: Final = 1000
 """How long one read waits for changes. Between reads `tail` checks whether a failover removed its position."""
 _RETRY_S: Final = 0.5
-
-
-class Which(NamedTuple):
-    """The contact to show: exactly one field is set."""
-
-    visitor: str | None
-    external_id: str | None
-    email: str | None
-    contact: str | None
 
 
 class When(NamedTuple):
@@ -53,20 +46,37 @@ class When(NamedTuple):
 async def show(settings: Settings, which: Which, when: When) -> int:
     """Prints one contact, or an anonymous visitor."""
     async with _state(settings, when) as workspace:
-        found: msgspec.Struct | None = None
-        if which.visitor is not None:
-            found = await workspace.contact_by_visitor(which.visitor) or await workspace.visitor(which.visitor)
-        elif which.external_id is not None:
-            found = await workspace.contact_by_external_id(which.external_id)
-        elif which.email is not None:
-            found = await workspace.contact_by_email(which.email)
-        elif which.contact is not None:
-            found = await workspace.contact(which.contact)
+        found: Contact | Visitor | None = await find_contact(workspace, which)
+        if found is None and which.visitor is not None:
+            found = await workspace.visitor(which.visitor)
+        if found is None and when.at is None and (holder := _former_holder(settings, which)) is not None:
+            found = await workspace.contact(holder)
     if found is None:
-        name, value = next((name, value) for name, value in which._asdict().items() if value is not None)
-        return complain(f"{name.replace('_', '-')} {value!r}: not found in workspace {settings.workspace}", NO)
+        return complain(f"{which}: not found in workspace {settings.workspace}", NO)
+    if isinstance(found, Contact):
+        say_how_found(which, found)
     print_json(found)
     return DONE
+
+
+def say_how_found(which: Which, contact: Contact) -> None:
+    """Says so if the contact was found by an identifier that it had and does not have any more."""
+    if which.contact is not None and which.contact != contact.id:
+        say(f"{which.contact} was merged into {contact.id}")
+    if which.email is not None and (contact.email is None or email_key(contact.email) != email_key(which.email)):
+        say(f"{contact.id} does not have {which.email} any more")
+
+
+def _former_holder(settings: Settings, which: Which) -> str | None:
+    """The contact that had an identifier, according to the directory; None also if there is no directory."""
+    from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
+
+    try:
+        return finding.former_holder(settings, which)
+    except DirectoryUnavailable as error:
+        if which.email is not None:
+            say(f"former addresses are not searched: {error}; `kinfold explain --email` finds them in the log")
+        return None
 
 
 async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:
@@ -104,13 +114,13 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
     """
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
-        last = since or (await _page(client, feed, "0-0")).extent.last
+        last = since or (await read_feed_page(client, feed, "0-0")).extent.last
         if sys.stderr.isatty():
             say(f"following the changes of workspace {settings.workspace}; Ctrl-C stops")
         trouble = ""
         while True:
             try:
-                page = await _page(client, feed, last)
+                page = await read_feed_page(client, feed, last)
                 if not page.goes_on:
                     return complain(_why_lost(last, page.extent), NO)
                 if not page.entries:
@@ -138,37 +148,6 @@ def _print_change(entry: str, fields: Mapping[bytes, bytes]) -> bool:
         say(f"kinfold: skipped feed entry {entry}, which is not a change: {error}")
         return True
     return print_json({"entry": entry, "change": change})
-
-
-class _Page(NamedTuple):
-    """The entries after a position of the feed, and the extent of the feed at that time."""
-
-    extent: Extent
-    goes_on: bool
-    """Whether no entry is missing between the position and `entries`."""
-    entries: list[RawEntry]
-
-
-async def _page(client: Client, feed: str, position: str) -> _Page:
-    pipeline = client.pipeline(transaction=True)
-    pipeline.xrange(feed, min=position, count=_FEED_PAGE)
-    pipeline.xinfo_stream(feed)
-    entries, info = await pipeline.execute(raise_on_error=False)
-    extent = Extent("", "0-0", "0-0", 0)
-    if not _is_missing(info):
-        for reply in (entries, info):
-            if isinstance(reply, Exception):
-                raise reply
-        first = info["first-entry"]
-        ids = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
-        extent = Extent(first[0].decode() if first else "", *ids, info["entries-added"] - info["length"])
-    is_there = bool(entries) and position_key(entries[0][0].decode()) == position_key(position)
-    return _Page(extent, goes_on_behind(position, extent, is_there=is_there), entries[is_there:])
-
-
-def _is_missing(info: object) -> bool:
-    """Whether the feed does not exist yet."""
-    return isinstance(info, ResponseError) and "no such key" in str(info)
 
 
 def _why_lost(position: str, extent: Extent) -> str:

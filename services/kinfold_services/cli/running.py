@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
+from kinfold_services.cli.child_process import ChildProcess, DirectoryProcess
 from kinfold_services.cli.gateway_process import (
     CannotListen,
     GatewayProcess,
@@ -30,7 +31,9 @@ from kinfold_services.cli.gateway_process import (
 from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
+from kinfold_services.cli.signing_in import sign_in_url
 from kinfold_services.connections import SERVER_ERRORS
+from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
@@ -130,10 +133,17 @@ def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generato
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
-    gateway: GatewayProcess | None = None
+    children: list[ChildProcess] = []
+    status = DONE
     try:
-        with GatewayProcess(settings, url, data_dir) as gateway:
+        with ExitStack() as stack:
+            gateway = stack.enter_context(GatewayProcess(settings, url, data_dir))
+            children.append(gateway)
             try:
+                if (problem := sqlite_problem(settings)) is None:
+                    children.append(stack.enter_context(DirectoryProcess(url, str(settings.data_dir))))
+                else:
+                    say(f"kinfold: no directory: {problem}")
                 serve_workspace(url, settings.workspace)
                 if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
                     say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
@@ -143,8 +153,8 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     except CannotListen as error:
         return complain(str(error), NO)
     except _Terminated:
-        status = DONE
-    return NO if gateway is None or gateway.ended else status
+        pass
+    return NO if any(child.ended for child in children) else status
 
 
 def up_detached(settings: Settings) -> int:
@@ -296,7 +306,8 @@ kinfold is up.
                  {program} contacts{with_options}
                  {program} status{with_options}
   follow         {program} tail{with_options}
-  open           {gateway}/docs
+  open           {sign_in_url(gateway, url, settings.workspace, new_key)}
+                 (the screen; the link signs in once, within an hour. {gateway}/docs is the API)
   run            curl{directly} -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
   stop           {stop}"""
 

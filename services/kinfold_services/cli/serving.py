@@ -1,4 +1,4 @@
-"""`kinfold gateway`: serves HTTP."""
+"""`kinfold gateway`: serves HTTP. `kinfold directory`: keeps the contacts in a SQL database."""
 
 import errno
 import socket
@@ -6,7 +6,8 @@ from typing import Final
 
 import uvloop
 
-from kinfold_services.cli.output import DONE, NO, complain
+from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
+from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 
@@ -30,4 +31,17 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
             f"gateway: cannot listen on {where}, which is in use or not an address of this machine; choose --host and --port",
             NO,
         )
+    return DONE
+
+
+def run_directory(settings: Settings, *, until_stdin_ends: bool = False) -> int:
+    """Runs the directory until a signal. Exit status 3 if this Python's SQLite is too old."""
+    from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
+
+    async def serve_directory() -> None:
+        await DirectoryService(settings, server_url(settings)).run(until_stdin_ends=until_stdin_ends)
+
+    if (problem := sqlite_problem(settings)) is not None:
+        return complain(problem, UNREACHABLE)
+    uvloop.run(serve_directory())
     return DONE

@@ -18,15 +18,14 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from kinfold_schemas.filters import text_time_ms
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
+from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.directory.tables import POSTGRESQL_SCHEMA, decode_json, encode_json
 from kinfold_services.server.data_dir import make_data_dir
+from kinfold_services.server.errors import DataDirUnusable
 from kinfold_services.settings import Settings
 
 FILE: Final = "directory.db"
 """The SQLite file in the data dir."""
-
-OLDEST_SQLITE: Final = (3, 38)
-"""The first version with FTS5's trigrams, UPSERT, RETURNING and `->`."""
 
 READ_TIMEOUT_S: Final = 5.0
 
@@ -64,6 +63,8 @@ class Database:
             DirectoryUnavailable: this Python's SQLite is too old.
 
         """
+        if (problem := sqlite_problem(settings)) is not None:
+            raise DirectoryUnavailable(problem)
         self._read_timeout_s: Final = read_timeout_s
         self._is_sqlite: Final = settings.directory_url is None
         self._path: Final = settings.data_dir / FILE
@@ -96,7 +97,10 @@ class Database:
 
         """
         if self._is_sqlite:
-            make_data_dir(self._path.parent)
+            try:
+                make_data_dir(self._path.parent)
+            except DataDirUnusable as error:
+                raise DirectoryUnavailable(str(error)) from error
         with self._translated(lambda: False), self.engine.connect() as connection:
             marked = connection.execution_options(**{_WRITES: True})
             with marked.begin():
@@ -161,11 +165,6 @@ def _first_line(error: object) -> str:
 
 
 def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> sa.Engine:
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise DirectoryUnavailable(
-            f"the directory needs SQLite {oldest} or newer, and this Python has {sqlite3.sqlite_version}"
-        )
     # A reader does not create the file. It does not open it with mode=ro either: then it could not open one in WAL mode that
     # no other process has open.
     uri = f"{path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"

@@ -9,6 +9,7 @@ A change of any table, or of what a column holds, is a new SHAPE. Then the direc
 Strings compare by code point, in every column and on both databases. On PostgreSQL, everything is in the schema `kinfold`.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ SHAPE: Final = 1
 POSTGRESQL_SCHEMA: Final = "kinfold"
 
 _PREFIX: Final = f"directory{SHAPE}_"
+_ANY_CONTACTS: Final = re.compile(r"directory(\d+)_contacts")
 _CREATION_LOCK: Final = int.from_bytes(b"kinfold")
 """The key of PostgreSQL's advisory lock, so that two processes do not create the tables at once."""
 
@@ -222,6 +224,7 @@ identifiers: Final = _table(
     sa.Column("value", _Text, nullable=False),
     sa.Column("contact_id", _Text, nullable=False),
     sa.Column("held_by", _Text, nullable=False),
+    sa.Column("merged_into", _Text),
     sa.Column("until", Time, nullable=False),
     sa.Column("cause", _Text, nullable=False),
     primary_key="kind value_key position_ms position_seq",
@@ -230,7 +233,8 @@ identifiers: Final = _table(
 
 `value_key` is the value as it is compared. `held_by` is the contact that had the identifier until then, and `contact_id` the
 contact that this one has become: the living contact, across all merges. So the merged ids of a contact are the rows with its
-`contact_id` and the kind `contact_id`. The position is that of the feed entry.
+`contact_id` and the kind `contact_id`; `merged_into` of such a row is the contact that it was merged into itself. The position
+is that of the feed entry.
 """
 _index(identifiers, "contact_id", "kind")
 
@@ -319,6 +323,31 @@ views: Final[dict[str, sa.Select[Any] | sa.CompoundSelect[Any]]] = {
 """The public views, by name: the current builds of all workspaces."""
 
 
+def earlier_table(connection: sa.Connection, table: sa.Table, shape: int) -> sa.Table | None:
+    """A table as another shape had it; None if that had no such table, or not all of the columns."""
+    if shape == SHAPE:
+        return table
+    name = f"directory{shape}_{table.name.removeprefix(_PREFIX)}"
+    if not sa.inspect(connection).has_table(name):
+        return None
+    earlier = sa.Table(name, sa.MetaData(), autoload_with=connection)
+    return earlier if {column.name for column in table.columns} <= set(earlier.columns.keys()) else None
+
+
+def drop_older_tables(connection: sa.Connection) -> None:
+    """Drop the tables of older shapes without a current build, and forget their builds. Needs a write transaction."""
+    for name in sa.inspect(connection).get_table_names():
+        match = _ANY_CONTACTS.fullmatch(name)
+        if match is None or (shape := int(match[1])) >= SHAPE:
+            continue
+        used = sa.select(builds.c.id).where(builds.c.shape == shape, builds.c.state == "current").limit(1)
+        if connection.execute(used).first() is not None:
+            continue
+        for table in (search.name, *(each.name for each in schema.sorted_tables if each is not builds)):
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS directory{shape}_{table.removeprefix(_PREFIX)}"))
+        connection.execute(sa.delete(builds).where(builds.c.shape == shape))
+
+
 def create_tables(connection: sa.Connection) -> None:
     """Create what is missing of the tables and views.
 
@@ -332,13 +361,29 @@ def create_tables(connection: sa.Connection) -> None:
             connection.execute(sa.schema.CreateSchema(POSTGRESQL_SCHEMA))
         connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
     schema.create_all(connection)
+    show_shape(connection)
+
+
+def show_shape(connection: sa.Connection) -> None:
+    """Make the public views show this shape, unless another one has a current build. Needs a write transaction.
+
+    So readers see either all old views or all new ones.
+    """
     others = sa.select(builds.c.id).where(builds.c.shape != SHAPE, builds.c.state == "current").limit(1)
-    if connection.execute(others).first() is None:
-        replace_views(connection)
+    # Replacing a view waits for everybody who reads it, so it is done only if it has to be.
+    if connection.execute(others).first() is None and not _views_are_ours(connection):
+        _replace_views(connection)
 
 
-def replace_views(connection: sa.Connection) -> None:
-    """Make the public views show this shape. Needs a write transaction, so readers see either all old views or all new ones."""
+def _views_are_ours(connection: sa.Connection) -> bool:
+    """Whether all views exist and show this shape."""
+    inspector = sa.inspect(connection)
+    if not set(views) <= set(inspector.get_view_names()):
+        return False
+    return all(_PREFIX in (inspector.get_view_definition(name) or "") for name in views)
+
+
+def _replace_views(connection: sa.Connection) -> None:
     is_sqlite = connection.dialect.name == "sqlite"
     for name, query in views.items():
         view = sa.schema.CreateView(query, name, or_replace=not is_sqlite)

@@ -9,7 +9,7 @@
     operations.py  health, readiness, metrics           metrics.py     every metric
     openapi.py     the OpenAPI document                 docs.py        the document as a page
     script.py      the script for pages                 web/           the script, made by `make web`
-    protocols.py   bounds of a connection
+    protocols.py   bounds of a connection               sdk_settings.py settings of other SDKs for pages
 
 `/docs` describes the API. A key names the workspace of a request: `Authorization: Bearer KEY`. Error responses are
 `{"error": code, "detail": sentence, "requestId": id}`. `POST /v1/events` takes an event, an array or NDJSON, and answers 202

@@ -11,8 +11,11 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.access_log import with_access_log
 from kinfold_services.gateway.callers import MAX_BODY_BYTES
 from kinfold_services.gateway.changes.feed import changes, changes_socket
+from kinfold_services.gateway.contacts.conflicts import identity_conflicts
 from kinfold_services.gateway.contacts.listings import contact_visitors, contacts
 from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.contacts.searching import contact_count
+from kinfold_services.gateway.contacts.timelines import contact_timeline
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
@@ -20,7 +23,9 @@ from kinfold_services.gateway.operations import healthz, healthz_head, metrics, 
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
+from kinfold_services.gateway.screen.app import screen_router
 from kinfold_services.gateway.script import kinfold_js
+from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -29,12 +34,17 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     segment_batch,
     segment_call,
     contacts,
+    contact_count,
     contact_by_id,
     contact_visitors,
+    contact_timeline,
+    identity_conflicts,
     visitor_by_id,
     changes,
     changes_socket,
     kinfold_js,
+    segment_settings,
+    rudderstack_settings,
     healthz,
     healthz_head,
     readyz,
@@ -47,7 +57,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     """The application, and the gateway behind it. Call `Gateway.end_streams` before the application stops."""
     gateway = Gateway(settings, client)
     app: ASGIApp = Litestar(
-        route_handlers=ROUTES,
+        route_handlers=[*ROUTES, screen_router()],
         state=State({"gateway": gateway}),
         guards=[only_known_parameters],
         cors_config=gateway.cors,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from litestar.handlers.base import BaseRouteHandler
 
 from kinfold_schemas.rejections import found
-from kinfold_services.access.keys import Caller
+from kinfold_services.access.keys import Caller, Kind
 from kinfold_services.gateway.preflights import LOOPBACK_HOSTS, wrong_origin
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import MAX_BROWSER_EVENTS, shared
@@ -20,6 +20,9 @@ from kinfold_services.gateway.workspaces import MAX_BROWSER_EVENTS, shared
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
 WRITE_KEY: Final = "writeKey"
 """Where beacons put the key, since they cannot set headers: kinfold.js and RudderStack in the query, Segment in the body."""
+
+READING: Final[frozenset[Kind]] = frozenset({"secret", "read"})
+"""The kinds of key that see every contact."""
 
 _WORKSPACE_HEADER: Final = "kinfold-workspace"
 
@@ -41,18 +44,18 @@ def bounds_of(caller: Caller) -> Bounds:
     return _SECRET if caller.kind == "secret" else _BROWSER
 
 
-async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard: accepts secret keys only."""
-    _only_secret(await identify(connection, _bearer(connection)))
+async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of questions: accepts secret keys and read keys."""
+    _only_reading(await identify(connection, _bearer(connection)))
 
 
 async def any_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard: accepts every key. The route decides what a publishable key may do."""
+    """Guard: accepts every key. The route decides what each kind may do."""
     await identify(connection, _bearer(connection))
 
 
 async def any_key_or_write_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of events: accepts every key, and a publishable key also in the query.
+    """Guard of events: accepts every key, and a publishable key also in the query. `author_of` rejects read keys.
 
     Without an Authorization header, a browser asks for no preflight, and can send events while the page ends. So the origin is
     checked here: a page that cannot read the answer would send its events again and again.
@@ -61,13 +64,13 @@ async def any_key_or_write_key(connection: Connection, _: BaseRouteHandler) -> N
     if not bearer:
         _only_allowed_origins(connection)
     caller = await identify(connection, bearer or connection.query_params.get(WRITE_KEY, ""))
-    if not bearer and caller.kind == "secret":  # URLs are logged on the way
-        raise Problem(403, f"{WRITE_KEY}: expected a publishable key in the query, got a secret one")
+    if not bearer and caller.kind in READING:  # URLs are logged on the way
+        raise Problem(403, f"{WRITE_KEY}: expected a publishable key in the query, got a {caller.kind} one")
 
 
-async def secret_key_or_token(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of the feed: accepts secret keys, also in the query (RFC 6750, 2.3), since an EventSource cannot set headers."""
-    _only_secret(await identify(connection, _bearer(connection) or connection.query_params.get("access_token", "")))
+async def reading_key_or_token(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of the feed: as `reading_key`, also in the query (RFC 6750, 2.3), since an EventSource cannot set headers."""
+    _only_reading(await identify(connection, _bearer(connection) or connection.query_params.get("access_token", "")))
 
 
 def charge_events(connection: Connection, count: int) -> None:
@@ -165,6 +168,6 @@ def _only_for_development(connection: Connection, address: str) -> None:
         raise Problem(403, f"key: expected {expected} with a development key, got {origin or address!r}")
 
 
-def _only_secret(caller: Caller) -> None:
-    if caller.kind != "secret":
-        raise Problem(403, f"key: expected a secret key, got a {caller.kind} one")
+def _only_reading(caller: Caller) -> None:
+    if caller.kind not in READING:
+        raise Problem(403, f"key: expected a secret or read key, got a {caller.kind} one")

@@ -100,6 +100,9 @@ class _ProjectedCollector(Collector):
         lost = CounterMetricFamily("kinfold_entries_lost", "Log entries removed before they were folded", labels=label)
         rebuilds = CounterMetricFamily("kinfold_rebuilds", "Rebuilds of the state by the projector itself", labels=label)
         damaged = GaugeMetricFamily("kinfold_damaged", "1 if no projector can serve the workspace", labels=label)
+        directory = GaugeMetricFamily(
+            "kinfold_directory_lag_seconds", "Age of the oldest change that the directory has not applied", labels=label
+        )
         for each in self.latest:
             status, name = each.status, [each.status.workspace]
             counts = msgspec.to_builtins(status)
@@ -117,4 +120,7 @@ class _ProjectedCollector(Collector):
             if each.committed_at_ms is not None:
                 commit.add_metric(name, each.committed_at_ms / 1000)
             batch.add_metric(name, each.batches, each.batch_s)
-        yield from (entries, blocked, id_reused, untrusted, lag, lost, rebuilds, damaged, contacts, visitors, commit, batch)
+            if status.directory is not None:
+                directory.add_metric(name, status.directory.lag_ms / 1000)
+        counts = entries, blocked, id_reused, untrusted, lost, rebuilds
+        yield from (*counts, lag, damaged, contacts, visitors, commit, batch, directory)

@@ -95,7 +95,7 @@ _MEANINGS: Final = {
     415: "The body has a `Content-Encoding` other than gzip",
     422: "At least one event is invalid; nothing was appended",
     429: "Too many requests; `Retry-After` says when to try again",
-    503: "Redis did not answer, or the log is not folded up to `after` yet; `Retry-After` says when to try again",
+    503: "Redis or the directory did not answer, or `after` is not reached yet; `Retry-After` says when to try again",
 }
 
 
@@ -141,19 +141,22 @@ class _Json(JsonRenderPlugin):
 
 class _Page(OpenAPIRenderPlugin):
     def __init__(self, schemas: _Schemas) -> None:
-        super().__init__(path=["/docs", "/"])
+        super().__init__(path="/docs")
         self._schemas: Final = schemas
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         return docs_page(self._schemas.added_to(openapi_schema), str(request.base_url).rstrip("/")).encode()
 
     def receive_router(self, router: Router) -> None:
-        """Remove the framework's catch-all page: with it, an unknown path is a 405 for POST, not a 404."""
-        router.routes[:] = [route for route in router.routes if "{" not in route.path]
+        """Remove the framework's catch-all page and its page at `/`, which is the screen's.
+
+        With the catch-all page, an unknown path is a 405 for POST, not a 404.
+        """
+        router.routes[:] = [route for route in router.routes if "{" not in route.path and route.path != "/"]
 
 
 def openapi_config(version: str, routes: Iterable[ControllerRouterHandler]) -> OpenAPIConfig:
-    """`/openapi.json`, and the same as a page at `/docs` and `/`."""
+    """`/openapi.json`, and the same as a page at `/docs`."""
     schemas = _Schemas(routes)
     bearer = SecurityScheme(type="http", scheme="bearer", description="A key from `kinfold keys create`")
     basic = SecurityScheme(type="http", scheme="basic", description="As in Segment's SDKs: the key is the user name")

@@ -3,6 +3,7 @@
 The parameters of a route come from its handler, as they do in the OpenAPI document.
 """
 
+import re
 from difflib import get_close_matches
 from typing import Final
 
@@ -11,18 +12,28 @@ from litestar.params import QueryParameter
 
 from kinfold_services.gateway.problems import Connection, Problem
 
+ANY_PARAMETERS: Final = "any_parameters"
+"""The option of a route that ignores parameters that it does not have."""
+
+_NEAR: Final = 0.75
+"""The similarity, from 0 to 1, from which one name counts as a misspelling of another."""
+_is_plain: Final = re.compile(r"[\w.-]{1,64}").fullmatch
+
 _COMPARED_CHARS: Final = 64
 """The time for a comparison grows with the square of the length. No parameter is this long."""
 
 
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have."""
-    if not connection.scope["query_string"]:
+    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have.
+
+    A route with the option `ANY_PARAMETERS` ignores such parameters.
+    """
+    if not connection.scope["query_string"] or handler.opt.get(ANY_PARAMETERS):
         return
     known = query_parameters(handler)
-    for name in connection.query_params:
+    for name, value in connection.query_params.items():
         if name not in known:
-            raise Problem(400, _refusal(name, known))
+            raise Problem(400, _refusal(name, value, known))
 
 
 def query_parameters(handler: BaseRouteHandler) -> list[str]:
@@ -32,9 +43,13 @@ def query_parameters(handler: BaseRouteHandler) -> list[str]:
     return sorted(kwarg.name or name for kwarg, name in declared if isinstance(kwarg, QueryParameter))
 
 
-def _refusal(name: str, known: list[str]) -> str:
+def _refusal(name: str, value: str, known: list[str]) -> str:
     name = name[:_COMPARED_CHARS]
     if not known:
         return f"query: expected no parameters, got {name!r}"
     (nearest,) = get_close_matches(name, known, n=1, cutoff=0)
-    return f"query: expected parameters among {', '.join(known)}, got {name!r}; the nearest is {nearest!r}"
+    refusal = f"query: expected parameters among {', '.join(known)}, got {name!r}; the nearest is {nearest!r}"
+    if "where" not in known or get_close_matches(name, known, n=1, cutoff=_NEAR):
+        return refusal
+    example = f"{name}={value}" if _is_plain(name) and _is_plain(value) else "plan=pro"
+    return f"{refusal}; to filter contacts by a field or a metadata key, write where={example}"

@@ -20,6 +20,7 @@ from litestar.types import Scope
 from redis.exceptions import RedisError
 
 from kinfold_schemas.rejections import Rejection, found
+from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.state.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
@@ -40,6 +41,9 @@ _CODES: Final = {
     500: "internal",
     503: "unavailable",
 }
+
+NO_DIRECTORY: Final = "no-directory"
+"""The code of a 503: until somebody starts a directory, searches fail. Other requests do not."""
 
 NO_SUCH_PATH: Final = "no-such-path"
 """Not `not-found`: a client with a wrong URL must not conclude that a contact does not exist."""
@@ -67,6 +71,8 @@ class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
 class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """An error. `rejected` lists the rejected events of the request, the first 100 of `rejectedCount`.
 
+    `column` is where a wrong filter is wrong, in characters from 1.
+
     On Segment's paths, `code` and `message` repeat the status and `detail`, since its SDKs read those.
     """
 
@@ -76,6 +82,7 @@ class Error(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     appended: int | None = None
     rejected_count: int | None = None
     rejected: list[RejectedEvent] | None = None
+    column: int | None = None
     code: int | None = None
     message: str | None = None
 
@@ -99,7 +106,9 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
         error = _limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
-    return _answer(connection, error.status_code, _sentence(connection, error), dict(error.headers or {}), error=code, **fields)
+    return _answer(
+        connection, error.status_code, sentence_of(connection, error), dict(error.headers or {}), error=code, **fields
+    )
 
 
 def _limited(connection: Connection, error: HTTPException) -> HTTPException:
@@ -123,6 +132,17 @@ def on_not_folded(connection: Connection, error: NotFolded) -> Response[Any]:
     return _answer(connection, 503, f"after: {error}", {"Retry-After": str(RETRY_AFTER_S)})
 
 
+def on_wrong_query(connection: Connection, error: WrongQuery) -> Response[Any]:
+    """Respond with 400: the sentence names the parameter."""
+    return _answer(connection, 400, str(error), {})
+
+
+def on_directory_unavailable(connection: Connection, error: DirectoryUnavailable) -> Response[Any]:
+    """Respond with 503: no directory runs, its database does not answer, or a query took too long."""
+    code = NO_DIRECTORY if isinstance(error, NoDirectory) else None
+    return _answer(connection, 503, str(error), {"Retry-After": str(RETRY_AFTER_S)}, error=code)
+
+
 def on_bug(connection: Connection, error: Exception) -> Response[Any]:
     """Respond with 500 to an unexpected exception. The log has the traceback and the request id."""
     structlog.get_logger().error("request failed", error=str(error), exc_info=error)
@@ -132,6 +152,8 @@ def on_bug(connection: Connection, error: Exception) -> Response[Any]:
 HANDLERS: Final[dict[Any, Any]] = {
     HTTPException: on_http_error,
     NotFolded: on_not_folded,
+    WrongQuery: on_wrong_query,
+    DirectoryUnavailable: on_directory_unavailable,
     RedisError: on_redis_error,
     OSError: on_redis_error,  # includes TimeoutError
     Exception: on_bug,
@@ -170,7 +192,7 @@ def _answer(
     return Response(msgspec.json.encode(body), status_code=status, headers=headers, media_type="application/json")
 
 
-def _sentence(connection: Connection, error: HTTPException) -> str:
+def sentence_of(connection: Connection, error: HTTPException) -> str:
     """The sentence for `detail`. Exceptions of the framework are reworded as "expected X, got Y"."""
     match error:
         case NotFoundException():

@@ -15,11 +15,15 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.access.identity_tokens import identity_secrets
 from kinfold_services.access.keys import KeyRing
+from kinfold_services.access.sessions import Sessions
 from kinfold_services.connections import Client
+from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
+from kinfold_services.gateway.progress import Progress
 from kinfold_services.gateway.rate_limits import RateLimit
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import NotFolded, StateQueries
@@ -42,7 +46,7 @@ _APPEND: Final = files(kinfold_services.gateway).joinpath("append.lua").read_tex
 class GatewayWorkspace:
     """One workspace in this process."""
 
-    def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, client: Client, name: str, settings: Settings, metrics: Metrics, directory: Directory) -> None:
         self.name: Final = name
         self.client: Final = client
         self.queries: Final = StateQueries(client, name)
@@ -51,10 +55,9 @@ class GatewayWorkspace:
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}
         self._fresh_until = 0.0
-        self._folded = ""
-        self._watch: asyncio.Task[None] | None = None
-        self._waiting = 0
-        self._moved = asyncio.Event()
+        self.directory: Final = directory
+        self._folded: Final = Progress(self._folded_position, _LOOK_AGAIN_S)
+        self._applied: Final = Progress(self._applied_position, _LOOK_AGAIN_S)
 
     async def rules(self) -> IdentifierRules:
         """The workspace's rules for identifiers, at most 5 s old."""
@@ -76,42 +79,42 @@ class GatewayWorkspace:
         Raises Problem (400) if `position` is not in this log, and NotFolded after `ANSWER_S`.
         """
         target = _position(position)
-        if target == (0, 0) or position_key(self._folded) >= target:  # 0-0 comes before every entry
+        if target == (0, 0) or self._folded.has_reached(target):  # 0-0 comes before every entry
             return
-        if target > position_key(last := await self._last_entry()):
+        if target > position_key(last := await self.last_entry()):
             raise Problem(400, f"after: expected a position of this log, which ends at {last or 'no entry'}, got {position!r}")
-        self._waiting += 1
         try:
             async with asyncio.timeout(ANSWER_S):
-                while position_key(self._folded) < target:
-                    if self._watch is None or self._watch.done():
-                        self._watch = asyncio.create_task(self._watch_position())
-                    watch = self._watch
-                    await self._moved.wait()
-                    if watch.done() and not watch.cancelled() and (error := watch.exception()) is not None:
-                        raise error
+                await self._folded.wait_for(target)
         except TimeoutError:
             raise NotFolded(f"position {position} is not folded after {ANSWER_S:g} s; does a projector run?") from None
-        finally:
-            self._waiting -= 1
 
-    async def _watch_position(self) -> None:
-        """Poll the position once for all waiters. Wakes them when it ends, too, so that one of them starts it again."""
+    async def wait_until_in_directory(self, position: str) -> None:
+        """Wait until the log is folded up to `position`, and the directory has every change that the feed has by then.
+
+        Raises as `wait_until_folded`; `ANSWER_S` is for both.
+        """
+        deadline = asyncio.get_running_loop().time() + ANSWER_S
+        await self.wait_until_folded(position)
+        last = await last_change(self.client, self.name)
         try:
-            while self._waiting:
-                folded = (await self.queries.position()).stream_id
-                if folded != self._folded:
-                    self._folded = folded
-                    self._wake()
-                await asyncio.sleep(_LOOK_AGAIN_S)
-        finally:
-            self._wake()
+            async with asyncio.timeout_at(deadline):
+                await self._applied.wait_for(position_key(last))
+        except TimeoutError:
+            raise NotFolded(not_applied(self.name, last, ANSWER_S)) from None
 
-    def _wake(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+    async def check_directory(self, position: str) -> None:
+        """Raise NoDirectory if an answer as of `position` of the feed is old, because no directory runs any more."""
+        await check_running(self.client, self.directory.database, self.name, position)
 
-    async def _last_entry(self) -> str:
+    async def _folded_position(self) -> str:
+        return (await self.queries.position()).stream_id
+
+    async def _applied_position(self) -> str:
+        return await self.directory.position(self.name)
+
+    async def last_entry(self) -> str:
+        """The position of the newest event in the log; empty if there is none."""
         try:
             info = cast("dict[str, bytes]", await self.client.xinfo_stream(key(self.name, "events")))
         except ResponseError:  # no log yet
@@ -136,10 +139,13 @@ class Gateway:
         self.client: Final = client
         self.cors: Final = cors_config(settings)
         self.keys: Final = KeyRing(client)
+        self.sessions: Final = Sessions(client, self.keys)
         self.metrics: Final = Metrics()
+        self.directory: Final = Directory(settings)
         secret_per_s, browser_per_s = settings.gateway_requests_per_s, settings.gateway_browser_requests_per_s
         self.limits: Final = {
             "secret": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
+            "read": RateLimit(secret_per_s, max(1, int(secret_per_s * 2))),
             "publishable": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "development": RateLimit(browser_per_s, max(1, int(browser_per_s * 3))),
             "unknown": RateLimit(browser_per_s, max(1, int(browser_per_s * 10))),
@@ -154,7 +160,9 @@ class Gateway:
     def workspace(self, name: str) -> GatewayWorkspace:
         """The workspace with this name, created on first use."""
         if (workspace := self._workspaces.get(name)) is None:
-            workspace = self._workspaces[name] = GatewayWorkspace(self.client, name, self.settings, self.metrics)
+            workspace = self._workspaces[name] = GatewayWorkspace(
+                self.client, name, self.settings, self.metrics, self.directory
+            )
         return workspace
 
     def warn_of_development_key(self, workspace: str) -> None:
@@ -187,6 +195,7 @@ class Gateway:
         """Stop the background tasks and close the connection."""
         for workspace in self._workspaces.values():
             await workspace.hub.stop()
+        self.directory.close()
         await self.client.aclose()
 
 

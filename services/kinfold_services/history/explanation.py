@@ -1,7 +1,7 @@
-"""Why a contact is what it is: every event that shaped it, what that did, and by which rule (`kinfold explain`).
+"""Explains a contact: every event that shaped it, the effects of each, and the rules behind them (`kinfold explain`).
 
-The log is folded twice: once to learn which contacts were merged into this one and which visitors ever were theirs, and once
-more, stopping at every event that names one of them or leaves one of them other than it was.
+The log is folded twice. The first fold finds the contacts that were merged into this one, and all visitors that ever belonged
+to them. The second fold stops at every event that names one of them or changes one of them.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -10,28 +10,32 @@ from typing import Any, Final
 
 import msgspec
 
+from kinfold_projections import rules
 from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
 from kinfold_projections.fold import fold
-from kinfold_projections.identity import MAX_MERGES, Decision, decide
+from kinfold_projections.identity import Decision, decide
 from kinfold_projections.outcomes import Kind, Outcome
 from kinfold_projections.records import ContactRecord, public_contact
 from kinfold_projections.state import State
 from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, VisitorLinked, VisitorUnlinked
 from kinfold_schemas.contacts import Contact, MergedContact
 from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import email_key
 from kinfold_services.history.past import Past
+from kinfold_services.history.past_queries import PastQueries
 from kinfold_services.log.exclusions import Exclusions
+from kinfold_services.state.queries import Which, find_contact
 
 
 class Deed(msgspec.Struct, frozen=True):
-    """Something that an event did, in words, and the rule of the contract that says so."""
+    """One thing that an event did, in words, and the rule of the contract behind it."""
 
     what: str
     rule: str
 
 
 class Effect(msgspec.Struct, frozen=True, rename="camel"):
-    """A field of a contact before and after an event. What was not there, or is not any more, has no `before` or `after`."""
+    """A field of a contact before and after an event. A field that was added has no `before`, a removed one no `after`."""
 
     contact_id: str
     field: str
@@ -40,7 +44,7 @@ class Effect(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One event of a contact's story. Whoever applies the effects of all steps, in order, has the contact."""
+    """One event of a contact's story. The effects of all steps, applied in order, give the contact."""
 
     entry: str
     at: str
@@ -53,7 +57,7 @@ class Step(msgspec.Struct, frozen=True):
 class Story:
     """The story of one contact up to a position.
 
-    Without what the log excludes up to `heard`: the position, or, for the state that a replay may have made, the log's end.
+    It leaves out the entries that the log excludes up to `heard`: the position, or the end of the log for a replayed state.
     """
 
     def __init__(self, past: Past, position: str, heard: str) -> None:
@@ -62,26 +66,39 @@ class Story:
         self._heard: Final = heard
         self._exclusions = Exclusions()
         self.contact: Contact | None = None
-        """The living contact that the id has become; None before `steps`, and where there is none."""
+        """The living contact that was found; None before `open`, and if there is none."""
         self._lineage: set[str] = set()
         self._visitors: set[str] = set()
 
-    async def open(self, contact_id: str) -> bool:
-        """Learns who belongs to the contact. False where there never was one."""
+    async def open(self, which: Which, workspace: str) -> bool:
+        """Find the contact, also by a former address, and its visitors. Returns False if there never was such a contact."""
         self._exclusions = await self._past.exclusions(self._heard)
         state = await self._past.state_at(self._position, self._exclusions)
-        if contact_id not in state.contacts:
+        self.contact = await find_contact(PastQueries(state), which)
+        if self.contact is None and which.email is not None:
+            former = await self._former_holder(which.email, workspace)
+            self.contact = None if former is None else public_contact(state.contact(former))
+        if self.contact is None:
             return False
-        contact = state.contact(contact_id)
-        self.contact = public_contact(contact)
+        contact = self.contact
         self._lineage = {each for each in state.contacts if state.find(each) == contact.id}
         self._visitors = {
             each for each, visitor in state.visitors.items() if any(link.contact_id in self._lineage for link in visitor.links)
         }
         return True
 
+    async def _former_holder(self, email: str, workspace: str) -> str | None:
+        """The id of the contact that had the address last, found by folding the whole log."""
+        state, address, holder = State(workspace), email_key(email), None
+        async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
+            async for _, entry in entries:
+                fold(state, [entry])
+                state.take_changes()
+                holder = state.emails.get(address) or holder
+        return holder
+
     async def steps(self, workspace: str) -> AsyncGenerator[Step]:
-        """Every event that named or changed the contact, one that was merged into it, or a visitor of theirs, in order."""
+        """Yield, in order, every event that named or changed the contact, one merged into it, or one of their visitors."""
         state = State(workspace)
         known: dict[str, dict[str, Any]] = {}
         async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
@@ -97,7 +114,7 @@ class Story:
                 yield Step(entry.id, entry.at, outcome.kind, did, effects, _one_line(fields[EVENT_FIELD]))
 
     def _concerns(self, state: State, entry: Entry) -> bool:
-        """Whether the event names somebody of the story. It may, and do nothing; and it may do something, and not."""
+        """Whether the event names a contact or visitor of the story. Such an event need not change anything, and vice versa."""
         names = entry.names
         if names.visitor_id in self._visitors or names.contact_id in self._lineage:
             return True
@@ -107,7 +124,7 @@ class Story:
 
     def _did(self, outcome: Outcome, decision: Decision | None, effects: list[Effect]) -> Iterator[Deed]:
         if outcome.rejection is not None:
-            yield Deed(f"refused: {outcome.rejection.detail}", "7: Rejects")
+            yield Deed(f"rejected: {outcome.rejection.detail}", "7: Rejects")
         created = {effect.contact_id for effect in effects if effect.field == "version" and effect.before is msgspec.UNSET}
         for contact_id in sorted(created):
             yield Deed(f"created {contact_id}", _why_created(decision))
@@ -118,28 +135,28 @@ class Story:
             if change.contact_id in self._lineage and (deed := _change_deed(change)):
                 yield deed
             elif isinstance(change, IdentityConflict) and change.held_by in self._lineage:
-                yield Deed(f"kept {change.email}, which {change.contact_id} was to have", _why_held(change))
+                yield Deed(f"kept {change.email}, which an event named for {change.contact_id}", _why_held(change))
         if outcome.untrusted:
             yield Deed(f"dropped {outcome.untrusted} of what a page said", _UNTRUSTED)
 
 
 def _why_held(change: IdentityConflict) -> str:
     if change.reason == "too-many-merges":
-        return f"5, the fuse: {MAX_MERGES} contacts were merged already"
-    return "5, second table: held by a contact with another external id"
+        return rules.FUSE
+    return rules.HELD
 
 
 def _change_deed(change: Change) -> Deed | None:
-    """What the fields do not tell."""
+    """The part of a change that its fields do not show."""
     match change:
         case VisitorLinked():
-            return Deed(f"linked {change.visitor_id}", "5, Linking: from the effective time on")
+            return Deed(f"linked {change.visitor_id}", rules.LINKED)
         case VisitorUnlinked():
-            return Deed(f"{change.visitor_id} moved on to {change.next_contact_id}", "5, Linking: the visitor moves on")
+            return Deed(f"{change.visitor_id} moved to {change.next_contact_id}", rules.MOVES_ON)
         case ContactsMerged():
-            return Deed(f"merged {change.merged_contact_id}", "5, second table: the event names both")
+            return Deed(f"merged {change.merged_contact_id}", rules.MERGED)
         case IdentityConflict():
-            return Deed(f"refused {change.email}, which {change.held_by} holds", _why_held(change))
+            return Deed(f"did not take {change.email}, which {change.held_by} holds", _why_held(change))
         case _:
             return None
 
@@ -148,17 +165,17 @@ def _field_deed(effect: Effect, decision: Decision | None) -> Deed | None:
     if effect.after is None and not effect.before and not effect.field.startswith("metadata."):
         return None  # a new contact does not have it yet
     if effect.field == "externalId":
-        return Deed(f"took external id {effect.after}", "5, first table: gains the external id")
+        return Deed(f"took external id {effect.after}", rules.GAINS_EXTERNAL_ID)
     if effect.field == "email":
         rule = f"5, second table: {decision.rule}" if decision is not None else "5: named by the event"
         return Deed(f"took e-mail {effect.after}" + (f", freed {effect.before}" if effect.before else ""), rule)
     if effect.field in {"name", "image"} or effect.field.startswith("metadata."):
-        return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", "3: last write wins by effective time")
+        return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", rules.LAST_WRITE)
     return None
 
 
 def _decision(state: State, entry: Entry | BadEntry) -> Decision | None:
-    """What the tables of contract section 5 say of an event, before it is folded."""
+    """The decision of the tables in contract section 5 about an event, before it is folded."""
     if not isinstance(entry, Entry) or not isinstance(entry.event, VisitorIdentified):
         return None
     return decide(state, entry.names)
@@ -166,27 +183,27 @@ def _decision(state: State, entry: Entry | BadEntry) -> Decision | None:
 
 def _why_created(decision: Decision | None) -> str:
     if decision is None:
-        return "5: metadata for a contact that nobody has named yet"
-    return "5, first table: a new contact"
+        return "5: metadata for a contact that did not exist"
+    return rules.NEW_CONTACT
 
 
 def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
-    """What an event came to that named somebody of the story and left the contact as it was."""
+    """The result of an event that named a contact or visitor of the story and did not change the contact."""
     if dropped := _DROPPED.get(outcome.kind):
         return dropped
     if others := sorted({change.contact_id for change in outcome.changes} - lineage):
         return Deed(f"went to {', '.join(others)}", _WHOSE[type(entry.event)])
     if isinstance(entry.event, MetadataSet):
-        return Deed(f"metadata kept with {entry.names.visitor_id}", "4: nobody has identified the visitor yet")
+        return Deed(f"metadata kept with {entry.names.visitor_id}", "4: the visitor is not identified yet")
     if isinstance(entry.event, VisitorIdentified):
-        return Deed(f"linked {entry.names.visitor_id} for a time past", "5, Linking: last write wins by effective time")
+        return Deed(f"linked {entry.names.visitor_id} for a past period", "5, Linking: last write wins by effective time")
     return Deed("seen", "3: seen times only widen")
 
 
 _UNTRUSTED: Final = "4, Trust, and 5, Linking: a trusted source set it, or another contact holds the visitor"
 _DROPPED: Final[Mapping[Kind, Deed]] = {
     "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
-    "stale": Deed("dropped as late", "3: a value with a greater effective time stands"),
+    "stale": Deed("dropped as late", "3: the current value has a later effective time"),
     "no-op": Deed("nothing new", "4: a no-op"),
 }
 _WHOSE: Final[Mapping[type[Event], str]] = {
@@ -197,9 +214,9 @@ _WHOSE: Final[Mapping[type[Event], str]] = {
 
 
 def _effects(known: dict[str, dict[str, Any]], record: ContactRecord | MergedContact) -> Iterator[Effect]:
-    """How a contact differs from what is known of it, and from now on is."""
+    """The differences between a contact and its fields in `known`, which this updates."""
     if isinstance(record, MergedContact):
-        known.pop(record.id, None)  # what it had is among the effects on the other
+        known.pop(record.id, None)  # the effects on the other contact include its values
         return
     old, now = known.get(record.id, {}), _fields(record)
     known[record.id] = now
@@ -216,7 +233,7 @@ def _fields(record: ContactRecord) -> dict[str, Any]:
 
 
 def _one_line(event: bytes) -> msgspec.Raw:
-    """The event as it was written, but for line breaks between its parts: a step is one line of output."""
+    """The event as written, but without line breaks between its parts, because a step is one line of output."""
     return msgspec.Raw(msgspec.json.format(event, indent=-1) if b"\n" in event or b"\r" in event else event)
 
 

@@ -1,4 +1,4 @@
-"""What people name a moment of a log by: a time, or a position."""
+"""Parses a moment of a log: a time or a position."""
 
 import re
 from datetime import datetime
@@ -10,17 +10,17 @@ from kinfold_services.log.pages import LogExtent
 
 _POSITION: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
 _LAST_SEQ: Final = 2**64 - 1
-"""Of an entry's milliseconds, too."""
+"""The greatest sequence number of an entry id, and also its greatest milliseconds."""
 
 
 class NoMoment(ValueError):
-    """A moment that the log does not cover."""
+    """The log does not cover the moment."""
 
 
 def parse_moment(text: str) -> str:
-    """The position of a moment: RFC 3339 with an offset, or a log entry's id. Raises ValueError.
+    """The position of a moment, which is an RFC 3339 time with an offset or the id of a log entry. Raises ValueError.
 
-    A time, and an id without its sequence number, stand for the last entry of that millisecond.
+    A time, or an id without its sequence number, means the last entry of that millisecond.
     """
     if _POSITION.match(text):
         position = text if "-" in text else f"{text}-{_LAST_SEQ}"
@@ -38,7 +38,7 @@ def parse_moment(text: str) -> str:
 
 
 def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
-    """Raises NoMoment for what is before the log's first entry, or has not come yet."""
+    """Raise NoMoment if the position is before the first entry of the log or in the future."""
     if not extent.first or position_key(position) < position_key(extent.first):
         begins = f"begins at {_shown(extent.first)}" if extent.first else "is empty"
         raise NoMoment(f"at: {_shown(position)} is before the log, which {begins}")

@@ -1,8 +1,8 @@
-"""Looking back: the state as it was at a position of the log (`kinfold show --at`, `kinfold contacts --at`).
+"""The state at a past position of the log (`kinfold show --at`, `kinfold contacts --at`).
 
-The log is folded up to there, in memory, from the newest snapshot before it on. Snapshots are made on the way, every so many
-entries, by those who look back; nobody else pays for them. A snapshot is a cache and never a truth: it is used only where it
-was made by this very fold (its source's digest), under the same rules.
+The log is folded in memory up to the position, starting from the newest snapshot before it. Only these queries make snapshots,
+at regular numbers of entries, so nothing else pays for them. A snapshot is only a cache: it is used if the same version of the
+fold made it (according to a digest of the source) under the same rules.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ _PIECE_RECORDS: Final = 10_000
 
 
 class _About(msgspec.Struct, frozen=True):
-    """What a snapshot was made with, how much of the log it covers, and of how many pieces it is."""
+    """How a snapshot was made: the fold, the log, the number of entries that it covers, and the number of its pieces."""
 
     digest: str
     first: str
-    """The log's first entry: a log that was deleted and begun anew has another one."""
+    """The first entry of the log. It differs if the log was deleted and started again."""
     lost: int
-    """How many entries the log had lost."""
+    """How many entries had been removed from the log."""
     excluded: frozenset[str]
     last_exclusion: str
     entries: int = 0
@@ -66,7 +66,7 @@ class _Piece(msgspec.Struct):
 
 
 class Past:
-    """Folds a workspace's log, in memory, up to any position."""
+    """Folds the log of a workspace in memory up to any position."""
 
     def __init__(self, client: Client, settings: Settings, rules: IdentifierRules) -> None:
         self._client: Final = client
@@ -76,24 +76,24 @@ class Past:
         self._digest: Final = fold_digest(rules)
 
     async def exclusions(self, upto: str) -> Exclusions:
-        """What the log up to `upto` excludes."""
+        """The exclusions in the log up to `upto`."""
         return await excluded_entries(self._client, self._workspace, upto)
 
     async def state_at(self, position: str, exclusions: Exclusions | None = None) -> State:
-        """The state after the entry at `position`, or the last one before it. Raises NoLog.
+        """The state after the entry at `position`, or after the last one before it. Raises NoLog.
 
-        Without what the log excludes up to there, or without what `exclusions` say, which were heard there or later.
+        The state leaves out `exclusions`, read up to the position or a later one; by default those in the log up to `position`.
         """
         extent = await log_extent(self._client, self._workspace)
         while True:
             begin, about, state = await self._newest_snapshot(position, extent, exclusions)
             if (found := await self._fold(begin, about, state, position)) is not None:
                 return found
-            # There is an EventsExcluded that the snapshot knows nothing of: what it names may be folded in there already.
+            # The snapshot was made before an EventsExcluded, and may already contain the entries that this excludes.
             exclusions = await self.exclusions(position)
 
     async def _fold(self, begin: str, about: _About, state: State, position: str) -> State | None:
-        """Goes on from a snapshot; None where the log excludes entries that it does not leave out."""
+        """Continue from a snapshot. Returns None if the log has an exclusion that the snapshot does not know."""
         known, folded = position_key(about.last_exclusion), about.entries
         async with aclosing(read_pages(self._client, self._workspace, begin, position)) as pages:
             async for page in pages:
@@ -105,11 +105,11 @@ class Past:
                     about = msgspec.structs.replace(about, entries=folded)
                     state.take_changes()
                     await self._keep(state, page[-1][0].decode(), about)
-        state.take_changes()  # which completes the contacts
+        state.take_changes()  # this also completes the contacts
         return state
 
     async def entries(self, position: str, exclusions: Exclusions) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
-        """Every entry that a fold up to `position` takes, raw and read."""
+        """Yield every entry that a fold up to `position` takes, raw and decoded."""
         async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
             async for page in pages:
                 batch = read_batch(page, self._rules, exclusions.entries)
@@ -121,7 +121,7 @@ class Past:
     async def _newest_snapshot(
         self, position: str, extent: LogExtent, exclusions: Exclusions | None
     ) -> tuple[str, _About, State]:
-        """Where to begin: the newest snapshot that a fold of this log would make again, or nothing."""
+        """The newest snapshot that a fold of this log would reproduce, or an empty state: its position, origin and state."""
         known = exclusions or Exclusions()
         begun = self._digest, extent.first, extent.lost
         nothing = "", _About(*begun, known.entries, known.last), State(self._workspace, tells=False)
@@ -143,7 +143,7 @@ class Past:
         return nothing
 
     async def _restore(self, position: str, about: _About) -> State | None:
-        """The state of a snapshot; None where that is not whole, or not of this log, for it is nothing but a cache."""
+        """The state of a snapshot; None if the snapshot is incomplete or belongs to another log."""
         state = State(self._workspace, tells=False)
         reply: Any = await self._client.lrange(snapshot_key(self._workspace, position), 0, -1)
         pieces = cast("list[bytes]", reply)
@@ -158,7 +158,7 @@ class Past:
         async for page in entries_before(self._client, self._workspace, position, count):
             last = page[-1][0].decode()
             state.window.enter(read_batch(page, self._rules, about.excluded).entries)
-        return state if last == position else None  # else it is of a log that went on otherwise, before somebody restored this
+        return state if last == position else None  # otherwise the log was restored, and the snapshot is of another one
 
     async def _keep(self, state: State, position: str, about: _About) -> None:
         pieces = [zlib.compress(msgspec.msgpack.encode(piece), level=1) for piece in _pieces(state)]
@@ -180,7 +180,7 @@ _Hash = dict[bytes, bytes]
 
 
 def fold_digest(rules: IdentifierRules) -> str:
-    """Of everything that decides what a snapshot means: the source of the fold, schemas and pieces, and a workspace's rules."""
+    """A digest of everything that determines a snapshot: the source of fold, schemas and this module, and the rules."""
     digest = hashlib.sha256()
     for package in (kinfold_schemas, kinfold_projections):
         for source in sorted(files(package).iterdir(), key=lambda each: each.name):

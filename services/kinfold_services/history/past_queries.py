@@ -1,4 +1,4 @@
-"""Queries of a past state, like those of the present one (`kinfold_services.state.queries.StateQueries`)."""
+"""Queries of a past state, like those of the current one (`kinfold_services.state.queries.StateQueries`)."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -10,13 +10,13 @@ from kinfold_schemas.identifiers import email_key, id_key
 
 
 class PastQueries:
-    """Reads a state that is held in memory whole."""
+    """Queries a whole state in memory."""
 
     def __init__(self, state: State) -> None:
         self._state: Final = state
 
     async def contact(self, contact_id: str) -> Contact | None:
-        """The living contact that an id had become; None where there was none."""
+        """The contact with this id, or the one that it had been merged into; None if there was none."""
         return public_contact(self._state.contact(contact_id)) if contact_id in self._state.contacts else None
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
@@ -30,7 +30,7 @@ class PastQueries:
         return public_contact(contact) if contact is not None else None
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
-        """The contact that a visitor was; None for one that nobody had identified."""
+        """The contact that the visitor belonged to; None if the visitor had not been identified."""
         visitor = self._state.visitors.get(id_key(visitor_id))
         if visitor is None or visitor.contact_id is None:
             return None
@@ -42,6 +42,6 @@ class PastQueries:
         return public_visitor(id_key(visitor_id), visitor) if visitor is not None else None
 
     async def contacts(self) -> AsyncIterator[Contact]:
-        """Every contact that lived, by id."""
+        """Yield every living contact, sorted by id."""
         for contact in sorted(self._state.living_contacts(), key=lambda contact: contact.id):
             yield public_contact(contact)

@@ -1,6 +1,6 @@
 """Reading the log, and Redis streams in general.
 
-streams.py     a stream with every byte as it is
-pages.py       the log or the feed page by page, and what the log holds
+streams.py     a stream byte for byte
+pages.py       the log or the feed page by page, and the extent of the log
 exclusions.py  the entries that the log excludes
 """

@@ -1,4 +1,4 @@
-"""What the log excludes: entries that a fold leaves out because an `EventsExcluded` names them (contract section 2)."""
+"""Excluded entries: a fold leaves them out because an `EventsExcluded` names them (contract section 2)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from kinfold_services.log.pages import read_pages
 
 
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:
-    """The `EventsExcluded` that an entry holds, if it does."""
+    """The `EventsExcluded` in an entry; None for any other entry."""
     data = fields.get(EVENT_FIELD)
     if data is None or not data.partition(b"EventsExcluded")[1]:  # `in` takes ten times as long (kinfold_schemas.codec)
         return None
@@ -20,16 +20,16 @@ def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:
 
 
 class Exclusions(NamedTuple):
-    """What a fold of a log leaves out: the entries, and the last `EventsExcluded` that was heard ('' where there is none)."""
+    """The entries that a fold leaves out, and the id of the last `EventsExcluded` that was read ('' for none)."""
 
     entries: frozenset[str] = frozenset()
     last: str = ""
 
 
 async def excluded_entries(client: Client, workspace: str, upto: str, also: frozenset[str] = frozenset()) -> Exclusions:
-    """What a fold of the log up to `upto` leaves out: what its `EventsExcluded` name, and `also`.
+    """The entries that a fold of the log up to `upto` leaves out: those that `EventsExcluded` events name, and `also`.
 
-    An exclusion that is itself excluded by a later one does not count, so that an exclusion can be taken back.
+    An exclusion does not count if a later one excludes it, so exclusions can be revoked.
     """
     found = [
         (entry_id.decode(), event)

@@ -1,4 +1,4 @@
-"""Pages of the log or the feed, forward and backward, and what the log holds and has lost."""
+"""Reads the log or the feed in pages, forward and backward, and the extent of the log."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -17,19 +17,19 @@ class NoLog(LookupError):
 
 
 class LogExtent(NamedTuple):
-    """What a log holds."""
+    """The extent of a log: the number of its entries, their first and last id, and what was removed."""
 
     entries: int
     first: str
     last: str
     lost: int
-    """How many entries were appended once and are not there any more (trimmed at the head, or deleted)."""
+    """How many entries were removed (trimmed at the beginning, or deleted)."""
     deleted: str
-    """The greatest id that was deleted; `0-0` where none was. Trimming does not count."""
+    """The greatest id that was deleted; `0-0` if none was. Trimming does not count."""
 
 
 async def log_extent(client: Client, workspace: str) -> LogExtent:
-    """Raises NoLog where there is nothing, and never was."""
+    """The extent of a workspace's log. Raises NoLog if the log does not exist. An empty log does exist."""
     log = key(workspace, "events")
     if not await client.exists(log):
         raise NoLog(f"workspace {workspace}: there is no log at {log}; publish events to the workspace first")
@@ -42,10 +42,10 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
 async def read_pages(
     client: Client, workspace: str, after: str, upto: str, name: Literal["events", "changes"] = "events"
 ) -> AsyncGenerator[Sequence[RawEntry]]:
-    """The log, or the feed, behind `after` ('' is its beginning), up to and with `upto`, in pages. Reads ahead by one page.
+    """Read the log or the feed after `after` ('' is the beginning), up to and including `upto`. Reads ahead by one page.
 
-    Takes over `client`: its XRANGE tells a name that comes twice from now on. redis-py's dictionary would drop it, and an entry
-    that is rejected has to be copied whole.
+    Changes `client`: from now on, its XRANGE returns entries as `as_entries` does. redis-py's dictionary would drop a repeated
+    field, and a rejected entry must be copied whole.
     """
     log = key(workspace, name)
     client.set_response_callback("XRANGE", cast("Any", as_entries))
@@ -72,7 +72,7 @@ async def read_pages(
 async def entries_before(
     client: Client, workspace: str, last: str, count: int, between: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[list[RawEntry]]:
-    """The last `count` log entries up to and with `last`, in the log's order, in pages. Awaits `between` after each read."""
+    """The last `count` log entries up to and including `last`, in log order, in pages. Awaits `between` after each read."""
     pages: list[list[RawEntry]] = []
     upper = last
     while count > 0:

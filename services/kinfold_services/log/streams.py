@@ -1,22 +1,22 @@
-"""Reading a stream with every byte as it is."""
+"""Reads a stream byte for byte, including repeated field names."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from kinfold_services.connections import Client, RawEntry
 
-PAGE_ENTRIES: Final = 1000
+STREAM_PAGE_ENTRIES: Final = 1000
 
 
 class StreamEntry(NamedTuple):
-    """An entry as Redis has it: its id, and names and values in turn. A name may come twice."""
+    """An entry as Redis returns it: its id, then names and values in turn. A name may occur twice."""
 
     id: bytes
     fields: Sequence[bytes]
 
 
 class RepeatedNames(dict[bytes, bytes]):
-    """The fields of an entry that has a name twice: the last of each is read, and `pairs` are all of them."""
+    """The fields of an entry with a repeated name. The mapping has the last value of each name; `pairs` has all of them."""
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
         super().__init__(pairs)
@@ -24,9 +24,9 @@ class RepeatedNames(dict[bytes, bytes]):
 
 
 def as_entries(reply: Any, **_: Any) -> list[RawEntry]:
-    """Entries as the fold takes them; as a client's response callback (XRANGE), so that a name that comes twice is told."""
+    """Convert the reply to XRANGE (for `set_response_callback`) to the entries that the fold takes, keeping repeated names."""
     return [
-        (entry_id, {fields[0]: fields[1]} if len(fields) == 2 else _as_mapping(fields))  # noqa: PLR2004  as nearly all have
+        (entry_id, {fields[0]: fields[1]} if len(fields) == 2 else _as_mapping(fields))  # noqa: PLR2004  the usual case
         for entry_id, fields in reply
     ]
 
@@ -38,28 +38,28 @@ def _as_mapping(fields: list[bytes]) -> Mapping[bytes, bytes]:
 
 
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """An entry's fields as they were appended: what is copied to `rejects` is copied whole (contract section 7)."""
+    """The fields of an entry as they were appended, to copy it whole to `rejects` (contract section 7)."""
     return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
 
 
 async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[list[StreamEntry]]:
-    """A stream from its beginning, up to and with the entry `upto` (`+`: to its end), in pages.
+    """Read a stream in pages from its beginning up to and including the entry `upto` (`+`: to its end).
 
-    Takes over `client`: its XRANGE answers as Redis does from now on. redis-py makes a dictionary of an entry's fields, and so
-    drops a name that comes twice.
+    Changes `client`: from now on, its XRANGE returns the raw reply. redis-py converts the fields of an entry to a dictionary,
+    which drops a repeated name.
     """
     client.set_response_callback("XRANGE", cast("Any", untouched))
     first = "-"
     while True:
-        reply = await client.xrange(stream, min=first, max=upto, count=PAGE_ENTRIES)
+        reply = await client.xrange(stream, min=first, max=upto, count=STREAM_PAGE_ENTRIES)
         page = [StreamEntry(entry_id, fields) for entry_id, fields in cast("list[tuple[bytes, list[bytes]]]", reply)]
         if page:
             yield page
-        if len(page) < PAGE_ENTRIES:
+        if len(page) < STREAM_PAGE_ENTRIES:
             return
         first = f"({page[-1].id.decode()}"
 
 
 def untouched(response: Any, **_: Any) -> Any:
-    """What redis-py makes of a reply (`set_response_callback`): nothing."""
+    """Return a reply unchanged (for `set_response_callback`)."""
     return response

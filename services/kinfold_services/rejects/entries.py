@@ -11,7 +11,7 @@ from kinfold_services.log.streams import pairs_of
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """An entry that could not be folded: its fields as they were, and why."""
+    """An entry that could not be folded: its fields, unchanged, and the reason."""
 
     entry: str
     fields: list[tuple[bytes, bytes]]
@@ -21,14 +21,14 @@ class Reject(msgspec.Struct, frozen=True):
     def values(self) -> list[bytes | str]:
         """Names and values in turn, as they are appended.
 
-        Ours stand last: a reader that makes a mapping of them gets ours, even if the entry has fields of the same names.
+        The added fields come last, so a reader that builds a mapping gets them even if the entry has fields of these names.
         """
         own = [item for pair in self.fields for item in pair]
         return [*own, "entry", self.entry, "reason", self.reason, "detail", self.detail]
 
 
 def as_rejects(rejected: Iterable[tuple[RawEntry, Rejection]]) -> list[Reject]:
-    """What a batch could not fold."""
+    """The rejects of a batch."""
     return [
         Reject(entry_id.decode(), pairs_of(fields), rejection.reason, rejection.detail)
         for (entry_id, fields), rejection in rejected
@@ -36,7 +36,7 @@ def as_rejects(rejected: Iterable[tuple[RawEntry, Rejection]]) -> list[Reject]:
 
 
 def read_reject(pairs: list[tuple[bytes, bytes]]) -> Reject | None:
-    """An entry of `rejects`; None where no projector wrote it."""
+    """Read an entry of `rejects`; None if no projector wrote it."""
     if [name for name, _ in pairs[-3:]] != [b"entry", b"reason", b"detail"]:
         return None
     try:

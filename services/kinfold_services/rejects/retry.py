@@ -1,17 +1,17 @@
-"""Rejects (contract section 7): listing them, and appending again what is acceptable now.
+"""Lists rejects, and appends the events that are acceptable now again (contract section 7).
 
-What is appended again is a new entry of the log. So that it folds as the rejected one would have, its event gets
+A retry appends a new entry to the log. So that it folds as the rejected one would have, its event gets
 
-- an `id` of its own, made of the rejected entry's: the old one has occurred where it was the state that refused, and the
-  event would be dropped as a duplicate; and one made at random would fold twice where two people retry at once;
-- `at`, the effective time that it had (contract section 3), and no `sentAt`: measured at the new entry, what happened last
-  week would happen now, and overwrite what is newer.
+- a new `id`, derived from that of the rejected entry. With its old `id` the event would be dropped as a duplicate if the state
+  had rejected it. With a random one it would fold twice if two people retried at once;
+- `at`, the effective time that it had (contract section 3), and no `sentAt`. Otherwise its effective time would be that of the
+  new entry, so an event of last week would overwrite newer values.
 
-The reject itself stays where it is, bytes as they were, until a replay folds its entry: `rejects` is of the state, and what
-stands there after a replay is what that rejected, and what the log has lost. That a reject is dealt with stands in the hash
-`settled-rejects`: the id of the rejected entry → the id of the entry that took its place, written together with that entry
-(`retry.lua`). By the log's ids, so that an export can carry it, and a fold from the start, which rejects the same entries
-again, finds it.
+The reject itself stays unchanged until a replay folds its entry. `rejects` is part of the state: after a replay it contains
+what the replay rejected, and the rejects whose entries the log has lost. The hash `settled-rejects` records that a reject is
+settled: it maps the id of the rejected entry to the id of the entry that replaced it, and is written together with that entry
+(`retry.lua`). It uses the ids of the log, so an export can contain it, and a fold from the start, which rejects the same
+entries again, finds it.
 """
 
 import time
@@ -32,7 +32,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import ANSWER_S, Client
-from kinfold_services.log.streams import PAGE_ENTRIES, untouched
+from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, untouched
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.reader import StateReader
@@ -46,28 +46,28 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class DamagedReject(RuntimeError):
-    """An entry of `rejects` that no projector wrote."""
+    """No projector wrote this entry of `rejects`."""
 
 
 class _Replaced(Exception):
-    """A replay has put other rejects in the place of those that were being read."""
+    """A replay has replaced the rejects while they were being read."""
 
 
 class RejectedEntry(msgspec.Struct, frozen=True):
     """One entry of `rejects`."""
 
     entry: str
-    """The rejected entry's id in the log."""
+    """The id of the rejected entry in the log."""
     reason: str
     detail: str
     fields: list[tuple[bytes, bytes]]
-    """The rejected entry's own fields, names and values, as they were."""
+    """The names and values of the rejected entry's fields, unchanged."""
     settled: str | None = None
-    """The entry that took its place."""
+    """The id of the entry that replaced it, if any."""
 
     @classmethod
     def of(cls, reject_id: bytes, flat: Sequence[bytes], settled: dict[str, str]) -> Self:
-        """Reads one, from names and values in turn. Raises DamagedReject."""
+        """Read an entry from its names and values in turn. Raises DamagedReject."""
         read = read_reject(list(zip(flat[::2], flat[1::2], strict=True)))
         if read is None:
             got = ", ".join(name.decode(errors="backslashreplace") for name in flat[-6::2])
@@ -77,23 +77,23 @@ class RejectedEntry(msgspec.Struct, frozen=True):
 
     @property
     def order(self) -> tuple[int, int]:
-        """What they sort by: as their entries do in the log."""
+        """The sort key: the position of the rejected entry in the log."""
         return position_key(self.entry)
 
     @property
     def event(self) -> bytes | None:
-        """What is in the field `event`; None where there is none."""
+        """The value of the field `event`; None if there is none."""
         return dict(self.fields).get(EVENT_FIELD)
 
     def as_json(self) -> dict[str, object]:
-        """For people and programs: text is text, and bytes that are not are `{"base64": "…"}`. Fields are pairs."""
+        """The reject as JSON. Fields are pairs. Bytes that are not UTF-8 are `{"base64": "…"}`."""
         shown: dict[str, object] = {"entry": self.entry, "reason": self.reason, "detail": self.detail}
         shown["fields"] = [(_shown(name), _shown(value)) for name, value in self.fields]
         return shown if self.settled is None else {**shown, "settled": self.settled}
 
 
 class Rejects:
-    """One workspace's rejects. Takes over `client`: XRANGE and XREVRANGE answer with lists from now on."""
+    """The rejects of one workspace. Changes `client`: from now on, XRANGE and XREVRANGE return raw replies."""
 
     def __init__(self, client: Client, workspace: str) -> None:
         self._client: Final = client
@@ -104,9 +104,9 @@ class Rejects:
             client.set_response_callback(command, cast("Any", untouched))
 
     async def each(self, *, settled: bool = False) -> AsyncIterator[RejectedEntry]:
-        """Those that are not dealt with, and with `settled` all, in the log's order, up to the newest there is now.
+        """Yield the rejects that are not settled, or with `settled` all, in log order, up to the one that is newest now.
 
-        A replay may put others in their place meanwhile: then it goes on among those, behind the entry that it has come to.
+        If a replay replaces the rejects meanwhile, this continues with the new ones, after the entry that it has reached.
         """
         marks = await settled_rejects(self._client, self._workspace)
         newest = cast("list[_Stored]", await self._client.xrevrange(key(self._workspace, "rejects"), count=1))
@@ -126,11 +126,11 @@ class Rejects:
             return
 
     async def _as_they_stand(self, marks: dict[str, str]) -> AsyncIterator[RejectedEntry]:
-        """All of them. Raises _Replaced as soon as those that are read are others than those it began with."""
+        """Yield all rejects. Raises _Replaced when a replay has replaced the ones with which this began."""
         rejects, generation = key(self._workspace, "rejects"), await self._generation()
         after = "0-0"
         while True:
-            page = cast("list[_Stored]", await self._client.xrange(rejects, min=f"({after}", count=PAGE_ENTRIES))
+            page = cast("list[_Stored]", await self._client.xrange(rejects, min=f"({after}", count=STREAM_PAGE_ENTRIES))
             if await self._generation() != generation:
                 raise _Replaced
             if not page:
@@ -143,9 +143,9 @@ class Rejects:
         return (await StateReader(self._client, self._workspace).position()).generation
 
     async def retry(self, reject: RejectedEntry, event: bytes) -> str | Rejection:
-        """Appends `event` in the place of a reject, if the fold would take it now: its entry, or why it would be refused.
+        """Append `event` in place of a reject if the fold accepts it now. Returns the id of the new entry, or the rejection.
 
-        Where it was appended already, by whomever, that entry. May be repeated after any error.
+        If the reject was replaced before, by this or another caller, it returns that entry. May be repeated after any error.
         """
         renewed = renew(reject.entry, event)
         if isinstance(renewed, Rejection):
@@ -157,7 +157,7 @@ class Rejects:
         return by.decode()
 
     async def _judge(self, event: bytes) -> Rejection | None:
-        """What the fold would say of it, by the present rules and upon the present state."""
+        """Why the fold rejects the event under the current rules and state; None if it accepts the event."""
         if self._rules is None:
             self._rules = IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
         next_id = f"{time.time_ns() // 1_000_000}-0".encode()
@@ -176,7 +176,7 @@ class Rejects:
 
 
 def renew(entry: str, event: bytes) -> bytes | Rejection:
-    """The event that takes the place of a rejected entry's: as it is, but for `id`, `at` and `sentAt` (see above)."""
+    """The event that replaces a rejected one: unchanged except for `id`, `at` and `sentAt` (see the module)."""
     read = read_entry(entry.encode(), {EVENT_FIELD: event})
     if isinstance(read, BadEntry):
         return read.rejection
@@ -188,7 +188,7 @@ def renew(entry: str, event: bytes) -> bytes | Rejection:
 
 
 async def settled_rejects(client: Client, workspace: str) -> dict[str, str]:
-    """The rejected entries that are dealt with, each with the entry that took its place."""
+    """The settled rejects: the id of each rejected entry, and of the entry that replaced it."""
     answer = client.hgetall(key(workspace, "settled-rejects"))
     stored = await cast("Awaitable[dict[bytes, bytes]]", answer)
     return {entry.decode(): by.decode() for entry, by in stored.items()}

@@ -1,4 +1,4 @@
-"""Sets Python's garbage collector for programs that fold."""
+"""Configures Python's garbage collector for programs that fold."""
 
 import gc
 from typing import Final
@@ -9,7 +9,7 @@ _THRESHOLD: Final = 50_000
 def collect_seldom() -> None:
     """Make the garbage collector run less often, and never look at the objects that exist now (mostly modules).
 
-    What a fold makes is freed with its batch and is hardly ever in cycles. Looking for cycles takes a fifth of the fold's time.
+    The objects of a fold are freed with their batch and hardly ever form cycles. Looking for cycles takes a fifth of its time.
     """
     gc.freeze()
     gc.set_threshold(_THRESHOLD, 20, 20)

@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
-    """Sets up structlog, and gives the logs of the standard library (FastStream, asyncio) the same form.
+    """Configure structlog, and give the logs of the standard library (FastStream, asyncio) the same form.
 
     `log_format` is auto, console or json; `level` is debug, info, warning or error.
     """

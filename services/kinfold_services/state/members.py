@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from kinfold_projections.members import MERGED, Membership, member
 from kinfold_schemas.keys import key
-from kinfold_schemas.times import text_ms
+from kinfold_schemas.times import text_ms, to_text
 from kinfold_services.connections import Client
 
 _PAGE: Final = 200
@@ -67,7 +67,7 @@ async def _rows(
     """(since, kind, id) of what stands under one contact in the sorted set, from the newest on."""
     first, last = b"[" + contact_id.encode(), b"[" + contact_id.encode() + b"\xff"
     if behind is not None:
-        last = b"(" + member(contact_id, behind.since_ms, behind.visitor_id).encode()
+        last = b"(" + member(contact_id, to_text(behind.since_ms), behind.visitor_id).encode()
     while True:
         reply = await client.zrange(members, cast("Any", last), cast("Any", first), desc=True, bylex=True, offset=0, num=_PAGE)
         page = cast("list[bytes]", reply)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -25,6 +25,17 @@ _ASK_AGAIN_S: Final = 0.005
 
 class NotFolded(TimeoutError):
     """The projector did not come as far as was asked within the time."""
+
+
+class DirectoryStatus(msgspec.Struct, rename="camel"):
+    """How a workspace's directory is, as it said last."""
+
+    state: str
+    """`building` until its tables are complete, then `current`."""
+    position: str
+    """The feed entry that it applied last."""
+    lag_ms: int
+    """The age of the oldest change that it has not applied; 0 if there is none."""
 
 
 class Status(msgspec.Struct, rename="camel"):
@@ -53,6 +64,8 @@ class Status(msgspec.Struct, rename="camel"):
     """Why it did so the last time."""
     damage: str | None
     """Why no projector serves the workspace; null where nothing is wrong."""
+    directory: DirectoryStatus | None
+    """Null where no directory has ever followed the workspace."""
 
 
 class Queries(Protocol):
@@ -81,6 +94,30 @@ class Queries(Protocol):
     def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation."""
         ...
+
+
+class Which(NamedTuple):
+    """The contact to find: exactly one field is set."""
+
+    visitor: str | None = None
+    external_id: str | None = None
+    email: str | None = None
+    contact: str | None = None
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
+        return f"{name.replace('_', '-')} {value!r}"
+
+
+async def find_contact(queries: Queries, which: Which) -> Contact | None:
+    """The living contact that has an identifier."""
+    if which.visitor is not None:
+        return await queries.contact_by_visitor(which.visitor)
+    if which.external_id is not None:
+        return await queries.contact_by_external_id(which.external_id)
+    if which.email is not None:
+        return await queries.contact_by_email(which.email)
+    return await queries.contact(which.contact or "")
 
 
 async def listed_workspaces(client: Client) -> list[str]:
@@ -129,6 +166,14 @@ class StateQueries:
         """The visitor, identified or not."""
         data = await self._get("visitors", id_key(visitor_id))
         return None if data is None else msgspec.structs.replace(_decode_visitor(data), id=id_key(visitor_id))
+
+    async def visitors(self, visitor_ids: Sequence[str]) -> list[Visitor]:
+        """The visitors with these ids, in one round trip. Those that do not exist are left out."""
+        if not visitor_ids:
+            return []
+        stored = await self._client.hmget(self._key("visitors"), [id_key(each) for each in visitor_ids])
+        found = zip(visitor_ids, cast("Sequence[bytes | None]", stored), strict=True)
+        return [msgspec.structs.replace(_decode_visitor(data), id=id_key(each)) for each, data in found if data is not None]
 
     async def contacts(self) -> AsyncIterator[Contact]:
         """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
@@ -187,7 +232,23 @@ class StateQueries:
             rebuilds=int(rebuilds or 0),
             rebuild_reason=reason,
             damage=damage,
+            directory=await self.directory_status(),
         )
+
+    async def directory_status(self) -> DirectoryStatus | None:
+        """How far the directory is; None where there has never been one."""
+        feed, fields = self._key("changes"), ["state", "position"]
+        reply: Any = await self._client.hmget(key(self.name, "directory"), fields)
+        stored: list[bytes | None] = reply
+        state, position = [(each or b"").decode() for each in stored]
+        if not position:
+            return None
+        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
+        lag_ms = 0
+        if behind:
+            written_ms, _ = position_key(behind[0][0].decode())
+            lag_ms = max(0, time.time_ns() // 1_000_000 - written_ms)
+        return DirectoryStatus(state, position, lag_ms)
 
     async def _holder(self, name: PublicName, identifier: str) -> str | None:
         contact_id = await self._get(name, identifier)

@@ -14,7 +14,7 @@ from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.exclusions import excludes
-from kinfold_services.log.streams import PAGE_ENTRIES, StreamEntry, read_stream
+from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 
@@ -178,7 +178,7 @@ def _batches(entries: Iterator[StreamEntry]) -> Generator[list[StreamEntry]]:
     size = 0
     for entry in entries:
         alone = len(entry.fields) > _SCRIPT_VALUES_MAX
-        if batch and (alone or len(batch) == PAGE_ENTRIES or size > _PAGE_BYTES):
+        if batch and (alone or len(batch) == STREAM_PAGE_ENTRIES or size > _PAGE_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(entry)

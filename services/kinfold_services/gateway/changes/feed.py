@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.changes import Change
 from kinfold_schemas.positions import position_key
-from kinfold_services.gateway.callers import caller_of, presented_key, secret_key_or_token
+from kinfold_services.gateway.callers import caller_of, presented_key, reading_key_or_token
 from kinfold_services.gateway.changes.following import IsAllowed, Subscription, follow
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.changes.messages import PARTIAL_SNAPSHOT
@@ -45,7 +45,7 @@ Token = Annotated[str | None, QueryParameter(name="access_token", description="T
 
 @get(
     "/v1/changes",
-    guards=[secret_key_or_token],
+    guards=[reading_key_or_token],
     responses=answers(str, 400, 401, 403, 429, 503, media_type="text/event-stream"),
     tags=["changes"],
     summary="The change feed as server-sent events",
@@ -76,7 +76,7 @@ async def changes(  # noqa: PLR0913, PLR0917  each is a query parameter
     return Stream(stream, media_type="text/event-stream", headers=_HEADERS)
 
 
-@websocket("/v1/changes/ws", guards=[secret_key_or_token])
+@websocket("/v1/changes/ws", guards=[reading_key_or_token])
 async def changes_socket(  # noqa: PLR0913, PLR0917  each is a query parameter
     socket: WebSocket[Any, Any, Any],
     since: Since = None,

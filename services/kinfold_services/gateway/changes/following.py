@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from kinfold_schemas.positions import position_key
 from kinfold_services.gateway.changes.hub import FeedHub, Filter, Follower
 from kinfold_services.gateway.changes.messages import PARTIAL_SNAPSHOT, PING, Message, reconnect, reset, snapshot_end, starts_at
-from kinfold_services.gateway.changes.snapshot import FeedOverran
+from kinfold_services.state.snapshot import FeedOverran
 
 PING_EVERY_S: Final = 15.0
 

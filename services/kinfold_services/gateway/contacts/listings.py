@@ -15,10 +15,21 @@ from litestar.params import FromPath, QueryParameter
 
 from kinfold_projections.members import Membership
 from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.directory import ContactCount
 from kinfold_schemas.keys import key
 from kinfold_schemas.times import text_ms, to_text
-from kinfold_services.gateway.callers import secret_key
+from kinfold_services.gateway.callers import reading_key
 from kinfold_services.gateway.contacts.lookups import After, ContactAnswer, IfNoneMatch, contact_answer, find_contact, folded
+from kinfold_services.gateway.contacts.searching import (
+    Cursor,
+    Limit,
+    Search,
+    SortBy,
+    Where,
+    WithCount,
+    Words,
+    found_contacts,
+)
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.workspaces import GatewayWorkspace
@@ -29,15 +40,20 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z", re.ASCII)
 _encode: Final = msgspec.json.Encoder().encode
 _decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
 
-Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=500, description="Maximum number of items")]
-Cursor = Annotated[str | None, QueryParameter(name="cursor", description="`nextCursor` of the previous page", max_length=4096)]
-
 
 class ContactPage(msgspec.Struct, frozen=True, rename="camel"):
-    """A page of contacts. `nextCursor` is null on the last page."""
+    """A page of contacts. `nextCursor` is null on the last page.
+
+    The other fields are there with `q`, `where`, `sort` or `count`. `approximate`: no contact has the words of `q`, and these
+    have similar ones. `position` is the entry of the change feed that the directory had applied. `count` is there with
+    `count=true`.
+    """
 
     contacts: list[Contact]
     next_cursor: str | None
+    approximate: bool | msgspec.UnsetType = msgspec.UNSET
+    position: str | msgspec.UnsetType = msgspec.UNSET
+    count: ContactCount | msgspec.UnsetType = msgspec.UNSET
 
 
 class ListedVisitor(Visitor, kw_only=True, frozen=True, rename="camel", gc=False):
@@ -68,37 +84,69 @@ _decode_place: Final = msgspec.json.Decoder(_Place).decode
 
 @get(
     "/v1/contacts",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(ContactPage | ContactAnswer, 304, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
-    summary="One contact by an identifier, or all contacts page by page",
+    summary="One contact by an identifier, a search, or all contacts page by page",
 )
 async def contacts(  # noqa: PLR0913, PLR0917  each is a query parameter
     request: Request[Any, Any, Any],
     external_id: Annotated[str | None, QueryParameter(name="externalId", description="The contact's external id")] = None,
     email: Annotated[str | None, QueryParameter(name="email", description="The contact's address, in any spelling")] = None,
     visitor_id: Annotated[str | None, QueryParameter(name="visitorId", description="A visitor of the contact")] = None,
-    order: Annotated[Literal["created"], QueryParameter(name="order", description="`created`: newest first")] = "created",
+    order: Annotated[
+        Literal["created"] | None, QueryParameter(name="order", description="`created`: newest first; the default")
+    ] = None,
+    q: Words = None,
+    where: Where = None,
+    sort: SortBy = None,
+    count: WithCount = False,  # noqa: FBT002  a query parameter
     limit: Limit = 100,
     cursor: Cursor = None,
     after: After = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response[bytes]:
-    """With `externalId`, `email` or `visitorId`: that contact, or 404. Without: all living contacts, page by page."""
-    workspace = await folded(request, after)
+    """One contact, a search, or all contacts.
+
+    With `externalId`, `email` or `visitorId`: that contact, or 404.
+
+    With `q`, `where`, `sort` or `count`: the contacts that match, page by page. This asks the directory, and `after` also waits
+    for it. 503 with the error `no-directory` says that none has been built: start `kinfold up` or `kinfold directory`.
+
+    Without any of these: all living contacts, newest first, page by page.
+
+    A filter (`where`) compares fields with values: `plan=pro`, `mrr>=99 and not country in (DE, AT)`,
+    `lastSeenAt before 30d`, `name contains "ada"`, `metadata."any key" exists`.
+
+    Operators: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (…, …)`, `contains`, `exists`, `before`, `after`. `and`, `or`, `not` and
+    parentheses combine comparisons.
+
+    Fields: `id`, `externalId`, `email`, `name`, `image`, `visitorCount`, `firstSeenAt`, `lastSeenAt`, `createdAt`, `updatedAt`,
+    `version`. Any other name is a metadata key, and `metadata.plan` always is one.
+
+    Values have JSON's types: `1` is a number, `"1"` a string, and so is `pro`. Times are RFC 3339, a date, or an age: `30d`,
+    `12h`, `15m`, `90s`, `4w`.
+    """
     named = {"externalId": external_id, "email": email, "visitorId": visitor_id}
     given = [(field, value) for field, value in named.items() if value is not None]
     if len(given) > 1:
         raise Problem(400, f"{', '.join(field for field, _ in given)}: expected one of them, got {len(given)}")
+    search = Search(q, where, sort, limit, cursor, with_count=count)
+    if search.parameters and (given or order):
+        others = [field for field, _ in given] or ["order"]
+        raise Problem(400, f"{', '.join([*others, *search.parameters])}: expected {others[0]} or a search, got both")
+    if search.parameters:
+        return await found_contacts(request, search, after)
+    workspace = await folded(request, after)
     if given:
         return contact_answer(await find_contact(workspace, *given[0]), if_none_match)
-    place = None if cursor is None else _place(cursor, order)
+    place = None if cursor is None else _place(cursor, "created")
     return _json(await _created(workspace, limit, place))
 
 
 @get(
     "/v1/contacts/{contact_id:str}/visitors",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(VisitorPage, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
     summary="A contact's visitors, page by page",

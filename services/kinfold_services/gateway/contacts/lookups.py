@@ -14,7 +14,7 @@ from kinfold_schemas.contacts import Contact, Link, Visitor
 from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
-from kinfold_services.gateway.callers import any_key, caller_of, secret_key
+from kinfold_services.gateway.callers import READING, any_key, caller_of, reading_key
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
@@ -74,7 +74,7 @@ class OwnVisitor(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 
 @get(
     "/v1/contacts/{contact_id:str}",
-    guards=[secret_key],
+    guards=[reading_key],
     responses=answers(ContactAnswer, 304, 400, 401, 403, 404, 429, 503),
     tags=["contacts"],
     summary="One contact by its id",
@@ -124,9 +124,9 @@ async def visitor_by_id(
     A conversation store finds a person's threads by the contact. With `?at=`, a thread does not leak to the next user of a
     shared device. A publishable key gets only the contact's name and `metadataHash`.
     """
-    is_page = caller_of(request).kind != "secret"
+    is_page = caller_of(request).kind not in READING
     if is_page and at is not None:
-        raise Problem(403, "at: expected a secret key, got a publishable one")
+        raise Problem(403, f"at: expected a secret or read key, got a {caller_of(request).kind} one")
     workspace = await folded(request, after)
     moment = None if at is None else _moment(at)
     visitor_id = _visitor_id(request)  # the parameter only documents it

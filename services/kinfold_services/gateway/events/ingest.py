@@ -120,8 +120,10 @@ async def append_events(
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
-    """The caller of a request as an author of events, and its workspace."""
+    """The caller of a request as an author of events, and its workspace. Raises Problem (403) for a read key."""
     caller = caller_of(request)
+    if caller.kind == "read":
+        raise Problem(403, "key: expected a key that may send events, got a read one")
     workspace = shared(request).workspace(caller.workspace)
     by_kid = None if caller.kind == "secret" else await workspace.secrets()
     return Author(await workspace.rules(), by_kid, caller.kind == "development"), workspace

@@ -29,6 +29,7 @@ from kinfold_services.gateway.callers import (
 )
 from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.events.ingest import BAD_TOKEN, PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.known_claims import Claim, as_metadata
 from kinfold_services.gateway.events.listing import Listed
 from kinfold_services.gateway.events.segment_calls import (
     MAX_WRITTEN_BYTES,
@@ -42,9 +43,9 @@ from kinfold_services.gateway.events.segment_calls import (
 from kinfold_services.gateway.events.segment_traits import Ignored, Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
-from kinfold_services.gateway.workspaces import shared
+from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 
-BATCH_PATHS: Final = ["/v1/batch", "/v1/b", "/v1/import"]
+BATCH_PATHS: Final = ["/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch"]
 _TYPE_OF: Final = {f"/v1/{name}": kind for kind in TYPES for name in (kind, kind[0])}
 CALL_PATHS: Final = list(_TYPE_OF)
 
@@ -165,16 +166,20 @@ async def _append(
     charge_events(request, len(calls))
     gateway = shared(request)
     author, workspace = await author_of(request)
-    judged, ignored = Judged([], [], Listed()), Listed[Ignored]()
+    judged, ignored, claims = Judged([], [], Listed()), Listed[Ignored](), list[Claim]()
     context = shared_context(Notes(0, ignored).object_of(batch, "context", "context"))
     batch = {"context": context, "sentAt": batch.get("sentAt")}
     most, size = bounds_of(caller_of(request)).body_bytes * _GROWTH, 0
     for index, call in enumerate(calls):
         if index % PER_TURN == PER_TURN - 1:
             await asyncio.sleep(0)
-        size += _judge(call, batch, author, judged, Notes(index, ignored))
+        size += _judge(call, batch, author, judged, claims, Notes(index, ignored))
         if size > most:
             raise Problem(413, f"batch: expected calls that make at most {most} bytes of events together, got more")
+    position, appended = None, 0
+    if claims:  # the calls before them may hold the proof
+        position, appended = await append_judged(gateway, workspace, judged), len(judged.good)
+        judged = await _judge_claims(claims, workspace, author, judged.rejected)
     for reason, count in ignored.counts.items():
         gateway.metrics.ignored.labels(workspace.name, reason).inc(count)
     if ignored.counts["time"]:
@@ -187,8 +192,24 @@ async def _append(
         rejected = judged.rejected.first[0]
         status = 403 if rejected.reason == BAD_TOKEN else 422
         raise Problem(status, rejected.detail, appended=0, rejected_count=1, rejected=judged.rejected.first)
-    position = await append_judged(gateway, workspace, judged)
-    return _answer(position, len(judged.good), ignored, judged.rejected)
+    position = await append_judged(gateway, workspace, judged) or position
+    return _answer(position, appended + len(judged.good), ignored, judged.rejected)
+
+
+async def _judge_claims(
+    claims: list[Claim], workspace: GatewayWorkspace, author: Author, rejected: Listed[RejectedEvent]
+) -> Judged:
+    """Check the identities without proof. Adds those that are new to `rejected`."""
+    judged = Judged([], [], rejected)
+    for claim in claims:
+        event = await as_metadata(workspace, claim.event)
+        verdict = claim.rejected if event is None else judge_one(written(event), author, secrets.token_hex(12))
+        if isinstance(verdict, RejectedEvent):
+            rejected.add(msgspec.structs.replace(verdict, index=claim.rejected.index))
+        else:
+            judged.good.append(verdict[0])
+            judged.types.append(verdict[1])
+    return judged
 
 
 def _answer(position: str | None, appended: int, ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> Response[bytes]:
@@ -209,8 +230,10 @@ def _summary(ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> str |
     return f"{counts}, the first in call {first.index}: {first.detail}"
 
 
-def _judge(call: object, batch: Call, author: Author, judged: Judged, notes: Notes) -> int:
-    """Check one call, and add its events to `judged`. Returns their size in bytes.
+def _judge(  # noqa: PLR0913, PLR0917
+    call: object, batch: Call, author: Author, judged: Judged, claims: list[Claim], notes: Notes
+) -> int:
+    """Check one call, and add its events to `judged` or `claims`. Returns their size in bytes.
 
     An unsigned or blocked `userId` of a track is ignored: the visit itself still counts.
     """
@@ -237,6 +260,9 @@ def _judge(call: object, batch: Call, author: Author, judged: Judged, notes: Not
             notes.leave_out("userId", "unsigned-identity", verdict.detail)
         elif verdict.reason == "blocked-identifier" and event is not events[-1]:
             notes.leave_out("userId", "blocked-identity", verdict.detail)  # the VisitorSeen behind it is checked separately
+        elif verdict.reason == BAD_TOKEN and "visitorId" in event:
+            claims.append(Claim(event, msgspec.structs.replace(verdict, index=notes.index)))
+            size += len(data)
         else:
             judged.rejected.add(msgspec.structs.replace(verdict, index=notes.index))
     return size

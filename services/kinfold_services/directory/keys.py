@@ -1,0 +1,45 @@
+"""The metadata keys of a workspace's contacts."""
+
+from collections import Counter
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from kinfold_services.directory.builds import current_build
+from kinfold_services.directory.tables import contacts, counts
+
+MAX_KEYS: Final = 200
+_SAMPLE: Final = 20
+
+
+class MetadataKeys(msgspec.Struct, frozen=True):
+    """The keys in order of their names, at most 200; and the same in order of how many of the contacts seen last have them."""
+
+    names: list[str]
+    frequent: list[str]
+
+
+def metadata_keys(connection: sa.Connection, workspace: str) -> MetadataKeys:
+    """List the keys. It takes one look into an index for each, however many contacts there are.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+
+    """
+    build = current_build(connection, workspace).id
+    names: list[str] = []
+    of_build: sa.Select[Any] = sa.select(counts.c.key).where(counts.c.build == build).order_by(counts.c.key).limit(1)
+    following = of_build
+    while len(names) < MAX_KEYS and (name := connection.execute(following).scalar()) is not None:
+        names.append(name)
+        following = of_build.where(counts.c.key > sa.literal(name, sa.Text()))
+    newest = (
+        sa.select(contacts.c.metadata)
+        .where(contacts.c.build == build)
+        .order_by(contacts.c.last_seen_at.desc(), contacts.c.id.desc())
+    )
+    found: Counter[str] = Counter()
+    for values in connection.execute(newest.limit(_SAMPLE)).scalars():
+        found.update(values.keys())
+    return MetadataKeys(names, sorted(names, key=lambda name: (-found[name], name)))

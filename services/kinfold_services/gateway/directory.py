@@ -1,0 +1,70 @@
+"""The gateway's questions to the directory, in threads: SQLAlchemy blocks."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+
+from kinfold_services.directory.database import Database
+from kinfold_services.directory.waiting import applied_position
+from kinfold_services.gateway.problems import unavailable
+from kinfold_services.settings import Settings
+
+T = TypeVar("T")
+
+THREADS: Final = 4
+"""How many questions run at once, each for at most 5 s (`Database.reading`)."""
+WAITING: Final = 64
+"""How many questions may wait for a thread."""
+
+
+class Directory:
+    """Asks the directory's database, which it opens at the first question."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings: Final = settings
+        self._database: Database | None = None
+        self._threads: Final = ThreadPoolExecutor(THREADS, "directory")
+        self._watcher: Final = ThreadPoolExecutor(1, "directory-position")
+        """For positions alone, so that waiting for them does not take longer while questions do."""
+        self._asked = 0
+
+    async def ask(self, question: Callable[[sa.Connection], T]) -> T:
+        """Call `question` with a connection to one state of the database, in a thread.
+
+        Raises Problem (503) if too many questions wait, and what `Database.reading` and the question raise.
+        """
+        if self._asked >= THREADS + WAITING:
+            raise unavailable(f"{WAITING} questions already wait for the directory; try again")
+        self._asked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)
+        finally:
+            self._asked -= 1
+
+    async def position(self, workspace: str) -> str:
+        """The feed entry that the directory has applied; 0-0 as long as it has not built the workspace."""
+        return await asyncio.get_running_loop().run_in_executor(self._watcher, self._position, workspace)
+
+    @property
+    def database(self) -> Database:
+        """The database. Raises DirectoryUnavailable if this Python's SQLite is too old."""
+        # Two threads may both create one at first; the other one is dropped before it has connected.
+        self._database = self._database or Database(self._settings, read_only=True, connections=THREADS + 1)
+        return self._database
+
+    def close(self) -> None:
+        """Close the idle connections. A question that still runs ends at its timeout."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._watcher.shutdown(wait=False, cancel_futures=True)
+        if self._database is not None:
+            self._database.close()
+
+    def _ask(self, question: Callable[[sa.Connection], T]) -> T:
+        with self.database.reading() as connection:
+            return question(connection)
+
+    def _position(self, workspace: str) -> str:
+        return applied_position(self.database, workspace)

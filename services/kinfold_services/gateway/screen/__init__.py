@@ -1,0 +1,14 @@
+"""The screen at `/`: pages for people, rendered by the server.
+
+| file | what |
+|---|---|
+| `app.py` | the routes, and the answers to errors |
+| `pages.py` | templates, security headers and static files |
+| `sessions.py` | signing in and out, the session of a request, CSRF |
+| `listing.py` | what a list of people shows, as its address says it |
+| `people.py`, `live.py` | the list of people; its changes as they happen; CSV |
+| `person.py`, `stories.py` | one person; what happened to them, in plain words |
+| `words.py` | times, numbers, values and devices in plain words |
+
+Every page works without JavaScript. With it, htmx (`static/vendor`, made by `make web`) swaps parts of pages.
+"""

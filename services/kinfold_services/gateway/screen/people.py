@@ -1,0 +1,262 @@
+"""The list of people: search, filters, order, columns, and the same as CSV."""
+
+import csv
+import io
+import time
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+import sqlalchemy as sa
+from litestar import Request, Response, get
+from litestar.params import QueryParameter
+from litestar.response import Stream
+
+from kinfold_schemas import filters
+from kinfold_schemas.canonical import Primitive
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.filters import WrongFilter
+from kinfold_services.directory.errors import NoDirectory
+from kinfold_services.directory.keys import MetadataKeys, metadata_keys
+from kinfold_services.directory.search import Count, Page, Query, count, count_by, search
+from kinfold_services.directory.sorting import DEFAULT_SORT
+from kinfold_services.gateway.screen import words
+from kinfold_services.gateway.screen.listing import (
+    LABELS,
+    OPERATORS,
+    USUAL_COLUMNS,
+    Listing,
+    composed,
+    suggestion,
+    values_of,
+)
+from kinfold_services.gateway.screen.pages import SECURE, html, is_fragment, page, redirect, render
+from kinfold_services.gateway.screen.sessions import first_key, session_of, workspace_of
+from kinfold_services.gateway.workspaces import GatewayWorkspace
+
+Words = Annotated[str | None, QueryParameter(name="q", max_length=200)]
+Where = Annotated[list[str] | None, QueryParameter(name="where")]
+SortBy = Annotated[str | None, QueryParameter(name="sort", max_length=512)]
+Columns = Annotated[list[str] | None, QueryParameter(name="column")]
+Cursor = Annotated[str | None, QueryParameter(name="cursor", max_length=4096)]
+
+SUGGESTIONS: Final = 12
+
+_CSV_PAGE: Final = 500
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_decode: Final = msgspec.json.Decoder(Contact).decode
+
+
+class Found(NamedTuple):
+    """What the directory answers for a page of people."""
+
+    page: Page
+    counted: Count
+    everybody: Count
+    keys: MetadataKeys
+    warning: str | None = None
+
+
+@get("/")
+async def home() -> Response[bytes]:
+    """The first page."""
+    return redirect("/people")
+
+
+@get("/people")
+async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
+    request: Request[Any, Any, Any],
+    q: Words = None,
+    where: Where = None,
+    sort: SortBy = None,
+    column: Columns = None,
+    cursor: Cursor = None,
+    field: Annotated[str | None, QueryParameter(name="field", max_length=512)] = None,
+    operator: Annotated[str | None, QueryParameter(name="operator", max_length=16)] = None,
+    value: Annotated[str | None, QueryParameter(name="value", max_length=512)] = None,
+) -> Response[bytes]:
+    """The page, or the part with the results while somebody types.
+
+    A form without JavaScript sends `field`, `operator` and `value` of a new filter, and empty fields. It is led to the address
+    that says the same without them.
+    """
+    listing = Listing.of(q, where, sort, column, cursor)
+    workspace = workspace_of(request)
+    is_form = operator is not None and not is_fragment(request)
+    if is_form and field and field.strip():
+        text = composed(field.strip(), operator or "=", value or "")
+        listing = listing._replace(where=tuple(dict.fromkeys((*listing.where, text))), cursor=None)
+    found = await _find(workspace, listing, listing.query())
+    if listing.columns is not None and set(listing.columns) == set(found.keys.frequent[:USUAL_COLUMNS]):
+        listing = listing._replace(columns=None)
+    if is_form:
+        return redirect(listing.url())
+    shown = shown_values(listing, found)
+    if is_fragment(request):
+        return html(request, render("_results.html", **shown), headers={"HX-Replace-Url": listing.url()})
+    if found.everybody.count == 0:
+        shown["gateway"] = str(request.base_url).rstrip("/")
+        shown["key"] = first_key(request)
+        return page(request, "first_event.html", **chrome(request), **shown)
+    return page(request, "people.html", **chrome(request), **shown)
+
+
+@get("/people/values")
+async def values(
+    request: Request[Any, Any, Any], field: Annotated[str, QueryParameter(name="field", max_length=512)] = ""
+) -> Response[bytes]:
+    """Suggestions for the value of a filter: the most frequent values of a metadata key."""
+    try:
+        named = filters.field(field.strip())
+    except WrongFilter:
+        return html(request, "")
+    if not named.in_metadata:
+        return html(request, "")
+    workspace = workspace_of(request)
+    counted = await workspace.directory.ask(
+        lambda connection: count_by(connection, workspace.name, named, Query(), SUGGESTIONS, _now_ms())
+    )
+    options = [(suggestion(value), times) for value, times in counted.values]
+    return html(request, render("_values.html", options=options))
+
+
+@get("/people/newest")
+async def newest(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The person who was created last."""
+    workspace = workspace_of(request)
+    query = Query(sort=DEFAULT_SORT, limit=1)
+    found = await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, _now_ms()))
+    path = f"/people/{_decode(found.records[0]).id}" if found.records else "/people"
+    if is_fragment(request):
+        return html(request, "", headers={"HX-Redirect": path})
+    return redirect(path)
+
+
+@get("/people.csv")
+async def people_csv(
+    request: Request[Any, Any, Any],
+    q: Words = None,
+    where: Where = None,
+    sort: SortBy = None,
+    column: Columns = None,
+) -> Stream:
+    """Everybody on the list, on all its pages, with the columns of the screen."""
+    listing = Listing.of(q, where, sort, column, None)
+    workspace = workspace_of(request)
+    listing.query()  # a wrong filter is an error before the answer begins
+    keys = await workspace.directory.ask(lambda connection: metadata_keys(connection, workspace.name))
+    first = await _page(workspace, listing.query(_CSV_PAGE))
+    stream = _csv(workspace, listing, first, columns_of(listing, keys))
+    headers = {**SECURE, "Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="people.csv"'}
+    return Stream(stream, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def chrome(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """What the frame around every page shows."""
+    signed_in = session_of(request)
+    return {
+        "by": signed_in.session.by,
+        "csrf": signed_in.csrf,
+        "kind": signed_in.kind,
+        "workspace": signed_in.session.workspace,
+        "path": request.url.path,
+    }
+
+
+def columns_of(listing: Listing, keys: MetadataKeys) -> list[str]:
+    """The metadata keys that the list has columns for."""
+    return list(listing.columns) if listing.columns is not None else keys.frequent[:USUAL_COLUMNS]
+
+
+def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
+    """The values of the template."""
+    keys = columns_of(listing, found.keys)
+    contacts = [_decode(record) for record in found.page.records]
+    live = listing.first_page()._replace(columns=tuple(keys)).parameters()
+    live += [("since", found.page.position), ("shown", ",".join(contact.id for contact in contacts))]
+    return {
+        "listing": listing,
+        "contacts": contacts,
+        "columns": listing.metadata_columns(keys),
+        "column_keys": keys,
+        "values_of": values_of,
+        "headings": listing.headings(),
+        "chips": listing.chips(),
+        "counted": found.counted,
+        "is_approximate": found.page.approximate,
+        "next_url": listing._replace(cursor=found.page.next_cursor).url() if found.page.next_cursor else None,
+        "first_url": listing.first_page().url(),
+        "csv_url": listing.first_page().url("/people.csv"),
+        "warning": found.warning,
+        "live_url": f"/people/live?{urlencode(live)}",
+        "keys": found.keys.names,
+        "labels": LABELS,
+        "operators": OPERATORS,
+    }
+
+
+async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:
+    now_ms = _now_ms()
+
+    def ask(connection: sa.Connection) -> Found:
+        found = search(connection, workspace.name, query, now_ms)
+        everybody = count(connection, workspace.name, Query(), now_ms)
+        counted = everybody if listing.is_everybody else count(connection, workspace.name, query, now_ms)
+        return Found(found, counted, everybody, metadata_keys(connection, workspace.name))
+
+    found = await workspace.directory.ask(ask)
+    try:
+        await workspace.check_directory(found.page.position)
+    except NoDirectory as stopped:
+        return found._replace(warning=str(stopped))  # an old list is better than none, if it says so
+    return found
+
+
+async def _page(workspace: GatewayWorkspace, query: Query) -> Page:
+    return await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, _now_ms()))
+
+
+async def _csv(workspace: GatewayWorkspace, listing: Listing, found: Page, keys: list[str]) -> AsyncGenerator[bytes]:
+    fields = ("id", "externalId", "email", "name", "visitorCount", "firstSeenAt", "lastSeenAt", "createdAt")
+    yield _csv_lines([[*fields, *keys]])
+    while True:
+        contacts = [_decode(record) for record in found.records]
+        yield _csv_lines([_csv_row(contact, keys) for contact in contacts])
+        if found.next_cursor is None:
+            return
+        found = await _page(workspace, listing._replace(cursor=found.next_cursor).query(_CSV_PAGE))
+
+
+def _csv_row(contact: Contact, keys: list[str]) -> list[Primitive]:
+    return [
+        contact.id,
+        contact.external_id,
+        contact.email,
+        contact.name,
+        contact.visitor_count,
+        contact.first_seen_at,
+        contact.last_seen_at,
+        contact.created_at,
+        *values_of(contact, keys),
+    ]
+
+
+def _csv_lines(rows: list[list[Primitive]]) -> bytes:
+    """Lines of CSV (RFC 4180). A string that a spreadsheet would take for a formula begins with an apostrophe (OWASP)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerows([[_csv_cell(each) for each in row] for row in rows])
+    return text.getvalue().encode()
+
+
+def _csv_cell(value: Primitive) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return words.value(value)
+    return f"'{value}" if value.startswith(_FORMULA) else value
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

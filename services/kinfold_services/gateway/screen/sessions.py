@@ -1,0 +1,206 @@
+"""Signing in and out, the session of a request, and CSRF.
+
+People sign in with a secret key or a read key, and a name for what they change by hand. `kinfold up` prints a link that signs
+in once. It opens the same form, which has to be sent, so that no program that looks at links uses it up.
+"""
+
+import hmac
+from typing import Annotated, Any, Final, cast
+from urllib.parse import parse_qsl, urlencode
+
+from litestar import Request, Response, get, post
+from litestar.handlers.base import BaseRouteHandler
+from litestar.params import QueryParameter
+
+from kinfold_services.access.keys import Caller
+from kinfold_services.access.sessions import (
+    KINDS,
+    MAX_NAME_CHARS,
+    SESSION_S,
+    SignedIn,
+    look_at_link,
+    use_link,
+)
+from kinfold_services.gateway.callers import address_of
+from kinfold_services.gateway.problems import Connection, Problem
+from kinfold_services.gateway.screen.pages import is_fragment, page, redirect
+from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
+
+COOKIE: Final = "kinfold_session"
+KEY_COOKIE: Final = "kinfold_first_key"
+"""The key that somebody signed in with while the workspace was empty, for ten minutes: the first page shows how to use it."""
+
+HOME: Final = "/people"
+
+_USED: Final = "This link was used already, or has expired. Sign in with a key."
+_KEY_COOKIE_S: Final = 600
+_MAX_FORM_BYTES: Final = 64 * 1024
+_MAX_FIELDS: Final = 100
+_TRUSTED_SITES: Final = {"same-origin", "none"}
+
+
+class NotSignedIn(Exception):
+    """A page was asked for without a valid session."""
+
+
+async def signed_in(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Guard of the screen's routes, except the open ones. Raises NotSignedIn, and Problem (429) above the rate limit."""
+    gateway, address = shared(connection), address_of(connection)
+    strangers = gateway.limits["unknown"]
+    if handler.opt.get("open"):
+        strangers.take(str(handler.opt["open"]), address)
+        return
+    text = cookie_of(connection, COOKIE)
+    is_known = gateway.sessions.has_seen(text)
+    if not is_known:
+        strangers.take("", address)  # paid before anything is looked up
+    found = await gateway.sessions.read(text) if text else None
+    if found is None:
+        raise NotSignedIn
+    if not is_known:
+        strangers.give_back("", address)
+    gateway.limits[found.kind].take(f"{found.session.workspace}/{found.session.key_id}", address)
+    cast("dict[str, Any]", connection.scope)["signed_in"] = found
+
+
+def session_of(request: Connection) -> SignedIn:
+    """The session that the guard has found."""
+    return cast("SignedIn", cast("dict[str, Any]", request.scope)["signed_in"])
+
+
+def cookie_of(connection: Connection, name: str) -> str:
+    """The text of a cookie; empty if the browser has none."""
+    return connection.cookies.get(_cookie_name(connection, name), "")
+
+
+def workspace_of(request: Connection) -> GatewayWorkspace:
+    """The workspace that the session is for."""
+    return shared(request).workspace(session_of(request).session.workspace)
+
+
+def first_key(request: Connection) -> str | None:
+    """The key to show in the first example, if the browser still has it and it is of this session's workspace."""
+    presented = cookie_of(request, KEY_COOKIE)
+    return presented if presented.startswith(f"kf_sk_{session_of(request).session.workspace}_") else None
+
+
+async def form_of(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """The fields of a form. Raises Problem: 403 if another site sent it or its `csrf` is not the session's, 400 and 413."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in _TRUSTED_SITES:
+        raise Problem(403, "form: expected one of this page, got one of another site")
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        raise Problem(400, "form: expected application/x-www-form-urlencoded, got another type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM_BYTES:
+            raise Problem(413, f"form: expected at most {_MAX_FORM_BYTES} bytes, got more")
+    try:
+        fields = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise Problem(400, "form: expected fields in UTF-8, got something else") from error
+    session = cast("SignedIn | None", cast("dict[str, Any]", request.scope).get("signed_in"))
+    if session is not None and not hmac.compare_digest(fields.get("csrf", "").encode(), session.csrf.encode()):
+        raise Problem(403, "form: expected the token of this session, got another one; load the page again")
+    return fields
+
+
+@get("/sign-in", opt={"open": "/sign-in"})
+async def sign_in_page(
+    request: Request[Any, Any, Any],
+    link: Annotated[str | None, QueryParameter(name="link", max_length=256)] = None,
+    next_path: Annotated[str | None, QueryParameter(name="next", max_length=4096)] = None,
+) -> Response[bytes]:
+    """The form to sign in with, or to follow a link with."""
+    found = None if link is None else await look_at_link(shared(request).client, link)
+    error = _USED if link is not None and found is None else None
+    by = "" if found is None else found.by
+    shown_link = link if found is not None else None
+    return page(request, "sign_in.html", error=error, link=shown_link, by=by, next=_local(next_path))
+
+
+@post("/sign-in", opt={"open": "/sign-in"})
+async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Start a session with a key or a link, and go on to the page that was asked for."""
+    fields = await form_of(request)
+    gateway = shared(request)
+    by = " ".join(fields.get("by", "").split())[:MAX_NAME_CHARS]
+    link, presented = fields.get("link", ""), fields.get("key", "").strip() or None
+    caller: Caller | None = None
+    error = "Enter your name. Changes that you make are recorded under it."
+    if by and link:
+        used = await use_link(gateway.client, link)
+        caller = None if used is None else await gateway.keys.holder(used.workspace, used.key_id)
+        presented = None if used is None else used.presented
+        link, error = "", _USED
+    elif by:
+        caller = None if presented is None else await gateway.keys.recognise(presented)
+        error = "This is not a key of a workspace here, or it was revoked."
+    if caller is not None and caller.kind not in KINDS:
+        error = f"Expected a secret or a read key, got a {caller.kind} one: it may not see people."
+        caller = None
+    if caller is None:
+        shown: dict[str, Any] = {"error": error, "link": link or None, "by": by, "next": _local(fields.get("next"))}
+        return page(request, "sign_in.html", status=401, **shown)
+    response = redirect(_local(fields.get("next")))
+    text = await gateway.sessions.start(caller, by)
+    _set_cookie(request, response, COOKIE, text, SESSION_S)
+    if caller.kind == "secret" and presented and await _is_empty(gateway.workspace(caller.workspace)):
+        _set_cookie(request, response, KEY_COOKIE, presented, _KEY_COOKIE_S)
+    return response
+
+
+@post("/sign-out")
+async def sign_out(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """End the session in this browser."""
+    await form_of(request)
+    response = redirect("/sign-in")
+    for name in (COOKIE, KEY_COOKIE):
+        _set_cookie(request, response, name, "", 0)
+    return response
+
+
+def to_sign_in(request: Request[Any, Any, Any], _: NotSignedIn) -> Response[bytes]:
+    """Respond to a request without a session: a page leads to the form, a part of a page makes htmx go there."""
+    if is_fragment(request):
+        return page(request, "empty.html", headers={"HX-Redirect": "/sign-in"})
+    if request.headers.get("accept", "") == "text/event-stream":
+        return page(request, "empty.html", status=204)  # the browser must not try again
+    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return redirect(_sign_in_url(path) if request.method == "GET" else "/sign-in")
+
+
+def _sign_in_url(path: str) -> str:
+    return "/sign-in" if path in {"/", HOME} else f"/sign-in?{urlencode({'next': path})}"
+
+
+def _local(path: str | None) -> str:
+    """The path if it is one of this site, else the first page."""
+    if path is None or not path.startswith("/") or path.startswith(("//", "/\\")) or not path.isprintable():
+        return HOME
+    return path
+
+
+async def _is_empty(workspace: GatewayWorkspace) -> bool:
+    return (await workspace.queries.status()).contacts == 0
+
+
+def _is_tls(connection: Connection) -> bool:
+    return connection.scope["scheme"] in {"https", "wss"}
+
+
+def _cookie_name(connection: Connection, name: str) -> str:
+    """The name of a cookie. With the prefix, a browser accepts it over TLS and from this host only."""
+    return f"__Host-{name}" if _is_tls(connection) else name
+
+
+def _set_cookie(request: Request[Any, Any, Any], response: Response[bytes], name: str, text: str, max_age_s: int) -> None:
+    response.set_cookie(
+        _cookie_name(request, name),
+        text,
+        max_age=max_age_s,
+        path="/",
+        secure=_is_tls(request),
+        httponly=True,
+        samesite="strict",
+    )

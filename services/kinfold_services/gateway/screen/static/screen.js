@@ -1,0 +1,150 @@
+// The screen's own script: keys, times that move on, and live connections that rest while nobody looks.
+"use strict";
+
+(() => {
+  const ONLINE_MS = 5 * 60 * 1000;
+  const SPANS = [[31536000, "y"], [2592000, "mo"], [86400, "d"], [3600, "h"], [60, "min"]];
+  document.documentElement.classList.add("js");
+
+  // --- times: the same words as words.py
+
+  const ago = (text) => {
+    const seconds = (Date.now() - Date.parse(text)) / 1000;
+    if (seconds < 45) return "just now";
+    for (const [length, unit] of SPANS) if (seconds >= length) return `${Math.floor(seconds / length)} ${unit} ago`;
+    return "1 min ago";
+  };
+  const tick = (root) => {
+    for (const time of root.querySelectorAll("time[data-ago]")) {
+      const text = ago(time.dateTime);
+      if (time.textContent !== text) time.textContent = text;
+    }
+    for (const dot of root.querySelectorAll("[data-seen]")) {
+      const isOnline = Math.abs(Date.now() - Date.parse(dot.dataset.seen)) < ONLINE_MS;
+      if (dot.classList.contains("online") === isOnline) continue;
+      dot.classList.toggle("online", isOnline);
+      const words = dot.querySelector(".hidden, .says");
+      if (words) words.textContent = isOnline ? "online" : "offline";
+    }
+  };
+  setInterval(() => tick(document), 5000);
+
+  // --- live connections: closed while the page is hidden, since a browser has only six for each site
+
+  const RESTS_AFTER_MS = 10000;
+  const connections = new Set();
+
+  class LiveConnection {
+    #url;
+    #since = "";
+    #listeners = [];
+    #source = null;
+
+    constructor(url) {
+      this.#url = url;
+      connections.add(this);
+      this.#open();
+    }
+
+    get readyState() {
+      return this.#source ? this.#source.readyState : EventSource.CONNECTING;
+    }
+
+    addEventListener(name, listener) {
+      const heard = (event) => {
+        this.#since = event.lastEventId || this.#since;
+        listener(event);
+      };
+      this.#listeners.push([name, listener, heard]);
+      this.#source?.addEventListener(name, heard);
+    }
+
+    removeEventListener(name, listener) {
+      this.#listeners = this.#listeners.filter(([known, given, heard]) => {
+        const isIt = known === name && given === listener;
+        if (isIt) this.#source?.removeEventListener(name, heard);
+        return !isIt;
+      });
+    }
+
+    close() {
+      connections.delete(this);
+      this.rest();
+    }
+
+    rest() {
+      this.#source?.close();
+      this.#source = null;
+    }
+
+    wake() {
+      if (!this.#source) this.#open();
+    }
+
+    #open() {
+      const url = new URL(this.#url, location.href);
+      if (this.#since) url.searchParams.set("since", this.#since);
+      this.#source = new EventSource(url);
+      this.#source.onopen = (event) => this.onopen?.(event);
+      this.#source.onerror = (event) => this.onerror?.(event);
+      for (const [name, , heard] of this.#listeners) this.#source.addEventListener(name, heard);
+    }
+  }
+
+  htmx.createEventSource = (url) => new LiveConnection(url);
+  let resting = 0;
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(resting);
+    if (document.hidden) resting = setTimeout(() => connections.forEach((each) => each.rest()), RESTS_AFTER_MS);
+    else connections.forEach((each) => each.wake());
+  });
+  addEventListener("pagehide", () => connections.forEach((each) => each.rest()));
+  addEventListener("pageshow", (event) => event.persisted && connections.forEach((each) => each.wake()));
+
+  // --- keys
+
+  const isTyping = (target) => target.matches("input, textarea, select, [contenteditable]");
+  const rows = () => [...document.querySelectorAll("[data-row] a.person")];
+  const move = (step) => {
+    const links = rows();
+    const at = links.indexOf(document.activeElement);
+    links[at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const search = document.getElementById("q");
+    if (isTyping(event.target)) {
+      if (event.target === search && event.key === "ArrowDown") move(1);
+      else if (event.target === search && event.key === "Enter") rows()[0]?.click();
+      else if (event.key === "Escape") event.target.blur();
+      else return;
+      event.preventDefault();
+      return;
+    }
+    const back = document.querySelector("a[data-back]");
+    if (event.key === "/" && search) (search.focus(), search.select());
+    else if (event.key === "/") location.assign("/people#q");
+    else if (event.key === "j") move(1);
+    else if (event.key === "k") move(-1);
+    else if (event.key === "?") document.getElementById("help").showModal();
+    else if (event.key === "Escape" && back) back.click();
+    else return;
+    event.preventDefault();
+  });
+  if (location.hash === "#q") document.getElementById("q")?.focus();
+
+  // --- buttons and menus
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-opens], [data-copies]");
+    if (button?.dataset.opens) document.getElementById(button.dataset.opens).showModal();
+    if (button?.dataset.copies) {
+      navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent).then(() => {
+        button.textContent = "Copied";
+      });
+    }
+    for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+  // A picture that cannot be loaded leaves the initials behind it.
+  document.addEventListener("error", (event) => event.target.matches?.(".face img") && event.target.remove(), true);
+})();

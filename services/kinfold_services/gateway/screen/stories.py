@@ -1,0 +1,120 @@
+"""What happened to a person, in plain words: the timeline, and where each value of the metadata comes from."""
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from kinfold_schemas.directory import TimelineEntry
+from kinfold_services.gateway.screen.listing import LABELS
+from kinfold_services.gateway.screen.words import short
+
+_METADATA: Final = "metadata."
+_FIRST: Final = frozenset({"merge", "alert", "plus"})
+"""The symbols of what an event is about; what it changed besides comes after."""
+_UNSAID: Final = frozenset({"visitorIds", "visitorCount", "metadataHash", "firstSeenAt", "lastSeenAt"})
+"""Fields whose change goes with another one, or with every visit."""
+
+
+class Difference(NamedTuple):
+    """A field before and after. `None` is a field that was not known, or is not any more."""
+
+    label: str
+    before: Any
+    after: Any
+
+
+class Told(NamedTuple):
+    """One change: a symbol, a sentence, the differences, and another person whom it is about."""
+
+    icon: str
+    sentence: str
+    differences: list[Difference]
+    person: str | None = None
+    rule: str = ""
+    position: str = ""
+
+
+class Event(NamedTuple):
+    """What one log entry changed, with its time and its place in the log."""
+
+    at: str
+    cause: str
+    changes: list[Told]
+
+
+class Source(NamedTuple):
+    """Since when a value holds, and the log entry that set it."""
+
+    at: str
+    cause: str
+
+
+def told(entries: Iterable[TimelineEntry]) -> list[Event]:
+    """The entries in words. Those of one log entry are one event."""
+    events: list[Event] = []
+    for entry in entries:
+        change = _told(entry)
+        if events and events[-1].cause == entry.cause and events[-1].at == entry.at:
+            events[-1].changes.append(change)
+        else:
+            events.append(Event(entry.at, entry.cause, [change]))
+    for event in events:
+        event.changes.reverse()  # newest first among events, but in order within one
+        event.changes.sort(key=lambda change: change.icon not in _FIRST)
+    return events
+
+
+def sources(entries: Iterable[TimelineEntry]) -> dict[str, Source]:
+    """For each field, the newest entry that changed it: `metadata.plan` to its source."""
+    found: dict[str, Source] = {}
+    for entry in entries:
+        for changed in entry.details.get("changed", ()):
+            found.setdefault(changed["field"], Source(entry.at, entry.cause))
+    return found
+
+
+def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of change
+    details, differences = entry.details, _differences(entry.details.get("changed", ()))
+    rest: dict[str, Any] = {"rule": entry.rule, "position": entry.position}
+    match entry.type:
+        case "ContactCreated":
+            return Told("plus", "Became known", differences, **rest)
+        case "ContactUpdated" if differences:
+            return Told("edit", f"{_listed([each.label for each in differences])} changed", differences, **rest)
+        case "ContactUpdated":
+            return Told("desktop", "The order of the devices changed", [], **rest)
+        case "VisitorLinked":
+            before = details.get("previousContactId")
+            came = f", and came from {short(before)}" if before else ""
+            return Told("link", f"Device {details['visitorId']} was linked{came}", differences, before, **rest)
+        case "VisitorUnlinked":
+            next_id = details["nextContactId"]
+            return Told("link", f"Device {details['visitorId']} moved on to {short(next_id)}", differences, next_id, **rest)
+        case "ContactsMerged":
+            merged = details["mergedContactId"]
+            return Told("merge", f"Turned out to be the same person as {short(merged)}; both are one now", differences, **rest)
+        case "IdentityConflict":
+            holder = details["heldBy"]
+            why = "too many people were merged into this one already" if details.get("reason") else "another person has it"
+            return Told("alert", f"Did not get the address {details['email']}: {why}", differences, holder, **rest)
+        case "ContactGone":
+            return Told("alert", "Disappeared in a replay of the log", differences, **rest)
+        case _:
+            return Told("edit", entry.type, differences, **rest)
+
+
+def _differences(changed: Iterable[dict[str, Any]]) -> list[Difference]:
+    return [
+        Difference(_label(each["field"]), each.get("before"), each.get("after"))
+        for each in changed
+        if each["field"] not in _UNSAID
+    ]
+
+
+def _label(name: str) -> str:
+    return name.removeprefix(_METADATA) if name.startswith(_METADATA) else LABELS.get(name, name)
+
+
+def _listed(labels: list[str]) -> str:
+    if len(labels) > 3:  # noqa: PLR2004  more is no sentence
+        return f"{labels[0]}, {labels[1]} and {len(labels) - 2} more"
+    return " and ".join([*([", ".join(labels[:-1])] if labels[1:] else []), labels[-1]])

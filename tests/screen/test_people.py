@@ -1,0 +1,216 @@
+"""The list of people in Chromium: search, filters, order, columns, live rows, CSV, keys, and without JavaScript."""
+
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.support.screen import Agent, Stage, names, person, violations
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_typing_narrows_the_list_and_stays_in_the_address(agent: Agent):
+    await agent.people("Ada Lovelace", "Grace Hopper", "Alan Turing")
+    tab = await agent.sign_in()
+
+    await tab.keyboard.press("/")
+    await tab.keyboard.type("gräce")  # case and accents do not matter
+
+    await expect(tab.locator("#rows a.person")).to_have_count(1)
+    assert await names(tab) == ["Grace Hopper"]
+    await expect(tab.locator("#hits")).to_have_text("1 person")
+    assert re.search(r"/people\?q=gr%C3%A4ce$", tab.url)
+    await tab.reload()
+    assert await names(tab) == ["Grace Hopper"]
+
+
+async def test_filter_is_built_of_field_operator_and_suggested_value(agent: Agent):
+    await agent.publish(
+        person("Ada", plan="pro", seats=5), person("Grace", plan="free", seats=1), person("Alan", plan="pro", seats=2)
+    )
+    tab = await agent.sign_in()
+
+    await tab.locator("summary", has_text="Filter").click()
+    await tab.get_by_label("Field").fill("plan")
+    await tab.get_by_label("Field").blur()
+    await expect(tab.locator("#values option").first).to_have_attribute("value", "pro")
+    await tab.get_by_label("Value").fill("pro")
+    await tab.get_by_role("button", name="Add filter").click()
+    await expect(tab.locator(".chip")).to_have_text(["Remove the filter plan is pro"])
+    assert sorted(await names(tab)) == ["Ada", "Alan"]
+
+    await tab.locator("summary", has_text="Filter").click()
+    await tab.get_by_label("Field").fill("seats")
+    await tab.get_by_label("Operator").select_option("is at least")
+    await tab.get_by_label("Value").fill("5")
+    await tab.get_by_role("button", name="Add filter").click()
+    await expect(tab.locator(".chip")).to_have_count(2)
+    assert await names(tab) == ["Ada"]
+
+    await tab.locator(".chip", has_text="plan is pro").click()
+    await expect(tab.locator(".chip")).to_have_count(1)
+    assert await names(tab) == ["Ada"]
+
+
+async def test_list_is_sorted_by_a_column_of_metadata(agent: Agent):
+    await agent.publish(person("Ada", seats=5), person("Grace", seats=11), person("Alan"))
+    tab = await agent.sign_in()
+
+    await tab.get_by_role("link", name="seats").click()
+    await expect(tab.locator("th[aria-sort=ascending]")).to_contain_text("seats")
+    assert await names(tab) == ["Ada", "Grace", "Alan"]
+    await tab.get_by_role("link", name="seats").click()
+    await expect(tab.locator("th[aria-sort=descending]")).to_contain_text("seats")
+    assert await names(tab) == ["Grace", "Ada", "Alan"]
+
+
+async def test_columns_are_chosen_and_stay_in_the_address(agent: Agent):
+    await agent.people("Ada", plan="pro", city="London")
+    tab = await agent.sign_in()
+
+    await tab.locator("summary", has_text="Columns").click()
+    await tab.get_by_label("plan").uncheck()
+    await tab.get_by_role("button", name="Show", exact=True).click()
+
+    await tab.wait_for_url("**/people?column=city")
+    await expect(tab.get_by_role("columnheader", name="plan")).to_have_count(0)
+    await expect(tab.get_by_role("columnheader", name="city")).to_be_visible()
+
+
+async def test_shown_row_changes_in_place_and_new_people_wait_above(agent: Agent):
+    await agent.people("Ada", "Grace", plan="free")
+    tab = await agent.sign_in()
+    await expect(tab.locator("#rows a.person")).to_have_count(2)
+    before = await names(tab)
+    await tab.locator("#rows a.person").nth(1).focus()
+
+    await agent.publish(
+        {"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "enterprise"}},
+        person("Alan", plan="pro"),
+    )
+
+    await expect(tab.locator("#rows tr", has_text="Ada")).to_contain_text("enterprise")
+    await expect(tab.locator(".news")).to_have_text("Show 1 new person")
+    assert await names(tab) == before
+    assert await tab.evaluate("document.activeElement.textContent") == before[1]
+    await tab.locator(".news").click()
+    await expect(tab.locator("#rows a.person")).to_have_count(3)
+
+
+async def test_filtered_list_hears_only_of_people_who_come_to_match(agent: Agent):
+    await agent.publish(person("Ada", plan="pro"), person("Grace", plan="free"))
+    tab = await agent.sign_in(path="/people?where=plan%3Dpro")
+    assert await names(tab) == ["Ada"]
+
+    await agent.publish(
+        person("Alan", plan="free"), {"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "pro"}}
+    )
+
+    await expect(tab.locator(".news")).to_have_text("Show 1 new person")
+    await tab.locator(".news").click()
+    await expect(tab.locator("#rows a.person")).to_have_count(2)
+
+
+async def test_merged_row_says_into_whom(agent: Agent):
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "laptop", "email": "ada@example.org", "name": "Ada by mail"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "name": "Ada by id"},
+    )
+    tab = await agent.sign_in()
+    await expect(tab.locator("#rows a.person")).to_have_count(2)
+
+    await agent.publish({"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "email": "ada@example.org"})
+
+    await expect(tab.locator("#rows .gone")).to_contain_text("Merged into Ada by id")
+
+
+async def test_rows_go_on_after_the_connection_was_cut(agent: Agent):
+    await agent.people("Ada", plan="free")
+    tab = await agent.sign_in()
+    await agent.context.set_offline(True)
+    await agent.publish({"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro"}})
+
+    await agent.context.set_offline(False)
+
+    await expect(tab.locator("#rows tr")).to_contain_text("pro")
+
+
+async def test_next_page_goes_on_where_the_first_ends(agent: Agent):
+    await agent.publish(*[person(f"Person {number:02}") for number in range(60)])
+    tab = await agent.sign_in(path="/people?sort=name")
+
+    first = await names(tab)
+    await tab.get_by_role("link", name="Next").click()
+    await tab.get_by_role("link", name="First page").wait_for()
+
+    assert first + await names(tab) == [f"Person {number:02}" for number in range(60)]
+
+
+async def test_csv_has_everybody_on_the_list_and_no_formula(agent: Agent):
+    await agent.publish(
+        *[person(f"Person {number:02}", plan="pro") for number in range(55)], person("=1+1", plan="pro"), person("Grace")
+    )
+    tab = await agent.sign_in(path="/people?where=plan%3Dpro&sort=name")
+
+    async with tab.expect_download() as downloading:
+        await tab.get_by_role("link", name="CSV").click()
+    lines = (await (await downloading.value).path()).read_text("utf-8").splitlines()
+
+    assert lines[0] == "id,externalId,email,name,visitorCount,firstSeenAt,lastSeenAt,createdAt,plan"
+    assert len(lines) == 57
+    assert ",'=1+1," in lines[1]
+    assert lines[-1].endswith(",pro")
+
+
+async def test_keys_move_through_the_list_and_open_a_person(agent: Agent):
+    await agent.people("Ada", "Grace", "Alan")
+    tab = await agent.sign_in(path="/people?sort=name")
+
+    await tab.keyboard.press("?")
+    await expect(tab.get_by_role("dialog")).to_be_visible()
+    await tab.keyboard.press("Escape")
+    for pressed in ("j", "j", "j", "k"):
+        await tab.keyboard.press(pressed)
+    assert await tab.evaluate("document.activeElement.textContent") == "Alan"
+    await tab.keyboard.press("Enter")
+
+    await tab.wait_for_url("**/people/ct_*")
+
+
+async def test_wrong_filter_says_what_was_expected(agent: Agent):
+    await agent.people("Ada")
+    tab = await agent.sign_in(path="/people?where=plan%3D%3D%3Dpro")
+
+    await expect(tab.get_by_role("alert")).to_contain_text("expected")
+    await expect(tab.get_by_role("alert")).to_contain_text("plan===pro")
+
+
+async def test_list_works_without_javascript(stage: Stage, workspace: str):
+    async with stage.agent(workspace, java_script_enabled=False) as agent:
+        await agent.publish(person("Ada", plan="pro"), person("Grace", plan="free"))
+        tab = await agent.sign_in()
+        await tab.get_by_label("Search people").fill("ada")
+        await tab.get_by_role("button", name="Search").click()
+        assert await names(tab) == ["Ada"]
+
+        await tab.goto(f"{stage.url}/people")
+        await tab.locator("summary", has_text="Filter").click()
+        await tab.get_by_label("Field").fill("plan")
+        await tab.get_by_label("Operator").select_option("is not")
+        await tab.get_by_label("Value").fill("pro")
+        await tab.get_by_role("button", name="Add filter").click()
+        assert await names(tab) == ["Grace"]
+
+        await tab.locator("#rows a.person").click()
+        await expect(tab.get_by_role("heading", level=1)).to_have_text("Grace")
+
+
+async def test_list_has_no_violation_of_accessibility_rules(agent: Agent):
+    await agent.people("Ada", "Grace", plan="pro")
+    tab = await agent.sign_in(path="/people?where=plan%3Dpro")
+    assert await violations(tab) == []
+    await tab.locator("summary", has_text="Filter").click()
+    assert await violations(tab) == []
+    await tab.goto(f"{agent.stage.url}/people?q=nobody+at+all")
+    assert await violations(tab) == []

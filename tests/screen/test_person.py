@@ -1,0 +1,181 @@
+"""The page of a person in Chromium: facts, devices, metadata, timeline, conflicts, merges and why; attacks by their data."""
+
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.support.screen import Agent, Stage, person, violations
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+IPHONE: Final = (
+    "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 "
+    "Mobile/15E148 Safari/604.1"
+)
+CONTEXT: Final = {
+    "url": "https://shop.example/pricing",
+    "referrer": "https://news.example/",
+    "userAgent": IPHONE,
+    "timezone": "Europe/Berlin",
+}
+MARKUP: Final = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>\"'><svg/onload=window.hacked=1>{{7*7}}"
+MARKED_ID: Final = MARKUP.removesuffix("{{7*7}}")  # an unfilled template is no identity
+
+
+async def open_person(agent: Agent, name: str) -> Page:
+    """Sign in, and open the person from the list."""
+    tab = await agent.sign_in()
+    await tab.locator("#rows a.person", has_text=name).first.click()
+    await tab.wait_for_url("**/people/ct_*")
+    return tab
+
+
+async def test_person_shows_devices_metadata_and_timeline(agent: Agent):
+    await agent.publish(
+        {"type": "VisitorSeen", "visitorId": "v-ada", "context": CONTEXT},
+        person("Ada", plan="free"),
+        {"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro"}},
+    )
+    tab = await open_person(agent, "Ada")
+
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Ada")
+    await expect(tab.locator(".top")).to_contain_text("Berlin")
+    await expect(tab.locator(".top .dot")).to_have_class("dot online")
+    await expect(tab.locator(".device")).to_contain_text("Mobile Safari 18 on iOS 18, iPhone")
+    await expect(tab.locator(".device a")).to_have_attribute("href", CONTEXT["url"])
+    await expect(tab.locator(".device")).to_contain_text("From https://news.example/")
+    await expect(tab.locator(".pair", has_text="plan")).to_contain_text("pro")
+    await expect(tab.locator(".story > li").first).to_contain_text("plan changed")
+    await expect(tab.locator(".story > li").first).to_contain_text("free → pro")
+    await expect(tab.locator(".story > li").last).to_contain_text("Became known")
+    assert await violations(tab) == []
+
+
+async def test_change_arrives_on_the_open_page(agent: Agent):
+    await agent.people("Ada", plan="free")
+    tab = await open_person(agent, "Ada")
+
+    await agent.publish({"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "enterprise"}})
+
+    await expect(tab.locator(".pair", has_text="plan")).to_contain_text("enterprise")
+    await expect(tab.locator(".story > li").first).to_contain_text("free → enterprise")
+
+
+async def test_merge_and_conflict_are_told_and_the_old_id_leads_on(agent: Agent):
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "laptop", "email": "ada@example.org", "name": "Ada by mail"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "name": "Ada by id"},
+        person("Grace"),
+    )
+    tab = await open_person(agent, "Ada by mail")
+    old = tab.url
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "email": "ada@example.org"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "email": "grace@example.org"},
+    )
+
+    # The open page follows the merge by itself.
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Ada by id")
+    await tab.goto(old)
+    await expect(tab.locator(".note").first).to_contain_text("was merged into this person")
+    await expect(tab.locator(".facts")).to_contain_text(old.rpartition("/")[2])
+    await expect(tab.locator(".note.warn")).to_contain_text("grace@example.org")
+    await expect(tab.locator(".story")).to_contain_text("Turned out to be the same person")
+    await expect(tab.locator(".story")).to_contain_text("Did not get the address grace@example.org")
+    assert await violations(tab) == []
+
+
+async def test_why_names_the_event_and_the_rule_of_a_value(agent: Agent):
+    await agent.publish(person("Ada"), {"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro"}})
+    tab = await open_person(agent, "Ada")
+
+    await tab.get_by_role("link", name="Why plan").click()
+    step = tab.locator(":target")
+    await expect(step).to_contain_text("plan nothing → pro")
+    await expect(step).to_contain_text("last write wins")
+    await step.locator("summary").click()
+    await expect(step.locator("pre")).to_contain_text('"MetadataSet"')
+    assert await violations(tab) == []
+
+
+async def test_unknown_person_is_not_found(agent: Agent):
+    await agent.people("Ada")
+    tab = await agent.sign_in()
+    answer = await tab.goto(f"{agent.stage.url}/people/ct_nobody")
+
+    assert answer is not None
+    assert answer.status == 404
+    await expect(tab.get_by_role("alert")).to_contain_text("ct_nobody")
+    assert await violations(tab) == []
+
+
+async def test_timeline_goes_on_behind_its_first_page(agent: Agent):
+    changes = [{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"step": number}} for number in range(110)]
+    await agent.publish(person("Ada"), *changes)
+    tab = await open_person(agent, "Ada")
+
+    await expect(tab.locator(".story > li").first).to_contain_text("109")
+    await tab.get_by_role("link", name="Older changes").click()
+    await expect(tab.locator(".story > li").last).to_contain_text("Became known")
+
+
+async def test_nothing_that_people_send_runs_as_code(agent: Agent):
+    """The policy has nothing to block either: `Agent` fails for every report of it."""
+    await agent.publish(
+        {"type": "VisitorSeen", "visitorId": MARKED_ID, "context": hostile()},
+        {
+            "type": "VisitorIdentified",
+            "visitorId": MARKED_ID,
+            "externalId": MARKED_ID,
+            "email": "x@example.org",
+            "name": MARKUP,
+            "image": 'https://127.0.0.1:1/"onerror="window.hacked=1',
+            "metadata": {MARKUP: MARKUP, "plan": "javascript:window.hacked=1"},
+        },
+    )
+    tab = await open_person(agent, "window.hacked")
+    links = await tab.locator("a[href]").evaluate_all("links => links.map(link => link.protocol)")
+    assert set(links) <= {"http:", "https:"}
+    await expect(tab.get_by_role("heading", level=1)).to_have_text(MARKUP)
+
+    await agent.publish({"type": "MetadataSet", "externalId": MARKED_ID, "metadata": {"live": MARKUP}})
+    await expect(tab.locator(".pair", has_text="live")).to_contain_text(MARKUP)
+    await tab.get_by_role("link", name="Why live").click()
+    await expect(tab.locator(":target")).to_contain_text(MARKUP)
+
+    await tab.goto(f"{agent.stage.url}/people?column=live&column={MARKUP[:20]}&q=img")
+    await expect(tab.locator("#rows a.person")).to_have_text(MARKUP)
+    await agent.publish({"type": "MetadataSet", "externalId": MARKED_ID, "metadata": {"live": f"again {MARKUP}"}})
+    await expect(tab.locator("#rows tr")).to_contain_text("again <img")
+    await tab.locator("summary", has_text="Filter").click()
+    await tab.get_by_label("Field").fill("live")
+    await tab.get_by_label("Field").blur()
+    await expect(tab.locator("#values option").first).to_have_attribute("value", f"again {MARKUP}")
+    assert await tab.evaluate("window.hacked") is None
+    assert await tab.locator("main img, main script, main svg[onload]").count() == 0
+
+
+@pytest.mark.parametrize("url", ["javascript:window.hacked=1", " javascript:alert(1)", "data:text/html,<b>", "//evil", "x"])
+async def test_only_a_web_address_is_a_link(agent: Agent, url: str):
+    await agent.publish({"type": "VisitorSeen", "visitorId": "v-ada", "context": {**CONTEXT, "url": url}}, person("Ada"))
+    tab = await open_person(agent, "Ada")
+
+    await expect(tab.locator(".device")).to_contain_text("Mobile Safari")
+    assert await tab.locator(".device a").count() == 0
+
+
+async def test_person_is_readable_without_javascript(stage: Stage, workspace: str):
+    async with stage.agent(workspace, java_script_enabled=False) as agent:
+        await agent.people("Ada", plan="pro")
+        tab = await open_person(agent, "Ada")
+        await expect(tab.locator(".pair")).to_contain_text("pro")
+        await tab.get_by_role("link", name="Why?").click()
+        await expect(tab.get_by_role("heading", level=1)).to_contain_text("Why Ada")
+        await tab.get_by_role("button", name="Sign out").click()
+        await tab.wait_for_url("**/sign-in")
+
+
+def hostile() -> dict[str, Any]:
+    """A context that is full of markup."""
+    return {"url": f"https://shop.example/?{MARKUP}", "referrer": MARKUP, "userAgent": MARKUP, "timezone": "../../etc/passwd"}
