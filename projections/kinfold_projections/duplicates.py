@@ -163,7 +163,7 @@ class _Source:
 
 
 def _digest_of(content: _Content) -> int:
-    """Of what an event says: every field but `id`, by which it is looked up, `sentAt`, which a retry stamps anew, and `source`.
+    """Of what an event says: every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`.
 
     Of the decoded event, so that neither the order of its keys nor its white space matters.
     """

@@ -145,7 +145,7 @@ def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: En
     is_said = entry.at_ms >= theirs.email_ms  # the event says E's address again
     email, email_ms = (entry.names.email, entry.at_ms) if is_said else (merged.email, theirs.email_ms)
     join_profile(contact, own, merged, theirs)
-    assert merged.email is not None and email is not None  # noqa: S101, PT018  by which E was found, and which the event names
+    assert merged.email is not None and email is not None  # noqa: S101, PT018  E was found by it; the event names it
     state.free_email(email_key(merged.email))  # unless T takes it:
     if is_said or email_ms > own.email_ms:
         take_email(state, contact, email, email_ms)

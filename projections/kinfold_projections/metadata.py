@@ -80,7 +80,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     def bounded(self) -> "Metadata":
         """The keys with the greatest stamps, and the removed ones likewise: what stays where contacts come together.
 
-        So those of trusted sources stay before those of pages, of which at most `MAX_UNTRUSTED_KEYS` do.
+        So keys of trusted sources stay before keys of pages. At most `MAX_UNTRUSTED_KEYS` keys of pages stay.
         """
         values, stamps = self.values, self.stamps
         if len(values) > MAX_UNTRUSTED_KEYS:

@@ -1,4 +1,4 @@
-"""What folding one entry came to: a value, whatever happened (design: a refusal is an event, not an exception)."""
+"""The outcome of folding one entry. It is always a value: a refusal is an outcome, not an exception."""
 
 from typing import Final, Literal
 

@@ -106,7 +106,7 @@ class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
 
 
 NO_STAMPS: Final = VisitorStamps()
-"""Of a visitor of which none are stored."""
+"""The stamps of a visitor that has none stored."""
 
 
 def new_contact(contact_id: str, at: str) -> ContactRecord:

@@ -255,7 +255,7 @@ async def test_page_views_of_a_single_page_application(shop: Shop):
 
 
 async def test_values_that_no_event_may_contain_do_not_stop_the_others(shop: Shop):
-    """No error reaches the page, whatever it passes."""
+    """No error reaches the page."""
     page = await shop.open()
     await page.evaluate(
         """kinfold.setMetadata({

@@ -167,7 +167,7 @@ search: Final = sa.table(f"{_PREFIX}search", sa.column("rowid", sa.Integer), sa.
 """SQLite's full-text index (FTS5, trigrams) of `contacts.search_text`; `rowid` is `contacts.n`.
 
 `search.c.search_text.op("MATCH")('"ada"')` finds the contacts of all builds whose text contains `ada`. The index does not fold
-text itself. It holds no text of its own: whoever changes `contacts` removes the old text and adds the new (store.py).
+text itself. It holds no text of its own: code that changes `contacts` removes the old text and adds the new (store.py).
 """
 _CREATE_SEARCH: Final = sa.DDL(  # type: ignore[no-untyped-call]
     f"CREATE VIRTUAL TABLE {search.name} USING fts5(search_text, content='{contacts.name}', content_rowid='n', "
