@@ -86,6 +86,13 @@ SEARCH_EXAMPLES ?= 6000
 search-model: $(STAMP) ## compare search with plain Python, on random filters, on SQLite and PostgreSQL (SEARCH_EXAMPLES)
 	KINFOLD_SEARCH_EXAMPLES=$(SEARCH_EXAMPLES) $(BIN)/python -m pytest tests/directory/test_search_by_definition.py --timeout 3600
 
+# As `make injections INJECTION_CASES=1000000`.
+INJECTION_CASES ?= 100000
+
+.PHONY: injections
+injections: $(STAMP) ## ask the directory hostile questions, on SQLite and PostgreSQL (INJECTION_CASES)
+	KINFOLD_INJECTION_CASES=$(INJECTION_CASES) $(BIN)/python -m pytest tests/directory/test_injection.py --timeout 7200
+
 # About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
 FAILOVER_ROUNDS ?= 5
 FAILOVER_S ?= 120

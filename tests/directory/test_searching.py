@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from benchmarks.harness.population import Population
 from kinfold_projections.contact_ids import make_contact_id
-from kinfold_schemas.canonical import metadata_hash
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import Comparison, Contains, Field, Filter, WrongFilter, parse
 from kinfold_services.directory import search as searching
@@ -22,9 +21,8 @@ from kinfold_services.directory.search import Query, count, count_by, search
 from kinfold_services.directory.sorting import Sort, parse_sort
 from kinfold_services.settings import Settings
 from tests.support.directory import add_contacts, contact_row, insert_contacts
+from tests.support.people import NOW_MS, person
 
-NOW_MS: Final = 1_795_000_000_000
-AT: Final = "2026-11-01T08:00:00.000Z"
 SECRET: Final = "another workspace's"  # noqa: S105  not a password
 PAYLOADS: Final = [
     "' OR '1'='1",
@@ -53,27 +51,6 @@ PAYLOADS: Final = [
     "1e308",
     "",
 ]
-
-
-def person(number: int, workspace: str = "ours", **fields: Any) -> Contact:
-    metadata = fields.pop("metadata", {})
-    contact = Contact(
-        id=make_contact_id(workspace, f"{NOW_MS - 1000 + number}-0"),
-        external_id=f"u-{number}",
-        email=None,
-        name=None,
-        image=None,
-        metadata=metadata,
-        metadata_hash=metadata_hash(metadata),
-        visitor_count=0,
-        visitor_ids=[],
-        first_seen_at=AT,
-        last_seen_at=AT,
-        created_at=AT,
-        updated_at=AT,
-        version=1,
-    )
-    return msgspec.structs.replace(contact, **fields)
 
 
 def fill(database: Database, contacts: list[Contact], workspace: str = "ours") -> int:
@@ -188,6 +165,15 @@ def test_misspelt_words_find_similar_ones_on_postgresql_alone(database: Database
             assert [msgspec.json.decode(record)["externalId"] for record in similar.records] == ["u-2"]
             assert similar.approximate
             assert similar.next_cursor is None
+
+
+@pytest.mark.parametrize("directory_settings", ["postgresql"], indirect=True)
+def test_the_most_similar_come_first_if_more_are_similar_than_are_compared(database: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(searching, "_MOST_SIMILAR", 5)
+    fill(database, [person(number, name=name) for number, name in enumerate(["Jonas"] * 30 + ["Jonhsen"])])
+    with database.reading() as connection:
+        page = search(connection, "ours", Query(q="jonhson", limit=3), NOW_MS)
+    assert [msgspec.json.decode(record)["name"] for record in page.records] == ["Jonhsen", "Jonas", "Jonas"]
 
 
 @pytest.mark.parametrize("sort", ["-lastSeenAt", "metadata.plan", "-name", "visitorCount"])

@@ -49,7 +49,7 @@ def install(name: str, directory: Path) -> None:
 def build(directory: Path, *command: str, **env: str) -> None:
     """Run the program of an installed package that builds an application."""
     program, *arguments = command
-    whole = [directory / "node_modules/.bin" / program, *arguments]
+    whole: list[Path | str] = [directory / "node_modules/.bin" / program, *arguments]
     done = subprocess.run(whole, cwd=directory, env={**web.environment(), **env}, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -9,7 +9,7 @@ WHERE. Under `not`, it is made false first.
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, Protocol, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -81,6 +81,17 @@ _KEYS: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
 
 class Sql(Protocol):
     """What the two databases write differently."""
+
+    knows_words: ClassVar[bool]
+    """Whether the database can estimate how many contacts have a word, and choose its way by that."""
+
+    def prefer_order(self, connection: sa.Connection) -> None:
+        """Let the queries of this transaction walk an index in the order that they ask for."""
+        ...
+
+    def probed(self, conditions: list[Condition], probes: list[Condition]) -> list[Condition]:
+        """The conditions for a walk, tested after `probes`, which hold where they do."""
+        ...
 
     def unindexed(self, column: Expression) -> Expression:
         """The column, so that the database does not look for an index of it."""
@@ -223,7 +234,15 @@ class Sqlite:
     others are compared with each key of the object.
     """
 
+    knows_words: ClassVar[bool] = False
     _is_plain: Final = re.compile(r"[ !#-\[\]-~]+").fullmatch  # printable ASCII except " and \
+
+    def prefer_order(self, connection: sa.Connection) -> None:
+        """Nothing: SQLite does."""
+
+    def probed(self, conditions: list[Condition], probes: list[Condition]) -> list[Condition]:
+        """One CASE. SQLite would test JSON first, and read each contact for it."""
+        return [sa.case((sa.and_(*probes), sa.and_(*conditions)))] if probes else conditions
 
     def unindexed(self, column: Expression) -> Expression:
         """The column with a unary plus."""
@@ -284,6 +303,16 @@ class Sqlite:
 
 class Postgresql:
     """PostgreSQL's jsonb. Values compare as jsonb does: the type first, and numbers exactly."""
+
+    knows_words: ClassVar[bool] = True
+
+    def prefer_order(self, connection: sa.Connection) -> None:
+        """PostgreSQL cannot know how many contacts match. It would expect a few, and sort all of them."""
+        connection.execute(sa.select(sa.func.set_config("enable_sort", "off", sa.true())))
+
+    def probed(self, conditions: list[Condition], probes: list[Condition]) -> list[Condition]:  # noqa: ARG002
+        """The conditions alone: their order does not matter so much."""
+        return conditions
 
     def unindexed(self, column: Expression) -> Expression:
         """The column itself: PostgreSQL knows how many rows a value has."""

@@ -215,6 +215,8 @@ def _postgresql_engine(url: str, options: dict[str, Any], read_timeout_s: float 
         "idle_in_transaction_session_timeout": f"{_IDLE_TIMEOUT_S * 1000:.0f}",
     }
     if read_timeout_s is not None:
+        # A plan for any value walks where few match. To compile a plan, or to start processes, takes longer than most queries.
+        settings |= {"plan_cache_mode": "force_custom_plan", "jit": "off", "max_parallel_workers_per_gather": "0"}
         settings |= {"default_transaction_read_only": "on", "statement_timeout": f"{read_timeout_s * 1000:.0f}"}
         options["isolation_level"] = "REPEATABLE READ"
     engine = sa.create_engine(

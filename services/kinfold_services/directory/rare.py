@@ -4,7 +4,8 @@ Everything here is a superset: the query itself tests every condition again, on 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, cast
+from math import isqrt
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from kinfold_services.directory.conditions import COLUMNS, COMPARE, DOUBLE, Cond
 from kinfold_services.directory.tables import contacts, counts, metadata, search
 
 TRIGRAM: Final = 3
+LEAST_SORTED: Final = 1000
+"""So few contacts are always read and sorted."""
 _ENOUGH: Final = 100
 """With as few contacts as these, no other condition is looked at."""
 _IN_SEARCH_TEXT: Final = frozenset({"id", "externalId", "email", "name"})
@@ -27,12 +30,44 @@ _LAST_CHARACTER: Final = "\U0010ffff"
 Select = sa.Select[*tuple[Any, ...]]
 
 
+class Most(NamedTuple):
+    """Up to how many contacts a condition is of use: one that is quick to ask for them or to count, and another one."""
+
+    quick: int
+    other: int
+
+
+# If k of all contacts match, a walk of the index of the sort passes `work / k` entries until the page is full; `work` is the
+# number of rows on the page times that of all contacts. So the number up to which something else is quicker grows with the root
+# of `work`. The factors are from measurements (benchmarks/directory_queries.py).
+
+
+def most_sorted(sql: Sql, work: int) -> int:
+    """Up to how many contacts are read and sorted. SQLite passes 50 entries in the time in which it reads a contact."""
+    return max(LEAST_SORTED, isqrt(work // 25 if isinstance(sql, Sqlite) else work))
+
+
+def most_found(sql: Sql, work: int) -> Most:
+    """Up to how many contacts a condition is of use.
+
+    SQLite walks and looks each entry up among the contacts that were found, without reading them. It gets numbers from the
+    index of words more quickly than ids from that of keys. PostgreSQL sorts what was found. It has to read contacts to count
+    those with a word, and once more to sort them.
+    """
+    if isinstance(sql, Sqlite):
+        return Most(quick=max(LEAST_SORTED, isqrt(work * 100)), other=max(LEAST_SORTED, isqrt(work * 10)))
+    most = most_sorted(sql, work)
+    return Most(quick=most, other=most * 35 // 100)
+
+
 class Found(msgspec.Struct, frozen=True):
     """A select of the contacts that meet a condition: its one column is `n` or `id`. `rows` are at most so many."""
 
     select: Select
     column: sa.Column[Any]
     rows: int
+    word: str | None = None
+    """The word that all of them have, and that need not be looked for again."""
 
 
 class _Candidate(msgspec.Struct, frozen=True):
@@ -40,6 +75,9 @@ class _Candidate(msgspec.Struct, frozen=True):
     column: sa.Column[Any]
     counted: Select | None = None
     """Where the number of rows is known already."""
+    word: str | None = None
+    is_quick: bool = False
+    """Whether many of these are still of use (`Most.quick`)."""
 
 
 class Finder:
@@ -52,17 +90,19 @@ class Finder:
         self._build = build
         self._now_ms = now_ms
 
-    def rarest(self, conjuncts: Iterable[Filter], words: Iterable[str], sorted_by: Field | None, limit: int) -> Found | None:
-        """The rarest condition, if no more than `limit` contacts meet it.
+    def rarest(self, conjuncts: Iterable[Filter], words: Iterable[str], sorted_by: Field | None, most: Most) -> Found | None:
+        """The rarest condition, if no more than `most` contacts meet it.
 
         Ranges of the field that the query is sorted by are left out: walking its index is as good.
         """
         best: Found | None = None
+        limit = max(most)
         candidates = sorted(self._candidates(conjuncts, words, sorted_by), key=lambda candidate: candidate.counted is None)
         for candidate in candidates:
-            rows = self._rows(candidate, limit)
-            if rows <= limit:
-                best, limit = Found(candidate.select, candidate.column, rows), rows - 1
+            upto = min(limit, most.quick if candidate.is_quick else most.other)
+            rows = self._rows(candidate, upto)
+            if rows <= upto:
+                best, limit = Found(candidate.select, candidate.column, rows, candidate.word), rows - 1
             if limit < _ENOUGH:
                 break
         return best
@@ -125,7 +165,7 @@ class Finder:
         select = self._with_metadata(key, _is_one_of(metadata, indexed)).select
         of_key = sa.and_(counts.c.build == self._build, counts.c.key == sa.literal(key, sa.Text()))
         counted = sa.select(sa.func.sum(counts.c.contacts)).where(of_key, _is_one_of(counts, indexed))
-        return _Candidate(select, contacts.c.id, counted)
+        return _Candidate(select, contacts.c.id, counted, is_quick=not self._is_sqlite)
 
     def _with_metadata(self, key: str, condition: Condition) -> _Candidate:
         its = metadata.c
@@ -137,7 +177,8 @@ class Finder:
             return
         if self._is_sqlite:
             quoted = '"' + word.replace('"', '""') + '"'
-            yield _Candidate(sa.select(search.c.rowid).where(search.c.search_text.op("MATCH")(quoted)), contacts.c.n)
+            found = sa.select(search.c.rowid).where(search.c.search_text.op("MATCH")(quoted))
+            yield _Candidate(found, contacts.c.n, word=word, is_quick=True)
         else:
             yield self._of_contacts(self._sql.has_part(contacts.c.search_text, word))
 
@@ -145,7 +186,15 @@ class Finder:
         return _Candidate(sa.select(contacts.c.n).where(contacts.c.build == self._build, condition), contacts.c.n)
 
 
-def _is_one_of(table: sa.Table, values: list[tuple[int, float, str]]) -> Condition:
+def has_value(build: int, key: str, value: Value) -> Condition:
+    """The index of keys has this value for the contact. So it holds for each contact that has the value."""
+    own = metadata.alias("own")
+    indexed = index_value(value)  # type: ignore[arg-type]  # times are compared by before and after
+    of_key = own.c.build == build, own.c.key == sa.literal(key, sa.Text()), _is_one_of(own, [indexed])
+    return sa.exists().where(*of_key, own.c.contact_id == contacts.c.id)
+
+
+def _is_one_of(table: sa.FromClause, values: list[tuple[int, float, str]]) -> Condition:
     its = table.c
     return sa.or_(*[sa.and_(its.kind == kind, its.number == number, its.text == text) for kind, number, text in values])
 

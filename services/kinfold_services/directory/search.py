@@ -1,8 +1,8 @@
 """Search, count and count by value in the directory.
 
 A query walks the index of its sort and tests the rest of the filter on each row until the page is full. If a condition that
-must hold is rare, it takes the few contacts that meet it and sorts them. So a page is quick if matches are frequent and if they
-are rare, at any depth.
+must hold is rare, it takes the few contacts that meet it and sorts them. In between, SQLite walks the index and reads only the
+contacts that meet the condition. So a page is quick if matches are frequent and if they are rare, at any depth.
 
 Call these in a transaction of `Database.reading`, which shows one state and bounds the time.
 """
@@ -10,8 +10,7 @@ Call these in a transaction of `Database.reading`, which shows one state and bou
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from math import isqrt
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 import sqlalchemy as sa
@@ -22,7 +21,7 @@ from kinfold_schemas.filters import And, Comparison, Field, Filter, unparse
 from kinfold_services.directory.builds import Build, current_build
 from kinfold_services.directory.conditions import COLUMNS, Condition, Conditions, sql_of
 from kinfold_services.directory.errors import WrongQuery
-from kinfold_services.directory.rare import Finder, Found, Select
+from kinfold_services.directory.rare import Finder, Found, Most, Select, has_value, most_found, most_sorted
 from kinfold_services.directory.sorting import (
     DEFAULT_SORT,
     Cursor,
@@ -45,9 +44,10 @@ EXACT: Final = 10_000
 
 _FEW: Final = 2 * EXACT
 """As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
-_LEAST_RARE: Final = 1000
-_SIMILAR: Final = "0.3"
+_SIMILAR: Final = ("0.6", "0.3")
 """How similar a word has to be, of 1: two letters that changed places leave 0.33 of a word of seven."""
+_MOST_SIMILAR: Final = 2000
+"""How many contacts are compared in each turn."""
 _SEEN_CHARS: Final = INDEXED_CHARS + 1
 """How much of a long string `count_by` shows: its beginning, and `…`."""
 
@@ -180,25 +180,41 @@ class _Question:
         return Page([record.encode() for record in records], next_cursor, approximate, self.build.position)
 
     def similar_page(self) -> Page:
-        """The contacts whose words are the most similar, the best first (PostgreSQL)."""
-        threshold = sa.func.set_config("pg_trgm.word_similarity_threshold", _SIMILAR, sa.true())
-        self._connection.execute(sa.select(threshold))
+        """The contacts whose words are the most similar, the best first (PostgreSQL).
+
+        Words that are like `com` or `example` are like one in nearly every address. So only some of the less similar contacts
+        are looked at, and only if there are not enough of the others.
+        """
+        best: dict[str, str] = {}
+        for threshold in _SIMILAR:
+            for contact_id, record in self._similar(threshold):
+                best.setdefault(contact_id, record)
+            if len(best) >= self._query.limit:
+                break
+        return self._page(list(best.values())[: self._query.limit], approximate=True)
+
+    def _similar(self, threshold: str) -> list[tuple[str, str]]:
+        """The ids and records of contacts whose words are at least so similar, the best of those that are looked at first."""
+        setting = sa.func.set_config("pg_trgm.word_similarity_threshold", threshold, sa.true())
+        self._connection.execute(sa.select(setting, sa.func.set_config("enable_sort", "on", sa.true())))
         words = [sa.literal(word, sa.Text()) for word in self.words]
         similarity: Any = sum(sa.func.word_similarity(word, contacts.c.search_text) for word in words)
-        select = sa.select(contacts.c.record).where(contacts.c.build == self.build.id, *self._filter(None))
-        select = select.where(*[word.op("<%", is_comparison=True)(contacts.c.search_text) for word in words])
-        best = select.order_by(similarity.desc(), contacts.c.id).limit(self._query.limit)
-        return self._page(list(self._connection.execute(best).scalars()), approximate=True)
+        some = sa.select(contacts.c.id, contacts.c.record, similarity.label("similarity"))
+        some = some.where(contacts.c.build == self.build.id, *self._filter(None))
+        some = some.where(*[word.op("<%", is_comparison=True)(contacts.c.search_text) for word in words])
+        found = some.limit(_MOST_SIMILAR).subquery()
+        select = sa.select(found.c.id, found.c.record).order_by(found.c.similarity.desc(), found.c.id)
+        return [(row[0], row[1]) for row in self._connection.execute(select.limit(self._query.limit)).all()]
 
     def _rows(self) -> list[tuple[int, tuple[Any, ...], str]]:
         """One row more than the page has, if there are as many: the segment, the values of its keys, the record."""
         limit = self._query.limit
-        found = self._found(max(_LEAST_RARE, isqrt(limit * self.build.contacts)), self._query.sort.field)
+        found = self._found(most_found(self._sql, limit * self.build.contacts), self._query.sort.field)
         rows: list[tuple[int, tuple[Any, ...], str]] = []
         first = 0 if self._cursor is None else self._cursor.segment
         for number, segment in enumerate(self._segments[first:], first):
             after = self._cursor.values if self._cursor is not None and number == first else None
-            if found is not None and segment.from_metadata:
+            if segment.from_metadata and self._is_few(found):
                 part: Iterable[tuple[tuple[Any, ...], str]] = self._sorted_here(found, after, limit + 1 - len(rows))
             else:
                 part = self._walked(segment, found, after, limit + 1 - len(rows))
@@ -207,11 +223,19 @@ class _Question:
                 break
         return rows
 
+    def _is_few(self, found: Found | None) -> TypeGuard[Found]:
+        """Whether to read what was found and sort it, instead of walking the index of the sort."""
+        return found is not None and found.rows <= most_sorted(self._sql, self._query.limit * self.build.contacts)
+
     def _walked(
         self, segment: Segment, found: Found | None, after: tuple[Any, ...] | None, limit: int
     ) -> list[tuple[tuple[Any, ...], str]]:
         """The rows of a segment in the order of its index; or those of a rare condition, sorted."""
         descending = self._query.sort.descending
+        is_few = self._is_few(found)
+        if segment.from_metadata and found is not None and not is_few:
+            # The index of keys tells the contact's id, and not its number.
+            found = None if found.column is contacts.c.n else msgspec.structs.replace(found, column=metadata.c.contact_id)
         select: Select = sa.select(*segment.keys, contacts.c.record).where(segment.condition)
         if segment.from_metadata:
             its = metadata.c
@@ -219,18 +243,20 @@ class _Question:
             select = select.select_from(joined)
         else:
             select = select.select_from(contacts)
-        select = self._matching(select, found, indexed_column(self._query.sort))
+        select = self._matching(select, found, indexed_column(self._query.sort), walks=not is_few)
         if after is not None:
             select = select.where(segment.after(after, descending=descending))
-        keys = segment.keys if found is None else [self._sql.unindexed(key) for key in segment.keys]
+        keys = [self._sql.unindexed(key) for key in segment.keys] if is_few else segment.keys
         select = select.order_by(*[key.desc() if descending else key for key in keys]).limit(limit)
-        return [(tuple(row[:-1]), row[-1]) for row in self._connection.execute(select)]
+        if not is_few and self._query.where is not None and not (self.words and self._sql.knows_words):
+            self._sql.prefer_order(self._connection)
+        return [(tuple(row[:-1]), row[-1]) for row in self._connection.execute(select).all()]
 
     def _sorted_here(self, found: Found, after: tuple[Any, ...] | None, limit: int) -> list[tuple[tuple[Any, ...], str]]:
         """The few contacts of a rare condition, sorted by a metadata key. The index of keys cannot be asked for a contact."""
         key, descending = self._query.sort.field.name, self._query.sort.descending
         select: Select = sa.select(contacts.c.id, contacts.c.metadata).where(self._sql.is_set(key))
-        rows = self._connection.execute(self._matching(select, found, None))
+        rows = self._connection.execute(self._matching(select, found, None)).all()
         keys = sorted([(*index_value(values[key]), contact_id) for contact_id, values in rows], reverse=descending)
         if after is not None:
             keys = [each for each in keys if (each < after if descending else each > after)]
@@ -238,28 +264,38 @@ class _Question:
         wanted = sa.select(contacts.c.id, contacts.c.record).where(
             contacts.c.build == self.build.id, contacts.c.id.in_([contact_id for *_, contact_id in keys])
         )
-        records: dict[str, str] = {row.id: row.record for row in self._connection.execute(wanted)}
+        records: dict[str, str] = {row.id: row.record for row in self._connection.execute(wanted).all()}
         return [(each, records[each[-1]]) for each in keys]
 
     # --- what matches
 
-    def _matching(self, select: Select, found: Found | None, indexed: sa.Column[Any] | None) -> Select:
-        """The select, of contacts that match."""
+    def _matching(self, select: Select, found: Found | None, indexed: sa.Column[Any] | None, *, walks: bool = False) -> Select:
+        """The select, of contacts that match. With `walks`, it reads them in an order and not as they are found."""
         text = self._sql.unindexed(contacts.c.search_text)
-        words = [self._sql.has_part(text, word) for word in self.words]
-        select = select.where(contacts.c.build == self.build.id, *self._filter(indexed), *words)
+        words = [self._sql.has_part(text, word) for word in self.words if found is None or word != found.word]
+        # If SQLite is to take the contacts by number, it must not take an index for the build.
+        by_number = found is not None and not walks and found.column is contacts.c.n
+        select = select.where((self._sql.unindexed(contacts.c.build) if by_number else contacts.c.build) == self.build.id)
+        conditions = [*self._filter(indexed), *words]
         if found is None:
-            return select
+            return select.where(*(self._sql.probed(conditions, self._probes()) if walks else conditions))
         few = found.select.cte("few").prefix_with("MATERIALIZED")
-        return select.where(found.column.in_(sa.select(few.c[0])))
+        column = self._sql.unindexed(found.column) if walks else found.column
+        return select.where(column.in_(sa.select(few.c[0])), *conditions)
+
+    def _probes(self) -> list[Condition]:
+        """What the index of keys knows of each contact about the values that the filter asks for."""
+        equal = [tree for tree in _conjuncts(self._query.where) if isinstance(tree, Comparison) and tree.operator == "="]
+        return [has_value(self.build.id, tree.field.name, tree.value) for tree in equal if tree.field.in_metadata]
 
     def _filter(self, indexed: sa.Column[Any] | None) -> Iterator[Condition]:
         if self._query.where is not None:
             yield Conditions(self._sql, self._now_ms, indexed).of(self._query.where)
 
-    def _found(self, limit: int, sorted_by: Field | None) -> Found | None:
-        """A condition that at most `limit` contacts meet."""
-        return self._finder().rarest(_conjuncts(self._query.where), self.words, sorted_by, limit)
+    def _found(self, most: Most, sorted_by: Field | None) -> Found | None:
+        """A condition that at most so many contacts meet."""
+        words = () if sorted_by is not None and self._sql.knows_words else self.words
+        return self._finder().rarest(_conjuncts(self._query.where), words, sorted_by, most)
 
     def _finder(self) -> Finder:
         return Finder(self._connection, self._sql, self.build.id, self._now_ms)
@@ -272,7 +308,7 @@ class _Question:
         known = self._known()
         if known is not None:
             return known, True
-        if (found := self._found(_FEW, None)) is not None:
+        if (found := self._found(Most(_FEW, _FEW), None)) is not None:
             return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
         if (estimate := self._estimate()) > _FEW:
             return estimate, False
@@ -302,21 +338,21 @@ class _Question:
         of_key = sa.and_(its.build == self.build.id, its.key == sa.literal(key, sa.Text()))
         order = (its.contacts.desc(), its.kind, its.number, its.text)
         most = sa.select(its.kind, its.number, its.text, its.contacts).where(of_key).order_by(*order).limit(limit)
-        values = [(_shown(kind, number, text), times) for kind, number, text, times in self._connection.execute(most)]
+        values = [(_shown(kind, number, text), times) for kind, number, text, times in self._connection.execute(most).all()]
         total = int(self._connection.execute(sa.select(sa.func.sum(its.contacts)).where(of_key)).scalar() or 0)
         other = total - sum(times for _, times in values)
         return Counts(values, other, self.build.contacts - total, True, self.build.position)  # noqa: FBT003  is_exact
 
     def counts_by(self, field: Field, limit: int) -> Counts:
         """The counts of any field, from all that match if they are few, else from the sample."""
-        found = self._found(_FEW, None)
+        found = self._found(Most(_FEW, _FEW), None)
         is_exact = found is not None or self._estimate() <= _FEW
         column = contacts.c.metadata if field.in_metadata else COLUMNS[field.name]
         select = self._matching(sa.select(column), found, None)
         if not is_exact:
             select = select.where(contacts.c.sampled)
         counted: Counter[tuple[int, float, str] | None] = Counter()
-        for (value,) in self._connection.execute(select):
+        for (value,) in self._connection.execute(select).all():
             if field.in_metadata:
                 counted[index_value(value[field.name]) if field.name in value else None] += 1
             else:

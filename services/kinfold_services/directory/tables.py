@@ -269,7 +269,7 @@ conflicts: Final = _table(
     sa.Column("settled_at", Time),
     primary_key="position_ms position_seq",
 )
-"""Identity conflicts: `contact_id` was to have an address that `held_by` keeps. A conflict without `settled_at` is open."""
+"""Identity conflicts: an event named an address for `contact_id` that `held_by` holds. Without `settled_at`, it is open."""
 _open: Final = {"sqlite_where": conflicts.c.settled_at.is_(None), "postgresql_where": conflicts.c.settled_at.is_(None)}
 _index(conflicts, "contact_id", **_open)
 _index(conflicts, "held_by", **_open)

@@ -152,7 +152,7 @@ def _change_deed(change: Change) -> Deed | None:
         case VisitorLinked():
             return Deed(f"linked {change.visitor_id}", rules.LINKED)
         case VisitorUnlinked():
-            return Deed(f"{change.visitor_id} moved to {change.next_contact_id}", rules.MOVES_ON)
+            return Deed(f"{change.visitor_id} moved on to {change.next_contact_id}", rules.MOVES_ON)
         case ContactsMerged():
             return Deed(f"merged {change.merged_contact_id}", rules.MERGED)
         case IdentityConflict():

@@ -1,0 +1,88 @@
+"""How the databases find contacts: by the plans that they make for the statements of a search."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import event
+
+from benchmarks.harness.population import NOW_MS, Population
+from kinfold_schemas.filters import parse
+from kinfold_services.directory import rare
+from kinfold_services.directory.database import Database
+from kinfold_services.directory.search import Query, parse_sort, search
+from kinfold_services.directory.tables import create_tables
+from kinfold_services.settings import Settings
+from tests.support.directory import insert_contacts
+
+CONTACTS: Final = 1500
+BY_NUMBER: Final = "USING INTEGER PRIMARY KEY"
+SORTS: Final = "TEMP B-TREE"
+
+
+@pytest.fixture(name="filled")
+def _filled(directory_settings: Settings) -> Iterator[Database]:
+    """A read-only database with a population. PostgreSQL knows its statistics."""
+    database = Database(directory_settings)
+    with database.writing() as connection:
+        create_tables(connection)
+        insert_contacts(connection, "ours", Population(CONTACTS).contacts("ours"))
+        connection.exec_driver_sql("SELECT 1" if connection.dialect.name == "sqlite" else "ANALYZE")
+    database.close()
+    reader = Database(directory_settings, read_only=True)
+    yield reader
+    reader.close()
+
+
+def plan_of(database: Database, query: Query) -> str:
+    """The plan of the last statement of a search, made in the search's own transaction."""
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def see(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        statements.append((statement, parameters))
+
+    with database.reading() as connection:
+        assert search(connection, "ours", query, NOW_MS).records
+        explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+        statement, parameters = statements[-1]
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
+
+
+@pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
+def test_contacts_with_a_rare_word_are_taken_by_number_and_sorted(filled: Database):
+    plan = plan_of(filled, Query(q="u-00001"))
+    assert BY_NUMBER in plan
+    assert SORTS in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
+def test_contacts_with_a_word_that_many_have_are_passed_in_the_order_of_the_sort(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rare, "LEAST_SORTED", 0)
+    plan = plan_of(filled, Query(q="ski", limit=10))
+    assert "USING INDEX directory1_contacts_created_at_id" in plan
+    assert "MATERIALIZE few" in plan
+    assert SORTS not in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
+def test_a_frequent_value_is_looked_up_in_the_index_of_keys_before_a_contact_is_read(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rare, "LEAST_SORTED", 0)
+    plan = plan_of(filled, Query(where=parse("plan = pro and mrr >= 99"), sort=parse_sort("-lastSeenAt"), limit=1))
+    assert "USING INDEX directory1_contacts_last_seen_at_id" in plan
+    assert "SEARCH own USING PRIMARY KEY" in plan
+    assert SORTS not in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["postgresql"], indirect=True)
+def test_postgresql_walks_the_index_of_the_sort_for_conditions_that_it_cannot_estimate(
+    filled: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rare, "LEAST_SORTED", 0)
+    plan = plan_of(filled, Query(where=parse("plan = pro and mrr >= 99"), sort=parse_sort("-lastSeenAt"), limit=1))
+    assert "using directory1_contacts_last_seen_at_id" in plan
+    assert "Sort Key" not in plan
