@@ -26,6 +26,7 @@ def test_a_page_with_its_own_server_does_what_it_shows(page: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # each command has its own limit, and there are many
 def test_the_pages_that_share_a_server_do_what_they_show() -> None:
     with Shell() as shell:
         for number, line in enumerate(("kinfold up --detach", "kinfold publish examples/swift-history.ndjson.gz --wait"), 1):

@@ -1,11 +1,9 @@
 """Checks the prose of the project: pages, docstrings and comments (`make prose`).
 
-    python -m tools.prose [FILE ...] [--elsewhere]
+    python -m tools.prose [FILE ...]
 
 `tools/prose.toml` lists the phrases that are not written here, each with what to write instead, and the files to read. A phrase
 fails the check. A sentence of a page that is too long is a warning. Code, in blocks or between backquotes, is not prose.
-
-`--elsewhere` reads all other Python files, and counts what is left in each.
 """
 
 import argparse
@@ -123,28 +121,12 @@ def _matching(patterns: list[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
 
 
-def _print_elsewhere(style: Style) -> None:
-    clean = set(_matching(style.python))
-    packages = ("benchmarks", "clients", "examples", "projections", "schemas", "services", "tests", "tools")
-    total = 0
-    for path in sorted({path for package in packages for path in (ROOT / package).rglob("*.py")} - clean):
-        errors = [finding for finding in check_file(path, style) if finding.is_error]
-        total += len(errors)
-        if errors:
-            print(f"{len(errors):4} {path.relative_to(ROOT)}")
-    print(f"{total:4} in all")
-
-
 def main() -> int:
     """Prints what is wrong; exit status 1 where that is more than warnings."""
     parser = argparse.ArgumentParser(description="Checks the prose of the project.")
     parser.add_argument("files", nargs="*", type=Path, help="read these, not the files of prose.toml")
-    parser.add_argument("--elsewhere", action="store_true", help="count what is left in the Python files that are not checked")
     given: Any = parser.parse_args()
     style = read_style()
-    if given.elsewhere:
-        _print_elsewhere(style)
-        return 0
     errors = warnings = 0
     for path in given.files or _matching([*style.pages, *style.python]):
         for finding in check_file(path, style):

@@ -23,6 +23,8 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
     """Identifiers that counted as absent."""
     id_reused: int = 0
     """Events whose id another event had before; each is counted among the outcomes, too (contract section 3)."""
+    untrusted: int = 0
+    """Values, removals and links of pages that were dropped (contract section 4, Trust)."""
     lost: int = 0
     """Entries that were trimmed or deleted before this state's fold came to them. To Redis, which counts what was ever added,
     they are read."""
@@ -44,7 +46,7 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
     def after(self, outcomes: Sequence[Outcome], changes: StateChanges, excluded: int) -> "Counts":
         """The counts after a batch: its outcomes, what it changed, and how many of its entries were excluded."""
         kinds: Counter[Kind] = Counter([outcome.kind for outcome in outcomes])
-        odd = [outcome for outcome in outcomes if outcome.blocked or outcome.id_reused]
+        odd = [outcome for outcome in outcomes if outcome.blocked or outcome.id_reused or outcome.untrusted]
         return Counts(
             folded=self.folded + kinds["folded"],
             no_op=self.no_op + kinds["no-op"],
@@ -54,6 +56,7 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
             excluded=self.excluded + excluded,
             blocked=self.blocked + sum([outcome.blocked for outcome in odd]),
             id_reused=self.id_reused + sum([outcome.id_reused for outcome in odd]),
+            untrusted=self.untrusted + sum([outcome.untrusted for outcome in odd]),
             lost=self.lost,
             contacts=self.contacts + changes.new_contacts,
             merged=self.merged + changes.merges,

@@ -1,10 +1,12 @@
-"""The window in which an event is a duplicate (contract section 3): the 65,536 entries before it.
+"""The window in which an event is a duplicate (contract section 3): the 65,536 entries of its source before it.
 
 An event is a duplicate where one with its id and the same content is among those. The same id with other content is another
-event, to which a producer gave an id that was taken.
+event, to which a producer gave an id that was taken. Pages and trusted sources have a window each, so that nobody who reads a
+page's source can take a backend's event ids, or push them out.
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
@@ -16,14 +18,19 @@ from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import EPOCH
 
 WINDOW_ENTRIES: Final = 65_536
+_LOOKED_BACK: Final = 2
+LOOKBACK_ENTRIES: Final = _LOOKED_BACK * WINDOW_ENTRIES
+"""No window reaches further back in the log. A projector that starts reads so many entries again."""
 
 Occurrence = Literal["new", "duplicate", "id-reused"]
 """What an entry's event is to the entries before it. id-reused: its id occurred, with other content only."""
 
 _NONE: Final[Mapping[int, Occurrence]] = {}
+_FIRST_ID: Final = "\1"
+"""No trusted event's id is less: an id has no NUL."""
 _LONG_ID_CHARS: Final = 64
 _LONG_BYTES: Final = 512
-"""Up to 131,072 events are remembered, and each could have 64 KiB: of longer ones a digest is."""
+"""Up to 131,072 events of each source are remembered, and each could have 64 KiB: of longer ones a digest is."""
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
@@ -52,7 +59,33 @@ class _Generation:
 
 
 class DuplicateWindow:
-    """Remembers the events of the last 65,536 entries, at least.
+    """Remembers the events of the last 65,536 entries of each source, at least, among the last 131,072 entries of the log."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+        self._trusted = _Source()
+        self._browser = _Source()
+
+    def enter(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
+        """The next entries of the log: which of them are not new, by index. From now on they have occurred.
+
+        A bad entry is of no source, and its id does not occur.
+        """
+        if self._trusted.enter_new(entries, self._entries + 1):
+            self._entries += len(entries)
+            return _NONE
+        occurrences: dict[int, Occurrence] = {}
+        for index, entry in enumerate(entries):
+            self._entries += 1
+            if isinstance(entry, Entry):
+                source = self._trusted if entry.is_trusted else self._browser
+                if (occurrence := source.enter(entry, self._entries)) != "new":
+                    occurrences[index] = occurrence
+        return occurrences
+
+
+class _Source:
+    """The window of one source.
 
     Two generations: when the young one is a window old, the old one is dropped whole. So memory is bounded by two windows, and
     nothing is taken out one at a time.
@@ -63,65 +96,74 @@ class DuplicateWindow:
         self._young = _Generation()
         self._old = _Generation()
         self._rotate_at = WINDOW_ENTRIES
+        self._run_starts: Final = [0]
+        self._run_leads: Final = [0]
+        """By how much an entry's number in the log is ahead of its number here, from each start on."""
 
-    def enter(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
-        """The next entries of the log: which of them are not new, by index. From now on they have occurred.
-
-        A bad entry counts as one, and its id does not occur.
-        """
-        return _NONE if self._enter_new(entries) else self._enter_each(entries)
-
-    def _enter_new(self, entries: Sequence[Entry | BadEntry]) -> bool:
-        """Enters them all at once where nothing about them is unusual, as nearly always."""
+    def enter_new(self, entries: Sequence[Entry | BadEntry], number: int) -> bool:
+        """Enters them all at once where nothing about them is unusual, as nearly always. `number` is the first one's."""
         first, young = self._entries + 1, self._young
         if first + len(entries) > self._rotate_at:
             return False
         contents = {entry.event_id: entry.data for entry in entries}
         if (
             len(contents) < len(entries)
-            or "" in contents
+            or min(contents, default="") < _FIRST_ID  # a bad entry, or a page's
             or not young.numbers.keys().isdisjoint(contents)
             or not self._old.numbers.keys().isdisjoint(contents)
-            or max(map(len, contents), default=0) > _LONG_ID_CHARS
-            or max(map(len, contents.values()), default=0) > _LONG_BYTES
+            or max(map(len, contents)) > _LONG_ID_CHARS
+            or max(map(len, contents.values())) > _LONG_BYTES
         ):
             return False
         young.numbers.update(zip(contents, range(first, first + len(entries)), strict=True))
         young.contents.update(contents)
         self._entries += len(entries)
+        self._note_lead(first, number - first)
         return True
 
-    def _enter_each(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
-        occurrences: dict[int, Occurrence] = {}
-        for index, entry in enumerate(entries):
-            number = self._entries = self._entries + 1
-            if number > self._rotate_at:
-                self._old, self._young = self._young, _Generation()
-                self._rotate_at = number + WINDOW_ENTRIES
-            if isinstance(entry, Entry) and (occurrence := self._enter_one(number, entry)) != "new":
-                occurrences[index] = occurrence
-        return occurrences
-
-    def _enter_one(self, number: int, entry: Entry) -> Occurrence:
+    def enter(self, entry: Entry, number: int) -> Occurrence:
+        """Enters one entry, the log's `number`th: what it is to those before it."""
+        own = self._entries = self._entries + 1
+        self._note_lead(own, number - own)
+        if own > self._rotate_at:
+            self._rotate(own)
         event_id, young = entry.event_id, self._young
         if len(event_id) > _LONG_ID_CHARS:
             event_id = hashlib.sha256(event_id.encode()).hexdigest()
-        earliest = number - WINDOW_ENTRIES
         occurrence: Occurrence = "new"
         content: _Content = entry.data
-        if (young.numbers.get(event_id) or self._old.numbers.get(event_id, 0)) >= max(earliest, 1):
+        if self._is_within(young.numbers.get(event_id) or self._old.numbers.get(event_id, 0), number):
             content = _digest_of(entry.data)
             last_seen = young.last_seen(event_id, content) or self._old.last_seen(event_id, content)
-            occurrence = "duplicate" if last_seen >= max(earliest, 1) else "id-reused"
+            occurrence = "duplicate" if self._is_within(last_seen, number) else "id-reused"
             if event_id in young.numbers:  # this entry takes its place
                 young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
-        young.numbers[event_id] = number
+        young.numbers[event_id] = own
         young.contents[event_id] = content if len(entry.data) <= _LONG_BYTES else _digest_of(content)
         return occurrence
 
+    def _is_within(self, before: int, number: int) -> bool:
+        """Whether an entry, by its number here (0: none), is in the window of the latest one, the log's `number`th."""
+        if not before or before < self._entries - WINDOW_ENTRIES:
+            return False
+        lead = self._run_leads[bisect_right(self._run_starts, before) - 1]
+        return before + lead >= number - _LOOKED_BACK * WINDOW_ENTRIES
+
+    def _note_lead(self, own: int, lead: int) -> None:
+        if lead != self._run_leads[-1]:
+            self._run_starts.append(own)
+            self._run_leads.append(lead)
+
+    def _rotate(self, own: int) -> None:
+        self._old, self._young = self._young, _Generation()
+        self._rotate_at = own + WINDOW_ENTRIES
+        past = bisect_right(self._run_starts, own - WINDOW_ENTRIES) - 1
+        if past > 0:
+            del self._run_starts[:past], self._run_leads[:past]
+
 
 def _digest_of(content: _Content) -> int:
-    """Of what an event says: every field but `id`, by which it is looked up, and `sentAt`, which a retry stamps anew.
+    """Of what an event says: every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`.
 
     Of the decoded event, so that neither the order of its keys nor its white space matters.
     """
@@ -130,5 +172,5 @@ def _digest_of(content: _Content) -> int:
     event = decode_event(content)
     assert not isinstance(event, Rejection)  # noqa: S101  only good entries have an id
     at = None if event.at is None else event.at - EPOCH  # one instant, in any offset that it was written with
-    said = _encode((at, msgspec.structs.replace(event, id=None, at=None, sent_at=None)))
+    said = _encode((at, msgspec.structs.replace(event, id=None, at=None, sent_at=None, source=None)))
     return int.from_bytes(hashlib.sha256(said).digest())

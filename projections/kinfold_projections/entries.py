@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
+from kinfold_projections.records import TRUSTED
 from kinfold_schemas.codec import decode_events
-from kinfold_schemas.events import Event
+from kinfold_schemas.events import BROWSER, Event
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
@@ -24,6 +25,8 @@ _NETWORK_MS: Final = 60_000
 _NEARLY_A_MINUTE: Final = timedelta(seconds=59)
 _LONG_AGO: Final = timedelta(days=1, seconds=1)
 _DAY_MS: Final = 86_400_000
+_BROWSER_PAST_MS: Final = 7 * _DAY_MS
+"""How far a page can date its events back."""
 _HISTORY_MS: Final = _DAY_MS
 """Beyond this difference the event is history that is sent again, with the `sentAt` of its time."""
 
@@ -33,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     event_id: str
-    """The event's own id, or the entry's."""
+    """The event's own id, or the entry's. Behind a NUL, which no id contains, for a page's event: a namespace of its own."""
     data: bytes
     """The event as it was written."""
     event: Event
@@ -42,6 +45,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     at: str
     seen_at: str
     """`at`, or the entry's own time where the event's is not known: then it sets what is not set yet, and dates nothing."""
+    stamp: int
+    """The stamp of what the event sets (`records.TRUSTED`)."""
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether another source than a page sent the event."""
+        return self.stamp >= TRUSTED
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):
@@ -83,8 +93,14 @@ def read_entries(
         if ms_text != last_ms_text:
             last_ms_text, entry_ms = ms_text, int(ms_text)
         at_ms, at = clock.effective(entry_ms, event)
+        event_id, stamp = event.id or text_id, at_ms + TRUSTED
+        if event.source is not None and event.source == BROWSER:
+            earliest_ms = min(entry_ms, LAST_MS) - _BROWSER_PAST_MS
+            if at_ms < earliest_ms and at_ms != YEAR_2000_MS:
+                at_ms, at = earliest_ms, to_text(earliest_ms)
+            event_id, stamp = f"\0{event_id}", at_ms
         seen_at = at if at_ms != YEAR_2000_MS else to_text(min(entry_ms, LAST_MS))
-        entries.append(Entry(text_id, event.id or text_id, fields[EVENT_FIELD], event, names, at_ms, at, seen_at))
+        entries.append(Entry(text_id, event_id, fields[EVENT_FIELD], event, names, at_ms, at, seen_at, stamp))
     return entries
 
 

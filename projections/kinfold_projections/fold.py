@@ -26,9 +26,9 @@ from kinfold_projections.identity import (
 )
 from kinfold_projections.linking import UNLINKED, Linking, link_visitor
 from kinfold_projections.links import holder_at
-from kinfold_projections.metadata import NO_METADATA, Metadata
+from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
 from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcome, rejected
-from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
+from kinfold_projections.records import NO_STAMPS, TRUSTED, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.changes import (
     ContactCreated,
@@ -39,7 +39,14 @@ from kinfold_schemas.changes import (
     VisitorLinked,
     VisitorUnlinked,
 )
-from kinfold_schemas.events import MAX_METADATA_KEYS, EventsExcluded, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import (
+    MAX_METADATA_KEYS,
+    MAX_UNTRUSTED_KEYS,
+    EventsExcluded,
+    MetadataSet,
+    VisitorIdentified,
+    VisitorSeen,
+)
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_schemas.times import text_ms
 
@@ -116,9 +123,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         expected = "the id of a contact of this workspace"
         return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
 
-    metadata, keys, late = _metadata_of(state, contact).patch(event.metadata, event.unset, entry.at_ms)
-    if len(metadata.values) > MAX_METADATA_KEYS:
-        return _too_many(metadata)
+    patched = _patched(_metadata_of(state, contact), entry, event)
+    if type(patched) is Rejection:
+        return rejected(patched)
+    metadata, keys, late, untrusted = patched
     if contact is None:
         return _create_for_metadata(state, entry, event, metadata)
     if visitor_id is not None:
@@ -127,13 +135,14 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     stamps = state.put_metadata(contact, metadata)
     if event.name is not None or event.image is not None:
         before = copy_contact(contact)
-        late |= not take_profile(contact, stamps, event, entry.at_ms)
+        is_late, kept = take_profile(contact, stamps, event, entry.stamp)
+        late, untrusted = late or is_late, untrusted + kept
         changed = changed_fields(before, contact) + changed
     if not changed:
-        return _outcome(entry, late=late)
+        return _outcome(entry, late=late, untrusted=untrusted)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(entry, writer)
+    return _outcome(entry, writer, untrusted=untrusted)
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadata: Metadata) -> Outcome:
@@ -143,7 +152,7 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadat
         take_external_id(state, contact, entry.names.external_id)
     else:
         address_by_metadata(state, contact, entry.names)
-    take_profile(contact, state.put_metadata(contact, metadata), event, entry.at_ms)
+    take_profile(contact, state.put_metadata(contact, metadata), event, entry.stamp)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactCreated, contact)
     return _outcome(entry, writer)
@@ -151,17 +160,18 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadat
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
     """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
-    own = _anonymous_metadata(state, visitor_id)
-    metadata, changed, late = own.patch(event.metadata, event.unset, entry.at_ms)
-    if len(metadata.values) > MAX_METADATA_KEYS:
-        return _too_many(metadata)
+    patched = _patched(_anonymous_metadata(state, visitor_id), entry, event)
+    if type(patched) is Rejection:
+        return rejected(patched)
+    metadata, changed, late, untrusted = patched
     visitor = state.visitor(visitor_id, entry.seen_at)
     stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
     before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
-    late |= not take_profile(visitor, stamps, event, entry.at_ms)
+    is_late, kept = take_profile(visitor, stamps, event, entry.stamp)
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
-    return _outcome(entry, late=late, folded=bool(changed) or before != (visitor.name, visitor.image))
+    folded = bool(changed) or before != (visitor.name, visitor.image)
+    return _outcome(entry, late=late or is_late, folded=folded, untrusted=untrusted + kept)
 
 
 # --- VisitorIdentified
@@ -171,9 +181,10 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
     anonymous = _anonymous(state, names.visitor_id)
-    metadata, late = _identified_metadata(state, entry, event, decision, anonymous)
-    if len(metadata.values) > MAX_METADATA_KEYS:  # only this can refuse the event
-        return _too_many(metadata)
+    combined = _identified_metadata(state, entry, event, decision, anonymous)
+    if type(combined) is Rejection:  # only this can refuse the event
+        return rejected(combined)
+    metadata, late, untrusted = combined
 
     contact = decision.target
     if contact is None:
@@ -188,22 +199,25 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     if anonymous is not None:
         join_profile(contact, state.stamps_of(contact), *anonymous)
     if event.name is not None or event.image is not None:
-        late |= not take_profile(contact, state.stamps_of(contact), event, at_ms)
+        is_late, kept = take_profile(contact, state.stamps_of(contact), event, entry.stamp)
+        late, untrusted = late or is_late, untrusted + kept
     if metadata is not NO_METADATA:
         state.put_metadata(contact, metadata)
-    linking = link_visitor(state, contact, names.visitor_id, entry) if names.visitor_id is not None else UNLINKED
+    linking = _linked(state, entry, event, contact)
+    if linking is None:
+        linking, untrusted = UNLINKED, untrusted + 1
 
     writer = ChangeWriter(state, entry, contact)
     _tell(writer, decision, before, linking)
-    return _outcome(entry, writer, late=late, folded=linking.folded)
+    return _outcome(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
 
 
 def _identified_metadata(
     state: State, entry: Entry, event: VisitorIdentified, decision: Decision, anonymous: _Anonymous | None
-) -> tuple[Metadata, bool]:
-    """The contact's metadata after the event, and whether any came too late; NO_METADATA: as it is.
+) -> tuple[Metadata, bool, int] | Rejection:
+    """The contact's metadata after the event, NO_METADATA: as it is.
 
-    Where contacts come together, or a visitor's anonymous past joins one, the newest keys stay. Elsewhere it may be too many.
+    Also whether any came too late, and how many keys a page may not change.
     """
     joining: list[Metadata] = []
     if decision.rule == "merges":
@@ -212,12 +226,31 @@ def _identified_metadata(
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
     if not joining and not event.metadata and not event.unset:
-        return NO_METADATA, False
+        return NO_METADATA, False, 0
     metadata = _metadata_of(state, decision.target)
     for other in joining:
         metadata = metadata.combine(other)
-    metadata, _, late = metadata.patch(event.metadata, event.unset, entry.at_ms)
-    return (metadata.bounded() if joining else metadata), late
+    patched = _patched(metadata, entry, event, joins=bool(joining))
+    if type(patched) is Rejection:
+        return patched
+    metadata, _, late, untrusted = patched
+    return metadata, late, untrusted
+
+
+def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: ContactRecord) -> Linking | None:
+    """Links the event's visitor to the contact. None where a page may not.
+
+    Without a token for the visitor, a page links only one that no other contact held at that time.
+    """
+    visitor_id = entry.names.visitor_id
+    if visitor_id is None:
+        return UNLINKED
+    if entry.stamp < TRUSTED and event.visitor_proven is not True:
+        visitor = state.visitor(visitor_id, entry.seen_at)
+        link = holder_at(visitor.links, entry.at)
+        if link is not None and state.find(link.contact_id) != contact.id:
+            return None
+    return link_visitor(state, contact, visitor_id, entry)
 
 
 def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
@@ -279,16 +312,53 @@ def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
     return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
 
 
-def _too_many(metadata: Metadata) -> Outcome:
-    expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
-    return rejected(Rejection("invalid", "metadata", expected, f"{len(metadata.values)} keys"))
+def _patched(
+    metadata: Metadata, entry: Entry, event: MetadataSet | VisitorIdentified, *, joins: bool = False
+) -> tuple[Metadata, list[str], bool, int] | Rejection:
+    """Metadata after an event's patch, the keys that differ, whether any came too late, and how many a page may not change.
+
+    With `joins`, several things have come together, and the greatest stamps stay. Else too many keys are a rejection.
+    """
+    values, unset, untrusted = event.metadata, event.unset, 0
+    if entry.stamp < TRUSTED:
+        values, unset, untrusted = metadata.permitted(values, unset)
+    after, changed, late = metadata.patch(values, unset, entry.stamp)
+    if joins:
+        return after.bounded(), [], late, untrusted
+    if len(after.values) > MAX_METADATA_KEYS or entry.stamp < TRUSTED:
+        fitting = _fitting(after, entry)
+        if type(fitting) is Rejection:
+            return fitting
+        if fitting is not after:
+            after, changed = fitting, changed_keys(metadata.values, fitting.values)
+    return after, changed, late, untrusted
 
 
-def _outcome(entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False) -> Outcome:
+def _fitting(metadata: Metadata, entry: Entry) -> Metadata | Rejection:
+    """The metadata of a contact or a visitor within its limits (contract section 2). The keys of pages make room for others."""
+    count, untrusted = len(metadata.values), metadata.untrusted()
+    if entry.stamp >= TRUSTED:
+        if count - untrusted <= MAX_METADATA_KEYS:
+            return metadata.bounded()
+        expected, count = f"at most {MAX_METADATA_KEYS} keys in a contact", count - untrusted
+    elif untrusted > MAX_UNTRUSTED_KEYS:
+        expected, count = f"at most {MAX_UNTRUSTED_KEYS} keys from pages in a contact", untrusted
+    elif count > MAX_METADATA_KEYS:
+        expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
+    else:
+        return metadata
+    return Rejection("invalid", "metadata", expected, f"{count} keys")
+
+
+def _outcome(
+    entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False, untrusted: int = 0
+) -> Outcome:
     if writer is not None and writer.told:
-        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked)
+        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked, untrusted=untrusted)
     outcome = FOLDED if folded else STALE if late else NO_OP
-    return msgspec.structs.replace(outcome, blocked=entry.names.blocked) if entry.names.blocked else outcome
+    if entry.names.blocked or untrusted:
+        return msgspec.structs.replace(outcome, blocked=entry.names.blocked, untrusted=untrusted)
+    return outcome
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from kinfold_projections.entries import Entry
-from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
+from kinfold_projections.records import TRUSTED, ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
 from kinfold_projections.rules import MAX_MERGES
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
@@ -105,28 +105,35 @@ def address_by_metadata(state: State, contact: ContactRecord, names: Names) -> N
     state.put_email(names.email_key, contact.id)
 
 
-def take_profile(record: _Described, stamps: _Dated, event: VisitorIdentified | MetadataSet, at_ms: int) -> bool:
-    """Name and image of a contact or an anonymous visitor; absent and null say nothing. False where one came too late."""
-    in_time = True
+def take_profile(record: _Described, stamps: _Dated, event: VisitorIdentified | MetadataSet, stamp: int) -> tuple[bool, int]:
+    """Name and image of a contact or an anonymous visitor; absent and null say nothing.
+
+    Returns whether one came too late, and how many a page may not change.
+    """
+    late, untrusted = False, 0
     if event.name is not None:
-        if at_ms >= stamps.name_ms:
-            stamps.name_ms, record.name = at_ms, event.name
+        if stamp >= stamps.name_stamp:
+            stamps.name_stamp, record.name = stamp, event.name
+        elif stamp < TRUSTED <= stamps.name_stamp:
+            untrusted += record.name != event.name
         else:
-            in_time = False
+            late = True
     if event.image is not None:
-        if at_ms >= stamps.image_ms:
-            stamps.image_ms, record.image = at_ms, event.image
+        if stamp >= stamps.image_stamp:
+            stamps.image_stamp, record.image = stamp, event.image
+        elif stamp < TRUSTED <= stamps.image_stamp:
+            untrusted += record.image != event.image
         else:
-            in_time = False
-    return in_time
+            late = True
+    return late, untrusted
 
 
 def join_profile(contact: ContactRecord, stamps: ContactStamps, other: _Described, theirs: _Dated) -> None:
-    """Name and image of what comes together with a contact, by effective time; at equal times the contact's stay."""
-    if theirs.name_ms > stamps.name_ms:
-        stamps.name_ms, contact.name = theirs.name_ms, other.name
-    if theirs.image_ms > stamps.image_ms:
-        stamps.image_ms, contact.image = theirs.image_ms, other.image
+    """Name and image of what comes together with a contact, by their stamps; where they are equal the contact's stay."""
+    if theirs.name_stamp > stamps.name_stamp:
+        stamps.name_stamp, contact.name = theirs.name_stamp, other.name
+    if theirs.image_stamp > stamps.image_stamp:
+        stamps.image_stamp, contact.image = theirs.image_stamp, other.image
 
 
 def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: Entry) -> None:
@@ -138,7 +145,7 @@ def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: En
     is_said = entry.at_ms >= theirs.email_ms  # the event says E's address again
     email, email_ms = (entry.names.email, entry.at_ms) if is_said else (merged.email, theirs.email_ms)
     join_profile(contact, own, merged, theirs)
-    assert merged.email is not None and email is not None  # noqa: S101, PT018  by which E was found, and which the event names
+    assert merged.email is not None and email is not None  # noqa: S101, PT018  E was found by it; the event names it
     state.free_email(email_key(merged.email))  # unless T takes it:
     if is_said or email_ms > own.email_ms:
         take_email(state, contact, email, email_ms)

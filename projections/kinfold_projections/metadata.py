@@ -1,29 +1,30 @@
-"""Metadata: last write wins by effective time, a key at a time (contract sections 3 and 4).
+"""Metadata: the greater stamp wins, a key at a time (contract sections 3 and 4; `records` says what a stamp is).
 
 Values and their stamps stand in two mappings. The stamps also hold removed keys, or a late event would bring them back; the
 `MAX_METADATA_KEYS` removed most recently are kept, which bounds what a contact can weigh.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from kinfold_projections.records import NEVER
+from kinfold_projections.records import NEVER, TRUSTED
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.events import MAX_METADATA_KEYS
+from kinfold_schemas.events import MAX_METADATA_KEYS, MAX_UNTRUSTED_KEYS
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """Values, and the effective time in ms at which each key was set or removed. Every operation makes a new one."""
+    """Values, and the stamp with which each key was set or removed. Every operation makes a new one."""
 
     values: dict[str, Primitive]
     stamps: dict[str, int]
 
     def patch(
-        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, at_ms: int
+        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, stamp: int
     ) -> tuple["Metadata", list[str], bool]:
-        """Sets `values` and removes `unset` as of `at_ms`; a key in both is set.
+        """Sets `values` and removes `unset` with `stamp`; a key in both is set.
 
         Also returns the keys that differ now, and whether anything came too late. An equal value keeps its place and moves its
         stamp. The result may hold more than `MAX_METADATA_KEYS`.
@@ -35,18 +36,18 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         for key in unset or ():
             if values and key in values:
                 continue
-            if at_ms < new_stamps.get(key, NEVER):
+            if stamp < new_stamps.get(key, NEVER):
                 late = True
                 continue
-            new_stamps[key] = at_ms
+            new_stamps[key] = stamp
             if key in new_values:
                 new_values = {name: value for name, value in new_values.items() if name != key}
                 changed.append(key)
         for key, value in values.items() if values else ():
-            if at_ms < new_stamps.get(key, NEVER):
+            if stamp < new_stamps.get(key, NEVER):
                 late = True
                 continue
-            new_stamps[key] = at_ms
+            new_stamps[key] = stamp
             old = new_values.get(key, _NOTHING)
             if old == value and type(old) is type(value):
                 continue
@@ -59,17 +60,17 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(new_values, new_stamps), changed, late
 
     def combine(self, other: "Metadata") -> "Metadata":
-        """Both, each key as the later stamp has it; at equal times as this one has it.
+        """Both, each key as the greater stamp has it; where they are equal as this one has it.
 
         The result may hold more than `MAX_METADATA_KEYS`, and removed keys without a bound: see `bounded`.
         """
         if not other.stamps:
             return self
         values, stamps = self.values.copy(), self.stamps.copy()
-        for key, at_ms in other.stamps.items():
-            if at_ms <= stamps.get(key, NEVER):
+        for key, stamp in other.stamps.items():
+            if stamp <= stamps.get(key, NEVER):
                 continue
-            stamps[key] = at_ms
+            stamps[key] = stamp
             if key in other.values:
                 values[key] = other.values[key]
             else:
@@ -77,13 +78,37 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(values, stamps)
 
     def bounded(self) -> "Metadata":
-        """The keys that were set most recently, and those removed most recently: what stays where contacts come together."""
+        """The keys with the greatest stamps, and the removed ones likewise: what stays where contacts come together.
+
+        So keys of trusted sources stay before keys of pages. At most `MAX_UNTRUSTED_KEYS` keys of pages stay.
+        """
         values, stamps = self.values, self.stamps
-        if len(values) > MAX_METADATA_KEYS:
-            values, stamps = values.copy(), stamps.copy()
-            for key in sorted(values, key=lambda key: (stamps[key], key))[:-MAX_METADATA_KEYS]:
-                del values[key], stamps[key]
+        if len(values) > MAX_UNTRUSTED_KEYS:
+            in_order = sorted(values, key=lambda key: (stamps[key], key))
+            untrusted = bisect_left(in_order, TRUSTED, key=stamps.__getitem__)
+            leaving = max(len(values) - MAX_METADATA_KEYS, untrusted - MAX_UNTRUSTED_KEYS)
+            if leaving > 0:
+                values, stamps = values.copy(), stamps.copy()
+                for key in in_order[:leaving]:
+                    del values[key], stamps[key]
         return Metadata(values, _forget_long_removed(values, stamps))
+
+    def permitted(
+        self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None
+    ) -> tuple[dict[str, Primitive], list[str], int]:
+        """What a page may set and remove of a patch.
+
+        Also how many of the other keys would differ: a trusted source has set or removed those.
+        """
+        values, unset = values or {}, dict.fromkeys(unset or ())
+        trusted = {key for key in (*values, *unset) if self.stamps.get(key, NEVER) >= TRUSTED}
+        differing = [key for key in trusted if not same(self.values.get(key, _NOTHING), values.get(key, _NOTHING))]
+        permitted = {key: value for key, value in values.items() if key not in trusted}
+        return permitted, [key for key in unset if key not in trusted and key not in values], len(differing)
+
+    def untrusted(self) -> int:
+        """How many keys pages have set."""
+        return sum([self.stamps[key] < TRUSTED for key in self.values])
 
 
 _NOTHING: Final = object()

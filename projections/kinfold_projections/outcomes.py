@@ -1,4 +1,4 @@
-"""What folding one entry came to: a value, whatever happened (design: a refusal is an event, not an exception)."""
+"""The outcome of folding one entry. It is always a value: a refusal is an outcome, not an exception."""
 
 from typing import Final, Literal
 
@@ -15,7 +15,8 @@ values stand. duplicate: the same event occurred before. rejected: it could not 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What one entry did: its kind, the changes for the feed in their order, why it was refused, and blocked identifiers.
 
-    `id_reused`: another event had its id before.
+    `id_reused`: another event had its id before. `untrusted`: how many values, removals and links a page may not make, and were
+    dropped (contract section 4, Trust).
     """
 
     kind: Kind
@@ -23,6 +24,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     rejection: Rejection | None = None
     blocked: int = 0
     id_reused: bool = False
+    untrusted: int = 0
 
 
 FOLDED: Final = Outcome("folded")

@@ -8,7 +8,10 @@
 Public records keep their names and meaning. Stamps are the fold's own and may change at will: a replay rebuilds them. They
 stand apart, so that an event that says nothing new writes a few bytes and leaves the public record alone.
 
-A stamp is an effective time in milliseconds. `metadata`, `visitor_ids` and `links` are replaced and never mutated.
+A stamp is an effective time in milliseconds. The stamp of a metadata key, a name or an image also says whether a trusted source
+set it: then `TRUSTED` is added. So the greater stamp wins, among values and where contacts come together.
+
+`metadata`, `visitor_ids` and `links` are replaced and never mutated.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,9 @@ from kinfold_schemas.contacts import Contact, Link, MergedContact, Visitor
 
 NEVER: Final = -1
 """A stamp before every effective time."""
+
+TRUSTED: Final = 1 << 48
+"""Greater than every effective time in ms."""
 
 NO_PRESENCE_MS: Final = -60_000
 
@@ -60,8 +66,8 @@ class ContactStamps(msgspec.Struct, array_like=True, gc=False):
     metadata: dict[str, int] = {}
     """Of every metadata key, removed ones included: a late event must not bring one back."""
     email_ms: int = NEVER
-    name_ms: int = NEVER
-    image_ms: int = NEVER
+    name_stamp: int = NEVER
+    image_stamp: int = NEVER
     since: list[int] = []
     """Of the record's `visitor_ids`, in step: the effective time of each link, in ms."""
     conflict: tuple[str, str, ConflictReason | None] | None = None
@@ -90,8 +96,8 @@ class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
 
     metadata: dict[str, int] = {}
     """Of an anonymous visitor's metadata keys, removed ones included."""
-    name_ms: int = NEVER
-    image_ms: int = NEVER
+    name_stamp: int = NEVER
+    image_stamp: int = NEVER
     confirmed: list[list[int]] = []
     """For each of the record's `links`: when events confirmed it, ascending, in ms.
 
@@ -100,7 +106,7 @@ class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
 
 
 NO_STAMPS: Final = VisitorStamps()
-"""Of a visitor of which none are stored."""
+"""The stamps of a visitor that has none stored."""
 
 
 def new_contact(contact_id: str, at: str) -> ContactRecord:

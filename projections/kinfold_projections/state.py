@@ -175,7 +175,7 @@ class State:
 
     def put_visitor_stamps(self, visitor_id: str, stamps: VisitorStamps) -> None:
         """The visitor's stamps are these; none are kept where there are none."""
-        if stamps.metadata or stamps.name_ms != NEVER or stamps.image_ms != NEVER or any(stamps.confirmed):
+        if stamps.metadata or stamps.name_stamp != NEVER or stamps.image_stamp != NEVER or any(stamps.confirmed):
             self.visitor_stamps[visitor_id] = self._changes.visitor_stamps[visitor_id] = stamps
         elif self.visitor_stamps.pop(visitor_id, None) is not None:
             self._changes.visitor_stamps[visitor_id] = None

@@ -12,16 +12,21 @@ of Python, because it calls msgspec's metaclass.
 """
 
 from datetime import datetime
-from typing import Annotated, Final, final
+from typing import Annotated, Any, Final, final
 
 import msgspec
 from msgspec import Meta
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_METADATA_KEYS: Final = 256
+MAX_UNTRUSTED_KEYS: Final = 128
+"""How many of them pages may have set. The others are for trusted sources."""
 MAX_KEY_CHARS: Final = 128
 MAX_VALUE_BYTES: Final = 8 * 1024
 MAX_INTEGER: Final = 2**53 - 1
+
+BROWSER: Final = "browser"
+"""The `source` of an event that a page sent (contract section 2, Trust)."""
 
 _ID_LENGTH: Final = {"minLength": 1, "maxLength": 255}
 
@@ -47,6 +52,21 @@ Values = Annotated[dict[Key, _Text | _Integer | float | bool | None], Meta(max_l
 Metadata = Annotated[Values, Meta(description="A patch: these keys are set. null is an ordinary value")]
 Unset = Annotated[list[Key], Meta(description="Metadata keys to remove")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset. A time before 2000 counts as absent")]
+# An old log may hold any value in these fields, which were unknown when it was written. So any value is decoded.
+_Source = Annotated[
+    Any,
+    Meta(
+        description=f'"{BROWSER}": a page sent the event, so its values are not trusted. Set by the gateway, never by a caller',
+        extra_json_schema={"type": "string"},
+    ),
+]
+_Proven = Annotated[
+    Any,
+    Meta(
+        description="true: an identity token proves that the event is of this visitor. Set by the gateway, never by a caller",
+        extra_json_schema={"type": "boolean"},
+    ),
+]
 
 
 class _Common(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False):
@@ -55,6 +75,7 @@ class _Common(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_fie
     )
     at: Annotated[Moment, Meta(description="When the event happened, by the producer's clock")] | None = None
     sent_at: Annotated[Moment, Meta(description="When the event was appended, by the same clock as `at`")] | None = None
+    source: _Source = None
 
 
 @final
@@ -76,6 +97,7 @@ class VisitorIdentified(_Common, frozen=True, tag="VisitorIdentified"):
     image: str | None = None
     metadata: Metadata | None = None
     unset: Unset | None = None
+    visitor_proven: _Proven = None
 
 
 @final

@@ -1,4 +1,4 @@
-"""`make web`: what is built, how large it is, and what is said where it cannot be built."""
+"""`make web`: what it builds, how large that is, and the message where it cannot build."""
 
 import gzip
 import json

@@ -163,7 +163,11 @@ async def test_calls_under_way_when_the_page_ends_arrive_from_the_next_page(shop
     await page.evaluate("void analytics.track('Before')")
     await shop.logged(1)
     held = list[Route]()
-    await page.route("**/v1/t*", held.append)  # a slow network
+
+    async def hold(route: Route) -> None:
+        held.append(route)
+
+    await page.route("**/v1/t*", hold)  # a slow network
     await page.evaluate("void Array.from({ length: 10 }, (_, index) => analytics.track(`Last ${index}`))")
     await wait_until(lambda: len(held) == 10, 30)
     await page.unroute("**/v1/t*")

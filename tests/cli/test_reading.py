@@ -145,6 +145,7 @@ def test_status_counts(filled: Kinfold, workspace: str) -> None:
         "duplicate": 0,
         "rejected": 1,
         "id-reused": 0,
+        "untrusted": 0,
     }
     assert {name: status[name] for name in expected} == expected
 

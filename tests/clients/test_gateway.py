@@ -282,7 +282,7 @@ def test_wrong_address_does_not_look_like_a_missing_contact(gateway_url: str, ap
         with pytest.raises(kinfold.Refused, match="gateway: 404 <html>There is no such page"):
             astray.by_external_id("u-1")
         front.page = 200, b"<html>Welcome</html>"
-        with pytest.raises(kinfold.Unreachable, match="expected a contact, got b'<html>Welcome</html>'"):
+        with pytest.raises(kinfold.Unreachable, match="expected an answer from kinfold, got b'<html>Welcome</html>'"):
             astray.by_external_id("u-1")
 
 

@@ -17,6 +17,7 @@ from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.settings import Settings
 from tests.support.directories import (
+    FOLLOW_S,
     DirectoryProcess,
     following,
     life,
@@ -95,7 +96,7 @@ async def test_every_change_is_there_once_after_kills(
     async with load(redis, redis_url, workspace):
         for _ in range(KILLS):
             with DirectoryProcess(redis_url, tmp_path / "directory.log", settings_of(directory_settings, workspace)) as process:
-                await wait_until(moved, 30)
+                await wait_until(moved, FOLLOW_S)
                 await asyncio.sleep(dice.uniform(0, 0.3))
                 process.kill()
     database.close()

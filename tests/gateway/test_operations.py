@@ -86,6 +86,7 @@ async def test_metrics_count_events_and_outcomes(redis: Redis, gateway: Gateway)
         'kinfold_entries_total{outcome="rejected",workspace="default"} 0.0',
         'kinfold_lag_entries{workspace="default"} 0.0',
         'kinfold_id_reused_total{workspace="default"} 0.0',
+        'kinfold_untrusted_total{workspace="default"} 0.0',
         'kinfold_visitors{workspace="default"} 1.0',
         "kinfold_gateway_append_seconds_count 2.0",
     ):

@@ -54,7 +54,8 @@ async def test_identity_that_the_visitor_has_needs_no_token(gateway: Gateway):
     contact = await gateway.get("/v1/contacts", externalId="u-1", after=(await gateway.entries("events"))[-1][0])
 
     assert (status, types[1:]) == (200, ["MetadataSet"])
-    assert event == {"type": "MetadataSet", "id": "m-1", "visitorId": "v-1", "name": "Ada", "metadata": TRAITS}
+    expected = {"type": "MetadataSet", "id": "m-1", "visitorId": "v-1", "name": "Ada", "metadata": TRAITS}
+    assert event == {**expected, "source": "browser"}
     assert (contact["name"], contact["metadata"], contact["email"]) == ("Ada", TRAITS, "Ada@x.org")
 
 

@@ -206,7 +206,7 @@ async def test_shared_device_is_explained_from_both_sides(redis: Redis, workspac
     one = await told_of(redis, workspace, events, external_id="u-1")
     await redis.flushdb()
     two = await told_of(redis, workspace, events, external_id="u-2")
-    assert one[1] == [f"v-1 moved to {two.contact.id} [5, Linking: the visitor moves]"]
+    assert one[1] == [f"v-1 moved on to {two.contact.id} [5, Linking: the visitor moves on]"]
     assert one[2] == ["metadata.a nothing → 1 [3: last write wins by effective time]"]
     assert one[3] == [f"went to {two.contact.id} [5, Linking: the contact that held the visitor at that time]"]
     assert 4 not in one

@@ -19,12 +19,15 @@ from tests.model.identifiers import Rejected, checked_email, checked_id, email_k
 Event = Mapping[str, Any]
 Values = dict[str, Any]
 
-NEVER: Final = -1
-"""Before every effective time."""
+Stamp = tuple[int, int]
+"""1 where a trusted source said it, and the effective time in ms."""
+NEVER: Final[Stamp] = (-1, -1)
+"""Before everything that was said."""
 ABSENT: Final = object()
 """The value in the register of a removed key."""
 
 DAY_MS: Final = 86_400_000
+WEEK_MS: Final = 7 * DAY_MS
 MINUTE_MS: Final = 60_000
 LAST_MS: Final = 253_402_300_799_999
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,6 +46,11 @@ class Limits(NamedTuple):
     merges: int = 25
     kept: int = 64
 
+    @property
+    def untrusted_keys(self) -> int:
+        """How many keys pages may set."""
+        return self.keys // 2
+
 
 # --- values
 
@@ -52,8 +60,19 @@ def ms(text: str) -> int:
     return (datetime.fromisoformat(text) - EPOCH) // timedelta(milliseconds=1)
 
 
+def is_trusted(event: Event) -> bool:
+    """Section 2, Trust."""
+    return event.get("source") != "browser"
+
+
 def effective_ms(entry_ms: int, event: Event) -> int:
-    """Section 3, Effective time."""
+    """Section 3, Effective time. A page's event is not older than a week, unless its time is not known."""
+    at = dated_ms(entry_ms, event)
+    return at if is_trusted(event) or at == UNKNOWN_MS else max(at, min(entry_ms, LAST_MS) - WEEK_MS)
+
+
+def dated_ms(entry_ms: int, event: Event) -> int:
+    """The table of section 3."""
     at, sent = (datetime.fromisoformat(event[name]) if event.get(name) else None for name in ("at", "sentAt"))
     if at is None or at < YEAR_2000:
         return min(entry_ms, LAST_MS)
@@ -128,7 +147,7 @@ def content_of(event: Event) -> str:
 
 FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "VisitorSeen": ("visitorId", "context"),
-    "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset"),
+    "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset", "visitorProven"),
     "MetadataSet": ("visitorId", "externalId", "email", "contactId", "name", "image", "metadata", "unset", "hash"),
     "EventsExcluded": ("entries", "reason"),
 }
@@ -139,18 +158,18 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
 
 @dataclass
 class Register:
-    """A last-write-wins register, with the effective time in ms at which its value was last set."""
+    """A register in which the greater stamp wins, with the stamp of the event that last set it."""
 
-    stamp: int = NEVER
+    stamp: Stamp = NEVER
     value: Any = None
 
-    def put(self, stamp: int, value: Any) -> None:
-        """Take an event's value, unless the current one is newer. At equal times the later entry of the log wins."""
+    def put(self, stamp: Stamp, value: Any) -> None:
+        """Take an event's value, unless the current one has a greater stamp. At equal ones the later entry of the log wins."""
         if stamp >= self.stamp:
             self.stamp, self.value = stamp, value
 
     def join(self, other: "Register") -> None:
-        """Take the value of a merged register if it is newer. At equal times this one stays."""
+        """Take the value of a merged register if its stamp is greater. At equal stamps this one stays."""
         if other.stamp > self.stamp:
             self.stamp, self.value = other.stamp, other.value
 
@@ -174,11 +193,10 @@ class Patched:
             self.shown = there, hash_of(there)
         return self.shown
 
-    def take_profile(self, event: Event, at: int) -> None:
-        """Take the name and image of an event, if it has them."""
-        for name, register in (("name", self.name), ("image", self.image)):
-            if event.get(name) is not None:
-                register.put(at, event[name])
+    def take_profile(self, event: Event, stamp: Stamp) -> int:
+        """Take the name and image of an event, if it has them. Return how many of them a page may not change."""
+        said = [(register, event[name]) for name, register in (("name", self.name), ("image", self.image)) if event.get(name)]
+        return sum(say(register, stamp, value) for register, value in said)
 
     def join_profile(self, other: "Patched") -> None:
         """Take the name and image of a merged contact or visitor, if they are newer."""
@@ -238,6 +256,15 @@ class Names:
     email: str | None = None
     contact_id: str | None = None
     blocked: int = 0
+
+
+def say(register: Register, stamp: Stamp, value: Any) -> bool:
+    """Put a value, and return whether it is dropped: a page may not change what a trusted source set (section 4, Trust)."""
+    if stamp[0] < register.stamp[0]:
+        old = register.value
+        return (value is ABSENT) != (old is ABSENT) or (value is not ABSENT and canonical(value) != canonical(old))
+    register.put(stamp, value)
+    return False
 
 
 def living(contact: Contact) -> Contact:
@@ -341,8 +368,8 @@ class Model:
         self.by_email: dict[str, Contact] = {}
         self.feed: list[Values] = []
         self.rejected: list[tuple[str, str]] = []
-        self.blocked = self.duplicates = self.ids_reused = 0
-        self._occurred: list[tuple[str, str] | None] = []
+        self.blocked = self.duplicates = self.ids_reused = self.untrusted = 0
+        self._occurred: list[tuple[bool, str, str] | None] = []
         self._views: dict[str, Values] = {}
 
     def apply(self, entry: str, event: Event) -> None:
@@ -354,16 +381,20 @@ class Model:
             self._occurred.append(None)
             self.rejected.append((entry, str(why)))
             return
-        this = event.get("id") or entry, content_of(event)
-        window = self._occurred[-self.limits.window :]
+        this = is_trusted(event), event.get("id") or entry, content_of(event)
+        looked_back = self._occurred[-2 * self.limits.window :]
+        window = [each for each in looked_back if each is not None and each[0] == this[0]][-self.limits.window :]
         self._occurred.append(this)
         if this in window:
             self.duplicates += 1
             return
-        self.ids_reused += any(each is not None and each[0] == this[0] for each in window)
+        self.ids_reused += any(each[1] == this[1] for each in window)
         entry_ms = int(entry.split("-", maxsplit=1)[0])
         self.at = effective_ms(entry_ms, event)
         self.seen_at = min(entry_ms, LAST_MS) if self.at == UNKNOWN_MS else self.at
+        self.stamp: Stamp = int(is_trusted(event)), self.at
+        self.dropped = 0
+        """How much of the event a page may not say."""
         self.merged: Contact | None = None
         self.conflict: Conflict | None = None
         self.moved: tuple[Visitor, Contact | None] | None = None
@@ -382,6 +413,7 @@ class Model:
             self.rejected.append((entry, str(why)))
             return
         self.blocked += names.blocked
+        self.untrusted += self.dropped
         self._tell()
 
     # --- the three events
@@ -390,7 +422,7 @@ class Model:
         visitor = self._visitor(names)
         visitor.seen(self.seen_at)
         if event.get("context") is not None:
-            visitor.context.put(self.at, normal(event["context"]))
+            visitor.context.put((1, self.at), normal(event["context"]))
         if self.at != UNKNOWN_MS:
             self.present = holder(visitor, self.at)
 
@@ -400,7 +432,7 @@ class Model:
             self.about = holder(visitor, self.at)
             described = self.about or visitor
             self._patch(described, event)
-            described.take_profile(event, self.at)
+            self.dropped += described.take_profile(event, self.stamp)
             self.visitors[visitor.id] = visitor
             visitor.seen(self.seen_at)
             return
@@ -425,7 +457,7 @@ class Model:
         else:
             contact = living(contact)
             self._patch(contact, event)
-        contact.take_profile(event, self.at)
+        self.dropped += contact.take_profile(event, self.stamp)
         self.about = contact
 
     def _visitor_identified(self, event: Event, names: Names) -> None:
@@ -449,12 +481,12 @@ class Model:
         if merging is not None:
             self._merge(merging, contact, names.email or "")
         elif conflict is None and names.email is not None:
-            self._take(contact, names.email, self.at)
+            self._take(contact, names.email, (1, self.at))
         if visitor is not None and not visitor.said:
             contact.join_profile(visitor)
-        contact.take_profile(event, self.at)
+        self.dropped += contact.take_profile(event, self.stamp)
         if visitor is not None:
-            self._identify(visitor, contact)
+            self._identify(visitor, contact, event)
 
     def _target(self, names: Names, x: Contact | None, e: Contact | None) -> Contact | None:
         """The first table of section 5; None: a new contact."""
@@ -485,24 +517,32 @@ class Model:
 
     def _patch(self, patched: Patched, event: Event, *others: Patched) -> None:
         """Merge the metadata of `others`, then apply the event's. Raises Rejected, and then changes nothing."""
+        trusted = self.stamp[0]
         new = {key: Register(register.stamp, register.value) for key, register in patched.registers.items()}
         for other in others:
             for key, register in other.registers.items():
                 new.setdefault(key, Register()).join(register)
         values = normal(event.get("metadata") or {})
         for key, value in values.items():
-            new.setdefault(key, Register()).put(self.at, value)
+            self.dropped += say(new.setdefault(key, Register()), self.stamp, value)
         for key in set(event.get("unset") or ()) - values.keys():
-            new.setdefault(key, Register()).put(self.at, ABSENT)
+            self.dropped += say(new.setdefault(key, Register()), self.stamp, ABSENT)
         there = [key for key in new if new[key].value is not ABSENT]
-        if len(there) > self.limits.keys and not others:
+        of_pages = [key for key in there if not new[key].stamp[0]]
+        counted = len(there) - len(of_pages) if trusted else len(there)
+        if not others and (counted > self.limits.keys or (not trusted and len(of_pages) > self.limits.untrusted_keys)):
             raise Rejected("invalid")
-        for group in (there, [key for key in new if new[key].value is ABSENT]):
-            for key in sorted(group, key=lambda key: (new[key].stamp, key))[: -self.limits.keys]:
-                del new[key]
+        removed = [key for key in new if new[key].value is ABSENT]
+        in_excess = {
+            key
+            for group, most in ((of_pages, self.limits.untrusted_keys), (there, self.limits.keys), (removed, self.limits.keys))
+            for key in sorted(group, key=lambda key: (new[key].stamp, key))[:-most]
+        }
+        for key in in_excess:
+            del new[key]
         patched.registers, patched.shown = new, None
 
-    def _take(self, contact: Contact, email: str, stamp: int) -> None:
+    def _take(self, contact: Contact, email: str, stamp: Stamp) -> None:
         """Set the contact's address if the effective time is not older. The previous address becomes free."""
         if stamp < contact.email.stamp:
             return
@@ -521,8 +561,8 @@ class Model:
         contact.merges += merged.merges + 1
         contact.join_profile(merged)
         del self.by_email[email_key(merged.email.value)]  # free, unless it is the newer of the two:
-        if self.at >= merged.email.stamp:  # the event confirms it
-            self._take(contact, email, self.at)
+        if (1, self.at) >= merged.email.stamp:  # the event confirms it
+            self._take(contact, email, (1, self.at))
         elif merged.email.stamp > contact.email.stamp:
             self._take(contact, merged.email.value, merged.email.stamp)
         contact.seen(merged.first)
@@ -530,9 +570,12 @@ class Model:
         contact.created = min(contact.created, merged.created)
         contact.presence = max(contact.presence, merged.presence)
 
-    def _identify(self, visitor: Visitor, contact: Contact) -> None:
+    def _identify(self, visitor: Visitor, contact: Contact, event: Event) -> None:
         self.visitors[visitor.id] = visitor
         visitor.seen(self.seen_at)
+        if not is_trusted(event) and event.get("visitorProven") is not True and holder(visitor, self.at) not in (None, contact):
+            self.dropped += 1  # section 5, Linking: a page does not move a visitor without a token for it
+            return
         before = holder(visitor)
         if not visitor.said:  # its anonymous past now belongs to the contact
             contact.seen(visitor.first)
@@ -692,4 +735,5 @@ class Model:
             "blocked": self.blocked,
             "duplicates": self.duplicates,
             "ids_reused": self.ids_reused,
+            "untrusted": self.untrusted,
         }

@@ -40,8 +40,9 @@ def limited(limits: Limits) -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "WINDOW_ENTRIES", limits.window)
         patch.setattr(members, "LISTED_VISITORS", limits.listed)
-        patch.setattr(metadata, "MAX_METADATA_KEYS", limits.keys)
-        patch.setattr(fold, "MAX_METADATA_KEYS", limits.keys)
+        for module in (metadata, fold):
+            patch.setattr(module, "MAX_METADATA_KEYS", limits.keys)
+            patch.setattr(module, "MAX_UNTRUSTED_KEYS", limits.untrusted_keys)
         patch.setattr(identity, "MAX_MERGES", limits.merges)
         patch.setattr(links, "KEPT", limits.kept)
         yield
@@ -76,6 +77,7 @@ def of_fold(log: Log) -> Values:
         "blocked": sum(outcome.blocked for outcome in outcomes),
         "duplicates": sum(outcome.kind == "duplicate" for outcome in outcomes),
         "ids_reused": sum(outcome.id_reused for outcome in outcomes),
+        "untrusted": sum(outcome.untrusted for outcome in outcomes),
     }
 
 
@@ -113,7 +115,7 @@ def difference(log: Log) -> Difference | None:
 
 
 def _differences(got: Values, want: Values) -> Iterator[Difference]:
-    yield from _unequal(got, want, "rejects", "duplicates", "ids_reused", "blocked")
+    yield from _unequal(got, want, "rejects", "duplicates", "ids_reused", "blocked", "untrusted")
     for part in ("contacts", "visitors"):
         if got[part].keys() != want[part].keys():
             yield Difference(part, sorted(got[part].keys() - want[part].keys()), sorted(want[part].keys() - got[part].keys()))

@@ -80,6 +80,8 @@ class Writer:
         """If not 0, events are a minute apart, give or take a millisecond, and this is the number of minutes."""
         self.unknown = dice.choice([0.02, 0.02, 0.3])
         """The share of events whose time is unknown."""
+        self.browser = dice.choice([0, 0, 0.1, 0.5])
+        """The share of events that come from pages."""
         self.step_s = 0
         """How much later than the previous one an event is, unless it is late."""
         self.odd: list[str] = []
@@ -106,6 +108,8 @@ class Writer:
         self._time(event, entry, number)
         if dice.random() < 0.02:
             event["newer"] = {"deep": [1]}
+        if dice.random() < self.browser:
+            event["source"] = dice.choice(["browser"] * 20 + ["shop", None, ["browser"]])
         die = dice.random()
         if die < self.weights[0]:
             self._seen(event)
@@ -195,6 +199,8 @@ class Writer:
         ):
             if chance:
                 event[name] = value()
+        if dice.random() < self.browser * 0.6:
+            event["visitorProven"] = dice.choice([True] * 9 + ["yes"])
 
     def _profile(self, event: Event) -> None:
         dice = self.dice

@@ -1,16 +1,20 @@
 """Duplicates: an event with the same id and content as one in the 65,536 entries before (contract section 3)."""
 
+import itertools
 import json
 from collections.abc import Callable
+from typing import Final
 
+import msgspec
 import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
 from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow, Occurrence
 from kinfold_projections.entries import BadEntry, Entry
-from kinfold_schemas.rejections import Rejection
 from tests.support.folding import Story, entry_of, given, identified, metadata_set, moment, seen
+
+_NUMBERS: Final = itertools.count()
 
 
 def name(value: str, event_id: str | None) -> dict[str, object]:
@@ -136,7 +140,7 @@ def test_unreadable_entry_has_not_occurred() -> None:
 
 @pytest.mark.parametrize(("entries_before", "kind"), [(65_536, "duplicate"), (65_537, "no-op")])
 def test_window_is_65_536_entries(entries_before: int, kind: str) -> None:
-    """The entry at the beginning of the window is remembered, an earlier one is not. Bad entries count as entries."""
+    """The entry at the beginning of the window is remembered, an earlier one is not."""
     story = given(name("Ada", "e-1"))
     skip(story.state.window, entries_before - 1)
     outcome = story.when(name("Ada", "e-1")).outcome
@@ -228,4 +232,60 @@ def entered(window: DuplicateWindow, event_id: str, content: int) -> Occurrence:
 
 
 def skip(window: DuplicateWindow, entries: int) -> None:
-    window.enter([BadEntry("1-0", Rejection("not-json", "event", "JSON", "none"))] * entries)
+    """Enter events that the window has not seen."""
+    entry = entry_with("", 1)
+    assert isinstance(entry, Entry)
+    window.enter([msgspec.structs.replace(entry, event_id=f"skipped-{next(_NUMBERS)}") for _ in range(entries)])
+
+
+def page_with(event_id: str, content: int) -> Entry | BadEntry:
+    event = metadata_set(visitorId="v-1", metadata={"a": content}, id=event_id)
+    return entry_of("1767229200000-0", {**event, "source": "browser"})
+
+
+def skip_pages(window: DuplicateWindow, entries: int) -> None:
+    """Enter events of pages that the window has not seen."""
+    entry = page_with("", 1)
+    assert isinstance(entry, Entry)
+    window.enter([msgspec.structs.replace(entry, event_id=f"\0skipped-{next(_NUMBERS)}") for _ in range(entries)])
+
+
+@pytest.mark.parametrize(("between", "occurrence"), [(65_536, "duplicate"), (131_071, "duplicate"), (131_072, "new")])
+def test_pages_do_not_push_out_the_ids_of_trusted_sources(between: int, occurrence: str) -> None:
+    """Up to the bound that a projector which starts can read again."""
+    window = DuplicateWindow()
+    skip(window, 3)
+    assert entered(window, "e-1", 1) == "new"
+    skip_pages(window, between)
+    assert entered(window, "e-1", 1) == occurrence
+
+
+@pytest.mark.parametrize(("between", "occurrence"), [(65_535, "duplicate"), (65_536, "new")])
+def test_each_source_has_a_window_of_65_536_entries(between: int, occurrence: str) -> None:
+    """Those of the other source between them do not count, as long as all are among the last 131,072."""
+    window = DuplicateWindow()
+    skip_pages(window, 10)
+    assert window.enter([page_with("e-1", 1)]) == {}
+    for _ in range(10):
+        skip(window, 1000)
+        skip_pages(window, between // 10)
+    skip_pages(window, between % 10)
+    assert window.enter([page_with("e-1", 1)]).get(0, "new") == occurrence
+    assert entered(window, "e-1", 1) == "new"
+
+
+@given_any(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.booleans()), max_size=40),
+    st.lists(st.integers(1, 8), max_size=40),
+)
+def test_sources_do_not_meet_in_batches_of_any_size(occurring: list[tuple[str, int, bool]], sizes: list[int]) -> None:
+    """Each source's entries occur as if the log had no others."""
+    entries = [(page_with if is_page else entry_with)(event_id, content) for event_id, content, is_page in occurring]
+    apart = {True: DuplicateWindow(), False: DuplicateWindow()}
+    expected = [apart[is_page].enter([entry]).get(0, "new") for entry, (*_, is_page) in zip(entries, occurring, strict=True)]
+    together, found = DuplicateWindow(), list[str]()
+    for size in [*sizes, len(entries)]:
+        batch, entries = entries[:size], entries[size:]
+        occurrences = together.enter(batch)
+        found += [occurrences.get(index, "new") for index in range(len(batch))]
+    assert found == expected

@@ -21,8 +21,8 @@ WINDOW: Final = 8
 def _small_window() -> Iterator[None]:
     """A window that a few entries fill, and the same length for the projector that restores it."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (duplicates, projector_workspace):
-            patch.setattr(module, "WINDOW_ENTRIES", WINDOW)
+        patch.setattr(duplicates, "WINDOW_ENTRIES", WINDOW)
+        patch.setattr(projector_workspace, "LOOKBACK_ENTRIES", 2 * WINDOW)
         yield
 
 
@@ -59,6 +59,19 @@ async def test_excluded_entries_take_no_place_in_the_window(redis: Redis, redis_
     await append(redis, workspace, [visit(0)], start=2 * WINDOW)
 
     assert (await status_of(redis, redis_url, workspace)).duplicate == 1
+
+
+@pytest.mark.usefixtures("_small_window")
+@pytest.mark.parametrize(("pages", "found"), [(2 * WINDOW - 1, 1), (2 * WINDOW, 0)])
+async def test_a_restarted_projector_knows_the_ids_of_trusted_sources_behind_those_of_pages(
+    redis: Redis, redis_url: str, workspace: str, pages: int, found: int
+) -> None:
+    """As far back as any window reaches."""
+    await append(redis, workspace, [visit(0), *({**visit(number), "source": "browser"} for number in range(pages))])
+    await fold_log(redis, redis_url, workspace)
+    await append(redis, workspace, [visit(0)], start=pages + 1)
+
+    assert (await status_of(redis, redis_url, workspace)).duplicate == found
 
 
 async def test_reused_id_is_folded_counted_and_logged(redis: Redis, redis_url: str, workspace: str) -> None:

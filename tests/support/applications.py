@@ -1,4 +1,4 @@
-"""Pages that npm and Vite build from `tests/browser/react_app`, once for all workers of a test run."""
+"""Applications with our npm packages. `tests/browser/react_app` is built once for all workers of a test run."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from tools import web
 
 REACT_VERSIONS: Final = ("18", "19")
 
-_SOURCE: Final = Path(__file__).parents[1] / "browser/react_app"
+_SOURCES: Final = Path(__file__).parents[1] / "browser"
 _BUILT: Final = ".built"
 
 
@@ -37,18 +37,28 @@ def applications(temporary: pytest.TempPathFactory) -> Path:
     return directory / "dist"
 
 
-def _build(directory: Path) -> None:
-    shutil.copytree(_SOURCE, directory, dirs_exist_ok=True)
+def install(name: str, directory: Path) -> None:
+    """Copy an application of `tests/browser` into a directory, and install its packages. Raises NoNode."""
+    shutil.copytree(_SOURCES / name, directory, dirs_exist_ok=True)
     web.build_packages()
-    for name in web.PACKAGES:
-        web.npm_pack(web.CLIENTS / name, directory)
+    for package in web.PACKAGES:
+        web.npm_pack(web.CLIENTS / package, directory)
     web.npm_install(directory)
+
+
+def build(directory: Path, *command: str, **env: str) -> None:
+    """Run the program of an installed package that builds an application."""
+    program, *arguments = command
+    whole: list[Path | str] = [directory / "node_modules/.bin" / program, *arguments]
+    done = subprocess.run(whole, cwd=directory, env={**web.environment(), **env}, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _build(directory: Path) -> None:
+    install("react_app", directory)
     for version in REACT_VERSIONS:
-        for option in ((), ("--ssr",)):
-            command = [directory / "node_modules/.bin/vite", "build", *option]
-            env = {**web.environment(), "REACT": version}
-            done = subprocess.run(command, cwd=directory, env=env, check=False, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
+        build(directory, "vite", "build", REACT=version)
+        build(directory, "vite", "build", "--ssr", REACT=version)
 
 
 def rendered(built: Path, version: str, props: str) -> str:

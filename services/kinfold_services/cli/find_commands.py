@@ -148,7 +148,7 @@ def conflicts(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Include settled conflicts.")] = False,
 ) -> int:
-    """Prints addresses that one contact was to have and another one keeps, one a line, newest first."""
+    """Prints addresses that an event named for one contact while another one holds them, one a line, newest first."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)

@@ -76,7 +76,7 @@ _KEYS: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
     "externalId": ("external_id", id_key),
     "email": ("email_key", email_key),
 }
-"""The column and the key by which the contract compares an identifier (section 2)."""
+"""An identifier's column, and the function that makes the key to compare (contract section 2)."""
 
 
 class Sql(Protocol):

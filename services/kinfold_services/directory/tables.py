@@ -167,7 +167,7 @@ search: Final = sa.table(f"{_PREFIX}search", sa.column("rowid", sa.Integer), sa.
 """SQLite's full-text index (FTS5, trigrams) of `contacts.search_text`; `rowid` is `contacts.n`.
 
 `search.c.search_text.op("MATCH")('"ada"')` finds the contacts of all builds whose text contains `ada`. The index does not fold
-text itself. It holds no text of its own: whoever changes `contacts` removes the old text and adds the new (store.py).
+text itself. It holds no text of its own: code that changes `contacts` removes the old text and adds the new (store.py).
 """
 _CREATE_SEARCH: Final = sa.DDL(  # type: ignore[no-untyped-call]
     f"CREATE VIRTUAL TABLE {search.name} USING fts5(search_text, content='{contacts.name}', content_rowid='n', "
@@ -269,7 +269,7 @@ conflicts: Final = _table(
     sa.Column("settled_at", Time),
     primary_key="position_ms position_seq",
 )
-"""Identity conflicts: `contact_id` was to have an address that `held_by` keeps. A conflict without `settled_at` is open."""
+"""Identity conflicts: an event named an address for `contact_id` that `held_by` holds. Without `settled_at`, it is open."""
 _open: Final = {"sqlite_where": conflicts.c.settled_at.is_(None), "postgresql_where": conflicts.c.settled_at.is_(None)}
 _index(conflicts, "contact_id", **_open)
 _index(conflicts, "held_by", **_open)

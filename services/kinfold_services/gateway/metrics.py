@@ -89,6 +89,9 @@ class _ProjectedCollector(Collector):
         entries = CounterMetricFamily("kinfold_entries", "Folded log entries by outcome", labels=["workspace", "outcome"])
         blocked = CounterMetricFamily("kinfold_blocked_identifiers", "Blocked identifiers that were ignored", labels=label)
         id_reused = CounterMetricFamily("kinfold_id_reused", "Events with the id of an earlier, different event", labels=label)
+        untrusted = CounterMetricFamily(
+            "kinfold_untrusted", "Values, removals and links of pages that were dropped", labels=label
+        )
         lag = GaugeMetricFamily("kinfold_lag_entries", "Log entries that are not folded yet", labels=label)
         contacts = GaugeMetricFamily("kinfold_contacts", "Living contacts", labels=label)
         visitors = GaugeMetricFamily("kinfold_visitors", "Visitors", labels=label)
@@ -107,6 +110,7 @@ class _ProjectedCollector(Collector):
                 entries.add_metric([*name, outcome], counts[outcome])
             blocked.add_metric(name, status.blocked_identifiers)
             id_reused.add_metric(name, status.id_reused)
+            untrusted.add_metric(name, status.untrusted)
             lag.add_metric(name, status.lag)
             lost.add_metric(name, status.entries_lost)
             rebuilds.add_metric(name, status.rebuilds)
@@ -118,4 +122,5 @@ class _ProjectedCollector(Collector):
             batch.add_metric(name, each.batches, each.batch_s)
             if status.directory is not None:
                 directory.add_metric(name, status.directory.lag_ms / 1000)
-        yield from (entries, blocked, id_reused, lag, lost, rebuilds, damaged, contacts, visitors, commit, batch, directory)
+        counts = entries, blocked, id_reused, untrusted, lost, rebuilds
+        yield from (*counts, lag, damaged, contacts, visitors, commit, batch, directory)

@@ -63,7 +63,7 @@ async def rudderstack_settings(
 ) -> Response[bytes]:
     """The source of `@rudderstack/analytics-js`, for a page that names the gateway as `configUrl`. It has no destinations."""
     nothing = {"enabled": False}
-    source = {
+    source: dict[str, Any] = {
         "id": "kinfold",
         "name": "kinfold",
         "writeKey": write_key,

@@ -136,6 +136,8 @@ class Story:
                 yield deed
             elif isinstance(change, IdentityConflict) and change.held_by in self._lineage:
                 yield Deed(f"kept {change.email}, which an event named for {change.contact_id}", _why_held(change))
+        if outcome.untrusted:
+            yield Deed(f"dropped {outcome.untrusted} of what a page said", _UNTRUSTED)
 
 
 def _why_held(change: IdentityConflict) -> str:
@@ -150,7 +152,7 @@ def _change_deed(change: Change) -> Deed | None:
         case VisitorLinked():
             return Deed(f"linked {change.visitor_id}", rules.LINKED)
         case VisitorUnlinked():
-            return Deed(f"{change.visitor_id} moved to {change.next_contact_id}", rules.MOVES_ON)
+            return Deed(f"{change.visitor_id} moved on to {change.next_contact_id}", rules.MOVES_ON)
         case ContactsMerged():
             return Deed(f"merged {change.merged_contact_id}", rules.MERGED)
         case IdentityConflict():
@@ -198,6 +200,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
     return Deed("seen", "3: seen times only widen")
 
 
+_UNTRUSTED: Final = "4, Trust, and 5, Linking: a trusted source set it, or another contact holds the visitor"
 _DROPPED: Final[Mapping[Kind, Deed]] = {
     "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
     "stale": Deed("dropped as late", "3: the current value has a later effective time"),

@@ -19,7 +19,7 @@ import kinfold_projections
 import kinfold_schemas
 import kinfold_services.history
 from kinfold_projections.batches import read_batch
-from kinfold_projections.duplicates import WINDOW_ENTRIES
+from kinfold_projections.duplicates import LOOKBACK_ENTRIES
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.fold import fold
 from kinfold_projections.members import Membership
@@ -154,7 +154,7 @@ class Past:
                 _put(state, msgspec.msgpack.decode(zlib.decompress(data), type=_Piece))
         except (zlib.error, ValueError):
             return None
-        count, last = WINDOW_ENTRIES + len(about.excluded), ""
+        count, last = LOOKBACK_ENTRIES + len(about.excluded), ""
         async for page in entries_before(self._client, self._workspace, position, count):
             last = page[-1][0].decode()
             state.window.enter(read_batch(page, self._rules, about.excluded).entries)

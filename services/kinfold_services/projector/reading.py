@@ -113,10 +113,10 @@ class PatientReads:
 
 
 class TellFailure(BaseMiddleware):
-    """Tells of any failure on the way to the handler.
+    """Reports any failure on the way to the handler.
 
-    FastStream logs a failed batch and goes on with the next one: right for messages that stand alone, and a hole in an ordered
-    fold. So whoever reads a log has to stop here.
+    FastStream logs a failed batch and goes on with the next one. That is right for independent messages, but it would leave a
+    hole in an ordered fold. So reading has to stop here.
     """
 
     def __init__(self, *args: Any, fail: Fail, **kwargs: Any) -> None:

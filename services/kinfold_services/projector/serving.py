@@ -1,8 +1,9 @@
-"""One workspace's life in a projector: stand by until it is ours, fold it, and stand by again where it is lost.
+"""One workspace's life in a projector: stand by until it is ours, fold it, and stand by again when it is lost.
 
-Whatever goes wrong with a workspace concerns that workspace alone. Another projector that owns it is waited for. A server that
-cannot do it now is asked again. A state that needs a rebuild gets one. With anything else the workspace is not served: the log,
-the status and the metrics say why, and it is tried again after a while, and as soon as its state is another one.
+A failure of one workspace does not affect the others. If another projector owns the workspace, this one waits. If the server
+cannot do something now, this one tries again. If the state needs a rebuild, it gets one. After any other failure the workspace
+is not served: the log, the status and the metrics say why. The projector tries again after a while, and as soon as the state is
+a different one.
 """
 
 import asyncio

@@ -23,7 +23,7 @@ import structlog
 
 from kinfold_projections.batches import Batch, Folded, RawEntry, fold_batch, read_batch
 from kinfold_projections.counts import Counts
-from kinfold_projections.duplicates import WINDOW_ENTRIES
+from kinfold_projections.duplicates import LOOKBACK_ENTRIES
 from kinfold_projections.entries import Entry
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
@@ -104,7 +104,7 @@ class WorkspaceProjector:
         self._is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = await self._reader.excluded()
         if self.position.stream_id:
-            count = WINDOW_ENTRIES + len(self._excluded)
+            count = LOOKBACK_ENTRIES + len(self._excluded)
             async for page in entries_before(self._client, self.workspace, self.position.stream_id, count, self._lease.keep):
                 self._state.window.enter(read_batch(page, self._rules, self._excluded).entries)
         self._committer.committed = self.position
@@ -299,6 +299,6 @@ class WorkspaceProjector:
         self._log.warning(
             "event id used again by another event, which was folded",
             entry=first.id,
-            event_id=first.event_id,
+            event_id=first.event_id.removeprefix("\0"),
             id_reused=folded.counts.id_reused,
         )

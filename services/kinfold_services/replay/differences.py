@@ -13,11 +13,11 @@ from kinfold_schemas.changes import Change, ContactCreated, ContactGone, Contact
 from kinfold_schemas.contacts import Contact, MergedContact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
-from kinfold_services.replay.rebuild import Kind, Rebuild
+from kinfold_services.replay.rebuild import Part, Rebuild
 from kinfold_services.state.queries import StateQueries
 from kinfold_services.state.writes import SORTED_SETS
 
-SHOWN: Final[tuple[Kind, ...]] = ("contacts", "visitors", "external-ids", "emails")
+SHOWN: Final[tuple[Part, ...]] = ("contacts", "visitors", "external-ids", "emails")
 """What readers see."""
 
 CAUSE: Final = "replay"
@@ -30,7 +30,7 @@ class Difference(msgspec.Struct, frozen=True):
     A field that a side has not got is not there; where one side has nothing at all, `field` is null, and so is that side.
     """
 
-    kind: Kind
+    kind: Part
     id: str
     field: str | None
     living: Any = msgspec.UNSET
@@ -47,28 +47,28 @@ class Sides:
         self._rebuild: Final = rebuild
         self._follows: Final = follows
 
-    async def suspects(self, kind: Kind) -> set[str]:
-        """The ids of a kind that are not the same bytes on both sides. Some may only be newer on one of them."""
-        found, unseen = set[str](), self._rebuild.ids(kind)
-        async for ids, living in self._scan(kind):
+    async def suspects(self, part: Part) -> set[str]:
+        """The ids in a part whose bytes differ between the two sides. Some may only be newer on one of them."""
+        found, unseen = set[str](), self._rebuild.ids(part)
+        async for ids, living in self._scan(part):
             unseen.difference_update(ids)
-            rebuilt = self._rebuild.stored(kind, ids)
+            rebuilt = self._rebuild.stored(part, ids)
             found.update(each for each, one, other in zip(ids, living, rebuilt, strict=True) if one != other)
         return found | unseen
 
-    async def at_one_position(self, kind: Kind, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:
+    async def at_one_position(self, part: Part, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:
         """Ids, with what both sides have under each, some of them at a time at one position."""
         ordered = iter(sorted(ids))
         while some := list(islice(ordered, _AT_ONCE)):
-            position, living = await self._living(kind, some)
+            position, living = await self._living(part, some)
             if self._follows:
                 await self._rebuild.advance(position)
-            for each in zip(some, living, list(self._rebuild.stored(kind, some)), strict=True):
+            for each in zip(some, living, list(self._rebuild.stored(part, some)), strict=True):
                 yield each
 
-    async def is_other(self, kind: Kind, ids: Iterable[str]) -> bool:
+    async def is_other(self, part: Part, ids: Iterable[str]) -> bool:
         """Whether any of these is other bytes on the two sides, or is only on one."""
-        async for _, living, rebuilt in self.at_one_position(kind, ids):
+        async for _, living, rebuilt in self.at_one_position(part, ids):
             if living != rebuilt:
                 return True
         return False
@@ -78,30 +78,30 @@ class Sides:
         state = self._rebuild.state
         return public_contact(state.contact(contact_id)) if type(state.contacts.get(contact_id)) is MergedContact else None
 
-    async def _scan(self, kind: Kind) -> AsyncIterator[tuple[list[str], list[bytes]]]:
+    async def _scan(self, part: Part) -> AsyncIterator[tuple[list[str], list[bytes]]]:
         """Ids, and what is stored under each, a thousand or so at a time. Some may come twice."""
         client: Any = self._client
-        scan = client.zscan if kind in SORTED_SETS else client.hscan
+        scan = client.zscan if part in SORTED_SETS else client.hscan
         cursor = 0
         while True:
-            cursor, found = await scan(key(self._workspace, kind), cursor, count=_AT_ONCE)
-            if kind in SORTED_SETS:
+            cursor, found = await scan(key(self._workspace, part), cursor, count=_AT_ONCE)
+            if part in SORTED_SETS:
                 yield [each.decode() for each, _ in found], [_score(score) for _, score in found]
             else:
                 yield [each.decode() for each in found], list(found.values())
             if cursor == 0:
                 return
 
-    async def _living(self, kind: Kind, ids: list[str]) -> tuple[str, list[bytes | None]]:
+    async def _living(self, part: Part, ids: list[str]) -> tuple[str, list[bytes | None]]:
         """The stored position, and what is stored under some ids at that moment."""
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hget(key(self._workspace, "position"), "stream_id")
-        if kind in SORTED_SETS:
-            pipeline.zmscore(key(self._workspace, kind), ids)
+        if part in SORTED_SETS:
+            pipeline.zmscore(key(self._workspace, part), ids)
         else:
-            pipeline.hmget(key(self._workspace, kind), ids)
+            pipeline.hmget(key(self._workspace, part), ids)
         position, values = await pipeline.execute()
-        if kind in SORTED_SETS:
+        if part in SORTED_SETS:
             values = [None if score is None else _score(score) for score in values]
         return (position or b"").decode(), values
 
@@ -110,15 +110,15 @@ def _score(score: float) -> bytes:
     return b"%g" % score
 
 
-def field_differences(kind: Kind, name: str, living: bytes | None, rebuilt: bytes | None) -> list[Difference]:
+def field_differences(part: Part, name: str, living: bytes | None, rebuilt: bytes | None) -> list[Difference]:
     """The fields in which two stored things differ; JSON is compared by value."""
     if living == rebuilt:
         return []
-    one, other = _shown(kind, living), _shown(kind, rebuilt)
+    one, other = _shown(part, living), _shown(part, rebuilt)
     if not isinstance(one, dict) or not isinstance(other, dict):
-        return [Difference(kind, name, None, one, other)]
+        return [Difference(part, name, None, one, other)]
     pairs = _pairs(cast("_Object", one), cast("_Object", other))
-    return [Difference(kind, name, field, left, right) for field, left, right in pairs if not _same(left, right)]
+    return [Difference(part, name, field, left, right) for field, left, right in pairs if not _same(left, right)]
 
 
 def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None) -> Change | None:
@@ -189,10 +189,10 @@ def _same(one: Any, other: Any) -> bool:
     return _json(one) == _json(other)  # Python takes true for 1
 
 
-def _shown(kind: Kind, data: bytes | None) -> Any:
+def _shown(part: Part, data: bytes | None) -> Any:
     if data is None:
         return None
-    if kind in {"contacts", "visitors"}:
+    if part in {"contacts", "visitors"}:
         with suppress(ValueError):
             return msgspec.json.decode(data)
     return data.decode(errors="replace")

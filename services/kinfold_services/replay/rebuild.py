@@ -25,15 +25,15 @@ _TAKEN_ENTRIES: Final = 100_000
 
 Progress = Callable[[int], None]
 
-Kind = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
+Part = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
 """A part of the state that consists of single things: a hash, or a sorted set."""
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
-Touched = dict[Kind, set[str]]
-"""Ids, by kind."""
+Touched = dict[Part, set[str]]
+"""Ids, by the part of the state."""
 
 _IN_SET: Final = b"0"
-_ENCODE: Final[Mapping[Kind, Callable[[Any], bytes]]] = {
+_ENCODE: Final[Mapping[Part, Callable[[Any], bytes]]] = {
     "contacts": encode_record,
     "visitors": encode_record,
     "contact-stamps": encode_stamps,
@@ -123,19 +123,19 @@ class Rebuild:
         self._take_changes()
         return None
 
-    def ids(self, kind: Kind) -> set[str]:
-        """The ids of a kind that this state has."""
-        if kind == "created":
+    def ids(self, part: Part) -> set[str]:
+        """The ids in a part of this state."""
+        if part == "created":
             return {contact.id for contact in self.state.living_contacts()}
-        return set(self.members if kind == "members" else getattr(self.state, _attribute(kind)))
+        return set(self.members if part == "members" else getattr(self.state, _attribute(part)))
 
-    def stored(self, kind: Kind, ids: Iterable[str]) -> Iterator[bytes | None]:
+    def stored(self, part: Part, ids: Iterable[str]) -> Iterator[bytes | None]:
         """What a projector stores under each of some ids; None for nothing. Of a sorted set: the score."""
-        if kind == "members":
+        if part == "members":
             return (_IN_SET if each in self.members else None for each in ids)
-        if kind == "created":
+        if part == "created":
             return (_IN_SET if type(self.state.contacts.get(each)) is ContactRecord else None for each in ids)
-        held, encode = getattr(self.state, _attribute(kind)), _ENCODE[kind]
+        held, encode = getattr(self.state, _attribute(part)), _ENCODE[part]
         return (None if value is None else encode(value) for value in map(held.get, ids))
 
     async def _begin_again(self, progress: Progress) -> None:
@@ -178,8 +178,8 @@ class Rebuild:
         self._taken = self.position.counts.entries
         for touched in (self.unwritten, self.uncompared):
             if touched is not None:
-                for kind in KINDS:
-                    touched[kind].update(getattr(changes, _attribute(kind)))
+                for part in PARTS:
+                    touched[part].update(getattr(changes, _attribute(part)))
 
     def _excludes_more(self, page: Sequence[RawEntry]) -> bool:
         """Whether the page excludes entries that are not left out."""
@@ -194,9 +194,9 @@ class Rebuild:
 
 
 def nothing_touched() -> Touched:
-    """No ids of any kind."""
-    return {kind: set() for kind in KINDS}
+    """No ids in any part."""
+    return {part: set() for part in PARTS}
 
 
-def _attribute(kind: Kind) -> str:
-    return kind.replace("-", "_")
+def _attribute(part: Part) -> str:
+    return part.replace("-", "_")

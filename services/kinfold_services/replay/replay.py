@@ -29,7 +29,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.rebuild import KINDS, Kind, Progress, Rebuild, nothing_touched
+from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import StagingArea
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -96,9 +96,9 @@ class Replay:
             self._feed_end = await self._end_of_feed()
             self.rebuild.uncompared = nothing_touched()
             self._changes, self._is_other = {}, False
-            for kind in KINDS:
-                if kind == "contacts" or not self._is_other:
-                    await self._compare_some(kind, await self._sides.suspects(kind))
+            for part in PARTS:
+                if part == "contacts" or not self._is_other:
+                    await self._compare_some(part, await self._sides.suspects(part))
             is_compared = self.rebuild.is_compared  # the log, read on, may have excluded what was folded already
         await self._staging.check()
         return _in_order(self._changes)
@@ -200,15 +200,15 @@ class Replay:
         contacts |= {each for each, change in merges if change.contact_id in contacts}
         touched["contacts"] = contacts
         touched["contact-stamps"] |= contacts
-        for kind, ids in touched.items():
-            await self._compare_some(kind, ids)
+        for part, ids in touched.items():
+            await self._compare_some(part, ids)
 
-    async def _compare_some(self, kind: Kind, ids: Iterable[str]) -> None:
-        """Compares some things of a kind. Of contacts it takes note of each that differs, of the others whether any does."""
-        if kind != "contacts":
-            self._is_other = self._is_other or await self._sides.is_other(kind, ids)
+    async def _compare_some(self, part: Part, ids: Iterable[str]) -> None:
+        """Compare some ids of a part. It notes each contact that differs; for other parts, whether any id differs."""
+        if part != "contacts":
+            self._is_other = self._is_other or await self._sides.is_other(part, ids)
             return
-        async for each, living, rebuilt in self._sides.at_one_position(kind, ids):
+        async for each, living, rebuilt in self._sides.at_one_position(part, ids):
             self._is_other |= living != rebuilt
             if change := as_change(each, living, rebuilt, self._sides.survivor(each)):
                 self._changes[each] = change
@@ -272,9 +272,9 @@ class Replay:
         if rebuild.unwritten is None:
             await self._staging.empty()
         unwritten, rebuild.unwritten = rebuild.unwritten, nothing_touched()
-        for kind in KINDS:
-            ids = rebuild.ids(kind) if unwritten is None else unwritten[kind]
-            await self._staging.write(self._staging.writes.things(kind, zip(ids, rebuild.stored(kind, ids), strict=True)))
+        for part in PARTS:
+            ids = rebuild.ids(part) if unwritten is None else unwritten[part]
+            await self._staging.write(self._staging.writes.things(part, zip(ids, rebuild.stored(part, ids), strict=True)))
         rejects, self.rebuild.rejects = self.rebuild.rejects, []
         await self._staging.write(self._staging.writes.entry("rejects", reject.values()) for reject in rejects)
 

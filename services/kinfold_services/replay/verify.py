@@ -10,7 +10,7 @@ from typing import Final
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.connections import Client
 from kinfold_services.replay.differences import SHOWN, Difference, Sides, field_differences
-from kinfold_services.replay.rebuild import Kind, Progress, Rebuild
+from kinfold_services.replay.rebuild import Part, Progress, Rebuild
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
 
@@ -29,12 +29,12 @@ class Verification:
         await self.rebuild.build((await self._reader.position()).stream_id, progress)
         while True:
             begun = self.rebuild.beginnings
-            found = [each for kind in SHOWN for each in await self._differences(kind)]
+            found = [each for part in SHOWN for each in await self._differences(part)]
             if self.rebuild.beginnings == begun:  # else the log, read on, excludes what was folded when we compared
                 return found
 
-    async def _differences(self, kind: Kind) -> list[Difference]:
+    async def _differences(self, part: Part) -> list[Difference]:
         found: list[Difference] = []
-        async for each, living, rebuilt in self._sides.at_one_position(kind, await self._sides.suspects(kind)):
-            found += field_differences(kind, each, living, rebuilt)
+        async for each, living, rebuilt in self._sides.at_one_position(part, await self._sides.suspects(part)):
+            found += field_differences(part, each, living, rebuilt)
         return found

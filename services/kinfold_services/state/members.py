@@ -1,4 +1,4 @@
-"""A contact's visitors, newest link first, whomever they came from (`kinfold_projections.members`)."""
+"""A contact's visitors, newest link first, those of merged contacts included (`kinfold_projections.members`)."""
 
 import heapq
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The hash `position`: how far the log is folded, and by which state (contract section 8)."""
+"""The hash `position`: how far the log is folded, and into which state (contract section 8)."""
 
 import hashlib
 from collections.abc import Mapping

@@ -54,6 +54,8 @@ class Status(msgspec.Struct, rename="camel"):
     rejected: int
     blocked_identifiers: int
     id_reused: int = msgspec.field(name="id-reused")
+    untrusted: int
+    """Values, removals and links of pages that were dropped (contract section 4, Trust)."""
     entries_lost: int
     """Log entries that were trimmed or deleted before this state's fold came to them."""
     rebuilds: int
@@ -225,6 +227,7 @@ class StateQueries:
             rejected=counts.rejected,
             blocked_identifiers=counts.blocked,
             id_reused=counts.id_reused,
+            untrusted=counts.untrusted,
             entries_lost=counts.lost,
             rebuilds=int(rebuilds or 0),
             rebuild_reason=reason,

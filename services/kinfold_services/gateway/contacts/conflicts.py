@@ -28,7 +28,7 @@ async def identity_conflicts(
     cursor: Cursor = None,
     after: After = None,
 ) -> Response[bytes]:
-    """Addresses that one contact was to have and another one keeps, newest first (contract section 5).
+    """Addresses that an event named for one contact while another one holds them, newest first (contract section 5).
 
     A conflict is settled when the other contact loses the address, or when the two become one. This asks the directory, and
     `after` also waits for it.

@@ -1,8 +1,12 @@
 """`POST /v1/events`: checks events and appends them to the log (contract section 2).
 
 All events of a request are checked as the fold checks them, by the workspace's rules, before the first one is appended. The
-log gets the bytes that were sent, including unknown fields of newer producers, with two changes: an event without an id gets
-one, and tokens are removed. Otherwise a reader of the log could use them to claim the identity.
+log gets the bytes that were sent, including unknown fields of newer producers, with three changes:
+
+- An event without an id gets one.
+- Tokens are removed. Otherwise a reader of the log could use them to claim the identity.
+- `source` and `visitorProven` are the gateway's own (contract section 2, Trust). They are removed, and written for the event of
+  a page.
 """
 
 import asyncio
@@ -16,11 +20,11 @@ from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
 from kinfold_schemas.codec import decode_event
-from kinfold_schemas.events import MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
-from kinfold_services.access.identity_tokens import BadToken, prove
+from kinfold_services.access.identity_tokens import BadToken, Proof, prove
 from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.events.listing import Listed
@@ -33,6 +37,12 @@ PER_TURN: Final = 250
 
 TOKEN: Final = "token"  # noqa: S105  the name of a field
 """The field of an event that holds an identity token."""
+
+_OWN_FIELDS: Final = (TOKEN, "source", "visitorProven")
+_OWN_NAMES: Final = (b'"token"', b'"source"', b'"visitorProven"', b"\\u")
+"""What an event with one of these fields contains; a name may be written with escapes."""
+_FROM_PAGE: Final = f',"source":"{BROWSER}"'.encode()
+_PROVEN: Final = b',"visitorProven":true'
 
 BAD_TOKEN: Final = "bad-token"  # noqa: S105  a reason
 _FORBIDDEN: Final = frozenset({"not-allowed", BAD_TOKEN})
@@ -141,13 +151,16 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     names = event if isinstance(event, Rejection) else named_by(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
-    if author.secrets is not None and (refused := _not_allowed(event, names, data, author.secrets, author.is_developer)):
-        return refused
-    if b'"token"' in data or b"\\u" in data:  # a name may be written with escapes
-        data = _without_token(data)
+    more = b"" if author.secrets is None else _from_page(event, names, data, author.secrets, author.is_developer)
+    if isinstance(more, RejectedEvent):
+        return more
+    if any(name in data for name in _OWN_NAMES):
+        data = _without_own_fields(data)
     if not event.id:
+        more += f',"id":"{new_id}"'.encode()
+    if more:
         # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
-        data = data.rstrip()[:-1] + f',"id":"{new_id}"}}'.encode()
+        data = data.rstrip()[:-1] + more + b"}"
     if len(data) > MAX_EVENT_BYTES:
         too_large = Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
         return RejectedEvent.of(0, too_large)
@@ -166,21 +179,21 @@ async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: J
     return position
 
 
-def _not_allowed(
+def _from_page(
     event: Event,
     names: Names,
     data: bytes,
     by_kid: Mapping[str, str],
     is_developer: bool,  # noqa: FBT001
-) -> RejectedEvent | None:
-    """Why a page may not send this event, or None if it may."""
-    if isinstance(event, VisitorSeen) or (is_developer and isinstance(event, VisitorIdentified)):
-        return None
-    if isinstance(event, MetadataSet) and event.visitor_id is not None:
-        return None
+) -> bytes | RejectedEvent:
+    """The fields that say that a page sent the event, as JSON, or why a page may not send it."""
+    if isinstance(event, VisitorSeen) or (isinstance(event, MetadataSet) and event.visitor_id is not None):
+        return _FROM_PAGE
     if isinstance(event, VisitorIdentified):
-        proof = prove(_token_of(data), by_kid, event, names)
-        return _refused(BAD_TOKEN, TOKEN, *proof) if isinstance(proof, BadToken) else None
+        proof = Proof(visitor=True) if is_developer else prove(_token_of(data), by_kid, event, names)
+        if isinstance(proof, BadToken):
+            return _refused(BAD_TOKEN, TOKEN, *proof)
+        return _FROM_PAGE + _PROVEN if proof.visitor else _FROM_PAGE
     expected = "VisitorSeen, MetadataSet for a visitor or VisitorIdentified with a token, with a key for pages"
     got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
     return _refused("not-allowed", "type", expected, got)
@@ -204,6 +217,7 @@ def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
     return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
 
 
-def _without_token(data: bytes) -> bytes:
+def _without_own_fields(data: bytes) -> bytes:
     fields = _decode_members(data)  # raw values: an unknown field may hold a number that we cannot decode
-    return data if fields.pop(TOKEN, None) is None else _encode(fields)
+    own = [fields.pop(name, None) for name in _OWN_FIELDS]
+    return data if own == [None] * len(own) else _encode(fields)

@@ -56,8 +56,8 @@ _CONTEXT: Final = (*_CONTEXT_FIELDS, _TOKEN, "page", "traits")
 OLDEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time of an event whose time is unknown. An earlier time counts as absent (contract section 3)."""
 
-MAX_WRITTEN_BYTES: Final = MAX_EVENT_BYTES - 64
-"""Leaves room for the id that an event gets before it is appended."""
+MAX_WRITTEN_BYTES: Final = MAX_EVENT_BYTES - 128
+"""Leaves room for the fields that an event gets before it is appended."""
 
 _encode: Final = msgspec.json.Encoder().encode
 

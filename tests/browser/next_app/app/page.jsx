@@ -1,0 +1,5 @@
+import { Upgrade } from "./upgrade";
+
+export default function Page() {
+  return <Upgrade />;
+}
