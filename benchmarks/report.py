@@ -78,6 +78,15 @@ def _memory(results: Results) -> float:
     return float(bounded["projector_peak_bytes"] / MIB)
 
 
+def _asked(results: Results, database: str, question: str) -> float:
+    asked = results["directory_queries"]["databases"][database]["questions"]
+    return float(next(each["cpu_p95_ms"] for each in asked if each["question"].startswith(question)))
+
+
+def _applied(results: Results, database: str) -> float:
+    return float(next(each["cpu_ratio"] for each in results["directory"]["applied"] if each["database"] == database))
+
+
 FLOORS: Final = (
     Floor("live, 50,000 visitors, against redis-py XREAD and decode", lambda r: _live(r, "middle-uniform"), 0.25),
     Floor("live, 90 % no-ops, against the same", lambda r: _live(r, "no-ops"), 0.35),
@@ -90,6 +99,13 @@ FLOORS: Final = (
     Floor("latency at 5,000 events/s, p99", lambda r: _latency(r, "p99_ms"), most=15, unit=" ms"),
     Floor("projector's memory at 5,000,000 visitors, with a small cache", _memory, most=400, unit=" MiB"),
     Floor("1,000 workspaces against one, same load", lambda r: _workspaces(r, "1,000"), 0.6),
+    Floor("directory on SQLite, `q` of three letters, p95 of CPU", lambda r: _asked(r, "sqlite", "q of"), most=50, unit=" ms"),
+    Floor("the same on PostgreSQL", lambda r: _asked(r, "postgresql", "q of"), most=30, unit=" ms"),
+    Floor("directory on SQLite, filter and sort, p95 of CPU", lambda r: _asked(r, "sqlite", "plan=pro"), most=50, unit=" ms"),
+    Floor("the same on PostgreSQL", lambda r: _asked(r, "postgresql", "plan=pro"), most=30, unit=" ms"),
+    Floor("directory's changes on SQLite, against bare executemany, of CPU", lambda r: _applied(r, "sqlite"), 0.5),
+    Floor("the same on PostgreSQL", lambda r: _applied(r, "postgresql"), 0.5),
+    Floor("directory's lag at 1,000 changes/s, p99", lambda r: float(r["directory"]["lag"]["p99_ms"]), most=100, unit=" ms"),
 )
 
 

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -65,6 +66,12 @@ def cpu_s(process_id: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+def precise_cpu_s(process_ids: Iterable[int]) -> float:
+    """CPU seconds of this thread and of processes with one thread each, in nanoseconds' precision (Linux)."""
+    nanoseconds = sum(int(Path(f"/proc/{each}/schedstat").read_text().split()[0]) for each in process_ids)
+    return time.thread_time() + nanoseconds / 1e9
 
 
 def resident_bytes(process_id: int, field: str = "VmRSS") -> int:

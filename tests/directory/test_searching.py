@@ -167,6 +167,13 @@ def test_misspelt_words_find_similar_ones_on_postgresql_alone(database: Database
             assert similar.next_cursor is None
 
 
+def test_words_of_three_letters_find_no_similar_ones(database: Database):
+    fill(database, [person(1, name="Johnson")])
+    with database.reading() as connection:
+        page = search(connection, "ours", Query(q="johnson jox"), NOW_MS)
+    assert (page.records, page.approximate) == ([], False)
+
+
 @pytest.mark.parametrize("directory_settings", ["postgresql"], indirect=True)
 def test_the_most_similar_come_first_if_more_are_similar_than_are_compared(database: Database, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(searching, "_MOST_SIMILAR", 5)

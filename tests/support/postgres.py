@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -48,8 +48,8 @@ class NoPostgres(Exception):
 
 
 @contextmanager
-def postgres_server() -> Generator["PostgresServer"]:
-    """Run a server with its own data.
+def postgres_server(directory: Path | None = None, settings: Mapping[str, object] = {}) -> Generator["PostgresServer"]:
+    """Run a server with its own data, or with the data that an earlier server left in `directory`.
 
     Raises:
         NoPostgres: its programs are not installed, or no user can run them.
@@ -57,7 +57,7 @@ def postgres_server() -> Generator["PostgresServer"]:
     """
     programs, user = _find_programs(), _unprivileged_user()
     with tempfile.TemporaryDirectory(prefix="kinfold-postgres-") as name:
-        server = PostgresServer(programs, user, Path(name))
+        server = PostgresServer(programs, user, directory or Path(name), settings)
         server.start()
         try:
             yield server
@@ -71,29 +71,28 @@ class PostgresServer:
     On Linux, the server ends with this process, even after SIGKILL.
     """
 
-    def __init__(self, programs: Path, user: pwd.struct_passwd | None, directory: Path) -> None:
-        """Create the data directory, with `user` as the owner. The server does not run yet."""
+    def __init__(
+        self, programs: Path, user: pwd.struct_passwd | None, directory: Path, settings: Mapping[str, object] = {}
+    ) -> None:
+        """Create the data directory with `user` as the owner, unless it is there. The server does not run yet."""
         self._programs: Final = programs
         self._user: Final = user
         self._directory: Final = directory
         self._data: Final = directory / "data"
-        self._password: Final = secrets.token_hex(8)
+        self._settings: Final = {**_SETTINGS, **settings}
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         secret = directory / "password"
-        secret.write_text(self._password)
-        if user is not None:
-            for path in (directory, secret):
-                os.chown(path, user.pw_uid, user.pw_gid)
-        owner = ["--username", USER, "--pwfile", secret, "--auth-local", "trust", "--auth-host", "scram-sha-256"]
-        self._run("initdb", "--pgdata", self._data, *owner, "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        if not self._data.exists():
+            self._create(secret)
+        self._password: Final = secret.read_text()
         self.description: Final = "PostgreSQL " + self._run("postgres", "--version").split()[2]
         """Name and version."""
 
     @property
     def url(self) -> str:
         """The URL of the maintenance database."""
-        return self._url_of(MAINTENANCE)
+        return self.url_of(MAINTENANCE)
 
     @property
     def port(self) -> int:
@@ -135,7 +134,7 @@ class PostgresServer:
         """Copy a database that has no connections, yield the copy's URL, and drop the copy."""
         name = f"test_{secrets.token_hex(8)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield self._url_of(name)
+        yield self.url_of(name)
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def execute(self, statement: str, url: str | None = None) -> str:
@@ -159,11 +158,21 @@ class PostgresServer:
         options += [f"--set={name}={value}" for name, value in variables.items()]
         return self._run("psql", *options, "--dbname", url, text=script)
 
-    def _url_of(self, database: str) -> str:
+    def url_of(self, database: str) -> str:
+        """The URL of a database."""
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{self._port}/{quote(database)}"
 
+    def _create(self, secret: Path) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        secret.write_text(secrets.token_hex(8))
+        if self._user is not None:
+            for path in (self._directory, secret):
+                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+        owner = ["--username", USER, "--pwfile", secret, "--auth-local", "trust", "--auth-host", "scram-sha-256"]
+        self._run("initdb", "--pgdata", self._data, *owner, "--encoding", "UTF8", "--locale", "C", "--no-sync")
+
     def _becomes_ready(self) -> bool:
-        settings = {**_SETTINGS, "port": self._port, "unix_socket_directories": self._directory}
+        settings = {**self._settings, "port": self._port, "unix_socket_directories": self._directory}
         command = [str(self._programs / "postgres"), "-D", str(self._data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         if (setpriv := shutil.which("setpriv")) is not None:

@@ -46,6 +46,8 @@ _FEW: Final = 2 * EXACT
 """As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
 _SIMILAR: Final = ("0.6", "0.3")
 """How similar a word has to be, of 1: two letters that changed places leave 0.33 of a word of seven."""
+_LEAST_SIMILAR: Final = 4
+"""How long the words have to be: with three letters, every word that begins alike is similar."""
 _MOST_SIMILAR: Final = 2000
 """How many contacts are compared in each turn."""
 _SEEN_CHARS: Final = INDEXED_CHARS + 1
@@ -107,9 +109,10 @@ def search(connection: sa.Connection, workspace: str, query: Query, now_ms: int)
         raise WrongQuery(f"limit: expected 1 to {MAX_LIMIT}, got {query.limit}")
     question = _Question(connection, workspace, query, now_ms)
     page = question.page()
-    if page.records or query.cursor is not None or not question.words or connection.dialect.name != "postgresql":
+    if page.records or query.cursor is not None or connection.dialect.name != "postgresql":
         return page
-    return question.similar_page()
+    is_long = bool(question.words) and min(map(len, question.words)) >= _LEAST_SIMILAR
+    return question.similar_page() if is_long else page
 
 
 def count(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Count:
