@@ -7,9 +7,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
-# For pytest, as in `make test PYTEST_ARGS="-k merge"`; by itself one worker a core, each with a server of its own.
+# For pytest, as in `make test PYTEST_ARGS="-k merge"`; by itself two workers a core, each with a server of its own,
+# because the tests wait more than they compute.
 # A worker that has nothing left to do takes tests from another; neighbours, which share fixtures, stay together until then.
-PYTEST_ARGS ?= -n auto --dist worksteal
+PYTEST_ARGS ?= -n $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
 # More for the resolver, as in `make constraints UV_ARGS=--upgrade`.
 UV_ARGS ?=
 

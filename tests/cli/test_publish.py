@@ -196,7 +196,7 @@ def test_invalid_blocked_identifier_is_reported(kinfold: Kinfold, log: redis_py.
     said = kinfold.run("publish", stdin=GOOD[0])
 
     assert (said.status, said.out) == (1, b"")
-    assert "blocked identifiers: expected a regular expression between slashes, got '/(/'" in said.err
+    assert "blocked identifiers: expected a regular expression of RE2 between slashes, got '/(/'" in said.err
 
 
 def test_no_events_is_not_an_error(kinfold: Kinfold) -> None:

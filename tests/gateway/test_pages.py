@@ -99,7 +99,7 @@ async def test_development_key_identifies_without_proof(unfolded: Gateway, capsy
 
     assert answer.status_code == 202
     ((_, event),) = await unfolded.entries("events")
-    assert event.keys() == {*CLAIM, "id"}
+    assert event.keys() == {*CLAIM, "id", "source", "visitorProven"}
     assert "a development key is in use" in capsys.readouterr().out
 
 

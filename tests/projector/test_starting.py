@@ -99,7 +99,7 @@ async def test_default_workspace_is_always_served_and_an_invalid_name_never(redi
         assert service.workspaces.keys() == {"default", "acme"}
 
 
-@pytest.mark.parametrize("pattern", ["/(/", "/a{99999999999}/"])
+@pytest.mark.parametrize("pattern", ["/(/", "/a{1001}/"])
 async def test_invalid_blocked_identifier_only_stops_its_own_workspace(redis: Redis, redis_url: str, pattern: str) -> None:
     """Before the projector starts or while it runs. Once it is corrected, the workspace is served like any other."""
     blocked = key("acme", "blocked-identifiers")

@@ -1,10 +1,11 @@
 """A web site with kinfold.js on its pages, visited in a real browser, with a real gateway and projector behind it."""
 
+import asyncio
 import json
 import re
 import shutil
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -22,6 +23,7 @@ from tests.support.waiting import wait_until
 
 FLAGS: Final = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 PATIENCE_S: Final = 30.0
+CLOSE_S: Final = 20.0
 
 _DOCS: Final = Path(__file__).parents[2] / "docs/how-to/browsers.md"
 
@@ -132,9 +134,13 @@ class Stage:
         await self.redis.sadd(WORKSPACES, workspace)
         self._secrets[workspace] = await create_key(self.redis, workspace, "secret")
         key = await create_key(self.redis, workspace, kind)
-        async with await self.browser.new_context(**context) as fresh:
-            shop = Shop(self, workspace, key, fresh)
+        fresh = await self.browser.new_context(**context)
+        shop = Shop(self, workspace, key, fresh)
+        try:
             yield shop
+        finally:
+            with suppress(TimeoutError):  # Chromium does not always close a profile whose storage is full
+                await asyncio.wait_for(fresh.close(), CLOSE_S)
         assert shop.errors == []
 
     async def ask(self, workspace: str, path: str, **params: str) -> Json:

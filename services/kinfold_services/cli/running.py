@@ -154,6 +154,9 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
         return complain(str(error), NO)
     except _Terminated:
         pass
+    except SERVER_ERRORS:  # asyncio may take _Terminated for a failure of the connection that it was writing to
+        if not any(child.ended for child in children):
+            raise
     return NO if any(child.ended for child in children) else status
 
 
