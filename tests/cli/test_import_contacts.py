@@ -301,8 +301,8 @@ def test_packed_file_and_standard_input(kinfold: Kinfold, log: redis_py.Redis, w
     [
         (b"", [], "expected a row of headings, got no row"),
         (b"name\nAda\n", [], "expected a column for email or externalId, got 'name'"),
-        (b'id,name\nu-1,Ada\nu-2,"Lin\nu-3,Bo\n', [], "line 3: expected CSV, got a row that is none (unexpected end of data)"),
-        (b'id,name\nu-1,"A"da\n', [], "line 2: expected CSV, got a row that is none"),
+        (b'id,name\nu-1,Ada\nu-2,"Lin\nu-3,Bo\n', [], "line 3: expected CSV, got a malformed row (unexpected end of data)"),
+        (b'id,name\nu-1,"A"da\n', [], "line 2: expected CSV, got a malformed row"),
         (b"id;a,b\nu-1;1,2\n", [], "expected one delimiter, got ',' and ';' equally often; --delimiter tells which"),
         (b"PK\x03\x04rest", [], "expected CSV, got a workbook or another archive; save it as CSV (UTF-8)"),
         (b"id\nu-1\n", ["--map", "email=Mail"], "--map email=Mail: expected one of the headings 'id'"),

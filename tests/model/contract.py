@@ -20,9 +20,9 @@ Event = Mapping[str, Any]
 Values = dict[str, Any]
 
 Stamp = tuple[int, int]
-"""1 where a trusted source said it, and the effective time in ms."""
+"""1 if a trusted source set the value, else 0; and the effective time in ms."""
 NEVER: Final[Stamp] = (-1, -1)
-"""Before everything that was said."""
+"""Before every time and every source."""
 ABSENT: Final = object()
 """The value in the register of a removed key."""
 

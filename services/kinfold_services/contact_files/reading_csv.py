@@ -67,7 +67,7 @@ class CsvTable:
                 begins = self._skipped + reader.line_num + 1
         except csv.Error as error:
             raise WrongFile(
-                f"line {begins}: expected CSV, got a row that is none ({error}); is a quotation mark missing?"
+                f"line {begins}: expected CSV, got a malformed row ({error}); is a quotation mark missing?"
             ) from error
 
     def _lines(self) -> Generator[str]:
