@@ -6,7 +6,7 @@ Everything here defines stored rows. A change of any result is a new shape of th
 import hashlib
 import unicodedata
 import zlib
-from typing import Final
+from typing import Any, Final
 
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
@@ -15,6 +15,9 @@ NULL: Final = 0
 BOOLEAN: Final = 1
 NUMBER: Final = 2
 STRING: Final = 3
+
+Row = dict[str, Any]
+"""Values by column, without `build`."""
 
 IndexValue = tuple[int, float, str]
 """A value as it is indexed: kind, number, text. Tuples sort as values do: nulls, booleans, numbers, strings."""

@@ -6,62 +6,15 @@ after all of them. Identifiers and conflicts have steps, to be done in order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from kinfold_projections import rules
-from kinfold_projections.directory import folded_strings, index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory import Row, folded_strings, index_text, index_value, is_sampled, search_text
+from kinfold_projections.directory_feed import REPLAY, VISITORS, FeedChange, FeedEntry
+from kinfold_projections.directory_timeline import TimelineRow, timeline_row
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
-from kinfold_schemas.positions import position_key
-
-REPLAY: Final = "replay"
-"""The cause of a replay's changes."""
-
-Row = dict[str, Any]
-"""Values by column, without `build`."""
-
-
-_NO_CONTACT: Final = msgspec.Raw()
-
-
-class FeedChange(msgspec.Struct, rename="camel", gc=False):
-    """A change of any type, also of one that later versions add; `contact` is the contact's JSON as it is, or empty."""
-
-    type: str
-    contact_id: str
-    at: str
-    cause: str
-    contact: msgspec.Raw = _NO_CONTACT
-    changed: list[str] = []
-    visitor_id: str | None = None
-    previous_contact_id: str | None = None
-    next_contact_id: str | None = None
-    merged_contact_id: str | None = None
-    email: str | None = None
-    held_by: str | None = None
-    reason: str | None = None
-
-
-class FeedEntry(msgspec.Struct, gc=False):
-    """An entry of the feed."""
-
-    position: tuple[int, int]
-    change: FeedChange
-    contact: Contact | None
-    """None if the contact is gone."""
-
-
-_decode_change: Final = msgspec.json.Decoder(FeedChange).decode
-decode_contact: Final = msgspec.json.Decoder(Contact).decode
-
-
-def read_entry(entry: str, data: bytes) -> FeedEntry:
-    """Read an entry of the feed. Raises ValueError if `data` is not a change."""
-    change = _decode_change(data)
-    return FeedEntry(position_key(entry), change, decode_contact(change.contact) if change.contact else None)
-
 
 # --- what the rows are ----------------------------------------------------------------------------------------------------
 
@@ -115,10 +68,6 @@ class Settle(msgspec.Struct, gc=False):
 
 
 Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle
-
-
-TimelineRow = tuple[int, int, str, str, str, str, str, Row]
-"""Position (ms and number), contact, type, time, cause, rule, details."""
 
 
 class Rows(msgspec.Struct):
@@ -258,7 +207,7 @@ def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]
     found = set[str]()
     for entry in entries:
         change = entry.change
-        if change.cause != REPLAY and _VISITORS not in change.changed:
+        if change.cause != REPLAY and VISITORS not in change.changed:
             continue
         known = [each.contact for name in (change.contact_id, change.merged_contact_id) if (each := before.get(name or ""))]
         for contact in (*known, entry.contact):
@@ -275,7 +224,7 @@ def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> 
         change = entry.change
         known = _known(rows, change.contact_id)
         if change.type != "ContactSeen":
-            rows.timeline.append(_timeline_row(entry, known))
+            rows.timeline.append(timeline_row(entry, known))
             _tell_identifiers(rows, entry, known)
             if change.type == "VisitorLinked":
                 _link(rows, change, last_links)
@@ -383,89 +332,3 @@ def _conflict_row(entry: FeedEntry, email: str) -> Row:
         "at": change.at,
         "settled_at": None,
     }
-
-
-# --- the timeline ---------------------------------------------------------------------------------------------------------
-
-
-def _timeline_row(entry: FeedEntry, known: Contact | None) -> TimelineRow:
-    change, (ms, seq) = entry.change, entry.position
-    details: Row = {}
-    if change.type == "ContactCreated":
-        if entry.contact is not None:
-            details["changed"] = _set_fields(entry.contact)
-    elif change.changed:
-        details["changed"] = [_difference(name, known, entry.contact) for name in change.changed]
-    if change.type not in _PLAIN:
-        for attribute, name in _DETAILS:
-            if (value := getattr(change, attribute)) is not None:
-                details[name] = value
-    return ms, seq, change.contact_id, change.type, change.at, change.cause, _rule(change), details
-
-
-_PLAIN: Final = frozenset({"ContactCreated", "ContactUpdated", "ContactGone"})
-_DETAILS: Final = (
-    ("visitor_id", "visitorId"),
-    ("previous_contact_id", "previousContactId"),
-    ("next_contact_id", "nextContactId"),
-    ("merged_contact_id", "mergedContactId"),
-    ("email", "email"),
-    ("held_by", "heldBy"),
-    ("reason", "reason"),
-)
-_FIELDS: Final = dict(zip(Contact.__struct_encode_fields__, Contact.__struct_fields__, strict=True))
-_METADATA: Final = "metadata."
-_VISITORS: Final = "visitorIds"
-
-
-def _set_fields(contact: Contact) -> list[Row]:
-    """What is known of a new contact."""
-    told = (
-        ("externalId", contact.external_id),
-        ("email", contact.email),
-        ("name", contact.name),
-        ("image", contact.image),
-    )
-    fields: list[Row] = [{"field": name, "after": value} for name, value in told if value is not None]
-    return fields + [{"field": _METADATA + key, "after": value} for key, value in contact.metadata.items()]
-
-
-def _difference(name: str, old: Contact | None, new: Contact | None) -> Row:
-    """A field before and after. What was not there, or is not any more, has no `before` or `after`."""
-    difference: Row = {"field": name}
-    if name == _VISITORS:  # up to 100 ids each
-        return difference
-    for side, contact in (("before", old), ("after", new)):
-        if contact is None:
-            continue
-        if name.startswith(_METADATA):
-            key = name[len(_METADATA) :]
-            if key in contact.metadata:
-                difference[side] = contact.metadata[key]
-        elif (attribute := _FIELDS.get(name)) is not None and (value := getattr(contact, attribute)) is not None:
-            difference[side] = value
-    return difference
-
-
-_RULES: Final[Mapping[str, str]] = {
-    "ContactCreated": rules.NEW_CONTACT,
-    "VisitorLinked": rules.LINKED,
-    "VisitorUnlinked": rules.MOVES_ON,
-    "ContactsMerged": rules.MERGED,
-}
-_FIELD_RULES: Final[Mapping[str, str]] = {
-    "externalId": rules.GAINS_EXTERNAL_ID,
-    "email": rules.ADDRESS,
-    _VISITORS: rules.OTHER_ORDER,
-}
-
-
-def _rule(change: FeedChange) -> str:
-    """The rule of the contract, or several, in words."""
-    if change.cause == REPLAY:
-        return rules.REPLAY
-    if change.type == "IdentityConflict":
-        return rules.FUSE if change.reason == "too-many-merges" else rules.HELD
-    if (rule := _RULES.get(change.type)) is not None:
-        return rule
-    return "; ".join(dict.fromkeys([_FIELD_RULES.get(name, rules.LAST_WRITE) for name in change.changed]))

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kinfold_projections.directory_rows import read_entry
+from kinfold_projections.directory_feed import read_entry
 from kinfold_projections.fold import fold
 from kinfold_projections.records import encode_record, public_contact
 from kinfold_projections.state import State

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from kinfold_projections.directory import index_value
-from kinfold_projections.directory_rows import Living, contact_row, decode_contact
+from kinfold_projections.directory_feed import decode_contact
+from kinfold_projections.directory_rows import Living, contact_row
 from kinfold_schemas.contacts import merged_into
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key

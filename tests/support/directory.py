@@ -6,7 +6,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kinfold_projections.directory import fold_text, folded_strings, index_text, index_value, is_sampled, search_text
+from kinfold_projections import directory_rows
+from kinfold_projections.directory import fold_text, index_value
+from kinfold_projections.directory_rows import Living
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import (
     Age,
@@ -78,28 +80,8 @@ def _insert(connection: sa.Connection, table: Any, rows: list[dict[str, Any]]) -
 
 def contact_row(contact: Contact) -> dict[str, Any]:
     """The row of a contact, with its metadata under `values`."""
-    record = msgspec.json.encode(contact)
-    return {
-        "id": contact.id,
-        "external_id": contact.external_id,
-        "email": contact.email,
-        "email_key": None if contact.email is None else email_key(contact.email),
-        "name": contact.name,
-        "name_key": None if contact.name is None else index_text(contact.name),
-        "image": contact.image,
-        "metadata": contact.metadata,
-        "visitor_count": contact.visitor_count,
-        "first_seen_at": contact.first_seen_at,
-        "last_seen_at": contact.last_seen_at,
-        "created_at": contact.created_at,
-        "updated_at": contact.updated_at,
-        "version": contact.version,
-        "record": record.decode(),
-        "search_text": search_text(contact),
-        "folded": folded_strings(contact),
-        "sampled": is_sampled(contact.id),
-        "values": contact.metadata,
-    }
+    row = directory_rows.contact_row(Living(contact, msgspec.json.encode(contact).decode()))
+    return {**row, "values": contact.metadata}
 
 
 # --- by definition ------------------------------------------------------------------------------------------------------

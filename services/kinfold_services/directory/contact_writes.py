@@ -5,16 +5,15 @@ from typing import Any, Final, NamedTuple, cast
 
 import sqlalchemy as sa
 
-from kinfold_projections.directory import search_text
+from kinfold_projections.directory import Row, search_text
+from kinfold_projections.directory_feed import decode_contact
 from kinfold_projections.directory_rows import (
     CONTACT_COLUMNS,
     Living,
     MetadataRows,
-    Row,
     Rows,
     changed_columns,
     contact_row,
-    decode_contact,
 )
 from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
 from kinfold_services.directory.tables import builds, contacts, counts, encode_json, metadata, search

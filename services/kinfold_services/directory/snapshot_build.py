@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from kinfold_projections.directory_rows import Living, Rows, decode_contact
+from kinfold_projections.directory_feed import decode_contact
+from kinfold_projections.directory_rows import Living, Rows
 from kinfold_schemas.contacts import Link
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key

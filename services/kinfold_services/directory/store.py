@@ -10,13 +10,13 @@ from typing import Any, Final, NamedTuple, cast
 
 import sqlalchemy as sa
 
+from kinfold_projections.directory import Row
+from kinfold_projections.directory_feed import FeedEntry
 from kinfold_projections.directory_rows import (
     IDENTIFIER_COLUMNS,
     AddConflict,
     AddIdentifier,
-    FeedEntry,
     Merge,
-    Row,
     Settle,
     Step,
     Unmerge,

@@ -22,7 +22,7 @@ from typing import Final, cast
 import structlog
 
 import kinfold_services.state
-from kinfold_projections.directory_rows import FeedEntry, read_entry
+from kinfold_projections.directory_feed import FeedEntry, read_entry
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
