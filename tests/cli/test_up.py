@@ -96,9 +96,10 @@ def test_suggested_commands_name_a_workspace_that_is_served(data_dir: Path, opti
 @pytest.mark.slow
 def test_up_with_a_redis_url_suggests_only_ctrl_c_to_stop(tmp_path: Path) -> None:
     """`kinfold down` only knows data dirs, so it cannot stop this one."""
-    with EmbeddedServer.start(tmp_path) as server:
+    with EmbeddedServer.start(tmp_path / "server") as server:
         kinfold = Kinfold("--redis-url", server.url, "--workspace", "shop")
-        command, environment = kinfold.command("up"), kinfold.environment()
+        command = [*kinfold.command("up"), "--data-dir", str(tmp_path / "data")]  # the directory's file is there
+        environment = kinfold.environment()
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
             assert process.stderr is not None
             (stop,) = (line for line in printed_lines(process.stderr) if line.startswith("  stop"))

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_services.access.keys import Kind, create_key
 from kinfold_services.gateway.web import INTEGRITY, SCRIPT, VERSION
@@ -93,14 +94,16 @@ async def test_pages_of_this_machine_may_use_a_gateway_of_this_machine(
     assert (answer.status_code == 202, answer.headers.get("Access-Control-Allow-Origin") == origin) == (allowed, allowed)
 
 
-async def test_development_key_identifies_without_proof(unfolded: Gateway, capsys: pytest.CaptureFixture[str]):
+async def test_development_key_identifies_without_proof(unfolded: Gateway):
     """A token that it sends all the same does not get into the log. The gateway warns of the key."""
-    answer = await post(unfolded, "development", {**CLAIM, "token": "a.b.c"}, Origin="http://localhost:5173")
+    with capture_logs() as logs:
+        answer = await post(unfolded, "development", {**CLAIM, "token": "a.b.c"}, Origin="http://localhost:5173")
 
     assert answer.status_code == 202
     ((_, event),) = await unfolded.entries("events")
     assert event.keys() == {*CLAIM, "id", "source", "visitorProven"}
-    assert "a development key is in use" in capsys.readouterr().out
+    (warning,) = (each for each in logs if each["event"].startswith("a development key is in use"))
+    assert warning["log_level"] == "warning"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ PATIENCE_S: Final = 30.0
 
 Json = Any
 
+NO_DATA_DIR: Final = Path(__file__) / "none"
+"""A data dir that cannot exist, so that no directory is found that another test made."""
+
 
 class Gateway:
     """A gateway with a workspace's keys, and an HTTP client for each key."""
@@ -87,7 +90,12 @@ async def stream_of(redis: Redis, workspace: str, name: Literal["events", "chang
 @asynccontextmanager
 async def serving(url: str, redis: Redis, workspace: str = "default", **options: Any) -> AsyncGenerator[Gateway]:
     """Run a gateway in the test's event loop, on a free port."""
-    usual: dict[str, Any] = {"gateway_port": 0, "gateway_browser_requests_per_s": 10_000, "gateway_requests_per_s": 100_000}
+    usual: dict[str, Any] = {
+        "data_dir": NO_DATA_DIR,
+        "gateway_port": 0,
+        "gateway_browser_requests_per_s": 10_000,
+        "gateway_requests_per_s": 100_000,
+    }
     settings = Settings(redis_url=url, **{**usual, **options})
     server = GatewayServer(settings, connect(url, ANSWER_S))
     running = asyncio.create_task(server.run_until_stopped())
