@@ -12,8 +12,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.entries import ERASED_ID, BadEntry, Entry
 from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import Erased
 from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import EPOCH
 
@@ -96,6 +97,8 @@ class _Source:
         self._young = _Generation()
         self._old = _Generation()
         self._rotate_at = WINDOW_ENTRIES
+        self._salts: Final[dict[str, int]] = {}
+        """Of the erased events in the window: the number of the last entry with each."""
         self._run_starts: Final = [0]
         self._run_leads: Final = [0]
         """By how much an entry's number in the log is ahead of its number here, from each start on."""
@@ -103,7 +106,7 @@ class _Source:
     def enter_new(self, entries: Sequence[Entry | BadEntry], number: int) -> bool:
         """Enters them all at once where nothing about them is unusual, as nearly always. `number` is the first one's."""
         first, young = self._entries + 1, self._young
-        if first + len(entries) > self._rotate_at:
+        if first + len(entries) > self._rotate_at or self._salts:
             return False
         contents = {entry.event_id: entry.data for entry in entries}
         if (
@@ -127,6 +130,11 @@ class _Source:
         self._note_lead(own, number - own)
         if own > self._rotate_at:
             self._rotate(own)
+        if type(entry.event) is Erased:
+            self._enter_erased(entry.event_id, entry.event, own)
+            return "new"
+        if self._salts and self._was_erased(entry, number):
+            return "duplicate"
         event_id, young = entry.event_id, self._young
         if len(event_id) > _LONG_ID_CHARS:
             event_id = hashlib.sha256(event_id.encode()).hexdigest()
@@ -141,6 +149,24 @@ class _Source:
         young.numbers[event_id] = own
         young.contents[event_id] = content if len(entry.data) <= _LONG_BYTES else _digest_of(content)
         return occurrence
+
+    def _enter_erased(self, event_id: str, event: Erased, own: int) -> None:
+        young, content = self._young, int(event.content or "0", 16)
+        if event_id in young.numbers:
+            young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
+        young.numbers[event_id], young.contents[event_id] = own, content
+        self._salts[event.salt] = own
+
+    def _was_erased(self, entry: Entry, number: int) -> bool:
+        """Whether the event is in the window as an erased one."""
+        for salt in self._salts:
+            event_id = ERASED_ID + erased_id(salt, entry.event_id)
+            if not self._is_within(self._young.numbers.get(event_id) or self._old.numbers.get(event_id, 0), number):
+                continue
+            content = int(erased_content(salt, entry), 16)
+            if self._is_within(self._young.last_seen(event_id, content) or self._old.last_seen(event_id, content), number):
+                return True
+        return False
 
     def _is_within(self, before: int, number: int) -> bool:
         """Whether an entry, by its number here (0: none), is in the window of the latest one, the log's `number`th."""
@@ -157,9 +183,22 @@ class _Source:
     def _rotate(self, own: int) -> None:
         self._old, self._young = self._young, _Generation()
         self._rotate_at = own + WINDOW_ENTRIES
+        for salt in [salt for salt, last in self._salts.items() if last < own - WINDOW_ENTRIES]:
+            del self._salts[salt]
         past = bisect_right(self._run_starts, own - WINDOW_ENTRIES) - 1
         if past > 0:
             del self._run_starts[:past], self._run_leads[:past]
+
+
+def erased_id(salt: str, event_id: str) -> str:
+    """The hash that an erased event has in place of its id (`Entry.event_id`)."""
+    return hashlib.blake2b(event_id.encode(), digest_size=8, key=salt.encode()).hexdigest()
+
+
+def erased_content(salt: str, entry: Entry) -> str:
+    """The hash of an event's id and content, by which a resend of an erased event is found."""
+    said = b"%b\0%d" % (entry.event_id.encode(), _digest_of(entry.data))
+    return hashlib.blake2b(said, digest_size=16, key=salt.encode()).hexdigest()
 
 
 def _digest_of(content: _Content) -> int:

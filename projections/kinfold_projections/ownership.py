@@ -22,7 +22,7 @@ from kinfold_projections.identity import decide
 from kinfold_projections.links import holder_at
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
-from kinfold_schemas.events import MetadataSet, VisitorIdentified
+from kinfold_schemas.events import Erased, MetadataSet, VisitorIdentified
 
 _Owners = str | tuple[str, ...]
 """The contacts that an identifier belonged to. Nearly always one."""
@@ -33,6 +33,8 @@ class Mention(msgspec.Struct, frozen=True, gc=False):
 
     entry: str
     field: Literal["email", "visitorId"]
+    identifier: str
+    """As it is compared."""
     contact_id: str
     """The contact that it mentions, as of that time."""
     reason: ConflictReason | None = None
@@ -74,6 +76,8 @@ class Ownership:
         self.duplicates: Final[list[str]] = []
         self._mentions: Final[list[Mention]] = []
         self._links: Final[dict[str, str]] = {}
+        self._erased_links: Final[dict[str, list[str]]] = {}
+        """By visitor id: the erased entries that linked it."""
         self._visitors: Final[dict[str, _Owners]] = {}
         self._emails: Final[dict[str, _Owners]] = {}
 
@@ -96,6 +100,8 @@ class Ownership:
         entries = {entry for each in contacts for entry in self.entries.get(each, ())}
         entries.update(entry for each in anonymous_visitors for entry in self.anonymous.get(each, ()))
         visitors, shared_visitors = _owned(self._visitors, contacts)
+        for each in visitors - shared_visitors:  # only erased people share it, and now nobody is left
+            entries.update(self._erased_links.get(each, ()))
         emails, shared_emails = _owned(self._emails, contacts)
         return Belongings(
             contacts=contacts,
@@ -119,6 +125,8 @@ class Ownership:
         event = entry.event
         if type(event) is VisitorIdentified:
             self._identified(entry, event)
+        elif type(event) is Erased:
+            self._erased(entry, event)
         elif type(event) is MetadataSet and entry.names.visitor_id is None:
             self._metadata_set(entry)
         elif entry.names.visitor_id is not None:
@@ -126,12 +134,23 @@ class Ownership:
         else:
             evolve(self.state, entry)
 
+    def _erased(self, entry: Entry, event: Erased) -> None:
+        """What an earlier erasure has left."""
+        if event.kept is not None:
+            self._identified(entry, event.kept)
+            return
+        evolve(self.state, entry)
+        if event.visitor_id is not None:
+            self._erased_links.setdefault(event.visitor_id, []).append(entry.id)
+
     def _of_visitor(self, entry: Entry, visitor_id: str) -> None:
         visitor = self.state.visitors.get(visitor_id)
         link = holder_at(visitor.links, entry.at) if visitor is not None else None
         evolve(self.state, entry)
         if link is None:
             self.anonymous.setdefault(visitor_id, []).append(entry.id)
+        elif self.state.is_erased(link.contact_id):
+            self.unfolded.append(entry.id)
         else:
             self.entries.setdefault(link.contact_id, []).append(entry.id)
             _add(self._visitors, visitor_id, link.contact_id)
@@ -139,7 +158,7 @@ class Ownership:
     def _metadata_set(self, entry: Entry) -> None:
         names, state = entry.names, self.state
         if names.contact_id is not None:
-            owner = names.contact_id
+            owner = "" if names.contact_id not in state.contacts or state.is_erased(names.contact_id) else names.contact_id
         else:
             target = decide(state, names).target
             owner = make_contact_id(state.workspace, entry.id) if target is None else target.id
@@ -167,14 +186,14 @@ class Ownership:
         self.entries.setdefault(owner, []).append(entry.id)
         if names.email_key is not None:
             if decision.rule == "conflict":
-                self._mentions.append(Mention(entry.id, "email", decision.other.id, decision.reason))
+                self._mentions.append(Mention(entry.id, "email", names.email_key, decision.other.id, decision.reason))
             else:
                 _add(self._emails, names.email_key, owner)
         if visitor_id is None:
             return
         proves = entry.is_trusted or event.visitor_proven is True
         if not proves and held is not None and state.find(held.contact_id) != owner:  # the fold dropped the link
-            self._mentions.append(Mention(entry.id, "visitorId", held.contact_id))
+            self._mentions.append(Mention(entry.id, "visitorId", visitor_id, held.contact_id))
             return
         self._links[entry.id] = owner
         _add(self._visitors, visitor_id, owner)
