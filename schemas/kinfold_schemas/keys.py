@@ -50,6 +50,11 @@ PrivateName = Literal[
     "identity-secrets",
     "session-secret",
     "sign-in-links",
+    "erasures",
+    "erasures-pending",
+    "erasure-secret",
+    "erasing",
+    "erased",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
@@ -68,7 +73,12 @@ whether its tables are complete (`state`: `building` or `current`).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
 `identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
 `session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
-`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`)."""
+`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`).
+`erasures`: hash, id of an erasure → its receipt, which holds no personal data (`services.privacy`).
+`erasures-pending`: hash, id of an erasure that is not done → what it is to erase.
+`erasure-secret`: string, the key of the hashes that erasures leave.
+`erasing`: string with a time to live, the token of the process that erases.
+`erased`: set in a staging area, the contacts that an erasure removes."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:

@@ -34,6 +34,7 @@ class FoldedLog(msgspec.Struct):
 
     ownership: Ownership
     upto: str
+    rules: IdentifierRules
     excluded: frozenset[str]
     """The entries that the log excludes. They are not folded, and belong to nobody."""
 
@@ -65,7 +66,7 @@ async def fold_ownership(
                 folded = 0
             progress(len(page))
     ownership.take_changes()
-    return FoldedLog(ownership, extent.last, excluded)
+    return FoldedLog(ownership, extent.last, remembering, excluded)
 
 
 def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:

@@ -20,6 +20,10 @@ local owner = redis.call('HGET', KEYS[4], 'owner')
 if owner then
   redis.call('HSET', KEYS[5], 'owner', owner)
 end
+local log = redis.call('HGET', KEYS[4], 'log')
+if log and redis.call('HEXISTS', KEYS[5], 'log') == 0 then
+  redis.call('HSET', KEYS[5], 'log', log)
+end
 
 -- Some at a time: Lua holds one page of them, not all.
 local from = 0
