@@ -10,7 +10,7 @@ from typing import Final, cast
 import msgspec
 
 import kinfold_services.state
-from kinfold_schemas.contacts import ERASED, Link, merged_into
+from kinfold_schemas.contacts import Link, merged_into
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 
@@ -26,14 +26,14 @@ _decode_linked: Final = msgspec.json.Decoder(_Linked).decode
 
 
 async def scan_tombstones(client: Client, workspace: str) -> AsyncGenerator[dict[str, str]]:
-    """Yield merged contacts, each with the contact that it was merged into; no erased ones. Raises RedisError."""
+    """Yield merged contacts, each with the contact that it was merged into; erased ones with ERASED. Raises RedisError."""
     script = client.register_script(_TOMBSTONES)
     cursor = b"0"
     while True:
         cursor, *found = await script(keys=[key(workspace, "contacts")], args=[cursor, _AT_ONCE])
         pairs = zip(found[::2], found[1::2], strict=True)
         merged = ((contact_id.decode(), merged_into(data)) for contact_id, data in pairs)
-        yield {contact_id: into for contact_id, into in merged if into is not None and into != ERASED}
+        yield {contact_id: into for contact_id, into in merged if into is not None}
         if cursor == b"0":
             return
 
