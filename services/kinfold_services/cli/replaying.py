@@ -5,8 +5,8 @@ from typing import Final
 
 import typer
 
-from kinfold_schemas.codec import encode_event
-from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.codec import decode_event, encode_event
+from kinfold_schemas.events import Erased, EventsExcluded
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -38,8 +38,12 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
         extent = await log_extent(client, settings.workspace)
         warn_about_losses(extent)
         for entry_id in excluded:
-            if not await client.xrange(key(settings.workspace, "events"), entry_id, entry_id):
+            found = await client.xrange(key(settings.workspace, "events"), entry_id, entry_id)
+            if not found:
                 return complain(f"{exclude}: the log has no entry {entry_id}; nothing was done", NO)
+            if isinstance(decode_event(found[0][1].get(b"event", b"")), Erased):
+                reason = "its person was erased, so what it did (a merge, for example) cannot be undone"
+                return complain(f"{exclude}: entry {entry_id}: {reason}; nothing was done", NO)
         rules = _rules(await StateReader(client, settings.workspace).blocked_identifiers(), blocked)
         job = Replay(client, settings, rules, frozenset(excluded))
         try:
