@@ -92,7 +92,7 @@ def _unlink(state: State, entry: Entry, event: IdentityCorrected, contact: Conta
     return outcome_of(entry, writer, folded=linking.folded)
 
 
-# --- a conflict that is none
+# --- dismiss a conflict
 
 
 def _dismiss(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord) -> Outcome:
@@ -120,7 +120,7 @@ def _remember(stamps: ContactStamps, conflict: tuple[str, str]) -> None:
 
 
 def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord) -> Outcome:
-    """Sets or removes the contact's identifiers, name, image and metadata: all of the event or, where it is refused, nothing."""
+    """Sets or removes identifiers, name, image and metadata: all of the event or, where it is refused, nothing."""
     names = entry.names
     has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
     has_email = state.by_email(names.email_key) if names.email_key is not None else None

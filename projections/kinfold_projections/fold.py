@@ -258,9 +258,7 @@ def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: Conta
     return link_visitor(state, contact, visitor, visitor_id, entry)
 
 
-def _tell(
-    writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking
-) -> None:
+def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:

@@ -37,9 +37,7 @@ def is_unlinked_after(visitor: VisitorRecord, stamps: VisitorStamps, entry: Entr
     return entry.at < visitor.links[-1].since or bool(confirmed and entry.at_ms < confirmed[-1])
 
 
-def link_visitor(
-    state: State, contact: ContactRecord | None, visitor: VisitorRecord, visitor_id: str, entry: Entry
-) -> Linking:
+def link_visitor(state: State, contact: ContactRecord | None, visitor: VisitorRecord, visitor_id: str, entry: Entry) -> Linking:
     """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past.
 
     None: unlinks a visitor that has links, so that it is no contact's from then on.

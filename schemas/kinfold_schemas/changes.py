@@ -18,9 +18,7 @@ class Correction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reason: str | None = None
 
 
-class _Change(
-    msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False
-):
+class _Change(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False):
     contact_id: str
     version: int
     at: str

@@ -641,18 +641,23 @@ class Model:
             contact.external_id = names.external_id
             if names.external_id is not None:
                 self.by_external_id[names.external_id] = contact
-        stamp = (1, self.at)
-        if "email" in event and stamp >= contact.email.stamp:
-            if names.email is None:
-                self._lose(contact, stamp)
-            elif e is None or e is contact:
-                self._take(contact, names.email, stamp)
-            elif stamp >= e.email.stamp:
-                self._lose(e, stamp)
-                self._take(contact, names.email, stamp)
+        if "email" in event:
+            self._correct_email(names.email, contact, e)
         for name, register in (("name", contact.name), ("image", contact.image)):
             if name in event:
                 register.put(self.stamp, event[name])
+
+    def _correct_email(self, email: str | None, contact: Contact, holder: Contact | None) -> None:
+        stamp = (1, self.at)
+        if stamp < contact.email.stamp:
+            return
+        if email is None:
+            self._lose(contact, stamp)
+        elif holder is None or holder is contact:
+            self._take(contact, email, stamp)
+        elif stamp >= holder.email.stamp:
+            self._lose(holder, stamp)
+            self._take(contact, email, stamp)
 
     def _lose(self, contact: Contact, stamp: Stamp) -> None:
         if contact.email.value is not None:
@@ -853,16 +858,15 @@ class Model:
         return changed
 
     def _told_of_identity(self) -> Iterable[Change]:
-        if self.moved is not None and (new := holder(self.moved[0])) is None:
-            if (was := self.moved[1]) is not None:
-                yield Change("VisitorUnlinked", living(was), {"visitorId": self.moved[0].id})
-        elif self.moved is not None:
+        if self.moved is not None:
             visitor, was = self.moved
-            was = was and living(was)
-            more = {} if was is None else {"previousContactId": was.id}
-            yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
+            was, new = was and living(was), holder(visitor)
+            if new is not None:
+                more = {} if was is None else {"previousContactId": was.id}
+                yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
             if was is not None:
-                yield Change("VisitorUnlinked", was, {"visitorId": visitor.id, "nextContactId": new.id})
+                more = {} if new is None else {"nextContactId": new.id}
+                yield Change("VisitorUnlinked", was, {"visitorId": visitor.id, **more})
         if self.merged is not None:
             yield Change("ContactsMerged", living(self.merged), {"mergedContactId": self.merged.id})
         if self.conflict is not None and self.about is not None:

@@ -115,7 +115,9 @@ _corrected = st.builds(
             },
         ),
     ),
-    _fields({"type": st.just("IdentityCorrected"), "by": st.just("Grace"), "contactId": _contact}, {"reason": st.just("a test")}),
+    _fields(
+        {"type": st.just("IdentityCorrected"), "by": st.just("Grace"), "contactId": _contact}, {"reason": st.just("a test")}
+    ),
 )
 _excluded = st.just({"type": "EventsExcluded", "entries": ["1-0"], "reason": "a test"})
 
