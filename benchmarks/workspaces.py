@@ -4,8 +4,8 @@
 
 The middle population and the mix of `live.py` are spread evenly. Each case has its own server and projector. All of them run
 from the beginning, and those that are not being measured are paused, so that the cases can take turns. A projector that was
-paused has lost its leases and its connections, so it folds an event in each workspace before it is measured. Ratios are relative
-to one workspace.
+paused has lost its leases and its connections, so it folds an event in each workspace before it is measured. Ratios are
+relative to one workspace.
 """
 
 import argparse
