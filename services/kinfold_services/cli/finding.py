@@ -256,12 +256,16 @@ def _deeds(entry: TimelineEntry) -> Iterator[str]:
             yield f"created {entry.contact_id}"
         case "VisitorLinked":
             yield f"linked {told.get('visitorId')}"
+        case "VisitorUnlinked" if "nextContactId" not in told:
+            yield f"unlinked {told.get('visitorId')}"
         case "VisitorUnlinked":
             yield f"{told.get('visitorId')} moved on to {told.get('nextContactId')}"
         case "ContactsMerged":
             yield f"merged {told.get('mergedContactId')}"
         case "IdentityConflict":
             yield f"refused {told.get('email')}, which {told.get('heldBy')} holds"
+        case "ConflictDismissed":
+            yield f"dismissed the conflict about {told.get('email')}, which {told.get('heldBy')} holds"
         case "ContactGone":
             yield f"{entry.contact_id} is not in the state that a replay made"
         case _:
