@@ -122,10 +122,17 @@ def printed_lines(lines: Iterable[str]) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_only_the_owner_can_read_the_data_dir(data_dir: Path) -> None:
-    """The log contains addresses, so the data dir belongs to its owner alone, also with --detach."""
-    assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
+    """The log contains addresses, so the data dir and each file in it belong to their owner alone, also with --detach."""
+    before = os.umask(0o022)
+    try:
+        assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
+    finally:
+        os.umask(before)
 
+    wait_until_sync((data_dir / "directory.db").exists)
     assert data_dir.stat().st_mode & 0o777 == 0o700
+    open_to_others = [path for path in data_dir.rglob("*") if path.stat().st_mode & 0o077]
+    assert open_to_others == []
 
 
 @pytest.mark.slow
@@ -296,7 +303,7 @@ def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:
 
 def test_down_does_not_stop_another_program_with_an_old_process_id(data_dir: Path) -> None:
     """The process id that a killed `kinfold up` left behind may belong to another program."""
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     with subprocess.Popen(["sleep", "60"]) as somebody:
         (data_dir / "kinfold.pid").write_text(str(somebody.pid))
         said = Kinfold("--data-dir", data_dir).run("down")
@@ -310,7 +317,7 @@ def test_down_does_not_stop_another_program_with_an_old_process_id(data_dir: Pat
 @pytest.mark.slow
 def test_up_that_cannot_start_gives_the_reason(data_dir: Path) -> None:
     """The status is 3, because there is no server."""
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     (data_dir / "server.json").write_text('{"engine": "valkey", "version": "99.0.0", "socket": "/x"}')
 
     said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach")

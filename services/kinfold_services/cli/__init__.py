@@ -15,6 +15,7 @@ from kinfold_services.contact_files.arrow import NoPyarrow
 from kinfold_services.directory.errors import DirectoryUnavailable, WrongQuery
 from kinfold_services.history.moments import NoMoment
 from kinfold_services.log.pages import NoLog
+from kinfold_services.server.data_dir import PRIVATE_UMASK
 from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import unknown_variables
 from kinfold_services.state.queries import NotFolded
@@ -23,6 +24,7 @@ from kinfold_services.state.queries import NotFolded
 def main() -> None:
     """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
     open_closed_streams()
+    os.umask(PRIVATE_UMASK)
     for sentence in unknown_variables(os.environ).values():
         say(f"kinfold: {sentence}")
     try:
