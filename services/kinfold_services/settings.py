@@ -71,9 +71,9 @@ class Settings(BaseSettings):
     An empty variable counts as unset: `${KINFOLD_SERVE:-}` in a compose file must not mean "serve no workspace".
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
-    redis_url: Annotated[str, AfterValidator(check_url)] | None = None
+    redis_url: Annotated[str, AfterValidator(check_url)] | None = Field(default=None, repr=False)
     """The URL of the log's server: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.
     Unset: the embedded server of the data dir."""
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path(".kinfold")
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     times as much memory. When the cache is full, the projector empties it, and loads again what events name."""
     snapshot_entries: int = Field(default=100_000, ge=0)
     """Queries of the past store a snapshot after this many log entries, from which the next query starts. 0: no snapshots."""
-    directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = None
+    directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = Field(default=None, repr=False)
     """The URL of the directory's database: `postgresql+psycopg://user:password@host:5432/database` (PostgreSQL 14 or newer).
     Unset: SQLite, in the file `directory.db` of the data dir."""
     gateway_host: str = "127.0.0.1"

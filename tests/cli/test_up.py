@@ -19,6 +19,7 @@ from kinfold_services.server.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
 from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.shown_secrets import as_on_a_terminal
 from tests.support.waiting import wait_until_sync
 
 
@@ -49,7 +50,8 @@ def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
     kinfold = Kinfold("--data-dir", data_dir)
     said = kinfold.run_apart("up", "--detach")
     (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
-    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", said.err, re.MULTILINE)
+    on_a_terminal = as_on_a_terminal(said.err)
+    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", on_a_terminal, re.MULTILINE)
 
     environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
@@ -68,7 +70,7 @@ def test_workspace_option_of_up_serves_it_and_creates_a_key(data_dir: Path) -> N
         said = kinfold.run_apart("up", "--detach")
 
         assert said.status == 0, said
-        assert f"kf_sk_{name}_" in said.err
+        assert f"kf_sk_{name}_" in as_on_a_terminal(said.err)
         assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
         assert re.search(r"^  stop .* down --data-dir '[^']+'$", said.err, re.MULTILINE)
         assert kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')["workspace"] == name
@@ -86,7 +88,7 @@ def test_suggested_commands_name_a_workspace_that_is_served(data_dir: Path, opti
     said = kinfold.run_apart("up", "--detach", *options)
 
     assert said.status == 0, said
-    assert f"kf_sk_{name}_" in said.err
+    assert f"kf_sk_{name}_" in as_on_a_terminal(said.err)
     assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
     for each in {"shop", "stall", name}:
         published = kinfold.json("publish", "--wait", "--workspace", each, stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
