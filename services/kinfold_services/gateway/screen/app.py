@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.gateway.problems import request_id, sentence_of
+from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
@@ -26,6 +27,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     live_person,
     person,
     why,
+    conflicts,
+    live_conflicts,
+    conflict,
     sign_in_page,
     sign_in,
     sign_out,

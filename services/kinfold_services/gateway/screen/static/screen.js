@@ -104,12 +104,13 @@
   // --- keys
 
   const isTyping = (target) => target.matches("input, textarea, select, [contenteditable]");
-  const rows = () => [...document.querySelectorAll("[data-row] a.person")];
+  const rows = () => [...document.querySelectorAll("[data-row] a.person, a[data-row]")];
   const move = (step) => {
     const links = rows();
     const at = links.indexOf(document.activeElement);
     links[at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
   };
+  let goesSince = 0;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const search = document.getElementById("q");
@@ -122,7 +123,10 @@
       return;
     }
     const back = document.querySelector("a[data-back]");
-    if (event.key === "/" && search) (search.focus(), search.select());
+    const place = Date.now() - goesSince < 1500 && document.querySelector(`a[data-key="${CSS.escape(event.key)}"]`);
+    goesSince = event.key === "g" ? Date.now() : 0;
+    if (place) place.click();
+    else if (event.key === "/" && search) (search.focus(), search.select());
     else if (event.key === "/") location.assign("/people#q");
     else if (event.key === "j") move(1);
     else if (event.key === "k") move(-1);
