@@ -15,6 +15,7 @@ from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
 from kinfold_services.gateway.screen.person import person, why
+from kinfold_services.gateway.screen.rejects import reject, rejects, retry
 from kinfold_services.gateway.screen.sessions import NotSignedIn, sign_in, sign_in_page, sign_out, signed_in, to_sign_in
 
 ROUTES: Final[list[ControllerRouterHandler]] = [
@@ -30,6 +31,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     conflicts,
     live_conflicts,
     conflict,
+    rejects,
+    reject,
+    retry,
     sign_in_page,
     sign_in,
     sign_out,

@@ -74,6 +74,7 @@ _templates.filters.update(FILTERS)
 PLACES: Final = (
     ("People", "/people", "people", "p"),
     ("Conflicts", "/conflicts", "alert", "c"),
+    ("Rejects", "/rejects", "reject", "r"),
 )
 """The main pages: the name, the path, the symbol, and the key that leads there after `g`."""
 
