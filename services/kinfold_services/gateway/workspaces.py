@@ -20,6 +20,7 @@ from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.directory import Directory
+from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
@@ -51,6 +52,7 @@ class GatewayWorkspace:
         self.client: Final = client
         self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
+        self.watch: Final = LogWatch(client, name)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}
@@ -195,6 +197,7 @@ class Gateway:
         """Stop the background tasks and close the connection."""
         for workspace in self._workspaces.values():
             await workspace.hub.stop()
+            await workspace.watch.stop()
         self.directory.close()
         await self.client.aclose()
 

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.gateway.problems import request_id, sentence_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
+from kinfold_services.gateway.screen.events import events, live_events
 from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
@@ -34,6 +35,8 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     rejects,
     reject,
     retry,
+    events,
+    live_events,
     sign_in_page,
     sign_in,
     sign_out,

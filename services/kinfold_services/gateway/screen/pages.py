@@ -75,6 +75,7 @@ PLACES: Final = (
     ("People", "/people", "people", "p"),
     ("Conflicts", "/conflicts", "alert", "c"),
     ("Rejects", "/rejects", "reject", "r"),
+    ("Live", "/live", "live", "l"),
 )
 """The main pages: the name, the path, the symbol, and the key that leads there after `g`."""
 

@@ -67,7 +67,7 @@ class Shown(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A field of a rejected entry as text. Bytes that are not UTF-8 are shown as `\\xff`."""
+    """A field of a rejected entry as text. Bytes that are not UTF-8 are escaped."""
 
     name: str
     text: str
@@ -96,7 +96,7 @@ async def rejects(  # noqa: PLR0913, PLR0917  each is a query parameter
     shown: dict[str, Any] = {
         "rejects": [_shown(each) for each in found.found],
         "next_id": found.next_id,
-        "reasons": [(name, *_words(name), count) for name, count in counted.counts],
+        "reasons": [(name, *reason_words(name), count) for name, count in counted.counts],
         "total": sum(count for _, count in counted.counts),
         "counted": counted,
         "reason": reason or None,
@@ -162,16 +162,16 @@ def _page_of(
         text = editable_text(event)
     shown: dict[str, Any] = {
         "reject": _shown(found),
-        "meaning": _words(found.reject.reason)[1],
+        "meaning": reason_words(found.reject.reason)[1],
         "fields": [_field(name, value) for name, value in found.reject.fields],
         "text": text,
         "rejection": rejection,
-        "rejected_as": None if rejection is None else _words(rejection.reason)[0],
+        "rejected_as": None if rejection is None else reason_words(rejection.reason)[0],
     }
     return page(request, "reject.html", status=200 if rejection is None else 422, **chrome(request), **shown)
 
 
-def _words(reason: str) -> tuple[str, str]:
+def reason_words(reason: str) -> tuple[str, str]:
     """The name of a reason and what it means."""
     return REASONS.get(reason, (reason, ""))
 
@@ -186,7 +186,7 @@ def _shown(found: Found) -> Shown:
         entry=reject.entry,
         at=to_text(ms),
         reason=reject.reason,
-        label=_words(reject.reason)[0],
+        label=reason_words(reject.reason)[0],
         detail=reject.detail,
         preview=text,
         size=len(data),

@@ -32,6 +32,7 @@
   // --- live connections: closed while the page is hidden, since a browser has only six for each site
 
   const RESTS_AFTER_MS = 10000;
+  let isPaused = false;
   const connections = new Set();
 
   class LiveConnection {
@@ -78,7 +79,7 @@
     }
 
     wake() {
-      if (!this.#source) this.#open();
+      if (!this.#source && !isPaused) this.#open();
     }
 
     #open() {
@@ -97,6 +98,20 @@
     clearTimeout(resting);
     if (document.hidden) resting = setTimeout(() => connections.forEach((each) => each.rest()), RESTS_AFTER_MS);
     else connections.forEach((each) => each.wake());
+  });
+  const pause = (button) => {
+    isPaused = !isPaused;
+    button.setAttribute("aria-pressed", isPaused);
+    button.querySelector("span").textContent = isPaused ? "Resume" : "Pause";
+    const state = document.getElementById("live-state");
+    state.classList.toggle("paused", isPaused);
+    state.querySelector("[data-says]").textContent = isPaused ? "Paused" : "Events appear as they come in";
+    connections.forEach((each) => (isPaused ? each.rest() : each.wake()));
+  };
+  // A list that grows at the top keeps as many rows as it says.
+  document.addEventListener("htmx:afterSettle", (event) => {
+    const list = event.target.closest?.("[data-keeps]");
+    while (list && list.children.length > Number(list.dataset.keeps)) list.lastElementChild.remove();
   });
   addEventListener("pagehide", () => connections.forEach((each) => each.rest()));
   addEventListener("pageshow", (event) => event.persisted && connections.forEach((each) => each.wake()));
@@ -130,6 +145,7 @@
     else if (event.key === "/") location.assign("/people#q");
     else if (event.key === "j") move(1);
     else if (event.key === "k") move(-1);
+    else if (event.key === "p" && document.querySelector("[data-pauses]")) pause(document.querySelector("[data-pauses]"));
     else if (event.key === "?") document.getElementById("help").showModal();
     else if (event.key === "Escape" && back) back.click();
     else return;
@@ -147,6 +163,8 @@
         button.textContent = "Copied";
       });
     }
+    const pauses = event.target.closest("[data-pauses]");
+    if (pauses) pause(pauses);
     for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
   // A picture that cannot be loaded leaves the initials behind it.
