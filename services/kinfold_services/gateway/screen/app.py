@@ -12,6 +12,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory,
 from kinfold_services.gateway.problems import request_id, sentence_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.events import events, live_events
+from kinfold_services.gateway.screen.health import health
 from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
@@ -37,6 +38,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     retry,
     events,
     live_events,
+    health,
     sign_in_page,
     sign_in,
     sign_out,

@@ -76,6 +76,7 @@ PLACES: Final = (
     ("Conflicts", "/conflicts", "alert", "c"),
     ("Rejects", "/rejects", "reject", "r"),
     ("Live", "/live", "live", "l"),
+    ("Health", "/health", "health", "h"),
 )
 """The main pages: the name, the path, the symbol, and the key that leads there after `g`."""
 

@@ -61,6 +61,7 @@ async def signed_in(connection: Connection, handler: BaseRouteHandler) -> None:
         strangers.give_back("", address)
     gateway.limits[found.kind].take(f"{found.session.workspace}/{found.session.key_id}", address)
     cast("dict[str, Any]", connection.scope)["signed_in"] = found
+    gateway.workspace(found.session.workspace).vitals.touch()
 
 
 def session_of(request: Connection) -> SignedIn:

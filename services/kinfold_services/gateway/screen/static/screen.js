@@ -113,6 +113,10 @@
     const list = event.target.closest?.("[data-keeps]");
     while (list && list.children.length > Number(list.dataset.keeps)) list.lastElementChild.remove();
   });
+  // Nothing is loaded again and again for a page that nobody sees.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden && event.target.closest("[data-rests]")) event.preventDefault();
+  });
   addEventListener("pagehide", () => connections.forEach((each) => each.rest()));
   addEventListener("pageshow", (event) => event.persisted && connections.forEach((each) => each.wake()));
 
