@@ -106,7 +106,7 @@ async def test_durations_are_short(seconds: float, words: str):
     assert duration(seconds) == words
 
 
-async def test_samples_are_taken_while_the_screen_is_used(stage: Stage, redis_url: str, workspace: str):
+async def test_samples_are_taken_while_the_screen_is_used(redis_url: str, workspace: str):
     async with connect(redis_url) as client:
         hub = FeedHub(client, workspace, 100, Metrics())
         vitals = Vitals(client, workspace, StateQueries(client, workspace), hub)

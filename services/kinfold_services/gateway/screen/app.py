@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.gateway.problems import request_id, sentence_of
+from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.events import events, live_events
 from kinfold_services.gateway.screen.health import health
@@ -30,6 +31,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     live_person,
     person,
     why,
+    as_of,
     conflicts,
     live_conflicts,
     conflict,

@@ -146,7 +146,7 @@ def _rates(samples: Sequence[Sample], count: Callable[[Sample], int]) -> Iterato
             yield other, max(0, count(other) - count(one)) / (other.at_s - one.at_s)
 
 
-def _chart(
+def _chart(  # noqa: PLR0913  each is a part of the chart
     title: str,
     points: Sequence[Point],
     words: Callable[[float], str],

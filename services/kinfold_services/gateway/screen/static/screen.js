@@ -122,7 +122,7 @@
 
   // --- keys
 
-  const isTyping = (target) => target.matches("input, textarea, select, [contenteditable]");
+  const isTyping = (target) => target.matches("input:not([type=range]), textarea, select, [contenteditable]");
   const rows = () => [...document.querySelectorAll("[data-row] a.person, a[data-row]")];
   const move = (step) => {
     const links = rows();
@@ -156,6 +156,24 @@
     event.preventDefault();
   });
   if (location.hash === "#q") document.getElementById("q")?.focus();
+
+  // --- the slider: it says the time while it moves, and shows the person when it rests
+
+  const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+  const moment = (ms) => {
+    const at = new Date(ms);
+    const two = (value) => String(value).padStart(2, "0");
+    const day = `${at.getUTCDate()} ${MONTHS[at.getUTCMonth()]} ${at.getUTCFullYear()}`;
+    return `${day}, ${two(at.getUTCHours())}:${two(at.getUTCMinutes())} UTC`;
+  };
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form[data-submits]");
+    if (!form) return;
+    const text = moment(Number(event.target.value));
+    form.querySelector("[data-moment]").textContent = text;
+    event.target.setAttribute("aria-valuetext", text);
+  });
+  document.addEventListener("change", (event) => event.target.closest("form[data-submits]")?.requestSubmit());
 
   // --- buttons and menus
 
