@@ -35,6 +35,16 @@ def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
     assert kinfold.run("keys", "create", "--kind", "golden").status == 2
 
 
+def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str, workspace: str):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+    kinfold.json("keys", "create", "--kind", "publishable")
+    kinfold.json("keys", "create", "--kind", "publishable", "--shows-metadata")
+
+    assert sorted(each["showsMetadata"] for each in kinfold.lines("keys", "list")) == [False, True]
+    refused = kinfold.run("keys", "create", "--kind", "development", "--shows-metadata")
+    assert (refused.status, "expected --kind publishable, got development" in refused.err) == (2, True)
+
+
 def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str):
     """Events sent with the key would stay in the log, and no projector would fold them."""
     result = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create")
