@@ -42,6 +42,7 @@ TABLE: Final = [
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
     Route("GET", "/kinfold.js", OPEN),
+    Route("GET", "/kinfold-live.js", OPEN),
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),

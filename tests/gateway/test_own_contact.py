@@ -9,7 +9,6 @@ import pytest
 from redis.asyncio import Redis
 
 import kinfold
-from kinfold_schemas.keys import key
 from kinfold_services.access.keys import create_key, revoke_key
 from kinfold_services.gateway.changes import following as following_module
 from tests.support.gateways import Gateway, serving
@@ -179,10 +178,3 @@ async def test_copied_token_shows_the_contact_only_to_visitors_that_it_identifie
         assert (await contact(own))["name"] == "Ada"
         await gateway.put(identified("u-2", LIN, name="Lin"))
         assert (await contact(other))["name"] == "Lin"
-
-
-async def test_shown_metadata_is_an_answer_of_the_key_alone(gateway: Gateway):
-    """`kinfold keys list` shows which keys do; what is stored by an older version shows none."""
-    stored = await gateway.redis.hget(key("default", "api-keys"), gateway.publishable.split("_")[-2])
-
-    assert b'"showsMetadata":false' in (stored or b"")
