@@ -42,6 +42,7 @@ TABLE: Final = [
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
     Route("GET", "/kinfold.js", OPEN),
+    Route("GET", "/kinfold-live.js", OPEN),
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),
@@ -84,6 +85,7 @@ TABLE: Final = [
     Route("GET", "/v1/conflicts", NO_DIRECTORY),
     Route("GET", "/v1/visitors/v-1", (401, 401, 200, 200, 404, 200)),
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 200, 404, 200)),
+    Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 401, 200, 403, 403, 403)),
     Route("GET", "/v1/changes", (401, 401, 403, 200, 200, 200)),
 ]
 
