@@ -59,7 +59,11 @@ class VisitorAnswer(Visitor, kw_only=True, frozen=True, rename="camel", gc=False
 
 
 class OwnContact(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """The part of a contact that a publishable key may read."""
+    """The part of a contact that a publishable key may read.
+
+    `metadataHash` changes when the metadata changes. It is not the contact's own hash: a page could find out by trying which
+    metadata has that one.
+    """
 
     name: str | None
     metadata_hash: str
@@ -136,8 +140,10 @@ async def visitor_by_id(
     visitor = found.visitor
     links, contact = _history(found, moment)
     if is_page:
-        own = None if contact is None else OwnContact(contact.name, contact.metadata_hash)
-        return _tagged(OwnVisitor(visitor.id, own), None if contact is None else contact.metadata_hash, if_none_match)
+        if contact is None:
+            return _tagged(OwnVisitor(visitor.id, None), None, if_none_match)
+        tag = await shared(request).sessions.opaque(workspace.name, f"{contact.id} {contact.metadata_hash}")
+        return _tagged(OwnVisitor(visitor.id, OwnContact(contact.name, tag)), tag, if_none_match)
     others = [] if contact is None else [each for each in contact.visitor_ids if each != visitor.id]
     contact_id = None if contact is None else contact.id
     shown: dict[str, Any] = msgspec.structs.asdict(visitor) | {"contact_id": contact_id, "links": links}
