@@ -11,7 +11,7 @@ from kinfold_services.gateway.screen.app import ROUTES
 from kinfold_services.gateway.screen.pages import CONTENT_SECURITY_POLICY
 from tests.support.screen import BY, Agent, person
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 TO_SIGN_IN: Final = 303
 

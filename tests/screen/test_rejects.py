@@ -12,7 +12,7 @@ from tests.support.projecting import wait_until_folded
 from tests.support.screen import BY, Agent, Stage, person, violations
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 UNKNOWN: Final = {"type": "MetadataSet", "contactId": "ct_nobody", "metadata": {"plan": "pro"}}
 MISSPELT: Final = {"type": "VisitorIdentifyed", "visitorId": "v-ada", "externalId": "u-ada", "name": "Ada"}
