@@ -4,7 +4,7 @@
 
 | made | for |
 |---|---|
-| `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
+| `services/kinfold_services/gateway/web/*.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
 | `services/kinfold_services/gateway/screen/static/vendor` | the screen: htmx and its SSE extension, with their licences |
 | `clients/browser/dist`, `clients/react/dist` | npm: an ES module and its types |
 
@@ -29,6 +29,8 @@ ROOT: Final = Path(__file__).parents[1]
 CLIENTS: Final = ROOT / "clients"
 SERVED: Final = ROOT / "services/kinfold_services/gateway/web"
 SCRIPT: Final = "kinfold.js"
+LIVE_SCRIPT: Final = "kinfold-live.js"
+"""The script with the visitor's live contact, which the other one leaves out to be small."""
 
 VENDOR: Final = ROOT / "services/kinfold_services/gateway/screen/static/vendor"
 VENDORED: Final = {
@@ -136,7 +138,7 @@ def build_packages() -> None:
             shutil.rmtree(target, ignore_errors=True)
             _run("tsc", "-p", name)
             without = [f"--external:{each}" for each in external]
-            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", *without)
+            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", "--define:LIVE=true", *without)
 
 
 def _is_source(path: Path) -> bool:
@@ -144,8 +146,9 @@ def _is_source(path: Path) -> bool:
 
 
 def build_script(directory: Path) -> None:
-    """Write the script for `<script>` into a directory. Raises CalledProcessError."""
-    bundle(CLIENTS / "browser/src/script.ts", directory / SCRIPT, "--format=iife")
+    """Write the scripts for `<script>` into a directory. Raises CalledProcessError."""
+    for name, live in ((SCRIPT, "false"), (LIVE_SCRIPT, "true")):
+        bundle(CLIENTS / "browser/src/script.ts", directory / name, "--format=iife", f"--define:LIVE={live}")
 
 
 def copy_vendored(directory: Path) -> None:

@@ -43,6 +43,8 @@ class ApiKey(msgspec.Struct, frozen=True, rename="camel"):
     secret_hash: str
     created_at: str
     revoked_at: str | None = None
+    shows_metadata: bool = False
+    """For a publishable key: whether a page may read the metadata of its own visitor's contact."""
 
 
 class Caller(NamedTuple):
@@ -51,18 +53,24 @@ class Caller(NamedTuple):
     workspace: str
     key_id: str
     kind: Kind
+    shows_metadata: bool = False
 
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(ApiKey).decode
 
 
-async def create_key(client: Client, workspace: str, kind: Kind, label: str = "") -> str:
+async def create_key(client: Client, workspace: str, kind: Kind, label: str = "", *, shows_metadata: bool = False) -> str:
     """Create a key and return it. The key cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
-    stored = ApiKey(key_id, kind, label, _hash(secret), _now())
+    stored = ApiKey(key_id, kind, label, _hash(secret), _now(), shows_metadata=shows_metadata)
     await _hset(client, check_workspace(workspace), stored)
     return f"kf_{_MARKS[kind]}_{workspace}_{key_id}_{secret}"
+
+
+def id_of(presented: str) -> str:
+    """The id that is part of a key."""
+    return presented.split("_")[-2]
 
 
 async def list_keys(client: Client, workspace: str) -> list[ApiKey]:
@@ -128,7 +136,7 @@ class KeyRing:
         same = hmac.compare_digest(stored.secret_hash if stored else _NO_HASH, _hash(secret))
         if stored is None or not same or stored.revoked_at is not None or stored.kind != _KINDS[mark]:
             return None
-        return Caller(workspace, key_id, stored.kind)
+        return Caller(workspace, key_id, stored.kind, stored.shows_metadata)
 
 
 async def _get(client: Client, workspace: str, key_id: str) -> ApiKey | None:

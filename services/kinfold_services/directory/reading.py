@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 import sqlalchemy as sa
 
+from kinfold_projections.directory_rows import NO_CONTACT
 from kinfold_schemas.directory import Conflict, TimelineEntry
 from kinfold_schemas.filters import text_time_ms
 from kinfold_schemas.identifiers import email_key, id_key, stripped
@@ -209,7 +210,7 @@ def _visitors_holder(connection: sa.Connection, build: int, visitor_id: str) -> 
         .limit(1)
     )
     contact_id = connection.execute(newest).scalar()
-    if contact_id is None:
+    if contact_id is None or contact_id == NO_CONTACT:
         return None
     merged = sa.select(identifiers.c.contact_id).where(
         identifiers.c.build == build, identifiers.c.kind == "contact_id", identifiers.c.value_key == contact_id

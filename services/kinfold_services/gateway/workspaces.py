@@ -19,6 +19,7 @@ from kinfold_services.access.sessions import Sessions
 from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.changes.watchers import Watchers
 from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.gateway.metrics import Metrics
@@ -53,6 +54,7 @@ class GatewayWorkspace:
         self.client: Final = client
         self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
+        self.watchers: Final = Watchers(self.hub)
         self.watch: Final = LogWatch(client, name)
         self.vitals: Final = Vitals(client, name, self.queries, self.hub)
         self._append: Final = client.register_script(_APPEND)
@@ -191,8 +193,9 @@ class Gateway:
             self._appending -= 1
 
     def end_streams(self) -> None:
-        """End the streams of the change feed, and ask their readers to reconnect."""
+        """End all streams, and ask their readers to reconnect."""
         for workspace in self._workspaces.values():
+            workspace.watchers.end()
             workspace.hub.close()
 
     async def close(self) -> None:

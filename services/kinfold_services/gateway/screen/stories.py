@@ -89,7 +89,7 @@ def origin(said: Said) -> str:
     return "a page" if said.source == BROWSER else "backend"
 
 
-def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of change
+def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each type of change
     details, differences = entry.details, _differences(entry.details.get("changed", ()))
     rest: dict[str, Any] = {"rule": entry.rule, "position": entry.position}
     match entry.type:
@@ -103,6 +103,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of 
             before = details.get("previousContactId")
             came = f", and came from {short(before)}" if before else ""
             return Told("link", f"Device {details['visitorId']} was linked{came}", differences, before, **rest)
+        case "VisitorUnlinked" if "nextContactId" not in details:
+            return Told("link", f"Device {details['visitorId']} was unlinked", differences, **rest)
         case "VisitorUnlinked":
             next_id = details["nextContactId"]
             return Told("link", f"Device {details['visitorId']} moved on to {short(next_id)}", differences, next_id, **rest)
@@ -113,6 +115,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of 
             holder = details["heldBy"]
             why = "too many people were merged into this one already" if details.get("reason") else "another person has it"
             return Told("alert", f"Did not get the address {details['email']}: {why}", differences, holder, **rest)
+        case "ConflictDismissed":
+            return Told("alert", f"Conflict about {details['email']} was dismissed", differences, details["heldBy"], **rest)
         case "ContactGone":
             return Told("alert", "Disappeared in a replay of the log", differences, **rest)
         case _:
