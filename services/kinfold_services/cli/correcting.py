@@ -14,7 +14,7 @@ from kinfold_schemas.events import IdentityCorrected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.access.rights import REPLAY
 from kinfold_services.cli.hints import warn_if_not_served
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
 from kinfold_services.corrections.appending import Moved, Refused, append
@@ -23,6 +23,7 @@ from kinfold_services.corrections.undoing import NotInLog, NotMerged, TakenBack,
 from kinfold_services.log.pages import NoLog, log_extent
 from kinfold_services.replay.replay import WouldLose
 from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.terminal import visible
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
