@@ -1,10 +1,10 @@
 """Corrections on the command line: what would change, before it is asked for and done (`kinfold correct`)."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -133,7 +133,9 @@ async def _take_back(client: Client, settings: Settings, entries: list[str], how
 
 
 def _is_confirmed() -> bool:
-    return typer.confirm("Do this?", err=True)
+    sys.stderr.write("Do this? [y/N] ")  # typer's question writes to standard output as well
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 # --- what would change --------------------------------------------------------------------------------------------------

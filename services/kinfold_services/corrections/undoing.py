@@ -115,7 +115,7 @@ def _contact_change(change: Change, before: dict[str, Contact]) -> ContactChange
 
 
 async def merging_entries(client: Client, settings: Settings, rules: IdentifierRules, merged_id: str) -> list[str]:
-    """The entries that merge a contact into another one, each of which would do it without the ones before.
+    """The entries that merge a contact into another one. Each would do it without the ones before.
 
     Folds the log in memory, and leaves each out when its turn comes. Raises NotMerged.
     """

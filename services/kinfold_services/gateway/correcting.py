@@ -51,7 +51,7 @@ _decode_undo: Final = msgspec.json.Decoder(_Undo).decode
     guards=[secret_key],
     status_code=202,
     operation_class=CorrectionOperation,
-    responses=answers(Appended, 400, 401, 403, 404, 409, 413, 415, 422, 429, 503, status=202),
+    responses={**answers(Appended), **answers(Appended, 400, 401, 403, 404, 409, 413, 415, 422, 429, 503, status=202)},
     tags=["corrections"],
     summary="Correct a contact by hand",
 )
