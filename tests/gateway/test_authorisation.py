@@ -170,12 +170,40 @@ async def test_kinfold_workspace_header_of_another_workspace_is_rejected(gateway
     assert await gateway.redis.xlen(key("other", "events")) == 0
 
 
-async def test_publishable_key_reads_only_name_and_metadata_hash_of_a_contact(gateway: Gateway, keys: dict[str, str]):
-    """The hash lets a page skip metadata that has not changed."""
-    answer = await gateway.browser.get("/v1/visitors/v-1")
-
+async def test_publishable_key_reads_only_a_name_and_an_opaque_hash(gateway: Gateway, keys: dict[str, str]):
+    """The hash lets a page skip metadata that has not changed. Nobody can test a guess of the metadata with it."""
     contact = await gateway.get(f"/v1/contacts/{keys['contact']}")
-    assert answer.json() == {"id": "v-1", "contact": {"name": "Ada", "metadataHash": contact["metadataHash"]}}
+    guess = {"If-None-Match": f'"{contact["metadataHash"]}"'}
+    answer = await gateway.browser.get("/v1/visitors/v-1", headers=guess)
+    hashed = answer.json()["contact"]["metadataHash"]
+
+    assert (answer.status_code, answer.json()) == (200, {"id": "v-1", "contact": {"name": "Ada", "metadataHash": hashed}})
+    assert answer.headers["ETag"] == f'"{hashed}"'
+    assert contact["metadataHash"] not in str(answer.headers) + answer.text
+    assert (await gateway.browser.get("/v1/visitors/v-1", headers={"If-None-Match": f'"{hashed}"'})).status_code == 304
+
+
+async def test_opaque_hash_changes_with_the_metadata_and_the_contact(gateway: Gateway):
+    """The same metadata of two contacts has two hashes: else somebody could try guesses on a contact of their own."""
+
+    async def hash_of(visitor: str, client: httpx.AsyncClient, **params: str) -> str:
+        answer = await client.get(f"/v1/visitors/{visitor}", params=params)
+        return str(answer.json()["contact"]["metadataHash"])
+
+    for number in "12":
+        event = {
+            "type": "VisitorIdentified",
+            "externalId": f"u-{number}",
+            "visitorId": f"v-{number}",
+            "metadata": {"plan": "pro"},
+        }
+        position = await gateway.put(event)
+    one, two, again = [await hash_of(each, gateway.browser, after=position) for each in ("v-1", "v-2", "v-1")]
+    position = await gateway.put({"type": "MetadataSet", "externalId": "u-1", "metadata": {"plan": "free"}})
+    changed = await hash_of("v-1", gateway.browser, after=position)
+
+    assert one == again
+    assert len({one, two, changed}) == 3
 
 
 @pytest.mark.parametrize("change", ["kind", "workspace", "id", "secret", "case", "cut", "space"])

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,14 +16,15 @@ from kinfold import sign
 from kinfold_services.cli.gateway_process import gateway_url
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.shown_secrets import as_on_a_terminal
 from tests.support.waiting import wait_until_sync
 
 
-def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
-    """The key is printed once. The list shows everything except its secret."""
-    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str, data_dir: Path):
+    """The key is shown once. The list shows everything except its secret."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
 
-    made = kinfold.json("keys", "create", "--kind", "publishable", "--label", "shop")
+    made = shown(kinfold, "create", "--kind", "publishable", "--label", "shop")
     (listed,) = kinfold.lines("keys", "list")
     revoked = kinfold.json("keys", "revoke", listed["id"])
 
@@ -35,8 +37,13 @@ def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
     assert kinfold.run("keys", "create", "--kind", "golden").status == 2
 
 
-def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str, workspace: str):
-    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+def shown(kinfold: Kinfold, *arguments: str) -> dict[str, Any]:
+    """What a command of `kinfold keys` shows on a terminal."""
+    return cast("dict[str, Any]", json.loads(as_on_a_terminal(kinfold.run("keys", *arguments).out.decode())))
+
+
+def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str, workspace: str, data_dir: Path):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
     kinfold.json("keys", "create", "--kind", "publishable")
     kinfold.json("keys", "create", "--kind", "publishable", "--shows-metadata")
 
@@ -45,17 +52,18 @@ def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str
     assert (refused.status, "expected --kind publishable, got development" in refused.err) == (2, True)
 
 
-def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str):
+def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str, data_dir: Path):
     """Events sent with the key would stay in the log, and no projector would fold them."""
-    result = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create")
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    result = kinfold.run("keys", "create")
 
     assert result.status == 0
     assert f"workspace {workspace} is not in kinfold:workspaces" in result.err
 
 
-def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str):
-    """Two secrets are valid at once, the newest is printed first, and a third one is refused."""
-    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str, data_dir: Path):
+    """Two secrets are valid at once, the newest is shown first, and a third one is refused."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
     old = kinfold.json("keys", "identity-secret")
 
     assert kinfold.json("keys", "identity-secret") == old
@@ -79,10 +87,12 @@ def test_up_starts_a_gateway_and_prints_its_first_key(data_dir: Path):
     url = gateway_url(data_dir)
     assert (first.status, url is not None) == (0, True), first
     assert url is not None
-    printed = {label: rest.strip() for label, _, rest in (line.strip().partition("  ") for line in first.err.splitlines())}
+    assert "kf_sk_" not in first.err
+    on_a_terminal = as_on_a_terminal(first.err).splitlines()
+    printed = {label: rest.strip() for label, _, rest in (line.strip().partition("  ") for line in on_a_terminal)}
     key = printed["its key"]
-    secret = kinfold.json("keys", "identity-secret")["identitySecret"]
-    browser = kinfold.json("keys", "create", "--kind", "publishable")["key"]
+    secret = shown(kinfold, "identity-secret")["identitySecret"]
+    browser = shown(kinfold, "create", "--kind", "publishable")["key"]
 
     assert printed["run"] == f"curl -H 'Authorization: Bearer {key}' '{url}/v1/contacts?limit=3'"
     assert printed["open"].startswith(f"{url}/sign-in?link=")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -143,8 +144,9 @@ async def test_development_key_works_on_this_machine_and_on_pages_of_named_origi
         assert "with a development key, got" in answer.json()["detail"]
 
 
-def test_creating_a_development_key_warns(redis_url: str, workspace: str):
-    made = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create", "--kind", "development")
+def test_creating_a_development_key_warns(redis_url: str, workspace: str, data_dir: Path):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    made = kinfold.run("keys", "create", "--kind", "development")
 
     assert made.status == 0
     assert "anyone who can read this key can claim to be anyone" in made.err

@@ -147,7 +147,7 @@ WRONG: Final[list[tuple[str, dict[str, Any], str, int | None]]] = [
     ("/v1/contacts", {"q": "x" * 201}, "q: expected", None),
     ("/v1/contacts/count", {"by": "a b"}, "by: column 3: expected", 3),
     ("/v1/contacts/count", {"by": "a\0b"}, "by: expected Unicode text without NUL", None),
-    ("/v1/conflicts", {"status": "settled"}, "status: expected what /docs describes", None),
+    ("/v1/conflicts", {"status": "settled"}, "status: expected one of 'open', 'all', got 'settled'", None),
     ("/v1/conflicts", {"cursor": "WzFd"}, "cursor: expected the nextCursor of a page of the same list", None),
 ]
 """A path, its parameters, a part of the sentence, and the column."""

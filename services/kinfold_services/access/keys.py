@@ -68,6 +68,11 @@ async def create_key(client: Client, workspace: str, kind: Kind, label: str = ""
     return f"kf_{_MARKS[kind]}_{workspace}_{key_id}_{secret}"
 
 
+def id_of(presented: str) -> str:
+    """The id that is part of a key."""
+    return presented.split("_")[-2]
+
+
 async def list_keys(client: Client, workspace: str) -> list[ApiKey]:
     """The workspace's keys, revoked ones included, oldest first."""
     stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, "api-keys")))

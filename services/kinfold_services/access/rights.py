@@ -73,9 +73,9 @@ PROJECTOR: Final = Role(
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "hset", "info", "multi", "script|load", "set"),
         "smembers",
-        *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
+        *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "xrevrange", "zrange"),
     ),
     (
         *_SHOWN,
@@ -83,6 +83,8 @@ GATEWAY: Final = Role(
         "changes",
         "projector",
         "directory",
+        "rejects",
+        "settled-rejects",
         "blocked-identifiers",
         "api-keys",
         "identity-secrets",

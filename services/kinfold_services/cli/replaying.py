@@ -23,8 +23,11 @@ from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.reader import StateReader
+from kinfold_services.transfer.files import bounded_lines
 
 _EXCLUDED_AT_ONCE: Final = 1000
+_LINES_MAX: Final = 1_000_000
+_LINE_BYTES_MAX: Final = 8 << 10
 _EXCLUDE: Final = "--exclude-events"
 _BLOCK: Final = "--blocked-identifiers"
 
@@ -102,11 +105,19 @@ def _lines(path: Path | None, option: str) -> list[str]:
     """The lines of a file, without blank lines and comments."""
     if path is None:
         return []
+    found: list[str] = []
     try:
-        stripped = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return [line for line in stripped if line and not line.startswith("#")]
+        with path.open("rb") as file:
+            for line in bounded_lines(file, _LINE_BYTES_MAX):
+                if line is None or len(found) == _LINES_MAX:
+                    expected = f"at most {_LINES_MAX} lines of at most {_LINE_BYTES_MAX} bytes"
+                    raise typer.BadParameter(f"{path}: expected {expected}, got more", param_hint=option)
+                text = line.decode().strip()
+                if text and not text.startswith("#"):
+                    found.append(text)
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint=option) from error
+    return found
 
 
 def _entry_id(line: str) -> str:

@@ -21,11 +21,13 @@ from kinfold_services.directory.waiting import check_running, last_change, not_a
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.changes.watchers import Watchers
 from kinfold_services.gateway.directory import Directory
+from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.progress import Progress
 from kinfold_services.gateway.rate_limits import RateLimit
+from kinfold_services.gateway.vitals import Vitals
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import NotFolded, StateQueries
 from kinfold_services.state.reader import StateReader
@@ -53,6 +55,8 @@ class GatewayWorkspace:
         self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
         self.watchers: Final = Watchers(self.hub)
+        self.watch: Final = LogWatch(client, name)
+        self.vitals: Final = Vitals(client, name, self.queries, self.hub)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}
@@ -198,6 +202,8 @@ class Gateway:
         """Stop the background tasks and close the connection."""
         for workspace in self._workspaces.values():
             await workspace.hub.stop()
+            await workspace.watch.stop()
+            await workspace.vitals.stop()
         self.directory.close()
         await self.client.aclose()
 
