@@ -73,8 +73,8 @@ PROJECTOR: Final = Role(
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set"),
-        "smembers",
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "hset", "info", "multi", "script|load"),
+        *("set", "smembers"),
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
     (
@@ -85,6 +85,7 @@ GATEWAY: Final = Role(
         "directory",
         "blocked-identifiers",
         "api-keys",
+        "api-keys-used",
         "identity-secrets",
         "session-secret",
         "sign-in-links",
