@@ -29,7 +29,8 @@ def import_contacts(
             "--map",
             metavar="FIELD=HEADING",
             help="Fill email, external-id, name, image, metadata.KEY or at (the time of the row) from this column; "
-            "can be repeated. Default: by the headings email, externalId or id, name and image; other columns are metadata.",
+            "can be repeated. Default: by the headings email, externalId (or userId or id), name and image; other columns are "
+            "metadata.",
         ),
     ] = None,
     kinds: Annotated[
