@@ -20,7 +20,7 @@ class Linking(msgspec.Struct, frozen=True, gc=False):
     moved: bool = False
     """Whether the visitor became the contact's, or no contact's."""
     previous: ContactRecord | None = None
-    """Whose it was before it moved. None: nobody's, or an erased contact's."""
+    """Whose it was before it moved. None: no contact's, or an erased one's."""
     bystander: ContactRecord | None = None
     """Whose it stays, where a late event interrupted that contact's link and so reordered its visitors."""
 

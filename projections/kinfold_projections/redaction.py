@@ -35,7 +35,7 @@ _NAMES: Final[dict[str, Callable[[str], str]]] = {
 
 
 Kind = Literal["folded", "duplicate", "unfolded"]
-"""What the fold made of an entry. unfolded: it was rejected or excluded, so it is nobody's."""
+"""What the fold made of an entry. unfolded: it was rejected or excluded, so no contact took it."""
 
 
 class _Hashes(NamedTuple):
@@ -151,7 +151,7 @@ class Redactor:
         return mention.identifier not in self._belongings.shared_visitors
 
     def _names_them(self, raw: RawEntry) -> bool:
-        """Whether an entry that is nobody's names one of the people, or holds an identifier of theirs."""
+        """Whether an entry that no contact took names one of the people, or holds an identifier of theirs."""
         _, fields = raw
         for name, value in fields.items():
             said = _object(value) if name == EVENT_FIELD else None

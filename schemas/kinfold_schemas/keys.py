@@ -55,6 +55,7 @@ PrivateName = Literal[
     "erasures",
     "erasures-pending",
     "erasure-secret",
+    "erased-entries",
     "erasing",
     "erased",
 ]
@@ -82,6 +83,7 @@ whether its tables are complete (`state`: `building` or `current`).
 `erasures`: hash, id of an erasure → its receipt, which holds no personal data (`services.privacy`).
 `erasures-pending`: hash, id of an erasure that is not done → what it is to erase.
 `erasure-secret`: string, the key of the hashes that erasures leave.
+`erased-entries`: hash, id of an erased log entry → the event that took its place, for an import of an older export.
 `erasing`: string with a time to live, the token of the process that erases.
 `erased`: set in a staging area, the contacts that an erasure removes."""
 

@@ -48,6 +48,8 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
                     await job.run(advance)
             except asyncio.CancelledError:
                 return complain("interrupted; part of the file may be in the log; repeat the command to continue", INTERRUPTED)
+            if job.erased:
+                say(f"{job.erased} entries of the file stay erased: their people were erased since it was written")
             await _print_hints(client, settings.workspace, checked)
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)

@@ -8,6 +8,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import LogExtent
 from kinfold_services.log.streams import read_stream
+from kinfold_services.privacy.records import erased_entries
 from kinfold_services.rejects.retry import settled_rejects
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.log_file import Header, LogWriter, Trailer
@@ -24,6 +25,7 @@ async def export_log(
     header = Header(
         workspace=workspace,
         blocked_identifiers=sorted(await StateReader(client, workspace).blocked_identifiers()),
+        erased_entries={entry.decode(): event.decode() for entry, event in (await erased_entries(client, workspace)).items()},
         settled_rejects={entry: by for entry, by in settled.items() if position_key(by) <= position_key(extent.last)},
     )
     writer = LogWriter(file, header)

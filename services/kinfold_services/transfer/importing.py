@@ -9,12 +9,14 @@ from typing import Any, Final, NamedTuple, cast
 from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
+from kinfold_services.privacy.records import erased_entries
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 
@@ -62,6 +64,9 @@ class Import:
         self._workspace: Final = workspace
         self._path: Final = path
         self._checked: Final = checked
+        self.erased = 0
+        """How many entries of the file this import left erased, because the workspace or the file says so."""
+        self._erased: dict[bytes, bytes] = {}
         self._last = ""
         self._append: Final = client.register_script(_IMPORT)
 
@@ -72,13 +77,23 @@ class Import:
         """
         await self._check_workspace()
         with LogFile(self._path) as file:
-            entries = chain.from_iterable(file.pages())
+            header = {entry.encode(): event.encode() for entry, event in self._checked.header.erased_entries.items()}
+            self._erased = header | await erased_entries(self._client, self._workspace)
+            entries = map(self._without_erased, chain.from_iterable(file.pages()))
             await self._skip_imported(entries, advance)
             await self._write_settings()
             for batch in _batches(entries):
                 await self._append_batch(batch)
                 self.appended += len(batch)
                 advance(len(batch))
+
+    def _without_erased(self, entry: StreamEntry) -> StreamEntry:
+        """The entry, or what an erasure put in its place since the file was written."""
+        event = self._erased.get(entry.id)
+        if event is None or list(entry.fields) == [EVENT_FIELD, event]:
+            return entry
+        self.erased += 1
+        return StreamEntry(entry.id, [EVENT_FIELD, event])
 
     async def _check_workspace(self) -> None:
         info = await _log_info(self._client, self._workspace)
@@ -138,6 +153,8 @@ class Import:
             pipeline.sadd(key(self._workspace, "blocked-identifiers"), *header.blocked_identifiers)
         if header.settled_rejects:
             pipeline.hset(key(self._workspace, "settled-rejects"), mapping=cast("dict[Any, Any]", header.settled_rejects))
+        if header.erased_entries:
+            pipeline.hset(key(self._workspace, "erased-entries"), mapping=cast("dict[Any, Any]", self._erased))
         await pipeline.execute()
 
     async def _append_batch(self, batch: Sequence[StreamEntry]) -> None:

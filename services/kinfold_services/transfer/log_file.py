@@ -8,7 +8,8 @@ It is NDJSON in UTF-8. Every line ends with `\n`:
     {"entries":2,"lost":0,"first":"1732262400000-0","last":"1732262400000-1","sha256":"…"}
 
 The header holds what the fold depends on beside the log: the workspace's name (a contact id is a hash of it and the entry's
-id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`).
+id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`), and
+which entries were erased (`privacy`).
 
 The entries follow in the order of their ids. If the only field of an entry is `event`, and its value is a JSON object, the line
 holds the exact bytes of that object, from after `"event":` to before the last `}`. Any other entry has all its fields in
@@ -45,6 +46,8 @@ class Header(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     workspace: str
     blocked_identifiers: list[str]
     settled_rejects: dict[str, str]
+    erased_entries: dict[str, str] = {}
+    """Erased entry → the event that took its place. An import applies them to an older file as well."""
 
 
 class Trailer(msgspec.Struct, frozen=True, kw_only=True):
