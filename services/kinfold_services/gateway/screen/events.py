@@ -221,6 +221,8 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:
                 yield "Merged two people into one"
             case "IdentityConflict":
                 yield f"Conflict: somebody else has {change.email}"
+            case "ConflictDismissed":
+                yield f"Dismissed the conflict about {change.email}"
             case "ContactSeen":
                 yield "Seen"
             case "ContactGone":
