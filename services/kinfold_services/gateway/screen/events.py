@@ -203,7 +203,7 @@ def _parts(seen: Seen) -> Iterator[str]:
         yield from (f"{str(name)[:_MAX_CHARS]} removed" for name in said.unset[:_MAX_PARTS])
 
 
-def _sentences(changes: Iterable[Change]) -> Iterator[str]:
+def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one for each type of change
     for change in changes:
         match change.type:
             case "ContactCreated":
