@@ -208,7 +208,7 @@ def _members(given: object) -> dict[str, Any]:
     return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
-def _sentences(changes: Iterable[Change]) -> Iterator[str]:
+def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one for each type of change
     for change in changes:
         match change.type:
             case "ContactCreated":
@@ -226,6 +226,8 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:
                 yield "Merged two people into one"
             case "IdentityConflict":
                 yield f"Conflict: somebody else has {change.email}"
+            case "ConflictDismissed":
+                yield f"Dismissed the conflict about {change.email}"
             case "ContactSeen":
                 yield "Seen"
             case "ContactGone":
