@@ -80,8 +80,9 @@ def _changes(fields: Mapping[str, str], contact: Contact) -> dict[str, Any]:
     """What differs from the contact, as fields of the event."""
     changes: dict[str, Any] = {}
     for field, name in _TEXTS:
-        if field in fields and (given := fields[field].strip()) != (getattr(contact, name) or ""):
-            changes[name] = given or None
+        text = fields.get(field, "").strip()
+        if field in fields and text != (getattr(contact, name) or ""):
+            changes[name] = text or None
     shown, _ = editable(contact)
     removed = [each.key for each in shown if fields.get(f"remove {each.key}")]
     patch = {

@@ -196,7 +196,7 @@ async def _changes_of(workspace: GatewayWorkspace, contact_id: str, entry: str) 
 
 def _form(request: Request[Any, Any, Any], contact: Contact, error: str | None = None) -> Response[bytes]:
     pairs, left_out = editable(contact)
-    shown = {"contact": contact, "pairs": pairs, "left_out": left_out, "new": range(NEW_KEYS), "error": error}
+    shown: dict[str, Any] = {"contact": contact, "pairs": pairs, "left_out": left_out, "new": range(NEW_KEYS), "error": error}
     return page(request, "correct.html", status=200 if error is None else 409, **chrome(request), **shown)
 
 

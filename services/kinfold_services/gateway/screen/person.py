@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
     timeline: Timeline | None
     newest: list[TimelineEntry]
-    """The newest changes, whatever page of the timeline is shown."""
+    """The newest changes, also if the page shows older ones."""
     lineage: Lineage
     warning: str | None
 
