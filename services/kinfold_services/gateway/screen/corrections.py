@@ -269,6 +269,8 @@ def _people(changes: list[ContactChange]) -> list[Shown]:
         if contact is None:
             continue
         facts = [] if change.after is None else [each for each in compared(change.before, change.after) if not each.is_same]
+        if change.before and change.after and change.before.visitor_count != change.after.visitor_count:
+            facts.append(Fact("Devices", change.before.visitor_count, change.after.visitor_count, is_same=False))
         is_gone = change.after is None and change.merged_into is None
         shown.append(Shown(contact, facts, change.merged_into, change.before is None, is_gone))
     return shown
