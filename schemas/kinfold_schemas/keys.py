@@ -48,6 +48,7 @@ PrivateName = Literal[
     "directory",
     "owner",
     "api-keys",
+    "api-keys-used",
     "identity-secrets",
     "session-secret",
     "sign-in-links",
@@ -69,6 +70,7 @@ workspace is not served (`damage`), how often its state was rebuilt and why (`re
 whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
+`api-keys-used`: hash, id of an API key → when a gateway last saw it, as RFC 3339, to the minute (`services.access.keys`).
 `identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
 `session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
 `sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`)."""

@@ -186,6 +186,15 @@ async def test_wrong_filter_says_what_was_expected(agent: Agent):
     await expect(tab.get_by_role("alert")).to_contain_text("plan===pro")
 
 
+async def test_empty_list_names_keys_that_no_person_has(agent: Agent):
+    """A misspelt field is such a key."""
+    await agent.people("Ada")
+    tab = await agent.sign_in(path="/people?where=lastSeen+before+30d&where=plan%3Dpro")
+
+    await expect(tab.get_by_text("Nobody matches")).to_be_visible()
+    await expect(tab.get_by_text("No person has the metadata lastSeen, plan.")).to_be_visible()
+
+
 async def test_list_works_without_javascript(stage: Stage, workspace: str):
     async with stage.agent(workspace, java_script_enabled=False) as agent:
         await agent.publish(person("Ada", plan="pro"), person("Grace", plan="free"))

@@ -90,6 +90,7 @@ GATEWAY: Final = Role(
         "settled-rejects",
         "blocked-identifiers",
         "api-keys",
+        "api-keys-used",
         "identity-secrets",
         "session-secret",
         "sign-in-links",
