@@ -127,9 +127,9 @@ def _moment(at: str | None, life: Life, now_ms: int) -> str:
     if at.isdecimal() and int(at) > now_ms:  # the end of the slider
         at = str(now_ms)
     try:
-        return parse_moment(at if at[-1:].isdecimal() or at[-1:] in "zZ" else f"{at}Z")
+        return parse_moment(at)
     except ValueError as error:
-        raise Problem(400, str(error)) from error
+        raise Problem(400, f"at: {error}") from error
 
 
 async def _then(client: Client, settings: Settings, moment: str, ids: list[str]) -> Then:
