@@ -221,7 +221,7 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one f
             case "VisitorLinked":
                 yield f"Linked {words.short(change.visitor_id or 'a device')}"
             case "VisitorUnlinked":
-                yield f"Took {words.short(change.visitor_id or 'a device')} from another contact"
+                yield f"Unlinked {words.short(change.visitor_id or 'a device')}"
             case "ContactsMerged":
                 yield "Merged two people into one"
             case "IdentityConflict":
