@@ -1,23 +1,31 @@
 """`kinfold keys`, and the gateway of `kinfold up`."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from kinfold import sign
+from kinfold_schemas.times import to_text
+from kinfold_services.access import keys
+from kinfold_services.access.keys import POWERS, KeyRing, create_key, id_of, last_used
 from kinfold_services.cli.gateway_process import gateway_url
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.gateways import serving
 from tests.support.shown_secrets import as_on_a_terminal
-from tests.support.waiting import wait_until_sync
+from tests.support.waiting import wait_until, wait_until_sync
 
 
 def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str, data_dir: Path):
@@ -59,6 +67,53 @@ def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspac
 
     assert result.status == 0
     assert f"workspace {workspace} is not in kinfold:workspaces" in result.err
+
+
+async def test_list_of_keys_tells_what_each_may_do_and_when_it_was_used(redis: Redis, redis_url: str, data_dir: Path):
+    """A key that nobody uses can be revoked. The time is written once a minute, whatever a key sends."""
+    kinfold = Kinfold("--redis-url", redis_url, "--data-dir", data_dir)
+    async with serving(redis_url, redis) as gateway:
+        unused = await create_key(redis, "default", "read")
+        writes = await written(redis)
+        for client in (gateway.client, gateway.browser):
+            for _ in range(5):
+                await client.get("/v1/visitors/v")
+        await wait_until(lambda: both_are_used(redis))
+        gateway_writes = await written(redis) - writes
+
+    listed = {each["id"]: each for each in await asyncio.to_thread(kinfold.lines, "keys", "list")}
+    by_kind = {each["kind"]: each for each in listed.values()}
+    assert by_kind.keys() == {"secret", "publishable", "read"}
+    assert all(each["may"] == POWERS[kind] for kind, each in by_kind.items())
+    assert listed[id_of(unused)]["lastUsedAt"] is None
+    for used in ("secret", "publishable"):
+        assert by_kind[used]["createdAt"] <= by_kind[used]["lastUsedAt"] <= to_text(time.time_ns() // 1_000_000)
+    assert gateway_writes == 2
+
+
+async def written(redis: Redis) -> int:
+    """How often HSET was called."""
+    return int((await redis.info("commandstats")).get("cmdstat_hset", {"calls": 0})["calls"])
+
+
+async def both_are_used(redis: Redis) -> bool:
+    return len(await last_used(redis, "default")) == 2
+
+
+async def test_use_of_a_key_is_written_again_after_a_minute(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    """Also when the server did not take it: an error delays no request."""
+    made = await create_key(redis, "default", "secret")
+    clock = [1000.0]
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: clock[0], time_ns=lambda: int(clock[0] * 1e9)))
+    ring = KeyRing(redis)
+    seen: list[str] = []
+    for now in (1000.0, 1030.0, 1059.0, 1061.0):
+        clock[0] = now
+        assert await ring.recognise(made) is not None
+        await wait_until(lambda: not ring._writing)
+        seen += (await last_used(redis, "default")).values()
+
+    assert seen == [to_text(1_000_000)] * 3 + [to_text(1_061_000)]
 
 
 def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str, data_dir: Path):

@@ -5,7 +5,7 @@ from playwright.async_api import expect
 
 from tests.support.screen import Agent, Stage, person, violations
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 CLAIM = {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-ada", "email": "grace@example.org"}
 

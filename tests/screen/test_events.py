@@ -12,7 +12,7 @@ from kinfold_services.gateway.log_watch import RING, LogWatch, Reached, look
 from tests.support.screen import Agent, Stage, person, violations
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 CLAIM: Final = {"type": "VisitorIdentified", "visitorId": "v-ada", "externalId": "u-ada", "email": "grace@example.org"}
 

@@ -16,7 +16,7 @@ from kinfold_services.state.queries import DirectoryStatus, StateQueries, Status
 from tests.support.screen import Agent, Stage, violations
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 STATUS = Status(
     workspace="shop",

@@ -1,13 +1,15 @@
 """The page of a person in Chromium: facts, devices, metadata, timeline, conflicts, merges and why; attacks by their data."""
 
+import re
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.screen import Agent, Stage, person, violations
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 IPHONE: Final = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 "
@@ -154,6 +156,36 @@ async def test_nothing_that_people_send_runs_as_code(agent: Agent):
     await expect(tab.locator("#values option").first).to_have_attribute("value", f"again {MARKUP}")
     assert await tab.evaluate("window.hacked") is None
     assert await tab.locator("main img, main script, main svg[onload]").count() == 0
+
+
+async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Agent):
+    """Conflicts, rejects, live and as-of, also for what arrives while the page is open."""
+    hacked = {"visitorId": MARKED_ID, "externalId": MARKED_ID, "name": MARKUP, "metadata": {MARKUP: MARKUP}}
+    other = {**hacked, "visitorId": f"other {MARKED_ID}", "externalId": f"other {MARKED_ID}", "email": "x@example.org"}
+    bad = {"type": MARKUP, MARKUP: MARKUP, "by": MARKUP, "email": MARKUP, "context": hostile()}
+    await agent.publish(
+        {"type": "VisitorIdentified", **hacked},
+        {"type": "VisitorIdentified", **other},
+        {"type": "VisitorIdentified", **hacked, "email": "x@example.org"},
+        {"type": "VisitorSeen", "visitorId": MARKED_ID, "context": hostile()},
+        bad,
+    )
+    tab = await agent.sign_in(path="/live")
+    await agent.publish({"type": "MetadataSet", "externalId": MARKED_ID, "metadata": {"live": MARKUP}}, {**bad, "type": "x"})
+    await expect(tab.locator(".events > li").nth(1)).to_contain_text(f"live = {MARKUP[:30]}")
+    person_url = await tab.locator(".events a.person").first.get_attribute("href")
+    reject = re.compile("Rejects|Not|Unknown|Invalid")
+    for path in ("/live", "/conflicts", "/rejects", f"{person_url}/at", f"{person_url}/why", f"/live?text={quote(MARKUP)}"):
+        await tab.goto(agent.stage.url + path)
+        await expect(tab.locator("main")).to_contain_text("window.hacked" if "text=" not in path else "Live")
+        links = await tab.locator("main a[href]").evaluate_all("links => links.map(link => link.protocol)")
+        assert set(links) <= {"http:", "https:"}, path
+        assert await tab.locator("main img, main script, main svg[onload]").count() == 0, path
+        if path == "/rejects":
+            await tab.locator(".rejects a.tag", has_text=reject).first.click()
+            await expect(tab.locator("pre")).to_contain_text("window.hacked")
+            assert await tab.locator("main img, main script, main svg[onload]").count() == 0
+        assert await tab.evaluate("window.hacked") is None, path
 
 
 @pytest.mark.parametrize("url", ["javascript:window.hacked=1", " javascript:alert(1)", "data:text/html,<b>", "//evil", "x"])

@@ -12,7 +12,7 @@ from tests.support.projecting import wait_until_folded
 from tests.support.screen import BY, Agent, Stage, person, violations
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 UNKNOWN: Final = {"type": "MetadataSet", "contactId": "ct_nobody", "metadata": {"plan": "pro"}}
 MISSPELT: Final = {"type": "VisitorIdentifyed", "visitorId": "v-ada", "externalId": "u-ada", "name": "Ada"}
@@ -128,8 +128,8 @@ async def test_retry_needs_the_token_of_the_session(agent: Agent):
     await too_early(agent)
     tab = await agent.sign_in(path="/rejects")
     await tab.locator(".rejects a.tag").click()
-    for form in ({"csrf": "0" * 64}, {"other": "x"}):
-        assert (await tab.request.post(f"{tab.url}/retry", form=form)).status == 403
+    for name, value in (("csrf", "0" * 64), ("other", "x")):
+        assert (await tab.request.post(f"{tab.url}/retry", form={name: value})).status == 403
     assert len(await log_of(agent)) == 2
 
 

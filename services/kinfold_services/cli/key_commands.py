@@ -72,17 +72,21 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
 
 @key_commands.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the keys of a workspace, one a line, without their secrets."""
+    """Prints the keys of a workspace, one a line, without their secrets.
+
+    `may` tells what a key is for, and `lastUsedAt` when a gateway last saw it, to the minute (null: never).
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def show(client: Client) -> int:
         found = await keys.list_keys(client, settings.workspace)
+        used = await keys.last_used(client, settings.workspace)
         if not found:
             say(f"no keys in workspace {settings.workspace}; `kinfold keys create` creates one")
         for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
-            print_json(fields)
+            print_json({**fields, "lastUsedAt": used.get(each.id), "may": keys.POWERS[each.kind]})
         return DONE
 
     return _run(settings, show)

@@ -18,6 +18,7 @@ from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_
 from kinfold_services.gateway.contacts.own_contact import own_contact
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
+from kinfold_services.gateway.correcting import correct, undo_correction, unmerge_contact
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
@@ -42,6 +43,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     contact_visitors,
     contact_timeline,
     identity_conflicts,
+    correct,
+    undo_correction,
+    unmerge_contact,
     visitor_by_id,
     own_contact,
     changes,

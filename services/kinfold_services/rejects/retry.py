@@ -155,8 +155,8 @@ class Rejects:
         if (rejection := await self._judge(renewed)) is not None:
             return rejection
         keys = [key(self._workspace, "events"), key(self._workspace, "settled-rejects")]
-        by, _ = cast("tuple[bytes, int]", await self._retry(keys=keys, args=[reject.entry, renewed]))
-        return by.decode()
+        placed, _ = cast("tuple[bytes, int]", await self._retry(keys=keys, args=[reject.entry, renewed]))
+        return placed.decode()
 
     async def _judge(self, event: bytes) -> Rejection | None:
         """Why the fold rejects the event under the current rules and state; None if it accepts the event."""

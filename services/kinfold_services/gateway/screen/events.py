@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
 from litestar import Request, Response, get
@@ -189,18 +189,23 @@ def _names(seen: Seen) -> Iterator[tuple[str, str]]:
 def _parts(seen: Seen) -> Iterator[str]:
     """What the event says besides names, in short."""
     said = seen.said
-    if isinstance(said.context, dict) and isinstance(said.context.get("url"), str):
-        yield said.context["url"][:_MAX_CHARS]
+    url = _members(said.context).get("url")
+    if isinstance(url, str):
+        yield url[:_MAX_CHARS]
     if isinstance(said.name, str):
         yield f"name = {said.name[:_MAX_CHARS]}"
-    if isinstance(said.metadata, dict):
-        pairs = list(said.metadata.items())
-        for name, value in pairs[:_MAX_PARTS]:
-            yield f"{str(name)[:_MAX_CHARS]} = {words.value(value)[:_MAX_CHARS]}"
-        if len(pairs) > _MAX_PARTS:
-            yield f"and {len(pairs) - _MAX_PARTS} more"
+    pairs = list(_members(said.metadata).items())
+    for name, value in pairs[:_MAX_PARTS]:
+        yield f"{name[:_MAX_CHARS]} = {words.value(value)[:_MAX_CHARS]}"
+    if len(pairs) > _MAX_PARTS:
+        yield f"and {len(pairs) - _MAX_PARTS} more"
     if isinstance(said.unset, list):
-        yield from (f"{str(name)[:_MAX_CHARS]} removed" for name in said.unset[:_MAX_PARTS])
+        yield from (f"{str(name)[:_MAX_CHARS]} removed" for name in cast("list[object]", said.unset)[:_MAX_PARTS])
+
+
+def _members(given: object) -> dict[str, Any]:
+    """The members of an object; none if it is something else."""
+    return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
 def _sentences(changes: Iterable[Change]) -> Iterator[str]:
