@@ -405,7 +405,7 @@ def test_tables_of_contacts(data: bytes, suffix: str):
             table = CsvTable(path, delimiter=None, encoding=None)
             columns = columns_of(table.headings, {}, only_mapped=False)
             for _, event, rejection in RowEvents(table, columns, {}, "2026-01-01T00:00:00Z", CONTRACT_RULES):
-                assert bool(event) is (rejection is None)
+                assert event or rejection
 
     in_a_file(suffix, data, read)
 
