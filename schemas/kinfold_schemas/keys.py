@@ -39,6 +39,7 @@ PrivateName = Literal[
     "created",
     "blocked-identifiers",
     "hold",
+    "corrected",
     "excluded",
     "differences",
     "snapshots",
@@ -57,6 +58,8 @@ PrivateName = Literal[
 `created`: sorted set, the living contacts by id.
 `blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
 `hold`: string with a time to live, set while a replay replaces the state. No batch is committed meanwhile.
+`corrected`: string with a time to live, the last correction's entry: the next one waits until it is folded
+(`services.corrections`).
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.

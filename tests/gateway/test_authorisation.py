@@ -61,10 +61,17 @@ TABLE: Final = [
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
     Route("GET", "/kinfold.js", OPEN),
+    Route("GET", "/kinfold-live.js", OPEN),
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),
     Route("POST", "/v1/events", (401, 202, 403, 202, 202), SEEN),
+    Route(
+        "POST",
+        "/v1/events",
+        (401, 403, 403, 202, 202),
+        {"type": "IdentityCorrected", "contactId": "{contact}", "by": "Grace", "name": "A"},
+    ),
     Route("POST", "/v1/events", (401, 202, 403, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
     Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
     Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
@@ -103,8 +110,13 @@ TABLE: Final = [
     Route("GET", "/v1/contacts/count", NO_DIRECTORY),
     Route("GET", "/v1/contacts/{contact}/timeline", NO_DIRECTORY),
     Route("GET", "/v1/conflicts", NO_DIRECTORY),
+    Route("POST", "/v1/corrections", (401, 403, 403, 404, 202), {"contactId": "{contact}", "by": "Grace", "name": "A"}),
+    Route("POST", "/v1/corrections?preview=true", (401, 403, 403, 200, 200), {"contactId": "{contact}", "by": "G"}),
+    Route("POST", "/v1/corrections/1-0/undo", (401, 403, 403, 404, 404), {"by": "Grace"}),
+    Route("POST", "/v1/contacts/{contact}/unmerge", (401, 403, 403, 404, 404), {"by": "Grace"}),
     Route("GET", "/v1/visitors/v-1", (401, 200, 200, 404, 200)),
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 403, 200, 404, 200)),
+    Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 200, 403, 403, 403)),
     Route("GET", "/v1/changes", (401, 403, 200, 200, 200)),
 ]
 
@@ -194,7 +206,7 @@ def test_table_lists_every_route():
 async def test_no_key_opens_the_screen(gateway: Gateway, keys: dict[str, str], route: tuple[str, str]):
     """Its pages need a session. Only the form to sign in and the files of the pages are open."""
     method, path = route
-    path = re.sub(r"\{contact_id:str\}", keys["contact"], path).replace("{name:path}", "screen.js")
+    path = re.sub(r"\{\w+:str\}", keys["contact"], path).replace("{name:path}", "screen.js")
     async with gateway.client_of(None) as client:
         for caller in CALLERS:
             headers = {"Authorization": f"Bearer {keys[caller]}"} if keys[caller] else {}
@@ -218,6 +230,7 @@ async def test_key_in_the_query_may_do_the_same_or_less(gateway: Gateway, keys: 
 
 def _template(path: str) -> str:
     path = path.partition("?")[0].replace("/v-1", "/{visitor_id:path}").replace("{contact}", "{contact_id:str}")
+    path = path.replace("/1-0/", "/{entry:str}/")
     return path.rstrip("/").replace("/a-key/", "/{write_key:str}/")
 
 

@@ -50,6 +50,16 @@ def shown(kinfold: Kinfold, *arguments: str) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(as_on_a_terminal(kinfold.run("keys", *arguments).out.decode())))
 
 
+def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str, workspace: str, data_dir: Path):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    kinfold.json("keys", "create", "--kind", "publishable")
+    kinfold.json("keys", "create", "--kind", "publishable", "--shows-metadata")
+
+    assert sorted(each["showsMetadata"] for each in kinfold.lines("keys", "list")) == [False, True]
+    refused = kinfold.run("keys", "create", "--kind", "development", "--shows-metadata")
+    assert (refused.status, "expected --kind publishable, got development" in refused.err) == (2, True)
+
+
 def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str, data_dir: Path):
     """Events sent with the key would stay in the log, and no projector would fold them."""
     kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)

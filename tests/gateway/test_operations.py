@@ -219,7 +219,7 @@ def test_port_in_use_is_reported(server: EmbeddedServer, tmp_path: Path):
             "/v1/contacts?limit=0",
             400,
             "bad-request",
-            "limit: expected what /docs describes, got '0' (Expected `int` >= 1)",
+            "limit: expected an integer from 1 to 500, got '0'",
         ),
     ],
 )

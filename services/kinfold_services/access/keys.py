@@ -36,7 +36,7 @@ _KEY: Final = re.compile(r"kf_(sk|rk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]
 POWERS: Final[dict[Kind, str]] = {
     "secret": "send every event, read everything, follow the feed, sign in to the screen",
     "read": "read everything, follow the feed, sign in to the screen",
-    "publishable": "send what a visitor does, identify the visitor with a token of your backend, read the visitor's own name",
+    "publishable": "send what a visitor does, identify the visitor with a token of your backend, read its own name and image",
     "development": "the same as publishable, without tokens, on the gateway's machine and on pages of KINFOLD_GATEWAY_ORIGINS",
 }
 """What a key of each kind may do."""
@@ -58,6 +58,8 @@ class ApiKey(msgspec.Struct, frozen=True, rename="camel"):
     secret_hash: str
     created_at: str
     revoked_at: str | None = None
+    shows_metadata: bool = False
+    """For a publishable key: whether a page may read the metadata of its own visitor's contact."""
 
 
 class Caller(NamedTuple):
@@ -66,16 +68,17 @@ class Caller(NamedTuple):
     workspace: str
     key_id: str
     kind: Kind
+    shows_metadata: bool = False
 
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(ApiKey).decode
 
 
-async def create_key(client: Client, workspace: str, kind: Kind, label: str = "") -> str:
+async def create_key(client: Client, workspace: str, kind: Kind, label: str = "", *, shows_metadata: bool = False) -> str:
     """Create a key and return it. The key cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
-    stored = ApiKey(key_id, kind, label, _hash(secret), _now())
+    stored = ApiKey(key_id, kind, label, _hash(secret), _now(), shows_metadata=shows_metadata)
     await _hset(client, check_workspace(workspace), stored)
     return f"kf_{_MARKS[kind]}_{workspace}_{key_id}_{secret}"
 
@@ -176,7 +179,7 @@ class KeyRing:
         same = hmac.compare_digest(stored.secret_hash if stored else _NO_HASH, _hash(secret))
         if stored is None or not same or stored.revoked_at is not None or stored.kind != _KINDS[mark]:
             return None
-        return Caller(workspace, key_id, stored.kind)
+        return Caller(workspace, key_id, stored.kind, stored.shows_metadata)
 
 
 async def _get(client: Client, workspace: str, key_id: str) -> ApiKey | None:

@@ -1,5 +1,6 @@
 """Prints contacts in a format, or writes them to a file: for every command whose answer is a list of contacts."""
 
+import errno
 import io
 import os
 import sys
@@ -30,6 +31,8 @@ _Sink = Callable[[bytes], bool]
 
 _WAITING: Final = frozenset({"csv", "parquet"})
 """The formats that begin with what is known only when the last contact was seen."""
+_JSON: Final = frozenset({"json", "jsonl", "ndjson", ""})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PACKED: Final = frozenset({".gz", ".zst"})
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE: Final = 200
@@ -90,7 +93,8 @@ def contact_writer(form: str | None, output: Path | None) -> Generator[Write]:
     except OSError as error:
         if error.filename is None and isinstance(error, (ConnectionError, TimeoutError)):
             raise  # the server's
-        hint = f"; contacts wait in {tempfile.gettempdir()}, and TMPDIR sets another directory" if chosen in _WAITING else ""
+        is_full = chosen in _WAITING and error.errno in _FULL
+        hint = f"; contacts wait in {tempfile.gettempdir()}, and TMPDIR sets another directory" if is_full else ""
         raise CannotPrint(f"{output or 'standard output'}: cannot be written ({error.strerror or error}){hint}") from error
 
 
@@ -98,7 +102,10 @@ def _format_of(output: Path | None) -> str:
     if output is None:
         return "json"
     name = output.with_suffix("") if output.suffix in _PACKED else output
-    suffix = name.suffix.removeprefix(".")
+    suffix = name.suffix.removeprefix(".").lower()
+    if suffix not in {*_WAITING, *_JSON}:
+        expected = "a name that ends in .csv, .parquet, .json, .jsonl or .ndjson, or --format"
+        raise typer.BadParameter(f"--output: expected {expected}, got {output.name!r}")
     return suffix if suffix in _WAITING else "json"
 
 

@@ -20,17 +20,22 @@ from kinfold_services.access.identity_tokens import (
 )
 from kinfold_services.cli.hints import warn_if_not_served
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.secret_output import shown_or_written
 from kinfold_services.connections import Client
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
+ShowsMetadata = Annotated[
+    bool,
+    typer.Option("--shows-metadata", help="Let pages with a publishable key read the metadata of their own visitor's contact."),
+]
+
 key_commands: Final = typer.Typer(help="Manages the API keys of the gateway, and the identity secrets.", no_args_is_help=True)
 
 
 @key_commands.command()
-def create(
+def create(  # noqa: PLR0913, PLR0917  each is an option
     kind: Annotated[
         keys.Kind,
         typer.Option(
@@ -39,6 +44,7 @@ def create(
         ),
     ] = "secret",
     label: Annotated[str, typer.Option(help="A note that tells what the key is for.")] = "",
+    shows_metadata: ShowsMetadata = False,  # noqa: FBT002  an option
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
@@ -48,9 +54,11 @@ def create(
     If standard output is not a terminal, the key is in a file that only you can read, and `keyFile` names it.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    if shows_metadata and kind != "publishable":
+        return complain(f"--shows-metadata: expected --kind publishable, got {kind}", USAGE)
 
     async def make(client: Client) -> int:
-        made = await keys.create_key(client, settings.workspace, kind, label)
+        made = await keys.create_key(client, settings.workspace, kind, label, shows_metadata=shows_metadata)
         name = f"{settings.workspace}-{kind}-{keys.id_of(made)}"
         shown = shown_or_written(made, "key", name, settings.data_dir)
         print_json({"workspace": settings.workspace, "kind": kind, "label": label, **shown})
@@ -78,7 +86,8 @@ def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: W
         for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
-            print_json({**fields, "lastUsedAt": used.get(each.id), "may": keys.POWERS[each.kind]})
+            may = keys.POWERS[each.kind] + (", read its own metadata" if each.shows_metadata else "")
+            print_json({**fields, "lastUsedAt": used.get(each.id), "may": may})
         return DONE
 
     return _run(settings, show)

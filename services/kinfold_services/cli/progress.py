@@ -45,7 +45,7 @@ def _lines(label: str, total: int | None) -> Advance:
     def advance(count: int) -> None:
         nonlocal done, printed_at
         done += count
-        if done == total or time.monotonic() - printed_at > _LINE_EVERY_S:
+        if (count and done == total) or time.monotonic() - printed_at > _LINE_EVERY_S:
             printed_at = time.monotonic()
             sys.stderr.write(f"{label}: {done}" + (f" of {total}\n" if total is not None else "\n"))
 

@@ -15,8 +15,10 @@ from kinfold_services.gateway.clients import with_known_clients
 from kinfold_services.gateway.contacts.conflicts import identity_conflicts
 from kinfold_services.gateway.contacts.listings import contact_visitors, contacts
 from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.contacts.own_contact import own_contact
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
+from kinfold_services.gateway.correcting import correct, undo_correction, unmerge_contact
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
@@ -41,7 +43,11 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     contact_visitors,
     contact_timeline,
     identity_conflicts,
+    correct,
+    undo_correction,
+    unmerge_contact,
     visitor_by_id,
+    own_contact,
     changes,
     changes_socket,
     kinfold_js,

@@ -181,16 +181,18 @@ def _history(found: _Found, moment: str | None) -> tuple[list[Link], Contact | N
     links: list[Link] = []
     living: dict[str, Contact] = {}
     for link in found.visitor.links:
-        contact = found.contacts.get(link.contact_id)
-        if contact is None:  # not read, or the state is damaged
+        contact = found.contacts.get(link.contact_id or "")
+        if contact is not None:
+            living[contact.id] = contact
+        elif link.contact_id is not None:  # not read, or the state is damaged
             continue
-        living[contact.id] = contact
-        if not links or links[-1].contact_id != contact.id:
-            links.append(Link(contact.id, link.since))
+        contact_id = None if contact is None else contact.id
+        if not links or links[-1].contact_id != contact_id:
+            links.append(Link(contact_id, link.since))
     holder = links[-1] if links else None
     if moment is not None and links:
         holder = next((link for link in reversed(links) if link.since <= moment), links[0])
-    return links, None if holder is None else living[holder.contact_id]
+    return links, None if holder is None else living.get(holder.contact_id or "")
 
 
 async def folded(request: Request[Any, Any, Any], after: str | None) -> GatewayWorkspace:
