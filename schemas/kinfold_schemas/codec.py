@@ -233,6 +233,11 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "unset": "an array of metadata keys",
     "entries": "an array of log entry ids",
     "reason": "a string",
+    "by": "a string of 1 to 255 characters",
+    "mergeContactId": "a string, the id of a contact",
+    "unlinkVisitorId": "a string of 1 to 255 characters",
+    "dismissConflict": "a string of 3 to 320 characters with one @",
+    "take": "a boolean",
 }
 _PRIMITIVE: Final = "a string, a finite number, a boolean or null"
 

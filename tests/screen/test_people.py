@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from tests.support.screen import Agent, Stage, names, person, violations
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def test_typing_narrows_the_list_and_stays_in_the_address(agent: Agent):

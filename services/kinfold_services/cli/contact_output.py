@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kinfold_schemas.contacts import Contact
-from kinfold_services.cli.output import CannotPrint, print_bytes, say, visible
+from kinfold_services.cli.output import CannotPrint, json_line, print_bytes, say
 from kinfold_services.contact_files.arrow import load_arrow
 from kinfold_services.contact_files.writing import WaitingContacts, csv_pages, mixed_keys, write_parquet
+from kinfold_services.runtime.terminal import visible, visible_lines
 from kinfold_services.transfer.files import replacing
 
 Format = Literal["table", "json", "csv", "parquet"]
@@ -83,7 +84,8 @@ def contact_writer(form: str | None, output: Path | None) -> Generator[Write]:
             raise typer.BadParameter("--format parquet: expected --output FILE or a pipe, got a terminal")
     try:
         if output is None:
-            with _writing(chosen, print_bytes, _console()) as write:
+            sink = _print_visible if chosen == "csv" and sys.stdout.isatty() else print_bytes
+            with _writing(chosen, sink, _console()) as write:
                 yield write
         else:
             with replacing(output) as file, _writing(chosen, _sink(file), _file_console()) as write:
@@ -115,10 +117,14 @@ def _sink(file: IO[bytes]) -> _Sink:
     return write
 
 
+def _print_visible(data: bytes) -> bool:
+    return print_bytes(visible_lines(data.decode().replace("\r\n", "\n")).encode())
+
+
 @contextmanager
 def _writing(form: str, sink: _Sink, console: Console) -> Generator[Write]:
     if form == "json":
-        yield lambda contact: sink(_encode(contact) + b"\n")
+        yield lambda contact: sink(json_line(contact))
     elif form == "table":
         table = _Tables(sink, console)
         yield table.add

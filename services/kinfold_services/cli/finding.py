@@ -16,7 +16,7 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.filters import FIELDS, Field, Filter
 from kinfold_services.cli.contact_output import contact_writer
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
@@ -34,6 +34,7 @@ from kinfold_services.directory.reading import (
 from kinfold_services.directory.search import Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
+from kinfold_services.runtime.terminal import visible
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 
@@ -270,12 +271,16 @@ def _deeds(entry: TimelineEntry) -> Iterator[str]:
             yield f"created {entry.contact_id}"
         case "VisitorLinked":
             yield f"linked {told.get('visitorId')}"
+        case "VisitorUnlinked" if "nextContactId" not in told:
+            yield f"unlinked {told.get('visitorId')}"
         case "VisitorUnlinked":
             yield f"{told.get('visitorId')} moved on to {told.get('nextContactId')}"
         case "ContactsMerged":
             yield f"merged {told.get('mergedContactId')}"
         case "IdentityConflict":
             yield f"refused {told.get('email')}, which {told.get('heldBy')} holds"
+        case "ConflictDismissed":
+            yield f"dismissed the conflict about {told.get('email')}, which {told.get('heldBy')} holds"
         case "ContactGone":
             yield f"{entry.contact_id} is not in the state that a replay made"
         case _:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -132,7 +132,7 @@ class _Appending:
         with open_packed(path) as file:
             await self._log.append(self._good_events(file), acknowledged)
 
-    def _good_events(self, file: Iterable[bytes]) -> Iterator[bytes]:
+    def _good_events(self, file: IO[bytes]) -> Iterator[bytes]:
         for line in read_lines(file, self._rules):
             if line.rejection is None:
                 self._read_line = line.number
