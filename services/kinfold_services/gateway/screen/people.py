@@ -151,7 +151,7 @@ async def people_csv(
     first = await _page(workspace, listing.query(_CSV_PAGE))
     stream = _csv(workspace, listing, first, columns_of(listing, keys))
     headers = {**SECURE, "Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="people.csv"'}
-    return Stream(stream, media_type="text/csv; charset=utf-8", headers=headers)
+    return Stream(stream, media_type="text/csv", headers=headers)
 
 
 def chrome(request: Request[Any, Any, Any]) -> dict[str, Any]:
