@@ -4,7 +4,7 @@
 
 **First paint**: the browser's first contentful paint of the list of people, loaded again and again.
 
-**Typing**: from a key in the search box to the new rows. 80 ms of it are the wait for the next key.
+**Typing**: from a key in the search box to the new rows. 30 ms of it are the wait for the next key.
 
 **Weight**: all that a page loads at first, compressed.
 
@@ -36,6 +36,7 @@ from urllib.parse import urlsplit
 import httpx
 from harness.population import Population
 from harness.results import environment, show, write
+from harness.servers import precise_cpu_s
 from playwright.async_api import Page, async_playwright
 from redis.asyncio import Redis
 
@@ -228,7 +229,7 @@ async def crowd(redis: Redis, gateway: GatewayProcess, screens: int, per_s: int,
         await asyncio.sleep(0.05)
     open_mib = _resident_mib(gateway)
     most_mib = open_mib
-    begun = time.monotonic()
+    begun, cpu_begun_s = time.monotonic(), precise_cpu_s(_family(gateway.process.pid))
     for number in range(per_s * seconds):
         event = {
             "type": "MetadataSet",
@@ -239,6 +240,7 @@ async def crowd(redis: Redis, gateway: GatewayProcess, screens: int, per_s: int,
         if number % per_s == 0:
             most_mib = max(most_mib, _resident_mib(gateway))
         await asyncio.sleep(max(0.0, begun + number / per_s - time.monotonic()))
+    cores = (precise_cpu_s(_family(gateway.process.pid)) - cpu_begun_s) / (time.monotonic() - begun)
     await asyncio.sleep(2.0)
     most_mib = max(most_mib, _resident_mib(gateway))
     ended = crowded.ended
@@ -254,6 +256,7 @@ async def crowd(redis: Redis, gateway: GatewayProcess, screens: int, per_s: int,
         "current_p99_ms": _p(99, crowded.latencies_ms),
         "current_max_ms": max(crowded.latencies_ms),
         "cut_off": ended,
+        "gateway_cores": cores,
         "memory_before_mib": before_mib,
         "memory_open_mib": open_mib,
         "memory_most_mib": most_mib,
@@ -306,7 +309,7 @@ def main() -> None:
     show(
         f"the screen at {result['contacts']:,} contacts",
         ["what", "found"],
-        [[name, round(value, 1)] for name, value in rows.items()],
+        [[name, round(value, 2)] for name, value in rows.items()],
     )
     write("screen", {"environment": environment("embedded"), **result, "weights": weights})
 
