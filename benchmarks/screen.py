@@ -74,7 +74,7 @@ _WATCH: Final = """() => {
 @asynccontextmanager
 async def running(contacts: int) -> AsyncGenerator[tuple[Redis, GatewayProcess]]:
     """Everything with a population, as soon as the directory has it."""
-    with tempfile.TemporaryDirectory() as name, EmbeddedServer.start(Path(name) / "data", fsync="no") as server:
+    with tempfile.TemporaryDirectory() as name, EmbeddedServer.start(Path(name) / "data", fsync="everysec") as server:
         place = Path(name)
         settings: dict[str, Any] = {"data_dir": place / "directory", "gateway_requests_per_s": 100_000.0}
         async with Redis.from_url(server.url, decode_responses=False) as redis:
