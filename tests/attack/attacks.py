@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, NamedTuple
 
 import kinfold
@@ -32,7 +32,7 @@ class Target(NamedTuple):
     """The ids that the genuine backend is about to use."""
 
 
-Run = Callable[[Target, Account, float], Awaitable[None]]
+Run = Callable[[Target, Account, float], Coroutine[Any, Any, None]]
 
 
 class Attack(NamedTuple):

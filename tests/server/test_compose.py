@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import pytest
 import redis
-import yaml
+import yaml  # type: ignore[import-untyped]  # comes with MkDocs
 
 from kinfold_services.server.binary import find_server_binary
 from kinfold_services.settings import Settings
