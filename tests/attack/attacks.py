@@ -115,7 +115,8 @@ async def _strangers_members(target: Target, account: Account, scale: float) -> 
 async def _keyless(target: Target, account: Account, scale: float) -> None:
     paths = ["/metrics", "/readyz", "/docs", "/none", "/" + "x" * 20_000, "/kinfold.js", "/sign-in"]
     async with browser(target.url) as client:
-        await flood(client, account, "GET", iter([(path, {}) for path in paths] * some(300, scale)))
+        nothing: dict[str, Any] = {}
+        await flood(client, account, "GET", iter([(path, nothing) for path in paths] * some(300, scale)))
 
 
 @attack("unknown keys, each from a forged X-Forwarded-For", "401", "429")

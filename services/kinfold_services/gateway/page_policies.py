@@ -27,7 +27,7 @@ def with_page_policies(app: ASGIApp) -> ASGIApp:
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = cast("list[tuple[bytes, bytes]]", list(message["headers"]))
+                headers = list(message["headers"])
                 names = {name.lower() for name, _ in headers}
                 if _POLICY not in names:
                     headers.append((_POLICY, policy))
