@@ -264,14 +264,8 @@ async def test_opaque_hash_changes_with_the_metadata_and_the_contact(gateway: Ga
         answer = await client.get(f"/v1/visitors/{visitor}", params=params)
         return str(answer.json()["contact"]["metadataHash"])
 
-    for number in "12":
-        event = {
-            "type": "VisitorIdentified",
-            "externalId": f"u-{number}",
-            "visitorId": f"v-{number}",
-            "metadata": {"plan": "pro"},
-        }
-        position = await gateway.put(event)
+    people = [{"externalId": f"u-{each}", "visitorId": f"v-{each}", "metadata": {"plan": "pro"}} for each in "12"]
+    position = await gateway.put(*[{"type": "VisitorIdentified", **each} for each in people])
     one, two, again = [await hash_of(each, gateway.browser, after=position) for each in ("v-1", "v-2", "v-1")]
     position = await gateway.put({"type": "MetadataSet", "externalId": "u-1", "metadata": {"plan": "free"}})
     changed = await hash_of("v-1", gateway.browser, after=position)
