@@ -5,9 +5,10 @@ from typing import Final
 import msgspec
 
 from kinfold_projections.entries import Entry
-from kinfold_projections.links import linked
+from kinfold_projections.links import linked, shortened
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
 from kinfold_projections.state import State
+from kinfold_schemas.contacts import MAX_LINKS
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +39,8 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: E
     stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
     was_confirmed = stamps.confirmed or [[] for _ in old]
     links, confirmed = linked((old, was_confirmed), contact.id, entry.at, entry.at_ms, state.find)
+    if len(links) > MAX_LINKS:
+        links, confirmed = shortened((links, confirmed), state.find)
     if confirmed is not was_confirmed and (stamps is not NO_STAMPS or any(confirmed)):
         state.put_visitor_stamps(visitor_id, VisitorStamps(confirmed=confirmed))
     if links is old:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
-from kinfold_schemas.contacts import Link
+from kinfold_schemas.contacts import MAX_LINKS, Link
 from kinfold_schemas.times import text_ms, to_text
 
 Find = Callable[[str], str]
@@ -36,11 +36,27 @@ def holder_at(links: list[Link], at: str) -> Link | None:
     return links[max(0, bisect_right(links, at, key=_since) - 1)]
 
 
+def shortened(history: History, find: Find) -> History:
+    """The history with at most `MAX_LINKS` links, at least two. The oldest ones behind the first go.
+
+    Where two links of one contact come together, they become one.
+    """
+    links, confirmed = history
+    while len(links) > MAX_LINKS:
+        if find(links[0].contact_id) == find(links[2].contact_id):
+            times = _thinned(links[0].since, [*confirmed[0], text_ms(links[2].since), *confirmed[2]])
+            links, confirmed = [links[0], *links[3:]], [times, *confirmed[3:]]
+        else:
+            links, confirmed = [links[0], *links[2:]], [confirmed[0], *confirmed[2:]]
+    return links, confirmed
+
+
 def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -> History:
     """The history after an event said that from `at` on (the same time in two forms) the visitor is the contact's.
 
     Last write wins by effective time here too. Where the link that held at `at` was confirmed later, the event does not end it
     but interrupts it, until the next time at which it was confirmed. Returns the same `links` where no link begins elsewhere.
+    It may return more than `MAX_LINKS` (`shortened`).
     """
     links, confirmed = history
     if not links:
@@ -84,8 +100,8 @@ def _thinned(since: str, times: list[int]) -> list[int]:
     """No more times than are kept, of a link since then.
 
     Where there are more, each goes whose two neighbours are within a minute of each other, from the latest to the first: an
-    answer between those two is right but for that minute. Then the one in the middle goes: a late link that falls among
-    forgotten times ends at the oldest one kept after it.
+    answer between those two is right but for that minute. Then those in the middle go: a late link that falls among forgotten
+    times ends at the oldest one kept after it.
     """
     if len(times) < KEPT:
         return times
@@ -97,4 +113,4 @@ def _thinned(since: str, times: list[int]) -> list[int]:
     if len(kept) < KEPT:
         return kept
     middle = KEPT // 2 - 1
-    return [*kept[:middle], *kept[middle + 1 :]]
+    return [*kept[:middle], *kept[middle + 1 - KEPT :]]

@@ -69,12 +69,15 @@ class ContactStamps(msgspec.Struct, array_like=True, gc=False):
     name_stamp: int = NEVER
     image_stamp: int = NEVER
     since: list[int] = []
-    """Of the record's `visitor_ids`, in step: the effective time of each link, in ms."""
+    """Of the record's `visitor_ids` and `unlisted`, in step: the effective time of each link, in ms."""
     conflict: tuple[str, str, ConflictReason | None] | None = None
     """The last conflict that was told: the key of the address, the contact that holds it, and the reason."""
     merges: int = 0
     """How many contacts were merged into this one. None of them had taken any: only a contact with an external id takes others,
     and a contact with an external id is never merged."""
+    unlisted: list[str] = []
+    """The visitors that the record does not show because their ids are long: with its `visitor_ids`, those linked most
+    recently (`members`)."""
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):

@@ -28,11 +28,13 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import Link, MergedContact
+from kinfold_schemas.contacts import MAX_CONTACT_BYTES, MAX_VISITOR_BYTES, Link, MergedContact
 from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
+_COUNTERS_BYTES: Final = 32
+"""How much more `weights.contact_bytes` may count than a record has."""
 LARGE_BYTES: Final = 4 * _VISITOR_BYTES
 """An event of fewer does not make a visitor worth weighing."""
 
@@ -89,6 +91,8 @@ class State:
         self._contact_bytes: dict[str, int] = {}
         self._visitor_bytes: dict[str, int] = {}
         """Of those that have grown; the others are counted as they came."""
+        self._described_bytes: Final[dict[str, int]] = {}
+        """What a visitor weighs at most without its context, where that is more than `LARGE_BYTES`, or unknown."""
         self._changes = StateChanges()
 
     # --- loading
@@ -97,6 +101,8 @@ class State:
         """Holds a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
         self.visitors[visitor_id] = decode_visitor(record)
         self.held_bytes += len(record)
+        if len(record) > LARGE_BYTES:
+            self._described_bytes[visitor_id] = len(record)
         if stamps is not None:
             self.visitor_stamps[visitor_id] = decode_visitor_stamps(stamps)
             self.held_bytes += len(stamps)
@@ -117,6 +123,31 @@ class State:
     def _weigh(self, contact_id: str, size: int) -> None:
         self.held_bytes += size - self._contact_bytes.get(contact_id, 0)
         self._contact_bytes[contact_id] = size
+
+    def may_exceed(self, contact_id: str, growth: int) -> bool:
+        """Whether a contact may weigh more than it may, once an event adds so many bytes at most. Never wrong with False."""
+        at_most = self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES) + growth
+        if not self.tells:  # else it is weighed as it is written
+            self._contact_bytes[contact_id] = at_most
+        return at_most + _COUNTERS_BYTES > MAX_CONTACT_BYTES
+
+    def note_contact_bytes(self, contact_id: str, size: int) -> None:
+        """Takes note of what a contact weighs, before an event adds to it."""
+        if not self.tells:
+            self._contact_bytes[contact_id] = size
+
+    def contact_bytes_at_most(self, contact_id: str) -> int:
+        """What a contact weighs at most, as far as that is known."""
+        return self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES)
+
+    def visitor_may_exceed(self, visitor_id: str, growth: int) -> bool:
+        """As `may_exceed`, for a visitor without its context."""
+        return self._described_bytes.get(visitor_id, LARGE_BYTES) + growth > MAX_VISITOR_BYTES
+
+    def note_visitor_bytes(self, visitor_id: str, size: int | None = None, growth: int = 0) -> None:
+        """Takes note of what a visitor weighs at most without its context: `size` (None: what it did before) and a growth."""
+        known = self._described_bytes.get(visitor_id, LARGE_BYTES) if size is None else size
+        self._described_bytes[visitor_id] = known + growth
 
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
         """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
@@ -231,6 +262,8 @@ class State:
 
     def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
         """The visitor leaves the contact, whose it was by this link."""
+        if not self.tells:  # an older visitor may be listed instead, with a longer id
+            self._contact_bytes.pop(contact.id, None)
         members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
         self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = False
 
@@ -268,6 +301,7 @@ class State:
         self.held_bytes = 0
         self._contact_bytes.clear()
         self._visitor_bytes.clear()
+        self._described_bytes.clear()
         self.older.clear()
         self.visitors.clear()
         self.visitor_stamps.clear()

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from kinfold_projections import duplicates, fold, identity, links, members, metadata
+from kinfold_projections import duplicates, fold, identity, linking, links, members, metadata, state, weights
 from kinfold_projections.entries import read_entries
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
@@ -45,6 +45,13 @@ def limited(limits: Limits) -> Generator[None]:
             patch.setattr(module, "MAX_UNTRUSTED_KEYS", limits.untrusted_keys)
         patch.setattr(identity, "MAX_MERGES", limits.merges)
         patch.setattr(links, "KEPT", limits.kept)
+        for module in (links, linking):
+            patch.setattr(module, "MAX_LINKS", limits.links)
+        patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
+        patch.setattr(members, "_SURELY_SHOWN", 8 if limits.listed_bytes == Limits().listed_bytes else 0)
+        for module in (fold, state, weights):
+            patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
+            patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes)
         yield
 
 
