@@ -4,7 +4,7 @@ The same fold runs live, in a replay, in `verify`, and in a test with plain dict
 `Outcome` for any entry. An event that is rejected has changed nothing, so everything that can refuse comes first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from kinfold_projections.records import (
     ContactRecord,
     ContactStamps,
     copy_contact,
+    encode_record,
     new_contact,
 )
 from kinfold_projections.state import LARGE_BYTES, State
@@ -43,6 +44,7 @@ from kinfold_projections.weights import (
     Anonymous,
     contact_bytes,
     context_too_heavy,
+    described_bytes,
     fitting_described,
     fitting_identified,
     fitting_visitor,
@@ -72,6 +74,8 @@ from kinfold_schemas.times import text_ms
 
 PRESENCE_INTERVAL_MS: Final = 60_000
 
+LARGE_EVENT_BYTES: Final = 3000
+"""An event of fewer makes nothing too heavy that is light (`state.LIGHT_BYTES`, `state.LARGE_BYTES`)."""
 _FACT_BYTES: Final = 1000
 """Of a key and its value: about what long ones take."""
 
@@ -82,6 +86,25 @@ def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
     if not occurrences:
         return [evolve(state, entry) for entry in entries]
     return [evolve(state, entry, occurrences.get(index, "new")) for index, entry in enumerate(entries)]
+
+
+def fold_while(
+    state: State, entries: Sequence[Entry | BadEntry], occurrences: Mapping[int, Occurrence], most_bytes: int
+) -> list[Outcome]:
+    """As `fold`, for entries that have occurred. Ends behind the entry with which the state tells more than `most_bytes`."""
+    outcomes: list[Outcome] = []
+    append = outcomes.append
+    if not occurrences:
+        for entry in entries:
+            append(evolve(state, entry))
+            if state.told_bytes > most_bytes:
+                break
+        return outcomes
+    for index, entry in enumerate(entries):
+        append(evolve(state, entry, occurrences.get(index, "new")))
+        if state.told_bytes > most_bytes:
+            break
+    return outcomes
 
 
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
@@ -101,7 +124,7 @@ def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new"
 def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     visitor_id, at_ms = entry.names.visitor_id, entry.at_ms
     assert visitor_id is not None  # noqa: S101  names.py
-    if event.context is not None and state.visitor_may_exceed(visitor_id, GROWTH * len(entry.data)):
+    if event.context is not None and (len(entry.data) > LARGE_EVENT_BYTES or visitor_id in state.described_bytes):
         rejection = context_too_heavy(state, entry, event, visitor_id)
         if rejection is not None:
             return rejected(rejection)
@@ -154,7 +177,9 @@ def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contac
     if type(patched) is Rejection:
         return rejected(patched)
     metadata, keys, late, untrusted = patched
-    if state.may_exceed(contact.id, GROWTH * len(entry.data)):
+    if (len(entry.data) > LARGE_EVENT_BYTES or contact.id in state.heavy) and state.may_exceed(
+        contact.id, GROWTH * len(entry.data)
+    ):
         fits = fitting_described(state, contact, state.contact_stamps[contact.id], entry, event, metadata)
         if type(fits) is Rejection:
             return rejected(fits)
@@ -206,21 +231,25 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
     if type(patched) is Rejection:
         return rejected(patched)
     metadata, changed, late, untrusted = patched
-    growth = GROWTH * len(entry.data)
-    is_heavy = state.visitor_may_exceed(visitor_id, growth)
+    described = state.described_bytes[visitor_id] = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(
+        entry.data
+    )
+    known = state.visitors.get(visitor_id)
+    is_heavy = described + (len(encode_record(known.context)) if known is not None else 0) > MAX_VISITOR_BYTES
     if is_heavy:
         fits = fitting_visitor(state, visitor_id, entry, event, metadata)
         if type(fits) is Rejection:
             return rejected(fits)
         if fits is not metadata:
             metadata, changed = fits, changed_keys(_anonymous_metadata(state, visitor_id).values, fits.values)
-    state.note_visitor_bytes(visitor_id, growth=growth)
     visitor = state.visitor(visitor_id, entry.seen_at)
     stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
     before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
     is_late, kept = take_profile(visitor, stamps, event, entry.stamp)
-    if is_heavy and visitor.context and visitor_bytes(visitor) > MAX_VISITOR_BYTES:
-        visitor.context = {}  # it is of the latest page view alone
+    if is_heavy:
+        state.described_bytes[visitor_id] = described_bytes(visitor)
+        if visitor.context and visitor_bytes(visitor) > MAX_VISITOR_BYTES:
+            visitor.context = {}  # it is of the latest page view alone
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
     folded = bool(changed) or before != (visitor.name, visitor.image)
@@ -275,7 +304,10 @@ def _identified_metadata(
     Also whether any came too late, how many keys a page may not change, and whether things come together that may weigh too
     much in the end.
     """
-    is_heavy = may_be_heavy(state, entry, decision, anonymous)
+    target = decision.target
+    is_heavy = (
+        len(entry.data) > LARGE_EVENT_BYTES or decision.rule == "merges" or (target is not None and target.id in state.heavy)
+    ) and may_be_heavy(state, entry, decision, anonymous)
     joining: list[Metadata] = []
     if decision.rule == "merges":
         joining.append(_metadata_of(state, decision.other))

@@ -37,8 +37,8 @@ class Membership(NamedTuple):
 
 
 _THE_OLDEST: Final = Membership(-1, "")
-_SURELY_SHOWN: Final = 8
-"""So few ids fit into `LISTED_BYTES`: one has up to 255 characters, and as JSON at most six bytes for each, and two quotes."""
+_ESCAPED_BYTES: Final = 6
+"""Of a character, as JSON, at most. The quotes and commas of a hundred ids have no 8 KiB."""
 
 
 def member(contact_id: str, since: str, visitor_id: str) -> str:
@@ -56,7 +56,7 @@ def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], 
     newest = (stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
     if contact.visitor_count < LISTED_VISITORS and new > newest and not stamps.unlisted:  # nearly always
         visitor_ids = [new.visitor_id, *contact.visitor_ids]
-        if contact.visitor_count < _SURELY_SHOWN or shown_visitors(visitor_ids) == len(visitor_ids):
+        if shown_visitors(visitor_ids) == len(visitor_ids):
             contact.visitor_count += 1
             contact.visitor_ids = visitor_ids
             stamps.since = [new.since_ms, *stamps.since]
@@ -134,7 +134,7 @@ def _list(contact: ContactRecord, stamps: ContactStamps, listed: list[Membership
 
 def shown_visitors(visitor_ids: list[str]) -> int:
     """How many ids, from the first on, fit into the list of a contact."""
-    if len(encode_record(visitor_ids)) <= LISTED_BYTES:
+    if _ESCAPED_BYTES * sum(map(len, visitor_ids)) < LISTED_BYTES // 2 or len(encode_record(visitor_ids)) <= LISTED_BYTES:
         return len(visitor_ids)
     ends = accumulate([len(encode_record(each)) + 1 for each in visitor_ids], initial=1)
     return bisect_right(list(ends), LISTED_BYTES) - 1

@@ -23,7 +23,7 @@ from kinfold_projections.records import (
     encode_record,
     new_contact,
 )
-from kinfold_projections.state import State
+from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.canonical import EMPTY_HASH
 from kinfold_schemas.contacts import MAX_CONTACT_BYTES, MAX_VISITOR_BYTES
 from kinfold_schemas.events import MetadataSet, VisitorIdentified, VisitorSeen
@@ -47,7 +47,7 @@ def contact_bytes(contact: ContactRecord) -> int:
     return len(encode_record(contact)) - digits + 2 * _COUNTER_DIGITS + no_hash
 
 
-def _described_bytes(visitor: VisitorRecord) -> int:
+def described_bytes(visitor: VisitorRecord) -> int:
     """What a visitor weighs without its context. Its links have a limit of their own."""
     return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[], context={}, context_ms=-1)))
 
@@ -79,10 +79,11 @@ def _too_heavy(size: int, *, is_contact: bool) -> Rejection:
 def context_too_heavy(state: State, entry: Entry, event: VisitorSeen, visitor_id: str) -> Rejection | None:
     """Why the context is rejected, where the visitor would weigh too much with it."""
     visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
-    if event.context is None or entry.at_ms < visitor.context_ms:
+    at_most = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(entry.data)
+    if event.context is None or entry.at_ms < visitor.context_ms or at_most <= MAX_VISITOR_BYTES:
         return None
-    if visitor_id in state.visitors:
-        state.note_visitor_bytes(visitor_id, _described_bytes(visitor))
+    if visitor_id in state.described_bytes:
+        state.described_bytes[visitor_id] = described_bytes(visitor)
     size = visitor_bytes(msgspec.structs.replace(visitor, context=event.context, context_ms=entry.at_ms))
     return _too_heavy(size, is_contact=False) if size > max(MAX_VISITOR_BYTES, visitor_bytes(visitor)) else None
 
@@ -111,11 +112,10 @@ def fitting_visitor(
 ) -> Metadata | Rejection:
     """As `fitting_described`, for an anonymous visitor. Its context does not count: it makes room."""
     visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
-    before_bytes = _described_bytes(visitor)
-    state.note_visitor_bytes(visitor_id, before_bytes)
+    before_bytes = described_bytes(visitor)
     after = msgspec.structs.replace(visitor, metadata=metadata.values)
     take_profile(after, copy(state.visitor_stamps.get(visitor_id, NO_STAMPS)), event, entry.stamp)
-    excess = _described_bytes(after) - MAX_VISITOR_BYTES
+    excess = described_bytes(after) - MAX_VISITOR_BYTES
     return _fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=False)
 
 

@@ -48,10 +48,13 @@ def limited(limits: Limits) -> Generator[None]:
         for module in (links, linking):
             patch.setattr(module, "MAX_LINKS", limits.links)
         patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
-        patch.setattr(members, "_SURELY_SHOWN", 8 if limits.listed_bytes == Limits().listed_bytes else 0)
-        for module in (fold, state, weights):
+        patch.setattr(state, "MAX_CONTACT_BYTES", limits.contact_bytes)
+        for module in (fold, weights):
             patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
             patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes)
+        if limits.contact_bytes != Limits().contact_bytes or limits.visitor_bytes != Limits().visitor_bytes:
+            patch.setattr(state, "LIGHT_BYTES", -1)
+            patch.setattr(fold, "LARGE_EVENT_BYTES", -1)
         yield
 
 

@@ -210,6 +210,9 @@ def test_context_makes_room_for_metadata() -> None:
     story.when(metadata_set(visitorId="v-1", metadata=heavy(2))).then_nothing("folded")
     assert story.visitor().context == {}
     assert story.visitor().metadata.keys() == {"a", "k00", "k01"}
+    story = given(seen(context={"a": "x" * 8000, "b": "x" * 8000}))
+    story.when(metadata_set(visitorId="v-1", metadata={"a": "x" * 400})).then_nothing("folded")
+    assert story.visitor().context == {}
 
 
 def test_keys_of_pages_make_room_for_a_trusted_event_about_a_visitor() -> None:

@@ -198,7 +198,7 @@ def _put(state: State, piece: _Piece) -> None:
             getattr(state, name).update(getattr(piece, name))
     for visitor_id, visitor in piece.visitors.items():
         if visitor.metadata or visitor.name is not None or visitor.image is not None:
-            state.note_visitor_bytes(visitor_id, MAX_VISITOR_BYTES)  # not weighed yet
+            state.described_bytes[visitor_id] = MAX_VISITOR_BYTES  # not weighed yet
 
 
 def _pieces(state: State) -> Iterator[_Piece]:
