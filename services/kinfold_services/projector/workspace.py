@@ -33,19 +33,21 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, IdentifierRules
+from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import entries_before
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
+from kinfold_services.projector.stream_length import StreamLength
 from kinfold_services.rejects.entries import as_rejects, refused_by_server
 from kinfold_services.settings import Settings
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
 from kinfold_services.state.reader import StateReader
-from kinfold_services.state.writes import Writes
+from kinfold_services.state.writes import REJECTS_BYTES, REJECTS_ENTRIES, Writes
 
 ANSWER_S: Final = 3.0
 """How long the server may take for an answer. A connection that died goes unnoticed for so long."""
@@ -81,7 +83,8 @@ class WorkspaceProjector:
         self._excluded: frozenset[str] = frozenset()
         """What a replay left out for good; some of it may come only now."""
         self._batch_entries: Final = settings.batch_entries
-        self._feed_entries: Final = settings.feed_entries
+        self._feed: Final = StreamLength(settings.feed_entries, settings.feed_bytes)
+        self._rejects: Final = StreamLength(REJECTS_ENTRIES, REJECTS_BYTES)
         self._cache_bytes: Final = settings.cache_bytes
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
         self._folded: Transaction | None = None
@@ -112,6 +115,8 @@ class WorkspaceProjector:
         await set_group(self._client, self.workspace, self.position)
         self._is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = await self._reader.excluded()
+        await self._feed.measure(self._client, key(self.workspace, "changes"))
+        await self._rejects.measure(self._client, key(self.workspace, "rejects"))
         if self.position.stream_id:
             count = LOOKBACK_ENTRIES + len(self._excluded)
             async for page in entries_before(self._client, self.workspace, self.position.stream_id, count, self._lease.keep):
@@ -302,12 +307,14 @@ class WorkspaceProjector:
         self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields))
         if folded.counts.id_reused > before.counts.id_reused:
             self._tell_reused_ids(folded)
-        writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, self._feed_entries)]
+        feed_entries = self._feed.add(len(folded.changes), sum(map(len, folded.changes)))
+        writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, feed_entries)]
+        rejects = as_rejects(folded.rejects)
+        if rejects:
+            writes.append(self._writes.fewer_rejects(self._rejects.add(len(rejects), sum(reject.size for reject in rejects))))
         await self._arrive()
         took_ms = (time.perf_counter() - started) * 1000
-        self._folded = transaction = self._committer.transaction(
-            writes, as_rejects(folded.rejects), Move(before, after, took_ms)
-        )
+        self._folded = transaction = self._committer.transaction(writes, rejects, Move(before, after, took_ms))
         self._uncommitted = raws
         if len(raws) > 1 and transaction.size > BATCH_BYTES:
             raise Refused(f"a batch has {transaction.size:,} bytes, and may have {BATCH_BYTES:,}")

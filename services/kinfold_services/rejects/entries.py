@@ -15,7 +15,7 @@ from kinfold_services.log.streams import pairs_of
 REFUSED_BY_SERVER: Final = "refused-by-server"
 """The reason of an entry that the fold takes and the server does not (contract section 7)."""
 
-_MAX_BYTES: Final = MAX_EVENT_BYTES + 1024
+_MAX_BYTES: Final = 2 * MAX_EVENT_BYTES
 """Of the fields of an entry, names and values. Of a larger one little is kept: its event is too large for anything."""
 _KEPT_BYTES: Final = 1024
 
@@ -27,6 +27,11 @@ class Reject(msgspec.Struct, frozen=True):
     fields: list[tuple[bytes, bytes]]
     reason: str
     detail: str
+
+    @property
+    def size(self) -> int:
+        """In bytes, about."""
+        return sum(len(name) + len(value) for name, value in self.fields) + len(self.detail)
 
     def values(self) -> list[bytes | str]:
         """Names and values in turn, as they are appended.

@@ -6,6 +6,8 @@ import sys
 
 import structlog
 
+_MAX_CHARS = 2000
+
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
     """Configure structlog, and give the logs of the standard library (FastStream, asyncio) the same form.
@@ -17,6 +19,7 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _cut_long_texts,
     ]
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
@@ -37,6 +40,14 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _cut_long_texts(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut long texts: what a line shows may come from outside."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > _MAX_CHARS:
+            event[name] = f"{value[:_MAX_CHARS]}... ({len(value)} characters)"
+    return event
 
 
 def _exceptions(*, console: bool) -> list[structlog.typing.Processor]:

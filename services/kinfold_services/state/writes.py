@@ -20,7 +20,8 @@ SORTED_SETS: Final = frozenset({"members", "created"})
 """Of the keys of a state. Every member has the score 0."""
 
 REJECTS_ENTRIES: Final = 100_000
-"""About how many rejects are kept."""
+REJECTS_BYTES: Final = 256 * 1024**2
+"""About how many rejects are kept, and how many bytes of them."""
 _AT_ONCE: Final = 1000
 
 
@@ -68,6 +69,10 @@ class Writes:
     def reject(self, values: Iterable[bytes | str]) -> bytes:
         """A reject, from names and values in turn. The latest are kept."""
         return pack(b"XADD", self.key("rejects"), b"MAXLEN", b"~", REJECTS_ENTRIES, b"*", *values)
+
+    def fewer_rejects(self, most: int) -> bytes:
+        """Trims the rejects to about so many."""
+        return pack(b"XTRIM", self.key("rejects"), b"MAXLEN", b"~", most)
 
     def exclusion(self, entry: str) -> list[bytes]:
         """What lets every fold leave out an entry that the server refuses (contract section 7)."""

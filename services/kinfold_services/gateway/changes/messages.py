@@ -54,6 +54,11 @@ class Message(msgspec.Struct, eq=False):
         merged = head.merged_contact_id
         return cls(entry, data, type=head.type, contact_id=head.contact_id, merged_contact_id=merged, order=order)
 
+    @property
+    def size(self) -> int:
+        """The bytes of its data."""
+        return len(self.data) if self.data is not None else 0
+
     def sse(self) -> bytes:
         """As a server-sent event."""
         if self._sse is None:
