@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from kinfold_projections.changes import ChangeWriter, changed_fields
+from kinfold_projections.changes import ChangeWriter, changed_fields, outcome_of
 from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.corrections import identity_corrected
 from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.identity import (
@@ -24,10 +25,11 @@ from kinfold_projections.identity import (
     take_external_id,
     take_profile,
 )
-from kinfold_projections.linking import UNLINKED, Linking, link_visitor
+from kinfold_projections.linking import UNLINKED, Linking, is_unlinked_after, link_visitor
 from kinfold_projections.links import holder_at
 from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
-from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcome, rejected
+from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, Outcome, rejected
+from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import (
     NO_STAMPS,
     TRUSTED,
@@ -62,9 +64,8 @@ from kinfold_schemas.changes import (
 )
 from kinfold_schemas.contacts import MAX_CONTACT_BYTES, MAX_VISITOR_BYTES
 from kinfold_schemas.events import (
-    MAX_METADATA_KEYS,
-    MAX_UNTRUSTED_KEYS,
     EventsExcluded,
+    IdentityCorrected,
     MetadataSet,
     VisitorIdentified,
     VisitorSeen,
@@ -133,10 +134,10 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
         visitor.context, visitor.context_ms = event.context, at_ms
         if len(entry.data) > LARGE_BYTES:
             state.weigh_visitor(visitor_id, len(entry.data))
-    link = holder_at(visitor.links, entry.at)
-    if link is None or entry.seen_at is not entry.at:
+    holder_id = holder_at(visitor.links, entry.at)
+    if holder_id is None or entry.seen_at is not entry.at:
         return FOLDED
-    contact = state.contact(link.contact_id)
+    contact = state.contact(holder_id)
     presence_ms = state.contact_stamps[contact.id].presence_ms
     if at_ms < presence_ms + PRESENCE_INTERVAL_MS and (
         entry.at >= contact.first_seen_at or at_ms > text_ms(contact.first_seen_at) - PRESENCE_INTERVAL_MS
@@ -145,7 +146,7 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactSeen, contact)
-    return _outcome(entry, writer)
+    return outcome_of(entry, writer)
 
 
 # --- MetadataSet
@@ -155,10 +156,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     names, visitor_id = entry.names, entry.names.visitor_id
     if visitor_id is not None:
         visitor = state.visitors.get(visitor_id)
-        link = holder_at(visitor.links, entry.at) if visitor is not None else None
-        if link is None:
+        holder_id = holder_at(visitor.links, entry.at) if visitor is not None else None
+        if holder_id is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
-        return _contact_metadata_set(state, entry, event, state.contact(link.contact_id))
+        return _contact_metadata_set(state, entry, event, state.contact(holder_id))
     if names.contact_id is None:
         contact = decide(state, names).target
         return (
@@ -173,10 +174,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
 
 
 def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
-    patched = _patched(_metadata_of(state, contact), entry, event)
-    if type(patched) is Rejection:
-        return rejected(patched)
-    metadata, keys, late, untrusted = patched
+    result = patched(metadata_of(state, contact), entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, keys, late, untrusted = result
     if (len(entry.data) > LARGE_EVENT_BYTES or contact.id in state.heavy) and state.may_exceed(
         contact.id, GROWTH * len(entry.data)
     ):
@@ -195,18 +196,18 @@ def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contac
         late, untrusted = late or is_late, untrusted + kept
         changed = changed_fields(before, contact) + changed
     if not changed:
-        return _outcome(entry, late=late, untrusted=untrusted)
+        return outcome_of(entry, late=late, untrusted=untrusted)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(entry, writer, untrusted=untrusted)
+    return outcome_of(entry, writer, untrusted=untrusted)
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     """Metadata for an identifier that no contact has: the event may simply have come before the one that identifies."""
-    patched = _patched(NO_METADATA, entry, event)
-    if type(patched) is Rejection:
-        return rejected(patched)
-    metadata, *_ = patched
+    result = patched(NO_METADATA, entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, *_ = result
     if GROWTH * len(entry.data) + FRAME_BYTES > MAX_CONTACT_BYTES:
         nobody = new_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
         nobody.external_id, nobody.email = entry.names.external_id, entry.names.email
@@ -222,19 +223,22 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
     take_profile(contact, state.put_metadata(contact, metadata), event, entry.stamp)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactCreated, contact)
-    return _outcome(entry, writer)
+    return outcome_of(entry, writer)
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
     """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
-    patched = _patched(_anonymous_metadata(state, visitor_id), entry, event)
-    if type(patched) is Rejection:
-        return rejected(patched)
-    metadata, changed, late, untrusted = patched
+    known = state.visitors.get(visitor_id)
+    if known is not None and known.contact_id is not None:  # it was unlinked at that time, and is a contact's again
+        state.visitor(visitor_id, entry.seen_at)
+        return outcome_of(entry, late=True)
+    result = patched(_anonymous_metadata(state, visitor_id), entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, changed, late, untrusted = result
     described = state.described_bytes[visitor_id] = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(
         entry.data
     )
-    known = state.visitors.get(visitor_id)
     is_heavy = described + (len(encode_record(known.context)) if known is not None else 0) > MAX_VISITOR_BYTES
     if is_heavy:
         fits = fitting_visitor(state, visitor_id, entry, event, metadata)
@@ -253,7 +257,7 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
     folded = bool(changed) or before != (visitor.name, visitor.image)
-    return _outcome(entry, late=late or is_late, folded=folded, untrusted=untrusted + kept)
+    return outcome_of(entry, late=late or is_late, folded=folded, untrusted=untrusted + kept)
 
 
 # --- VisitorIdentified
@@ -262,7 +266,7 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
 def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) -> Outcome:
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
-    anonymous = _anonymous(state, names.visitor_id)
+    anonymous = _anonymous(state, names.visitor_id, entry)
     combined = _identified_metadata(state, entry, event, decision, anonymous)
     if type(combined) is Rejection:  # only this can refuse the event
         return rejected(combined)
@@ -288,12 +292,12 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
     linking, dropped = _linked(state, entry, event, contact)
     untrusted += dropped
     if is_heavy and (excess := contact_bytes(contact) - MAX_CONTACT_BYTES) > 0:
-        lighter, _ = _metadata_of(state, contact).lightened(excess, trusted_too=True)
+        lighter, _ = metadata_of(state, contact).lightened(excess, trusted_too=True)
         state.put_metadata(contact, lighter)
 
     writer = ChangeWriter(state, entry, contact)
-    _tell(writer, decision, before, linking)
-    return _outcome(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
+    _tell(writer, contact, decision, before, linking)
+    return outcome_of(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
 
 
 def _identified_metadata(
@@ -310,19 +314,19 @@ def _identified_metadata(
     ) and may_be_heavy(state, entry, decision, anonymous)
     joining: list[Metadata] = []
     if decision.rule == "merges":
-        joining.append(_metadata_of(state, decision.other))
+        joining.append(metadata_of(state, decision.other))
     if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
     metadata, late, untrusted = NO_METADATA, False, 0
     if joining or event.metadata or event.unset:
-        metadata = _metadata_of(state, decision.target)
+        metadata = metadata_of(state, decision.target)
         for other in joining:
             metadata = metadata.combine(other)
-        patched = _patched(metadata, entry, event, joins=bool(joining))
-        if type(patched) is Rejection:
-            return patched
-        metadata, _, late, untrusted = patched
+        result = patched(metadata, entry, event, joins=bool(joining))
+        if type(result) is Rejection:
+            return result
+        metadata, _, late, untrusted = result
     if is_heavy and not joining:
         fits = fitting_identified(state, entry, event, decision, anonymous, metadata)
         if type(fits) is Rejection:
@@ -339,17 +343,16 @@ def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: Conta
     visitor_id = entry.names.visitor_id
     if visitor_id is None:
         return UNLINKED, 0
+    visitor = state.visitor(visitor_id, entry.seen_at)
     if entry.stamp < TRUSTED and event.visitor_proven is not True:
-        visitor = state.visitor(visitor_id, entry.seen_at)
-        link = holder_at(visitor.links, entry.at)
-        if link is not None and state.find(link.contact_id) != contact.id:
+        holder_id = holder_at(visitor.links, entry.at)
+        if holder_id is not None and state.find(holder_id) != contact.id:
             return UNLINKED, 1
-    return link_visitor(state, contact, visitor_id, entry), 0
+    return link_visitor(state, contact, visitor, visitor_id, entry), 0
 
 
-def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
+def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
-    contact = writer.about
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
         writer.tell(ContactCreated, contact)
@@ -374,14 +377,15 @@ def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linki
     if merged is not None:
         writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(writer, decision)
+        _tell_conflict(writer, contact, decision)
 
 
-def _tell_conflict(writer: ChangeWriter, decision: Decision) -> None:
-    names, state, contact, holder = writer.entry.names, writer.state, writer.about, decision.other
+def _tell_conflict(writer: ChangeWriter, contact: ContactRecord, decision: Decision) -> None:
+    names, state, holder = writer.entry.names, writer.state, decision.other
     assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
     conflict = names.email_key, holder.id, decision.reason
-    if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
+    told = state.contact_stamps[contact.id]
+    if told.conflict != conflict and conflict[:2] not in (told.dismissed or ()):  # a page says it at every view
         state.stamps_of(contact).conflict = conflict
         writer.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
 
@@ -389,14 +393,13 @@ def _tell_conflict(writer: ChangeWriter, decision: Decision) -> None:
 # --- their parts
 
 
-def _metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
-    return NO_METADATA if contact is None else Metadata(contact.metadata, state.contact_stamps[contact.id].metadata)
-
-
-def _anonymous(state: State, visitor_id: str | None) -> Anonymous | None:
-    """The visitor, where it brings something to the contact that identifies it first."""
+def _anonymous(state: State, visitor_id: str | None, entry: Entry) -> Anonymous | None:
+    """The visitor, where it brings something to the contact that the event makes its contact."""
     visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
-    if visitor_id is None or visitor is None or visitor.links or (stamps := state.visitor_stamps.get(visitor_id)) is None:
+    if visitor_id is None or visitor is None or visitor.contact_id is not None:
+        return None
+    stamps = state.visitor_stamps.get(visitor_id)
+    if stamps is None or (visitor.links and is_unlinked_after(visitor, stamps, entry)):
         return None
     return visitor, stamps
 
@@ -404,55 +407,6 @@ def _anonymous(state: State, visitor_id: str | None) -> Anonymous | None:
 def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
     stamps = state.visitor_stamps.get(visitor_id)
     return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
-
-
-def _patched(
-    metadata: Metadata, entry: Entry, event: MetadataSet | VisitorIdentified, *, joins: bool = False
-) -> tuple[Metadata, list[str], bool, int] | Rejection:
-    """Metadata after an event's patch, the keys that differ, whether any came too late, and how many a page may not change.
-
-    With `joins`, several things have come together, and the greatest stamps stay. Else too many keys are a rejection.
-    """
-    values, unset, untrusted = event.metadata, event.unset, 0
-    if entry.stamp < TRUSTED:
-        values, unset, untrusted = metadata.permitted(values, unset)
-    after, changed, late = metadata.patch(values, unset, entry.stamp)
-    if joins:
-        return after.bounded(), [], late, untrusted
-    if len(after.values) > MAX_METADATA_KEYS or entry.stamp < TRUSTED:
-        fitting = _fitting(after, entry)
-        if type(fitting) is Rejection:
-            return fitting
-        if fitting is not after:
-            after, changed = fitting, changed_keys(metadata.values, fitting.values)
-    return after, changed, late, untrusted
-
-
-def _fitting(metadata: Metadata, entry: Entry) -> Metadata | Rejection:
-    """The metadata of a contact or a visitor within its limits (contract section 2). The keys of pages make room for others."""
-    count, untrusted = len(metadata.values), metadata.untrusted()
-    if entry.stamp >= TRUSTED:
-        if count - untrusted <= MAX_METADATA_KEYS:
-            return metadata.bounded()
-        expected, count = f"at most {MAX_METADATA_KEYS} keys in a contact", count - untrusted
-    elif untrusted > MAX_UNTRUSTED_KEYS:
-        expected, count = f"at most {MAX_UNTRUSTED_KEYS} keys from pages in a contact", untrusted
-    elif count > MAX_METADATA_KEYS:
-        expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
-    else:
-        return metadata
-    return Rejection("invalid", "metadata", expected, f"{count} keys")
-
-
-def _outcome(
-    entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False, untrusted: int = 0
-) -> Outcome:
-    if writer is not None and writer.told:
-        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked, untrusted=untrusted)
-    outcome = FOLDED if folded else STALE if late else NO_OP
-    if entry.names.blocked or untrusted:
-        return msgspec.structs.replace(outcome, blocked=entry.names.blocked, untrusted=untrusted)
-    return outcome
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
@@ -464,4 +418,5 @@ _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {
     VisitorIdentified: _visitor_identified,
     MetadataSet: _metadata_set,
     EventsExcluded: _events_excluded,
+    IdentityCorrected: identity_corrected,
 }

@@ -57,7 +57,7 @@ def visitor_bytes(visitor: VisitorRecord) -> int:
     return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[])))
 
 
-def _fitting(metadata: Metadata, excess: int, before_bytes: int, *, makes_room: bool, is_contact: bool) -> Metadata | Rejection:
+def fitting(metadata: Metadata, excess: int, before_bytes: int, *, makes_room: bool, is_contact: bool) -> Metadata | Rejection:
     """The metadata of a contact or a visitor that would weigh `excess` bytes too much with it, or why that is rejected.
 
     With `makes_room` the keys of pages make room. An event that makes a record no heavier than it was is not rejected.
@@ -104,7 +104,7 @@ def fitting_described(  # noqa: PLR0913, PLR0917  the contact with its stamps, a
     after.metadata = metadata.values
     take_profile(after, copy(stamps), event, entry.stamp)
     excess = contact_bytes(after) - MAX_CONTACT_BYTES
-    return _fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=True)
+    return fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=True)
 
 
 def fitting_visitor(
@@ -116,7 +116,7 @@ def fitting_visitor(
     after = msgspec.structs.replace(visitor, metadata=metadata.values)
     take_profile(after, copy(state.visitor_stamps.get(visitor_id, NO_STAMPS)), event, entry.stamp)
     excess = described_bytes(after) - MAX_VISITOR_BYTES
-    return _fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=False)
+    return fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=False)
 
 
 def may_be_heavy(state: State, entry: Entry, decision: Decision, anonymous: Anonymous | None) -> bool:
@@ -160,5 +160,5 @@ def fitting_identified(  # noqa: PLR0913, PLR0917  all that decides what the con
     if names.visitor_id is not None and names.visitor_id not in contact.visitor_ids:
         after.visitor_ids = [*contact.visitor_ids, names.visitor_id]
     excess = contact_bytes(after) - MAX_CONTACT_BYTES
-    fits = _fitting(own, excess, before_bytes, makes_room=True, is_contact=True)
+    fits = fitting(own, excess, before_bytes, makes_room=True, is_contact=True)
     return metadata if fits is own else fits

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_METADATA_KEYS: Final = 256
@@ -124,7 +124,34 @@ class EventsExcluded(_Common, frozen=True, tag="EventsExcluded"):
 
     entries: list[str]
     reason: str | None = None
+    by: Annotated[str, Meta(description="Who excluded them")] | None = None
 
 
-Event = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded
-EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
+@final
+class IdentityCorrected(_Common, frozen=True, tag="IdentityCorrected"):
+    """A person corrected a contact by hand: exactly one correction (contract section 5, Corrections).
+
+    In `external_id`, `email`, `name` and `image`, None removes the value, and UNSET leaves it alone.
+    """
+
+    by: Annotated[str, Meta(min_length=1, max_length=255, description="Who made the correction")]
+    contact_id: str
+    reason: str | None = None
+    merge_contact_id: Annotated[str, Meta(description="Merge this contact into the other one")] | None = None
+    unlink_visitor_id: (
+        Annotated[str, Meta(description="Unlink this visitor from the contact", extra_json_schema=_ID_LENGTH)] | None
+    ) = None
+    dismiss_conflict: (
+        Annotated[Email, Meta(description="Dismiss the conflict about this address, which another contact holds")] | None
+    ) = None
+    external_id: ExternalId | UnsetType | None = UNSET
+    email: Email | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+    image: str | UnsetType | None = UNSET
+    metadata: Metadata | None = None
+    unset: Unset | None = None
+    take: Annotated[bool, Meta(description="Take the external id or the address from the contact that has it")] = False
+
+
+Event = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded | IdentityCorrected
+EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected")

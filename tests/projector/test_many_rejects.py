@@ -1,5 +1,7 @@
 """Rejects are bounded by number and by bytes (contract section 7). A replay compares those that are kept."""
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -33,7 +35,7 @@ async def test_latest_rejects_are_kept(
         limit_rejects(monkeypatch, entries=KEPT)
     else:
         limit_rejects(monkeypatch, size=KEPT * 300)
-    bad = [b'{"type":"VisitorLeft"}', {"type": "VisitorSeen", "visitorId": "v-1"}]
+    bad: list[Any] = [b'{"type":"VisitorLeft"}', {"type": "VisitorSeen", "visitorId": "v-1"}]
     await append(redis, workspace, bad * 600)
     await fold_log(redis, redis_url, workspace)
 

@@ -31,6 +31,7 @@ CHANGES: Final = [
     "VisitorUnlinked",
     "ContactsMerged",
     "IdentityConflict",
+    "ConflictDismissed",
     "ContactSeen",
     "ContactGone",
 ]
@@ -75,6 +76,9 @@ def test_every_type_has_an_example() -> None:
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": {}}},
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"": 1}},
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {str(key): key for key in range(257)}},
+        {"type": "IdentityCorrected", "contactId": "ct_a", "name": "Ada"},
+        {"type": "IdentityCorrected", "contactId": "ct_a", "name": "Ada", "by": ""},
+        {"type": "IdentityCorrected", "name": "Ada", "by": "Grace"},
         {"type": "Nope"},
     ],
 )

@@ -5,8 +5,6 @@ from typing import Final
 
 import typer
 
-from kinfold_schemas.codec import encode_event
-from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -14,7 +12,7 @@ from kinfold_services.access.rights import REPLAY, VERIFY
 from kinfold_services.cli.hints import warn_about_losses
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
-from kinfold_services.connections import Client
+from kinfold_services.log.exclusions import record_exclusions
 from kinfold_services.log.pages import log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
@@ -23,8 +21,10 @@ from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.reader import StateReader
+from kinfold_services.transfer.files import bounded_lines
 
-_EXCLUDED_AT_ONCE: Final = 1000
+_LINES_MAX: Final = 1_000_000
+_LINE_BYTES_MAX: Final = 8 << 10
 _EXCLUDE: Final = "--exclude-events"
 _BLOCK: Final = "--blocked-identifiers"
 
@@ -50,7 +50,9 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
                 if not allow_truncated:
                     await job.check_loss()
                 unrecorded = [each for each in excluded if each not in job.rebuild.excluded_by_log]
-                await _record(client, settings.workspace, unrecorded, blocked)
+                await record_exclusions(client, settings.workspace, unrecorded, "kinfold replay --exclude-events")
+                if blocked:
+                    await client.sadd(key(settings.workspace, "blocked-identifiers"), *blocked)
                 changes = await job.replace(allow_lost=allow_truncated)
         except WouldLose as error:
             return complain(str(error), NO)
@@ -88,25 +90,23 @@ async def verify(settings: Settings) -> int:
     return DONE
 
 
-async def _record(client: Client, workspace: str, excluded: list[str], blocked: list[str]) -> None:
-    """Records what this replay leaves out, so that every later replay leaves it out too."""
-    for first in range(0, len(excluded), _EXCLUDED_AT_ONCE):
-        some = excluded[first : first + _EXCLUDED_AT_ONCE]
-        event = EventsExcluded(entries=some, reason="kinfold replay --exclude-events")
-        await client.xadd(key(workspace, "events"), {"event": encode_event(event)})
-    if blocked:
-        await client.sadd(key(workspace, "blocked-identifiers"), *blocked)
-
-
 def _lines(path: Path | None, option: str) -> list[str]:
     """The lines of a file, without blank lines and comments."""
     if path is None:
         return []
+    found: list[str] = []
     try:
-        stripped = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return [line for line in stripped if line and not line.startswith("#")]
+        with path.open("rb") as file:
+            for line in bounded_lines(file, _LINE_BYTES_MAX):
+                if line is None or len(found) == _LINES_MAX:
+                    expected = f"at most {_LINES_MAX} lines of at most {_LINE_BYTES_MAX} bytes"
+                    raise typer.BadParameter(f"{path}: expected {expected}, got more", param_hint=option)
+                text = line.decode().strip()
+                if text and not text.startswith("#"):
+                    found.append(text)
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint=option) from error
+    return found
 
 
 def _entry_id(line: str) -> str:

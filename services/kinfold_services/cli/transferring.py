@@ -14,7 +14,7 @@ from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
 from kinfold_services.transfer.files import replacing
 from kinfold_services.transfer.importing import Checked, Import, ImportRefused, check_file
-from kinfold_services.transfer.log_file import BrokenFile
+from kinfold_services.transfer.log_file import BrokenFile, EntryTooLarge
 
 
 async def export_file(settings: Settings, path: Path) -> int:
@@ -24,6 +24,8 @@ async def export_file(settings: Settings, path: Path) -> int:
         try:
             with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
                 trailer = await export_log(client, settings.workspace, extent, file, advance)
+        except EntryTooLarge as error:
+            return complain(f"{path}: nothing was written; {error}", NO)
         except OSError as error:
             return _file_error(path, error)
     if trailer.lost:

@@ -16,6 +16,7 @@ from kinfold_projections.directory_rows import (
     IDENTIFIER_COLUMNS,
     AddConflict,
     AddIdentifier,
+    Dismiss,
     Merge,
     Settle,
     Step,
@@ -141,6 +142,8 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     connection.execute(_ADD_CONFLICT, {"build": build, **step.row})
                 case Settle():
                     _settle(connection, build, step)
+                case Dismiss():
+                    _dismiss(connection, build, step)
                 case AddIdentifier():
                     pass
 
@@ -205,6 +208,12 @@ def _settle(connection: sa.Connection, build: int, step: Settle) -> None:
         is_over = sa.or_(is_over, conflicts.c.contact_id == step.contact_id)
     about = sa.or_(conflicts.c.held_by == step.contact_id, conflicts.c.contact_id == step.contact_id)
     connection.execute(sa.update(conflicts).where(_open, about, is_over).values(settled_at=step.at), {"b": build})
+
+
+def _dismiss(connection: sa.Connection, build: int, step: Dismiss) -> None:
+    its = conflicts.c
+    is_it = its.contact_id == step.contact_id, its.email_key == step.email_key, its.held_by == step.held_by
+    connection.execute(sa.update(conflicts).where(_open, *is_it).values(settled_at=step.at), {"b": build})
 
 
 _same: Final = conflicts.alias("same")

@@ -1,13 +1,16 @@
 """Excluded entries: a fold leaves them out because an `EventsExcluded` names them (contract section 2)."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 from kinfold_projections.entries import EVENT_FIELD
-from kinfold_schemas.codec import decode_event
+from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import read_pages
+
+_AT_ONCE: Final = 1000
 
 
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:
@@ -42,3 +45,15 @@ async def excluded_entries(client: Client, workspace: str, upto: str, also: froz
         if entry_id not in excluded:
             excluded.update(event.entries)
     return Exclusions(frozenset(excluded), found[-1][0] if found else "")
+
+
+async def record_exclusions(
+    client: Client, workspace: str, entries: Sequence[str], reason: str | None, by: str | None = None
+) -> str | None:
+    """Record in the log that every later replay leaves these entries out. Returns the last record's id; None for no entries."""
+    recorded: str | None = None
+    for first in range(0, len(entries), _AT_ONCE):
+        event = EventsExcluded(entries=list(entries[first : first + _AT_ONCE]), reason=reason, by=by)
+        reply: Any = await client.xadd(key(workspace, "events"), {"event": encode_event(event)})
+        recorded = cast("bytes", reply).decode()
+    return recorded

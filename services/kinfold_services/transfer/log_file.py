@@ -61,7 +61,13 @@ class BrokenFile(ValueError):
     """The file is not what was exported. The message names the file, the line, what was expected and what it got."""
 
 
+class EntryTooLarge(ValueError):
+    """An entry of the log does not fit into a line of the file. The message names it."""
+
+
 _HEADER_BYTES_MAX: Final = 1 << 28
+MAX_LINE_BYTES: Final = 1 << 26
+"""The largest line of an entry: 64 MiB. The gateway and the producers append events of at most 64 KiB."""
 _BLOCK_BYTES: Final = 1 << 20
 _ENTRY: Final = re.compile(rb'\{"id":"(\d{1,20}-\d{1,20})","(event|base64)":(.*)\}\n\Z', re.DOTALL)
 _CONTROL: Final = re.compile(rb"[\x00-\x1f]")
@@ -87,6 +93,15 @@ def encode_entry(entry: StreamEntry) -> bytes:
         return b'{"id":"%b","event":%b}\n' % (entry_id, fields[1])
     pairs = [(fields[index], fields[index + 1]) for index in range(0, len(fields), 2)]
     return b'{"id":"%b","base64":%b}\n' % (entry_id, _encode(pairs))
+
+
+def _line_of(entry: StreamEntry) -> bytes:
+    line = encode_entry(entry)
+    if len(line) > MAX_LINE_BYTES:
+        raise EntryTooLarge(
+            f"entry {entry.id.decode()}: expected at most {MAX_LINE_BYTES} bytes as a line of the file, got {len(line)}"
+        )
+    return line
 
 
 def decode_entry(line: bytes) -> StreamEntry:
@@ -124,9 +139,9 @@ class LogWriter:
         return self._entries
 
     def write(self, entries: Sequence[StreamEntry]) -> None:
-        """Writes entries that follow those written before."""
+        """Writes entries that follow those written before. Raises EntryTooLarge."""
         if entries:
-            self._put(b"".join(map(encode_entry, entries)))
+            self._put(b"".join(map(_line_of, entries)))
             self._entries += len(entries)
             self._first = self._first or entries[0].id.decode()
             self._last = entries[-1].id.decode()
@@ -213,12 +228,20 @@ class LogFile:
         return header
 
     def _read_lines(self) -> list[bytes]:
+        lines: list[bytes] = []
+        size = 0
         try:
-            return self._file.readlines(_BLOCK_BYTES)
+            while size < _BLOCK_BYTES and (line := self._file.readline(MAX_LINE_BYTES + 1)):
+                if len(line) > MAX_LINE_BYTES:
+                    self._line += len(lines) + 1
+                    self._break(f"expected a line of at most {MAX_LINE_BYTES} bytes, got more")
+                lines.append(line)
+                size += len(line)
         except UNPACKING_ERRORS as error:
             self._break(
                 f"expected more lines, got data that cannot be unpacked ({error}): the file is damaged or truncated", after=True
             )
+        return lines
 
     def _decode(self, line: bytes) -> StreamEntry:
         try:

@@ -17,6 +17,7 @@ class _Head(msgspec.Struct, rename="camel", gc=False):
     type: str
     contact_id: str
     merged_contact_id: str | None = None
+    visitor_id: str | None = None
 
 
 _decode_head: Final = msgspec.json.Decoder(_Head).decode
@@ -34,6 +35,7 @@ class Message(msgspec.Struct, eq=False):
     type: str = ""
     contact_id: str = ""
     merged_contact_id: str | None = None
+    visitor_id: str | None = None
     order: tuple[int, int] = (-1, 0)
     _sse: bytes | None = None
     _ws: bytes | None = None
@@ -51,8 +53,8 @@ class Message(msgspec.Struct, eq=False):
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             structlog.get_logger().warning("feed entry ignored: not a change", entry=entry, error=str(error))
             return cls(entry, order=order)
-        merged = head.merged_contact_id
-        return cls(entry, data, type=head.type, contact_id=head.contact_id, merged_contact_id=merged, order=order)
+        merged, visitor = head.merged_contact_id, head.visitor_id
+        return cls(entry, data, None, None, None, head.type, head.contact_id, merged, visitor, order)
 
     @property
     def size(self) -> int:
