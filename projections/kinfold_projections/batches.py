@@ -5,9 +5,8 @@ missing      what of it the state does not hold           (`needs`; a state that
 fold_batch   the state moves on; what came of the batch
 """
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -20,6 +19,8 @@ from kinfold_projections.state import State, StateChanges
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection
+
+_NO_LIMIT: Final = 1 << 62
 
 RawEntry = tuple[bytes, Mapping[bytes, bytes]]
 """A log entry as Redis gives it: its id and its fields."""
@@ -69,7 +70,7 @@ def read_batch(raws: Sequence[RawEntry], rules: IdentifierRules, excluded: Colle
     return Batch(kept, read_entries(kept, rules), len(raws) - len(kept), raws)
 
 
-def fold_batch(state: State, batch: Batch, before: Counts, most_bytes: int = sys.maxsize) -> Folded:
+def fold_batch(state: State, batch: Batch, before: Counts, most_bytes: int = _NO_LIMIT) -> Folded:
     """Folds a batch into a state that holds what the batch needs. Raises DamagedState.
 
     Ends behind the entry with which the changed contacts, as the feed shows them, have more than `most_bytes`.

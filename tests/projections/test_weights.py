@@ -148,6 +148,27 @@ def test_first_identification_brings_what_fits() -> None:
     assert story.contact(external_id="u-1").metadata.keys() == heavy(6, first=2).keys() | heavy(2, first=90).keys()
 
 
+def corrected(contact_id: str, **fields: object) -> Event:
+    """A correction by hand."""
+    return {"type": "IdentityCorrected", "by": "ada", "contactId": contact_id, **fields}
+
+
+def test_corrections_have_the_same_limits() -> None:
+    """Keys make room where one merges. One that sets too much is rejected, and changes nothing."""
+    story = given(identified("u-1", metadata=heavy(5), at=1), identified("u-2", metadata=heavy(5, first=10), at=3))
+    first, second = (story.contact(external_id=name).id for name in ("u-1", "u-2"))
+    story.when(corrected(first, mergeContactId=second)).then("ContactUpdated", "ContactsMerged")
+    contact = story.contact(external_id="u-1")
+    assert contact.metadata.keys() == heavy(3, first=2).keys() | heavy(5, first=10).keys()
+    assert size(story) <= MAX_CONTACT_BYTES
+    assert_untouched(story, corrected(first, metadata=heavy(1, first=90)), "of contact")
+    assert_untouched(story, corrected(first, image="x" * 2000, email="ada@example.org"), "of contact")
+    story.when(corrected(first, unset=["k02"])).then("ContactUpdated")
+    story.when(corrected(first, image="x" * 2000, email="ada@example.org")).then("ContactUpdated")
+    story.given(page(metadata_set(externalId="u-1", metadata=heavy(1, first=50))))
+    story.when(corrected(first, externalId="u-3", metadata=heavy(1, first=90))).then_rejected("too-large")
+
+
 def test_identifiers_alone_do_not_fill_a_contact() -> None:
     """The longest ones that there are, with the longest name and image: there is room for metadata."""
     email = "𝄞" * 150 + "@" + "𝄞" * 150 + ".example.org"
