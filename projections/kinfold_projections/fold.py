@@ -76,7 +76,11 @@ from kinfold_schemas.times import text_ms
 PRESENCE_INTERVAL_MS: Final = 60_000
 
 LARGE_EVENT_BYTES: Final = 3000
-"""An event of fewer makes nothing too heavy that is light (`state.LIGHT_BYTES`, `state.LARGE_BYTES`)."""
+"""An event of fewer makes no contact too heavy that is light (`state.LIGHT_BYTES`)."""
+LARGE_CONTEXT_BYTES: Final = LARGE_BYTES
+DESCRIBED_BYTES: Final = 11_000
+"""An event of fewer bytes than the first, whose context has at most five times as many, makes no visitor too heavy that weighs
+less than the second without it."""
 _FACT_BYTES: Final = 1000
 """Of a key and its value: about what long ones take."""
 
@@ -125,15 +129,18 @@ def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new"
 def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     visitor_id, at_ms = entry.names.visitor_id, entry.at_ms
     assert visitor_id is not None  # noqa: S101  names.py
-    if event.context is not None and (len(entry.data) > LARGE_EVENT_BYTES or visitor_id in state.described_bytes):
+    if event.context is not None and (
+        len(entry.data) > LARGE_CONTEXT_BYTES or state.described_bytes.get(visitor_id, 0) > DESCRIBED_BYTES
+    ):
         rejection = context_too_heavy(state, entry, event, visitor_id)
         if rejection is not None:
             return rejected(rejection)
     visitor = state.visitor(visitor_id, entry.seen_at)
     if event.context is not None and at_ms >= visitor.context_ms:
         visitor.context, visitor.context_ms = event.context, at_ms
-        if len(entry.data) > LARGE_BYTES:
+        if len(entry.data) > LARGE_CONTEXT_BYTES:
             state.weigh_visitor(visitor_id, len(entry.data))
+            state.large_contexts.add(visitor_id)
     holder_id = holder_at(visitor.links, entry.at)
     if holder_id is None or entry.seen_at is not entry.at:
         return FOLDED
@@ -239,7 +246,9 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
     described = state.described_bytes[visitor_id] = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(
         entry.data
     )
-    is_heavy = described + (len(encode_record(known.context)) if known is not None else 0) > MAX_VISITOR_BYTES
+    is_heavy = (described > DESCRIBED_BYTES or visitor_id in state.large_contexts) and (
+        described + (len(encode_record(known.context)) if known is not None else 0) > MAX_VISITOR_BYTES
+    )
     if is_heavy:
         fits = fitting_visitor(state, visitor_id, entry, event, metadata)
         if type(fits) is Rejection:

@@ -89,7 +89,7 @@ def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: 
 
 def _is_now(link: Link, contact_id: str | None, find: Find) -> bool:
     """Whether a link is to the living contact, or to one that was merged into it; or both are to no contact."""
-    return _contact_of(link, find) == contact_id
+    return (None if link.contact_id is None else find(link.contact_id)) == contact_id
 
 
 def _contact_of(link: Link, find: Find) -> str | None:

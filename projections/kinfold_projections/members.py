@@ -37,6 +37,8 @@ class Membership(NamedTuple):
 
 
 _THE_OLDEST: Final = Membership(-1, "")
+_SURELY_SHOWN: Final = 10
+"""So many ids fit into `LISTED_BYTES`: as JSON, 255 characters have at most 1,532 bytes."""
 _ESCAPED_BYTES: Final = 6
 """Of a character, as JSON, at most. The quotes and commas of a hundred ids have no 8 KiB."""
 
@@ -56,7 +58,7 @@ def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], 
     newest = (stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
     if contact.visitor_count < LISTED_VISITORS and new > newest and not stamps.unlisted:  # nearly always
         visitor_ids = [new.visitor_id, *contact.visitor_ids]
-        if shown_visitors(visitor_ids) == len(visitor_ids):
+        if contact.visitor_count < _SURELY_SHOWN or shown_visitors(visitor_ids) == len(visitor_ids):
             contact.visitor_count += 1
             contact.visitor_ids = visitor_ids
             stamps.since = [new.since_ms, *stamps.since]

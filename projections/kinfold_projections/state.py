@@ -110,6 +110,8 @@ class State:
         """The contacts that may weigh more than `LIGHT_BYTES`. A state that tells nothing does not weigh what it changes."""
         self.described_bytes: Final[dict[str, int]] = {}
         """What a visitor weighs at most without its context, where that may be more than `LARGE_BYTES`."""
+        self.large_contexts: Final = set[str]()
+        """The visitors whose context may be large."""
         self._changes = StateChanges()
 
     # --- loading
@@ -120,6 +122,7 @@ class State:
         self.held_bytes += len(record)
         if len(record) > LARGE_BYTES:
             self.described_bytes[visitor_id] = len(record)
+            self.large_contexts.add(visitor_id)
         if stamps is not None:
             self.visitor_stamps[visitor_id] = decode_visitor_stamps(stamps)
             self.held_bytes += len(stamps)
@@ -324,6 +327,7 @@ class State:
         self._heavy.clear()
         self._visitor_bytes.clear()
         self.described_bytes.clear()
+        self.large_contexts.clear()
         self.older.clear()
         self.visitors.clear()
         self.visitor_stamps.clear()

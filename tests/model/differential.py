@@ -60,13 +60,16 @@ def limited(limits: Limits) -> Generator[None]:
         for module in (links, linking):
             patch.setattr(module, "MAX_LINKS", limits.links)
         patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
+        if limits.listed_bytes != Limits().listed_bytes:
+            patch.setattr(members, "_SURELY_SHOWN", 0)
         patch.setattr(state, "MAX_CONTACT_BYTES", limits.contact_bytes)
         for module in (corrections, fold, weights):
             patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
             patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes, raising=module is not corrections)
         if limits.contact_bytes != Limits().contact_bytes or limits.visitor_bytes != Limits().visitor_bytes:
             patch.setattr(state, "LIGHT_BYTES", -1)
-            patch.setattr(fold, "LARGE_EVENT_BYTES", -1)
+            for name in ("LARGE_EVENT_BYTES", "LARGE_CONTEXT_BYTES", "DESCRIBED_BYTES"):
+                patch.setattr(fold, name, -1)
         yield
 
 

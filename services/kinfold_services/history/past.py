@@ -196,6 +196,7 @@ def _put(state: State, piece: _Piece) -> None:
     for name in _Piece.__struct_fields__:
         if name != "merged":
             getattr(state, name).update(getattr(piece, name))
+    state.large_contexts.update(piece.visitors)
     for visitor_id, visitor in piece.visitors.items():
         if visitor.metadata or visitor.name is not None or visitor.image is not None:
             state.described_bytes[visitor_id] = MAX_VISITOR_BYTES  # not weighed yet
