@@ -83,7 +83,7 @@ def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict
         if last.contact_id is None:
             continue
         holder = state.contact(last.contact_id)
-        if holder.visitor_count <= len(holder.visitor_ids):
+        if holder.visitor_count <= len(state.contact_stamps[holder.id].since):
             continue
         x = state.external_ids.get(entry.names.external_id or "")
         if x != holder.id or entry.at < last.since:

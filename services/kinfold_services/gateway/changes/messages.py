@@ -56,6 +56,11 @@ class Message(msgspec.Struct, eq=False):
         merged, visitor = head.merged_contact_id, head.visitor_id
         return cls(entry, data, None, None, None, head.type, head.contact_id, merged, visitor, order)
 
+    @property
+    def size(self) -> int:
+        """The bytes of its data."""
+        return len(self.data) if self.data is not None else 0
+
     def sse(self) -> bytes:
         """As a server-sent event."""
         if self._sse is None:
