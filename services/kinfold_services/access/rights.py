@@ -48,7 +48,10 @@ VERIFY: Final = Role(
         *("exec", "exists", "hget", "hgetall", "hmget", "hscan", "info", "multi"),
         *("script|load", "smembers", "xinfo|stream", "xrange"),
     ),
-    ("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+    (
+        *("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+        *("erased-entries", "erasures-pending"),
+    ),
 )
 REPLAY: Final = Role(
     "replay",
@@ -57,7 +60,7 @@ REPLAY: Final = Role(
         *("get", "hdel", "hset", "lrange", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
         *("xadd", "zadd", "zmscore", "zrem", "zscan"),
     ),
-    (*STATE, *_AROUND, "blocked-identifiers"),
+    (*STATE, *_AROUND, "blocked-identifiers", "erased-entries", "erasures-pending"),
     ("replay",),
 )
 PROJECTOR: Final = Role(

@@ -3,4 +3,5 @@
 streams.py     a stream byte for byte
 pages.py       the log or the feed page by page, and the extent of the log
 exclusions.py  the entries that the log excludes
+erasures.py    the entries that an erasure has replaced
 """

@@ -14,6 +14,7 @@ from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.erasures import erased_before
 from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.rejects.entries import Reject, as_rejects
@@ -79,7 +80,9 @@ class Rebuild:
         self._rules: Final = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
-        self._rewritten: Final = rewritten or {}
+        self._rewritten: Final = rewritten
+        self._erased: Mapping[str, bytes] = rewritten or {}
+        """The events that are folded in place of what the log holds."""
         self._last_exclusion = ""
         self._taken = 0
 
@@ -97,6 +100,8 @@ class Rebuild:
         self.stored_rejects = StoredRejects(self._client, self._workspace)
         self.beginnings += 1
         self._taken = 0
+        if self._rewritten is None:  # the log may be an older copy, in which they stand still (contract section 10)
+            self._erased = await erased_before(self._client, self._workspace)
         self.excluded_by_log.clear()
 
     async def build(self, upto: str, progress: Progress = lambda _: None) -> None:
@@ -168,15 +173,17 @@ class Rebuild:
             self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
-        if self._rewritten:
-            page = [_rewritten(raw, self._rewritten.get(raw[0].decode())) for raw in page]
+        last, fields = page[-1]
+        if self._erased:
+            page = [_rewritten(raw, self._erased.get(raw[0].decode())) for raw in page]
+        if self._rewritten is not None:
+            last, fields = page[-1]
         counts, rejects = self.position.counts, list[Reject]()
         for first in range(0, len(page), self._batch_entries):
             batch = read_batch(page[first : first + self._batch_entries], self._rules, self.excluded)
             folded = fold_batch(self.state, batch, counts)
             counts = folded.counts
             rejects += as_rejects(folded.rejects)
-        last, fields = page[-1]
         self.position = Position(last.decode(), counts, digest=entry_digest(fields))
         self.rejects += await self.stored_rejects.merge(page, rejects, last.decode(), self.excluded)
 

@@ -14,9 +14,9 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.erasures import erased_entries
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
-from kinfold_services.privacy.records import erased_entries
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 
