@@ -8,7 +8,7 @@ page's source can take a backend's event ids, or push them out.
 import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -32,10 +32,27 @@ _LONG_ID_CHARS: Final = 64
 _LONG_BYTES: Final = 512
 """Up to 131,072 events of each source are remembered, and each could have 64 KiB: of longer ones a digest is."""
 
+_DIGEST_BYTES: Final = 32
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 _Content = bytes | int
 """An event as it was written, which costs nothing to keep, or the digest of what it says."""
+
+
+class Occurred(NamedTuple):
+    """What a window remembers of an event."""
+
+    event_id: str
+    """As `Entry.event_id`: a page's event has a NUL in front."""
+    digest: bytes
+    """Of what the event says."""
+
+
+def occurred(entry: Entry | BadEntry) -> Occurred | None:
+    """What a window remembers of an entry; None for an entry that is no event."""
+    if not isinstance(entry, Entry):
+        return None
+    return Occurred(entry.event_id, _digest_of(entry.data).to_bytes(_DIGEST_BYTES))
 
 
 class _Generation:
@@ -79,9 +96,17 @@ class DuplicateWindow:
             self._entries += 1
             if isinstance(entry, Entry):
                 source = self._trusted if entry.is_trusted else self._browser
-                if (occurrence := source.enter(entry, self._entries)) != "new":
+                if (occurrence := source.enter(entry.event_id, entry.data, self._entries)) != "new":
                     occurrences[index] = occurrence
         return occurrences
+
+    def recall(self, items: Sequence[Occurred | None]) -> None:
+        """The next entries of the log, of which only this is left."""
+        for item in items:
+            self._entries += 1
+            if item is not None:
+                source = self._browser if item.event_id < _FIRST_ID else self._trusted
+                source.enter(item.event_id, int.from_bytes(item.digest), self._entries)
 
 
 class _Source:
@@ -121,25 +146,25 @@ class _Source:
         self._note_lead(first, number - first)
         return True
 
-    def enter(self, entry: Entry, number: int) -> Occurrence:
-        """Enters one entry, the log's `number`th: what it is to those before it."""
+    def enter(self, event_id: str, said: _Content, number: int) -> Occurrence:
+        """Enters one event, of the log's `number`th entry: what it is to those before it."""
         own = self._entries = self._entries + 1
         self._note_lead(own, number - own)
         if own > self._rotate_at:
             self._rotate(own)
-        event_id, young = entry.event_id, self._young
+        young = self._young
         if len(event_id) > _LONG_ID_CHARS:
             event_id = hashlib.sha256(event_id.encode()).hexdigest()
         occurrence: Occurrence = "new"
-        content: _Content = entry.data
+        content = said
         if self._is_within(young.numbers.get(event_id) or self._old.numbers.get(event_id, 0), number):
-            content = _digest_of(entry.data)
+            content = _digest_of(said)
             last_seen = young.last_seen(event_id, content) or self._old.last_seen(event_id, content)
             occurrence = "duplicate" if self._is_within(last_seen, number) else "id-reused"
             if event_id in young.numbers:  # this entry takes its place
                 young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
         young.numbers[event_id] = own
-        young.contents[event_id] = content if len(entry.data) <= _LONG_BYTES else _digest_of(content)
+        young.contents[event_id] = _digest_of(content) if isinstance(said, bytes) and len(said) > _LONG_BYTES else content
         return occurrence
 
     def _is_within(self, before: int, number: int) -> bool:

@@ -15,7 +15,7 @@ from kinfold_schemas.keys import STATE, WORKSPACES, AreaName, PrivateName, Publi
 from kinfold_services.connections import Client, ServerUnfit
 
 _RIGHTS: Final = files(kinfold_services.access).joinpath("rights.lua").read_text()
-_KEYLESS: Final = frozenset({"exec", "info", "multi", "ping", "script|load", "unwatch"})
+_KEYLESS: Final = frozenset({"exec", "info", "multi", "ping", "script|load", "time", "unwatch"})
 _STREAMS: Final = {"xread": ["xread", "streams", "", "0"]}
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -40,40 +40,54 @@ class Role(NamedTuple):
 _Names = tuple[PublicName | PrivateName, ...]
 
 _AROUND: Final[_Names] = ("changes", "events", "hold")
+_BASELINE: Final[_Names] = ("baseline", "baseline-pieces")
 _SHOWN: Final[_Names] = ("contacts", "visitors", "external-ids", "emails", "members", "created", "position")
 
 VERIFY: Final = Role(
     "verify",
     (
-        *("exec", "exists", "hget", "hgetall", "hmget", "hscan", "info", "multi"),
+        *("exec", "exists", "hget", "hgetall", "hmget", "hscan", "info", "lrange", "multi"),
         *("script|load", "smembers", "xinfo|stream", "xrange"),
     ),
-    ("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+    (
+        *("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+        *_BASELINE,
+        "retention",
+    ),
 )
 REPLAY: Final = Role(
     "replay",
     (
         *VERIFY.commands,
-        *("get", "hdel", "hset", "lrange", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
+        *("get", "hdel", "hset", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
         *("xadd", "zadd", "zmscore", "zrem", "zscan"),
     ),
-    (*STATE, *_AROUND, "blocked-identifiers"),
+    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention"),
     ("replay",),
+)
+RETENTION: Final = Role(
+    "retention",
+    (
+        *VERIFY.commands,
+        *("expire", "get", "hdel", "hincrby", "hkeys", "hset", "llen", "persist", "pexpire", "rename", "rpush", "set"),
+        *("time", "unlink", "xrevrange", "xtrim", "zmscore", "zscan"),
+    ),
+    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention", "retention-receipts", "snapshots"),
 )
 PROJECTOR: Final = Role(
     "projector",
     (
-        *REPLAY.commands,  # it rebuilds a state that does not belong to its log
-        *("del", "hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
-        *("xgroup|create", "xgroup|setid", "xread", "xrevrange", "xtrim", "zcard", "zrange"),
+        *dict.fromkeys((*REPLAY.commands, *RETENTION.commands)),  # it rebuilds a state that does not belong to its log
+        *("del", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
+        *("xgroup|create", "xgroup|setid", "xread", "zcard", "zrange"),
     ),
-    (*REPLAY.keys, "owner", "projector"),
+    (*REPLAY.keys, "retention-receipts", "snapshots", "owner", "projector"),
     REPLAY.staged,
 )
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "multi", "script|load", "set"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "lrange", "multi", "script|load", "set"),
         "smembers",
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
     ),
@@ -84,6 +98,7 @@ GATEWAY: Final = Role(
         "projector",
         "directory",
         "blocked-identifiers",
+        *_BASELINE,
         "api-keys",
         "identity-secrets",
         "session-secret",

@@ -26,6 +26,7 @@ from kinfold_services.cli.options import (
     settings_from,
 )
 from kinfold_services.cli.output import DONE, print_json
+from kinfold_services.cli.retention_commands import retention_commands
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
 
@@ -347,3 +348,4 @@ for _command in FIND_COMMANDS:
     app.command()(_command)
 app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")
+app.add_typer(retention_commands, name="retention")

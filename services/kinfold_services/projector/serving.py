@@ -23,6 +23,8 @@ from kinfold_services.projector.lease import Lease
 from kinfold_services.projector.reading import subscribe
 from kinfold_services.projector.recovery import rebuild_state
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.retention.job import RetentionJob
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import LostPlace, Replaced
 from kinfold_services.state.reader import StateReader
@@ -108,6 +110,7 @@ class Serving:
             handle=projector.receive,
         )
         self._open_ones[self._workspace] = projector
+        retaining = asyncio.create_task(RetentionJob(self._client, self._settings, self._url).run())
         try:
             await subscriber.start()
             await projector.run()
@@ -117,6 +120,7 @@ class Serving:
             raise
         finally:
             del self._open_ones[self._workspace]
+            await end_tasks([retaining])
             projector.close()  # else FastStream waits for a handler that waits for us
             await subscriber.stop()
 

@@ -30,12 +30,12 @@ from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.log.pages import entries_before
 from kinfold_services.projector.commit import Committer, Move, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.rejects.entries import as_rejects
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import window_before
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
@@ -103,9 +103,11 @@ class WorkspaceProjector:
         await set_group(self._client, self.workspace, self.position)
         self._is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = await self._reader.excluded()
-        if self.position.stream_id:
+        if at := self.position.stream_id:
             count = LOOKBACK_ENTRIES + len(self._excluded)
-            async for page in entries_before(self._client, self.workspace, self.position.stream_id, count, self._lease.keep):
+            recalled, pages = await window_before(self._client, self.workspace, at, count, self._lease.keep)
+            self._state.window.recall(recalled)
+            for page in pages:
                 self._state.window.enter(read_batch(page, self._rules, self._excluded).entries)
         self._committer.committed = self.position
         self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)

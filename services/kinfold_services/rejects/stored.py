@@ -13,6 +13,9 @@ from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, as_entries, pairs_of
 from kinfold_services.rejects.entries import Reject, read_reject
 
+REJECTS_FROM: Final = "rejects_from"
+"""The field of `retention` with the first log entry whose reject is kept."""
+
 
 class StoredRejects:
     """Advances through the stored rejects while a caller reads the log. Both are in log order.
@@ -27,6 +30,9 @@ class StoredRejects:
         """Whether the rejects merged so far differ from the stored ones."""
         self._client: Final = client
         self._rejects: Final = key(workspace, "rejects")
+        self._retention: Final = key(workspace, "retention")
+        self._kept_from: tuple[int, int] | None = None
+        """Rejects of entries before it are not kept: a retention run has removed them."""
         self._last = "0-0"
         self._merged = position_key("")
         """Rejects are merged up to this position. No projector writes another one before it."""
@@ -35,13 +41,17 @@ class StoredRejects:
 
     async def merge(self, page: Sequence[RawEntry], found: Sequence[Reject], last: str) -> list[Reject]:
         """The rejects of entries up to and including `last`: `found` on the log's next `page`, and those of lost entries."""
+        if self._kept_from is None:
+            reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
+            self._kept_from = position_key((reply or b"").decode())
         upto, stored = position_key(last), list[Reject]()
         while (reject := await self.next()) is not None and _order(reject) <= upto:
             stored.append(self._ahead.popleft())
         there = {entry_id.decode() for entry_id, _ in page} if stored else set[str]()
         lost = [reject for reject in stored if reject.entry not in there and _order(reject) > self._merged]
         self._merged = upto
-        merged = sorted([*found, *lost], key=_order)
+        kept = [reject for reject in found if _order(reject) >= self._kept_from]
+        merged = sorted([*kept, *lost], key=_order)
         self.differ |= merged != stored
         return merged
 

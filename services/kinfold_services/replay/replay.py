@@ -136,7 +136,8 @@ class Replay:
                     await self._write_last(living)
                     if await self._put_in_place():
                         return _in_order(self._changes)
-                else:  # the log, read on, excludes what was folded already: another state than ours was compared
+                if not self.rebuild.is_compared:
+                    # The log, read on, excludes what was folded already, or was cut: another state than ours was compared.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
 
@@ -293,11 +294,16 @@ class Replay:
         await self._staging.write(commands)
 
     async def _put_in_place(self) -> bool:
-        """Swaps; False where the projector was let go in between."""
+        """Swaps; False where the projector was let go in between, or the log was cut."""
         keys = [key(self._workspace, "hold"), key(self._workspace, "changes"), key(self._workspace, "differences", "replay")]
+        keys.append(key(self._workspace, "baseline"))
         for name in STATE:
             keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
-        reply = await self._swap(keys=keys, args=[self._token, self._staging.generation, self._feed_entries])
+        baseline = self.rebuild.baseline
+        begun = baseline.position if baseline is not None else ""
+        reply = await self._swap(keys=keys, args=[self._token, self._staging.generation, self._feed_entries, begun])
+        if reply == b"cut":  # another state may stand for what was cut: without visitors that nobody has identified
+            await self.rebuild.begin_again()
         if reply == b"replaced":
             raise Replaced(f"workspace {self._workspace}: another replay has begun")
         return bool(reply == b"done")
