@@ -1,46 +1,21 @@
 """`kinfold retention`: limits, runs, receipts, and what other commands say about a log that was cut."""
 
 import json
-import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from tests.support.event_log import history
 from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.replaying import kinfold
+from tests.support.retaining import ago, append_aged, append_history
 from tests.support.snapshots import read_stream
 from tests.support.waiting import wait_until
 
-DAY_MS: Final = 86_400_000
 ADA: Final = {"type": "VisitorIdentified", "visitorId": "v-ada", "externalId": "u-1", "email": "ada@example.org", "name": "Ada"}
-
-
-def ago(days: float) -> int:
-    """The time so many days ago, in ms."""
-    return time.time_ns() // 1_000_000 - round(days * DAY_MS)
-
-
-async def append_aged(client: Redis, workspace: str, *aged: tuple[float, dict[str, Any] | bytes]) -> list[str]:
-    """Append events that are so many days old; returns their entries."""
-    entries: list[str] = []
-    for days, event in aged:
-        data = event if isinstance(event, bytes) else json.dumps(event).encode()
-        entries.append((await client.xadd(key(workspace, "events"), {"event": data}, id=f"{ago(days)}-*")).decode())
-    return entries
-
-
-async def append_history(client: Redis, workspace: str, days: float, count: int = 2000) -> None:
-    """Append some of the example history, one entry a millisecond, from so many days ago."""
-    start = ago(days)
-    pipeline = client.pipeline(transaction=False)
-    for number, event in enumerate(history()[:count]):
-        pipeline.xadd(key(workspace, "events"), {"event": event}, id=f"{start + number}-0")
-    await pipeline.execute()
 
 
 async def test_limits_are_set_shown_and_removed(redis_url: str, redis: Redis, workspace: str):

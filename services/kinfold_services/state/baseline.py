@@ -96,7 +96,7 @@ async def restore(
     visitors, visitor_stamps = dict[str, bytes](), dict[str, bytes]()
     held = {"contacts": contacts, "contact-stamps": stamps, "visitors": visitors, "visitor-stamps": visitor_stamps}
     digest, count = hashlib.sha256(), 0
-    async for data in _read(client, pieces or key(workspace, "baseline-pieces"), 0):
+    async for data in read_pieces(client, pieces or key(workspace, "baseline-pieces")):
         digest.update(data)
         count += 1
         piece = _unpacked(workspace, data)
@@ -137,12 +137,13 @@ async def read_window(client: Client, workspace: str, baseline: Baseline) -> lis
         return []
     found = [
         _unpacked(workspace, data)
-        async for data in _read(client, key(workspace, "baseline-pieces"), baseline.pieces - baseline.window_pieces)
+        async for data in read_pieces(client, key(workspace, "baseline-pieces"), baseline.pieces - baseline.window_pieces)
     ]
     return [each for piece in found for each in piece.window]
 
 
-async def _read(client: Client, pieces: str, first: int) -> AsyncIterator[bytes]:
+async def read_pieces(client: Client, pieces: str, first: int = 0) -> AsyncIterator[bytes]:
+    """The pieces in a list, from the one with this number on."""
     while True:
         reply: Any = await client.lrange(pieces, first, first + _READ_AT_ONCE - 1)
         found = cast("list[bytes]", reply)
