@@ -35,8 +35,8 @@ class ChangeWriter(msgspec.Struct, gc=False):
 
     state: State
     entry: Entry
-    about: ContactRecord
-    """The contact that the entry names or comes from: its changes widen its seen times."""
+    about: ContactRecord | None
+    """The contact that the entry names or comes from: its changes widen its seen times. None: an erased one."""
     told: bool = False
     changes: list[Change] = []
     """Empty where the state tells nothing; `told` says whether there was any."""

@@ -6,14 +6,14 @@ The same fold runs live, in a replay, in `verify`, and in a test with plain dict
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from kinfold_projections.changes import ChangeWriter, changed_fields
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import Occurrence
-from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.entries import NEVER_OCCURRED, BadEntry, Entry
 from kinfold_projections.identity import (
     Decision,
     address_by_metadata,
@@ -31,6 +31,7 @@ from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcom
 from kinfold_projections.records import NO_STAMPS, TRUSTED, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.changes import (
+    ConflictReason,
     ContactCreated,
     ContactSeen,
     ContactsMerged,
@@ -39,14 +40,19 @@ from kinfold_schemas.changes import (
     VisitorLinked,
     VisitorUnlinked,
 )
+from kinfold_schemas.contacts import ERASED, MergedContact
 from kinfold_schemas.events import (
     MAX_METADATA_KEYS,
     MAX_UNTRUSTED_KEYS,
+    Erased,
+    ErasedConflict,
     EventsExcluded,
     MetadataSet,
+    SubjectErased,
     VisitorIdentified,
     VisitorSeen,
 )
+from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_schemas.times import text_ms
 
@@ -69,7 +75,7 @@ def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
     """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
     if not isinstance(entry, Entry):
-        return rejected(entry.rejection)
+        return rejected(entry.rejection) if entry.rejection is not NEVER_OCCURRED else NO_OP
     if occurrence == "duplicate":
         return DUPLICATE
     event = entry.event
@@ -91,7 +97,9 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     link = holder_at(visitor.links, entry.at)
     if link is None or entry.seen_at is not entry.at:
         return FOLDED
-    contact = state.contact(link.contact_id)
+    contact = state.holder(link.contact_id)
+    if contact is None:
+        return FOLDED  # an erased contact is not seen
     presence_ms = state.contact_stamps[contact.id].presence_ms
     if at_ms < presence_ms + PRESENCE_INTERVAL_MS and (
         entry.at >= contact.first_seen_at or at_ms > text_ms(contact.first_seen_at) - PRESENCE_INTERVAL_MS
@@ -106,7 +114,7 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
 # --- MetadataSet
 
 
-def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
+def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  # noqa: PLR0911  a refusal each
     names, visitor_id = entry.names, entry.names.visitor_id
     contact: ContactRecord | None
     if visitor_id is not None:
@@ -114,14 +122,14 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         link = holder_at(visitor.links, entry.at) if visitor is not None else None
         if link is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
-        contact = state.contact(link.contact_id)
-    elif names.contact_id is None:
-        contact = decide(state, names).target
-    elif names.contact_id in state.contacts:
-        contact = state.contact(names.contact_id)
+        contact = state.holder(link.contact_id)
+        if contact is None:
+            return NO_OP  # nothing is kept of an erased contact
     else:
-        expected = "the id of a contact of this workspace"
-        return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
+        target = _target_of_metadata(state, names)
+        if type(target) is Rejection:
+            return rejected(target)
+        contact = target
 
     patched = _patched(_metadata_of(state, contact), entry, event)
     if type(patched) is Rejection:
@@ -143,6 +151,16 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
     return _outcome(entry, writer, untrusted=untrusted)
+
+
+def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection | None:
+    """The contact that a MetadataSet names by an identifier or its id; None: a new one."""
+    if names.contact_id is None:
+        return decide(state, names).target
+    contact = state.holder(names.contact_id) if names.contact_id in state.contacts else None
+    if contact is None:
+        return Rejection("unknown-contact", "contactId", "the id of a contact of this workspace", found(names.contact_id))
+    return contact
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadata: Metadata) -> Outcome:
@@ -177,7 +195,10 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
 # --- VisitorIdentified
 
 
-def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) -> Outcome:
+def _visitor_identified(
+    state: State, entry: Entry, event: VisitorIdentified, conflict: ErasedConflict | None = None
+) -> Outcome:
+    """`conflict`: the event also named an address of a person who was erased."""
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
     anonymous = _anonymous(state, names.visitor_id)
@@ -209,6 +230,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
 
     writer = ChangeWriter(state, entry, contact)
     _tell(writer, decision, before, linking)
+    _tell_erased_conflict(writer, contact, conflict)
     return _outcome(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
 
 
@@ -256,6 +278,7 @@ def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: Conta
 def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
     contact = writer.about
+    assert contact is not None  # noqa: S101  an identification is about a living contact
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
         writer.tell(ContactCreated, contact)
@@ -280,16 +303,24 @@ def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linki
     if merged is not None:
         writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(writer, decision)
+        names = writer.entry.names
+        assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
+        _tell_conflict(writer, contact, names.email, (names.email_key, decision.other.id, decision.reason))
 
 
-def _tell_conflict(writer: ChangeWriter, decision: Decision) -> None:
-    names, state, contact, holder = writer.entry.names, writer.state, writer.about, decision.other
-    assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
-    conflict = names.email_key, holder.id, decision.reason
+def _tell_erased_conflict(writer: ChangeWriter, contact: ContactRecord, conflict: ErasedConflict | None) -> None:
+    if conflict is not None:
+        _tell_conflict(writer, contact, conflict.email, (conflict.email, conflict.held_by, cast("Any", conflict.reason)))
+
+
+def _tell_conflict(
+    writer: ChangeWriter, contact: ContactRecord, email: str, conflict: tuple[str, str, ConflictReason | None]
+) -> None:
+    """`conflict`: the key of the address, the contact that holds it, and the reason."""
+    state = writer.state
     if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
         state.stamps_of(contact).conflict = conflict
-        writer.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
+        writer.tell(IdentityConflict, contact, email=email, held_by=conflict[1], reason=conflict[2])
 
 
 # --- their parts
@@ -361,6 +392,32 @@ def _outcome(
     return outcome
 
 
+# --- what an erasure writes
+
+
+def _erased(state: State, entry: Entry, event: Erased) -> Outcome:
+    """What an entry of an erased person did to others (contract section 10)."""
+    if event.kept is not None:
+        return _visitor_identified(state, entry, event.kept, event.conflict)
+    if event.contact_id is None:
+        return NO_OP
+    state.put_erased(event.contact_id)
+    contact = state.contacts[event.contact_id]
+    if event.visitor_id is None or type(contact) is not MergedContact or contact.merged_into != ERASED:
+        return NO_OP
+    linking = link_visitor(state, contact, event.visitor_id, entry)
+    writer = ChangeWriter(state, entry, None)
+    if linking.bystander is not None:
+        writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
+    if linking.moved and linking.previous is not None:
+        writer.tell(VisitorUnlinked, linking.previous, visitor_id=event.visitor_id, next_contact_id=contact.id)
+    return _outcome(entry, writer, folded=linking.folded)
+
+
+def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outcome:
+    return NO_OP  # a record: the entries that it names were rewritten, or are as they are read
+
+
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
     return NO_OP  # the living fold only notes it; a replay leaves the entries out before they come here
 
@@ -370,4 +427,6 @@ _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {
     VisitorIdentified: _visitor_identified,
     MetadataSet: _metadata_set,
     EventsExcluded: _events_excluded,
+    Erased: _erased,
+    SubjectErased: _subject_erased,
 }

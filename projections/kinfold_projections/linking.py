@@ -8,6 +8,7 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.links import linked
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorStamps
 from kinfold_projections.state import State
+from kinfold_schemas.contacts import MergedContact
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
@@ -19,7 +20,7 @@ class Linking(msgspec.Struct, frozen=True, gc=False):
     moved: bool = False
     """Whether the visitor became the contact's."""
     previous: ContactRecord | None = None
-    """Whose it was before it moved."""
+    """Whose it was before it moved. None: nobody's, or an erased contact's."""
     bystander: ContactRecord | None = None
     """Whose it stays, where a late event interrupted that contact's link and so reordered its visitors."""
 
@@ -31,8 +32,11 @@ UNLINKED: Final = Linking()
 """Nothing differs."""
 
 
-def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: Entry) -> Linking:
-    """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past."""
+def link_visitor(state: State, contact: ContactRecord | MergedContact, visitor_id: str, entry: Entry) -> Linking:
+    """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past.
+
+    An erased contact, which is a tombstone, has no list of visitors.
+    """
     visitor = state.visitor(visitor_id, entry.seen_at)
     old = visitor.links
     stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
@@ -46,20 +50,23 @@ def link_visitor(state: State, contact: ContactRecord, visitor_id: str, entry: E
     state.weigh_visitor(visitor_id, len(links) * _LINK_BYTES)
     now = links[-1]
     if not old:
-        contact.widen(visitor.first_seen_at, visitor.last_seen_at)
-        state.add_visitor(contact, now, visitor_id)
+        if type(contact) is ContactRecord:
+            contact.widen(visitor.first_seen_at, visitor.last_seen_at)
+            state.add_visitor(contact, now, visitor_id)
         return Linking(visitor_id, folded=True, moved=True)
 
     was = old[-1]
     folded = old != links
     if was == now:
         return Linking(visitor_id, folded=folded)
-    holder = state.contact(was.contact_id)
-    moved = state.find(now.contact_id) != holder.id
-    visitor_ids = holder.visitor_ids
-    state.remove_visitor(holder, was, visitor_id)
-    state.add_visitor(state.contact(now.contact_id), now, visitor_id)
+    holder, taker = state.holder(was.contact_id), state.holder(now.contact_id)
+    moved = state.find(now.contact_id) != state.find(was.contact_id)
+    visitor_ids = [] if holder is None else holder.visitor_ids
+    if holder is not None:
+        state.remove_visitor(holder, was, visitor_id)
+    if taker is not None:
+        state.add_visitor(taker, now, visitor_id)
     if moved:
         return Linking(visitor_id, folded, moved, holder)
-    is_reordered = holder is not contact and holder.visitor_ids != visitor_ids
+    is_reordered = holder is not None and holder is not contact and holder.visitor_ids != visitor_ids
     return Linking(visitor_id, folded, bystander=holder if is_reordered else None)

@@ -11,8 +11,8 @@ import msgspec
 
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.state import State
-from kinfold_schemas.contacts import MergedContact
-from kinfold_schemas.events import VisitorIdentified
+from kinfold_schemas.contacts import ERASED, MergedContact
+from kinfold_schemas.events import Erased, VisitorIdentified
 
 
 class Missing(msgspec.Struct):
@@ -61,21 +61,23 @@ def survivors(state: State, contact_ids: Iterable[str]) -> list[str]:
     """Where those of the contacts went that have been merged; to be repeated until it leads nowhere new."""
     contacts = [state.contacts.get(contact_id) for contact_id in contact_ids]
     merged_into = [contact.merged_into for contact in contacts if type(contact) is MergedContact]
-    return [contact_id for contact_id in dict.fromkeys(merged_into) if contact_id not in state.contacts]
+    return [
+        contact_id for contact_id in dict.fromkeys(merged_into) if contact_id != ERASED and contact_id not in state.contacts
+    ]
 
 
 def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict[str, int]:
     """The contacts that may lose or reorder listed visitors in this batch, and how many: those have to know who comes next."""
     leaving: dict[str, int] = {}
     for entry in entries:
-        if type(entry) is not Entry or type(entry.event) is not VisitorIdentified:
+        if type(entry) is not Entry or (type(entry.event) is not VisitorIdentified and type(entry.event) is not Erased):
             continue
         visitor = state.visitors.get(entry.names.visitor_id or "")
         if visitor is None or not visitor.links:
             continue
         last = visitor.links[-1]
-        holder = state.contact(last.contact_id)
-        if holder.visitor_count <= len(holder.visitor_ids):
+        holder = state.holder(last.contact_id)
+        if holder is None or holder.visitor_count <= len(holder.visitor_ids):
             continue
         x = state.external_ids.get(entry.names.external_id or "")
         if x != holder.id or entry.at < last.since:

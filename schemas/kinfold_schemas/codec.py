@@ -18,13 +18,15 @@ from kinfold_schemas.events import (
     MAX_KEY_CHARS,
     MAX_METADATA_KEYS,
     MAX_VALUE_BYTES,
+    Erased,
     Event,
     EventsExcluded,
     MetadataSet,
+    SubjectErased,
     VisitorSeen,
 )
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
-from kinfold_schemas.names import named_by
+from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import EventError, Rejection, found
 
 MAX_DEPTH: Final = 256
@@ -101,7 +103,7 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     checked = decode_event(encode_event(event))
     if isinstance(checked, Rejection):
         raise EventError(checked)
-    if isinstance(names := named_by(checked, rules), Rejection):
+    if isinstance(names := _said(checked, rules), Rejection):
         raise EventError(names)
     return checked
 
@@ -109,8 +111,15 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
 def why_rejected(data: bytes, rules: IdentifierRules = CONTRACT_RULES) -> Rejection | None:
     """Why the fold rejects the encoded event in any state, or None if some state takes it (contract section 7)."""
     event = decode_event(data)
-    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
+    verdict = event if isinstance(event, Rejection) else _said(event, rules)
     return verdict if isinstance(verdict, Rejection) else None
+
+
+def _said(event: Event, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in an event that a producer appends, or why it may not."""
+    if type(event) is Erased or type(event) is SubjectErased:
+        return Rejection("unknown-type", "type", _EXPECTED["type"], found(type(event).__name__))
+    return named_by(event, rules)
 
 
 # --- checks that msgspec cannot do -----------------------------------------------------------------------------------

@@ -54,6 +54,11 @@ PrivateName = Literal[
     "baseline-pieces",
     "retention",
     "retention-receipts",
+    "erasures",
+    "erasures-pending",
+    "erasure-secret",
+    "erasing",
+    "erased",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
@@ -75,7 +80,12 @@ whether its tables are complete (`state`: `building` or `current`).
 `sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`).
 `baseline`, `baseline-pieces`: hash and list, the state that stands for the part of the log that was cut (contract section 11).
 `retention`: hash, how long the workspace keeps what (`services.retention.limits`).
-`retention-receipts`: list, what each retention run removed, the oldest first."""
+`retention-receipts`: list, what each retention run removed, the oldest first.
+`erasures`: hash, id of an erasure → its receipt, which holds no personal data (`services.privacy`).
+`erasures-pending`: hash, id of an erasure that is not done → what it is to erase.
+`erasure-secret`: string, the key of the hashes that erasures leave.
+`erasing`: string with a time to live, the token of the process that erases.
+`erased`: set in a staging area, the contacts that an erasure removes."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import Erased, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules, email_key, stripped
 from kinfold_schemas.rejections import Rejection
 
@@ -27,7 +27,9 @@ class Names(msgspec.Struct, frozen=True, gc=False):
 _NOBODY: Final = Names()
 
 
-def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
+def named_by(  # noqa: PLR0911  a type each
+    event: Event, rules: IdentifierRules
+) -> Names | Rejection:
     """Return the identifiers in `event` under a workspace's rules, or why it is rejected."""
     if type(event) is VisitorSeen:
         return rules.visitor_names.get(event.visitor_id) or _visitor(event.visitor_id, rules)
@@ -37,6 +39,10 @@ def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
         return _people(event, rules)
     if type(event) is VisitorIdentified:
         return _people(event, rules)
+    if type(event) is Erased:
+        if event.kept is not None:
+            return _people(event.kept, rules)
+        return Names(visitor_id=event.visitor_id, contact_id=event.contact_id)
     return _NOBODY
 
 

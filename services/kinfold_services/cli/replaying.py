@@ -35,8 +35,8 @@ _BLOCK: Final = "--blocked-identifiers"
 async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, exclude: Path | None, block: Path | None) -> int:
     """Rebuilds the state from the log and replaces the living one; with `dry_run` only prints the differences."""
     collect_seldom()
-    excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
-    blocked = _lines(block, _BLOCK)
+    excluded = [_entry_id(line) for line in lines_of(exclude, _EXCLUDE)]
+    blocked = lines_of(block, _BLOCK)
     async with connected(settings, role=REPLAY) as client:
         extent = await log_extent(client, settings.workspace)
         warn_about_losses(extent)
@@ -124,7 +124,7 @@ async def _record(client: Client, workspace: str, excluded: list[str], blocked: 
         await client.sadd(key(workspace, "blocked-identifiers"), *blocked)
 
 
-def _lines(path: Path | None, option: str) -> list[str]:
+def lines_of(path: Path | None, option: str) -> list[str]:
     """The lines of a file, without blank lines and comments."""
     if path is None:
         return []

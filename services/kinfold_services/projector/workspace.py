@@ -179,13 +179,21 @@ class WorkspaceProjector:
         """Looks whether log and state still belong together, and whether entries were lost before we came to them."""
         await self._advance(())
         before = self.position
-        await self._integrity.check(before)
+        try:
+            await self._integrity.check(before)
+        finally:  # what was found is of another state, perhaps
+            await self._check_generation()
         if lost := await self._integrity.lost_entries(before):
             counts = msgspec.structs.replace(before.counts, lost=before.counts.lost + lost)
             self.position = msgspec.structs.replace(before, counts=counts)
             self._folded = self._committer.transaction((), (), Move(before, self.position, 0.0))
             await self._advance(())
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
+
+    async def _check_generation(self) -> None:
+        """Raises LostPlace where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        if (await self._reader.position()).generation != self.position.generation:
+            raise LostPlace(f"workspace {self.workspace}: another state has replaced the one in memory")
 
     # --- folding
 
@@ -203,7 +211,9 @@ class WorkspaceProjector:
                 # A replay has put a new state in the old one's place. What was not committed is folded upon the new one, unless
                 # it is in there already.
                 raws, committed = [*self._uncommitted, *raws], self._committer.committed.stream_id
+                log = self.position.log
                 await self.open()
+                self._check_log(log)
                 if position_key(self.position.stream_id) < position_key(committed):  # what is between is not at hand
                     found = self.position.stream_id
                     raise LostPlace(
@@ -211,6 +221,13 @@ class WorkspaceProjector:
                     ) from None
             else:
                 return
+
+    def _check_log(self, log: str) -> None:
+        """Raises LostPlace where an erasure has rewritten the log: what was read before may be of the old one."""
+        if self.position.log != log:
+            raise LostPlace(
+                f"workspace {self.workspace}: the log was rewritten; it is read again from {self.position.stream_id}"
+            )
 
     def _unfolded(self, raws: Sequence[RawEntry]) -> Sequence[RawEntry]:
         position = position_key(self.position.stream_id)
@@ -247,7 +264,7 @@ class WorkspaceProjector:
             await self._loader.load_older(state, leaving)
         folded = fold_batch(state, batch, before.counts)
         last, fields = raws[-1]
-        self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields))
+        self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields), log=before.log)
         if folded.counts.id_reused > before.counts.id_reused:
             self._tell_reused_ids(batch, folded)
         writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, self._feed_entries)]

@@ -8,6 +8,7 @@ import msgspec
 
 from kinfold_projections.batches import fold_batch, read_batch
 from kinfold_projections.counts import Counts
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_projections.records import ContactRecord, encode_record, encode_stamps
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
@@ -49,8 +50,14 @@ class Rebuild:
     """Folds a workspace's log. It reads the log and the stored rejects, and writes nothing."""
 
     def __init__(
-        self, client: Client, settings: Settings, rules: IdentifierRules, also_excluded: frozenset[str] = frozenset()
+        self,
+        client: Client,
+        settings: Settings,
+        rules: IdentifierRules,
+        also_excluded: frozenset[str] = frozenset(),
+        rewritten: Mapping[str, bytes] | None = None,
     ) -> None:
+        """`rewritten`: entry id → the event that is folded in place of what the log holds (an erasure)."""
         self.position = Position("", Counts())
         """How far the log is folded. The sizes among the counts are those of the last `advance`."""
         self.beginnings = 0
@@ -78,6 +85,7 @@ class Rebuild:
         self._rules: Final = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
+        self._rewritten: Final = rewritten or {}
         self._last_exclusion = ""
         self._taken = 0
         self._begun_entries = 0
@@ -206,6 +214,8 @@ class Rebuild:
             self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
+        if self._rewritten:
+            page = [_rewritten(raw, self._rewritten.get(raw[0].decode())) for raw in page]
         counts, rejects = self.position.counts, list[Reject]()
         for first in range(0, len(page), self._batch_entries):
             batch = read_batch(page[first : first + self._batch_entries], self._rules, self.excluded)
@@ -242,6 +252,10 @@ class Rebuild:
 def nothing_touched() -> Touched:
     """No ids in any part."""
     return {part: set() for part in PARTS}
+
+
+def _rewritten(raw: RawEntry, event: bytes | None) -> RawEntry:
+    return raw if event is None else (raw[0], {EVENT_FIELD: event})
 
 
 def _attribute(part: Part) -> str:

@@ -1,8 +1,8 @@
 -- Puts a rebuilt state in the living one's place and tells the feed, in one atomic step (contract section 9).
 --
--- KEYS  hold, changes, staged differences, baseline, then pairs: a key of the state, its staged like; the position is the first
+-- KEYS  hold, changes, staged differences, then pairs: a key of the state, its staged like; the position is the first
 -- ARGV  [1] the token that holds the projector back   [2] the generation of the rebuilt state
---       [3] how many entries the feed keeps           [4] the position of the baseline that it began at, or ''
+--       [3] how many entries the feed keeps
 --
 -- The rebuilt state stands at the living position: the replay read that position while it held the token, and nothing is
 -- committed while a token is there. A projector that owns the workspace goes on owning it.
@@ -10,18 +10,23 @@
 -- Returns 'done'; 'lost-hold' where the projector was let go in between, so the rebuilt state may be behind; 'replaced' where
 -- another replay has taken the staging area over; 'cut' where the log begins at another baseline by now.
 
-if redis.call('HGET', KEYS[6], 'generation') ~= ARGV[2] then
+if redis.call('HGET', KEYS[5], 'generation') ~= ARGV[2] then
   return 'replaced'
-end
-if (redis.call('HGET', KEYS[4], 'position') or '') ~= ARGV[4] then
-  return 'cut'
 end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 'lost-hold'
 end
-local owner = redis.call('HGET', KEYS[5], 'owner')
+local begins = redis.call('HGET', KEYS[4], 'begins')
+if begins and redis.call('HGET', KEYS[5], 'begins') ~= begins then
+  return 'cut'
+end
+local owner = redis.call('HGET', KEYS[4], 'owner')
 if owner then
-  redis.call('HSET', KEYS[6], 'owner', owner)
+  redis.call('HSET', KEYS[5], 'owner', owner)
+end
+local log = redis.call('HGET', KEYS[4], 'log')
+if log and redis.call('HEXISTS', KEYS[5], 'log') == 0 then
+  redis.call('HSET', KEYS[5], 'log', log)
 end
 
 -- Some at a time: Lua holds one page of them, not all.
@@ -34,7 +39,7 @@ repeat
   from = from + #page
 until #page == 0
 
-for index = 5, #KEYS, 2 do
+for index = 4, #KEYS, 2 do
   -- UNLINK frees a large key in the background. A RENAME over it would do so at once, with everybody waiting.
   redis.call('UNLINK', KEYS[index])
   if redis.call('EXISTS', KEYS[index + 1]) == 1 then

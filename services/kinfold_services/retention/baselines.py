@@ -25,6 +25,7 @@ from kinfold_services.connections import Client
 from kinfold_services.log.baseline import Baseline, LogCut, baseline_position
 from kinfold_services.log.exclusions import counting, exclusions_after, is_cut
 from kinfold_services.log.pages import entries_before, log_extent, read_pages
+from kinfold_services.privacy.records import Records, salt_of
 from kinfold_services.replay.differences import Sides
 from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild
 from kinfold_services.settings import Settings
@@ -132,7 +133,8 @@ class Making:
         if rebuild.baseline is not None:
             pages = behind(pages, rebuild.baseline.position)
             window = await read_window(self._client, self._workspace, rebuild.baseline)
-        window += occurrences(pages, self._rules, rebuild.excluded)
+        salt = salt_of(await Records(self._client, self._workspace).secret())
+        window += occurrences(pages, self._rules, rebuild.excluded, salt)
         return window[-LOOKBACK_ENTRIES:]
 
     def _stored(self, part: Part, gone: frozenset[str]) -> Iterator[tuple[str, bytes | None]]:

@@ -46,6 +46,7 @@ if cuts then
   redis.call('RENAME', KEYS[8], KEYS[7])
   redis.call('PERSIST', KEYS[7])
   redis.call('HSET', KEYS[6], 'position', ARGV[6], 'about', ARGV[7])
+  redis.call('HSET', KEYS[10], 'begins', ARGV[6])
   removed['logEntries'] = redis.call('XTRIM', KEYS[5], 'MINID', '=', ARGV[5])
   local gone, from = 0, 0
   while goes do

@@ -5,8 +5,8 @@ A piece is zlib-compressed MessagePack, `[part, items, window]`. `items` is a pa
 
     members   the members of the sorted set, each with an empty value
     older     contact id → `[[since in ms, visitor id], …]`, the visitors after the listed ones
-    window    no items; `window` has the last entries before the cut, in order: `[event id, digest]` (`duplicates.Occurred`), or
-              nil for an entry that is no event
+    window    no items; `window` has the last entries before the cut, in order: hashes (`duplicates.Occurred`), or nil for an
+              entry that is no event
 """
 
 import hashlib
@@ -191,8 +191,8 @@ def behind(pages: Sequence[Sequence[RawEntry]], position: str) -> list[list[RawE
 
 
 def occurrences(
-    pages: Iterable[Sequence[RawEntry]], rules: IdentifierRules, excluded: frozenset[str]
+    pages: Iterable[Sequence[RawEntry]], rules: IdentifierRules, excluded: frozenset[str], salt: str
 ) -> Iterator[Occurred | None]:
     """What a duplicate window remembers of log entries."""
     for page in pages:
-        yield from map(occurred, read_batch(page, rules, excluded).entries)
+        yield from (occurred(entry, salt) for entry in read_batch(page, rules, excluded).entries)
