@@ -23,6 +23,7 @@ from kinfold_services.log.exclusions import excluded_entries
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.log.streams import as_entries
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import restore
 from kinfold_services.state.queries import Which
 
 _AT_ONCE: Final = 500
@@ -56,8 +57,11 @@ async def fold_ownership(
     extent = await log_extent(client, settings.workspace)
     excluded = (await excluded_entries(client, settings.workspace, extent.last)).entries
     remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
-    ownership, folded = Ownership(settings.workspace), 0
-    async with aclosing(read_pages(client, settings.workspace, "", extent.last)) as pages:
+    begins = None
+    if extent.baseline is not None:
+        begins = (await restore(client, settings.workspace, extent.baseline)).state
+    ownership, folded = Ownership(settings.workspace, begins), 0
+    async with aclosing(read_pages(client, settings.workspace, extent.begins, extent.last)) as pages:
         async for page in pages:
             ownership.fold(read_batch(page, remembering, excluded).entries)
             folded += len(page)
