@@ -103,7 +103,7 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     checked = decode_event(encode_event(event))
     if isinstance(checked, Rejection):
         raise EventError(checked)
-    if isinstance(names := _said(checked, rules), Rejection):
+    if isinstance(names := named_by_producer(checked, rules), Rejection):
         raise EventError(names)
     return checked
 
@@ -111,11 +111,11 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
 def why_rejected(data: bytes, rules: IdentifierRules = CONTRACT_RULES) -> Rejection | None:
     """Why the fold rejects the encoded event in any state, or None if some state takes it (contract section 7)."""
     event = decode_event(data)
-    verdict = event if isinstance(event, Rejection) else _said(event, rules)
+    verdict = event if isinstance(event, Rejection) else named_by_producer(event, rules)
     return verdict if isinstance(verdict, Rejection) else None
 
 
-def _said(event: Event, rules: IdentifierRules) -> Names | Rejection:
+def named_by_producer(event: Event, rules: IdentifierRules) -> Names | Rejection:
     """The identifiers in an event that a producer appends, or why it may not."""
     if type(event) is Erased or type(event) is SubjectErased:
         return Rejection("unknown-type", "type", _EXPECTED["type"], found(type(event).__name__))

@@ -166,6 +166,7 @@ class SubjectErased(_Common, frozen=True, tag="SubjectErased"):
     metadata: ClassVar[None] = None
 
 
-Event = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded | Erased | SubjectErased
+ProducedEvent = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded
+Event = ProducedEvent | Erased | SubjectErased
 EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
 """Those that producers append. An erasure writes the others."""

@@ -1,55 +1,26 @@
 """After an erasure the person is in no key, and everybody else is as before (contract section 10)."""
 
 import json
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
 
 from kinfold_schemas.changes import ContactErased
 from kinfold_schemas.keys import key
-from kinfold_services.state.queries import Which
+from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
 from tests.support.erasures import erase, keys_with
 from tests.support.event_log import append, history
 from tests.support.projecting import fold_log, newest_entry, projecting, wait_until_folded
 from tests.support.replaying import changes_since, kinfold, leftovers, verify
 from tests.support.snapshots import take_snapshot
 
-ADA = Which(external_id="ada-1815")
-TEXTS = ("ada-1815", "ada@example.org", "Ada Lovelace", "first programmer", "adas-laptop", "10.0.0.7")
-
-
-def _events() -> list[dict[str, Any]]:
-    return [
-        {"type": "VisitorSeen", "visitorId": "adas-laptop", "context": {"ip": "10.0.0.7"}},
-        {
-            "type": "VisitorIdentified",
-            "externalId": "ada-1815",
-            "email": "ada@example.org",
-            "visitorId": "adas-laptop",
-            "name": "Ada Lovelace",
-            "metadata": {"title": "first programmer"},
-        },
-        {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "kiosk", "name": "Ben", "metadata": {"plan": "pro"}},
-        {"type": "VisitorIdentified", "externalId": "ada-1815", "visitorId": "kiosk"},
-        {"type": "VisitorSeen", "visitorId": "kiosk", "context": {"url": "/ada@example.org"}},
-        {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "kiosk", "email": "ada@example.org"},
-        {"type": "MetadataSet", "email": "ada@example.org", "metadata": {"bad": {}}},
-        {"type": "VisitorSeen", "visitorId": "kiosk", "context": {"url": "/ben"}},
-    ]
-
-
-async def publish(client: Redis, workspace: str, *events: dict[str, Any]) -> None:
-    """Append events."""
-    for event in events:
-        await client.xadd(key(workspace, "events"), {"event": json.dumps(event)})
-
 
 async def test_person_is_in_no_key_and_everybody_else_is_as_before(redis: Redis, redis_url: str, workspace: str) -> None:
     await append(redis, workspace, history()[:300])
-    await publish(redis, workspace, *_events())
+    await publish(redis, workspace, *adas_events())
     await fold_log(redis, redis_url, workspace)
-    assert len(await keys_with(redis, workspace, TEXTS)) >= 6
+    assert len(await keys_with(redis, workspace, ADAS_TEXTS)) >= 6
     before = await take_snapshot(redis, workspace)
     ada, ben = [cast("bytes", await redis.hget(key(workspace, "external-ids"), each)) for each in ("ada-1815", "ben")]
     length = await redis.xlen(key(workspace, "events"))
@@ -57,7 +28,7 @@ async def test_person_is_in_no_key_and_everybody_else_is_as_before(redis: Redis,
 
     receipt = await erase(redis, workspace, ADA)
 
-    assert await keys_with(redis, workspace, TEXTS) == {}
+    assert await keys_with(redis, workspace, ADAS_TEXTS) == {}
     after = await take_snapshot(redis, workspace)
     assert {each: value for each, value in after.contacts.items() if each != ada} == {
         each: value for each, value in before.contacts.items() if each != ada
@@ -73,11 +44,11 @@ async def test_person_is_in_no_key_and_everybody_else_is_as_before(redis: Redis,
     assert receipt.state == "done"
     assert (receipt.people, receipt.contact_ids) == (1, [ada.decode()])
     assert [(check.place, check.found) for check in receipt.checks][:1] == [("every key of the workspace", 0)]
-    assert not any(text.encode() in msgspec.json.encode(receipt) for text in TEXTS)
+    assert not any(text.encode() in msgspec.json.encode(receipt) for text in ADAS_TEXTS)
 
 
 async def test_replay_and_the_projector_bring_nobody_back(redis: Redis, redis_url: str, workspace: str) -> None:
-    events = [{**event, "id": f"e-{number}"} for number, event in enumerate(_events())]
+    events = [{**event, "id": f"e-{number}"} for number, event in enumerate(adas_events())]
     await publish(redis, workspace, *events)
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, await newest_entry(redis, workspace, "events"))

@@ -264,6 +264,8 @@ def _deeds(entry: TimelineEntry) -> Iterator[str]:
             yield f"refused {told.get('email')}, which {told.get('heldBy')} holds"
         case "ContactGone":
             yield f"{entry.contact_id} is not in the state that a replay made"
+        case "ContactErased":
+            yield f"{entry.contact_id} was erased"
         case _:
             pass
     for change in told.get("changed", ()):

@@ -16,6 +16,7 @@ from kinfold_services.gateway.contacts.listings import contact_visitors, contact
 from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
+from kinfold_services.gateway.erasures import erasure_receipt, erasures, request_erasure
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
@@ -42,6 +43,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     visitor_by_id,
     changes,
     changes_socket,
+    request_erasure,
+    erasures,
+    erasure_receipt,
     kinfold_js,
     segment_settings,
     rudderstack_settings,

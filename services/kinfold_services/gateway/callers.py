@@ -49,6 +49,13 @@ async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
     _only_reading(await identify(connection, _bearer(connection)))
 
 
+async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
+    """Guard of erasures: accepts secret keys alone."""
+    caller = await identify(connection, _bearer(connection))
+    if caller.kind != "secret":
+        raise Problem(403, f"key: expected a secret key, got a {caller.kind} one")
+
+
 async def any_key(connection: Connection, _: BaseRouteHandler) -> None:
     """Guard: accepts every key. The route decides what each kind may do."""
     await identify(connection, _bearer(connection))

@@ -34,6 +34,7 @@ _CODES: Final = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    410: "erased",
     413: "too-large",
     415: "unsupported-encoding",
     422: "invalid-events",

@@ -207,7 +207,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
     if dropped := _DROPPED.get(outcome.kind):
         return dropped
     if others := sorted({change.contact_id for change in outcome.changes} - lineage):
-        return Deed(f"went to {', '.join(others)}", _WHOSE[type(entry.event)])
+        return Deed(f"went to {', '.join(others)}", _WHOSE.get(type(entry.event), _ERASED))
     if isinstance(entry.event, MetadataSet):
         return Deed(f"metadata kept with {entry.names.visitor_id}", "4: the visitor is not identified yet")
     if isinstance(entry.event, VisitorIdentified):
@@ -221,6 +221,7 @@ _DROPPED: Final[Mapping[Kind, Deed]] = {
     "stale": Deed("dropped as late", "3: the current value has a later effective time"),
     "no-op": Deed("nothing new", "4: a no-op"),
 }
+_ERASED: Final = "10: what is left of an erased person's event"
 _WHOSE: Final[Mapping[type[Event], str]] = {
     VisitorIdentified: "5, first table: the contact that the event names",
     MetadataSet: "5, Linking: the contact that held the visitor at that time",

@@ -116,11 +116,11 @@ def _contact_id(ownership: Ownership, which: Which) -> str | None:
     if which.visitor is not None:
         visitor = state.visitors.get(id_key(which.visitor))
         if visitor is not None and visitor.contact_id is not None:
-            contact = state.contact(visitor.contact_id)
+            contact = state.holder(visitor.contact_id)
     elif which.external_id is not None:
         contact = state.by_external_id(id_key(which.external_id))
     elif which.email is not None:
         contact = state.by_email(email_key(which.email))
     elif which.contact in state.contacts:
-        contact = state.contact(which.contact or "")
+        contact = state.holder(which.contact or "")
     return None if contact is None else contact.id
