@@ -122,6 +122,14 @@ class Ownership:
         """Forgets what a writer of the state would want to know. Call it now and then, to save memory."""
         self.state.take_changes()
 
+    def former_holder(self, email_key: str) -> str | None:
+        """The living contact that had an address, the latest one that came to it; None if there is none, or it was erased."""
+        known = self._emails.get(email_key)
+        if known is None:
+            return None
+        contact_id = known if isinstance(known, str) else known[-1]
+        return None if self.state.is_erased(contact_id) else self.state.find(contact_id)
+
     def named_others(self, belongings: Belongings) -> dict[str, list[Mention]]:
         """By entry: where entries of these people name somebody else."""
         found: dict[str, list[Mention]] = {}

@@ -22,7 +22,7 @@ from kinfold_projections.entries import EVENT_FIELD, BadEntry, read_entries
 from kinfold_projections.ownership import Belongings, Mention
 from kinfold_projections.records import public_contact, public_visitor
 from kinfold_projections.redaction import Kind, Redactor
-from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.identifiers import IdentifierRules, email_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import Client, RawEntry
@@ -73,7 +73,11 @@ class Subject:
         rules = IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
         self._log = await fold_ownership(self._client, self._settings, rules, progress)
         people = find_people(self._log, [which])
-        if people.missing:
+        if people.missing and which.email is not None:  # an address that the person had before
+            holder = self._log.ownership.former_holder(email_key(which.email))
+            which = Which(contact=holder)
+            people = find_people(self._log, [which] if holder is not None else [])
+        if not people.found:
             return False
         self._owned = people.belongings
         self._redactor = Redactor(self._workspace, self._owned, _NO_SALT)
@@ -143,7 +147,7 @@ class Subject:
                             yield {"entry": entry.id, "at": time_of(entry.id), "names": {each.field: each.identifier}}
                         continue
                     kind: Kind = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
-                    if entry.id in owned.entries or redactor.redacted(entry, kind, raw) is not None:
+                    if redactor.redacted(entry, kind, raw) is not None:
                         yield _shown_entry(raw, kind, others.get(entry.id, []))
 
     async def _feed(self) -> AsyncGenerator[dict[str, Any]]:

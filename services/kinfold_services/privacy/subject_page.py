@@ -22,6 +22,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:.5rem
 
 
 def page_head(facts: Mapping[str, Any]) -> bytes:
+    """The beginning of the page, with what there is one of (`Subject.facts`)."""
     contact = cast("dict[str, Any]", facts["contact"] or {})
     title = contact.get("name") or contact.get("email") or contact.get("externalId") or "One person"
     lines = [
@@ -57,6 +58,7 @@ def _text(value: Any) -> str:
 
 
 def page_row(item: Mapping[str, Any]) -> bytes:
+    """One item of a list: its time, and all of it."""
     at = item.get("at") or item.get("firstSeenAt") or cast("dict[str, Any]", item.get("change", {})).get("at", "")
     pretty = msgspec.json.format(_encode(item), indent=2).decode()
     return f"<time>{html.escape(str(at))}</time><pre>{html.escape(pretty)}</pre>\n".encode()
