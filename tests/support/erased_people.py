@@ -10,13 +10,8 @@ from kinfold_services.state.queries import Which
 
 ADA: Final = Which(external_id="ada-1815")
 ADAS_TEXTS: Final = (
-    "ada-1815",
-    "ada@example.org",
-    "ADA@example.org",
-    "Ada Lovelace",
-    "first programmer",
-    "adas-laptop",
-    "10.0.0.7",
+    *("ada-1815", "ada@example.org", "ADA@example.org", "adas-laptop"),
+    *("Ada Lovelace", "first programmer", "10.0.0.7"),
 )
 """What identifies her, or was said of her alone."""
 

@@ -59,7 +59,7 @@ class SnapshotBuild:
             await self._fill(partial(self._put, page=page))
         async for found in scan_tombstones(self._client, self._workspace):
             self._merged.update((each, into) for each, into in found.items() if into != ERASED)
-            self._erased += [each for each, into in found.items() if into == ERASED]
+            self._erased.extend(each for each, into in found.items() if into == ERASED)
         await self._copy_links()
         position = reader.position
         await self._write(lambda connection: self._complete(connection, position))

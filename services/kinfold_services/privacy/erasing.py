@@ -38,8 +38,8 @@ from kinfold_services.state.queries import Which
 from kinfold_services.state.reader import StateReader
 
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
-_LOCK_MS: Final = 10_000
-_LOCK_AGAIN_S: Final = 2.0
+_LOCK_MS: Final = 4_000
+_LOCK_AGAIN_S: Final = 1.0
 _WAIT_S: Final = 0.1
 _TRIES: Final = 20
 
