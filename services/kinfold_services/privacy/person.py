@@ -27,6 +27,8 @@ from kinfold_services.state.baseline import restore
 from kinfold_services.state.queries import Which
 
 _AT_ONCE: Final = 500
+_LAST: Final = 2**64 - 1
+"""The greatest part of an entry's id."""
 _FORGOTTEN_AFTER: Final = 100_000
 
 
@@ -97,16 +99,25 @@ def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:
 async def own_entries(client: Client, workspace: str, entries: Iterable[str]) -> AsyncGenerator[Sequence[RawEntry]]:
     """The entries with these ids, in the log's order, some at a time. Those that the log does not hold are left out.
 
+    An id may be any text, because an `EventsExcluded` may name any.
+
     Changes `client` as `read_pages` does.
     """
     client.set_response_callback("XRANGE", cast("Callable[..., object]", as_entries))
     log = key(workspace, "events")
-    ordered = sorted(entries, key=position_key)
+    ordered = sorted(filter(_is_id, entries), key=position_key)
     for first in range(0, len(ordered), _AT_ONCE):
         pipeline = client.pipeline(transaction=False)
         for entry_id in ordered[first : first + _AT_ONCE]:
             pipeline.xrange(log, entry_id, entry_id)
         yield [raw for found in await pipeline.execute() for raw in found]
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return max(position_key(text)) <= _LAST
+    except ValueError:
+        return False
 
 
 def _contact_id(ownership: Ownership, which: Which) -> str | None:
