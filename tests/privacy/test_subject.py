@@ -165,7 +165,7 @@ async def test_gateway_answers_with_the_same_file(redis: Redis, redis_url: str, 
 
 async def test_exclusion_of_what_is_no_entry_is_harmless(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
     """An `EventsExcluded` may name any text."""
-    texts = ["", "nothing", "1", f"{2**64}-0", f"1-{2**64}", "-", "+", "1-2-3"]
+    texts = ["", "nothing", "1", f"{2**64}-0", f"1-{2**64}", "-", "+", "1-2-3", "\u0661-0"]
     await append(redis, workspace, [*EVENTS, {"type": "EventsExcluded", "entries": texts}])
     await fold_log(redis, redis_url, workspace)
     held = await subject(redis_url, workspace, tmp_path / "file.zip", "--external-id", "u-ben")

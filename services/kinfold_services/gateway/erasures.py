@@ -88,7 +88,7 @@ async def erasures(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get(
     "/v1/erasures/{erasure:str}",
     guards=[secret_key],
-    responses=answers(Receipt, 401, 403, 404, 429, 503),
+    responses=answers(Receipt, 400, 401, 403, 404, 429, 503),
     tags=["erasures"],
     summary="The receipt of an erasure",
 )

@@ -52,7 +52,7 @@ async def excluded_entries(client: Client, workspace: str, upto: str, also: froz
 def is_cut(entry_id: str, cut: tuple[int, int]) -> bool:
     """Whether an `EventsExcluded` names an entry up to this position; what is no id names none."""
     try:
-        return position_key(entry_id) <= cut
+        return (0, 0) <= position_key(entry_id) <= cut
     except ValueError:
         return False
 
