@@ -45,11 +45,12 @@ async def erase(settings: Settings, whiches: Sequence[Which], request: Request) 
             return NO
         eraser = Eraser(client, settings)
         plan = await eraser.preview(log, people)
+        _tell(people, plan)
         if request.dry_run:
             print_json(_summary(people, plan))
             say("nothing was erased")
             return NO if people.missing else DONE
-        if not request.yes and (refusal := _confirm(people, plan)) is not None:
+        if not request.yes and (refusal := _confirm()) is not None:
             return refusal
         recorded = await eraser.request(list(people.found), by=request.by, reason=request.reason)
         status = await _finish(client, settings, log, recorded.erasure, request.receipt)
@@ -121,11 +122,11 @@ def _summary(people: People, plan: Plan) -> dict[str, object]:
     }
 
 
-def _confirm(people: People, plan: Plan) -> int | None:
-    """Asks; returns an exit status if the answer is no."""
+def _tell(people: People, plan: Plan) -> None:
+    """Says in words what goes."""
     removed = plan.removed
     count = len(set(people.found.values()))
-    say(f"{count} {'person' if count == 1 else 'people'} with {removed.contacts} contact ids would be erased:")
+    say(f"{count} {'person' if count == 1 else 'people'} with {removed.contacts} contact ids to erase:")
     say(f"  {removed.entries} log entries, {removed.visitors} visitors, {removed.emails} addresses")
     if removed.contacts > count:
         say("  contacts that were merged are one person: all of them go")
@@ -133,6 +134,10 @@ def _confirm(people: People, plan: Plan) -> int | None:
         say(f"  {removed.shared_visitors} visitors and {removed.shared_emails} addresses stay with other people who share them")
     if removed.redacted_entries:
         say(f"  {removed.redacted_entries} entries of other people lose what names them")
+
+
+def _confirm() -> int | None:
+    """Asks; returns an exit status if the answer is no."""
     say("This cannot be undone.")
     if not sys.stdin.isatty():
         return complain("expected --yes, because there is no terminal to ask; nothing was erased", USAGE)

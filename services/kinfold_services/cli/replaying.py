@@ -5,8 +5,8 @@ from typing import Final, cast
 
 import typer
 
-from kinfold_schemas.codec import encode_event
-from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.codec import decode_event, encode_event
+from kinfold_schemas.events import Erased, EventsExcluded
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -100,7 +100,10 @@ async def _why_not_excluded(client: Client, workspace: str, entry_id: str, exten
     found = await client.xrange(key(workspace, "events"), entry_id, entry_id)
     if not found:
         return f"the log has no entry {entry_id}"
-    event = excludes(cast("list[RawEntry]", found)[0][1])
+    fields = cast("list[RawEntry]", found)[0][1]
+    if isinstance(decode_event(fields.get(b"event", b"")), Erased):
+        return f"entry {entry_id}: its person was erased, so what it did (a merge, for example) cannot be undone"
+    event = excludes(fields)
     if event is None or extent.baseline is None:
         return None
     cut = [each for each in event.entries if is_cut(each, position_key(extent.begins))]

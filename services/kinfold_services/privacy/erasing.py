@@ -25,6 +25,7 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
+from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
 from kinfold_services.privacy.person import FoldedLog, People, find_people, fold_ownership
 from kinfold_services.privacy.planning import Plan, hashes_of, make_plan, recording_events
@@ -126,7 +127,7 @@ class Eraser:
             each.receipt.unknown = len(people.missing)
             each.receipt.elsewhere = list(ELSEWHERE)
         everybody = find_people(log, [which for each in pending for which in each.whiches]).belongings
-        if not everybody.entries:
+        if not (everybody.entries or everybody.contacts or everybody.visitors):
             for each in pending:
                 await self._nobody(each)
             return
@@ -140,7 +141,8 @@ class Eraser:
             each.receipt.removed = own.removed
             each.texts = sorted(own.texts)
             events += recording_events(each.receipt, own)
-        job = Rewriting(self._client, self._settings, log.rules, plan.redacted, sorted(everybody.contacts))
+        forgetting = Forgetting(self._client, workspace, everybody, plan.token, uuid.uuid4().hex)
+        job = Rewriting(self._client, self._settings, log.rules, plan.redacted, forgetting)
 
         def swapped() -> list[tuple[str, bytes]]:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]

@@ -20,7 +20,7 @@ from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules,
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.log.exclusions import excluded_entries
+from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.log.streams import as_entries
 from kinfold_services.settings import Settings
@@ -59,22 +59,40 @@ async def fold_ownership(
 ) -> FoldedLog:
     """Folds the log up to its present end, and notes whose each entry is. Raises NoLog."""
     extent = await log_extent(client, settings.workspace)
-    excluded = (await excluded_entries(client, settings.workspace, extent.last)).entries
     remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
-    begins = None
-    if extent.baseline is not None:
-        begins = (await restore(client, settings.workspace, extent.baseline)).state
-    ownership, folded = Ownership(settings.workspace, begins), 0
-    async with aclosing(read_pages(client, settings.workspace, extent.begins, extent.last)) as pages:
+    excluded = frozenset(extent.baseline.excluded if extent.baseline is not None else ())
+    while True:
+        ownership = Ownership(settings.workspace)
+        if extent.baseline is not None:
+            ownership = Ownership(settings.workspace, (await restore(client, settings.workspace, extent.baseline)).state)
+        log = FoldedLog(ownership, extent.last, remembering, excluded)
+        if await _fold(client, settings.workspace, extent.begins, log, progress):
+            return log
+        # The log excludes entries that are folded already: begin again without them.
+        excluded = (await excluded_entries(client, settings.workspace, extent.last)).entries
+
+
+async def _fold(client: Client, workspace: str, begins: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
+    """Folds the log; False where it excludes entries that are not left out."""
+    ownership, folded = log.ownership, 0
+    async with aclosing(read_pages(client, workspace, begins, log.upto)) as pages:
         async for page in pages:
-            ownership.fold(read_batch(page, remembering, excluded).entries)
+            if any(_excludes_more(raw, log.excluded) for raw in page):
+                return False
+            ownership.fold(read_batch(page, log.rules, log.excluded).entries)
             folded += len(page)
             if folded >= _FORGOTTEN_AFTER:
                 ownership.take_changes()
                 folded = 0
             progress(len(page))
     ownership.take_changes()
-    return FoldedLog(ownership, extent.last, remembering, excluded)
+    return True
+
+
+def _excludes_more(raw: RawEntry, excluded: frozenset[str]) -> bool:
+    """Whether the entry excludes entries that are not left out. An exclusion that is excluded itself does not count."""
+    event = excludes(raw[1])
+    return event is not None and raw[0].decode() not in excluded and not excluded.issuperset(event.entries)
 
 
 def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:

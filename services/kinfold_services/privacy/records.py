@@ -57,7 +57,7 @@ class Check(msgspec.Struct, rename="camel"):
     note: str | None = None
 
 
-class Receipt(msgspec.Struct, rename="camel", omit_defaults=True):
+class Receipt(msgspec.Struct, rename="camel"):
     """What an erasure did. Without personal data."""
 
     erasure: str

@@ -32,6 +32,8 @@ Part = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps
 """A part of the state that consists of single things: a hash, or a sorted set."""
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
+Forget = Callable[[Begun, Counts], Counts]
+
 Touched = dict[Part, set[str]]
 """Ids, by the part of the state."""
 
@@ -56,8 +58,11 @@ class Rebuild:
         rules: IdentifierRules,
         also_excluded: frozenset[str] = frozenset(),
         rewritten: Mapping[str, bytes] | None = None,
+        forget: Forget | None = None,
     ) -> None:
-        """`rewritten`: entry id → the event that is folded in place of what the log holds (an erasure)."""
+        """For an erasure. `rewritten`: entry id → the event that is folded in place of what the log holds. `forget`: removes
+        people from what a baseline restores.
+        """
         self.position = Position("", Counts())
         """How far the log is folded. The sizes among the counts are those of the last `advance`."""
         self.beginnings = 0
@@ -86,6 +91,7 @@ class Rebuild:
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
         self._rewritten: Final = rewritten or {}
+        self._forget: Final = forget
         self._last_exclusion = ""
         self._taken = 0
         self._begun_entries = 0
@@ -114,6 +120,8 @@ class Rebuild:
         self.position = Position("", Counts(lost=lost))
         if baseline is not None:
             counts = msgspec.structs.replace(baseline.counts, lost=lost)
+            if self._forget is not None:
+                counts = self._forget(begun, counts)
             self.position = Position(baseline.position, counts, digest=baseline.digest)
             self.excluded |= frozenset(baseline.excluded)
 

@@ -29,7 +29,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild, nothing_touched
+from kinfold_services.replay.rebuild import PARTS, Forget, Part, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import StagingArea
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -62,13 +62,14 @@ class Replay:
         *,
         whole_log: bool = False,
         rewritten: Mapping[str, bytes] | None = None,
+        forget: Forget | None = None,
     ) -> None:
         """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile.
 
-        `rewritten`: as for `Rebuild`.
+        `rewritten`, `forget`: as for `Rebuild`.
         """
         workspace = settings.workspace
-        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten)
+        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten, forget)
         self._client: Final = client
         self._workspace: Final = workspace
         self._whole_log: Final = whole_log

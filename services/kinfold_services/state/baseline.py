@@ -154,6 +154,15 @@ async def read_pieces(client: Client, pieces: str, first: int = 0) -> AsyncItera
         first += len(found)
 
 
+def piece_texts(data: bytes) -> list[bytes]:
+    """What is in a piece, unpacked, for a search. A piece that is damaged is shown as it is."""
+    try:
+        piece = _decode(zlib.decompress(data))
+    except (zlib.error, ValueError):
+        return [data]
+    return [item for each, value in piece.items.items() for item in (each.encode(), value)]
+
+
 def _unpacked(workspace: str, data: bytes) -> _Piece:
     try:
         return _decode(zlib.decompress(data))
