@@ -37,7 +37,7 @@ end
 if last_of(KEYS[2]) ~= ARGV[5] then
   return 'behind'
 end
-local tail = redis.call('XRANGE', events, '(' .. ARGV[4], '+', 'COUNT', 1001)
+local tail = redis.call('XRANGE', events, '(' .. (ARGV[4] ~= '' and ARGV[4] or '0'), '+', 'COUNT', 1001)
 if #tail > 1000 then
   return 'behind'
 end

@@ -51,17 +51,19 @@ _ENCODE: Final[Mapping[Part, Callable[[Any], bytes]]] = {
 class Rebuild:
     """Folds a workspace's log. It reads the log and the stored rejects, and writes nothing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what it leaves out, and what an erasure changes
         self,
         client: Client,
         settings: Settings,
         rules: IdentifierRules,
         also_excluded: frozenset[str] = frozenset(),
+        *,
         rewritten: Mapping[str, bytes] | None = None,
         forget: Forget | None = None,
     ) -> None:
-        """For an erasure. `rewritten`: entry id → the event that is folded in place of what the log holds. `forget`: removes
-        people from what a baseline restores.
+        """`rewritten`: entry id → the event that is folded in place of what the log holds (an erasure).
+
+        `forget`: removes people from what a baseline restores (an erasure).
         """
         self.position = Position("", Counts())
         """How far the log is folded. The sizes among the counts are those of the last `advance`."""

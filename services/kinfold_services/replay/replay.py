@@ -69,7 +69,7 @@ class Replay:
         `rewritten`, `forget`: as for `Rebuild`.
         """
         workspace = settings.workspace
-        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten, forget)
+        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten=rewritten, forget=forget)
         self._client: Final = client
         self._workspace: Final = workspace
         self._whole_log: Final = whole_log
