@@ -103,7 +103,7 @@ def snapshot_key(workspace: str, position: str) -> str:
     return f"kinfold:{{{check_workspace(workspace)}}}:snapshot:{position}"
 
 
-def staged_baseline_key(workspace: str, token: str, name: Literal["about", "pieces", "gone"]) -> str:
+def staged_baseline_key(workspace: str, token: str, name: Literal["about", "pieces"]) -> str:
     """Return the key of a list, with a time to live, in which a retention run prepares a baseline (`services.retention`)."""
     return f"kinfold:{{{check_workspace(workspace)}}}:retention:{token}:{name}"
 

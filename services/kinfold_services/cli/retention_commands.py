@@ -13,6 +13,7 @@ from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.pages import log_extent
+from kinfold_services.replay.replay import WouldLose
 from kinfold_services.retention.baselines import ChangedMeanwhile, Differs
 from kinfold_services.retention.limits import Limits, parse_age, read_limits, remove_limits, write_limits
 from kinfold_services.retention.run import receipts as stored_receipts
@@ -43,7 +44,7 @@ def _age(help_text: str) -> Any:
 def set_limits(
     events: Annotated[str | None, _age("The log, and rejects of its entries: an age such as 400d or 36h.")] = None,
     anonymous: Annotated[
-        str | None, _age("Visitors that no event identified, since they were last seen. They go with their log entries.")
+        str | None, _age("Visitors that no event identified, since they were last seen. They go with their events.")
     ] = None,
     rejects: Annotated[str | None, _age("Rejected entries.")] = None,
     feed: Annotated[str | None, _age("The change feed.")] = None,
@@ -61,12 +62,6 @@ def set_limits(
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def write(client: Client) -> int:
-        if (
-            given.anonymous is not None
-            and given.events is None
-            and (await read_limits(client, settings.workspace)).events is None
-        ):
-            raise typer.BadParameter("--anonymous: expected --events as well: visitors go with the log entries that name them")
         await write_limits(client, settings.workspace, given)
         print_json({"workspace": settings.workspace, "limits": (await read_limits(client, settings.workspace)).shown()})
         return DONE
@@ -133,7 +128,7 @@ def run(
             with progress("folding", 2 * extent.entries) as advance:
                 by = "projector" if by_projector else "kinfold retention run"
                 receipt = await run_retention(client, settings, by, advance, dry=dry_run)
-        except (ChangedMeanwhile, Differs) as error:
+        except (ChangedMeanwhile, Differs, WouldLose) as error:
             return complain(str(error), NO)
         if receipt is None:
             say("nothing is older than the limits")

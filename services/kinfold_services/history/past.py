@@ -39,6 +39,7 @@ from kinfold_services.state.baseline import restore, window_before
 
 KEPT_SNAPSHOTS: Final = 20
 _PIECE_RECORDS: Final = 10_000
+_SCANNED_AT_ONCE: Final = 1000
 
 
 class _About(msgspec.Struct, frozen=True):
@@ -211,16 +212,18 @@ async def drop_unusable_snapshots(client: Client, workspace: str) -> None:
     """Delete the snapshots of a log that was cut since: they would keep what the cut removed."""
     extent = await log_extent(client, workspace)
     reply: Any = await client.hgetall(key(workspace, "snapshots"))
-    unusable: list[str] = []
+    usable = set[bytes]()
     for field, data in cast("_Hash", reply).items():
-        about = _About("", "", 0, frozenset(), "")
+        about = _About("", "", -1, frozenset(), "")
         with suppress(ValueError):
             about = msgspec.json.decode(data, type=_About)
-        if (about.first, about.lost) != (extent.begins or extent.first, extent.lost):
-            unusable.append(field.decode())
-    if unusable:
-        await client.unlink(*(snapshot_key(workspace, each) for each in unusable))
-        await cast("Any", client.hdel(key(workspace, "snapshots"), *unusable))
+        if (about.first, about.lost) == (extent.begins or extent.first, extent.lost):
+            usable.add(snapshot_key(workspace, field.decode()).encode())
+        else:
+            await cast("Any", client.hdel(key(workspace, "snapshots"), field.decode()))
+    async for name in client.scan_iter(match=snapshot_key(workspace, "*"), count=_SCANNED_AT_ONCE):
+        if name not in usable:
+            await client.unlink(name)
 
 
 def fold_digest(rules: IdentifierRules) -> str:

@@ -95,7 +95,7 @@ class Eraser:
         `log`: a fold that was made just now, to save another one. Raises WouldLose, NoLog, and Replaced where replays do not
         leave us alone.
         """
-        async with self._alone():
+        async with self.alone():
             await self._erase([each for each in await self.records.pending() if each.stage == "pending"], log)
             pending = await self.records.pending()
             texts = frozenset(text for each in pending if each.stage == "swapped" for text in each.texts)
@@ -201,7 +201,7 @@ class Eraser:
         return IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncGenerator[None]:
+    async def alone(self) -> AsyncGenerator[None]:
         """Waits until no other process erases in the workspace, and keeps others waiting."""
         name, token = key(self._workspace, "erasing"), uuid.uuid4().hex
         while not await self._client.set(name, token, nx=True, px=_LOCK_MS):

@@ -2,6 +2,7 @@
 
 limits.py     how long what is kept
 baselines.py  makes a baseline of the state at an entry, and checks it
-run.py        one run: what is due, removed in one atomic step (`cut.lua`), with a receipt
+anonymous.py  removes visitors that no event identified, with their events
+run.py        one run: what is due, removed in atomic steps (`cut.lua`), with a receipt
 job.py        the projector's job: starts a run when one is due
 """

@@ -1,30 +1,22 @@
 """Makes the baseline of a log at an entry, beside the living state, and checks it before anything depends on it.
 
-    1. fold the log in memory up to the entry, from the baseline before, if there is one
-    2. write the state's pieces into a list of their own, which expires unless somebody needs it
-    3. read that list back, fold the rest of the log on it, and compare the result with the living state, byte for byte
-
-What differs in 3 is only what the baseline leaves out on purpose: visitors that no event identified, that were last seen before
-a given time, and that no entry after the cut names. They have to leave the living state in the step that cuts the log.
+1. fold the log in memory up to the entry, from the baseline before, if there is one
+2. write the state's pieces into a list of their own, which expires unless somebody needs it
+3. read that list back, fold the rest of the log on it, and compare the result with the living state, byte for byte
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import aclosing
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
-import msgspec
-
-from kinfold_projections.batches import read_batch
 from kinfold_projections.duplicates import LOOKBACK_ENTRIES, Occurred
-from kinfold_projections.entries import Entry
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import staged_baseline_key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import Baseline, LogCut, baseline_position
 from kinfold_services.log.exclusions import counting, exclusions_after, is_cut
-from kinfold_services.log.pages import entries_before, log_extent, read_pages
+from kinfold_services.log.pages import entries_before, log_extent
 from kinfold_services.privacy.records import Records, salt_of
 from kinfold_services.replay.differences import Sides
 from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild
@@ -32,11 +24,8 @@ from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import Begun, behind, occurrences, read_window, restore, state_pieces, window_pieces
 from kinfold_services.state.reader import StateReader
 
-GONE_MAX: Final = 200_000
-"""How many visitors leave at once at most: Redis answers nobody meanwhile. The next cut takes the others."""
 STAGED_S: Final = 900
 """What a run that was killed has prepared goes away after so long."""
-_GONE_AT_ONCE: Final = 1000
 
 
 class Differs(RuntimeError):
@@ -55,10 +44,8 @@ class Prepared(NamedTuple):
     """The baseline that it replaces."""
     generation: str
     """Of the state that it was compared with."""
-    gone: frozenset[str]
-    """The visitors that it leaves out."""
     checked: str
-    """The position up to which no log entry after the cut names any of these."""
+    """The position at which both were equal."""
 
 
 class Making:
@@ -70,59 +57,24 @@ class Making:
         self._workspace: Final = settings.workspace
         self._rules: Final = rules
         self._pieces: Final = staged_baseline_key(settings.workspace, token, "pieces")
-        self._gone: Final = staged_baseline_key(settings.workspace, token, "gone")
         self._reader: Final = StateReader(client, settings.workspace)
         self._rebuild: Final = Rebuild(client, settings, rules)
 
-    async def prepare(self, cut: str, seen_before: str | None, made_at: str, progress: Progress) -> Prepared:
-        """A checked baseline at the entry `cut`, without visitors last seen before `seen_before` (RFC 3339).
-
-        Raises Differs, ChangedMeanwhile, NoLog and UnknownBaseline.
-        """
+    async def prepare(self, cut: str, made_at: str, progress: Progress) -> Prepared:
+        """A checked baseline at the entry `cut`. Raises Differs, ChangedMeanwhile, NoLog and UnknownBaseline."""
         rebuild, living = self._rebuild, await self._reader.position()
         await rebuild.begin()
         await rebuild.build(cut, progress)
-        if rebuild.position.stream_id != cut:
-            raise ChangedMeanwhile(
-                f"workspace {self._workspace}: expected to fold the log up to {cut}, came to {rebuild.position.stream_id}"
-            )
-        gone = await self._unidentified(seen_before, living.stream_id)
-        baseline = await self._write(gone, made_at, await self._window(cut))
-        checked = await self._check(baseline, gone, progress)
-        return Prepared(baseline, rebuild.baseline, living.generation, gone, checked)
-
-    async def named_after(self, position: str, upto: str, visitors: Iterable[str]) -> set[str]:
-        """Those of the visitors that log entries name behind a position, up to another one. Raises ChangedMeanwhile."""
-        wanted, named = set(visitors), set[str]()
-        if not wanted:
-            return named
-        try:
-            async with aclosing(read_pages(self._client, self._workspace, position, upto)) as pages:
-                async for page in pages:
-                    entries = read_batch(page, self._rules).entries
-                    named |= wanted & {entry.names.visitor_id for entry in entries if isinstance(entry, Entry)}
-        except LogCut as error:
-            raise ChangedMeanwhile(str(error)) from error
-        return named
+        if (reached := rebuild.position.stream_id) != cut:
+            raise ChangedMeanwhile(f"workspace {self._workspace}: expected to fold the log up to {cut}, came to {reached}")
+        baseline = await self._write(made_at, await self._window(cut))
+        return Prepared(baseline, rebuild.baseline, living.generation, await self._check(baseline, progress))
 
     async def discard(self) -> None:
         """Removes what was prepared."""
-        await self._client.unlink(self._pieces, self._gone)
+        await self._client.unlink(self._pieces)
 
     # --- making
-
-    async def _unidentified(self, seen_before: str | None, upto: str) -> frozenset[str]:
-        if seen_before is None:
-            return frozenset()
-        state = self._rebuild.state
-        old = sorted(
-            (visitor.last_seen_at, each)
-            for each, visitor in state.visitors.items()
-            if not visitor.links and visitor.last_seen_at < seen_before
-        )
-        candidates = {each for _, each in old}
-        candidates -= await self.named_after(self._rebuild.position.stream_id, upto, candidates)
-        return frozenset([each for _, each in old if each in candidates][:GONE_MAX])
 
     async def _window(self, cut: str) -> list[Occurred | None]:
         """What the duplicate window needs of the entries up to the cut."""
@@ -137,33 +89,20 @@ class Making:
         window += occurrences(pages, self._rules, rebuild.excluded, salt)
         return window[-LOOKBACK_ENTRIES:]
 
-    def _stored(self, part: Part, gone: frozenset[str]) -> Iterator[tuple[str, bytes | None]]:
+    def _stored(self, part: Part) -> Iterator[tuple[str, bytes | None]]:
         ids = self._rebuild.ids(part)
-        if part in {"visitors", "visitor-stamps"}:
-            ids -= gone
         return zip(ids, self._rebuild.stored(part, ids), strict=True)
 
-    async def _write(self, gone: frozenset[str], made_at: str, window: list[Occurred | None]) -> Baseline:
-        rebuild, digest, count = self._rebuild, hashlib.sha256(), 0
+    async def _write(self, made_at: str, window: list[Occurred | None]) -> Baseline:
+        rebuild, digest, counts = self._rebuild, hashlib.sha256(), [0, 0]
         await self.discard()
-        window_count = 0
-        for data in state_pieces(lambda part: self._stored(part, gone), rebuild.state, rebuild.members):
-            digest.update(data)
-            count += 1
-            await self._push(self._pieces, data)
-        for data in window_pieces(window):
-            digest.update(data)
-            count += 1
-            window_count += 1
-            await self._push(self._pieces, data)
-        ordered = sorted(gone)
-        for first in range(0, len(ordered), _GONE_AT_ONCE):
-            await self._push(self._gone, *ordered[first : first + _GONE_AT_ONCE])
-        at = rebuild.position
-        counts = msgspec.structs.replace(at.counts, visitors=at.counts.visitors - len(gone))
-        return Baseline(
-            at.stream_id, at.digest, made_at, counts, sorted(await self._excluded()), count, window_count, digest.hexdigest()
-        )
+        for number, pieces in enumerate((state_pieces(self._stored, rebuild.state, rebuild.members), window_pieces(window))):
+            for data in pieces:
+                digest.update(data)
+                counts[number] += 1
+                await self._push(data)
+        at, excluded = rebuild.position, sorted(await self._excluded())
+        return Baseline(at.stream_id, at.digest, made_at, at.counts, excluded, sum(counts), counts[1], digest.hexdigest())
 
     async def _excluded(self) -> set[str]:
         """Entries that the log behind the cut does not exclude any more: see `Baseline.excluded`."""
@@ -183,36 +122,29 @@ class Making:
             *(each for event in cut_ones for each in event.entries),
         }
 
-    async def _push(self, staged: str, *values: Any) -> None:
+    async def _push(self, data: bytes) -> None:
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.rpush(staged, *values)
-        pipeline.expire(staged, STAGED_S)
+        pipeline.rpush(self._pieces, data)
+        pipeline.expire(self._pieces, STAGED_S)
         await pipeline.execute()
 
     # --- checking
 
-    async def _check(self, baseline: Baseline, gone: frozenset[str], progress: Progress) -> str:
+    async def _check(self, baseline: Baseline, progress: Progress) -> str:
         """Fold the rest of the log on what was written, and compare. Returns the position that was reached."""
         check = _Check(self._client, self._settings, self._rules, baseline, self._pieces)
         await check.begin()
         await check.build((await self._reader.position()).stream_id, progress)
-        if named := await self.named_after(baseline.position, check.position.stream_id, gone):
-            raise ChangedMeanwhile(f"workspace {self._workspace}: {len(named)} of the visitors to remove came back")
         sides, compared = Sides(self._client, self._workspace, check), 0
         while compared != check.beginnings:  # the log, read on, may have excluded what was folded when we compared
             compared = check.beginnings
             for part in PARTS:
-                await self._compare(part, sides, gone)
+                if await sides.is_other(part, await sides.suspects(part)):
+                    raise Differs(
+                        f"workspace {self._workspace}: the state is not what the log makes of it ({part}); kinfold verify "
+                        "shows what differs and kinfold replay repairs it; nothing was cut"
+                    )
         return check.position.stream_id
-
-    async def _compare(self, part: Part, sides: Sides, gone: frozenset[str]) -> None:
-        left_out = gone if part in {"visitors", "visitor-stamps"} else frozenset[str]()
-        async for each, living, rebuilt in sides.at_one_position(part, await sides.suspects(part)):
-            if living != rebuilt and not (each in left_out and rebuilt is None):
-                raise Differs(
-                    f"workspace {self._workspace}: the state is not what the log makes of it ({part}); kinfold verify shows "
-                    "what differs and kinfold replay repairs it; nothing was cut"
-                )
 
 
 class _Check(Rebuild):

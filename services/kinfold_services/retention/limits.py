@@ -1,6 +1,8 @@
 """How long a workspace keeps its log, its rejects, its feed, and visitors that no event identified (contract section 11).
 
-They are in the hash `retention`, in milliseconds, beside `rejects_from` (`rejects/stored.py`). A missing field is no limit.
+They are in the hash `retention`, in milliseconds. A missing field is no limit. Beside them are `rejects_from`
+(`rejects/stored.py`), `anonymous_at`, when a run looked for old visitors last, and `pending`, the receipt of a run that is not
+done.
 """
 
 import re
@@ -25,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True):
     events: int | None = None
     """Log entries, and the rejects of these."""
     anonymous: int | None = None
-    """Visitors that no event identified, since they were last seen. They go with the log entries that name them."""
+    """Visitors that no event identified, since they were last seen. They go with their events."""
     rejects: int | None = None
     feed: int | None = None
 

@@ -1,21 +1,19 @@
-"""One retention run of one workspace: finds what is older than promised, and removes it in one atomic step (`cut.lua`).
+"""One retention run of one workspace: finds what is older than promised, and removes it.
 
-A run that is killed has done nothing, or all of it: before the step nothing of the workspace has changed, and what was prepared
-expires. It may run beside a projector, a replay, an export and another run. Each of them that the step would disturb is noticed
-by the step itself, or notices (`LogCut`), and begins again.
+    1. visitors that no event identified go with their events: the log is rewritten, and swapped in one atomic step
+    2. the log is cut behind a new baseline, rejects and feed are trimmed, and the receipt is left, in another one (`cut.lua`)
 
-The projector waits only if visitors go: for as long as it takes to read what it has folded since the check.
+A run that is killed has done nothing, or one of these steps wholly; the next run does the rest. Before its step nothing of the
+workspace has changed, and what was prepared expires. A run may be beside a projector, a replay and an export. A step that would
+disturb one of them is not done, or they notice it (`LogCut`), and begin again. Runs and erasures wait for each other.
 """
 
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
-import kinfold_services.replay
 import kinfold_services.retention
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key, snapshot_key, staged_baseline_key
@@ -25,17 +23,17 @@ from kinfold_services.connections import Client, RawEntry
 from kinfold_services.history.past import drop_unusable_snapshots
 from kinfold_services.log.pages import log_extent
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, as_entries, pairs_of
+from kinfold_services.privacy.erasing import Eraser
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.replay.rebuild import Progress
+from kinfold_services.retention.anonymous import Unidentified
 from kinfold_services.retention.baselines import ChangedMeanwhile, Making, Prepared
 from kinfold_services.retention.limits import Limits, read_limits, slack_ms
 from kinfold_services.settings import Settings
+from kinfold_services.state.position import Replaced
 from kinfold_services.state.reader import StateReader
 
 _CUT: Final = files(kinfold_services.retention).joinpath("cut.lua").read_text()
-_HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
-_HOLD_MS: Final = 5000
-"""For so long the projector is held back by a run that was killed."""
 _ATTEMPTS: Final = 3
 _LAST_SEQ: Final = 2**64 - 1
 
@@ -46,8 +44,11 @@ class Removed(msgspec.Struct, rename="camel", frozen=True):
     """How much is removed."""
 
     log_entries: int = 0
+    """Log entries that were cut."""
     visitors: int = 0
     """Visitors that no event identified."""
+    erased_entries: int = 0
+    """Log entries of these visitors. Each is `Erased` now, unless it was cut, too."""
     rejects: int = 0
     feed_entries: int = 0
 
@@ -77,6 +78,8 @@ class Receipt(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     removed: Removed
     checks: Checks | None = None
     """Null if the log was not cut."""
+    was_interrupted: bool = False
+    """The run was killed after it had found the visitors that go. They are gone, or the next receipt has them."""
 
 
 class Due(NamedTuple):
@@ -84,8 +87,8 @@ class Due(NamedTuple):
 
     cut: str = ""
     """The last log entry to remove."""
-    seen_before: str | None = None
-    """Unidentified visitors leave the state with the cut if they were last seen before this time (RFC 3339)."""
+    seen_before: str = ""
+    """Unidentified visitors go if they were last seen before this time (RFC 3339)."""
     rejects_from: str = ""
     """The first log entry whose reject is kept."""
     rejects_keep: str = ""
@@ -94,7 +97,7 @@ class Due(NamedTuple):
     """The first feed entry that is kept."""
 
     def __bool__(self) -> bool:
-        return bool(self.cut or self.rejects_keep or self.feed_keep)
+        return bool(self.cut or self.rejects_keep or self.feed_keep or self.seen_before)
 
 
 class RetentionRun:
@@ -120,17 +123,36 @@ class RetentionRun:
     async def run(self, limits: Limits, progress: Progress = lambda _: None, *, dry: bool = False) -> Receipt | None:
         """Removes what is due; None if nothing is. With `dry` only says what would go.
 
-        Raises Differs, ChangedMeanwhile (after several attempts), NoLog and UnknownBaseline. Then nothing was removed.
+        Raises Differs, ChangedMeanwhile (after several attempts), NoLog, WouldLose and UnknownBaseline.
         """
+        if dry:
+            return await self._repeatedly(limits, progress, dry=True)
+        async with Eraser(self._client, self._settings).alone():
+            await self._leave_interrupted_receipt()
+            return await self._repeatedly(limits, progress, dry=False)
+
+    async def _repeatedly(self, limits: Limits, progress: Progress, *, dry: bool) -> Receipt | None:
+        receipt = Receipt(
+            id=uuid.uuid4().hex,
+            workspace=self._workspace,
+            at=to_text(self._now_ms),
+            by=self._by,
+            limits=limits.shown(),
+            removed=Removed(),
+        )
         for attempt in range(_ATTEMPTS):
             due = await self._due(limits)
-            if not due:
-                break
             try:
-                return await self._attempt(due, limits, progress, dry=dry)
-            except ChangedMeanwhile:
+                if due.seen_before and not receipt.removed.visitors:
+                    receipt = await self._remove_visitors(receipt, due.seen_before, progress, dry=dry)
+                    due = await self._due(limits)  # the rewriting has written the rejects anew
+                if due.cut or due.rejects_keep or due.feed_keep or receipt.removed.visitors:
+                    return await self._cut_and_trim(receipt, due, progress, dry=dry)
+            except (ChangedMeanwhile, Replaced) as error:
                 if attempt == _ATTEMPTS - 1:
-                    raise
+                    raise ChangedMeanwhile(str(error)) from error
+            else:
+                return None
         return None
 
     # --- what is due
@@ -141,9 +163,7 @@ class RetentionRun:
         if limits.rejects is not None:
             kept_from.append(f"{max(0, self._now_ms - limits.rejects)}-0")
         rejects_from = max(kept_from, key=position_key, default="")
-        seen_before = None
-        if limits.anonymous is not None and cut:
-            seen_before = to_text(max(0, self._now_ms - limits.anonymous))
+        seen_before = "" if limits.anonymous is None else to_text(max(0, self._now_ms - limits.anonymous))
         rejects_keep = await self._first_kept_reject(rejects_from) if rejects_from else ""
         return Due(cut, seen_before, rejects_from, rejects_keep, await self._first_kept_change(limits.feed))
 
@@ -183,7 +203,11 @@ class RetentionRun:
         return cast("list[RawEntry]", reply)
 
     async def _is_urgent(self, limits: Limits) -> bool:
-        """Whether the oldest of something is past its age by the slack."""
+        """Whether the oldest of something is past its age by the slack, or nobody has looked for old visitors for so long."""
+        if limits.anonymous is not None:
+            reply: Any = await self._client.hget(key(self._workspace, "retention"), "anonymous_at")
+            if self._now_ms - int(reply or 0) > slack_ms(limits.anonymous):
+                return True
         names: list[tuple[int | None, PublicName]] = [
             (limits.events, "events"),
             (limits.rejects, "rejects"),
@@ -202,73 +226,67 @@ class RetentionRun:
 
     # --- removing it
 
-    async def _attempt(self, due: Due, limits: Limits, progress: Progress, *, dry: bool) -> Receipt:
-        token = uuid.uuid4().hex
-        receipt = Receipt(
-            id=token,
-            workspace=self._workspace,
-            at=to_text(self._now_ms),
-            by=self._by,
-            limits=limits.shown(),
-            removed=Removed(),
-        )
+    async def _leave_interrupted_receipt(self) -> None:
+        """Leaves the receipt of a run that was killed between its steps."""
+        retention, left = key(self._workspace, "retention"), key(self._workspace, "retention-receipts")
+        pending: Any = await self._client.hget(retention, "pending")
+        if pending is None:
+            return
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.rpush(left, pending)
+        pipeline.hdel(retention, "pending")
+        await pipeline.execute()
+
+    async def _remove_visitors(self, receipt: Receipt, seen_before: str, progress: Progress, *, dry: bool) -> Receipt:
+        """The first step; returns the receipt with what it removed."""
+        unidentified = Unidentified(self._client, self._settings, await self._rules())
+        leaving = await unidentified.seen_before(seen_before, progress)
+        retention: Any = key(self._workspace, "retention")
+        if leaving is not None:
+            removed = Removed(visitors=len(leaving.visitors), erased_entries=len(leaving.plan.redacted))
+            receipt = msgspec.structs.replace(receipt, removed=removed)
+        if not dry:
+            if leaving is not None:
+                pending = _encode(msgspec.structs.replace(receipt, was_interrupted=True))
+                await cast("Any", self._client.hset(retention, "pending", pending))
+                await unidentified.remove(leaving, progress)
+                await drop_unusable_snapshots(self._client, self._workspace)
+            await cast("Any", self._client.hset(retention, "anonymous_at", self._now_ms))
+        return receipt
+
+    async def _cut_and_trim(self, receipt: Receipt, due: Due, progress: Progress, *, dry: bool) -> Receipt:
+        """The second step."""
         if not due.cut:
-            return await self._would_remove(receipt, due, None) if dry else await self._remove(receipt, due, None, "")
-        rules = IdentifierRules(await self._reader.blocked_identifiers())
-        making = Making(self._client, self._settings, rules, token)
+            return await self._would_remove(receipt, due, None) if dry else await self._remove(receipt, due, None)
+        making = Making(self._client, self._settings, await self._rules(), receipt.id)
         try:
-            prepared = await making.prepare(due.cut, due.seen_before, receipt.at, progress)
+            prepared = await making.prepare(due.cut, receipt.at, progress)
             checks = Checks(prepared.baseline.sha256, prepared.baseline.counts.entries, prepared.checked)
             receipt = msgspec.structs.replace(receipt, log_cut_at=due.cut, checks=checks)
-            if dry:
-                return await self._would_remove(receipt, due, prepared)
-            if not prepared.gone:
-                return await self._remove(receipt, due, prepared, "")
-            await self._check_gone(making, prepared, prepared.checked)
-            async with self._held(token):
-                position = await self._check_gone(making, prepared, prepared.checked)
-                return await self._remove(receipt, due, prepared, position)
+            return await (self._would_remove if dry else self._remove)(receipt, due, prepared)
         finally:
             await making.discard()
 
-    async def _check_gone(self, making: Making, prepared: Prepared, checked: str) -> str:
-        """The position of the state. Raises ChangedMeanwhile if one of the visitors that go came back up to there."""
-        position = (await self._reader.position()).stream_id
-        if named := await making.named_after(checked, position, prepared.gone):
-            raise ChangedMeanwhile(f"workspace {self._workspace}: {len(named)} of the visitors to remove came back")
-        return position
+    async def _rules(self) -> IdentifierRules:
+        return IdentifierRules(await self._reader.blocked_identifiers())
 
-    @asynccontextmanager
-    async def _held(self, token: str) -> AsyncGenerator[None]:
-        """Holds the projector back. Raises ChangedMeanwhile if a replay does."""
-        hold = key(self._workspace, "hold")
-        if not await self._client.set(hold, token, px=_HOLD_MS, nx=True):
-            raise ChangedMeanwhile(f"workspace {self._workspace}: a replay is replacing the state")
-        try:
-            yield
-        finally:
-            await self._client.register_script(_HOLD)(keys=[hold], args=[token, 0])
-
-    async def _remove(self, receipt: Receipt, due: Due, prepared: Prepared | None, position: str) -> Receipt:
+    async def _remove(self, receipt: Receipt, due: Due, prepared: Prepared | None) -> Receipt:
         """The atomic step. Raises ChangedMeanwhile if something is not as it was checked."""
         names: list[PublicName | PrivateName] = [
             *("retention", "retention-receipts", "changes", "rejects", "events", "baseline", "baseline-pieces")
         ]
         keys = [key(self._workspace, name) for name in names]
-        keys += [
-            staged_baseline_key(self._workspace, receipt.id, "pieces"),
-            staged_baseline_key(self._workspace, receipt.id, "gone"),
-        ]
-        keys += [key(self._workspace, name) for name in ("position", "hold", "visitors", "visitor-stamps", "snapshots")]
+        keys += [staged_baseline_key(self._workspace, receipt.id, "pieces"), key(self._workspace, "position")]
+        keys.append(key(self._workspace, "snapshots"))
         args: list[str | int] = [_encode(receipt), due.feed_keep, due.rejects_keep, due.rejects_from]
         if prepared is None:
-            args += ["", "", "", "", 0, 0, "", "", "", ""]
+            args += ["", "", "", "", 0, ""]
         else:
             reply: Any = await self._client.hkeys(key(self._workspace, "snapshots"))
             keys += [snapshot_key(self._workspace, each.decode()) for each in cast("list[bytes]", reply)]
             baseline, before = prepared.baseline, prepared.before
             args += [_after(due.cut), baseline.position, _encode(baseline), before.position if before is not None else ""]
-            args += [baseline.pieces, len(prepared.gone), prepared.generation, uuid.uuid4().hex, receipt.id, position]
+            args += [baseline.pieces, prepared.generation]
         answer: bytes = await self._client.register_script(_CUT)(keys=keys, args=args)
         if answer.startswith(b"changed: "):
             raise ChangedMeanwhile(f"workspace {self._workspace}: {answer.decode()} was replaced while the cut was prepared")
@@ -279,9 +297,9 @@ class RetentionRun:
         entries = 0 if prepared is None else prepared.baseline.counts.entries
         if prepared is not None and prepared.before is not None:
             entries -= prepared.before.counts.entries
-        removed = Removed(
+        removed = msgspec.structs.replace(
+            receipt.removed,
             log_entries=entries,
-            visitors=0 if prepared is None else len(prepared.gone),
             rejects=await self._count_before("rejects", due.rejects_keep),
             feed_entries=await self._count_before("changes", due.feed_keep),
         )
