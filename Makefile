@@ -94,6 +94,20 @@ INJECTION_CASES ?= 100000
 injections: $(STAMP) ## ask the directory hostile questions, on SQLite and PostgreSQL (INJECTION_CASES)
 	KINFOLD_INJECTION_CASES=$(INJECTION_CASES) $(BIN)/python -m pytest tests/directory/test_injection.py --timeout 7200
 
+# As `make attack ATTACK_ARGS="--only gzip"`; `--help` lists the rest.
+ATTACK_ARGS ?=
+
+.PHONY: attack
+attack: $(STAMP) ## attack a gateway, a projector and a server of its own, on loopback, and print what each attack did (ATTACK_ARGS)
+	$(BIN)/python -m tests.attack $(ATTACK_ARGS)
+
+# As `make fuzz FUZZ_CASES=50000`.
+FUZZ_CASES ?= 1000000
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## try random bytes wherever bytes come from outside, a million cases (FUZZ_CASES)
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 36000
+
 # About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
 FAILOVER_ROUNDS ?= 5
 FAILOVER_S ?= 120

@@ -3,8 +3,9 @@
     python benchmarks/workspaces.py [--events 40000] [--rounds 5] [--json FILE]
 
 The middle population and the mix of `live.py` are spread evenly. Each case has its own server and projector. All of them run
-from the beginning, and those that are not being measured are paused, so that the cases can take turns. Ratios are relative
-to one workspace.
+from the beginning, and those that are not being measured are paused, so that the cases can take turns. A projector that was
+paused has lost its leases and its connections, so it folds an event in each workspace before it is measured. Ratios are
+relative to one workspace.
 """
 
 import argparse
@@ -45,12 +46,13 @@ class Way:
 
     def round(self, events: int) -> None:
         """Fold `events` events, spread evenly over the workspaces."""
-        drawn, each = uniform(self._visitors), events // len(self.names)
+        drawn = uniform(self._visitors)
 
-        def append_all() -> dict[str, str]:
-            return {name: append(self.server.socket, name, self._producers[name].mix(drawn, each)) for name in self.names}
+        def append_to_each(count: int) -> dict[str, str]:
+            return {name: append(self.server.socket, name, self._producers[name].mix(drawn, count)) for name in self.names}
 
-        self.rounds.append(measure_fold(self.server, self.projectors, append_all))
+        self.projectors[0].fold(append_to_each(1))
+        self.rounds.append(measure_fold(self.server, self.projectors, lambda: append_to_each(events // len(self.names))))
 
 
 def figures(ways: dict[str, Way], events: int) -> list[Figure]:

@@ -18,7 +18,7 @@ visitors = kinfold.Producer(
 
 settings.configure(
     ROOT_URLCONF=__name__,
-    SECRET_KEY="an example",  # noqa: S106  nothing is signed with it
+    SECRET_KEY=os.environ.get("APP_SECRET", "only for this example"),
     ALLOWED_HOSTS=["localhost", "127.0.0.1"],
     MIDDLEWARE=["kinfold.django.VisitorMiddleware"],
     KINFOLD={"producer": visitors},

@@ -28,7 +28,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
-app.add_middleware(VisitorMiddleware, producer=visitors)
+app.add_middleware(VisitorMiddleware, producer=visitors, secret=os.environ.get("APP_SECRET", "only for this example"))
 
 
 @app.get("/")

@@ -18,7 +18,8 @@ visitors = kinfold.Producer(
 )
 
 app = Flask(__name__)
-app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)  # type: ignore[method-assign]
+secret = os.environ.get("APP_SECRET", "only for this example")
+app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors, secret=secret)  # type: ignore[method-assign]
 
 
 @app.get("/")

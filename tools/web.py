@@ -4,9 +4,10 @@
 
 | made | for |
 |---|---|
-| `services/kinfold_services/gateway/web/kinfold.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
+| `services/kinfold_services/gateway/web/*.js` | `<script>`; in the repository, so that no clone needs Node to serve it |
 | `services/kinfold_services/gateway/screen/static/vendor` | the screen: htmx and its SSE extension, with their licences |
 | `clients/browser/dist`, `clients/react/dist` | npm: an ES module and its types |
+| `examples/support_inbox/dist` | the pages of the example |
 
 `--into` writes only the first two, into another directory. Node comes from the wheel that the dev extra installs, else from
 PATH. npm installs what `clients/**/package.json` name, in exact versions, into `clients/node_modules`.
@@ -27,8 +28,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 CLIENTS: Final = ROOT / "clients"
+INBOX: Final = ROOT / "examples/support_inbox"
 SERVED: Final = ROOT / "services/kinfold_services/gateway/web"
 SCRIPT: Final = "kinfold.js"
+LIVE_SCRIPT: Final = "kinfold-live.js"
+"""The script with the visitor's live contact, which the other one leaves out to be small."""
 
 VENDOR: Final = ROOT / "services/kinfold_services/gateway/screen/static/vendor"
 VENDORED: Final = {
@@ -59,6 +63,7 @@ def main() -> int:
         install()
         if into is None:
             build_packages()
+            build_inbox()
         build_script(into or SERVED)
         copy_vendored(into or VENDOR)
     except NoNode as error:
@@ -136,16 +141,24 @@ def build_packages() -> None:
             shutil.rmtree(target, ignore_errors=True)
             _run("tsc", "-p", name)
             without = [f"--external:{each}" for each in external]
-            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", *without)
+            bundle(CLIENTS / name / "src/index.ts", target / "index.js", "--format=esm", "--define:LIVE=true", *without)
 
 
 def _is_source(path: Path) -> bool:
     return path.is_file() and not {"dist", "node_modules"} & set(path.parts)
 
 
+def build_inbox() -> None:
+    """Bundle the pages of the example `support_inbox`. Raises CalledProcessError."""
+    options = ("--format=esm", "--jsx=automatic", '--define:process.env.NODE_ENV="production"', f"--outdir={INBOX / 'dist'}")
+    pages = [str(INBOX / f"{name}.jsx") for name in ("customer", "agent")]
+    _run("esbuild", *pages, *_BUNDLED, *options)
+
+
 def build_script(directory: Path) -> None:
-    """Write the script for `<script>` into a directory. Raises CalledProcessError."""
-    bundle(CLIENTS / "browser/src/script.ts", directory / SCRIPT, "--format=iife")
+    """Write the scripts for `<script>` into a directory. Raises CalledProcessError."""
+    for name, live in ((SCRIPT, "false"), (LIVE_SCRIPT, "true")):
+        bundle(CLIENTS / "browser/src/script.ts", directory / name, "--format=iife", f"--define:LIVE={live}")
 
 
 def copy_vendored(directory: Path) -> None:
@@ -161,7 +174,8 @@ def bundle(source: Path, target: Path, *options: str) -> None:
 
 
 def _run(program: str, *arguments: str) -> None:
-    subprocess.run([CLIENTS / "node_modules/.bin" / program, *arguments], cwd=CLIENTS, env=environment(), check=True)
+    env = {**environment(), "NODE_PATH": str(CLIENTS / "node_modules")}  # for sources that are not below CLIENTS
+    subprocess.run([CLIENTS / "node_modules/.bin" / program, *arguments], cwd=CLIENTS, env=env, check=True)
 
 
 def _npm(env: dict[str, str]) -> list[str]:

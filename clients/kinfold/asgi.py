@@ -2,8 +2,8 @@
 
     from kinfold.asgi import VisitorMiddleware, identify, reset
 
-    app.add_middleware(VisitorMiddleware, producer=visitors)                            # Starlette, FastAPI
-    Litestar(..., middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors)],  # Litestar
+    app.add_middleware(VisitorMiddleware, producer=visitors, secret=SECRET)                            # Starlette, FastAPI
+    Litestar(..., middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors, secret=SECRET)],  # Litestar
              on_shutdown=[lambda: visitors.close()])
 
 See `examples/fastapi_app.py`, and `kinfold.web.tracking` for what is published.
@@ -51,7 +51,7 @@ class VisitorMiddleware:
     >>> from kinfold.asgi import VisitorMiddleware
     >>> async def app(scope, receive, send): ...
     >>> visitors = kinfold.Producer("redis://localhost:6379/0")
-    >>> app = VisitorMiddleware(app, producer=visitors, cookie="visitor")
+    >>> app = VisitorMiddleware(app, producer=visitors, secret="from your configuration", cookie="visitor")
     """
 
     def __init__(self, app: App, producer: web.Publisher, **settings: Unpack[web.Settings]) -> None:

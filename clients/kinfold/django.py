@@ -4,7 +4,7 @@
     MIDDLEWARE = [..., "kinfold.django.VisitorMiddleware"]
     KINFOLD = {"producer": kinfold.Producer("redis://localhost:6379/0", workspace="acme"), "cookie": "visitor"}
 
-`producer` may also be a dotted path to one. The other keys are those of `kinfold.web.Settings`.
+`producer` may also be a dotted path to one. The other keys are those of `kinfold.web.Settings`. SECRET_KEY signs the cookie.
 See `examples/django_app.py`, and `kinfold.web.tracking` for what is published.
 
 Under an ASGI server that ends by the signal that stopped it (uvicorn), `atexit` does not run. This sends the last events:
@@ -80,6 +80,8 @@ def _configured() -> web.Tracking:
     if producer is None:
         raise ImproperlyConfigured("KINFOLD: expected a kinfold.Producer or the dotted path to one as 'producer', got none")
     load = cast("Any", module_loading).import_string
+    if "secret" not in given:
+        given["secret"] = settings.SECRET_KEY
     return web.Tracking(load(producer) if isinstance(producer, str) else producer, cast("web.Settings", given))
 
 

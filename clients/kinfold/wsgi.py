@@ -2,7 +2,7 @@
 
     from kinfold.wsgi import VisitorMiddleware, identify, reset
 
-    app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors)
+    app.wsgi_app = VisitorMiddleware(app.wsgi_app, producer=visitors, secret=SECRET)
 
 See `examples/flask_app.py`, and `kinfold.web.tracking` for what is published.
 """
@@ -31,7 +31,7 @@ class VisitorMiddleware:
     >>> from kinfold.wsgi import VisitorMiddleware
     >>> def app(environ, start_response): ...
     >>> visitors = kinfold.Producer("redis://localhost:6379/0")
-    >>> app = VisitorMiddleware(app, producer=visitors, secure=False)
+    >>> app = VisitorMiddleware(app, producer=visitors, secret="from your configuration", secure=False)
     """
 
     def __init__(self, app: "WSGIApplication", producer: web.Publisher, **settings: Unpack[web.Settings]) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from kinfold_projections.entries import Entry
 from kinfold_projections.metadata import changed_keys
+from kinfold_projections.outcomes import FOLDED, NO_OP, STALE, Outcome
 from kinfold_projections.records import ContactRecord
 from kinfold_projections.state import State
 from kinfold_schemas.changes import Change, ContactChange, ContactSeen
@@ -36,7 +37,8 @@ class ChangeWriter(msgspec.Struct, gc=False):
     state: State
     entry: Entry
     about: ContactRecord | None
-    """The contact that the entry names or comes from: its changes widen its seen times. None: an erased one."""
+    """The contact that the entry names or comes from: its changes widen its seen times. None for a correction,
+    and for an erased contact."""
     told: bool = False
     changes: list[Change] = []
     """Empty where the state tells nothing; `told` says whether there was any."""
@@ -58,3 +60,15 @@ class ChangeWriter(msgspec.Struct, gc=False):
                 contact_id=contact.id, version=contact.version, at=entry.at, cause=entry.id, contact=encoded, **more
             )
             self.changes.append(told)
+
+
+def outcome_of(
+    entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False, untrusted: int = 0
+) -> Outcome:
+    """The outcome of an entry that was not refused: what the writer told, or whether anything else is other than it was."""
+    if writer is not None and writer.told:
+        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked, untrusted=untrusted)
+    outcome = FOLDED if folded else STALE if late else NO_OP
+    if entry.names.blocked or untrusted:
+        return msgspec.structs.replace(outcome, blocked=entry.names.blocked, untrusted=untrusted)
+    return outcome

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from kinfold_schemas.changes import Correction
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.positions import position_key
 
@@ -35,6 +36,7 @@ class FeedChange(msgspec.Struct, rename="camel", gc=False):
     email: str | None = None
     held_by: str | None = None
     reason: str | None = None
+    correction: Correction | None = None
 
 
 class FeedEntry(msgspec.Struct, gc=False):

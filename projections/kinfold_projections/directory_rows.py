@@ -67,13 +67,22 @@ class Settle(msgspec.Struct, gc=False):
     is_gone: bool = False
 
 
+class Dismiss(msgspec.Struct, gc=False):
+    """A correction settled the conflict of a contact about an address, which the other contact keeps."""
+
+    contact_id: str
+    email_key: str
+    held_by: str
+    at: str
+
+
 class Erase(msgspec.Struct, frozen=True, gc=False):
     """The contact was erased: every row that is about it goes, and what other rows tell of it."""
 
     contact_id: str
 
 
-Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle | Erase
+Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle | Dismiss | Erase
 
 
 class Rows(msgspec.Struct):
@@ -181,11 +190,15 @@ def changed_columns(old: Contact, new: Contact) -> tuple[str, ...]:
     return tuple(columns)
 
 
+NO_CONTACT: Final = ""
+"""The contact in the row of a link to none: a correction unlinked the visitor."""
+
+
 def link_rows(visitor_id: str, links: Sequence[Link]) -> Iterator[Row]:
     """The whole history of a visitor."""
     for number, link in enumerate(links):
         until = links[number + 1].since if number + 1 < len(links) else None
-        yield {"visitor_id": visitor_id, "contact_id": link.contact_id, "since": link.since, "until": until}
+        yield {"visitor_id": visitor_id, "contact_id": link.contact_id or NO_CONTACT, "since": link.since, "until": until}
 
 
 # --- from changes to rows -------------------------------------------------------------------------------------------------
@@ -235,11 +248,15 @@ def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> 
             rows.timeline.append(timeline_row(entry, known))
             _tell_identifiers(rows, entry, known)
             if change.type == "VisitorLinked":
-                _link(rows, change, last_links)
+                _link(rows, change, change.contact_id, last_links)
+            elif change.type == "VisitorUnlinked" and change.next_contact_id is None:
+                _link(rows, change, NO_CONTACT, last_links)
             elif change.type == "ContactsMerged" and change.merged_contact_id is not None:
                 _merge(rows, entry, change.merged_contact_id)
             elif change.type == "IdentityConflict" and change.email is not None:
                 rows.steps.append(AddConflict(_conflict_row(entry, change.email)))
+            elif change.type == "ConflictDismissed" and change.email is not None:
+                rows.steps.append(Dismiss(change.contact_id, email_key(change.email), change.held_by or "", change.at))
         contact = entry.contact
         rows.contacts[change.contact_id] = None if contact is None else Living(contact, bytes(change.contact).decode())
     return rows
@@ -312,14 +329,14 @@ def _merge(rows: Rows, entry: FeedEntry, merged_id: str) -> None:
     rows.contacts[merged_id] = None
 
 
-def _link(rows: Rows, change: FeedChange, last_links: dict[str, Row]) -> None:
+def _link(rows: Rows, change: FeedChange, contact_id: str, last_links: dict[str, Row]) -> None:
     visitor_id = change.visitor_id
     if visitor_id is None:
         return
-    row: Row = {"visitor_id": visitor_id, "contact_id": change.contact_id, "since": change.at, "until": None}
+    row: Row = {"visitor_id": visitor_id, "contact_id": contact_id, "since": change.at, "until": None}
     earlier = last_links.get(visitor_id)
     if earlier is not None and earlier["since"] == change.at:
-        earlier["contact_id"] = change.contact_id
+        earlier["contact_id"] = contact_id
         return
     if earlier is not None:
         earlier["until"] = change.at

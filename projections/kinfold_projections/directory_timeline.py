@@ -88,6 +88,8 @@ def _rule(change: FeedChange) -> str:
     """The rule of the contract, or several, in words."""
     if change.cause == REPLAY:
         return rules.REPLAY
+    if change.correction is not None:
+        return rules.corrected(change.correction)
     if change.type == "IdentityConflict":
         return rules.FUSE if change.reason == "too-many-merges" else rules.HELD
     if (rule := _RULES.get(change.type)) is not None:

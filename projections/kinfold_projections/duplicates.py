@@ -237,7 +237,7 @@ def erased_id(salt: str, event_id: str) -> str:
 
 
 def erased_content(salt: str, entry: Entry) -> str:
-    """The hash of an event's id and content, by which a resend of an erased event is found."""
+    """The hash of an event's id and content. It tells a resend of an erased event."""
     said = b"%b\0%d" % (entry.event_id.encode(), _digest_of(entry.data))
     return hashlib.blake2b(said, digest_size=16, key=salt.encode()).hexdigest()
 

@@ -10,8 +10,9 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from kinfold_projections.changes import ChangeWriter, changed_fields
+from kinfold_projections.changes import ChangeWriter, changed_fields, outcome_of
 from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.corrections import identity_corrected, lose_identifiers
 from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import NEVER_OCCURRED, BadEntry, Entry
 from kinfold_projections.identity import (
@@ -24,10 +25,11 @@ from kinfold_projections.identity import (
     take_external_id,
     take_profile,
 )
-from kinfold_projections.linking import UNLINKED, Linking, link_visitor
+from kinfold_projections.linking import UNLINKED, Linking, is_unlinked_after, link_visitor
 from kinfold_projections.links import holder_at
-from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
-from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, STALE, Outcome, rejected
+from kinfold_projections.metadata import NO_METADATA, Metadata
+from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, Outcome, rejected
+from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import NO_STAMPS, TRUSTED, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_schemas.changes import (
@@ -42,11 +44,10 @@ from kinfold_schemas.changes import (
 )
 from kinfold_schemas.contacts import ERASED, MergedContact
 from kinfold_schemas.events import (
-    MAX_METADATA_KEYS,
-    MAX_UNTRUSTED_KEYS,
     Erased,
     ErasedConflict,
     EventsExcluded,
+    IdentityCorrected,
     MetadataSet,
     SubjectErased,
     VisitorIdentified,
@@ -94,10 +95,10 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
         visitor.context, visitor.context_ms = event.context, at_ms
         if len(entry.data) > LARGE_BYTES:
             state.weigh_visitor(visitor_id, len(entry.data))
-    link = holder_at(visitor.links, entry.at)
-    if link is None or entry.seen_at is not entry.at:
+    holder_id = holder_at(visitor.links, entry.at)
+    if holder_id is None or entry.seen_at is not entry.at:
         return FOLDED
-    contact = state.holder(link.contact_id)
+    contact = state.holder(holder_id)
     if contact is None:
         return FOLDED  # an erased contact is not seen
     presence_ms = state.contact_stamps[contact.id].presence_ms
@@ -108,7 +109,7 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactSeen, contact)
-    return _outcome(entry, writer)
+    return outcome_of(entry, writer)
 
 
 # --- MetadataSet
@@ -119,10 +120,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  #
     contact: ContactRecord | None
     if visitor_id is not None:
         visitor = state.visitors.get(visitor_id)
-        link = holder_at(visitor.links, entry.at) if visitor is not None else None
-        if link is None:
+        holder_id = holder_at(visitor.links, entry.at) if visitor is not None else None
+        if holder_id is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
-        contact = state.holder(link.contact_id)
+        contact = state.holder(holder_id)
         if contact is None:
             return NO_OP  # nothing is kept of an erased contact
     else:
@@ -131,10 +132,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  #
             return rejected(target)
         contact = target
 
-    patched = _patched(_metadata_of(state, contact), entry, event)
-    if type(patched) is Rejection:
-        return rejected(patched)
-    metadata, keys, late, untrusted = patched
+    result = patched(metadata_of(state, contact), entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, keys, late, untrusted = result
     if contact is None:
         return _create_for_metadata(state, entry, event, metadata)
     if visitor_id is not None:
@@ -147,10 +148,10 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  #
         late, untrusted = late or is_late, untrusted + kept
         changed = changed_fields(before, contact) + changed
     if not changed:
-        return _outcome(entry, late=late, untrusted=untrusted)
+        return outcome_of(entry, late=late, untrusted=untrusted)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
-    return _outcome(entry, writer, untrusted=untrusted)
+    return outcome_of(entry, writer, untrusted=untrusted)
 
 
 def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection | None:
@@ -173,15 +174,19 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadat
     take_profile(contact, state.put_metadata(contact, metadata), event, entry.stamp)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactCreated, contact)
-    return _outcome(entry, writer)
+    return outcome_of(entry, writer)
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
     """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
-    patched = _patched(_anonymous_metadata(state, visitor_id), entry, event)
-    if type(patched) is Rejection:
-        return rejected(patched)
-    metadata, changed, late, untrusted = patched
+    known = state.visitors.get(visitor_id)
+    if known is not None and known.contact_id is not None:  # it was unlinked at that time, and is a contact's again
+        state.visitor(visitor_id, entry.seen_at)
+        return outcome_of(entry, late=True)
+    result = patched(_anonymous_metadata(state, visitor_id), entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, changed, late, untrusted = result
     visitor = state.visitor(visitor_id, entry.seen_at)
     stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
     before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
@@ -189,7 +194,7 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
     folded = bool(changed) or before != (visitor.name, visitor.image)
-    return _outcome(entry, late=late or is_late, folded=folded, untrusted=untrusted + kept)
+    return outcome_of(entry, late=late or is_late, folded=folded, untrusted=untrusted + kept)
 
 
 # --- VisitorIdentified
@@ -201,7 +206,7 @@ def _visitor_identified(
     """`conflict`: the event also named an address of a person who was erased."""
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
-    anonymous = _anonymous(state, names.visitor_id)
+    anonymous = _anonymous(state, names.visitor_id, entry)
     combined = _identified_metadata(state, entry, event, decision, anonymous)
     if type(combined) is Rejection:  # only this can refuse the event
         return rejected(combined)
@@ -229,9 +234,9 @@ def _visitor_identified(
         linking, untrusted = UNLINKED, untrusted + 1
 
     writer = ChangeWriter(state, entry, contact)
-    _tell(writer, decision, before, linking)
+    _tell(writer, contact, decision, before, linking)
     _tell_erased_conflict(writer, contact, conflict)
-    return _outcome(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
+    return outcome_of(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
 
 
 def _identified_metadata(
@@ -243,19 +248,19 @@ def _identified_metadata(
     """
     joining: list[Metadata] = []
     if decision.rule == "merges":
-        joining.append(_metadata_of(state, decision.other))
+        joining.append(metadata_of(state, decision.other))
     if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
     if not joining and not event.metadata and not event.unset:
         return NO_METADATA, False, 0
-    metadata = _metadata_of(state, decision.target)
+    metadata = metadata_of(state, decision.target)
     for other in joining:
         metadata = metadata.combine(other)
-    patched = _patched(metadata, entry, event, joins=bool(joining))
-    if type(patched) is Rejection:
-        return patched
-    metadata, _, late, untrusted = patched
+    result = patched(metadata, entry, event, joins=bool(joining))
+    if type(result) is Rejection:
+        return result
+    metadata, _, late, untrusted = result
     return metadata, late, untrusted
 
 
@@ -267,18 +272,16 @@ def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: Conta
     visitor_id = entry.names.visitor_id
     if visitor_id is None:
         return UNLINKED
+    visitor = state.visitor(visitor_id, entry.seen_at)
     if entry.stamp < TRUSTED and event.visitor_proven is not True:
-        visitor = state.visitor(visitor_id, entry.seen_at)
-        link = holder_at(visitor.links, entry.at)
-        if link is not None and state.find(link.contact_id) != contact.id:
+        holder_id = holder_at(visitor.links, entry.at)
+        if holder_id is not None and state.find(holder_id) != contact.id:
             return None
-    return link_visitor(state, contact, visitor_id, entry)
+    return link_visitor(state, contact, visitor, visitor_id, entry)
 
 
-def _tell(writer: ChangeWriter, decision: Decision, before: ContactRecord, linking: Linking) -> None:
+def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking) -> None:
     """Tells the changes of an identification, in the order of the table in contract section 6."""
-    contact = writer.about
-    assert contact is not None  # noqa: S101  an identification is about a living contact
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
         writer.tell(ContactCreated, contact)
@@ -318,7 +321,8 @@ def _tell_conflict(
 ) -> None:
     """`conflict`: the key of the address, the contact that holds it, and the reason."""
     state = writer.state
-    if state.contact_stamps[contact.id].conflict != conflict:  # a page says it at every view: that is no news
+    told = state.contact_stamps[contact.id]
+    if told.conflict != conflict and conflict[:2] not in (told.dismissed or ()):  # a page says it at every view
         state.stamps_of(contact).conflict = conflict
         writer.tell(IdentityConflict, contact, email=email, held_by=conflict[1], reason=conflict[2])
 
@@ -326,14 +330,13 @@ def _tell_conflict(
 # --- their parts
 
 
-def _metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
-    return NO_METADATA if contact is None else Metadata(contact.metadata, state.contact_stamps[contact.id].metadata)
-
-
-def _anonymous(state: State, visitor_id: str | None) -> _Anonymous | None:
-    """The visitor, where it brings something to the contact that identifies it first."""
+def _anonymous(state: State, visitor_id: str | None, entry: Entry) -> _Anonymous | None:
+    """The visitor, where it brings something to the contact that the event makes its contact."""
     visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
-    if visitor_id is None or visitor is None or visitor.links or (stamps := state.visitor_stamps.get(visitor_id)) is None:
+    if visitor_id is None or visitor is None or visitor.contact_id is not None:
+        return None
+    stamps = state.visitor_stamps.get(visitor_id)
+    if stamps is None or (visitor.links and is_unlinked_after(visitor, stamps, entry)):
         return None
     return visitor, stamps
 
@@ -343,79 +346,39 @@ def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
     return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
 
 
-def _patched(
-    metadata: Metadata, entry: Entry, event: MetadataSet | VisitorIdentified, *, joins: bool = False
-) -> tuple[Metadata, list[str], bool, int] | Rejection:
-    """Metadata after an event's patch, the keys that differ, whether any came too late, and how many a page may not change.
-
-    With `joins`, several things have come together, and the greatest stamps stay. Else too many keys are a rejection.
-    """
-    values, unset, untrusted = event.metadata, event.unset, 0
-    if entry.stamp < TRUSTED:
-        values, unset, untrusted = metadata.permitted(values, unset)
-    after, changed, late = metadata.patch(values, unset, entry.stamp)
-    if joins:
-        return after.bounded(), [], late, untrusted
-    if len(after.values) > MAX_METADATA_KEYS or entry.stamp < TRUSTED:
-        fitting = _fitting(after, entry)
-        if type(fitting) is Rejection:
-            return fitting
-        if fitting is not after:
-            after, changed = fitting, changed_keys(metadata.values, fitting.values)
-    return after, changed, late, untrusted
-
-
-def _fitting(metadata: Metadata, entry: Entry) -> Metadata | Rejection:
-    """The metadata of a contact or a visitor within its limits (contract section 2). The keys of pages make room for others."""
-    count, untrusted = len(metadata.values), metadata.untrusted()
-    if entry.stamp >= TRUSTED:
-        if count - untrusted <= MAX_METADATA_KEYS:
-            return metadata.bounded()
-        expected, count = f"at most {MAX_METADATA_KEYS} keys in a contact", count - untrusted
-    elif untrusted > MAX_UNTRUSTED_KEYS:
-        expected, count = f"at most {MAX_UNTRUSTED_KEYS} keys from pages in a contact", untrusted
-    elif count > MAX_METADATA_KEYS:
-        expected = f"at most {MAX_METADATA_KEYS} keys in a contact"
-    else:
-        return metadata
-    return Rejection("invalid", "metadata", expected, f"{count} keys")
-
-
-def _outcome(
-    entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False, untrusted: int = 0
-) -> Outcome:
-    if writer is not None and writer.told:
-        return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked, untrusted=untrusted)
-    outcome = FOLDED if folded else STALE if late else NO_OP
-    if entry.names.blocked or untrusted:
-        return msgspec.structs.replace(outcome, blocked=entry.names.blocked, untrusted=untrusted)
-    return outcome
-
-
 # --- what an erasure writes
 
 
 def _erased(state: State, entry: Entry, event: Erased) -> Outcome:
-    """What an entry of an erased person did to others (contract section 10)."""
-    if event.kept is not None:
+    """What is left of an entry after an erasure: what it did to others (contract section 10)."""
+    if type(event.kept) is VisitorIdentified:
         return _visitor_identified(state, entry, event.kept, event.conflict)
+    if type(event.kept) is IdentityCorrected:
+        return identity_corrected(state, entry, event.kept, event.conflict)
     if event.contact_id is None:
         return NO_OP
     state.put_erased(event.contact_id)
     contact = state.contacts[event.contact_id]
-    if event.visitor_id is None or type(contact) is not MergedContact or contact.merged_into != ERASED:
+    if type(contact) is not MergedContact or contact.merged_into != ERASED:
         return NO_OP
-    linking = link_visitor(state, contact, event.visitor_id, entry)
     writer = ChangeWriter(state, entry, None)
+    if event.taken_external_id is not None or event.taken_email is not None:
+        lose_identifiers(writer)
+    if event.visitor_id is None:
+        return outcome_of(entry, writer)
+    visitor = state.visitor(event.visitor_id, entry.seen_at)
+    linking = link_visitor(state, None if event.unlinks else contact, visitor, event.visitor_id, entry)
+    if event.unlinks and linking.moved:
+        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved and linking.previous is not None:
         writer.tell(VisitorUnlinked, linking.previous, visitor_id=event.visitor_id, next_contact_id=contact.id)
-    return _outcome(entry, writer, folded=linking.folded)
+    return outcome_of(entry, writer, folded=linking.folded)
 
 
 def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outcome:
-    return NO_OP  # a record: the entries that it names were rewritten, or are as they are read
+    return NO_OP  # a record: the entries that it names were rewritten
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
@@ -429,4 +392,5 @@ _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {
     EventsExcluded: _events_excluded,
     Erased: _erased,
     SubjectErased: _subject_erased,
+    IdentityCorrected: identity_corrected,
 }

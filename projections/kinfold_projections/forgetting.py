@@ -46,6 +46,9 @@ def forget(state: State, members: set[str], people: Belongings, token: Callable[
         if stamps.conflict is not None and stamps.conflict[1] in people.contacts:
             address, holder, reason = stamps.conflict
             stamps.conflict = (token(address), holder, reason)
+        if stamps.dismissed:
+            told = stamps.dismissed
+            stamps.dismissed = [(token(each) if holder in people.contacts else each, holder) for each, holder in told]
 
 
 def _forget_times_of(state: State, visitor_id: str, people: Belongings) -> None:

@@ -152,4 +152,4 @@ def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: En
     contact.widen(merged.first_seen_at, merged.last_seen_at)
     contact.created_at = min(contact.created_at, merged.created_at)
     own.presence_ms = max(own.presence_ms, theirs.presence_ms)
-    own.merges += 1
+    own.merges += theirs.merges + 1

@@ -1,6 +1,7 @@
 """Whose a visitor was, and when: its link history (contract section 5, Linking).
 
 A history is a list of links by `since`; each holds until the next begins, and the first also covers what came before it.
+A link to None is a correction's: the visitor was no contact's from then on.
 `confirmed` stands beside it, in step: the times in ms at which an event confirmed a link. A late link to another contact
 holds until the next confirmation. Everything here asks "the same contact?" through `find`, which follows tombstones.
 """
@@ -27,16 +28,16 @@ AS_ONE_MS: Final = 60_000
 _since = attrgetter("since")
 
 
-def holder_at(links: list[Link], at: str) -> Link | None:
-    """The link that holds at a time; None where there is none at all."""
+def holder_at(links: list[Link], at: str) -> str | None:
+    """The id of the contact whose the visitor was at a time, as the link names it; None where it was no contact's."""
     if not links:
         return None
     if at >= links[-1].since:  # nearly always
-        return links[-1]
-    return links[max(0, bisect_right(links, at, key=_since) - 1)]
+        return links[-1].contact_id
+    return links[max(0, bisect_right(links, at, key=_since) - 1)].contact_id
 
 
-def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -> History:
+def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: Find) -> History:
     """The history after an event said that from `at` on (the same time in two forms) the visitor is the contact's.
 
     Last write wins by effective time here too. Where the link that held at `at` was confirmed later, the event does not end it
@@ -48,7 +49,7 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
     index = len(links) if at >= links[-1].since else bisect_right(links, at, key=_since)
     if index:
         before, times = links[index - 1], confirmed[index - 1]
-        if before.contact_id == contact_id or find(before.contact_id) == contact_id:
+        if before.contact_id == contact_id or _is_now(before, contact_id, find):
             if (again := _confirmed(before.since, times, at_ms)) is times:
                 return history
             confirmed = confirmed.copy()
@@ -56,18 +57,23 @@ def linked(history: History, contact_id: str, at: str, at_ms: int, find: Find) -
             return links, confirmed
         if times and times[-1] > at_ms:
             cut = bisect_right(times, at_ms)
-            resumed = Link(find(before.contact_id), to_text(times[cut]))
+            resumed = Link(before.contact_id and find(before.contact_id), to_text(times[cut]))
             return (
                 [*links[:index], Link(contact_id, at), resumed, *links[index:]],
                 [*confirmed[: index - 1], times[:cut], [], times[cut + 1 :], *confirmed[index:]],
             )
-    if index < len(links) and find(links[index].contact_id) == contact_id:  # the contact's next link begins earlier
+    if index < len(links) and _is_now(links[index], contact_id, find):  # the contact's next link begins earlier
         times = _thinned(at, [text_ms(links[index].since), *confirmed[index]])
         return (
             [*links[:index], Link(contact_id, at), *links[index + 1 :]],
             [*confirmed[:index], times, *confirmed[index + 1 :]],
         )
     return [*links[:index], Link(contact_id, at), *links[index:]], [*confirmed[:index], [], *confirmed[index:]]
+
+
+def _is_now(link: Link, contact_id: str | None, find: Find) -> bool:
+    """Whether a link is to the living contact, or to one that was merged into it; or both are to no contact."""
+    return (None if link.contact_id is None else find(link.contact_id)) == contact_id
 
 
 def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:

@@ -12,7 +12,7 @@ import msgspec
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.state import State
 from kinfold_schemas.contacts import ERASED, MergedContact
-from kinfold_schemas.events import Erased, VisitorIdentified
+from kinfold_schemas.events import Erased, IdentityCorrected, VisitorIdentified
 
 
 class Missing(msgspec.Struct):
@@ -42,15 +42,18 @@ def missing(state: State, entries: Sequence[Entry | BadEntry]) -> Missing:
             found.external_ids[external_id] = None
         if (email_key := names.email_key) is not None and email_key not in emails:
             found.emails[email_key] = None
-        if (contact_id := names.contact_id) is not None and contact_id not in contacts:
-            found.contacts[contact_id] = None
+        if (contact_id := names.contact_id) is not None:
+            if contact_id not in contacts:
+                found.contacts[contact_id] = None
+            if (merged_id := names.merge_contact_id) is not None and merged_id not in contacts:
+                found.contacts[merged_id] = None
     return found
 
 
 def contacts_behind(state: State, loaded: Missing) -> Iterable[str]:
     """The contacts that what was loaded refers to."""
     visitors = [visitor for each in loaded.visitors if (visitor := state.visitors.get(each)) is not None]
-    ids = dict.fromkeys([link.contact_id for visitor in visitors for link in visitor.links])
+    ids = dict.fromkeys([link.contact_id for visitor in visitors for link in visitor.links if link.contact_id is not None])
     ids.update(dict.fromkeys([held for each in loaded.external_ids if (held := state.external_ids.get(each)) is not None]))
     ids.update(dict.fromkeys([held for each in loaded.emails if (held := state.emails.get(each)) is not None]))
     ids.update(loaded.contacts)
@@ -70,13 +73,16 @@ def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict
     """The contacts that may lose or reorder listed visitors in this batch, and how many: those have to know who comes next."""
     leaving: dict[str, int] = {}
     for entry in entries:
-        if type(entry) is not Entry or (type(entry.event) is not VisitorIdentified and type(entry.event) is not Erased):
+        if type(entry) is not Entry:
+            continue
+        kind = type(entry.event)
+        if kind is not VisitorIdentified and kind is not IdentityCorrected and kind is not Erased:
             continue
         visitor = state.visitors.get(entry.names.visitor_id or "")
         if visitor is None or not visitor.links:
             continue
         last = visitor.links[-1]
-        holder = state.holder(last.contact_id)
+        holder = None if last.contact_id is None else state.holder(last.contact_id)
         if holder is None or holder.visitor_count <= len(holder.visitor_ids):
             continue
         x = state.external_ids.get(entry.names.external_id or "")

@@ -7,7 +7,8 @@
 So on a shared browser each user has their own events. Contacts that were merged are one person, also before the merge.
 
 An event may also name a second person: an address that another contact keeps (a conflict), or a visitor that another contact
-keeps (a page's link that was dropped). Such an entry belongs to its contact, and only mentions the other one.
+keeps (a page's link that was dropped). A correction may take an identifier from another contact, or be refused because of one.
+Such an entry belongs to its contact, and only mentions the other one.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,10 +20,12 @@ from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.fold import evolve
 from kinfold_projections.identity import decide
+from kinfold_projections.linking import is_unlinked_after
 from kinfold_projections.links import holder_at
+from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
-from kinfold_schemas.events import Erased, MetadataSet, VisitorIdentified
+from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, VisitorIdentified
 
 _Owners = str | tuple[str, ...]
 """The contacts that an identifier belonged to. Nearly always one."""
@@ -32,13 +35,24 @@ class Mention(msgspec.Struct, frozen=True, gc=False):
     """An entry of another person that names this one."""
 
     entry: str
-    field: Literal["email", "visitorId"]
+    field: Literal["email", "visitorId", "all"]
+    """What names the other person. all: the event did nothing, because of the other person."""
     identifier: str
     """As it is compared."""
     contact_id: str
     """The contact that it mentions, as of that time."""
     reason: ConflictReason | None = None
     """Of the conflict, if it has one."""
+
+
+class Takes(msgspec.Struct, frozen=True, gc=False):
+    """What a correction took from other contacts, and for which one."""
+
+    contact_id: str
+    external_id: str | None
+    external_id_of: str
+    email: str | None
+    email_of: str
 
 
 class Belongings(msgspec.Struct):
@@ -58,8 +72,14 @@ class Belongings(msgspec.Struct):
     """Those of the visitors that also belonged to other people."""
     shared_emails: set[str]
     """Those of the addresses that also belonged to other people."""
+    shared_external_ids: set[str]
+    """Those of the external ids that also belonged to other people."""
     links: dict[str, str]
-    """Of their entries that linked a visitor: the contact that it was linked to, as of that time."""
+    """Of their entries that linked or unlinked a visitor: their contact, as of that time."""
+    unlinks: set[str]
+    """Of those: the entries that unlinked one."""
+    takes: dict[str, "Takes"]
+    """Of their corrections that took an identifier from somebody: what, and from whom."""
 
 
 class Ownership:
@@ -77,6 +97,9 @@ class Ownership:
         self.duplicates: Final[list[str]] = []
         self._mentions: Final[list[Mention]] = []
         self._links: Final[dict[str, str]] = {}
+        self._unlinks: Final[set[str]] = set()
+        self._takes: Final[dict[str, Takes]] = {}
+        self._external_ids: Final[dict[str, _Owners]] = {}
         self._erased_links: Final[dict[str, list[str]]] = {}
         """By visitor id: the erased entries that linked it."""
         self._visitors: Final[dict[str, _Owners]] = {}
@@ -106,16 +129,20 @@ class Ownership:
         for each in visitors - shared_visitors:  # only erased people share it, and now nobody is left
             entries.update(self._erased_links.get(each, ()))
         emails, shared_emails = _owned(self._emails, contacts)
+        external_ids, shared_external_ids = _owned(self._external_ids, contacts)
         return Belongings(
             contacts=contacts,
             entries=entries,
             mentions=[each for each in self._mentions if each.contact_id in contacts and each.entry not in entries],
-            external_ids={each for each, holder in state.external_ids.items() if holder in contacts},
+            external_ids=external_ids,
+            shared_external_ids=shared_external_ids,
             emails=emails,
             visitors=visitors | set(anonymous_visitors),
             shared_visitors=shared_visitors,
             shared_emails=shared_emails,
             links={entry: linked for entry in entries if (linked := self._links.get(entry)) is not None},
+            unlinks=entries & self._unlinks,
+            takes={entry: taken for entry in entries if (taken := self._takes.get(entry)) is not None},
         )
 
     def take_changes(self) -> None:
@@ -154,6 +181,8 @@ class Ownership:
         event = entry.event
         if type(event) is VisitorIdentified:
             self._identified(entry, event)
+        elif type(event) is IdentityCorrected:
+            self._corrected(entry, event)
         elif type(event) is Erased:
             self._erased(entry, event)
         elif type(event) is MetadataSet and entry.names.visitor_id is None:
@@ -165,8 +194,11 @@ class Ownership:
 
     def _erased(self, entry: Entry, event: Erased) -> None:
         """What an earlier erasure has left."""
-        if event.kept is not None:
+        if type(event.kept) is VisitorIdentified:
             self._identified(entry, event.kept)
+            return
+        if type(event.kept) is IdentityCorrected:
+            self._corrected(entry, event.kept)
             return
         evolve(self.state, entry)
         if event.visitor_id is not None:
@@ -174,15 +206,15 @@ class Ownership:
 
     def _of_visitor(self, entry: Entry, visitor_id: str) -> None:
         visitor = self.state.visitors.get(visitor_id)
-        link = holder_at(visitor.links, entry.at) if visitor is not None else None
+        holder = holder_at(visitor.links, entry.at) if visitor is not None else None
         evolve(self.state, entry)
-        if link is None:
+        if holder is None:
             self.anonymous.setdefault(visitor_id, []).append(entry.id)
-        elif self.state.is_erased(link.contact_id):
+        elif self.state.is_erased(holder):
             self.unfolded.append(entry.id)
         else:
-            self.entries.setdefault(link.contact_id, []).append(entry.id)
-            _add(self._visitors, visitor_id, link.contact_id)
+            self.entries.setdefault(holder, []).append(entry.id)
+            _add(self._visitors, visitor_id, holder)
 
     def _metadata_set(self, entry: Entry) -> None:
         names, state = entry.names, self.state
@@ -198,6 +230,8 @@ class Ownership:
         self.entries.setdefault(owner, []).append(entry.id)
         if names.email_key is not None:
             _add(self._emails, names.email_key, owner)
+        if names.external_id is not None:
+            _add(self._external_ids, names.external_id, owner)
 
     def _identified(self, entry: Entry, event: VisitorIdentified) -> None:
         names, state = entry.names, self.state
@@ -205,6 +239,7 @@ class Ownership:
         owner = make_contact_id(state.workspace, entry.id) if decision.target is None else decision.target.id
         visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
         held = holder_at(visitor.links, entry.at) if visitor is not None else None
+        brings = visitor is None or not visitor.links or (visitor.contact_id is None and not self._is_late(entry, visitor))
         outcome = evolve(state, entry)
         if outcome.rejection is not None:
             if owner in state.contacts:
@@ -213,6 +248,8 @@ class Ownership:
                 self.unfolded.append(entry.id)
             return
         self.entries.setdefault(owner, []).append(entry.id)
+        if names.external_id is not None:
+            _add(self._external_ids, names.external_id, owner)
         if names.email_key is not None:
             if decision.rule == "conflict":
                 self._mentions.append(Mention(entry.id, "email", names.email_key, decision.other.id, decision.reason))
@@ -221,13 +258,63 @@ class Ownership:
         if visitor_id is None:
             return
         proves = entry.is_trusted or event.visitor_proven is True
-        if not proves and held is not None and state.find(held.contact_id) != owner:  # the fold dropped the link
-            self._mentions.append(Mention(entry.id, "visitorId", visitor_id, held.contact_id))
+        if not proves and held is not None and state.find(held) != owner:  # the fold dropped the link
+            self._mentions.append(Mention(entry.id, "visitorId", visitor_id, held))
             return
         self._links[entry.id] = owner
         _add(self._visitors, visitor_id, owner)
-        if past := self.anonymous.pop(visitor_id, None):
+        if brings and (past := self.anonymous.pop(visitor_id, None)):
             self.entries[owner] += past
+
+    def _is_late(self, entry: Entry, visitor: VisitorRecord) -> bool:
+        """Whether a correction unlinked the visitor at a later time."""
+        stamps = self.state.visitor_stamps.get(entry.names.visitor_id or "", NO_STAMPS)
+        return is_unlinked_after(visitor, stamps, entry)
+
+    def _corrected(self, entry: Entry, event: IdentityCorrected) -> None:
+        names, state = entry.names, self.state
+        has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
+        has_email = state.by_email(names.email_key) if names.email_key is not None else None
+        known = names.contact_id is not None and names.contact_id in state.contacts
+        owner = state.holder(names.contact_id) if known and names.contact_id is not None else None
+        visitor = state.visitors.get(names.visitor_id) if names.visitor_id is not None else None
+        links = visitor.links if visitor is not None else []
+        outcome = evolve(state, entry)
+        if owner is None:
+            self.unfolded.append(entry.id)
+            return
+        others = [each for each in (has_id, has_email) if each is not None and each is not owner]
+        self.entries.setdefault(owner.id, []).append(entry.id)
+        if outcome.rejection is not None:
+            self._mentions.extend(Mention(entry.id, "all", "", each.id) for each in others)
+            return
+        if names.visitor_id is not None and visitor is not None and visitor.links != links:
+            self._links[entry.id] = owner.id
+            self._unlinks.add(entry.id)
+        if event.dismiss_conflict is not None:
+            self._mentions.extend(Mention(entry.id, "email", names.email_key or "", each.id) for each in others)
+            return
+        self._took(entry, owner, has_id, has_email)
+
+    def _took(self, entry: Entry, owner: ContactRecord, has_id: ContactRecord | None, has_email: ContactRecord | None) -> None:
+        """The identifiers that a correction set: they are the contact's now, or another one's still."""
+        names, state = entry.names, self.state
+        external_id, email, id_of, email_of = None, None, "", ""
+        if names.external_id is not None:
+            _add(self._external_ids, names.external_id, owner.id)
+            if has_id is not None and has_id is not owner:
+                external_id, id_of = names.external_id, has_id.id
+        if names.email_key is not None:
+            is_taken = state.by_email(names.email_key) is owner
+            if is_taken or has_email is None or has_email is owner:
+                _add(self._emails, names.email_key, owner.id)
+            if has_email is not None and has_email is not owner:
+                if is_taken:
+                    email, email_of = names.email, has_email.id
+                else:
+                    self._mentions.append(Mention(entry.id, "email", names.email_key, has_email.id))
+        if external_id is not None or email is not None:
+            self._takes[entry.id] = Takes(owner.id, external_id, id_of, email, email_of)
 
 
 def _add(owners: dict[str, _Owners], identifier: str, contact_id: str) -> None:

@@ -73,8 +73,9 @@ class ContactStamps(msgspec.Struct, array_like=True, gc=False):
     conflict: tuple[str, str, ConflictReason | None] | None = None
     """The last conflict that was told: the key of the address, the contact that holds it, and the reason."""
     merges: int = 0
-    """How many contacts were merged into this one. None of them had taken any: only a contact with an external id takes others,
-    and a contact with an external id is never merged."""
+    """How many contacts were merged into this one, those that were merged into them included."""
+    dismissed: list[tuple[str, str]] | None = None
+    """The conflicts that corrections dismissed, the latest last: the key of the address, and the contact that holds it."""
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal, NamedTuple, cast
 
 import msgspec
+from msgspec import UNSET
 
 from kinfold_projections.batches import RawEntry
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import erased_content, erased_id
 from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
-from kinfold_projections.ownership import Belongings, Mention
+from kinfold_projections.ownership import Belongings, Mention, Takes
 from kinfold_schemas.codec import encode_event
-from kinfold_schemas.events import BROWSER, Erased, ErasedConflict, VisitorIdentified
+from kinfold_schemas.events import BROWSER, Erased, ErasedConflict, IdentityCorrected, VisitorIdentified
 from kinfold_schemas.identifiers import email_key, id_key
 
 _SHORT_BYTES: Final = 4
@@ -34,7 +35,7 @@ _NAMES: Final[dict[str, Callable[[str], str]]] = {
 
 
 Kind = Literal["folded", "duplicate", "unfolded"]
-"""What the fold made of an entry. unfolded: it was rejected or excluded, so it is nobody's."""
+"""What the fold made of an entry. unfolded: it was rejected or excluded, so no contact took it."""
 
 
 class _Hashes(NamedTuple):
@@ -52,13 +53,13 @@ class Redactor:
         self._salt: Final = salt
         self._mentions: Final[dict[str, list[Mention]]] = {}
         for mention in belongings.mentions:
-            if mention.field == "email" or self._is_exclusive(mention):
+            if mention.field != "visitorId" or self._is_exclusive(mention):
                 self._mentions.setdefault(mention.entry, []).append(mention)
         self._occurred: Final[set[_Hashes]] = set()
         """Ids and contents of the events that were redacted: their duplicates go with them."""
         self._tokens: Final[dict[str, str]] = {}
         self.identifiers: Final[dict[str, frozenset[str]]] = {
-            "externalId": frozenset(belongings.external_ids),
+            "externalId": frozenset(belongings.external_ids - belongings.shared_external_ids),
             "email": frozenset(belongings.emails - belongings.shared_emails),
             "visitorId": frozenset(belongings.visitors - belongings.shared_visitors),
             "contactId": frozenset(belongings.contacts),
@@ -95,13 +96,23 @@ class Redactor:
         linked, visitor_id = owned.links.get(entry.id), entry.names.visitor_id
         created = make_contact_id(self._workspace, entry.id)
         if linked is not None and visitor_id in owned.shared_visitors:
-            dated = _dated(entry, hashes)
-            return encode_event(msgspec.structs.replace(dated, contact_id=linked, visitor_id=visitor_id))
+            unlinks, dated = entry.id in owned.unlinks, _dated(entry, hashes)
+            return encode_event(msgspec.structs.replace(dated, contact_id=linked, visitor_id=visitor_id, unlinks=unlinks))
+        if (taken := owned.takes.get(entry.id)) is not None and (lost := self._lost(taken, _dated(entry, hashes))):
+            return encode_event(lost)
         if type(entry.event) is Erased and entry.event.contact_id is not None:  # a link that nobody shares any more
             created = entry.event.contact_id
         elif created not in owned.contacts:
             return encode_event(_erased(entry, hashes))
         return encode_event(msgspec.structs.replace(_erased(entry, hashes), contact_id=created))
+
+    def _lost(self, taken: Takes, dated: Erased) -> Erased | None:
+        """What others lost to a correction; None where all of it was theirs, too."""
+        external_id = None if taken.external_id_of in self._belongings.contacts else taken.external_id
+        email = None if taken.email_of in self._belongings.contacts else taken.email
+        if external_id is None and email is None:
+            return None
+        return msgspec.structs.replace(dated, contact_id=taken.contact_id, taken_external_id=external_id, taken_email=email)
 
     def _without(self, entry: Entry, mentions: list[Mention]) -> bytes:
         """Another person's event without what it says about these people."""
@@ -109,9 +120,17 @@ class Redactor:
         self._occurred.add(hashes)
         before = entry.event
         kept, conflict = (before.kept, before.conflict) if type(before) is Erased else (before, None)
-        assert type(kept) is VisitorIdentified  # noqa: S101  no other event names two people
+        assert isinstance(kept, VisitorIdentified | IdentityCorrected)  # noqa: S101  no other event names two people
         for mention in mentions:
-            if mention.field == "visitorId":
+            if mention.field == "all":
+                return encode_event(_erased(entry, hashes))
+            if isinstance(kept, IdentityCorrected):
+                if kept.dismiss_conflict is not None:
+                    conflict = ErasedConflict(self._token(mention.identifier), mention.contact_id)
+                    kept = msgspec.structs.replace(kept, dismiss_conflict=conflict.email)
+                else:
+                    kept = msgspec.structs.replace(kept, email=UNSET)
+            elif mention.field == "visitorId":
                 kept = msgspec.structs.replace(kept, visitor_id=None)
             else:
                 conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id, mention.reason)
@@ -133,7 +152,7 @@ class Redactor:
         return mention.identifier not in self._belongings.shared_visitors
 
     def _names_them(self, raw: RawEntry) -> bool:
-        """Whether an entry that is nobody's names one of the people, or holds an identifier of theirs."""
+        """Whether an entry that no contact took names one of the people, or holds an identifier of theirs."""
         _, fields = raw
         for name, value in fields.items():
             said = _object(value) if name == EVENT_FIELD else None

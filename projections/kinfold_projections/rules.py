@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from kinfold_schemas.changes import Correction
+
 MAX_MERGES: Final = 25
 """How many contacts ordinary events may merge into one. Without a limit, a junk identifier that no rule knows would collect
 everybody."""
@@ -17,3 +19,9 @@ MERGED: Final = "5, second table: the event names both"
 HELD: Final = "5, second table: held by a contact with another external id"
 FUSE: Final = f"5, the fuse: {MAX_MERGES} contacts were merged already"
 REPLAY: Final = "9: a replay folded the log again"
+
+
+def corrected(correction: Correction) -> str:
+    """The rule behind a correction by hand (section 5, Corrections): who made it, and why."""
+    reason = f": {correction.reason}" if correction.reason else ""
+    return f"corrected by {correction.by}{reason}"

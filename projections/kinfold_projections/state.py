@@ -53,7 +53,7 @@ class StateChanges(msgspec.Struct):
     contacts: dict[str, bytes] = {}
     """Encoded: the living ones as the feed shows them, and tombstones."""
     contact_stamps: dict[str, ContactStamps | None] = {}
-    external_ids: dict[str, str] = {}
+    external_ids: dict[str, str | None] = {}
     emails: dict[str, str | None] = {}
     """By the key of the address."""
     members: dict[str, bool] = {}
@@ -63,6 +63,7 @@ class StateChanges(msgspec.Struct):
     new_visitors: int = 0
     new_contacts: int = 0
     new_external_ids: int = 0
+    """Less those that became free."""
     new_emails: int = 0
     """Less those that became free."""
     merges: int = 0
@@ -82,9 +83,10 @@ class State:
         self.visitor_stamps: Final[dict[str, VisitorStamps]] = {}
         self.contacts: Final[dict[str, ContactRecord | MergedContact]] = {}
         self.contact_stamps: Final[dict[str, ContactStamps]] = {}
-        self.external_ids: Final[dict[str, str]] = {}
+        self.external_ids: Final[dict[str, str | None]] = {}
+        """None: a batch freed it, and what is stored may not say so yet."""
         self.emails: Final[dict[str, str | None]] = {}
-        """By the key of the address. None: a batch freed it, and what is stored may not say so yet."""
+        """By the key of the address. None as above."""
         self.older: Final[dict[str, list[Membership]]] = {}
         """By contact id: the memberships that follow the listed ones (`members`)."""
         self.window: Final = DuplicateWindow()
@@ -168,7 +170,7 @@ class State:
         raise _damaged(contact_id)
 
     def by_external_id(self, external_id: str) -> ContactRecord | None:
-        """The contact that has this external id."""
+        """The contact that has this external id, or that a contact with it was merged into."""
         contact_id = self.external_ids.get(external_id)
         return None if contact_id is None else self.contact(contact_id)
 
@@ -246,6 +248,15 @@ class State:
         self.external_ids[external_id] = self._changes.external_ids[external_id] = contact_id
         self._changes.new_external_ids += 1
 
+    def move_external_id(self, external_id: str, contact_id: str) -> None:
+        """The external id, which a contact has, is this contact's."""
+        self.external_ids[external_id] = self._changes.external_ids[external_id] = contact_id
+
+    def free_external_id(self, external_id: str) -> None:
+        """The external id belongs to no contact."""
+        self.external_ids[external_id] = self._changes.external_ids[external_id] = None
+        self._changes.new_external_ids -= 1
+
     def put_email(self, email_key: str, contact_id: str) -> None:
         """The address is the contact's."""
         self.emails[email_key] = self._changes.emails[email_key] = contact_id
@@ -259,12 +270,12 @@ class State:
     def add_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
         """The visitor becomes the contact's, by a link that names the contact, or one merged into it."""
         members.add(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
-        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = True
+        self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = True
 
     def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
         """The visitor leaves the contact, whose it was by this link."""
         members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
-        self._changes.members[members.member(link.contact_id, link.since, visitor_id)] = False
+        self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = False
 
     def merge_contact(self, contact: ContactRecord, merged: ContactRecord) -> ContactStamps:
         """Gives the contact the visitors of the merged one, which becomes a tombstone; returns the merged one's stamps."""

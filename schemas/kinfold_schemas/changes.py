@@ -11,13 +11,22 @@ import msgspec
 from kinfold_schemas.contacts import Contact
 
 
-class _Change(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", gc=False):
+class Correction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who corrected the contact by hand, and why."""
+
+    by: str
+    reason: str | None = None
+
+
+class _Change(msgspec.Struct, kw_only=True, frozen=True, rename="camel", tag_field="type", omit_defaults=True, gc=False):
     contact_id: str
     version: int
     at: str
     """Effective time."""
     cause: str
     """The id of the log entry, or `replay`."""
+    correction: Correction | None = None
+    """Set where the log entry is an `IdentityCorrected`."""
 
 
 class ContactChange(_Change, kw_only=True, frozen=True, gc=False):
@@ -36,7 +45,7 @@ class ContactUpdated(ContactChange, frozen=True, tag="ContactUpdated"):
     changed: list[str]
 
 
-class VisitorLinked(ContactChange, frozen=True, tag="VisitorLinked", omit_defaults=True):
+class VisitorLinked(ContactChange, frozen=True, tag="VisitorLinked"):
     """A visitor was linked to the contact; `previous_contact_id` is the contact that it moved from, if any."""
 
     visitor_id: str
@@ -44,10 +53,10 @@ class VisitorLinked(ContactChange, frozen=True, tag="VisitorLinked", omit_defaul
 
 
 class VisitorUnlinked(ContactChange, frozen=True, tag="VisitorUnlinked"):
-    """A visitor moved from the contact to `next_contact_id`."""
+    """A visitor moved from the contact to `next_contact_id`. Without it, a correction unlinked the visitor from everybody."""
 
     visitor_id: str
-    next_contact_id: str
+    next_contact_id: str | None = None
 
 
 class ContactsMerged(ContactChange, frozen=True, tag="ContactsMerged"):
@@ -59,7 +68,7 @@ class ContactsMerged(ContactChange, frozen=True, tag="ContactsMerged"):
 ConflictReason = Literal["too-many-merges"]
 
 
-class IdentityConflict(ContactChange, frozen=True, tag="IdentityConflict", omit_defaults=True):
+class IdentityConflict(ContactChange, frozen=True, tag="IdentityConflict"):
     """An event named an address that another contact holds and keeps.
 
     Without a `reason`, the two contacts have different external ids. With `too-many-merges`, this contact has reached the
@@ -69,6 +78,13 @@ class IdentityConflict(ContactChange, frozen=True, tag="IdentityConflict", omit_
     email: str
     held_by: str
     reason: ConflictReason | None = None
+
+
+class ConflictDismissed(ContactChange, frozen=True, tag="ConflictDismissed"):
+    """A correction dismissed the conflict about an address that another contact holds and keeps."""
+
+    email: str
+    held_by: str
 
 
 class ContactSeen(ContactChange, frozen=True, tag="ContactSeen"):
@@ -90,6 +106,7 @@ Change = (
     | VisitorUnlinked
     | ContactsMerged
     | IdentityConflict
+    | ConflictDismissed
     | ContactSeen
     | ContactGone
     | ContactErased

@@ -6,7 +6,8 @@ A good event costs one msgspec call and a few comparisons. Only a rejected event
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NoReturn, cast
+from difflib import get_close_matches
+from typing import Final, NoReturn, cast, get_args
 
 import msgspec
 
@@ -42,6 +43,13 @@ encode_event: Final = msgspec.json.Encoder().encode
 """Encode an event as JSON, for the field `event` of a log entry."""
 
 _decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+    kind.__name__: frozenset(["type", *(field.encode_name for field in msgspec.structs.fields(kind))])
+    for kind in get_args(Event)
+}
+"""The fields of each event type."""
 
 
 def decode_event(data: bytes) -> Event | Rejection:
@@ -120,6 +128,18 @@ def named_by_producer(event: Event, rules: IdentifierRules) -> Names | Rejection
     if type(event) is Erased or type(event) is SubjectErased:
         return Rejection("unknown-type", "type", _EXPECTED["type"], found(type(event).__name__))
     return named_by(event, rules)
+
+
+def unknown_fields(data: bytes, event_type: str) -> list[str]:
+    """The fields of a valid encoded event that its type does not have: the fold ignores them (contract section 2)."""
+    known = _FIELDS[event_type]
+    return [name for name in _decode_members(data) if name not in known]
+
+
+def nearest_field(name: str, event_type: str) -> str | None:
+    """The field of an event type that `name` is probably a misspelling of."""
+    nearest = get_close_matches(name[:MAX_KEY_CHARS], _FIELDS[event_type], n=1)
+    return nearest[0] if nearest else None
 
 
 # --- checks that msgspec cannot do -----------------------------------------------------------------------------------
@@ -222,6 +242,11 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "unset": "an array of metadata keys",
     "entries": "an array of log entry ids",
     "reason": "a string",
+    "by": "a string of 1 to 255 characters",
+    "mergeContactId": "a string, the id of a contact",
+    "unlinkVisitorId": "a string of 1 to 255 characters",
+    "dismissConflict": "a string of 3 to 320 characters with one @",
+    "take": "a boolean",
 }
 _PRIMITIVE: Final = "a string, a finite number, a boolean or null"
 

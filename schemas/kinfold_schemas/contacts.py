@@ -59,9 +59,12 @@ def merged_into(data: bytes) -> str | None:
 
 
 class Link(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A visitor's link to a contact from `since` on. `contact_id` may name a tombstone."""
+    """A visitor's link to a contact from `since` on. `contact_id` may name a tombstone.
 
-    contact_id: str
+    Where it is None, a correction unlinked the visitor, which belongs to no contact until the next link.
+    """
+
+    contact_id: str | None
     since: str
 
 

@@ -11,11 +11,15 @@ from kinfold_schemas.canonical import Primitive
 
 
 class ContactCount(msgspec.Struct, frozen=True, rename="camel"):
-    """How many contacts match. Up to 10,000 the count is exact, and beyond it may be an estimate (`isExact`)."""
+    """How many contacts match. Up to 10,000 the count is exact, and beyond it may be an estimate (`isExact`).
+
+    `unknownKeys` lists the metadata keys of the question that no contact has, if there are any: a misspelt field is such a key.
+    """
 
     count: int
     is_exact: bool
     position: str
+    unknown_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ValueCount(msgspec.Struct, frozen=True):
@@ -29,7 +33,7 @@ class ContactCounts(msgspec.Struct, frozen=True, rename="camel"):
     """How many contacts have each value of the field `by`, the most frequent first.
 
     `other` counts the contacts with other values than these, and `missing` those without a value. If `isExact` is false, all
-    counts are estimates.
+    counts are estimates. `unknownKeys` is as in `ContactCount`.
     """
 
     by: str
@@ -38,6 +42,7 @@ class ContactCounts(msgspec.Struct, frozen=True, rename="camel"):
     missing: int
     is_exact: bool
     position: str
+    unknown_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TimelineEntry(msgspec.Struct, frozen=True, rename="camel"):

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, final
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_METADATA_KEYS: Final = 256
@@ -121,6 +121,33 @@ class EventsExcluded(_Common, frozen=True, tag="EventsExcluded"):
 
     entries: list[str]
     reason: str | None = None
+    by: Annotated[str, Meta(description="Who excluded them")] | None = None
+
+
+@final
+class IdentityCorrected(_Common, frozen=True, tag="IdentityCorrected"):
+    """A person corrected a contact by hand: exactly one correction (contract section 5, Corrections).
+
+    In `external_id`, `email`, `name` and `image`, None removes the value, and UNSET leaves it alone.
+    """
+
+    by: Annotated[str, Meta(min_length=1, max_length=255, description="Who made the correction")]
+    contact_id: str
+    reason: str | None = None
+    merge_contact_id: Annotated[str, Meta(description="Merge this contact into the other one")] | None = None
+    unlink_visitor_id: (
+        Annotated[str, Meta(description="Unlink this visitor from the contact", extra_json_schema=_ID_LENGTH)] | None
+    ) = None
+    dismiss_conflict: (
+        Annotated[Email, Meta(description="Dismiss the conflict about this address, which another contact holds")] | None
+    ) = None
+    external_id: ExternalId | UnsetType | None = UNSET
+    email: Email | UnsetType | None = UNSET
+    name: str | UnsetType | None = UNSET
+    image: str | UnsetType | None = UNSET
+    metadata: Metadata | None = None
+    unset: Unset | None = None
+    take: Annotated[bool, Meta(description="Take the external id or the address from the contact that has it")] = False
 
 
 class ErasedConflict(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
@@ -143,7 +170,11 @@ class Erased(_Common, frozen=True, tag="Erased"):
     occurred: Annotated[bool, Meta(description="false: the event was rejected in any state, so its id never occurred")] = True
     contact_id: Annotated[str, Meta(description="A contact of the erased person")] | None = None
     visitor_id: Annotated[str, Meta(description="A visitor that others share, linked to `contactId` at `at`")] | None = None
-    kept: Annotated[VisitorIdentified, Meta(description="What another person's event says besides")] | None = None
+    unlinks: Annotated[bool, Meta(description="The visitor was unlinked from `contactId`, and is no contact's")] = False
+    taken_external_id: Annotated[str, Meta(description="What a correction took from another contact")] | None = None
+    taken_email: Annotated[str, Meta(description="As `takenExternalId`")] | None = None
+    kept: VisitorIdentified | IdentityCorrected | None = None
+    """What another person's event says besides."""
     conflict: ErasedConflict | None = None
 
     metadata: ClassVar[None] = None
@@ -166,7 +197,7 @@ class SubjectErased(_Common, frozen=True, tag="SubjectErased"):
     metadata: ClassVar[None] = None
 
 
-ProducedEvent = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded
+ProducedEvent = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded | IdentityCorrected
 Event = ProducedEvent | Erased | SubjectErased
-EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
+EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected")
 """Those that producers append. An erasure writes the others."""

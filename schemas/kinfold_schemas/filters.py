@@ -72,6 +72,7 @@ __all__ = [
     "all_of",
     "field",
     "field_text",
+    "fields_of",
     "parse",
     "text_time_ms",
     "time_ms",
@@ -108,6 +109,13 @@ def field(text: str) -> Field:
     parsed = parser.field()
     parser.end()
     return parsed
+
+
+def fields_of(tree: Filter) -> list[Field]:
+    """The fields that a filter compares, in the order of the text; one may be there several times."""
+    if isinstance(tree, And | Or):
+        return [each for part in tree.filters for each in fields_of(part)]
+    return fields_of(tree.filter) if isinstance(tree, Not) else [tree.field]
 
 
 def _comparisons(tree: Filter) -> int:

@@ -39,6 +39,7 @@ PrivateName = Literal[
     "created",
     "blocked-identifiers",
     "hold",
+    "corrected",
     "excluded",
     "differences",
     "snapshots",
@@ -47,6 +48,7 @@ PrivateName = Literal[
     "directory",
     "owner",
     "api-keys",
+    "api-keys-used",
     "identity-secrets",
     "session-secret",
     "sign-in-links",
@@ -57,6 +59,7 @@ PrivateName = Literal[
     "erasures",
     "erasures-pending",
     "erasure-secret",
+    "erased-entries",
     "erasing",
     "erased",
 ]
@@ -65,6 +68,8 @@ PrivateName = Literal[
 `created`: sorted set, the living contacts by id.
 `blocked-identifiers`: set, the workspace's blocked identifiers, exact or `/pattern/`.
 `hold`: string with a time to live, set while a replay replaces the state. No batch is committed meanwhile.
+`corrected`: string with a time to live, the last correction's entry: the next one waits until it is folded
+(`services.corrections`).
 `excluded`: set, the entries that the state was folded without (`EventsExcluded`).
 `snapshots`: hash, position → how the snapshot at it was made; the snapshot itself is at `snapshot_key`.
 `differences`: list in a staging area, the changes that a replay will put on the feed.
@@ -75,6 +80,7 @@ workspace is not served (`damage`), how often its state was rebuilt and why (`re
 whether its tables are complete (`state`: `building` or `current`).
 `owner`: string with a time to live, the token of the projector that owns the workspace (contract section 8).
 `api-keys`: hash, id of an API key → its permissions and the hash of its secret (`services.access.keys`).
+`api-keys-used`: hash, id of an API key → when a gateway last saw it, as RFC 3339, to the minute (`services.access.keys`).
 `identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
 `session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
 `sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`).
@@ -84,6 +90,7 @@ whether its tables are complete (`state`: `building` or `current`).
 `erasures`: hash, id of an erasure → its receipt, which holds no personal data (`services.privacy`).
 `erasures-pending`: hash, id of an erasure that is not done → what it is to erase.
 `erasure-secret`: string, the key of the hashes that erasures leave.
+`erased-entries`: hash, id of an erased log entry → the event that took its place, for an import of an older export.
 `erasing`: string with a time to live, the token of the process that erases.
 `erased`: set in a staging area, the contacts that an erasure removes."""
 

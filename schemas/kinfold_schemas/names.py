@@ -3,8 +3,9 @@
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
-from kinfold_schemas.events import Erased, Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import BROWSER, Erased, Event, IdentityCorrected, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules, email_key, stripped
 from kinfold_schemas.rejections import Rejection
 
@@ -22,6 +23,8 @@ class Names(msgspec.Struct, frozen=True, gc=False):
     blocked: int = 0
     email_key: str | None = None
     """The key of the address, which is what is compared."""
+    merge_contact_id: str | None = None
+    """The contact that a correction merges into the other one."""
 
 
 _NOBODY: Final = Names()
@@ -39,11 +42,20 @@ def named_by(  # noqa: PLR0911  a type each
         return _people(event, rules)
     if type(event) is VisitorIdentified:
         return _people(event, rules)
+    if type(event) is IdentityCorrected:
+        return _corrected(event, rules)
     if type(event) is Erased:
-        if event.kept is not None:
-            return _people(event.kept, rules)
-        return Names(visitor_id=event.visitor_id, contact_id=event.contact_id)
+        return _left_of(event, rules)
     return _NOBODY
+
+
+def _left_of(event: Erased, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in what an erasure has left. Those that it copied are in normal form."""
+    if event.kept is not None:
+        return named_by(event.kept, rules)
+    email = event.taken_email
+    key = None if email is None else email_key(email)
+    return Names(event.visitor_id, event.taken_external_id, email, event.contact_id, email_key=key)
 
 
 def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
@@ -94,3 +106,44 @@ def _check_target(names: Names, blocked: list[Rejection]) -> Rejection | None:
 
 
 _TARGETS: Final = ("visitorId", "externalId", "email", "contactId")
+
+
+# --- corrections
+
+
+_CORRECTIONS: Final = ("mergeContactId", "unlinkVisitorId", "dismissConflict")
+_VALUES: Final = ("externalId", "email", "name", "image", "metadata", "unset")
+
+
+def _corrected(event: IdentityCorrected, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in a correction (contract section 5, Corrections). A blocked one rejects it."""
+    if event.source == BROWSER:
+        return Rejection("not-allowed", "source", "a correction from a trusted source", "one from a page")
+    values = event.external_id, event.email, event.name, event.image, event.metadata or UNSET, event.unset or UNSET
+    forms = [event.merge_contact_id, event.unlink_visitor_id, event.dismiss_conflict]
+    given = [field for field, value in zip(_CORRECTIONS, forms, strict=True) if value is not None]
+    valued = [field for field, value in zip(_VALUES, values, strict=True) if value is not UNSET]
+    if len(given) + bool(valued) != 1:
+        expected = f"exactly one of {', '.join(_CORRECTIONS)}, or some of {', '.join(_VALUES)}"
+        return Rejection("invalid", "event", expected, ", ".join(given + valued) or "none of them")
+    visitor_id = rules.visitor_id(event.unlink_visitor_id) if event.unlink_visitor_id is not None else None
+    external_id = rules.external_id(event.external_id) if isinstance(event.external_id, str) else None
+    address = event.email if event.dismiss_conflict is None else event.dismiss_conflict
+    email = rules.email(address) if isinstance(address, str) else None
+    fields = "unlinkVisitorId", "externalId", "email" if event.dismiss_conflict is None else "dismissConflict"
+    for field, judged in zip(fields, (visitor_id, external_id, email), strict=True):
+        if type(judged) is Rejection:
+            return msgspec.structs.replace(judged, field=field)
+    return Names(
+        _text(visitor_id),
+        _text(external_id),
+        _text(email),
+        stripped(event.contact_id),
+        0,
+        email_key(email) if isinstance(email, str) else None,
+        stripped(event.merge_contact_id) if event.merge_contact_id is not None else None,
+    )
+
+
+def _text(judged: str | Rejection | None) -> str | None:
+    return judged if isinstance(judged, str) else None

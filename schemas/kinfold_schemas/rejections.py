@@ -14,6 +14,8 @@ Reason = Literal[
     "no-identifier",
     "unknown-contact",
     "hash-mismatch",
+    "not-allowed",
+    "held-by-another",
 ]
 """Stable codes. New ones may be added; existing ones are never renamed."""
 

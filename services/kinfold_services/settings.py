@@ -1,6 +1,7 @@
 """Settings, from the environment (`KINFOLD_…`) and, with precedence, from the options of the command line."""
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,15 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _networks(value: Any) -> Any:
+    """Addresses and networks, as networks. Raises ValueError."""
+    try:
+        return [ipaddress.ip_network(each) if isinstance(each, str) else each for each in _listed(value)]
+    except ValueError as error:
+        raise ValueError(f"expected addresses and networks such as 10.0.0.0/8, separated by commas, got {value!r}") from error
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
@@ -71,9 +81,9 @@ class Settings(BaseSettings):
     An empty variable counts as unset: `${KINFOLD_SERVE:-}` in a compose file must not mean "serve no workspace".
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
-    redis_url: Annotated[str, AfterValidator(check_url)] | None = None
+    redis_url: Annotated[str, AfterValidator(check_url)] | None = Field(default=None, repr=False)
     """The URL of the log's server: `redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://host:port/master/0`.
     Unset: the embedded server of the data dir."""
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Path(".kinfold")
@@ -95,7 +105,7 @@ class Settings(BaseSettings):
     """Queries of the past store a snapshot after this many log entries, from which the next query starts. 0: no snapshots."""
     retention_check_s: float = Field(default=3600, gt=0)
     """How often the projector looks whether a workspace holds data older than its retention allows, in seconds."""
-    directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = None
+    directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = Field(default=None, repr=False)
     """The URL of the directory's database: `postgresql+psycopg://user:password@host:5432/database` (PostgreSQL 14 or newer).
     Unset: SQLite, in the file `directory.db` of the data dir."""
     gateway_host: str = "127.0.0.1"
@@ -116,6 +126,9 @@ class Settings(BaseSettings):
     gateway_connections_per_address: int = Field(default=1000, ge=1)
     """The maximum number of open connections from one address, or from one /64 network of IPv6. Never more than half of
     what the process may open. Behind a proxy, all connections come from the proxy's address."""
+    gateway_trusted_proxies: Annotated[frozenset[Network], NoDecode, BeforeValidator(_networks)] = frozenset()
+    """The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` the gateway believes: addresses and networks such as
+    `10.0.0.0/8`, separated by commas. Unset: none, and the address of a client is the one that connects."""
     gateway_buffer_entries: int = Field(default=5_000, ge=1)
     """How many changes may wait for a slow reader of the feed before the gateway disconnects it."""
     log_format: Literal["auto", "console", "json"] = "auto"

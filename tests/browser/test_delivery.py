@@ -90,6 +90,27 @@ async def test_offline_and_back(shop: Shop):
     assert len(events) == 20
 
 
+async def test_minute_offline_and_back(shop: Shop):
+    """On the page's clock. The page tries again meanwhile, and the calls keep the minute between them."""
+    await shop.context.clock.install()
+    page = await shop.open()
+    failed = list[str]()
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    await shop.context.set_offline(True)
+    await page.evaluate("kinfold.setMetadata({ a0: 0 })")
+    await page.clock.run_for(60_000)
+    while len(failed) < 2:  # a request takes real time to fail
+        await page.clock.run_for(1_000)
+    await page.evaluate("kinfold.setMetadata({ a1: 1 })")
+    assert await page.evaluate(WAITING) == 2
+    await shop.context.set_offline(False)
+    await nothing_waits(page)
+
+    first, second = await shop.log()
+    assert (first["metadata"], second["metadata"]) == ({"a0": 0}, {"a1": 1})
+    assert text_ms(second["at"]) - text_ms(first["at"]) >= 60_000
+
+
 async def test_gateway_away_and_back(shop: Shop, cut: Proxy):
     """The page tries again by itself, and at longer and longer intervals."""
     page = await shop.open()

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, Request, expect
 
+from kinfold_schemas.keys import key
 from tests.support.applications import REACT_VERSIONS, applications, rendered
 from tests.support.visits import Shop, Stage, staging
 
@@ -58,7 +59,7 @@ class Application:
         example: str,
         user: dict[str, Any] | None,
         context: BrowserContext | None = None,
-        **options: str | None,
+        **options: str | bool | None,
     ) -> Page:
         """Open the application with one of its examples. Waits until it is hydrated."""
         given = {"host": self.shop.gateway_url, "key": self.shop.key, "automated": True, **options}
@@ -141,6 +142,16 @@ async def test_two_browsers_are_two_visitors_of_one_contact(shop: Shop, built: P
 
     contact = await shop.folded("/v1/contacts", externalId="u-1")
     assert (contact["visitorCount"], sorted(contact["visitorIds"])) == (2, sorted(ids))
+
+
+async def test_component_renders_again_when_the_contact_changes_in_the_gateway(shop: Shop, built: Path):
+    page = await Application(shop, built).open("component", ADA, live=True)
+    await flush(page)
+    event = {"type": "VisitorIdentified", "externalId": "u-1", "name": "Ada Lovelace"}
+    await shop.stage.redis.xadd(key(shop.workspace, "events"), {"event": json.dumps(event)})
+    await expect(page.locator("#visitor")).to_contain_text("Ada Lovelace", timeout=30_000)
+
+    assert (await visitor(page))["contact"]["email"] == "ada@example.org"
 
 
 async def test_log_out_makes_a_new_visitor_whom_the_rendered_component_does_not_identify(shop: Shop, built: Path):

@@ -107,10 +107,10 @@ def test_table_of_many_contacts_begins_again(kinfold: Kinfold, tmp_path: Path) -
     assert [number for number, line in enumerate(lines) if line.startswith("name")] == [0, 201, 402]
 
 
-@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.csv.zst", "c.ndjson", "c"])
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.csv.zst", "c.CSV", "c.ndjson", "c"])
 def test_name_of_the_file_tells_the_format(filled: Kinfold, tmp_path: Path, name: str) -> None:
     """A file has what would be printed, and only its owner can read it."""
-    form = "csv" if ".csv" in name else "json"
+    form = "csv" if ".csv" in name.lower() else "json"
 
     said = filled.run("contacts", "--output", tmp_path / name)
 
@@ -124,6 +124,17 @@ def test_format_wins_over_the_name_of_the_file(filled: Kinfold, tmp_path: Path) 
     filled.run("contacts", "--format", "csv", "--output", tmp_path / "c.parquet", "--limit", 1)
 
     assert (tmp_path / "c.parquet").read_bytes().count(b"\n") == 2
+
+
+@pytest.mark.parametrize("name", ["c.xlsx", "c.tsv.gz", "c.txt"])
+def test_name_that_tells_no_format_is_rejected(filled: Kinfold, tmp_path: Path, name: str) -> None:
+    """A workbook would otherwise have JSON in it."""
+    said = filled.run("contacts", "--output", tmp_path / name)
+
+    assert (said.status, list(tmp_path.iterdir())) == (2, [])
+    expected = f"expected a name that ends in .csv, .parquet, .json, .jsonl or .ndjson, or --format, got '{name}'"
+    assert expected in " ".join(said.err.replace("│", " ").split())
+    assert filled.run("contacts", "--format", "json", "--output", tmp_path / name).status == 0
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
@@ -204,7 +215,7 @@ def test_file_that_cannot_be_written_is_status_1(filled: Kinfold, tmp_path: Path
     said = filled.run("contacts", "--format", form, "--output", path)
 
     assert (said.status, said.out) == (1, b"")
-    assert f"kinfold: {path}: cannot be written (No such file or directory)" in said.err
+    assert said.err.endswith(f"kinfold: {path}: cannot be written (No such file or directory)\n")
 
 
 def test_full_disk_keeps_the_old_file(filled: Kinfold, tmp_path: Path) -> None:

@@ -71,6 +71,25 @@ def test_search_without_a_match_says_so(people: Kinfold, workspace: str) -> None
     assert f"no contact of workspace {workspace} matches" in said.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["contacts", "--where", "lastSeen before 30d"],
+            "no contact has the metadata key 'lastSeen'; the nearest name is 'lastSeenAt'",
+        ),
+        (["contacts", "--sort", "-plam"], "no contact has the metadata key 'plam'; the nearest name is 'plan'"),
+        (["count", "--by", "xyzzy"], "no contact has the metadata key 'xyzzy'"),
+        (["count", "--where", "plan=pro"], ""),
+    ],
+)
+def test_keys_that_no_contact_has_are_named(people: Kinfold, arguments: list[str], said: str) -> None:
+    """A misspelt field is such a key. The status stays 0."""
+    ran = people.run(*arguments)
+
+    assert (ran.status, ran.err.partition("\n")[0]) == (0, said)
+
+
 def test_wait_waits_for_the_directory(kinfold: Kinfold) -> None:
     """Then a script finds what it has just published."""
     for number in range(5):

@@ -333,6 +333,7 @@ def test_unreadable_file_is_wrong_usage(
         ["--encoding", "latin-99"],
         ["--encoding", "base64"],
         ["--at", "yesterday"],
+        ["--at", "2026-02-30"],
         ["--at", "1999-12-31T00:00:00Z"],
         ["--at", "2026-01-01T00:00:00"],
     ],

@@ -65,6 +65,32 @@ def test_several_files_with_a_packed_one_and_standard_input(
     assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
 
 
+def test_fields_that_an_event_type_does_not_have_are_named(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:
+    """The fold ignores them (contract section 2), so a misspelt one would be lost without a word. Each is named once."""
+    lines = [
+        b'{"type":"VisitorIdentified","externalId":"u-1","mail":"ada@example.org"}',
+        b'{"type":"VisitorIdentified","externalId":"u-2","mail":"lin@example.org","token":"t"}',
+        b'{"type":"VisitorSeen","visitorId":"v-1","mail":"x"}',
+    ]
+    said = kinfold.run("publish", stdin=b"\n".join(lines))
+
+    assert said.status == 0
+    assert logged(log, workspace) == lines
+    assert said.err.splitlines()[:3] == [
+        "-:1: ignored: expected a field of VisitorIdentified, got 'mail'; the nearest is 'email'",
+        "-:2: ignored: expected a field of VisitorIdentified, got 'token'",
+        "-:3: ignored: expected a field of VisitorSeen, got 'mail'",
+    ]
+
+
+def test_unknown_fields_are_named_up_to_a_number(kinfold: Kinfold) -> None:
+    """A file may have another unknown field on each line."""
+    said = kinfold.run("publish", stdin=b"\n".join(b'{"type":"VisitorSeen","visitorId":"v","x%d":1}' % n for n in range(50)))
+
+    assert said.err.count(": ignored: ") == 20
+    assert "-: and more ignored fields\n" in said.err
+
+
 def test_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:

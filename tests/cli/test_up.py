@@ -19,6 +19,7 @@ from kinfold_services.server.embedded import EmbeddedServer, running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
 from tests.support.event_log import HISTORY, HISTORY_CONTACTS, HISTORY_ENTRIES
 from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.shown_secrets import as_on_a_terminal
 from tests.support.waiting import wait_until_sync
 
 
@@ -49,7 +50,8 @@ def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
     kinfold = Kinfold("--data-dir", data_dir)
     said = kinfold.run_apart("up", "--detach")
     (publish,) = re.findall(r"^ +(echo .+)$", said.err, re.MULTILINE)
-    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", said.err, re.MULTILINE)
+    on_a_terminal = as_on_a_terminal(said.err)
+    ((gateway, link),) = re.findall(r"^ +open +(http\S+)/sign-in\?link=(\S+)$", on_a_terminal, re.MULTILINE)
 
     environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
@@ -68,7 +70,7 @@ def test_workspace_option_of_up_serves_it_and_creates_a_key(data_dir: Path) -> N
         said = kinfold.run_apart("up", "--detach")
 
         assert said.status == 0, said
-        assert f"kf_sk_{name}_" in said.err
+        assert f"kf_sk_{name}_" in as_on_a_terminal(said.err)
         assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
         assert re.search(r"^  stop .* down --data-dir '[^']+'$", said.err, re.MULTILINE)
         assert kinfold.json("publish", "--wait", stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')["workspace"] == name
@@ -86,7 +88,7 @@ def test_suggested_commands_name_a_workspace_that_is_served(data_dir: Path, opti
     said = kinfold.run_apart("up", "--detach", *options)
 
     assert said.status == 0, said
-    assert f"kf_sk_{name}_" in said.err
+    assert f"kf_sk_{name}_" in as_on_a_terminal(said.err)
     assert re.search(rf"^  look .* show --visitor v-1 .*--workspace {name}$", said.err, re.MULTILINE)
     for each in {"shop", "stall", name}:
         published = kinfold.json("publish", "--wait", "--workspace", each, stdin=b'{"type":"VisitorSeen","visitorId":"v-1"}')
@@ -122,10 +124,17 @@ def printed_lines(lines: Iterable[str]) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_only_the_owner_can_read_the_data_dir(data_dir: Path) -> None:
-    """The log contains addresses, so the data dir belongs to its owner alone, also with --detach."""
-    assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
+    """The log contains addresses, so the data dir and each file in it belong to their owner alone, also with --detach."""
+    before = os.umask(0o022)
+    try:
+        assert Kinfold("--data-dir", data_dir).run_apart("up", "--detach").status == 0
+    finally:
+        os.umask(before)
 
+    wait_until_sync((data_dir / "directory.db").exists)
     assert data_dir.stat().st_mode & 0o777 == 0o700
+    open_to_others = [path for path in data_dir.rglob("*") if path.stat().st_mode & 0o077]
+    assert open_to_others == []
 
 
 @pytest.mark.slow
@@ -296,7 +305,7 @@ def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:
 
 def test_down_does_not_stop_another_program_with_an_old_process_id(data_dir: Path) -> None:
     """The process id that a killed `kinfold up` left behind may belong to another program."""
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     with subprocess.Popen(["sleep", "60"]) as somebody:
         (data_dir / "kinfold.pid").write_text(str(somebody.pid))
         said = Kinfold("--data-dir", data_dir).run("down")
@@ -310,7 +319,7 @@ def test_down_does_not_stop_another_program_with_an_old_process_id(data_dir: Pat
 @pytest.mark.slow
 def test_up_that_cannot_start_gives_the_reason(data_dir: Path) -> None:
     """The status is 3, because there is no server."""
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     (data_dir / "server.json").write_text('{"engine": "valkey", "version": "99.0.0", "socket": "/x"}')
 
     said = Kinfold("--data-dir", data_dir).run_apart("up", "--detach")

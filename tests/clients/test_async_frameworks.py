@@ -28,7 +28,8 @@ from tests.support.engines import free_port
 from tests.support.logs import Log
 from tests.support.waiting import wait_until_sync
 
-COOKIE: Final = "kinfold_visitor"
+COOKIE: Final = "__Host-kinfold_visitor"
+SECRET: Final = "the application's"  # noqa: S105  invented here
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -59,9 +60,16 @@ async def me(request: AnyRequest) -> dict[str, str | None]:
     return {"visitor": visitor_id(request)}
 
 
+def visitor_in(cookie: str) -> str:
+    """The visitor id in a cookie's value."""
+    return cookie.strip('"').partition(".")[0]
+
+
 def litestar(producer: Any) -> Litestar:
     """The application."""
-    return Litestar([home, log_in, log_out, me], middleware=[DefineMiddleware(VisitorMiddleware, producer=producer)])
+    return Litestar(
+        [home, log_in, log_out, me], middleware=[DefineMiddleware(VisitorMiddleware, producer=producer, secret=SECRET)]
+    )
 
 
 def test_litestar_follows_a_visitor_until_the_log_out():
@@ -71,21 +79,24 @@ def test_litestar_follows_a_visitor_until_the_log_out():
         answer = browser.get("/", headers={"Referer": "https://example.org/?q=secret"})
         for attribute in ("HttpOnly", "Secure", "SameSite=Lax", "Path=/", "Max-Age=34560000"):
             assert attribute in answer.headers["Set-Cookie"]
-        ada = browser.cookies[COOKIE]
+        ada = visitor_in(browser.cookies[COOKIE])
         assert browser.get("/log-in/u-1").json() == {"followed": True}
-        assert browser.get("/me").json() == {"visitor": ada}
+        logged_in = visitor_in(browser.cookies[COOKIE])
+        assert browser.get("/me").json() == {"visitor": logged_in}
         answer = browser.get("/log-out")
         assert "httponly" in answer.headers["Set-Cookie"].lower()
-        stranger = browser.cookies[COOKIE]
-        assert stranger != ada
+        stranger = visitor_in(browser.cookies[COOKIE])
         browser.get("/")
+    assert len({ada, logged_in, stranger}) == 3
     assert [(event["type"], event["visitorId"]) for event in recorder.events] == [
         ("VisitorSeen", ada),
         ("VisitorIdentified", ada),
+        ("VisitorIdentified", logged_in),
         ("VisitorSeen", stranger),
     ]
     assert recorder.visitor(ada).context["referrer"] == "https://example.org/"
-    assert recorder.contact(visitor_id=ada).metadata == {"plan": "pro"}
+    contact = recorder.contact(visitor_id=ada)
+    assert (contact.metadata, contact) == ({"plan": "pro"}, recorder.contact(visitor_id=logged_in))
 
 
 @pytest.mark.parametrize("header", ["DNT", "Sec-GPC"])
@@ -100,7 +111,7 @@ def test_litestar_does_not_follow_visitors_who_opt_out(header: str):
 def test_middleware_flushes_at_the_end_of_the_lifespan(folding_url: str, client: Redis, workspace: str):
     """The lifespan may start again, as with a test client."""
     visitors = kinfold.Producer(folding_url, workspace=workspace, batch_age_s=600)
-    app: Any = VisitorMiddleware(Litestar([home]), visitors)
+    app: Any = VisitorMiddleware(Litestar([home]), visitors, secret=SECRET)
     for number in range(2):
         with TestClient(app, base_url="https://testserver.local") as browser:
             browser.get("/")
@@ -123,7 +134,9 @@ async def home(number: int) -> str:
     return "{}"
 
 application = Litestar(
-    [home], middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors)], on_shutdown=[lambda: visitors.close()]
+    [home],
+    middleware=[DefineMiddleware(VisitorMiddleware, producer=visitors, secret="the application's")],
+    on_shutdown=[lambda: visitors.close()],
 )
 """
 
@@ -139,7 +152,7 @@ import kinfold
 visitors = kinfold.Producer(os.environ["LOG"], workspace=os.environ["WORKSPACE"], batch_age_s=600)
 settings.configure(
     ROOT_URLCONF=__name__,
-    SECRET_KEY="a test",
+    SECRET_KEY="the application's",
     ALLOWED_HOSTS=["*"],
     MIDDLEWARE=["kinfold.django.VisitorMiddleware"],
     KINFOLD={"producer": visitors},
@@ -238,22 +251,25 @@ def test_django_with_asynchronous_views_follows_visitors(folding_url: str, clien
             together = list(pool.map(ask, repeat(port, 8), repeat("/together")))
         assert all(answer.body["isOnTheLoop"] for answer in together)
         assert len({answer.body["visitor"] for answer in together}) == 8
-        assert all(f"{COOKIE}={answer.body['visitor']};" in answer.cookie for answer in together)
+        assert all(f"kinfold_visitor={answer.body['visitor']}." in answer.cookie for answer in together)
 
         first = ask(port, "/1").cookie.partition(";")[0]
-        assert ask(port, "/log-in", Cookie=first).body == {"followed": True}
-        assert ask(port, "/blocking", Cookie=first).body == {"followed": True}
-        assert ask(port, "/log-in", Cookie=first, DNT="1") == Answer(200, mock.ANY, {"followed": False})
-        second = ask(port, "/log-out", Cookie=first).cookie.partition(";")[0]
-        assert second not in {"", first}
+        logged_in = ask(port, "/log-in", Cookie=first)
+        assert logged_in.body == {"followed": True}
+        known = logged_in.cookie.partition(";")[0]
+        assert ask(port, "/blocking", Cookie=known) == Answer(200, "", {"followed": True})
+        assert ask(port, "/log-in", Cookie=known, DNT="1") == Answer(200, mock.ANY, {"followed": False})
+        second = ask(port, "/log-out", Cookie=known).cookie.partition(";")[0]
+        assert len({"", first, known, second}) == 4
         ask(port, "/2", Cookie=second)
-    ada, stranger = first.partition("=")[2], second.partition("=")[2]
+    ada, identified, stranger = [visitor_in(each.partition("=")[2]) for each in (first, known, second)]
     events = [(event["type"], event["visitorId"]) for event in Log(client, workspace).events]
     assert events == [
         ("VisitorSeen", "v-1"),
         ("VisitorSeen", ada),
         ("VisitorIdentified", ada),
-        ("VisitorIdentified", ada),
+        ("VisitorIdentified", identified),
+        ("VisitorIdentified", identified),
         ("VisitorSeen", "v-2"),
         ("VisitorSeen", stranger),
     ]

@@ -22,6 +22,7 @@ from kinfold.testing import Recorder
 from tests.support.waiting import wait_until_sync
 
 BASE: Final = "http://example.local"
+SECRET: Final = "the application's"  # noqa: S105  invented here
 HTML: Final = "<h1>Hello</h1>"
 
 
@@ -32,7 +33,7 @@ def visit_asgi(producer: Any, path: str, headers: Mapping[str, str] | None = Non
     async def page(_name: Annotated[str, PathParameter()]) -> str:
         return HTML
 
-    middleware = DefineMiddleware(asgi.VisitorMiddleware, producer=producer)
+    middleware = DefineMiddleware(asgi.VisitorMiddleware, producer=producer, secret=SECRET)
     with TestClient(Litestar([page], middleware=[middleware]), base_url=BASE) as browser:
         assert browser.get(path, headers=headers).status_code == 200
 
@@ -45,15 +46,15 @@ def visit_wsgi(producer: Any, path: str, headers: Mapping[str, str] | None = Non
         return HTML
 
     app.add_url_rule("/pages/<path:_name>", view_func=page)
-    app.wsgi_app = wsgi.VisitorMiddleware(app.wsgi_app, producer=producer)  # type: ignore[method-assign]
+    app.wsgi_app = wsgi.VisitorMiddleware(app.wsgi_app, producer=producer, secret=SECRET)  # type: ignore[method-assign]
     assert app.test_client().get(path, base_url=BASE, headers=headers).status_code == 200
 
 
 def visit_django(producer: Any, path: str, headers: Mapping[str, str] | None = None) -> None:
     """A page of a Django application."""
     if not settings.configured:
-        settings.configure()
-    with override_settings(KINFOLD={"producer": producer}, ALLOWED_HOSTS=["*"], DEFAULT_CHARSET="utf-8"):
+        settings.configure(SECRET_KEY=SECRET)
+    with override_settings(KINFOLD={"producer": producer}, SECRET_KEY=SECRET, ALLOWED_HOSTS=["*"], DEFAULT_CHARSET="utf-8"):
         view = VisitorMiddleware(lambda _: HttpResponse(HTML.encode()))
         assert view(RequestFactory().get(path, headers=headers)).status_code == 200
 

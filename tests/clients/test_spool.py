@@ -1,5 +1,6 @@
 """Events that could not be sent stay on disk, over restarts of the producer and of the machine."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -231,6 +232,56 @@ def test_directory_that_cannot_be_created_is_rejected_when_the_producer_is_made(
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         kinfold.Producer(NOWHERE, spool=tmp_path / "file" / "spool")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o720, 0o702])
+def test_directory_that_others_can_write_to_is_rejected(tmp_path: Path, mode: int):
+    """What is in a spool is sent as events of the application. The message has the command that mends it."""
+    spool = tmp_path / "our spool"
+    spool.mkdir()
+    spool.chmod(mode)
+
+    with pytest.raises(ValueError, match=rf"mode {mode:04o}; to fix this, run: chmod go-w '.*/our spool'") as refused:
+        kinfold.Producer(NOWHERE, spool=spool)
+
+    subprocess.run(["bash", "-c", str(refused.value).partition("run: ")[2]], check=True)
+    kinfold.Producer(NOWHERE, spool=spool).close(timeout_s=0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_directory_of_another_user_is_rejected(tmp_path: Path):
+    os.chown(tmp_path, 12345, -1)
+
+    with pytest.raises(ValueError, match=r"expected a directory of this process's user, got .* of user 12345"):
+        kinfold.Producer(NOWHERE, spool=tmp_path)
+
+
+def test_what_others_put_into_a_spool_is_not_sent(tmp_path: Path):
+    """A directory that others may write to, or a link. A process of ours makes neither."""
+    planted, elsewhere = tmp_path / "spool" / "0-planted", tmp_path / "elsewhere"
+    for directory in (planted, elsewhere):
+        directory.mkdir(parents=True)
+        (directory / "1.ndjson").write_bytes(EVENT[0] + b"\n")
+    planted.chmod(0o777)
+    (tmp_path / "spool").chmod(0o700)
+    (tmp_path / "spool" / "1-link").symlink_to(elsewhere)
+
+    spool = Spool(str(tmp_path / "spool"), 1000)
+
+    assert spool.is_empty
+    spool.close()
+
+
+def test_spooled_events_are_for_their_owner_alone(tmp_path: Path):
+    before = os.umask(0)
+    try:
+        spool = Spool(str(tmp_path / "spool"), 1000)
+        assert spool.put(1, EVENT)
+        spool.close()
+    finally:
+        os.umask(before)
+
+    assert [path for path in (tmp_path / "spool").rglob("*") if path.stat().st_mode & 0o077] == []
 
 
 def test_closed_spool_still_keeps_events(tmp_path: Path):

@@ -23,13 +23,17 @@ def test_headings_name_the_fields_and_other_columns_are_metadata() -> None:
     }
 
 
-@pytest.mark.parametrize("heading", ["externalId", "external_id", "External ID", "external-id", "id", "ID"])
+@pytest.mark.parametrize(
+    "heading", ["externalId", "external_id", "External ID", "external-id", "userId", "user_id", "id", "ID"]
+)
 def test_headings_of_the_external_id(heading: str) -> None:
     assert fields([heading, "plan"])[heading] == "externalId"
 
 
 def test_id_is_metadata_where_another_column_is_the_external_id() -> None:
     assert fields(["id", "externalId"]) == {"id": "metadata.id", "externalId": "externalId"}
+    assert fields(["id", "user_id"]) == {"id": "metadata.id", "user_id": "externalId"}
+    assert fields(["user_id", "external_id"]) == {"user_id": "metadata.user_id", "external_id": "externalId"}
     assert fields(["id", "user"], "external-id=user") == {"id": "metadata.id", "user": "externalId"}
 
 

@@ -42,10 +42,17 @@ TABLE: Final = [
     Route("GET", "/metrics", OPEN),
     Route("GET", "/docs", OPEN),
     Route("GET", "/kinfold.js", OPEN),
+    Route("GET", "/kinfold-live.js", OPEN),
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),
     Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), SEEN),
+    Route(
+        "POST",
+        "/v1/events",
+        (401, 401, 403, 403, 202, 202),
+        {"type": "IdentityCorrected", "contactId": "{contact}", "by": "Grace", "name": "A"},
+    ),
     Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
     Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
     Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
@@ -84,8 +91,13 @@ TABLE: Final = [
     Route("GET", "/v1/contacts/count", NO_DIRECTORY),
     Route("GET", "/v1/contacts/{contact}/timeline", NO_DIRECTORY),
     Route("GET", "/v1/conflicts", NO_DIRECTORY),
+    Route("POST", "/v1/corrections", (401, 401, 403, 403, 404, 202), {"contactId": "{contact}", "by": "Grace", "name": "A"}),
+    Route("POST", "/v1/corrections?preview=true", (401, 401, 403, 403, 200, 200), {"contactId": "{contact}", "by": "G"}),
+    Route("POST", "/v1/corrections/1-0/undo", (401, 401, 403, 403, 404, 404), {"by": "Grace"}),
+    Route("POST", "/v1/contacts/{contact}/unmerge", (401, 401, 403, 403, 404, 404), {"by": "Grace"}),
     Route("GET", "/v1/visitors/v-1", (401, 401, 200, 200, 404, 200)),
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 200, 404, 200)),
+    Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 401, 200, 403, 403, 403)),
     Route("GET", "/v1/changes", (401, 401, 403, 200, 200, 200)),
     Route("GET", "/v1/subjects?externalId=u-1", (401, 401, 403, 403, 200, 200)),  # it folds the log of its own workspace
     Route("GET", "/v1/erasures", (401, 401, 403, 403, 200, 200)),
@@ -160,12 +172,9 @@ def test_table_lists_every_route():
 
 
 def _template(path: str) -> str:
-    path = (
-        path.partition("?")[0]
-        .replace("/v-1", "/{visitor_id:path}")
-        .replace("{contact}", "{contact_id:str}")
-        .replace("/none", "/{erasure:str}")
-    )
+    path = path.partition("?")[0].replace("/v-1", "/{visitor_id:path}").replace("{contact}", "{contact_id:str}")
+    path = path.replace("/1-0/", "/{entry:str}/")
+    path = path.replace("/none", "/{erasure:str}")
     return path.rstrip("/").replace("/a-key/", "/{write_key:str}/")
 
 
@@ -179,12 +188,40 @@ async def test_kinfold_workspace_header_of_another_workspace_is_rejected(gateway
     assert await gateway.redis.xlen(key("other", "events")) == 0
 
 
-async def test_publishable_key_reads_only_name_and_metadata_hash_of_a_contact(gateway: Gateway, keys: dict[str, str]):
-    """The hash lets a page skip metadata that has not changed."""
-    answer = await gateway.browser.get("/v1/visitors/v-1")
-
+async def test_publishable_key_reads_only_a_name_and_an_opaque_hash(gateway: Gateway, keys: dict[str, str]):
+    """The hash lets a page skip metadata that has not changed. Nobody can test a guess of the metadata with it."""
     contact = await gateway.get(f"/v1/contacts/{keys['contact']}")
-    assert answer.json() == {"id": "v-1", "contact": {"name": "Ada", "metadataHash": contact["metadataHash"]}}
+    guess = {"If-None-Match": f'"{contact["metadataHash"]}"'}
+    answer = await gateway.browser.get("/v1/visitors/v-1", headers=guess)
+    hashed = answer.json()["contact"]["metadataHash"]
+
+    assert (answer.status_code, answer.json()) == (200, {"id": "v-1", "contact": {"name": "Ada", "metadataHash": hashed}})
+    assert answer.headers["ETag"] == f'"{hashed}"'
+    assert contact["metadataHash"] not in str(answer.headers) + answer.text
+    assert (await gateway.browser.get("/v1/visitors/v-1", headers={"If-None-Match": f'"{hashed}"'})).status_code == 304
+
+
+async def test_opaque_hash_changes_with_the_metadata_and_the_contact(gateway: Gateway):
+    """The same metadata of two contacts has two hashes: else somebody could try guesses on a contact of their own."""
+
+    async def hash_of(visitor: str, client: httpx.AsyncClient, **params: str) -> str:
+        answer = await client.get(f"/v1/visitors/{visitor}", params=params)
+        return str(answer.json()["contact"]["metadataHash"])
+
+    for number in "12":
+        event = {
+            "type": "VisitorIdentified",
+            "externalId": f"u-{number}",
+            "visitorId": f"v-{number}",
+            "metadata": {"plan": "pro"},
+        }
+        position = await gateway.put(event)
+    one, two, again = [await hash_of(each, gateway.browser, after=position) for each in ("v-1", "v-2", "v-1")]
+    position = await gateway.put({"type": "MetadataSet", "externalId": "u-1", "metadata": {"plan": "free"}})
+    changed = await hash_of("v-1", gateway.browser, after=position)
+
+    assert one == again
+    assert len({one, two, changed}) == 3
 
 
 @pytest.mark.parametrize("change", ["kind", "workspace", "id", "secret", "case", "cut", "space"])

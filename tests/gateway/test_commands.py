@@ -1,28 +1,38 @@
 """`kinfold keys`, and the gateway of `kinfold up`."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from kinfold import sign
+from kinfold_schemas.times import to_text
+from kinfold_services.access import keys
+from kinfold_services.access.keys import POWERS, KeyRing, create_key, id_of, last_used
 from kinfold_services.cli.gateway_process import gateway_url
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import PATIENCE_S, Kinfold
-from tests.support.waiting import wait_until_sync
+from tests.support.gateways import serving
+from tests.support.shown_secrets import as_on_a_terminal
+from tests.support.waiting import wait_until, wait_until_sync
 
 
-def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
-    """The key is printed once. The list shows everything except its secret."""
-    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str, data_dir: Path):
+    """The key is shown once. The list shows everything except its secret."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
 
-    made = kinfold.json("keys", "create", "--kind", "publishable", "--label", "shop")
+    made = shown(kinfold, "create", "--kind", "publishable", "--label", "shop")
     (listed,) = kinfold.lines("keys", "list")
     revoked = kinfold.json("keys", "revoke", listed["id"])
 
@@ -35,17 +45,80 @@ def test_keys_are_created_listed_and_revoked(redis_url: str, workspace: str):
     assert kinfold.run("keys", "create", "--kind", "golden").status == 2
 
 
-def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str):
+def shown(kinfold: Kinfold, *arguments: str) -> dict[str, Any]:
+    """What a command of `kinfold keys` shows on a terminal."""
+    return cast("dict[str, Any]", json.loads(as_on_a_terminal(kinfold.run("keys", *arguments).out.decode())))
+
+
+def test_publishable_key_shows_metadata_only_if_it_was_created_so(redis_url: str, workspace: str, data_dir: Path):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    kinfold.json("keys", "create", "--kind", "publishable")
+    kinfold.json("keys", "create", "--kind", "publishable", "--shows-metadata")
+
+    assert sorted(each["showsMetadata"] for each in kinfold.lines("keys", "list")) == [False, True]
+    refused = kinfold.run("keys", "create", "--kind", "development", "--shows-metadata")
+    assert (refused.status, "expected --kind publishable, got development" in refused.err) == (2, True)
+
+
+def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspace: str, data_dir: Path):
     """Events sent with the key would stay in the log, and no projector would fold them."""
-    result = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create")
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    result = kinfold.run("keys", "create")
 
     assert result.status == 0
     assert f"workspace {workspace} is not in kinfold:workspaces" in result.err
 
 
-def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str):
-    """Two secrets are valid at once, the newest is printed first, and a third one is refused."""
-    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace)
+async def test_list_of_keys_tells_what_each_may_do_and_when_it_was_used(redis: Redis, redis_url: str, data_dir: Path):
+    """A key that nobody uses can be revoked. The time is written once a minute, whatever a key sends."""
+    kinfold = Kinfold("--redis-url", redis_url, "--data-dir", data_dir)
+    async with serving(redis_url, redis) as gateway:
+        unused = await create_key(redis, "default", "read")
+        writes = await written(redis)
+        for client in (gateway.client, gateway.browser):
+            for _ in range(5):
+                await client.get("/v1/visitors/v")
+        await wait_until(lambda: both_are_used(redis))
+        gateway_writes = await written(redis) - writes
+
+    listed = {each["id"]: each for each in await asyncio.to_thread(kinfold.lines, "keys", "list")}
+    by_kind = {each["kind"]: each for each in listed.values()}
+    assert by_kind.keys() == {"secret", "publishable", "read"}
+    assert all(each["may"] == POWERS[kind] for kind, each in by_kind.items())
+    assert listed[id_of(unused)]["lastUsedAt"] is None
+    for used in ("secret", "publishable"):
+        assert by_kind[used]["createdAt"] <= by_kind[used]["lastUsedAt"] <= to_text(time.time_ns() // 1_000_000)
+    assert gateway_writes == 2
+
+
+async def written(redis: Redis) -> int:
+    """How often HSET was called."""
+    return int((await redis.info("commandstats")).get("cmdstat_hset", {"calls": 0})["calls"])
+
+
+async def both_are_used(redis: Redis) -> bool:
+    return len(await last_used(redis, "default")) == 2
+
+
+async def test_use_of_a_key_is_written_again_after_a_minute(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    """Also when the server did not take it: an error delays no request."""
+    made = await create_key(redis, "default", "secret")
+    clock = [1000.0]
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: clock[0], time_ns=lambda: int(clock[0] * 1e9)))
+    ring = KeyRing(redis)
+    seen: list[str] = []
+    for now in (1000.0, 1030.0, 1059.0, 1061.0):
+        clock[0] = now
+        assert await ring.recognise(made) is not None
+        await wait_until(lambda: not ring._writing)
+        seen += (await last_used(redis, "default")).values()
+
+    assert seen == [to_text(1_000_000)] * 3 + [to_text(1_061_000)]
+
+
+def test_identity_secret_is_shown_and_replaced(redis_url: str, workspace: str, data_dir: Path):
+    """Two secrets are valid at once, the newest is shown first, and a third one is refused."""
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
     old = kinfold.json("keys", "identity-secret")
 
     assert kinfold.json("keys", "identity-secret") == old
@@ -69,10 +142,12 @@ def test_up_starts_a_gateway_and_prints_its_first_key(data_dir: Path):
     url = gateway_url(data_dir)
     assert (first.status, url is not None) == (0, True), first
     assert url is not None
-    printed = {label: rest.strip() for label, _, rest in (line.strip().partition("  ") for line in first.err.splitlines())}
+    assert "kf_sk_" not in first.err
+    on_a_terminal = as_on_a_terminal(first.err).splitlines()
+    printed = {label: rest.strip() for label, _, rest in (line.strip().partition("  ") for line in on_a_terminal)}
     key = printed["its key"]
-    secret = kinfold.json("keys", "identity-secret")["identitySecret"]
-    browser = kinfold.json("keys", "create", "--kind", "publishable")["key"]
+    secret = shown(kinfold, "identity-secret")["identitySecret"]
+    browser = shown(kinfold, "create", "--kind", "publishable")["key"]
 
     assert printed["run"] == f"curl -H 'Authorization: Bearer {key}' '{url}/v1/contacts?limit=3'"
     assert printed["open"].startswith(f"{url}/sign-in?link=")

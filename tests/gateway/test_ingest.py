@@ -31,6 +31,33 @@ async def test_single_event_is_appended(unfolded: Gateway):
     assert await log_of(unfolded) == [{**SEEN, "id": "e-1"}]
 
 
+async def test_unknown_fields_are_reported(unfolded: Gateway):
+    """Contract section 2: they are ignored. A misspelt field would otherwise be lost without a word."""
+    identified = {"type": "VisitorIdentified", "externalId": "u-1", "mail": "ada@example.org", "zz": None}
+    answer = await unfolded.post(json.dumps([{**SEEN, "id": "e-1"}, {**identified, "id": "e-2", "token": "t"}]).encode())
+
+    assert (answer.status_code, answer.json()["appended"], answer.json()["ignoredCount"]) == (202, 2, 2)
+    assert answer.json()["ignored"] == [
+        {
+            "index": 1,
+            "field": "mail",
+            "reason": "unknown-field",
+            "detail": "mail: expected a field of VisitorIdentified, got 'mail'; the nearest is 'email'",
+        },
+        {"index": 1, "field": "zz", "reason": "unknown-field", "detail": "zz: expected a field of VisitorIdentified, got 'zz'"},
+    ]
+    assert [event["id"] for event in await log_of(unfolded)] == ["e-1", "e-2"]
+
+
+async def test_response_lists_a_bounded_number_of_unknown_fields(unfolded: Gateway):
+    """An event of 60 KB may have thousands of them, with long names."""
+    fields = {f"{'x' * 200}{number}": 1 for number in range(250)}
+    answer = await unfolded.post(json.dumps({**SEEN, **fields}).encode())
+
+    assert (answer.json()["ignoredCount"], len(answer.json()["ignored"])) == (250, 100)
+    assert len(answer.content) < 40_000
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [

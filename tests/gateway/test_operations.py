@@ -1,6 +1,8 @@
 """Health, readiness, metrics, the OpenAPI document, outages, and how the gateway stops."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import os
 import re
@@ -53,6 +55,22 @@ async def test_readiness_has_the_projectors_lag(unfolded: Gateway):
         "entriesLost": 0,
         "damaged": [],
     }
+
+
+async def test_every_answer_tells_browsers_to_run_and_frame_nothing(unfolded: Gateway):
+    """Errors too. The one style of /docs is permitted by its hash."""
+    for path in ("/docs", "/openapi.json", "/kinfold.js", "/healthz", "/v1/contacts", "/none", "/sign-in", "/people"):
+        answer = await unfolded.client.get(path)
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+        assert {"default-src 'none'", "frame-ancestors 'none'"} <= {each.strip() for each in policy.split(";")}, path
+        assert "unsafe" not in policy, path
+
+    docs = await unfolded.client.get("/docs")
+    (style,) = re.findall("<style>(.*?)</style>", docs.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in docs.headers["Content-Security-Policy"]
+    assert re.findall(r"<script|style=|\bon\w+=", docs.text) == []
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -201,7 +219,7 @@ def test_port_in_use_is_reported(server: EmbeddedServer, tmp_path: Path):
             "/v1/contacts?limit=0",
             400,
             "bad-request",
-            "limit: expected what /docs describes, got '0' (Expected `int` >= 1)",
+            "limit: expected an integer from 1 to 500, got '0'",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from kinfold_services.access.keys import Kind, create_key
-from kinfold_services.gateway.web import INTEGRITY, SCRIPT, VERSION
+from kinfold_services.gateway.web import KINFOLD, SCRIPTS, Script
 from tests.support.command_line import Kinfold
 from tests.support.gateways import Gateway, serving
 
@@ -28,15 +29,17 @@ async def post(gateway: Gateway, kind: Kind, event: dict[str, Any], **headers: s
         )
 
 
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 @pytest.mark.parametrize(
-    ("query", "cached"), [("", "max-age=300"), ("?v=old", "max-age=300"), (f"?v={VERSION}", "max-age=31536000, immutable")]
+    ("version", "cached"), [(None, "max-age=300"), ("old", "max-age=300"), ("this", "max-age=31536000, immutable")]
 )
-async def test_script_is_cached_by_its_version(unfolded: Gateway, query: str, cached: str):
+async def test_script_is_cached_by_its_version(unfolded: Gateway, script: Script, version: str | None, cached: str):
+    asked = {} if version is None else {"v": script.version if version == "this" else version}
     async with unfolded.client_of(None) as page:
-        answer = await page.get(f"/kinfold.js{query}")
-        again = await page.get(f"/kinfold.js{query}", headers={"If-None-Match": answer.headers["ETag"]})
+        answer = await page.get(script.path, params=asked)
+        again = await page.get(script.path, params=asked, headers={"If-None-Match": answer.headers["ETag"]})
 
-    assert (answer.status_code, answer.content, again.status_code, again.content) == (200, SCRIPT, 304, b"")
+    assert (answer.status_code, answer.content, again.status_code, again.content) == (200, script.content, 304, b"")
     assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
     assert answer.headers["Cache-Control"] == f"public, {cached}"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
@@ -45,10 +48,10 @@ async def test_script_is_cached_by_its_version(unfolded: Gateway, query: str, ca
 async def test_docs_page_shows_the_element_that_loads_the_script(unfolded: Gateway):
     page = (await unfolded.client.get("/docs")).text
 
-    digest = base64.b64encode(hashlib.sha384(SCRIPT).digest()).decode()
-    assert f"sha384-{digest}" == INTEGRITY
-    assert f"integrity=&quot;{INTEGRITY}&quot;" in page
-    assert f"{unfolded.url}/kinfold.js?v={VERSION}&quot;" in page
+    digest = base64.b64encode(hashlib.sha384(KINFOLD.content).digest()).decode()
+    assert f"sha384-{digest}" == KINFOLD.integrity
+    assert f"integrity=&quot;{KINFOLD.integrity}&quot;" in page
+    assert f"{unfolded.url}/kinfold.js?v={KINFOLD.version}&quot;" in page
 
 
 async def test_key_in_the_query_is_a_publishable_one(unfolded: Gateway):
@@ -141,8 +144,9 @@ async def test_development_key_works_on_this_machine_and_on_pages_of_named_origi
         assert "with a development key, got" in answer.json()["detail"]
 
 
-def test_creating_a_development_key_warns(redis_url: str, workspace: str):
-    made = Kinfold("--redis-url", redis_url, "--workspace", workspace).run("keys", "create", "--kind", "development")
+def test_creating_a_development_key_warns(redis_url: str, workspace: str, data_dir: Path):
+    kinfold = Kinfold("--redis-url", redis_url, "--workspace", workspace, "--data-dir", data_dir)
+    made = kinfold.run("keys", "create", "--kind", "development")
 
     assert made.status == 0
     assert "anyone who can read this key can claim to be anyone" in made.err

@@ -79,6 +79,39 @@ async def test_error_names_the_nearest_parameter(unfolded: Gateway, path: str, g
     assert f"got {given[:64]!r}; the nearest is '{nearest}" in detail
 
 
+WRONG_VALUES: Final = [
+    ("/v1/contacts", "limit=abc", "limit: expected an integer from 1 to 500, got 'abc'"),
+    ("/v1/contacts", "limit=0", "limit: expected an integer from 1 to 500, got '0'"),
+    ("/v1/contacts", "limit=1e3", "limit: expected an integer from 1 to 500, got '1e3'"),
+    ("/v1/contacts", f"limit={'9' * 80}", f"limit: expected an integer from 1 to 500, got '{'9' * 57}...'"),
+    ("/v1/contacts", "limit=", "limit: expected an integer from 1 to 500, got ''"),
+    ("/v1/contacts", "count=yes", "count: expected true or false, got 'yes'"),
+    ("/v1/contacts", "order=name", "order: expected 'created', got 'name'"),
+    ("/v1/contacts", f"after={'1' * 65}", f"after: expected at most 64 characters, got '{'1' * 57}...'"),
+    ("/v1/conflicts", "status=settled", "status: expected one of 'open', 'all', got 'settled'"),
+    ("/v1/contacts", "limit=1&limit=2", "limit: expected it once, got 2 values"),
+    ("/v1/contacts", "email=a@b.org&email=c@d.org", "email: expected it once, got 2 values"),
+    ("/v1/contacts", "limit=1&limit=", "limit: expected it once, got 2 values"),
+    ("/v1/changes", "since=0&since=0", "since: expected it once, got 2 values"),
+]
+"""A path, its query, and the sentence."""
+
+
+@pytest.mark.parametrize(("path", "query", "detail"), WRONG_VALUES)
+async def test_wrong_value_is_rejected_with_what_is_expected(unfolded: Gateway, path: str, query: str, detail: str):
+    """The sentence names the type and the limits. One value of several would be taken, and the others lost."""
+    answer = await unfolded.client.get(f"{path}?{query}")
+
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
+
+
+async def test_filter_may_be_repeated(unfolded: Gateway):
+    """Parameters that are lists take every value."""
+    answer = await unfolded.client.get("/v1/changes?since=x&type=ContactCreated&type=ContactUpdated")
+
+    assert answer.json()["detail"].startswith("since: ")
+
+
 async def test_error_says_that_a_route_has_no_parameters(unfolded: Gateway):
     """There is no nearest parameter to name."""
     answer = await unfolded.client.get("/healthz", params={"verbose": ""})
@@ -109,7 +142,7 @@ async def test_websocket_is_rejected_with_the_same_error(unfolded: Gateway):
     )
     assert refused["&since=x"][:2] == (400, "bad-request")
     assert refused["&since=x"][2].startswith("since: ")
-    assert refused["&snapshot=maybe"][2].startswith("snapshot: expected what /docs describes, got 'maybe'")
+    assert refused["&snapshot=maybe"][2].startswith("snapshot: expected true or false, got 'maybe'")
     assert refused[""][:2] == (401, "unauthorized")
 
 

@@ -147,10 +147,28 @@ WRONG: Final[list[tuple[str, dict[str, Any], str, int | None]]] = [
     ("/v1/contacts", {"q": "x" * 201}, "q: expected", None),
     ("/v1/contacts/count", {"by": "a b"}, "by: column 3: expected", 3),
     ("/v1/contacts/count", {"by": "a\0b"}, "by: expected Unicode text without NUL", None),
-    ("/v1/conflicts", {"status": "settled"}, "status: expected what /docs describes", None),
+    ("/v1/conflicts", {"status": "settled"}, "status: expected one of 'open', 'all', got 'settled'", None),
     ("/v1/conflicts", {"cursor": "WzFd"}, "cursor: expected the nextCursor of a page of the same list", None),
 ]
 """A path, its parameters, a part of the sentence, and the column."""
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "unknown"),
+    [
+        ("/v1/contacts", {"where": "lastSeen before 30d or not plam = pro"}, ["lastSeen", "plam"]),
+        ("/v1/contacts", {"where": 'plan=pro and metadata."any key" exists', "sort": "mrr"}, None),
+        ("/v1/contacts", {"sort": "-Name", "count": "true"}, ["Name"]),
+        ("/v1/contacts/count", {"where": "metadata.email exists"}, ["email"]),
+        ("/v1/contacts/count", {"by": "plam", "where": "plan=pro"}, ["plam"]),
+        ("/v1/contacts/count", {"by": "plan"}, None),
+    ],
+)
+async def test_keys_that_no_contact_has_are_named(
+    people: Gateway, path: str, params: dict[str, str], unknown: list[str] | None
+):
+    """A misspelt field is such a key: without a word, nobody would match."""
+    assert (await people.get(path, **params)).get("unknownKeys") == unknown
 
 
 async def test_wrong_question_is_rejected(people: Gateway):

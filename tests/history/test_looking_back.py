@@ -15,6 +15,7 @@ from kinfold_projections.fold import fold
 from kinfold_projections.state import State
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
+from kinfold_services.history.moments import parse_moment
 from kinfold_services.history.past import KEPT_SNAPSHOTS, Past
 from kinfold_services.settings import Settings
 from tests.support.costs import costing
@@ -30,6 +31,26 @@ ENTRIES: Final = 6000
 POSITIONS: Final = short_or_long(30, 100)
 EVERY: Final = 2000
 DICE: Final = random.Random(20261122)  # noqa: S311  no secret
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2026-11-22", 1_795_305_600_000),
+        ("2026-11-22T08:00:00Z", 1_795_334_400_000),
+        ("2026-11-22t09:00:00+01:00", 1_795_334_400_000),
+        ("1795334400000", 1_795_334_400_000),
+    ],
+)
+def test_moment_is_a_date_a_time_or_a_position(text: str, ms: int):
+    """A date means its first instant in UTC, as in filters."""
+    assert parse_moment(text) == f"{ms}-{2**64 - 1}"
+
+
+@pytest.mark.parametrize("text", ["2026-02-30", "1969-12-31", "2026-11-22T08:00:00", "30d", ""])
+def test_other_text_is_no_moment(text: str):
+    with pytest.raises(ValueError, match="expected a time with an offset"):
+        parse_moment(text)
 
 
 def looking(client: Redis, workspace: str, every: int) -> Past:

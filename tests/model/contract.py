@@ -34,7 +34,10 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 UNKNOWN_MS: Final = 946_684_800_000
 """2000-01-01T00:00:00.000Z, the effective time of an event whose time is unknown."""
-KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded")
+KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected")
+FORMS: Final = ("mergeContactId", "unlinkVisitorId", "dismissConflict")
+NULLABLE: Final = ("externalId", "email", "name", "image")
+"""In a correction, null removes these."""
 
 
 class Limits(NamedTuple):
@@ -138,6 +141,10 @@ def contact_id(workspace: str, entry: str) -> str:
 def content_of(event: Event) -> str:
     """Section 3, Duplicates: the content of an event without `id`, `sentAt` and nulls, with each time in one spelling."""
     said = {key: event[key] for key in FIELDS[event["type"]] if event.get(key) is not None}
+    if event["type"] == "IdentityCorrected":
+        said |= {key: event[key] for key in NULLABLE if key in event}
+        if not event.get("take"):
+            said.pop("take", None)
     for name in {"metadata", "context"} & said.keys():
         said[name] = normal(said[name])
     if event.get("at") is not None:
@@ -149,7 +156,8 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "VisitorSeen": ("visitorId", "context"),
     "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset", "visitorProven"),
     "MetadataSet": ("visitorId", "externalId", "email", "contactId", "name", "image", "metadata", "unset", "hash"),
-    "EventsExcluded": ("entries", "reason"),
+    "EventsExcluded": ("entries", "reason", "by"),
+    "IdentityCorrected": (*("by", "contactId", "reason", *FORMS, *NULLABLE), "metadata", "unset", "take"),
 }
 
 
@@ -224,6 +232,8 @@ class Contact(Patched):
     merges: int = 0
     presence: int = -MINUTE_MS
     version: int = 0
+    dismissed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """The conflicts that corrections dismissed: the key of the address, and the id of the contact that holds it."""
 
 
 Conflict = tuple[str, Contact, str | None]
@@ -232,10 +242,13 @@ Conflict = tuple[str, Contact, str | None]
 
 @dataclass(eq=False)
 class Said:
-    """One event that linked the visitor. `start`: it begins a link, because no link or one to another contact precedes it."""
+    """One event that linked the visitor. `start`: it begins a link, because no link or one to another contact precedes it.
+
+    The contact is None where a correction unlinked the visitor.
+    """
 
     at: int
-    contact: Contact
+    contact: Contact | None
     start: bool
 
 
@@ -279,12 +292,17 @@ def holder(visitor: Visitor, at: int | None = None) -> Contact | None:
     if not visitor.said:
         return None
     held = [said for said in visitor.said if at is None or said.at <= at]
-    return living((held or visitor.said[:1])[-1].contact)
+    return linked_to(held[-1] if held else visitor.said[0])
 
 
-def history(visitor: Visitor) -> list[tuple[Contact, int]]:
+def linked_to(said: Said) -> Contact | None:
+    """The living contact that an event linked the visitor to."""
+    return None if said.contact is None else living(said.contact)
+
+
+def history(visitor: Visitor) -> list[tuple[Contact | None, int]]:
     """The links of a visitor. Successive events with the same contact make one link."""
-    return [(living(said.contact), said.at) for said in visitor.said if said.start]
+    return [(linked_to(said), said.at) for said in visitor.said if said.start]
 
 
 # --- section 2
@@ -301,6 +319,8 @@ def judge(event: Event) -> Names:
         return Names()
     if kind == "MetadataSet" and event.get("hash") not in {None, hash_of(event.get("metadata") or {})}:
         raise Rejected("hash-mismatch")
+    if kind == "IdentityCorrected":
+        return _corrected(event)
     names = Names(visitor_id=None if event.get("visitorId") is None else checked_id(event["visitorId"]))
     return names if kind == "VisitorSeen" else _people(event, names)
 
@@ -320,6 +340,25 @@ def _people(event: Event, names: Names) -> Names:
     return names
 
 
+def _corrected(event: Event) -> Names:
+    """The identifiers in a correction. A blocked one rejects it."""
+    if not is_trusted(event):
+        raise Rejected("not-allowed")
+    sets = any(key in event for key in NULLABLE) or bool(event.get("metadata")) or bool(event.get("unset"))
+    given = [key for key in FORMS if event.get(key) is not None]
+    if len(given) + sets != 1:
+        raise Rejected("invalid")
+    address = event.get("dismissConflict") or event.get("email")
+    names = Names(contact_id=shown(event["contactId"]))
+    if "unlinkVisitorId" in given:
+        names.visitor_id = checked_id(event["unlinkVisitorId"])
+    if event.get("externalId") is not None:
+        names.external_id = checked_id(event["externalId"])
+    if address is not None:
+        names.email = checked_email(address)
+    return names
+
+
 def _unless_blocked(names: Names, value: str | None, check: Callable[[str], str]) -> str | None:
     try:
         return None if value is None else check(value)
@@ -330,7 +369,15 @@ def _unless_blocked(names: Names, value: str | None, check: Callable[[str], str]
         return None
 
 
+def _is_signed(event: Event) -> bool:
+    """Whether a correction says who made it, and of what."""
+    by, contact = event.get("by"), event.get("contactId")
+    return isinstance(by, str) and 0 < len(by) <= 255 and isinstance(contact, str)
+
+
 def _within_limits(event: Event) -> bool:
+    if event["type"] == "IdentityCorrected" and not _is_signed(event):
+        return False
     values: Values = {**(event.get("metadata") or {}), **(event.get("context") or {})}
     keys: list[str] = [*values, *(event.get("unset") or [])]
     return (
@@ -401,10 +448,17 @@ class Model:
         """A visitor that moved to another contact, and its previous contact."""
         self.about: Contact | None = None
         self.present: Contact | None = None
+        self.losers: list[Contact] = []
+        """The contacts from which a correction took something, in order."""
+        self.dismissed: tuple[Contact, str, Contact] | None = None
+        """A contact, the address of its conflict that a correction dismissed, and the contact that holds it."""
+        self.correction = {key: event[key] for key in ("by", "reason") if event.get(key) is not None}
+        self.is_correction = event["type"] == "IdentityCorrected"
         folds: dict[str, Callable[[Event, Names], None]] = {
             "VisitorSeen": self._visitor_seen,
             "VisitorIdentified": self._visitor_identified,
             "MetadataSet": self._metadata_set,
+            "IdentityCorrected": self._identity_corrected,
         }
         try:
             if event["type"] in folds:  # the live fold only records an EventsExcluded
@@ -430,6 +484,9 @@ class Model:
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
             self.about = holder(visitor, self.at)
+            if self.about is None and holder(visitor) is not None:  # a correction had unlinked it at that time
+                visitor.seen(self.seen_at)
+                return
             described = self.about or visitor
             self._patch(described, event)
             self.dropped += described.take_profile(event, self.stamp)
@@ -462,6 +519,7 @@ class Model:
 
     def _visitor_identified(self, event: Event, names: Names) -> None:
         x = self.by_external_id.get(names.external_id) if names.external_id is not None else None
+        x = None if x is None else living(x)  # a correction may have merged it
         e = self.by_email.get(email_key(names.email)) if names.email is not None else None
         target = self._target(names, x, e)
         contact = target or self._new_contact()
@@ -469,7 +527,8 @@ class Model:
         visitor = None
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
-        bringing = visitor if visitor is not None and not visitor.said and visitor.registers else None
+        joining = visitor is not None and holder(visitor) is None and (not visitor.said or self.at >= visitor.said[-1].at)
+        bringing = visitor if visitor is not None and joining and visitor.registers else None
         self._patch(contact, event, *(each for each in (merging, bringing) if each is not None))  # this may raise Rejected
 
         self.about, self.conflict = contact, conflict
@@ -482,7 +541,7 @@ class Model:
             self._merge(merging, contact, names.email or "")
         elif conflict is None and names.email is not None:
             self._take(contact, names.email, (1, self.at))
-        if visitor is not None and not visitor.said:
+        if visitor is not None and joining:
             contact.join_profile(visitor)
         self.dropped += contact.take_profile(event, self.stamp)
         if visitor is not None:
@@ -505,6 +564,106 @@ class Model:
         if contact.merges >= self.limits.merges:
             return None, (email, e, "too-many-merges")
         return e, None
+
+    # --- corrections
+
+    def _identity_corrected(self, event: Event, names: Names) -> None:
+        contact = self._contact(names.contact_id)
+        if event.get("mergeContactId") is not None:
+            merged = self._contact(shown(event["mergeContactId"]))
+            if merged is not contact:
+                self._merge_by_hand(merged, contact)
+        elif names.visitor_id is not None:
+            self._unlink(names.visitor_id, contact)
+        elif event.get("dismissConflict") is not None:
+            self._dismiss(names.email or "", contact)
+        else:
+            self._set(event, names, contact)
+
+    def _contact(self, contact_id: str | None) -> Contact:
+        for each in self.contacts:
+            if each.id == contact_id:
+                return living(each)
+        raise Rejected("unknown-contact")
+
+    def _merge_by_hand(self, merged: Contact, contact: Contact) -> None:
+        self._patch(contact, {}, merged)
+        merged.into = contact
+        self.merged, self.about = merged, contact
+        contact.merges += merged.merges + 1
+        contact.join_profile(merged)
+        if contact.external_id is None and merged.external_id is not None:
+            contact.external_id = merged.external_id
+            self.by_external_id[merged.external_id] = contact
+        if merged.email.value is not None:
+            del self.by_email[email_key(merged.email.value)]
+            if merged.email.stamp > contact.email.stamp or (contact.email.value is None and contact.email.stamp == NEVER):
+                self._take(contact, merged.email.value, merged.email.stamp)
+        contact.seen(merged.first)
+        contact.seen(merged.last)
+        contact.created = min(contact.created, merged.created)
+        contact.presence = max(contact.presence, merged.presence)
+        for each in merged.dismissed:
+            contact.dismissed = [*(other for other in contact.dismissed if other != each), each][-32:]
+
+    def _unlink(self, visitor_id: str, contact: Contact) -> None:
+        visitor = self.visitors.get(visitor_id)
+        if visitor is None or not visitor.said or holder(visitor, self.at) not in (None, contact):
+            return
+        before = holder(visitor)
+        self._link(visitor, None)
+        if holder(visitor) is not before:
+            self.moved = visitor, before
+            visitor.name, visitor.image, visitor.registers, visitor.shown = Register(), Register(), {}, None
+
+    def _dismiss(self, email: str, contact: Contact) -> None:
+        held_by = self.by_email.get(email_key(email))
+        held_by = None if held_by is None else living(held_by)
+        if held_by is None or held_by is contact or (email_key(email), held_by.id) in contact.dismissed:
+            return
+        contact.dismissed = [*contact.dismissed, (email_key(email), held_by.id)][-32:]
+        self.dismissed = contact, email, held_by
+
+    def _set(self, event: Event, names: Names, contact: Contact) -> None:
+        x = self.by_external_id.get(names.external_id) if names.external_id is not None else None
+        e = self.by_email.get(email_key(names.email)) if names.email is not None else None
+        x, e = (None if each is None else living(each) for each in (x, e))
+        self.losers = [each for each in (x, e) if each is not None and each is not contact]
+        if self.losers and not event.get("take"):
+            raise Rejected("held-by-another")
+        self._patch(contact, event)
+        self.about = contact
+        if "externalId" in event and names.external_id != contact.external_id:
+            if contact.external_id is not None:
+                del self.by_external_id[contact.external_id]
+            if x is not None and x.external_id == names.external_id:
+                x.external_id = None
+            contact.external_id = names.external_id
+            if names.external_id is not None:
+                self.by_external_id[names.external_id] = contact
+        if "email" in event:
+            self._correct_email(names.email, contact, e)
+        for name, register in (("name", contact.name), ("image", contact.image)):
+            if name in event:
+                register.put(self.stamp, event[name])
+
+    def _correct_email(self, email: str | None, contact: Contact, holder: Contact | None) -> None:
+        stamp = (1, self.at)
+        if stamp < contact.email.stamp:
+            return
+        if email is None:
+            self._lose(contact, stamp)
+        elif holder is None or holder is contact:
+            self._take(contact, email, stamp)
+        elif stamp >= holder.email.stamp:
+            self._lose(holder, stamp)
+            self._take(contact, email, stamp)
+
+    def _lose(self, contact: Contact, stamp: Stamp) -> None:
+        if contact.email.value is not None:
+            del self.by_email[email_key(contact.email.value)]
+            contact.told = None
+        contact.email.put(stamp, None)
 
     # --- their parts
 
@@ -584,17 +743,17 @@ class Model:
         if holder(visitor) is not before:
             self.moved = visitor, before
 
-    def _link(self, visitor: Visitor, contact: Contact) -> None:
+    def _link(self, visitor: Visitor, contact: Contact | None) -> None:
         """Link the visitor to the contact from `at` on, after other events of the same time."""
         said = visitor.said
         place = bisect.bisect_right(said, self.at, key=lambda each: each.at)
         before = said[place - 1] if place else None
         after = said[place] if place < len(said) else None
-        goes_on = before is not None and living(before.contact) is contact
+        goes_on = before is not None and linked_to(before) is contact
         if goes_on and before is not None and before.at == self.at:
             return
         if not goes_on and after is not None:
-            after.start = living(after.contact) is not contact
+            after.start = linked_to(after) is not contact
         said.insert(place, Said(self.at, contact, not goes_on))
         self._thin_out(said, place)
 
@@ -620,7 +779,8 @@ class Model:
         for visitor in self.visitors.values():
             if visitor.said:
                 contact, since = history(visitor)[-1]
-                members.setdefault(contact.id, []).append((since, visitor.id))
+                if contact is not None:
+                    members.setdefault(contact.id, []).append((since, visitor.id))
         return {each: [visitor_id for _, visitor_id in sorted(linked, reverse=True)] for each, linked in members.items()}
 
     def _view(self, contact: Contact, visitor_ids: Sequence[str]) -> Values:
@@ -647,7 +807,8 @@ class Model:
         before, members = self._views, self._members()
         alive = [contact for contact in self.contacts if contact.into is None]
         now = {contact.id: self._view(contact, members.get(contact.id, [])) for contact in alive}
-        alive.sort(key=lambda contact: contact is not self.about)  # the contact that the event is about comes first
+        first = [self.about, *self.losers]  # the contact that the event is about comes first
+        alive.sort(key=lambda contact: first.index(contact) if contact in first else len(first))
         told = [Change("ContactCreated", contact, {}) for contact in alive if contact.id not in before]
         told += [
             Change("ContactUpdated", contact, {"changed": changed})
@@ -655,16 +816,21 @@ class Model:
             if contact.id in before and (changed := self._changed(contact, before[contact.id], now[contact.id]))
         ]
         told += self._told_of_identity()
+        if self.dismissed is not None:
+            contact, email, held_by = self.dismissed
+            told.append(Change("ConflictDismissed", contact, {"email": email, "heldBy": held_by.id}))
         if self.present is not None and self._is_news_of(self.present):
             self.present.presence = max(self.present.presence, self.at)
             told.append(Change("ContactSeen", self.present, {}))
         versions = [self._next_version(change) for change in told]
         for change in told:
-            if change.contact in (self.about, self.present):
+            if change.contact in (self.about, self.present) and not self.is_correction:
                 change.contact.seen(self.seen_at)
             now[change.contact.id] = self._view(change.contact, members.get(change.contact.id, []))
         for change, version in zip(told, versions, strict=True):
             each = {"type": change.type, "contactId": change.contact.id, "version": version, "at": self.at, "cause": self.entry}
+            if self.is_correction:
+                each["correction"] = self.correction
             self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **change.more})
         self._views = now
 
@@ -692,18 +858,21 @@ class Model:
         return changed
 
     def _told_of_identity(self) -> Iterable[Change]:
-        if self.moved is not None and (new := holder(self.moved[0])) is not None:
+        if self.moved is not None:
             visitor, was = self.moved
-            was = was and living(was)
-            more = {} if was is None else {"previousContactId": was.id}
-            yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
+            was, new = was and living(was), holder(visitor)
+            if new is not None:
+                more = {} if was is None else {"previousContactId": was.id}
+                yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
             if was is not None:
-                yield Change("VisitorUnlinked", was, {"visitorId": visitor.id, "nextContactId": new.id})
+                more = {} if new is None else {"nextContactId": new.id}
+                yield Change("VisitorUnlinked", was, {"visitorId": visitor.id, **more})
         if self.merged is not None:
             yield Change("ContactsMerged", living(self.merged), {"mergedContactId": self.merged.id})
         if self.conflict is not None and self.about is not None:
             email, held_by, reason = self.conflict
-            if self.about.told != (email_key(email), held_by, reason):
+            is_dismissed = (email_key(email), held_by.id) in self.about.dismissed
+            if self.about.told != (email_key(email), held_by, reason) and not is_dismissed:
                 self.about.told = email_key(email), held_by, reason
                 more = {} if reason is None else {"reason": reason}
                 yield Change("IdentityConflict", self.about, {"email": email, "heldBy": held_by.id, **more})
@@ -718,7 +887,7 @@ class Model:
             "visitors": {
                 visitor.id: {
                     "contactId": getattr(holder(visitor), "id", None),
-                    "links": [(contact.id, since) for contact, since in history(visitor)],
+                    "links": [(contact and contact.id, since) for contact, since in history(visitor)],
                     "name": visitor.name.value,
                     "image": visitor.image.value,
                     "metadata": visitor.metadata()[1],

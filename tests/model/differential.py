@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from kinfold_projections import duplicates, fold, identity, links, members, metadata
+from kinfold_projections import duplicates, fold, identity, links, members, metadata, patching
 from kinfold_projections.entries import read_entries
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
@@ -40,7 +40,7 @@ def limited(limits: Limits) -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "WINDOW_ENTRIES", limits.window)
         patch.setattr(members, "LISTED_VISITORS", limits.listed)
-        for module in (metadata, fold):
+        for module in (metadata, patching):
             patch.setattr(module, "MAX_METADATA_KEYS", limits.keys)
             patch.setattr(module, "MAX_UNTRUSTED_KEYS", limits.untrusted_keys)
         patch.setattr(identity, "MAX_MERGES", limits.merges)
@@ -66,7 +66,7 @@ def of_fold(log: Log) -> Values:
     return {
         "contacts": {each: _contact(state, json.loads(data)) for each, data in contacts.items()},
         "visitors": {each: _visitor(state, msgspec.json.decode(data, type=Visitor)) for each, data in visitors.items()},
-        "externalIds": {each: state.find(contact_id) for each, contact_id in state.external_ids.items()},
+        "externalIds": {each: state.find(contact_id) for each, contact_id in state.external_ids.items() if contact_id},
         "emails": {each: state.find(contact_id) for each, contact_id in state.emails.items() if contact_id},
         "feed": [{**change, "at": _ms(change["at"]), "contact": _in_ms(change["contact"])} for change in feed],
         "rejects": [
@@ -88,7 +88,7 @@ def _contact(state: State, contact: Values) -> Values:
 def _visitor(state: State, visitor: Visitor) -> Values:
     return {
         "contactId": state.find(visitor.contact_id) if visitor.contact_id else None,
-        "links": [(state.find(link.contact_id), _ms(link.since)) for link in visitor.links],
+        "links": [(link.contact_id and state.find(link.contact_id), _ms(link.since)) for link in visitor.links],
         "name": visitor.name,
         "image": visitor.image,
         "metadata": metadata_hash(visitor.metadata),

@@ -88,6 +88,10 @@ class Writer:
         """Invalid identifiers and other spellings, besides the blocked ones."""
         self.weights = (0.2, 0.65, 0.98)
         """Cumulative shares of VisitorSeen, VisitorIdentified and MetadataSet; the rest are EventsExcluded."""
+        self.corrections = dice.choice([0, 0.05, 0.05, 0.3])
+        """The share of corrections."""
+        self.people = 0
+        """If not 0, so many entries at the beginning of the log create contacts, and corrections are mostly of these."""
 
     def log(self) -> list[LoggedEvent]:
         """All entries."""
@@ -111,7 +115,9 @@ class Writer:
         if dice.random() < self.browser:
             event["source"] = dice.choice(["browser"] * 20 + ["shop", None, ["browser"]])
         die = dice.random()
-        if die < self.weights[0]:
+        if dice.random() < self.corrections:
+            self._corrected(event, number)
+        elif die < self.weights[0]:
             self._seen(event)
         elif die < self.weights[1]:
             self._identified(event)
@@ -209,6 +215,47 @@ class Writer:
         if dice.random() < 0.2:
             event["image"] = dice.choice(["/a", "/b"])
 
+    def _corrected(self, event: Event, number: int) -> None:
+        dice = self.dice
+        event |= {"type": "IdentityCorrected", "by": dice.choice(["Grace", "Grace", "Ben"]), "contactId": self._contact(number)}
+        if event.get("source") == "browser" and dice.random() < 0.8:
+            del event["source"]
+        if dice.random() < 0.3:
+            event["reason"] = "a test"
+        match dice.randrange(8):
+            case 0 | 1:
+                event["mergeContactId"] = self._contact(number)
+            case 2 | 3:
+                event["unlinkVisitorId"] = self._visitor()
+            case 4:
+                event["dismissConflict"] = self._email()
+            case _:
+                self._set(event)
+        if dice.random() < 0.01:
+            event["name"] = "two corrections"
+
+    def _set(self, event: Event) -> None:
+        dice = self.dice
+        if dice.random() < 0.4:
+            event["externalId"] = dice.choice([self._external_id(), self._external_id(), None])
+        if dice.random() < 0.6:
+            event["email"] = dice.choice([self._email(), self._email(), None])
+        if dice.random() < 0.7:
+            event["take"] = dice.random() < 0.8
+        if dice.random() < 0.3:
+            event["name"] = dice.choice(["Ada", "Bob", None])
+        if dice.random() < 0.2:
+            event["image"] = dice.choice(["/a", "/b", None])
+        if dice.random() < 0.2:
+            event["metadata"] = self._metadata()
+        if dice.random() < 0.1:
+            event["unset"] = self._unset()
+
+    def _contact(self, number: int) -> str:
+        if self.people and self.dice.random() < 0.95:
+            number = self.people
+        return contact_id(WORKSPACE, self.dice.choice(self.ids[: max(1, number)]))
+
     def _metadata_set(self, event: Event, number: int) -> None:
         dice = self.dice
         event["type"] = "MetadataSet"
@@ -220,7 +267,7 @@ class Writer:
         elif target < 0.8:
             event["email"] = self._email()
         else:
-            event["contactId"] = contact_id(WORKSPACE, dice.choice(self.ids[: max(1, number)]))
+            event["contactId"] = self._contact(number)
         if dice.random() < 0.01:
             event["email"] = self._email()
         self._profile(event)
@@ -318,6 +365,26 @@ def identifiers(dice: random.Random) -> Log:
     return Log(writer.log(), _limits(dice))
 
 
+def corrections(dice: random.Random) -> Log:
+    """Few people, and an operator who often corrects them."""
+    writer = Writer(dice, dice.choice([20, 40, 90]))
+    writer.visitors, writer.emails = ["v0", "v1"], ["m0@x.io", "m1@x.io", "M1@x.io", "m2@x.io"]
+    writer.external_ids = ["u0", "u1", "u2", "u3"]
+    writer.corrections = dice.choice([0.3, 0.6])
+    people: list[Event] = [
+        {"externalId": "u0", "email": "m0@x.io", "visitorId": "v0", "metadata": {"k0": 1}},
+        {"externalId": "u1", "name": "Bob", "visitorId": "v1"},
+        {"email": "m1@x.io", "visitorId": "v2", "image": "/a"},
+        {"externalId": "u2", "visitorId": "v0"},
+    ]
+    writer.people = len(people)
+    at = dice.choice([{}, {"at": moment(BASE_S)}])
+    first = [{"type": "VisitorIdentified", **at, **who} for who in people]
+    entries = writer.log()
+    entries[: len(first)] = zip(writer.ids, first, strict=False)
+    return Log(entries, _limits(dice))
+
+
 def presence(dice: random.Random) -> Log:
     """Page views of a few people, about a minute apart."""
     writer = Writer(dice, dice.choice([20, 60]))
@@ -354,6 +421,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "collecting": collecting,
     "identifiers": identifiers,
     "presence": presence,
+    "corrections": corrections,
     "first-identifications": first_identifications,
 }
 MORE: Final[Mapping[str, Profile]] = {"crowd": crowd}

@@ -36,7 +36,7 @@ def test_planted_bug_is_found_and_its_log_is_minimised(monkeypatch: pytest.Monke
         return 0
 
     monkeypatch.setattr(duplicates, "_digest_of", one_for_all)
-    small = smallest(*first_difference("wide"))
+    small = smallest(*first_difference("links"))
     assert len(small.entries) == 2
     assert small.entries[0][1].get("id") == small.entries[1][1]["id"]
     assert difference(small) is not None

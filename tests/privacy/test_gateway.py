@@ -36,7 +36,7 @@ async def test_person_is_erased_and_the_old_id_answers_410(redis: Redis, gateway
 
     async def is_done() -> bool:
         receipt.update(await gateway.get(location))
-        return receipt["state"] == "done"
+        return bool(receipt["state"] == "done")
 
     await wait_until(is_done, 60)
     assert (receipt["by"], receipt["people"], receipt["contactIds"]) == ("the office", 1, [ada])

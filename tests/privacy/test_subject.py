@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import pytest
@@ -49,7 +49,7 @@ def read(data: bytes) -> dict[str, Any]:
         page = archive.read("subject.html").decode()
         assert "<script" not in page
         assert "<b>L</b>" not in page
-        return json.loads(archive.read("subject.json"))
+        return cast("dict[str, Any]", json.loads(archive.read("subject.json")))
 
 
 async def subject(url: str, workspace: str, file: Path, *options: str, **settings: object) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kinfold_projections import fold, metadata
+from kinfold_projections import metadata, patching
 from tests.support.folding import Event, Story, given, identified, metadata_set, moment
 
 
@@ -111,7 +111,7 @@ def test_removed_keys_take_no_place_and_are_limited() -> None:
 
 def test_removals_are_counted_after_the_patch_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three removals are merged and two are remembered. The oldest still wins over a late value in the same event."""
-    for module in (fold, metadata):
+    for module in (patching, metadata):
         monkeypatch.setattr(module, "MAX_METADATA_KEYS", 2)
     story = given(
         metadata_set(visitorId="v-1", unset=["k1"], at=2),

@@ -22,7 +22,9 @@ def _owned(*events: dict[str, Any]) -> Ownership:
 
 
 def _of(ownership: Ownership, external_id: str) -> Belongings:
-    return ownership.belongings({ownership.state.external_ids[external_id]})
+    contact_id = ownership.state.external_ids[external_id]
+    assert contact_id is not None
+    return ownership.belongings({contact_id})
 
 
 def _numbers(belongings: Belongings) -> list[int]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kinfold_projections import fold, metadata
+from kinfold_projections import metadata, patching
 from kinfold_schemas.canonical import EMPTY_HASH
 from tests.support.folding import Event, given, identified, metadata_set, moment, seen
 
@@ -124,7 +124,7 @@ def test_merge_also_brings_the_name_of_the_visitor() -> None:
 
 def test_name_alone_does_not_lift_the_limit_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only metadata of a visitor is merged with the contact's."""
-    for module in (fold, metadata):
+    for module in (patching, metadata):
         monkeypatch.setattr(module, "MAX_METADATA_KEYS", 2)
     story = given(identified("u-1", metadata={"a": 1, "b": 2}, at=1), anonymous(2, **ADA))
     story.when(identified("u-1", visitor_id="v-1", metadata={"c": 3}, at=3)).then_rejected("invalid")

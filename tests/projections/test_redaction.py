@@ -150,7 +150,7 @@ def test_conflict_over_an_erased_address_stays_a_conflict_of_the_other() -> None
         {"type": "VisitorIdentified", "externalId": "ben", "email": "ADA@example.org"},
     )
     ownership = owned(log)
-    ada, ben = (ownership.state.external_ids[each] for each in ("ada", "ben"))
+    ada, ben = (_id_of(ownership, each) for each in ("ada", "ben"))
 
     rewritten = erased(log, ownership.belongings({ada}), ownership)
 
@@ -167,7 +167,7 @@ def test_page_that_named_the_visitor_of_an_erased_person_no_longer_does() -> Non
         {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "laptop", "source": "browser", "name": "Ben"},
     )
     ownership = owned(log)
-    ada, ben = (ownership.state.external_ids[each] for each in ("ada", "ben"))
+    ada, ben = (_id_of(ownership, each) for each in ("ada", "ben"))
 
     rewritten = erased(log, ownership.belongings({ada}), ownership)
 
@@ -185,13 +185,19 @@ def test_rejected_entries_and_duplicates_go_with_the_person() -> None:
     log.append((f"{LOG_START_MS + 50_000}-0".encode(), {b"event": b"broken ada@example.org"}))
     ownership = owned(log)
 
-    rewritten = erased(log, ownership.belongings({ownership.state.external_ids["ada"]}), ownership)
+    rewritten = erased(log, ownership.belongings({_id_of(ownership, "ada")}), ownership)
 
     events = [fields[b"event"] for _, fields in rewritten]
     assert [b"ada@" in each.lower() for each in events] == [False] * 5
     assert events[3] == log[3][1][b"event"]
     outcomes = fold(State("default"), read(rewritten))
     assert [each.kind for each in outcomes] == ["no-op", "no-op", "no-op", "rejected", "no-op"]
+
+
+def _id_of(ownership: Ownership, external_id: str) -> str:
+    contact_id = ownership.state.external_ids[external_id]
+    assert contact_id is not None
+    return contact_id
 
 
 def _log(*events: dict[str, Any]) -> Log:

@@ -41,7 +41,7 @@ async def test_visitor_leaves_a_running_projector_and_comes_back_as_a_new_one(re
         receipt = await cut_upto(redis, workspace, CUT, anonymous=0)
         assert receipt is not None
         assert receipt.removed.visitors >= 1
-        assert not await cast("Awaitable[bool]", redis.hexists(key(workspace, "visitors"), "v-anonymous"))
+        assert not await redis.hexists(key(workspace, "visitors"), "v-anonymous")
         last = await append(redis, workspace, [*history()[ENTRIES : ENTRIES + 500], ANONYMOUS], start=ENTRIES)
         await wait_until_folded(redis, workspace, last)
 
@@ -49,7 +49,7 @@ async def test_visitor_leaves_a_running_projector_and_comes_back_as_a_new_one(re
     assert visitor["firstSeenAt"] == visitor["lastSeenAt"]
     (status,) = (await kinfold(redis_url, workspace, "status")).out
     assert (status["rebuilds"], status["entriesLost"], status["damage"]) == (0, 0, None)
-    assert status["visitors"] == await cast("Awaitable[int]", redis.hlen(key(workspace, "visitors")))
+    assert status["visitors"] == await redis.hlen(key(workspace, "visitors"))
     assert await verify(redis, workspace) == []
     assert await replay(redis, workspace) == []
 
@@ -91,7 +91,7 @@ async def test_state_is_rebuilt_from_the_baseline(redis: Redis, redis_url: str, 
 
             async def is_rebuilt() -> bool:
                 stamps = key(workspace, "contacts")
-                return await cast("Awaitable[int]", redis.hlen(stamps)) == len(before.contacts)
+                return await redis.hlen(stamps) == len(before.contacts)
 
             await wait_until(is_rebuilt, 30)
         after = await living_snapshot(redis, workspace)
@@ -116,7 +116,7 @@ async def test_replay_that_began_before_the_cut_begins_again(redis: Redis, redis
         await job.close()
 
     assert job.rebuild.beginnings == 2
-    assert not await cast("Awaitable[bool]", redis.hexists(key(workspace, "external-ids"), "u-wrong"))
+    assert not await redis.hexists(key(workspace, "external-ids"), "u-wrong")
     assert await verify(redis, workspace) == []
     assert await leftovers(redis, workspace) == []
 
@@ -129,7 +129,7 @@ async def test_two_runs_at_once_cut_once(redis: Redis, redis_url: str, workspace
     answers = await asyncio.gather(*(cut_upto(redis, workspace, CUT, anonymous=0) for _ in range(3)))
 
     assert sum(receipt is not None for receipt in answers) == 1
-    assert await cast("Awaitable[int]", redis.llen(key(workspace, "retention-receipts"))) == 1
+    assert await redis.llen(key(workspace, "retention-receipts")) == 1
     assert await redis.xlen(key(workspace, "events")) == ENTRIES // 2
     assert await verify(redis, workspace) == []
 

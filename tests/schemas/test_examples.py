@@ -31,8 +31,10 @@ CHANGES: Final = [
     "VisitorUnlinked",
     "ContactsMerged",
     "IdentityConflict",
+    "ConflictDismissed",
     "ContactSeen",
     "ContactGone",
+    "ContactErased",
 ]
 
 
@@ -60,7 +62,8 @@ def test_example_of_an_event_is_accepted(name: str) -> None:
 def test_every_type_has_an_example() -> None:
     """Every type of event, every type of change, and every record."""
     shown = {tuple(name.split(".")[:2]) for name in EXAMPLES}
-    assert {("event", kind) for kind in EVENT_TYPES} | {("change", kind) for kind in CHANGES} <= shown
+    events = (*EVENT_TYPES, "Erased", "SubjectErased")
+    assert {("event", kind) for kind in events} | {("change", kind) for kind in CHANGES} <= shown
     assert {("contact",), ("merged-contact",), ("visitor",)} <= shown
 
 
@@ -75,6 +78,9 @@ def test_every_type_has_an_example() -> None:
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"a": {}}},
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {"": 1}},
         {"type": "MetadataSet", "visitorId": "v-1", "metadata": {str(key): key for key in range(257)}},
+        {"type": "IdentityCorrected", "contactId": "ct_a", "name": "Ada"},
+        {"type": "IdentityCorrected", "contactId": "ct_a", "name": "Ada", "by": ""},
+        {"type": "IdentityCorrected", "name": "Ada", "by": "Grace"},
         {"type": "Nope"},
     ],
 )

@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from tests.support.screen import Agent, Stage, names, person, violations
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def test_typing_narrows_the_list_and_stays_in_the_address(agent: Agent):
@@ -186,6 +186,15 @@ async def test_wrong_filter_says_what_was_expected(agent: Agent):
     await expect(tab.get_by_role("alert")).to_contain_text("plan===pro")
 
 
+async def test_empty_list_names_keys_that_no_person_has(agent: Agent):
+    """A misspelt field is such a key."""
+    await agent.people("Ada")
+    tab = await agent.sign_in(path="/people?where=lastSeen+before+30d&where=plan%3Dpro")
+
+    await expect(tab.get_by_text("Nobody matches")).to_be_visible()
+    await expect(tab.get_by_text("No person has the metadata lastSeen, plan.")).to_be_visible()
+
+
 async def test_list_works_without_javascript(stage: Stage, workspace: str):
     async with stage.agent(workspace, java_script_enabled=False) as agent:
         await agent.publish(person("Ada", plan="pro"), person("Grace", plan="free"))
@@ -200,6 +209,7 @@ async def test_list_works_without_javascript(stage: Stage, workspace: str):
         await tab.get_by_label("Operator").select_option("is not")
         await tab.get_by_label("Value").fill("pro")
         await tab.get_by_role("button", name="Add filter").click()
+        await tab.wait_for_url("**/people?where=*")
         assert await names(tab) == ["Grace"]
 
         await tab.locator("#rows a.person").click()

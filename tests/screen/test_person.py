@@ -1,13 +1,15 @@
 """The page of a person in Chromium: facts, devices, metadata, timeline, conflicts, merges and why; attacks by their data."""
 
+import re
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Page, expect
 
 from tests.support.screen import Agent, Stage, person, violations
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 IPHONE: Final = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 "
@@ -43,7 +45,7 @@ async def test_person_shows_devices_metadata_and_timeline(agent: Agent):
     await expect(tab.locator(".top")).to_contain_text("Berlin")
     await expect(tab.locator(".top .dot")).to_have_class("dot online")
     await expect(tab.locator(".device")).to_contain_text("Mobile Safari 18 on iOS 18, iPhone")
-    await expect(tab.locator(".device a")).to_have_attribute("href", CONTEXT["url"])
+    await expect(tab.locator(".device a[target]")).to_have_attribute("href", CONTEXT["url"])
     await expect(tab.locator(".device")).to_contain_text("From https://news.example/")
     await expect(tab.locator(".pair", has_text="plan")).to_contain_text("pro")
     await expect(tab.locator(".story > li").first).to_contain_text("plan changed")
@@ -156,13 +158,43 @@ async def test_nothing_that_people_send_runs_as_code(agent: Agent):
     assert await tab.locator("main img, main script, main svg[onload]").count() == 0
 
 
+async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Agent):
+    """Conflicts, rejects, live and as-of, also for what arrives while the page is open."""
+    hacked = {"visitorId": MARKED_ID, "externalId": MARKED_ID, "name": MARKUP, "metadata": {MARKUP: MARKUP}}
+    other = {**hacked, "visitorId": f"other {MARKED_ID}", "externalId": f"other {MARKED_ID}", "email": "x@example.org"}
+    bad = {"type": MARKUP, MARKUP: MARKUP, "by": MARKUP, "email": MARKUP, "context": hostile()}
+    await agent.publish(
+        {"type": "VisitorIdentified", **hacked},
+        {"type": "VisitorIdentified", **other},
+        {"type": "VisitorIdentified", **hacked, "email": "x@example.org"},
+        {"type": "VisitorSeen", "visitorId": MARKED_ID, "context": hostile()},
+        bad,
+    )
+    tab = await agent.sign_in(path="/live")
+    await agent.publish({"type": "MetadataSet", "externalId": MARKED_ID, "metadata": {"live": MARKUP}}, {**bad, "type": "x"})
+    await expect(tab.locator(".events > li").nth(1)).to_contain_text(f"live = {MARKUP[:30]}")
+    person_url = await tab.locator(".events a.person").first.get_attribute("href")
+    reject = re.compile("Rejects|Not|Unknown|Invalid")
+    for path in ("/live", "/conflicts", "/rejects", f"{person_url}/at", f"{person_url}/why", f"/live?text={quote(MARKUP)}"):
+        await tab.goto(agent.stage.url + path)
+        await expect(tab.locator("main")).to_contain_text("window.hacked" if "text=" not in path else "Live")
+        links = await tab.locator("main a[href]").evaluate_all("links => links.map(link => link.protocol)")
+        assert set(links) <= {"http:", "https:"}, path
+        assert await tab.locator("main img, main script, main svg[onload]").count() == 0, path
+        if path == "/rejects":
+            await tab.locator(".rejects a.tag", has_text=reject).first.click()
+            await expect(tab.locator("pre")).to_contain_text("window.hacked")
+            assert await tab.locator("main img, main script, main svg[onload]").count() == 0
+        assert await tab.evaluate("window.hacked") is None, path
+
+
 @pytest.mark.parametrize("url", ["javascript:window.hacked=1", " javascript:alert(1)", "data:text/html,<b>", "//evil", "x"])
 async def test_only_a_web_address_is_a_link(agent: Agent, url: str):
     await agent.publish({"type": "VisitorSeen", "visitorId": "v-ada", "context": {**CONTEXT, "url": url}}, person("Ada"))
     tab = await open_person(agent, "Ada")
 
     await expect(tab.locator(".device")).to_contain_text("Mobile Safari")
-    assert await tab.locator(".device a").count() == 0
+    assert await tab.locator(".device a[target]").count() == 0
 
 
 async def test_person_is_readable_without_javascript(stage: Stage, workspace: str):
@@ -179,3 +211,98 @@ async def test_person_is_readable_without_javascript(stage: Stage, workspace: st
 def hostile() -> dict[str, Any]:
     """A context that is full of markup."""
     return {"url": f"https://shop.example/?{MARKUP}", "referrer": MARKUP, "userAgent": MARKUP, "timezone": "../../etc/passwd"}
+
+
+async def test_every_fact_has_its_own_why(agent: Agent):
+    await agent.publish(
+        person("Ada", plan="free"),
+        {"type": "VisitorIdentified", "externalId": "u-ada", "email": "ada@new.example", "source": "browser"},
+        {"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro"}, "name": "Ada Lovelace"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-ada"},
+    )
+    tab = await open_person(agent, "Ada")
+    url = tab.url
+
+    for fact, event in {
+        "Why the name": "Ada Lovelace",
+        "Why the external id": '"externalId": "u-ada"',
+        "Why plan": '"plan": "pro"',
+        "Why the device phone": '"visitorId": "phone"',
+    }.items():
+        await tab.get_by_role("link", name=fact, exact=True).click()
+        await expect(tab.locator(":target pre")).to_contain_text(event)
+        await tab.goto(url)
+    await expect(tab.locator(".facts dd", has_text="Ada Lovelace")).to_contain_text("backend")
+    await expect(tab.locator(".facts dd", has_text="ada@new.example")).to_contain_text("a page")
+
+
+async def test_value_that_came_with_a_merge_is_explained_by_the_merge(agent: Agent):
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "laptop", "email": "ada@example.org", "metadata": {"plan": "free"}},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "name": "Ada"},
+        {"type": "VisitorIdentified", "externalId": "u-1", "email": "ada@example.org", "id": "the-merge"},
+    )
+    tab = await open_person(agent, "Ada")
+
+    await tab.get_by_role("link", name="Why plan", exact=True).click()
+
+    await expect(tab.locator(":target pre")).to_contain_text("the-merge")
+
+
+async def test_person_is_shown_as_they_were(agent: Agent):
+    """The slider moves through the log; the buttons go from change to change."""
+    await agent.publish(person("Ada", plan="free"))
+    await agent.publish({"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro", "seats": 5}})
+    await agent.publish({"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "team"}})
+    tab = await open_person(agent, "Ada")
+    await tab.get_by_role("link", name="As of").click()
+
+    plan = tab.locator("tr", has_text="plan")
+    await expect(plan.locator("td")).to_have_text(["pro", "team"])
+    await expect(tab.locator(".top")).to_contain_text("after change 2 of 3")
+    assert await violations(tab) == []
+    await tab.get_by_role("link", name="Earlier change").click()
+    await expect(plan.locator("td")).to_have_text(["free", "team"])
+    await expect(tab.locator("tr", has_text="seats").locator("td")).to_have_text(["–", "5"])
+    await expect(tab.get_by_role("heading", level=1)).to_contain_text("As of")
+
+    slider = tab.get_by_role("slider")
+    await slider.focus()
+    await slider.press("End")
+    await expect(plan.locator("td")).to_have_text(["team", "the same"])
+
+
+async def test_two_people_who_are_one_now_are_shown_as_two(agent: Agent):
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "laptop", "email": "ada@example.org", "name": "Ada by mail"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-1", "name": "Ada by id"},
+        {"type": "VisitorIdentified", "externalId": "u-1", "email": "ada@example.org"},
+    )
+    tab = await open_person(agent, "Ada by id")
+    await tab.get_by_role("link", name="As of").click()
+
+    await expect(tab.locator(".note")).to_contain_text("this was 2 people")
+    await expect(tab.locator("section.card")).to_have_count(2)
+
+
+@pytest.mark.parametrize(("at", "status"), [("nonsense", 400), ("1-0", 400), ("9999999999999-0", 400)])
+async def test_moment_outside_of_the_log_is_rejected(agent: Agent, at: str, status: int):
+    await agent.people("Ada")
+    tab = await open_person(agent, "Ada")
+    answer = await tab.goto(f"{tab.url}/at?at={at}")
+
+    assert answer is not None
+    assert answer.status == status
+    await expect(tab.get_by_role("alert")).to_contain_text("at:")
+
+
+async def test_past_works_without_javascript(stage: Stage, workspace: str):
+    async with stage.agent(workspace, java_script_enabled=False) as agent:
+        await agent.people("Ada", plan="free")
+        await agent.publish({"type": "MetadataSet", "externalId": "u-ada", "metadata": {"plan": "pro"}})
+        tab = await open_person(agent, "Ada")
+        await tab.get_by_role("link", name="As of").click()
+        await expect(tab.locator("tr", has_text="plan").locator("td")).to_have_text(["free", "pro"])
+        await tab.get_by_role("slider").fill(await tab.get_by_role("slider").get_attribute("max") or "")
+        await tab.get_by_role("button", name="Show").click()
+        await expect(tab.locator("tr", has_text="plan").locator("td")).to_have_text(["pro", "the same"])

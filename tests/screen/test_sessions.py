@@ -16,7 +16,7 @@ from tests.support.gateways import serving
 from tests.support.screen import BY, Agent, person, violations
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def cookie_of(agent: Agent, kind: str = "secret") -> tuple[str, str]:

@@ -19,7 +19,7 @@ from kinfold_services.server import binary as server_binary
 from kinfold_services.server import embedded
 from kinfold_services.server.binary import ServerBinary, find_server_binary
 from kinfold_services.server.embedded import EmbeddedServer, running_url
-from kinfold_services.server.errors import DataDirMismatch, ServerAlreadyRunning, ServerFailed, ServerNotFound
+from kinfold_services.server.errors import DataDirMismatch, DataDirUnusable, ServerAlreadyRunning, ServerFailed, ServerNotFound
 from tests.support.waiting import wait_until_sync
 
 # A program that starts a server, appends to a stream, and prints the number of every acknowledged entry.
@@ -181,6 +181,35 @@ def test_second_start_on_the_same_directory_is_refused(data_dir: Path) -> None:
             assert client.ping()
 
 
+def test_only_the_owner_can_read_the_files(data_dir: Path) -> None:
+    """Also the files that the server makes, whatever the umask of the program that starts it."""
+    before = os.umask(0o022)
+    try:
+        with EmbeddedServer.start(data_dir, fsync="always") as server, connect(server.url) as client:
+            client.xadd("log", {"n": 1})
+            modes = {path.name: path.stat().st_mode & 0o077 for path in [data_dir, *data_dir.rglob("*")]}
+    finally:
+        os.umask(before)
+
+    assert {name for name, others in modes.items() if others} == set()
+    assert {"server.json", "server.log", "appendonlydir"} <= modes.keys()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o777])
+def test_data_dir_that_others_can_open_is_refused(tmp_path: Path, mode: int) -> None:
+    """With the command that mends it. The log holds the addresses of many people."""
+    data_dir = tmp_path / "my data"
+    data_dir.mkdir()
+    data_dir.chmod(mode)
+
+    with pytest.raises(DataDirUnusable, match=f"got mode {mode:04o}; to fix this, run: (.+)") as refused:
+        EmbeddedServer.start(data_dir)
+    assert list(data_dir.iterdir()) == []
+
+    subprocess.run(["bash", "-c", str(refused.value).partition("run: ")[2]], check=True)
+    EmbeddedServer.start(data_dir).stop()
+
+
 def test_another_process_can_connect(data_dir: Path) -> None:
     assert running_url(data_dir) is None
     with EmbeddedServer.start(data_dir) as server:
@@ -246,7 +275,7 @@ def test_data_of_another_server_is_refused(data_dir: Path, engine: str, version:
     binary = find_server_binary()
     if engine == binary.engine:
         version = f"{int(binary.version.split('.')[0]) + 1}.0.0"
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     (data_dir / "server.json").write_text(json.dumps({"engine": engine, "version": version, "socket": "/x"}))
     with pytest.raises(DataDirMismatch, match=f"was written by {engine} {version}, which {binary} .* cannot read"):
         EmbeddedServer.start(data_dir, binary=binary)
@@ -255,7 +284,7 @@ def test_data_of_another_server_is_refused(data_dir: Path, engine: str, version:
 
 def test_data_of_an_older_version_is_accepted(data_dir: Path) -> None:
     binary = find_server_binary()
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     (data_dir / "server.json").write_text(json.dumps({"engine": binary.engine, "version": "7.0.0", "socket": "/x"}))
     with EmbeddedServer.start(data_dir, binary=binary):
         assert json.loads((data_dir / "server.json").read_text())["version"] == binary.version
@@ -263,14 +292,15 @@ def test_data_of_an_older_version_is_accepted(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", '{"engine": "dragon", "version": "1.0", "socket": "/x"}'])
 def test_invalid_record_is_refused(data_dir: Path, content: str) -> None:
-    data_dir.mkdir()
+    data_dir.mkdir(mode=0o700)
     (data_dir / "server.json").write_text(content)
     with pytest.raises(DataDirMismatch, match=r"server\.json"):
         EmbeddedServer.start(data_dir)
 
 
 def test_data_without_a_record_is_refused(data_dir: Path) -> None:
-    (data_dir / "appendonlydir").mkdir(parents=True)
+    data_dir.mkdir(mode=0o700)
+    (data_dir / "appendonlydir").mkdir()
     with pytest.raises(DataDirMismatch, match=r"no server\.json"):
         EmbeddedServer.start(data_dir)
 

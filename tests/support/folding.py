@@ -166,7 +166,8 @@ class Story:
     def holders(self, visitor_id: str = "v-1") -> list[tuple[str | None, str]]:
         """A visitor's link history: the external id of each contact, and the start of the link."""
         links = self.visitor(visitor_id).links
-        return [(self.state.contact(link.contact_id).external_id, link.since) for link in links]
+        held = [(None if link.contact_id is None else self.state.contact(link.contact_id), link.since) for link in links]
+        return [(None if contact is None else contact.external_id, since) for contact, since in held]
 
 
 def given(*events: Event | bytes) -> Story:

@@ -25,6 +25,7 @@ from typing import Final, Literal, NamedTuple, Self, cast
 
 from tests.support.engines import free_port
 from tests.support.projecting import clean_environment
+from tests.support.shown_secrets import as_on_a_terminal
 
 ROOT: Final = Path(__file__).parents[2]
 README: Final = ROOT / "README.md"
@@ -172,4 +173,4 @@ class Shell:
                 process.send_signal(signal.SIGKILL)
                 raise
             output.seek(0)
-            return subprocess.CompletedProcess(command, status, output.read())
+            return subprocess.CompletedProcess(command, status, as_on_a_terminal(output.read()))

@@ -50,7 +50,8 @@ async def append_aged(client: Redis, workspace: str, *aged: tuple[float, dict[st
     entries: list[str] = []
     for days, event in aged:
         data = event if isinstance(event, bytes) else json.dumps(event).encode()
-        entries.append((await client.xadd(key(workspace, "events"), {"event": data}, id=f"{ago(days)}-*")).decode())
+        entry: Any = await client.xadd(key(workspace, "events"), {"event": data}, id=f"{ago(days)}-*")
+        entries.append(entry.decode())
     return entries
 
 

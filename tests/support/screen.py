@@ -141,7 +141,9 @@ async def staging(redis_url: str, directory: Path) -> AsyncGenerator[Stage]:
         await redis.flushdb()
         await stack.enter_async_context(projecting(redis_url))
         await stack.enter_async_context(following(settings, redis_url))
-        gateway = await stack.enter_async_context(serving(redis_url, redis, data_dir=directory))
+        gateway = await stack.enter_async_context(
+            serving(redis_url, redis, data_dir=directory, gateway_trusted_proxies="127.0.0.1")
+        )
         playwright = await stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
         stack.push_async_callback(browser.close)

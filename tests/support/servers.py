@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from kinfold_services.server.embedded import EmbeddedServer
 
 IMAGE: Final = "valkey/valkey:8-alpine"
-"""The image of the container, the same as in compose.yaml."""
+"""The image of the container. compose.yaml has the same one, pinned by its digest."""
 
 URL_VARIABLE: Final = "KINFOLD_TEST_REDIS_URL"
 

@@ -72,11 +72,14 @@ class Stream:
 
 @asynccontextmanager
 async def following(
-    client: httpx.AsyncClient, params: Mapping[str, Any] | None = None, last_id: str | None = None
+    client: httpx.AsyncClient,
+    params: Mapping[str, Any] | None = None,
+    last_id: str | None = None,
+    path: str = "/v1/changes",
 ) -> AsyncGenerator[Stream]:
-    """Follow the feed; yields when the gateway has begun to respond."""
+    """Follow the feed, or another stream; yields when the gateway has begun to respond."""
     headers = {} if last_id is None else {"Last-Event-ID": last_id}
     timeout = httpx.Timeout(30, read=40)
-    async with client.stream("GET", "/v1/changes", params=params, headers=headers, timeout=timeout) as response:
+    async with client.stream("GET", path, params=params, headers=headers, timeout=timeout) as response:
         assert response.status_code == 200, await response.aread()
         yield Stream(response)

@@ -91,7 +91,7 @@ class Store:
         self.contacts.update(changes.contacts)
         _write(self.visitor_stamps, {each: _encoded(stamps) for each, stamps in changes.visitor_stamps.items()})
         _write(self.contact_stamps, {each: _encoded(stamps) for each, stamps in changes.contact_stamps.items()})
-        self.external_ids.update(changes.external_ids)
+        _write(self.external_ids, changes.external_ids)
         _write(self.emails, changes.emails)
         for members, changed in ((self.members, changes.members), (self.created, changes.created)):
             members.update(each for each, is_in in changed.items() if is_in)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
+from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.entries import BadEntry, Entry, read_entry
 from kinfold_schemas.times import to_text
 from tests.support.folding import LOG_START_MS, STORY_START_MS
@@ -94,6 +95,30 @@ _metadata_set = st.builds(
         },
     ),
 )
+_contact = st.integers(0, 5).map(lambda entry: f"#{entry}")
+"""The contact that an entry of the log creates, if it does (`_numbered`)."""
+_corrected = st.builds(
+    _union,
+    st.one_of(
+        st.fixed_dictionaries({"mergeContactId": _contact}),
+        st.fixed_dictionaries({"unlinkVisitorId": st.sampled_from(VISITORS)}),
+        st.fixed_dictionaries({"unlinkVisitorId": st.sampled_from(VISITORS)}),
+        st.fixed_dictionaries({"dismissConflict": st.sampled_from(EMAILS)}),
+        st.fixed_dictionaries(
+            {"name": st.sampled_from([*NAMES, None])},
+            optional={
+                "externalId": st.sampled_from([*EXTERNAL_IDS, None]),
+                "email": st.sampled_from([*EMAILS, None]),
+                "take": st.booleans(),
+                "metadata": metadata,
+                "unset": unset,
+            },
+        ),
+    ),
+    _fields(
+        {"type": st.just("IdentityCorrected"), "by": st.just("Grace"), "contactId": _contact}, {"reason": st.just("a test")}
+    ),
+)
 _excluded = st.just({"type": "EventsExcluded", "entries": ["1-0"], "reason": "a test"})
 
 good_events: Final[st.SearchStrategy[dict[str, Any]]] = st.one_of(
@@ -117,11 +142,22 @@ malformed: Final[st.SearchStrategy[bytes]] = st.sampled_from(
 @st.composite
 def logs(draw: st.DrawFn, max_size: int = 25, *, own_ids: bool = False) -> Log:
     """A log of good events with a few malformed ones. With `own_ids`, each event has a unique id."""
-    events = draw(st.lists(st.one_of(good_events, good_events, good_events, _excluded, malformed), max_size=max_size))
+    kinds = good_events, good_events, good_events, _corrected, _excluded, malformed
+    events = draw(st.lists(st.one_of(kinds), max_size=max_size))
     if own_ids:
         events = [{**event, "id": f"own-{number}"} if isinstance(event, dict) else event for number, event in enumerate(events)]
     gaps = draw(st.lists(st.integers(0, MAX_GAP_MS), min_size=len(events), max_size=len(events)))
-    return log_of([event if isinstance(event, bytes) else json.dumps(event).encode() for event in events], gaps)
+    return _numbered(events, gaps)
+
+
+def _numbered(events: list[Any], gaps_ms: list[int]) -> Log:
+    """As `log_of`; the names of contacts in corrections become the ids that the entries give them."""
+    ids = [entry_id.decode() for entry_id, _ in log_of([b""] * len(events), gaps_ms)]
+    for event in events:
+        for field in ("contactId", "mergeContactId"):
+            if isinstance(event, dict) and (name := event.get(field, "")).startswith("#") and int(name[1:]) < len(ids):
+                event[field] = make_contact_id("default", ids[int(name[1:])])
+    return log_of([event if isinstance(event, bytes) else json.dumps(event).encode() for event in events], gaps_ms)
 
 
 _sign_in = st.fixed_dictionaries(
@@ -131,6 +167,17 @@ _sign_in = st.fixed_dictionaries(
         "at": st.integers(0, 20).map(lambda second: to_text(STORY_START_MS + second * 1000)),
     }
 )
+_unlinked_or_merged = st.builds(
+    _union,
+    st.fixed_dictionaries({"type": st.just("IdentityCorrected"), "by": st.just("Grace"), "contactId": _contact}),
+    st.one_of(
+        st.fixed_dictionaries({"mergeContactId": _contact}),
+        st.fixed_dictionaries(
+            {"unlinkVisitorId": st.sampled_from([f"v-{number}" for number in range(8)])},
+            optional={"at": st.integers(0, 20).map(lambda second: to_text(STORY_START_MS + second * 1000))},
+        ),
+    ),
+)
 _who = st.sampled_from(
     [{"externalId": "u-1"}, {"externalId": "u-2"}, {"email": "a@b"}, {"email": "c@d"}, {"externalId": "u-1", "email": "c@d"}]
 )
@@ -138,12 +185,13 @@ _who = st.sampled_from(
 
 @st.composite
 def crowded_logs(draw: st.DrawFn, max_size: int = 40) -> Log:
-    """Only sign-ins, of few people on many devices: late ones, repeated ones, and merges.
+    """Mostly sign-ins, of few people on many devices: late ones, repeated ones, and merges. A few are corrections.
 
     This covers long lists of visitors, which a general random log hardly ever reaches.
     """
-    events = draw(st.lists(st.builds(_union, _sign_in, _who), min_size=10, max_size=max_size))
-    return log_of([json.dumps(event).encode() for event in events], [1000] * len(events))
+    sign_ins = st.builds(_union, _sign_in, _who)
+    events = draw(st.lists(st.one_of([sign_ins] * 8 + [_unlinked_or_merged]), min_size=10, max_size=max_size))
+    return _numbered(events, [1000] * len(events))
 
 
 def log_of(events: list[bytes], gaps_ms: list[int]) -> Log:

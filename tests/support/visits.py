@@ -51,11 +51,11 @@ class Shop:
         self.warnings = list[str]()
         """What kinfold wrote to the console."""
 
-    def element(self, **attributes: str) -> str:
+    def element(self, script: str = "kinfold.js", **attributes: str) -> str:
         """The element that loads the script."""
         given = {"key": self.key, "automated": "", **attributes}
         data = " ".join(f'data-{name.replace("_", "-")}="{value}"' for name, value in given.items())
-        return f'<script async src="{self.gateway_url}/kinfold.js" {data}></script>'
+        return f'<script async src="{self.gateway_url}/{script}" {data}></script>'
 
     async def open(self, before: str = "", context: BrowserContext | None = None, **attributes: str) -> Page:
         """Open a tab with the snippet, the element and `before` between them. Waits until the script has run."""

@@ -121,14 +121,14 @@ def errors() -> None:
     del base, value
 
 
-def frameworks(request: object, response: object) -> None:
+def frameworks(request: object, response: object, secret: str) -> None:
     recorder = testing.Recorder()
 
     async def asgi_app(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         del scope, receive, send
 
-    asgi.VisitorMiddleware(asgi_app, recorder, cookie="visitor", consent=lambda _: True, ip=True)
-    asgi.VisitorMiddleware(asgi_app, kinfold.Producer("redis://"))
+    asgi.VisitorMiddleware(asgi_app, recorder, secret=secret, cookie="visitor", consent=lambda _: True, ip=True)
+    asgi.VisitorMiddleware(asgi_app, kinfold.Producer("redis://"), secret=secret)
     asgi.Lifespan(asgi_app, producer=kinfold.Producer("redis://"))
     django.VisitorMiddleware(lambda request: request)
     assert_type(asgi.identify(request, external_id="u-1"), bool)
@@ -140,7 +140,7 @@ def frameworks(request: object, response: object) -> None:
     resets: list[Callable[[object], None]] = [asgi.reset, wsgi.reset, django.reset]
     for reset in resets:
         reset(response)
-    wsgi.VisitorMiddleware(lambda _, __: [b""], recorder, secure=False, query=True)
+    wsgi.VisitorMiddleware(lambda _, __: [b""], recorder, secret=secret, secure=False, query=True)
 
 
 def kit() -> None:

@@ -1,12 +1,13 @@
 /** The calls of a page, while this browser may be followed. */
 
+import { live } from "./live.js";
 import { watchPages } from "./pages.js";
 import { type Event, Sender } from "./sender.js";
 import { openStore, writeCookie } from "./storage.js";
 import type { Contact, Identity, Metadata, Options, Visitor } from "./types.js";
 import { text, values } from "./values.js";
 import { type Known, Visitors, digest, newId } from "./visitors.js";
-import { warn } from "./warn.js";
+import { warn } from "./safely.js";
 
 type Fields = Record<string, unknown>;
 
@@ -19,6 +20,11 @@ export class Client {
   readonly #refused = new Set<string>();
   readonly #options: Options;
   readonly #changed: () => void;
+  readonly #live = LIVE
+    ? live((shown) => {
+        if (shown) this.#show(this.visitor.id, combined(this.visitor.contact, shown));
+      })
+    : undefined;
 
   constructor(
     options: Options,
@@ -29,7 +35,7 @@ export class Client {
     this.#changed = changed;
     const store = openStore();
     this.#visitors = new Visitors(store, name, options.domain);
-    this.#sender = new Sender(store, name, options.host.replace(/\/+$/, ""), options.key, (event) => this.#rejected(event));
+    this.#sender = new Sender(store, name, this.#url("events", "partial=true"), (event) => this.#rejected(event));
     this.#show(this.#visitors.current().id, null);
   }
 
@@ -70,11 +76,7 @@ export class Client {
     if (ids.externalId === known.externalId && ids.email === known.email) this.#say("MetadataSet", known, at, changed, digests);
     else if (!this.#refused.has(claim(fields))) this.#say("VisitorIdentified", known, at, fields, digests, ids);
     const before = this.visitor.id === known.id ? this.visitor.contact : null;
-    this.#show(known.id, {
-      ...before,
-      ...defined({ externalId, email, name, image }),
-      metadata: { ...before?.metadata, ...metadata },
-    });
+    this.#show(known.id, combined(before, { externalId, email, name, image, metadata }));
   }
 
   setMetadata(given: Metadata, at: number): void {
@@ -83,7 +85,7 @@ export class Client {
     const { changed, digests } = news(known, { metadata });
     this.#say("MetadataSet", known, at, changed, digests);
     const { id, contact } = this.visitor;
-    if (contact) this.#show(id, { ...contact, metadata: { ...contact.metadata, ...metadata } });
+    if (contact) this.#show(id, combined(contact, { metadata }));
   }
 
   reset(): void {
@@ -96,6 +98,7 @@ export class Client {
 
   stop(): void {
     this.#sender.stop();
+    this.#live?.();
   }
 
   /** Send an event, unless it says nothing, and remember what it said. */
@@ -133,9 +136,16 @@ export class Client {
   }
 
   #show(id: string, contact: Contact | null): void {
-    if (JSON.stringify(this.visitor) === JSON.stringify({ id, contact })) return;
+    const before = this.visitor;
+    if (JSON.stringify(before) === JSON.stringify({ id, contact })) return;
     this.visitor = { id, contact };
     this.#changed();
+    if (LIVE && this.#options.live && before?.id !== id) this.#live?.(this.#url("own-contact", `visitorId=${id}`));
+  }
+
+  #url(path: string, query: string): string {
+    const { host, key } = this.#options;
+    return `${host.replace(/\/+$/, "")}/v1/${path}?${query}&writeKey=${encodeURIComponent(key)}`;
   }
 
   #address(url: string): string {
@@ -151,9 +161,11 @@ export function forget(name: string, domain: string | undefined): void {
 }
 
 interface Profile {
+  externalId?: string | undefined;
+  email?: string | undefined;
   name?: string | null | undefined;
   image?: string | null | undefined;
-  metadata: ReturnType<typeof values>;
+  metadata?: Contact["metadata"];
 }
 
 /** What a token proves. */
@@ -166,14 +178,18 @@ function news(known: Known, { name, image, metadata }: Profile): { changed: Fiel
     const made = digest(known.id, key, value);
     return known.values[key] !== made && !!(digests[key] = made);
   };
-  const patch = Object.entries(metadata).filter(([key, value]) => isNew(`metadata.${key}`, value));
+  const patch = Object.entries(metadata ?? {}).filter(([key, value]) => isNew(`metadata.${key}`, value));
   const changed: Fields = { metadata: some(Object.fromEntries(patch)) };
   if (name && isNew("name", name)) changed.name = name;
   if (image && isNew("image", image)) changed.image = image;
   return { changed, digests };
 }
 
-const some = <T extends object>(fields: T) => (Object.keys(fields).length ? fields : undefined);
+/** A contact, with what the page or the gateway says of it. */
+const combined = (contact: Contact | null, { metadata, ...fields }: Profile): Contact => ({
+  ...contact,
+  ...Object.fromEntries(Object.entries(fields).filter(([, value]) => value)),
+  metadata: { ...contact?.metadata, ...metadata },
+});
 
-const defined = <T extends Fields>(fields: T) =>
-  Object.fromEntries(Object.entries(fields).filter(([, value]) => value)) as { [K in keyof T]?: NonNullable<T[K]> };
+const some = <T extends object>(fields: T) => (Object.keys(fields).length ? fields : undefined);

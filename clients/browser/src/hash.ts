@@ -7,9 +7,11 @@
 const OFFSET_BASIS = 0x6c62272e07bb014262b821756295c58dn;
 const PRIME = 0x1000000000000000000013bn;
 
+export const utf8 = (text: string) => new TextEncoder().encode(text);
+
 /** The hash of a text's UTF-8, as 32 hexadecimal digits. */
 export function hash(text: string): string {
   let hashed = OFFSET_BASIS;
-  for (const byte of new TextEncoder().encode(text)) hashed = BigInt.asUintN(128, (hashed ^ BigInt(byte)) * PRIME);
+  for (const byte of utf8(text)) hashed = BigInt.asUintN(128, (hashed ^ BigInt(byte)) * PRIME);
   return hashed.toString(16).padStart(32, "0");
 }

@@ -2,7 +2,7 @@
 
 import { Client, forget } from "./client.js";
 import type { Consent, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
-import { safely, warn } from "./warn.js";
+import { safely, warn } from "./safely.js";
 
 export type { Consent, Contact, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
 

@@ -5,7 +5,7 @@
 
 import { start } from "./index.js";
 import type { Consent, Options } from "./types.js";
-import { safely } from "./warn.js";
+import { safely } from "./safely.js";
 
 type Kept = [method: string, args: unknown[], answer: (result: unknown) => void, at: number];
 
@@ -18,10 +18,10 @@ safely(() => {
     return;
   }
   const options: Options = { host: host ?? new URL(script.src).origin, key };
+  if (LIVE) options.live = true;
   if (consent) options.consent = consent as Consent;
   if (domain) options.domain = domain;
-  for (const name of ["pages", "query", "ignorePrivacySignals", "automated"] as const)
-    if (name in flags) options[name] = flags[name] !== "false";
+  for (const name in flags) options[name as "pages"] = flags[name] !== "false"; // or "query" and so on
   const kept = page.kinfold?.q ?? [];
   const kinfold = start(options) as unknown as Record<string, (...args: unknown[]) => unknown>;
   page.kinfold = kinfold as object;

@@ -13,18 +13,19 @@
 import type { Store } from "./storage.js";
 import { byteLength } from "./values.js";
 import { newId } from "./visitors.js";
-import { safely, warn } from "./warn.js";
+import { backOffMs, safely, warn } from "./safely.js";
 
-const MAX_EVENTS = 100;
-/** Browsers send at most 64 KiB after the end of a page (Fetch, keepalive); `sentAt` has to fit too. */
-const MAX_BYTES = 48 * 1024;
-/** So many page views wait while the gateway cannot be reached. Identities and metadata wait without a limit. */
-const MAX_WAITING = 500;
-const GATHER_MS = 100;
-const ANSWER_MS = 20_000;
-const FIRST_WAIT_MS = 1_000;
-const LONGEST_WAIT_MS = 300_000;
-const LONGEST_TOLD_MS = 3_600_000;
+/** An enum, because its numbers are written into the code: the script is smaller. */
+const enum Limit {
+  EVENTS = 100,
+  /** Browsers send at most 64 KiB after the end of a page (Fetch, keepalive); `sentAt` has to fit too. */
+  BYTES = 48 * 1024,
+  /** So many page views wait while the gateway cannot be reached. Identities and metadata wait without a limit. */
+  WAITING = 500,
+  GATHER_MS = 100,
+  ANSWER_MS = 20_000,
+  LONGEST_TOLD_MS = 3_600_000,
+}
 
 export type Event = { type: string; id: string; at: string; visitorId: string } & Record<string, unknown>;
 
@@ -47,15 +48,16 @@ export class Sender {
   #running: Promise<boolean> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #failures = 0;
-  #most = MAX_EVENTS;
-  #added = 0;
+  #most: number = Limit.EVENTS;
+  /** The end of the newest item's name: microseconds since 1970, and always 16 digits. */
+  #order = 0;
   #stopped = false;
 
-  constructor(store: Store, prefix: string, host: string, key: string, onRejected: (event: Event) => void) {
+  constructor(store: Store, prefix: string, url: string, onRejected: (event: Event) => void) {
     this.#store = store;
     this.#prefix = prefix;
     this.#onRejected = onRejected;
-    this.#url = `${host}/v1/events?partial=true&writeKey=${encodeURIComponent(key)}`;
+    this.#url = url;
     addEventListener("online", () => {
       this.#wait(0);
       void this.flush();
@@ -65,7 +67,7 @@ export class Sender {
     });
     addEventListener("pagehide", () => this.#leave());
     document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState === "hidden") void this.flush(); // a phone may end the page without another event
+      if (document.hidden) void this.flush(); // a phone may end the page without another event
     });
     this.#enter();
   }
@@ -73,14 +75,14 @@ export class Sender {
   /** Add an event. Returns whether it outlives the page. */
   add(event: Event): boolean {
     const data = JSON.stringify(event);
-    const isExtra = event.type === "VisitorSeen" && this.#waiting().length >= MAX_WAITING;
-    if (isExtra || byteLength(data) > MAX_BYTES) {
+    const isExtra = event.type === "VisitorSeen" && this.#waiting().length >= Limit.WAITING;
+    if (isExtra || byteLength(data) > Limit.BYTES) {
       warn("not sent: too large, or too many page views wait:", event);
       return true;
     }
-    const order = Date.now().toString(36).padStart(9, "0") + (this.#added++).toString(36).padStart(4, "0");
-    const kept = this.#store.set(this.#name(this.#tab) + order, data);
-    this.#soon(GATHER_MS);
+    this.#order = Math.max(this.#order + 1, Date.now() * 1000);
+    const kept = this.#store.set(this.#name(this.#tab) + this.#order, data);
+    this.#soon(Limit.GATHER_MS);
     return kept;
   }
 
@@ -90,7 +92,7 @@ export class Sender {
     this.#timer = undefined;
     this.#running ??= this.#drain().then((done) => {
       this.#running = undefined;
-      if ([...this.#held].some((tab) => this.#waiting(tab).length)) this.#soon(Math.max(GATHER_MS, this.#waitMs()));
+      if ([...this.#held].some((tab) => this.#waiting(tab).length)) this.#soon(Math.max(Limit.GATHER_MS, this.#waitMs()));
       return done;
     });
     return this.#running;
@@ -140,7 +142,7 @@ export class Sender {
   }
 
   async #drain(): Promise<boolean> {
-    const tabs = new Set(this.#waiting().map((name) => name.slice(this.#name().length).split(".")[0]!));
+    const tabs = new Set(this.#waiting().map((name) => name.split(".").at(-2)!));
     tabs.delete(this.#tab);
     for (const tab of [...tabs, this.#tab]) {
       if (!this.#held.has(tab) && !(await this.#hold(tab))) continue;
@@ -152,8 +154,8 @@ export class Sender {
   }
 
   /** The beginning of the names of a tab's items, or of all tabs'. */
-  #name(tab?: string): string {
-    return `${this.#prefix}.unsent.${tab ? `${tab}.` : ""}`;
+  #name(tab = ""): string {
+    return `${this.#prefix}.unsent.${tab && `${tab}.`}`;
   }
 
   #waiting(tab?: string): string[] {
@@ -167,7 +169,7 @@ export class Sender {
     for (const name of names) {
       if (this.#inFlight.has(name)) continue;
       bytes += byteLength(this.#store.get(name) ?? "");
-      if (batch.length >= this.#most || (bytes > MAX_BYTES && batch.length)) break;
+      if (batch.length >= this.#most || (bytes > Limit.BYTES && batch.length)) break;
       batch.push(name);
     }
     return batch;
@@ -189,15 +191,15 @@ export class Sender {
     try {
       const body = JSON.stringify(events);
       // A simple request (Fetch, CORS): no preflight, so that it also works while the page ends.
-      if (document.visibilityState === "hidden" && !("keepalive" in Request.prototype)) {
+      if (document.hidden && !("keepalive" in Request.prototype)) {
         navigator.sendBeacon(this.#url, body);
         return false;
       }
-      const signal = AbortSignal.timeout?.(ANSWER_MS) ?? null;
+      const signal = AbortSignal.timeout?.(Limit.ANSWER_MS) ?? null;
       const answer = await fetch(this.#url, { method: "POST", body, keepalive: true, credentials: "omit", signal });
       return await this.#answered(answer, sent, events);
     } catch {
-      return this.#failed(null);
+      return this.#failed();
     } finally {
       for (const name of sent) this.#inFlight.delete(name);
     }
@@ -212,12 +214,12 @@ export class Sender {
         this.#onRejected(events[index]!);
       }
       this.#failures = 0;
-      this.#most = MAX_EVENTS;
+      this.#most = Limit.EVENTS;
       this.#done(sent);
       return true;
     }
     warn(await answer.text());
-    if (status !== 400 && status !== 413 && status !== 422) return this.#failed(answer.headers.get("Retry-After"));
+    if (![400, 413, 422].includes(status)) return this.#failed(answer.headers.get("Retry-After"));
     // The gateway takes none of them. Find the one that it does not take.
     this.#most = Math.max(1, sent.length >> 1);
     if (sent.length === 1) {
@@ -231,21 +233,20 @@ export class Sender {
     sent.forEach((name) => this.#store.remove(name));
   }
 
-  #failed(retryAfter: string | null): false {
-    const told = Number(retryAfter ?? NaN) * 1000 || Date.parse(retryAfter ?? "") - Date.now();
-    const backOff = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures++) * (0.5 + Math.random() / 2);
-    this.#wait(Date.now() + (told > 0 ? Math.min(told, LONGEST_TOLD_MS) : backOff));
+  #failed(retryAfter?: string | null): false {
+    const told = Number(`${retryAfter}`) * 1000 || Date.parse(`${retryAfter}`) - Date.now();
+    this.#wait(Date.now() + (told > 0 ? Math.min(told, Limit.LONGEST_TOLD_MS) : backOffMs(this.#failures)));
+    this.#failures++;
     return false;
   }
 
   /** All tabs wait, also those that are opened later. */
   #wait(until: number): void {
-    if (until) this.#store.set(`${this.#prefix}.wait`, `${until}`);
-    else this.#store.remove(`${this.#prefix}.wait`);
+    this.#store.set(`${this.#prefix}.wait`, `${until}`);
   }
 
   #waitMs(): number {
     const ms = Number(this.#store.get(`${this.#prefix}.wait`)) - Date.now();
-    return ms > LONGEST_TOLD_MS ? 0 : Math.max(0, ms); // the clock was set back
+    return ms > Limit.LONGEST_TOLD_MS ? 0 : Math.max(0, ms); // the clock was set back
   }
 }

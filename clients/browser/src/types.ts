@@ -18,7 +18,10 @@ export interface Identity {
   token?: string | null;
 }
 
-/** The contact, as far as this page knows it: what it has passed to `identify` and `setMetadata` since it was loaded. */
+/**
+ * The contact, as far as this page knows it: what it has passed to `identify` and `setMetadata` since it was loaded. With `live`,
+ * also what the gateway shows of it: name and image, and metadata where the key allows it.
+ */
 export interface Contact {
   externalId?: string;
   email?: string;
@@ -27,7 +30,7 @@ export interface Contact {
   metadata: Record<string, string | number | boolean | null>;
 }
 
-/** The visitor of this browser. `contact` is null until the page identifies the visitor. */
+/** The visitor of this browser. `contact` is null until the visitor is identified, as far as this page knows. */
 export interface Visitor {
   id: string;
   contact: Contact | null;
@@ -48,6 +51,8 @@ export interface Options {
   ignorePrivacySignals?: boolean;
   /** Follow automated browsers, such as crawlers and your own end-to-end tests. Default: false. */
   automated?: boolean;
+  /** Update `visitor.contact` when the contact changes in the gateway. Default: false. */
+  live?: boolean;
   /** The domain of the cookie, for a visitor who is the same on all its subdomains. Default: the page's host alone. */
   domain?: string;
 }

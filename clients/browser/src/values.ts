@@ -1,13 +1,14 @@
 /** What the gateway accepts (contract section 2, Limits). */
 
-import { warn } from "./warn.js";
+import { utf8 } from "./hash.js";
+import { warn } from "./safely.js";
 
 export type Value = string | number | boolean | null;
 
 const MAX_NAME_CHARS = 128;
 const MAX_VALUE_BYTES = 8192;
 
-export const byteLength = (text: string) => new TextEncoder().encode(text).length;
+export const byteLength = (text: string) => utf8(text).length;
 
 /** A text without what no event may contain; undefined for what is neither a text nor a number, and for white space. */
 export function text(value: unknown): string | undefined {
@@ -20,7 +21,7 @@ export function values(metadata: Record<string, unknown> | null | undefined): Re
   const kept: Record<string, Value> = {};
   for (const [name, given] of Object.entries(metadata ?? {})) {
     if (given === undefined) continue;
-    let value = given instanceof Date ? attemptIso(given) : typeof given === "bigint" ? Number(given) : given;
+    let value = given instanceof Date ? (given.toJSON() ?? NaN) : typeof given === "bigint" ? Number(given) : given;
     if (typeof value === "string") value = legal(value);
     if (!isValue(value)) warn(`metadata.${name}: expected a short text, a number, a boolean, null or a date, got`, given);
     else if (!name || name.length > MAX_NAME_CHARS) warn(`metadata: expected names of 1 to 128 characters, got`, name);
@@ -30,12 +31,10 @@ export function values(metadata: Record<string, unknown> | null | undefined): Re
 }
 
 function isValue(value: unknown): value is Value {
-  if (typeof value === "number") return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value);
+  if (typeof value === "number") return Number.isSafeInteger(value) || (isFinite(value) && value % 1 !== 0);
   if (typeof value === "string") return byteLength(value) <= MAX_VALUE_BYTES;
   return value === null || typeof value === "boolean";
 }
-
-const attemptIso = (date: Date) => (isNaN(+date) ? undefined : date.toISOString());
 
 /** Without NULs and halves of surrogate pairs (a pattern with `u` sees whole pairs as one character). */
 const legal = (value: string) => value.replace(/[\0\ud800-\udfff]/gu, "");

@@ -2,7 +2,7 @@
 
 import { hash } from "./hash.js";
 import { type Store, readCookie, writeCookie } from "./storage.js";
-import { safely } from "./warn.js";
+import { safely } from "./safely.js";
 
 /**
  * What local storage holds, as JSON. It holds hashes rather than values: the next user of a shared browser may read it.

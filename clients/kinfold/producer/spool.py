@@ -12,6 +12,8 @@ behind it.
 import contextlib
 import logging
 import os
+import shlex
+import stat
 import threading
 import time
 from collections import deque
@@ -27,6 +29,7 @@ except ImportError:  # Windows: everything else of the client works
 
 log = logging.getLogger("kinfold")
 
+_WRITE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _SUFFIX: Final = ".ndjson"
 _PARTIAL: Final = ".partial"
 _UNREAD: Final = ".unread"
@@ -52,10 +55,20 @@ class Chunk(NamedTuple):
 
 
 def check_spool(directory: str) -> None:
-    """Create the directory. Raises OSError, or ValueError on a system without `flock`."""
+    """Create the directory. Raises OSError, or ValueError if others may write to it, or on a system without `flock`.
+
+    What is in a spool is sent as events of the application. So nobody else may put anything there.
+    """
     if fcntl is None:
         raise ValueError(f"spool: expected None on a system without flock (Windows), got {directory!r}")
     Path(directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = Path(directory).stat()
+    if found.st_uid != os.geteuid():
+        raise ValueError(f"spool: expected a directory of this process's user, got {directory!r} of user {found.st_uid}")
+    if found.st_mode & _WRITE_BY_OTHERS:
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        fix = f"to fix this, run: chmod go-w {shlex.quote(directory)}"
+        raise ValueError(f"spool: expected a directory that only its owner can write to, got {directory!r}, mode {mode}; {fix}")
 
 
 class Spool:
@@ -74,7 +87,7 @@ class Spool:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in sorted(self._root.iterdir()):
             try:
-                if path.is_dir() and self._hold(path):
+                if path.is_dir() and _is_ours(path) and self._hold(path):
                     self._adopt(path)
             except OSError:  # it belongs to another user, or its owner has just removed it
                 log.warning("the spool in %s cannot be read and is left there", path, exc_info=True)
@@ -178,7 +191,7 @@ class Spool:
         path = self._own / f"{time.time_ns():020}{_SUFFIX}"
         partial = path.with_suffix(_PARTIAL)
         try:
-            with partial.open("wb") as file:
+            with open(partial, "wb", opener=_private) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -190,7 +203,7 @@ class Spool:
 
     def _hold(self, directory: Path) -> bool:
         assert fcntl is not None  # noqa: S101  see check_spool
-        lock = (directory / _LOCK).open("ab")
+        lock = open(directory / _LOCK, "ab", opener=_private)  # noqa: SIM115
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -208,6 +221,17 @@ class Spool:
             with contextlib.suppress(OSError):
                 length = len(path.read_bytes().splitlines())
             self._files.append(_File(path, 0, own=False, length=length))
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether only this user can have put something into a directory that is not a link."""
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _WRITE_BY_OTHERS
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file. If it is created, only the owner can read it."""
+    return os.open(path, flags, 0o600)
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:

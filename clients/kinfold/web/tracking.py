@@ -1,25 +1,27 @@
 """The settings of a middleware, and what it does with a request.
 
-The cookie is first-party and contains only a random id: HttpOnly, Secure, SameSite=Lax. A visitor who opts out is not
-followed: with `DNT: 1` (Tracking Preference Expression), `Sec-GPC: 1` (Global Privacy Control), or without consent, the
-middleware sets no cookie, removes an existing one, and publishes nothing.
+The cookie is first-party and contains only a random id, signed: HttpOnly, Secure, SameSite=Lax, and with the prefix `__Host-`
+over TLS. A cookie that the application did not make is not adopted, and with an identification the browser gets a new id: so
+nobody can follow a visitor by a cookie that was planted before.
+
+A visitor who opts out is not followed. With `DNT: 1` (Tracking Preference Expression), `Sec-GPC: 1` (Global Privacy Control), or
+without consent, the middleware sets no cookie, removes an existing one, and publishes nothing.
 """
 
 import logging
-import re
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol, Required, TypedDict
 
 from kinfold.calls import Calls
 from kinfold.errors import KinfoldError
 from kinfold.producer import AsyncProducer, Producer
-from kinfold.web.visits import YEAR_S, Cookie, Visit, new_visitor_id
+from kinfold.web.cookies import Browser, Cookie, Signer, new_visitor_id, values_of
+from kinfold.web.visits import Visit
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.rejections import EventError
 
 log = logging.getLogger("kinfold")
 
-_ID: Final = re.compile(r"v_[A-Za-z0-9_-]{22}\Z")
 _MAX_CHARS: Final = 2000
 _REDIRECT: Final = 300
 _OK: Final = 200
@@ -32,8 +34,11 @@ Publisher = Calls[None]
 class Settings(TypedDict, total=False):
     """The settings of a middleware."""
 
+    secret: Required[str]
+    """Signs the cookie: at least 16 characters, random, secret, and the same in all processes of the application. Required;
+    Django's SECRET_KEY by default. With another one, every browser is a new visitor."""
     cookie: str
-    """The name of the cookie; default `kinfold_visitor`."""
+    """The name of the cookie; default `kinfold_visitor`. Over TLS, and without `domain`, it gets the prefix `__Host-`."""
     domain: str | None
     """The domain of the cookie; default None: only the host that sets it."""
     secure: bool
@@ -86,6 +91,7 @@ class Tracking:
         self._cookie: Final = Cookie(
             settings.get("cookie", "kinfold_visitor"), settings.get("domain"), settings.get("secure", True)
         )
+        self._signer: Final = Signer(settings.get("secret"))
         self._consent: Final = settings.get("consent")
         self._is_page: Final = settings.get("is_page")
         self._query: Final = settings.get("query", False)
@@ -93,23 +99,25 @@ class Tracking:
 
     def begin(self, request: Request) -> Visit:
         """The visit of a request."""
-        cookie = _cookie(request.header("cookie"), self._cookie.name)
+        cookie = self._cookie.on(request.header("host"))
+        values = values_of(request.header("cookie"), cookie.name)
         if not self._may_follow(request):
-            return Visit(self._cookie, self._calls.identify, None, is_known=cookie is not None)
-        is_known = cookie is not None and _ID.match(cookie) is not None
-        return Visit(self._cookie, self._calls.identify, cookie if is_known else new_visitor_id(), is_known=is_known)
+            return self._visit(cookie, None, is_known=bool(values))
+        known = next((browser for each in values if (browser := self._signer.read(each)) is not None), None)
+        return self._visit(cookie, known or Browser(new_visitor_id()), is_known=known is not None)
 
     def answered(self, request: Request, visit: Visit, status: int, content_type: str) -> str | None:
         """Publish a page view after the application answered. Returns the Set-Cookie header to add, if any."""
-        if visit.visitor_id is None:
-            return self._cookie.header("", 0) if visit.is_known else None
-        if self._is_page_view(request, status, content_type):
+        if visit.visitor_id is not None and self._is_page_view(request, status, content_type):
             visit.is_used = True
             try:
                 self._calls.seen(visit.visitor_id, context=self._context(request))
             except (KinfoldError, EventError) as error:  # the application must not fail because of it
                 log.warning("a page view was not published: %s", error)
-        return None if visit.is_known or not visit.is_used else self._cookie.header(visit.visitor_id, YEAR_S)
+        return visit.set_cookie()
+
+    def _visit(self, cookie: Cookie, browser: Browser | None, *, is_known: bool) -> Visit:
+        return Visit(cookie, self._signer, self._calls.identify, browser, is_known=is_known)
 
     def _may_follow(self, request: Request) -> bool:
         if request.header("dnt") == "1" or request.header("sec-gpc") == "1":
@@ -139,11 +147,3 @@ class Tracking:
 
     def _without_query(self, url: str) -> str:
         return url if self._query else url.partition("#")[0].partition("?")[0]
-
-
-def _cookie(header: str, name: str) -> str | None:
-    for part in header.split(";"):
-        key, equals, value = part.strip().partition("=")
-        if equals and key == name:
-            return value.strip('"')
-    return None

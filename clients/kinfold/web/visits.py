@@ -1,19 +1,15 @@
 """The visitor of a request, and what an application does with it: `identify`, `visitor_id` and `reset`."""
 
-import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, NamedTuple, TypedDict, Unpack, cast
+from typing import Any, Final, TypedDict, Unpack, cast
 
+from kinfold.web.cookies import YEAR_S, Browser, Cookie, Signer, new_visitor_id
 from kinfold_schemas.canonical import Primitive
 
 VISIT: Final = "kinfold.visit"
 """The key of the visit in an ASGI scope and a WSGI environ, and its name among the attributes of a Django request."""
-
-YEAR_S: Final = 400 * 24 * 3600
-"""The longest time that browsers keep a cookie (RFC 6265bis, 5.5)."""
-_ID_BYTES: Final = 16
 
 
 class Person(TypedDict, total=False):
@@ -27,48 +23,61 @@ class Person(TypedDict, total=False):
     unset: Iterable[str] | None
 
 
-class Cookie(NamedTuple):
-    """The name and the scope of the cookie."""
-
-    name: str
-    domain: str | None
-    secure: bool
-
-    def header(self, value: str, max_age_s: int) -> str:
-        """A Set-Cookie header."""
-        domain = f"; Domain={self.domain}" if self.domain else ""
-        secure = "; Secure" if self.secure else ""
-        return f"{self.name}={value}; Max-Age={max_age_s}; Path=/{domain}{secure}; HttpOnly; SameSite=Lax"
-
-
 class Visit:
     """The visitor of one request. `visitor_id` is None if the visitor opted out."""
 
-    def __init__(self, cookie: Cookie, publish: Callable[..., None], visitor_id: str | None, *, is_known: bool) -> None:
+    def __init__(
+        self, cookie: Cookie, signer: Signer, publish: Callable[..., None], browser: Browser | None, *, is_known: bool
+    ) -> None:
         self._cookie: Final = cookie
+        self._signer: Final = signer
         self._publish: Final = publish
-        self.visitor_id = visitor_id
+        self._browser = browser
         self.is_known = is_known
         """Whether the browser has this id, or was sent it."""
         self.is_used = False
         """Whether an event was published with it, or the application asked for it."""
+        self.is_answered = False
+        """Whether the response has begun: then the browser cannot get another id."""
+
+    @property
+    def visitor_id(self) -> str | None:
+        """The visitor's id."""
+        return None if self._browser is None else self._browser.visitor_id
 
     def identify(self, person: Person) -> bool:
-        """Publish who the visitor is. Returns False if the visitor opted out. Raises EventError."""
-        if self.visitor_id is None:
+        """Publish who the visitor is. Returns False if the visitor opted out. Raises EventError.
+
+        The browser gets a new id, which is linked to the same contact, unless the application has identified this person with
+        the present one. So an id that somebody else has put into the browser before is worth nothing.
+        """
+        if self._browser is None:
             return False
         self.is_used = True
-        self._publish(self.visitor_id, **person)
+        self._publish(self._browser.visitor_id, **person)
+        who = self._signer.person(person.get("external_id"), person.get("email"))
+        if who != self._browser.person and not self.is_answered:
+            self._browser, self.is_known = Browser(new_visitor_id(), who), False
+            self._publish(self._browser.visitor_id, **person)
         return True
+
+    def set_cookie(self) -> str | None:
+        """The Set-Cookie header for the response, if any. The response begins now."""
+        self.is_answered = True
+        if self._browser is None:
+            return self._cookie.header("", 0) if self.is_known else None
+        if self.is_known or not self.is_used:
+            return None
+        return self._cookie.header(self._signer.value(self._browser), YEAR_S)
 
     def reset(self, response: Any) -> None:
         """Give the browser the id of a new visitor."""
-        if self.visitor_id is None:
+        if self._browser is None:
             return
-        self.visitor_id, self.is_known, self.is_used = new_visitor_id(), True, False
+        self._browser, self.is_known, self.is_used = Browser(new_visitor_id()), True, False
         response.set_cookie(
             self._cookie.name,
-            self.visitor_id,
+            self._signer.value(self._browser),
             max_age=YEAR_S,
             path="/",
             domain=self._cookie.domain,
@@ -91,13 +100,10 @@ def entered(visit: Visit) -> Generator[None]:
         _current.reset(token)
 
 
-def new_visitor_id() -> str:
-    """A random id of 128 bits."""
-    return f"v_{secrets.token_urlsafe(_ID_BYTES)}"
-
-
 def identify(request: Any, **person: Unpack[Person]) -> bool:
     """Publish who the visitor of this request is. Returns False if the visitor opted out.
+
+    Call it before the response begins. The browser gets a new id with the response, if the visitor was somebody else before.
 
     `request` is the framework's Request, an ASGI scope or a WSGI environ. Raises EventError; LookupError outside of the
     middleware.

@@ -5,10 +5,15 @@ A read key may ask every question and follow the feed, and changes nothing.
 A key contains its workspace and its id, so one lookup finds it: the workspace's hash `api-keys` maps the id to an `ApiKey` as
 JSON, with the SHA-256 of the secret. The secret has 256 random bits, so a fast hash is as safe as a slow one. It is shown
 once, when the key is created. Fields may be added to `ApiKey`, but none removed.
+
+The hash `api-keys-used` maps the id to when a gateway last saw the key. Each gateway writes that at most once a minute.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -20,7 +25,7 @@ import msgspec
 
 from kinfold_schemas.keys import check_workspace, key
 from kinfold_schemas.times import to_text
-from kinfold_services.connections import Client
+from kinfold_services.connections import SERVER_ERRORS, Client
 
 Kind = Literal["secret", "read", "publishable", "development"]
 
@@ -28,6 +33,16 @@ _MARKS: Final[dict[Kind, str]] = {"secret": "sk", "read": "rk", "publishable": "
 _KINDS: Final[dict[str, Kind]] = {mark: kind for kind, mark in _MARKS.items()}
 _KEY: Final = re.compile(r"kf_(sk|rk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]{12})_([0-9a-f]{64})\Z")
 
+POWERS: Final[dict[Kind, str]] = {
+    "secret": "send every event, read everything, follow the feed, sign in to the screen",
+    "read": "read everything, follow the feed, sign in to the screen",
+    "publishable": "send what a visitor does, identify the visitor with a token of your backend, read the visitor's own name",
+    "development": "the same as publishable, without tokens, on the gateway's machine and on pages of KINFOLD_GATEWAY_ORIGINS",
+}
+"""What a key of each kind may do."""
+
+USED_EVERY_S: Final = 60.0
+"""How often the time of the last use is written at most."""
 _CACHE_S: Final = 1.0
 """How long a key is accepted without asking Redis again: a revoked key stops working within this time."""
 _MAX_CACHED: Final = 10_000
@@ -43,6 +58,8 @@ class ApiKey(msgspec.Struct, frozen=True, rename="camel"):
     secret_hash: str
     created_at: str
     revoked_at: str | None = None
+    shows_metadata: bool = False
+    """For a publishable key: whether a page may read the metadata of its own visitor's contact."""
 
 
 class Caller(NamedTuple):
@@ -51,24 +68,36 @@ class Caller(NamedTuple):
     workspace: str
     key_id: str
     kind: Kind
+    shows_metadata: bool = False
 
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(ApiKey).decode
 
 
-async def create_key(client: Client, workspace: str, kind: Kind, label: str = "") -> str:
+async def create_key(client: Client, workspace: str, kind: Kind, label: str = "", *, shows_metadata: bool = False) -> str:
     """Create a key and return it. The key cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
-    stored = ApiKey(key_id, kind, label, _hash(secret), _now())
+    stored = ApiKey(key_id, kind, label, _hash(secret), _now(), shows_metadata=shows_metadata)
     await _hset(client, check_workspace(workspace), stored)
     return f"kf_{_MARKS[kind]}_{workspace}_{key_id}_{secret}"
+
+
+def id_of(presented: str) -> str:
+    """The id that is part of a key."""
+    return presented.split("_")[-2]
 
 
 async def list_keys(client: Client, workspace: str) -> list[ApiKey]:
     """The workspace's keys, revoked ones included, oldest first."""
     stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, "api-keys")))
     return sorted((_decode(each) for each in stored.values()), key=lambda each: (each.created_at, each.id))
+
+
+async def last_used(client: Client, workspace: str) -> dict[str, str]:
+    """When each key was last used, by its id, as RFC 3339. Keys that were never used are missing."""
+    stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(workspace, "api-keys-used")))
+    return {key_id.decode(): at.decode() for key_id, at in stored.items()}
 
 
 async def revoke_key(client: Client, workspace: str, key_id: str) -> ApiKey | None:
@@ -86,6 +115,9 @@ class KeyRing:
     def __init__(self, client: Client) -> None:
         self._client: Final = client
         self._cache: Final[OrderedDict[str, tuple[float, Caller]]] = OrderedDict()
+        self._noted: Final[OrderedDict[str, float]] = OrderedDict()
+        """When the use of a key was last written, by workspace and id."""
+        self._writing: Final[set[asyncio.Task[None]]] = set()
 
     def has_seen(self, presented: str) -> bool:
         """Whether the key was valid when it was last looked up."""
@@ -117,6 +149,25 @@ class KeyRing:
             self._cache[name] = (time.monotonic() + _CACHE_S, caller)
             if len(self._cache) > _MAX_CACHED:
                 self._cache.popitem(last=False)
+            self._note_use(caller)
+
+    def _note_use(self, caller: Caller) -> None:
+        """Write in the background that a key is in use, unless that was done within the last minute."""
+        name = f"{caller.workspace}/{caller.key_id}"
+        now = time.monotonic()
+        if now < self._noted.get(name, -math.inf) + USED_EVERY_S:
+            return
+        self._noted.pop(name, None)
+        self._noted[name] = now
+        if len(self._noted) > _MAX_CACHED:
+            self._noted.popitem(last=False)
+        task = asyncio.create_task(self._write_use(caller))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_use(self, caller: Caller) -> None:
+        with contextlib.suppress(*SERVER_ERRORS, OSError):  # the next minute does it
+            await self._client.hset(key(caller.workspace, "api-keys-used"), caller.key_id, _now())
 
     async def _look_up(self, presented: str) -> Caller | None:
         parts = _KEY.match(presented)
@@ -128,7 +179,7 @@ class KeyRing:
         same = hmac.compare_digest(stored.secret_hash if stored else _NO_HASH, _hash(secret))
         if stored is None or not same or stored.revoked_at is not None or stored.kind != _KINDS[mark]:
             return None
-        return Caller(workspace, key_id, stored.kind)
+        return Caller(workspace, key_id, stored.kind, stored.shows_metadata)
 
 
 async def _get(client: Client, workspace: str, key_id: str) -> ApiKey | None:

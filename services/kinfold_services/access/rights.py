@@ -16,7 +16,7 @@ from kinfold_services.connections import Client, ServerUnfit
 
 _RIGHTS: Final = files(kinfold_services.access).joinpath("rights.lua").read_text()
 _KEYLESS: Final = frozenset({"exec", "info", "multi", "ping", "script|load", "time", "unwatch"})
-_STREAMS: Final = {"xread": ["xread", "streams", "", "0"]}
+_STREAMS: Final = {"xread": ["xread", "streams", "", "0"], "scan": ["scan", "0"]}
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -68,38 +68,49 @@ REPLAY: Final = Role(
 RETENTION: Final = Role(
     "retention",
     (
-        *VERIFY.commands,
-        *("expire", "get", "hdel", "hincrby", "hkeys", "hset", "llen", "persist", "pexpire", "rename", "rpush", "set"),
-        *("time", "unlink", "xrevrange", "xtrim", "zmscore", "zscan"),
+        *REPLAY.commands,  # it rewrites the log without visitors that go
+        *("expire", "hkeys", "llen", "persist", "scan", "smismember", "time", "xgroup|create", "xinfo|groups", "xrevrange"),
+        *("xsetid", "xtrim"),
     ),
-    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention", "retention-receipts", "snapshots"),
+    (
+        *(*REPLAY.keys, "retention-receipts", "snapshots"),
+        *("erased-entries", "erasing", "erasure-secret", "erasures-pending"),
+    ),
+    REPLAY.staged,
 )
 PROJECTOR: Final = Role(
     "projector",
     (
-        *dict.fromkeys((*REPLAY.commands, *RETENTION.commands)),  # it rebuilds a state that does not belong to its log
-        *("del", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
-        *("xgroup|create", "xgroup|setid", "xread", "zcard", "zrange"),
+        *RETENTION.commands,  # it also rebuilds a state that does not belong to its log
+        *("del", "hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
+        *("xgroup|setid", "xread", "zcard", "zrange"),
     ),
-    (*REPLAY.keys, "retention-receipts", "snapshots", "owner", "projector"),
+    (*RETENTION.keys, "owner", "projector"),
     REPLAY.staged,
 )
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "info", "lrange", "multi", "script|load", "set"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "hset", "info", "lrange", "multi"),
+        *("script|load", "set"),
         "smembers",
-        *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "zrange"),
+        *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "xrevrange", "zrange"),
     ),
     (
         *_SHOWN,
         "events",
         "changes",
+        "contact-stamps",
+        "visitor-stamps",
+        "corrected",
         "projector",
         "directory",
+        "rejects",
+        "settled-rejects",
         "blocked-identifiers",
         *_BASELINE,
         "api-keys",
+        "api-keys-used",
         "identity-secrets",
         "session-secret",
         "sign-in-links",

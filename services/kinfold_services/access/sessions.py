@@ -2,8 +2,8 @@
 
 A session is the text of a cookie: `{payload}.{signature}`. The payload is a `Session` as JSON in URL-safe Base64. The signature
 is its HMAC-SHA256 with the workspace's session secret (`kinfold:{W}:session-secret`), in hex. Nothing of a session is stored,
-so a session ends when it expires or when its key is revoked. The hash `sign-in-links` maps the SHA-256 of a link's token to a
-`SignInLink` as JSON.
+so a session ends when it expires or when its key is revoked. The same secret makes the opaque hashes that pages read. The hash
+`sign-in-links` maps the SHA-256 of a link's token to a `SignInLink` as JSON.
 """
 
 import base64
@@ -94,11 +94,7 @@ class Sessions:
 
     async def start(self, caller: Caller, by: str) -> str:
         """Start a session of a key's holder, and return the cookie's text."""
-        name = key(caller.workspace, "session-secret")
-        await self._client.set(name, secrets.token_hex(_SECRET_BYTES), nx=True)
-        secret = await self._secret(caller.workspace)
-        if secret is None:
-            raise RuntimeError(f"{name} was deleted while a session started")
+        secret = await self._ensure_secret(caller.workspace)
         expires = _now_ms() + SESSION_S * 1000
         session = Session(caller.workspace, caller.key_id, by, expires, secrets.token_urlsafe(9))
         payload = base64.urlsafe_b64encode(_encode(session)).rstrip(b"=").decode()
@@ -121,6 +117,18 @@ class Sessions:
         if len(self._seen) > _MAX_SEEN:
             self._seen.popitem(last=False)
         return SignedIn(session, caller.kind, _mac(secret, "csrf", payload))
+
+    async def opaque(self, workspace: str, text: str) -> str:
+        """A tag of a text that only this workspace's gateways can make, so that nobody can test a guess of the text."""
+        return _mac(await self._ensure_secret(workspace), "opaque", text)
+
+    async def _ensure_secret(self, workspace: str) -> bytes:
+        if (secret := await self._secret(workspace)) is None:
+            name = key(workspace, "session-secret")
+            await self._client.set(name, secrets.token_hex(_SECRET_BYTES), nx=True)
+            if (secret := await self._secret(workspace)) is None:
+                raise RuntimeError(f"{name} was deleted while it was made")
+        return secret
 
     async def _secret(self, workspace: str) -> bytes | None:
         known = self._secrets.get(workspace)

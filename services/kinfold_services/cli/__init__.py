@@ -9,6 +9,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.identifiers import BadPattern
 from kinfold_services.cli.commands import app
+from kinfold_services.cli.hidden_arguments import hide_passwords
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, USAGE, CannotPrint, complain, open_closed_streams, say
 from kinfold_services.connections import ServerUnfit
 from kinfold_services.contact_files.arrow import NoPyarrow
@@ -16,6 +17,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable, WrongQuery
 from kinfold_services.history.moments import NoMoment
 from kinfold_services.log.baseline import LogCut, UnknownBaseline
 from kinfold_services.log.pages import NoLog
+from kinfold_services.server.data_dir import PRIVATE_UMASK
 from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import unknown_variables
 from kinfold_services.state.queries import NotFolded
@@ -24,6 +26,8 @@ from kinfold_services.state.queries import NotFolded
 def main() -> None:
     """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
     open_closed_streams()
+    hide_passwords()
+    os.umask(PRIVATE_UMASK)
     for sentence in unknown_variables(os.environ).values():
         say(f"kinfold: {sentence}")
     try:

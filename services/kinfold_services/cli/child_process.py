@@ -20,15 +20,18 @@ class ChildProcess:
     ended: bool = False
     """Whether it ended by itself."""
 
-    def __init__(self, command: str, options: Sequence[str]) -> None:
-        """Start `kinfold COMMAND` with some options."""
+    def __init__(self, command: str, redis_url: str, options: Sequence[str]) -> None:
+        """Start `kinfold COMMAND` with some options. The URL is not one of them: every user can list processes."""
         self._command: Final = command
         unknown = unknown_variables(os.environ)  # this process has already reported them
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-m", "kinfold_services.cli", command, "--until-stdin-ends", *options],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches this process alone
-            env={name: value for name, value in os.environ.items() if name not in unknown},
+            env={
+                **{name: value for name, value in os.environ.items() if name not in unknown},
+                "KINFOLD_REDIS_URL": redis_url,
+            },
         )
         self._stopping = False
         threading.Thread(target=self._watch, daemon=True).start()
@@ -59,4 +62,4 @@ class DirectoryProcess(ChildProcess):
     """The directory. It waits for its database by itself."""
 
     def __init__(self, redis_url: str, data_dir: str) -> None:
-        super().__init__("directory", ["--redis-url", redis_url, "--data-dir", data_dir])
+        super().__init__("directory", redis_url, ["--data-dir", data_dir])

@@ -10,6 +10,7 @@ import uvloop
 
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import publishing, reading, rejecting, replaying, running, serving, transferring
+from kinfold_services.cli.correct_commands import correct_commands
 from kinfold_services.cli.find_commands import FIND_COMMANDS
 from kinfold_services.cli.import_command import import_contacts
 from kinfold_services.cli.key_commands import key_commands
@@ -350,3 +351,4 @@ for _command in (*FIND_COMMANDS, *PRIVACY_COMMANDS):
 app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")
 app.add_typer(retention_commands, name="retention")
+app.add_typer(correct_commands, name="correct")

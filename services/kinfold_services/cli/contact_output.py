@@ -1,5 +1,6 @@
 """Prints contacts in a format, or writes them to a file: for every command whose answer is a list of contacts."""
 
+import errno
 import io
 import os
 import sys
@@ -16,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kinfold_schemas.contacts import Contact
-from kinfold_services.cli.output import CannotPrint, print_bytes, say, visible
+from kinfold_services.cli.output import CannotPrint, json_line, print_bytes, say
 from kinfold_services.contact_files.arrow import load_arrow
 from kinfold_services.contact_files.writing import WaitingContacts, csv_pages, mixed_keys, write_parquet
+from kinfold_services.runtime.terminal import visible, visible_lines
 from kinfold_services.transfer.files import replacing
 
 Format = Literal["table", "json", "csv", "parquet"]
@@ -29,6 +31,8 @@ _Sink = Callable[[bytes], bool]
 
 _WAITING: Final = frozenset({"csv", "parquet"})
 """The formats that begin with what is known only when the last contact was seen."""
+_JSON: Final = frozenset({"json", "jsonl", "ndjson", ""})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PACKED: Final = frozenset({".gz", ".zst"})
 _CHUNK_BYTES: Final = 1 << 20
 _PAGE: Final = 200
@@ -80,7 +84,8 @@ def contact_writer(form: str | None, output: Path | None) -> Generator[Write]:
             raise typer.BadParameter("--format parquet: expected --output FILE or a pipe, got a terminal")
     try:
         if output is None:
-            with _writing(chosen, print_bytes, _console()) as write:
+            sink = _print_visible if chosen == "csv" and sys.stdout.isatty() else print_bytes
+            with _writing(chosen, sink, _console()) as write:
                 yield write
         else:
             with replacing(output) as file, _writing(chosen, _sink(file), _file_console()) as write:
@@ -88,7 +93,8 @@ def contact_writer(form: str | None, output: Path | None) -> Generator[Write]:
     except OSError as error:
         if error.filename is None and isinstance(error, (ConnectionError, TimeoutError)):
             raise  # the server's
-        hint = f"; contacts wait in {tempfile.gettempdir()}, and TMPDIR sets another directory" if chosen in _WAITING else ""
+        is_full = chosen in _WAITING and error.errno in _FULL
+        hint = f"; contacts wait in {tempfile.gettempdir()}, and TMPDIR sets another directory" if is_full else ""
         raise CannotPrint(f"{output or 'standard output'}: cannot be written ({error.strerror or error}){hint}") from error
 
 
@@ -96,7 +102,10 @@ def _format_of(output: Path | None) -> str:
     if output is None:
         return "json"
     name = output.with_suffix("") if output.suffix in _PACKED else output
-    suffix = name.suffix.removeprefix(".")
+    suffix = name.suffix.removeprefix(".").lower()
+    if suffix not in {*_WAITING, *_JSON}:
+        expected = "a name that ends in .csv, .parquet, .json, .jsonl or .ndjson, or --format"
+        raise typer.BadParameter(f"--output: expected {expected}, got {output.name!r}")
     return suffix if suffix in _WAITING else "json"
 
 
@@ -108,10 +117,14 @@ def _sink(file: IO[bytes]) -> _Sink:
     return write
 
 
+def _print_visible(data: bytes) -> bool:
+    return print_bytes(visible_lines(data.decode().replace("\r\n", "\n")).encode())
+
+
 @contextmanager
 def _writing(form: str, sink: _Sink, console: Console) -> Generator[Write]:
     if form == "json":
-        yield lambda contact: sink(_encode(contact) + b"\n")
+        yield lambda contact: sink(json_line(contact))
     elif form == "table":
         table = _Tables(sink, console)
         yield table.add

@@ -9,12 +9,13 @@ from rich.text import Text
 
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_services.cli.hints import warn_about_losses
-from kinfold_services.cli.output import DONE, NO, complain, print_json, visible
+from kinfold_services.cli.output import DONE, NO, complain, print_json
 from kinfold_services.cli.reading import When, asking, say_how_found
 from kinfold_services.history.explanation import Step, Story
 from kinfold_services.history.moments import check_moment, parse_moment
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
+from kinfold_services.runtime.terminal import visible
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 from kinfold_services.state.reader import StateReader

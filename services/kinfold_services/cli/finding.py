@@ -1,8 +1,9 @@
 """The commands that ask the directory: `kinfold contacts` with a search, `count`, `conflicts` and `timeline`."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -13,12 +14,13 @@ from rich.text import Text
 
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.directory import TimelineEntry
-from kinfold_schemas.filters import Field, Filter
+from kinfold_schemas.filters import FIELDS, Field, Filter
 from kinfold_services.cli.contact_output import contact_writer
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say, visible
+from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
+from kinfold_services.directory.keys import metadata_keys, unknown_keys
 from kinfold_services.directory.reading import (
     By,
     Conflicts,
@@ -32,6 +34,7 @@ from kinfold_services.directory.reading import (
 from kinfold_services.directory.search import Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
+from kinfold_services.runtime.terminal import visible
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 
@@ -109,6 +112,16 @@ class _Directory:
         with self._database.reading() as connection:
             return question(connection)
 
+    def say_unknown(self, fields: Iterable[Field]) -> None:
+        """Says which metadata keys no contact has, with the nearest name of a field or a key."""
+        with self._database.reading() as connection:
+            unknown = unknown_keys(connection, self.workspace, fields)
+            known = [*FIELDS, *metadata_keys(connection, self.workspace).names] if unknown else []
+        for name in unknown:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"; the nearest name is {nearest[0]!r}" if nearest else ""
+            say(f"no contact has the metadata key {name!r}{hint}")
+
     async def check(self, position: str) -> None:
         """Raises NoDirectory if an answer as of this position is old, because no directory runs."""
         await check_running(self._client, self._database, self.workspace, position)
@@ -126,6 +139,7 @@ async def contacts(settings: Settings, wanted: Wanted, until: Until, form: str |
             with contact_writer(form, output) as write:
                 async for page in pages:
                     if is_first:
+                        directory.say_unknown(wanted.query(1).fields)
                         _say_what_was_found(settings, wanted, page)
                     is_first = False
                     if not all(write(_decode_contact(record)) for record in page.records):
@@ -151,6 +165,7 @@ async def print_count(settings: Settings, wanted: Wanted, by: Field | None, unti
             return count_by(connection, directory.workspace, by, query, wanted.limit or _PAGE, directory.now_ms)
 
         counted = directory.ask(ask)
+        directory.say_unknown(query.fields if by is None else [*query.fields, by])
         await directory.check(counted.position)
     if isinstance(counted, Count):
         print_json({"count": counted.count, "isExact": counted.is_exact})
@@ -249,19 +264,23 @@ def line_of(entry: TimelineEntry) -> Text:
     return line.append(f"  [{entry.rule}]", "dim") if entry.rule else line
 
 
-def _deeds(entry: TimelineEntry) -> Iterator[str]:
+def _deeds(entry: TimelineEntry) -> Iterator[str]:  # noqa: C901  a type of change each
     told = entry.details
     match entry.type:
         case "ContactCreated":
             yield f"created {entry.contact_id}"
         case "VisitorLinked":
             yield f"linked {told.get('visitorId')}"
+        case "VisitorUnlinked" if "nextContactId" not in told:
+            yield f"unlinked {told.get('visitorId')}"
         case "VisitorUnlinked":
             yield f"{told.get('visitorId')} moved on to {told.get('nextContactId')}"
         case "ContactsMerged":
             yield f"merged {told.get('mergedContactId')}"
         case "IdentityConflict":
             yield f"refused {told.get('email')}, which {told.get('heldBy')} holds"
+        case "ConflictDismissed":
+            yield f"dismissed the conflict about {told.get('email')}, which {told.get('heldBy')} holds"
         case "ContactGone":
             yield f"{entry.contact_id} is not in the state that a replay made"
         case "ContactErased":

@@ -53,8 +53,8 @@ class GatewayProcess(ChildProcess):
         self.port: Final = _port(settings, host, data_dir)
         self.url: Final = _url(host, self.port.number)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
-        places = ["--redis-url", redis_url, "--data-dir", str(settings.data_dir)]  # the directory's file is in the data dir
-        super().__init__("gateway", [*places, "--host", host, "--port", str(self.port.number)])
+        options = ["--data-dir", str(settings.data_dir)]  # the directory's file is in the data dir
+        super().__init__("gateway", redis_url, [*options, "--host", host, "--port", str(self.port.number)])
         if self._file is not None:
             self._file.with_name(PORT_FILE).write_text(f"{self.port.number} {self.port.why}\n")
             self._file.write_text(self.url)

@@ -14,6 +14,7 @@ from kinfold_services.cli import importing
 from kinfold_services.cli.options import WAIT_S, DataDir, RedisUrl, WorkspaceName, settings_from
 from kinfold_services.contact_files.cells import Kind
 from kinfold_services.contact_files.columns import METADATA, WrongColumns, parse_maps
+from kinfold_services.history.moments import date_ms
 
 _NOW: Final = "now"
 _TABS: Final = frozenset({"tab", "\\t", "\t"})
@@ -29,7 +30,8 @@ def import_contacts(
             "--map",
             metavar="FIELD=HEADING",
             help="Fill email, external-id, name, image, metadata.KEY or at (the time of the row) from this column; "
-            "can be repeated. Default: by the headings email, externalId or id, name and image; other columns are metadata.",
+            "can be repeated. Default: by the headings email, externalId (or userId or id), name and image; other columns are "
+            "metadata.",
         ),
     ] = None,
     kinds: Annotated[
@@ -129,6 +131,9 @@ def _parse_time(text: str | None) -> str | None:
         moment = datetime.now(UTC) if text == _NOW else datetime.fromisoformat(text.upper())
     except ValueError:
         moment = None
+    if moment is not None and date_ms(text) is not None:
+        moment = moment.replace(tzinfo=UTC)
     if moment is None or moment.tzinfo is None or to_ms(moment) < YEAR_2000_MS:
-        raise typer.BadParameter(f"--at: expected a time since 2000 with an offset (2026-11-22T08:00:00Z) or now, got {text!r}")
+        expected = "a time since 2000 with an offset (2026-11-22T08:00:00Z), a date (2026-11-22) or now"
+        raise typer.BadParameter(f"--at: expected {expected}, got {text!r}")
     return to_text(to_ms(moment))

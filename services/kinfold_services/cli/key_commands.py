@@ -1,4 +1,7 @@
-"""`kinfold keys`: the API keys of the gateway, and the identity secrets. A key is printed only when it is created."""
+"""`kinfold keys`: the API keys of the gateway, and the identity secrets.
+
+A key is shown only when it is created, and on a terminal (`secret_output.py`).
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,16 +20,22 @@ from kinfold_services.access.identity_tokens import (
 )
 from kinfold_services.cli.hints import warn_if_not_served
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, settings_from
-from kinfold_services.cli.output import DONE, NO, complain, print_json, say
+from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
+from kinfold_services.cli.secret_output import shown_or_written
 from kinfold_services.connections import Client
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
+
+ShowsMetadata = Annotated[
+    bool,
+    typer.Option("--shows-metadata", help="Let pages with a publishable key read the metadata of their own visitor's contact."),
+]
 
 key_commands: Final = typer.Typer(help="Manages the API keys of the gateway, and the identity secrets.", no_args_is_help=True)
 
 
 @key_commands.command()
-def create(
+def create(  # noqa: PLR0913, PLR0917  each is an option
     kind: Annotated[
         keys.Kind,
         typer.Option(
@@ -35,16 +44,24 @@ def create(
         ),
     ] = "secret",
     label: Annotated[str, typer.Option(help="A note that tells what the key is for.")] = "",
+    shows_metadata: ShowsMetadata = False,  # noqa: FBT002  an option
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Creates a key for a workspace and prints it. It is not shown again."""
+    """Creates a key for a workspace and prints it. It is not shown again.
+
+    If standard output is not a terminal, the key is in a file that only you can read, and `keyFile` names it.
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    if shows_metadata and kind != "publishable":
+        return complain(f"--shows-metadata: expected --kind publishable, got {kind}", USAGE)
 
     async def make(client: Client) -> int:
-        made = await keys.create_key(client, settings.workspace, kind, label)
-        print_json({"workspace": settings.workspace, "kind": kind, "label": label, "key": made})
+        made = await keys.create_key(client, settings.workspace, kind, label, shows_metadata=shows_metadata)
+        name = f"{settings.workspace}-{kind}-{keys.id_of(made)}"
+        shown = shown_or_written(made, "key", name, settings.data_dir)
+        print_json({"workspace": settings.workspace, "kind": kind, "label": label, **shown})
         if kind == "development":
             say("anyone who can read this key can claim to be anyone: do not use it on a site that is open to the public")
         await warn_if_not_served(client, settings.workspace)
@@ -55,17 +72,21 @@ def create(
 
 @key_commands.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the keys of a workspace, one a line, without their secrets."""
+    """Prints the keys of a workspace, one a line, without their secrets.
+
+    `may` tells what a key is for, and `lastUsedAt` when a gateway last saw it, to the minute (null: never).
+    """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def show(client: Client) -> int:
         found = await keys.list_keys(client, settings.workspace)
+        used = await keys.last_used(client, settings.workspace)
         if not found:
             say(f"no keys in workspace {settings.workspace}; `kinfold keys create` creates one")
         for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
-            print_json(fields)
+            print_json({**fields, "lastUsedAt": used.get(each.id), "may": keys.POWERS[each.kind]})
         return DONE
 
     return _run(settings, show)
@@ -98,7 +119,8 @@ def revoke(
 def identity_secret(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
     """Prints the secret with which a backend signs identity tokens, for browsers with a publishable key.
 
-    Prints two lines while one secret replaces another; the first is the one to sign with.
+    Prints two lines while one secret replaces another; the first is the one to sign with. If standard output is not a terminal,
+    the secret is in a file that only you can read, and `identitySecretFile` names it.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
@@ -151,7 +173,9 @@ def retire_identity(
 
 
 def _print_secret(settings: Settings, each: IdentitySecret) -> None:
-    print_json({"workspace": settings.workspace, **msgspec.to_builtins(each)})
+    name = f"{settings.workspace}-identity-{each.kid}"
+    shown = shown_or_written(each.identity_secret, "identitySecret", name, settings.data_dir)
+    print_json({"workspace": settings.workspace, "kid": each.kid, **shown, "createdAt": each.created_at})
 
 
 def _run(settings: Settings, work: Callable[[Client], Awaitable[int]]) -> int:

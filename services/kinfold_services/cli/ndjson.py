@@ -3,13 +3,14 @@
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
-from typing import Final, NamedTuple, cast
+from typing import IO, Final, NamedTuple, cast
 
 from kinfold_schemas.codec import why_rejected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import Client
+from kinfold_services.transfer.files import bounded_lines
 
 _PIPELINED: Final = 1000
 
@@ -22,9 +23,18 @@ class Line(NamedTuple):
     rejection: Rejection | None
 
 
-def read_lines(file: Iterable[bytes], rules: IdentifierRules) -> Iterator[Line]:
+MAX_LINE_BYTES: Final = 1 << 20
+"""An event has at most 64 KiB. White space around it does not count, but is read."""
+
+_TOO_LONG: Final = Rejection("too-large", "line", f"at most {MAX_LINE_BYTES} bytes", "more")
+
+
+def read_lines(file: IO[bytes], rules: IdentifierRules) -> Iterator[Line]:
     """The lines that are not blank, validated by the projector's rules. Skips a byte order mark at the beginning."""
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(bounded_lines(file, MAX_LINE_BYTES), start=1):
+        if line is None:
+            yield Line(number, b"", _TOO_LONG)
+            continue
         data = (line.removeprefix(BOM_UTF8) if number == 1 else line).strip()
         if data:
             yield Line(number, data, why_rejected(data, rules))

@@ -1,10 +1,13 @@
 """The output of commands: data as JSON on standard output, everything else on standard error."""
 
 import os
+import re
 import sys
 from typing import Final
 
 import msgspec
+
+from kinfold_services.runtime.terminal import visible_lines
 
 DONE: Final = 0
 NO: Final = 1
@@ -12,6 +15,12 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
 """Ended by Ctrl-C; as in shells, 128 plus the number of the signal."""
+
+
+_CONTROLS: Final = re.compile(rb"[\x00-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+"""Control characters in UTF-8, and those that turn the direction of text. Terminals obey C1 like an escape sequence."""
+_JSON_SPACES: Final = frozenset({b"\t", b"\n", b"\r"})
+"""Control characters that JSON permits between values. What is inside a `msgspec.Raw` may contain them."""
 
 
 class CannotPrint(RuntimeError):
@@ -31,8 +40,8 @@ def open_closed_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line for people on standard error."""
-    sys.stderr.write(f"{text}\n")
+    """Prints text for people on standard error. It may contain text from strangers, such as the name of a file."""
+    sys.stderr.write(f"{visible_lines(text)}\n")
 
 
 def complain(text: str, status: int) -> int:
@@ -46,7 +55,17 @@ def print_json(value: object) -> bool:
 
     Raises CannotPrint.
     """
-    return print_bytes(msgspec.json.encode(value) + b"\n")
+    return print_bytes(json_line(value))
+
+
+def json_line(value: object) -> bytes:
+    """A value as JSON, on one line, without a control character: JSON permits DEL and C1 to be raw."""
+    data = msgspec.json.encode(value)
+    return (_CONTROLS.sub(_escaped, data) if _CONTROLS.search(data) else data) + b"\n"
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b" " if found[0] in _JSON_SPACES else b"\\u%04x" % ord(found[0].decode())
 
 
 def print_bytes(data: bytes) -> bool:
@@ -65,11 +84,6 @@ def print_bytes(data: bytes) -> bool:
         _print_nothing_more()
         raise CannotPrint(f"standard output: cannot be written ({error.strerror})") from error
     return True
-
-
-def visible(text: str) -> str:
-    """Escapes control characters: contacts and events contain text from strangers, which must not control the terminal."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _print_nothing_more() -> None:

@@ -3,17 +3,20 @@
 import asyncio
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
+from kinfold_schemas.codec import decode_event, nearest_field, unknown_fields
 from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.rejections import found
 from kinfold_services.cli.appending import Appender, report
 from kinfold_services.cli.inputs import STANDARD_INPUT, readable_twice, why_unreadable
 from kinfold_services.cli.interrupts import interruptible
-from kinfold_services.cli.ndjson import read_lines
+from kinfold_services.cli.ndjson import Line, read_lines
 from kinfold_services.cli.options import repeated_options
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, USAGE, complain, say
 from kinfold_services.cli.progress import Advance, progress
@@ -129,7 +132,7 @@ class _Appending:
         with open_packed(path) as file:
             await self._log.append(self._good_events(file), acknowledged)
 
-    def _good_events(self, file: Iterable[bytes]) -> Iterator[bytes]:
+    def _good_events(self, file: IO[bytes]) -> Iterator[bytes]:
         for line in read_lines(file, self._rules):
             if line.rejection is None:
                 self._read_line = line.number
@@ -145,16 +148,36 @@ def _from_line(name: Path, number: int) -> str:
 
 
 def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
-    """Counts the valid events; prints the invalid lines, and returns None if there are any."""
+    """Counts the valid events; prints the invalid lines, and returns None if there are any. Prints unknown fields, too."""
     good = bad = 0
+    ignored: dict[tuple[str, str], int] = {}
     with open_packed(path) as file:
         for line in read_lines(file, rules):
             if line.rejection is None:
                 good += 1
+                _note_ignored(line, ignored)
                 continue
             bad += 1
             if bad <= _NAMED_LINES:
                 say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}")
     if bad > _NAMED_LINES:
         say(f"{name}: and {bad - _NAMED_LINES} more invalid lines")
+    _say_ignored(name, ignored)
     return good if bad == 0 else None
+
+
+def _note_ignored(line: Line, ignored: dict[tuple[str, str], int]) -> None:
+    """Notes the fields that the event's type does not have, with the first line of each: one more than are printed."""
+    event_type = type(decode_event(line.data)).__name__
+    for field in unknown_fields(line.data, event_type):
+        if len(ignored) <= _NAMED_LINES:
+            ignored.setdefault((event_type, field), line.number)
+
+
+def _say_ignored(name: Path, ignored: dict[tuple[str, str], int]) -> None:
+    for (event_type, field), number in islice(ignored.items(), _NAMED_LINES):
+        nearest = nearest_field(field, event_type)
+        hint = f"; the nearest is {nearest!r}" if nearest else ""
+        say(f"{name}:{number}: ignored: expected a field of {event_type}, got {found(field)}{hint}")
+    if len(ignored) > _NAMED_LINES:
+        say(f"{name}: and more ignored fields")

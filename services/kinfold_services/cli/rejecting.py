@@ -5,14 +5,12 @@ from collections import Counter
 from itertools import dropwhile
 from typing import Final
 
-import msgspec
-
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.rejections import Rejection
 from kinfold_services.cli.editing import EditorFailed
 from kinfold_services.cli.editing import edit as edit_text
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
-from kinfold_services.rejects.retry import DamagedReject, RejectedEntry, Rejects
+from kinfold_services.rejects.retry import DamagedReject, RejectedEntry, Rejects, compact, editable_text
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
@@ -73,13 +71,13 @@ async def _edit(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | No
 
     Without a terminal it opens once: an editor that is a script would make the same change forever.
     """
-    reason, detail, text = reject.reason, reject.detail, _editable(reject.event)
+    reason, detail, text = reject.reason, reject.detail, editable_text(reject.event) + "\n"
     while True:
         edited = edit_text(_comments(reject, reason, detail) + text, ".json")
         text = "" if edited is None else "\n".join(dropwhile(lambda line: line.startswith(_COMMENT), edited.split("\n")))
         if not text.strip():
             return None
-        outcome = await rejects.retry(reject, _compact(text.encode(errors="surrogateescape")))
+        outcome = await rejects.retry(reject, compact(text.encode(errors="surrogateescape")))
         if isinstance(outcome, str) or not sys.stdin.isatty():
             return outcome
         reason, detail = outcome.reason, outcome.detail
@@ -94,19 +92,3 @@ def _comments(reject: RejectedEntry, reason: str, detail: str) -> str:
         "# Leave it unchanged, or delete it, to do nothing.",
     ]
     return "".join(line.replace("\n", " ") + "\n" for line in lines)
-
-
-def _editable(event: bytes | None) -> str:
-    if event is None:
-        return "{}\n"
-    try:
-        return msgspec.json.format(event.decode(), indent=2) + "\n"
-    except ValueError:
-        return event.decode(errors="backslashreplace") + "\n"
-
-
-def _compact(event: bytes) -> bytes:
-    try:
-        return msgspec.json.format(event, indent=-1)
-    except ValueError:
-        return event.strip()

@@ -5,8 +5,9 @@ from typing import Final, cast
 
 import typer
 
-from kinfold_schemas.codec import decode_event, encode_event
-from kinfold_schemas.events import Erased, EventsExcluded
+from kinfold_projections.entries import EVENT_FIELD
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import Erased
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -16,7 +17,7 @@ from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.history.moments import what_was_cut
-from kinfold_services.log.exclusions import excludes, is_cut
+from kinfold_services.log.exclusions import excludes, is_cut, record_exclusions
 from kinfold_services.log.pages import LogExtent, log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
@@ -25,9 +26,11 @@ from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.reader import StateReader
+from kinfold_services.transfer.files import bounded_lines
 
-_EXCLUDED_AT_ONCE: Final = 1000
 _CUT: Final = "{} was cut, and the baseline contains it"
+_LINES_MAX: Final = 1_000_000
+_LINE_BYTES_MAX: Final = 8 << 10
 _EXCLUDE: Final = "--exclude-events"
 _BLOCK: Final = "--blocked-identifiers"
 
@@ -53,7 +56,9 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
                 if not allow_truncated:
                     await job.check_loss()
                 unrecorded = [each for each in excluded if each not in job.rebuild.excluded_by_log]
-                await _record(client, settings.workspace, unrecorded, blocked)
+                await record_exclusions(client, settings.workspace, unrecorded, "kinfold replay --exclude-events")
+                if blocked:
+                    await client.sadd(key(settings.workspace, "blocked-identifiers"), *blocked)
                 changes = await job.replace(allow_lost=allow_truncated)
         except WouldLose as error:
             return complain(str(error), NO)
@@ -100,10 +105,9 @@ async def _why_not_excluded(client: Client, workspace: str, entry_id: str, exten
     found = await client.xrange(key(workspace, "events"), entry_id, entry_id)
     if not found:
         return f"the log has no entry {entry_id}"
-    fields = cast("list[RawEntry]", found)[0][1]
-    if isinstance(decode_event(fields.get(b"event", b"")), Erased):
+    if _is_erased(cast("list[RawEntry]", found)[0]):
         return f"entry {entry_id}: its person was erased, so what it did (a merge, for example) cannot be undone"
-    event = excludes(fields)
+    event = excludes(cast("list[RawEntry]", found)[0][1])
     if event is None or extent.baseline is None:
         return None
     cut = [each for each in event.entries if is_cut(each, position_key(extent.begins))]
@@ -117,25 +121,27 @@ def _warn_about_exclusions(too_late: frozenset[str]) -> None:
         say(f"the log excludes {len(too_late)} entries that were cut before, {first} the first; they stay")
 
 
-async def _record(client: Client, workspace: str, excluded: list[str], blocked: list[str]) -> None:
-    """Records what this replay leaves out, so that every later replay leaves it out too."""
-    for first in range(0, len(excluded), _EXCLUDED_AT_ONCE):
-        some = excluded[first : first + _EXCLUDED_AT_ONCE]
-        event = EventsExcluded(entries=some, reason="kinfold replay --exclude-events")
-        await client.xadd(key(workspace, "events"), {"event": encode_event(event)})
-    if blocked:
-        await client.sadd(key(workspace, "blocked-identifiers"), *blocked)
+def _is_erased(raw: RawEntry) -> bool:
+    return isinstance(decode_event(raw[1].get(EVENT_FIELD, b"")), Erased)
 
 
 def lines_of(path: Path | None, option: str) -> list[str]:
     """The lines of a file, without blank lines and comments."""
     if path is None:
         return []
+    found: list[str] = []
     try:
-        stripped = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return [line for line in stripped if line and not line.startswith("#")]
+        with path.open("rb") as file:
+            for line in bounded_lines(file, _LINE_BYTES_MAX):
+                if line is None or len(found) == _LINES_MAX:
+                    expected = f"at most {_LINES_MAX} lines of at most {_LINE_BYTES_MAX} bytes"
+                    raise typer.BadParameter(f"{path}: expected {expected}, got more", param_hint=option)
+                text = line.decode().strip()
+                if text and not text.startswith("#"):
+                    found.append(text)
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint=option) from error
+    return found
 
 
 def _entry_id(line: str) -> str:

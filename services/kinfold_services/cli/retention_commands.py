@@ -16,8 +16,8 @@ from kinfold_services.log.pages import log_extent
 from kinfold_services.replay.replay import WouldLose
 from kinfold_services.retention.baselines import ChangedMeanwhile, Differs
 from kinfold_services.retention.limits import Limits, parse_age, read_limits, remove_limits, write_limits
+from kinfold_services.retention.run import By, run_retention
 from kinfold_services.retention.run import receipts as stored_receipts
-from kinfold_services.retention.run import run_retention
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
@@ -126,7 +126,7 @@ def run(
         extent = await log_extent(client, settings.workspace)
         try:
             with progress("folding", 2 * extent.entries) as advance:
-                by = "projector" if by_projector else "kinfold retention run"
+                by: By = "projector" if by_projector else "kinfold retention run"
                 receipt = await run_retention(client, settings, by, advance, dry=dry_run)
         except (ChangedMeanwhile, Differs, WouldLose) as error:
             return complain(str(error), NO)

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvloop
 
+from kinfold_services.access.keys import id_of
 from kinfold_services.cli.child_process import ChildProcess, DirectoryProcess
 from kinfold_services.cli.gateway_process import (
     CannotListen,
@@ -31,6 +32,7 @@ from kinfold_services.cli.gateway_process import (
 from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
+from kinfold_services.cli.secret_output import write_secret
 from kinfold_services.cli.signing_in import sign_in_url
 from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.sqlite_version import sqlite_problem
@@ -298,21 +300,41 @@ def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detach
     if port.why:
         notes.append(port.why)
     directly = " --noproxy '*'" if is_proxied(gateway) else ""
+    shown = _shown_secrets(settings, new_key, sign_in_url(gateway, url, settings.workspace, new_key))
     return f"""\
 kinfold is up.
   the log        {shown_url(url)}
   the gateway    {gateway}{"".join(f" ({note})" for note in notes)}
-  its key        {new_key or f"was shown when it was created; `{program} keys create{with_options}` creates another"}
+  its key        {shown.key or f"was shown when it was created; `{program} keys create{with_options}` creates another"}
   publish        {program} publish events.ndjson{with_options}
                  echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish{with_options}
   look           {program} show --visitor v-1{with_options}
                  {program} contacts{with_options}
                  {program} status{with_options}
   follow         {program} tail{with_options}
-  open           {sign_in_url(gateway, url, settings.workspace, new_key)}
+  open           {shown.link}
                  (the screen; the link signs in once, within an hour. {gateway}/docs is the API)
-  run            curl{directly} -H 'Authorization: Bearer {new_key or "KEY"}' '{gateway}/v1/contacts?limit=3'
+  run            curl{directly} -H {shown.header} '{gateway}/v1/contacts?limit=3'
   stop           {stop}"""
+
+
+class _Shown(NamedTuple):
+    """How the text of `up` shows the new key (None: there is none), the link to sign in, and the header with the key."""
+
+    key: str | None
+    link: str
+    header: str
+
+
+def _shown_secrets(settings: Settings, new_key: str | None, link: str) -> _Shown:
+    """The secrets themselves on a terminal. Anywhere else the text stays in a log: there it names the files."""
+    if sys.stderr.isatty():
+        return _Shown(new_key, link, f"'Authorization: Bearer {new_key or 'KEY'}'")
+    link_file = shlex.quote(str(write_secret(link, f"{settings.workspace}-link", settings.data_dir)))
+    if new_key is None:
+        return _Shown(None, f'"$(cat {link_file})"', "'Authorization: Bearer KEY'")
+    key_file = shlex.quote(str(write_secret(new_key, f"{settings.workspace}-secret-{id_of(new_key)}", settings.data_dir)))
+    return _Shown(f'"$(cat {key_file})"', f'"$(cat {link_file})"', f'"Authorization: Bearer $(cat {key_file})"')
 
 
 def _is_up(data_dir: Path) -> bool:

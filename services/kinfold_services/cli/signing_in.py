@@ -4,7 +4,7 @@ import asyncio
 import getpass
 from urllib.parse import quote
 
-from kinfold_services.access.keys import list_keys
+from kinfold_services.access.keys import id_of, list_keys
 from kinfold_services.access.sessions import create_link
 from kinfold_services.connections import connect
 from kinfold_services.server.choice import ANSWER_S
@@ -16,7 +16,7 @@ def sign_in_url(gateway: str, redis_url: str, workspace: str, new_key: str | Non
     async def token() -> str | None:
         async with connect(redis_url, ANSWER_S) as client:
             if new_key is not None:
-                return await create_link(client, workspace, new_key.split("_")[-2], _user(), new_key)
+                return await create_link(client, workspace, id_of(new_key), _user(), new_key)
             for each in await list_keys(client, workspace):
                 if each.kind == "secret" and each.revoked_at is None:
                     return await create_link(client, workspace, each.id, _user())

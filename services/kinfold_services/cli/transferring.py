@@ -14,7 +14,7 @@ from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
 from kinfold_services.transfer.files import replacing
 from kinfold_services.transfer.importing import Checked, Import, ImportRefused, check_file
-from kinfold_services.transfer.log_file import BrokenFile
+from kinfold_services.transfer.log_file import BrokenFile, EntryTooLarge
 
 
 async def export_file(settings: Settings, path: Path) -> int:
@@ -24,6 +24,8 @@ async def export_file(settings: Settings, path: Path) -> int:
         try:
             with replacing(path) as file, progress(f"exporting {settings.workspace}", extent.entries) as advance:
                 trailer = await export_log(client, settings.workspace, extent, file, advance)
+        except EntryTooLarge as error:
+            return complain(f"{path}: nothing was written; {error}", NO)
         except OSError as error:
             return _file_error(path, error)
     if trailer.lost:
@@ -46,6 +48,8 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
                     await job.run(advance)
             except asyncio.CancelledError:
                 return complain("interrupted; part of the file may be in the log; repeat the command to continue", INTERRUPTED)
+            if job.erased:
+                say(f"{job.erased} entries of the file stay erased: their people were erased since it was written")
             await _print_hints(client, settings.workspace, checked)
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)

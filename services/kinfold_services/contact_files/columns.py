@@ -14,6 +14,8 @@ FIELDS: Final = {
 """The fields that a heading names, without spaces, `-`, `_` and upper case."""
 _MAPPED_FIELDS: Final = FIELDS | {"at": "at"}
 """A heading `at` is metadata, because it may be any time; only `--map at=…` makes it the time of the row."""
+_EXTERNAL_IDS: Final = ("userid", "id")
+"""Headings of the external id where none is called so. Beside a `user_id`, as in Segment's tables, `id` is that of a call."""
 _NOTHING: Final = str.maketrans("", "", "-_ ")
 
 
@@ -75,9 +77,9 @@ def parse_maps(maps: Iterable[str]) -> dict[str, str]:
 def columns_of(headings: Sequence[str], maps: Mapping[str, str], *, only_mapped: bool) -> Columns:
     """What each column fills. Raises WrongColumns.
 
-    A column that no `--map` names fills the field that its heading names: `email`, `externalId` (or `id`, where no other column
-    is the external id), `name`, `image`, `metadata.KEY`. Any other is the metadata key of its name, or is left out with
-    `only_mapped`. A column without a heading is left out.
+    A column that no `--map` names fills the field that its heading names: `email`, `externalId` (or else `userId`, or else
+    `id`), `name`, `image`, `metadata.KEY`. Any other is the metadata key of its name, or is left out with `only_mapped`. A
+    column without a heading is left out.
     """
     titles = [heading.strip() for heading in headings]
     used = [Column(_find(titles, heading, field), heading, field) for field, heading in maps.items()]
@@ -85,8 +87,9 @@ def columns_of(headings: Sequence[str], maps: Mapping[str, str], *, only_mapped:
     rest = [(index, title) for index, title in enumerate(titles) if index not in named]
     taken = set(maps)
     fields = {index: field for index, title in rest if (field := _field_of(title)) is not None and field not in taken}
-    if "externalId" not in taken and "externalId" not in fields.values():
-        fields |= {index: "externalId" for index, title in rest if _plain(title) == "id"}
+    for name in _EXTERNAL_IDS:
+        if "externalId" not in taken and "externalId" not in fields.values():
+            fields |= {index: "externalId" for index, title in rest if _plain(title) == name}
     left_out: list[str] = []
     for index, title in rest:
         field = fields.get(index) or (None if only_mapped or not title else f"{METADATA}{title.removeprefix(METADATA)}")

@@ -17,6 +17,8 @@ _ARCHIVE: Final = b"PK\x03\x04"
 _SEPARATOR: Final = "sep="
 """A first line `sep=;` tells Excel the delimiter."""
 _FIRST_SURROGATE: Final = 0xDC00
+MAX_ROW_CHARS: Final = 4 << 20
+"""A row may take so many characters, its line breaks included."""
 
 
 class CsvTable:
@@ -33,6 +35,8 @@ class CsvTable:
     def __init__(self, path: Path, *, delimiter: str | None, encoding: str | None) -> None:
         self._path: Final = path
         self._encoding: Final = encoding or self._sniffed_encoding()
+        self._row_chars = 0
+        """How many characters of the present row were read."""
         lines = self._lines()
         first = next(lines, "")
         named = first.strip("\r\n")[len(_SEPARATOR) :] if first.casefold().startswith(_SEPARATOR) else ""
@@ -61,7 +65,9 @@ class CsvTable:
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)  # else a missing quotation mark swallows the rest
         begins = self._skipped + 1
         try:
+            self._row_chars = 0
             for row in reader:
+                self._row_chars = 0
                 if any(row):
                     yield begins, row
                 begins = self._skipped + reader.line_num + 1
@@ -75,8 +81,11 @@ class CsvTable:
         number = 0
         try:
             with io.TextIOWrapper(open_packed(self._path), self._encoding, "surrogateescape", newline="") as file:
-                for line in file:
+                while line := file.readline(MAX_ROW_CHARS + 1):
                     number += 1
+                    self._row_chars += len(line)
+                    if self._row_chars > MAX_ROW_CHARS:
+                        raise WrongFile(f"line {number}: expected a row of at most {MAX_ROW_CHARS} characters, got more")
                     if not line.isascii():
                         line.encode()
                     yield line

@@ -1,11 +1,13 @@
 """The metadata keys of a workspace's contacts."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
+from kinfold_schemas.filters import Field
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.tables import contacts, counts
 
@@ -43,3 +45,18 @@ def metadata_keys(connection: sa.Connection, workspace: str) -> MetadataKeys:
     for values in connection.execute(newest.limit(_SAMPLE)).scalars():
         found.update(values.keys())
     return MetadataKeys(names, sorted(names, key=lambda name: (-found[name], name)))
+
+
+def unknown_keys(connection: sa.Connection, workspace: str, fields: Iterable[Field]) -> list[str]:
+    """The metadata keys among `fields` that no contact has, sorted. Most are misspellings of a field or of another key.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+
+    """
+    build = current_build(connection, workspace).id
+    names = sorted({field.name for field in fields if field.in_metadata})
+    has_it = sa.select(counts.c.key).where(counts.c.build == build).limit(1)
+    return [
+        name for name in names if connection.execute(has_it.where(counts.c.key == sa.literal(name, sa.Text()))).first() is None
+    ]

@@ -13,9 +13,11 @@ from typing import Any, Final, Literal
 import msgspec
 import sqlalchemy as sa
 
+from kinfold_projections.directory_rows import NO_CONTACT
 from kinfold_schemas.directory import Conflict, TimelineEntry
 from kinfold_schemas.filters import text_time_ms
 from kinfold_schemas.identifiers import email_key, id_key, stripped
+from kinfold_schemas.positions import position_key
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.errors import WrongQuery
 from kinfold_services.directory.tables import Time, conflicts, contacts, identifiers, timeline, visitors
@@ -166,6 +168,39 @@ def read_conflicts(
     return Conflicts(found, _write_cursor(rows[limit - 1][0]) if len(rows) > limit else None, build.position)
 
 
+def read_conflict(connection: sa.Connection, workspace: str, position: str) -> Conflict | None:
+    """Read the conflict that a feed entry reported; None if there is none.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+
+    """
+    build = current_build(connection, workspace)
+    try:
+        ms, seq = position_key(position)
+    except ValueError:
+        return None
+    if max(ms, seq) > _MAX_INTEGER:
+        return None
+    its = conflicts.c
+    columns = (its.at, its.contact_id, its.email, its.held_by, its.reason, its.settled_at)
+    here = (its.build == build.id, its.position_ms == ms, its.position_seq == seq)
+    row = connection.execute(sa.select(*columns).where(*here)).first()
+    return None if row is None else Conflict(position, *row)
+
+
+def count_conflicts(connection: sa.Connection, workspace: str, upto: int) -> int:
+    """Count the open conflicts, up to `upto`.
+
+    Raises:
+        NoDirectory: the workspace has no current build.
+
+    """
+    build = current_build(connection, workspace)
+    some = sa.select(conflicts.c.at).where(conflicts.c.build == build.id, conflicts.c.settled_at.is_(None)).limit(upto)
+    return connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+
+
 def _visitors_holder(connection: sa.Connection, build: int, visitor_id: str) -> Holder | None:
     its = visitors.c
     newest = (
@@ -175,7 +210,7 @@ def _visitors_holder(connection: sa.Connection, build: int, visitor_id: str) -> 
         .limit(1)
     )
     contact_id = connection.execute(newest).scalar()
-    if contact_id is None:
+    if contact_id is None or contact_id == NO_CONTACT:
         return None
     merged = sa.select(identifiers.c.contact_id).where(
         identifiers.c.build == build, identifiers.c.kind == "contact_id", identifiers.c.value_key == contact_id

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from kinfold_projections.directory import INDEXED_CHARS, SAMPLE, STRING, fold_text, index_value
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.filters import And, Comparison, Field, Filter, unparse
+from kinfold_schemas.filters import And, Comparison, Field, Filter, fields_of, unparse
 from kinfold_services.directory.builds import Build, current_build
 from kinfold_services.directory.conditions import COLUMNS, Condition, Conditions, sql_of
 from kinfold_services.directory.errors import WrongQuery
@@ -62,6 +62,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     sort: Sort = DEFAULT_SORT
     limit: int = 100
     cursor: str | None = None
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields of the filter and of the order."""
+        return [*(() if self.where is None else fields_of(self.where)), self.sort.field]
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from kinfold_projections.directory_rows import (
     IDENTIFIER_COLUMNS,
     AddConflict,
     AddIdentifier,
+    Dismiss,
     Erase,
     Merge,
     Settle,
@@ -124,7 +125,7 @@ _REMOVE_LINKS: Final = Bulk(["b", "v"], lambda _: sa.delete(visitors).where(_of_
 # --- identifiers and conflicts --------------------------------------------------------------------------------------------
 
 
-def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) -> None:
+def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) -> None:  # noqa: C901  a kind of step each
     for kind, group in groupby(steps, type):
         for_kind = list(group)
         if kind is AddIdentifier:
@@ -142,6 +143,8 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     connection.execute(_ADD_CONFLICT, {"build": build, **step.row})
                 case Settle():
                     _settle(connection, build, step)
+                case Dismiss():
+                    _dismiss(connection, build, step)
                 case Erase():
                     erase(connection, build, step.contact_id)
                 case AddIdentifier():
@@ -238,6 +241,12 @@ def _settle(connection: sa.Connection, build: int, step: Settle) -> None:
         is_over = sa.or_(is_over, conflicts.c.contact_id == step.contact_id)
     about = sa.or_(conflicts.c.held_by == step.contact_id, conflicts.c.contact_id == step.contact_id)
     connection.execute(sa.update(conflicts).where(_open, about, is_over).values(settled_at=step.at), {"b": build})
+
+
+def _dismiss(connection: sa.Connection, build: int, step: Dismiss) -> None:
+    its = conflicts.c
+    is_it = its.contact_id == step.contact_id, its.email_key == step.email_key, its.held_by == step.held_by
+    connection.execute(sa.update(conflicts).where(_open, *is_it).values(settled_at=step.at), {"b": build})
 
 
 _same: Final = conflicts.alias("same")

@@ -211,7 +211,7 @@ visitors: Final = _table(
 )
 """The links of visitors. A link without `until` lasts.
 
-`contact_id` is the contact at that time, which may have been merged since.
+`contact_id` is the contact at that time, which may have been merged since. It is empty where a correction unlinked the visitor.
 """
 _index(visitors, "contact_id", "since")
 

@@ -11,16 +11,20 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.access_log import with_access_log
 from kinfold_services.gateway.callers import MAX_BODY_BYTES
 from kinfold_services.gateway.changes.feed import changes, changes_socket
+from kinfold_services.gateway.clients import with_known_clients
 from kinfold_services.gateway.contacts.conflicts import identity_conflicts
 from kinfold_services.gateway.contacts.listings import contact_visitors, contacts
 from kinfold_services.gateway.contacts.lookups import contact_by_id, visitor_by_id
+from kinfold_services.gateway.contacts.own_contact import own_contact
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
+from kinfold_services.gateway.correcting import correct, undo_correction, unmerge_contact
 from kinfold_services.gateway.erasures import erasure_receipt, erasures, request_erasure
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import healthz, healthz_head, metrics, readyz, readyz_head
+from kinfold_services.gateway.page_policies import with_page_policies
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
@@ -41,7 +45,11 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     contact_visitors,
     contact_timeline,
     identity_conflicts,
+    correct,
+    undo_correction,
+    unmerge_contact,
     visitor_by_id,
+    own_contact,
     changes,
     changes_socket,
     request_erasure,
@@ -76,4 +84,5 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     )
     if gateway.cors is not None:
         app = with_refused_preflights(app, gateway.cors)
-    return with_access_log(app, gateway.metrics), gateway
+    app = with_page_policies(with_access_log(app, gateway.metrics))
+    return with_known_clients(app, settings.gateway_trusted_proxies), gateway

@@ -50,7 +50,7 @@ async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of erasures: accepts secret keys alone."""
+    """Guard of corrections and erasures: accepts secret keys."""
     caller = await identify(connection, _bearer(connection))
     if caller.kind != "secret":
         raise Problem(403, f"key: expected a secret key, got a {caller.kind} one")
@@ -170,7 +170,7 @@ def _only_for_development(connection: Connection, address: str) -> None:
     if origin is not None and origin in shared(connection).settings.gateway_origins:
         return
     is_local = {address, urlsplit(origin).hostname if origin is not None else address} <= LOOPBACK_HOSTS
-    if not is_local:
+    if not is_local or "x-forwarded-for" in connection.headers:  # a proxy on this machine stands for anybody
         expected = "a program or page on the gateway's machine, or a page of an origin that KINFOLD_GATEWAY_ORIGINS names"
         raise Problem(403, f"key: expected {expected} with a development key, got {origin or address!r}")
 

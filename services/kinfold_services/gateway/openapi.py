@@ -62,6 +62,32 @@ class EventsOperation(Operation):
 
 
 @dataclass
+class CorrectionOperation(Operation):
+    """`POST /v1/corrections`, with its body."""
+
+    def __post_init__(self) -> None:
+        properties: dict[str, Any] = dict(_event_schemas()[1]["IdentityCorrected"]["properties"])
+        for name in ("type", "source"):
+            del properties[name]
+        properties["ifVersion"] = {"type": "integer", "description": "Only if the contact still has this version"}
+        self.request_body = _json_body("A correction (contract section 5).", properties, ["contactId", "by"])
+
+
+@dataclass
+class UndoOperation(Operation):
+    """A route that takes entries of the log back, with its body."""
+
+    def __post_init__(self) -> None:
+        properties = {"by": {"type": "string", "minLength": 1, "maxLength": 255}, "reason": {"type": ["string", "null"]}}
+        self.request_body = _json_body("Who takes it back, and why.", properties, ["by"])
+
+
+def _json_body(description: str, properties: dict[str, Any], required: list[str]) -> RequestBody:
+    schema = JsonSchema(json={"type": "object", "properties": properties, "required": required})
+    return RequestBody(required=True, description=description, content={"application/json": OpenAPIMediaType(schema=schema)})
+
+
+@dataclass
 class SegmentOperation(Operation):
     """A route of Segment's tracking API, with its body."""
 
@@ -90,6 +116,7 @@ _MEANINGS: Final = {
     401: "The key is missing, unknown or revoked",
     403: "The key may not do this",
     404: "No contact or visitor has this id or identifier",
+    409: "The contact has changed, another contact has the identifier, or a replay is in the way; nothing was appended",
     410: "The person was erased",
     405: "The path does not support this method",
     413: "The body is too large",

@@ -1,4 +1,4 @@
-"""Rejects query parameters that a route does not have: a misspelt filter would return the wrong contacts.
+"""Rejects query parameters that a route does not have, or has once: a misspelt or lost filter would return the wrong contacts.
 
 The parameters of a route come from its handler, as they do in the OpenAPI document.
 """
@@ -9,6 +9,7 @@ from typing import Final
 
 from litestar.handlers.base import BaseRouteHandler
 from litestar.params import QueryParameter
+from litestar.typing import FieldDefinition
 
 from kinfold_services.gateway.problems import Connection, Problem
 
@@ -24,7 +25,7 @@ _COMPARED_CHARS: Final = 64
 
 
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have.
+    """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have, or has only once.
 
     A route with the option `ANY_PARAMETERS` ignores such parameters.
     """
@@ -34,13 +35,25 @@ async def only_known_parameters(connection: Connection, handler: BaseRouteHandle
     for name, value in connection.query_params.items():
         if name not in known:
             raise Problem(400, _refusal(name, value, known))
+    for name in single_parameters(handler):
+        if len(given := connection.query_params.getall(name, [])) > 1:
+            raise Problem(400, f"{name}: expected it once, got {len(given)} values")
+
+
+def single_parameters(handler: BaseRouteHandler) -> list[str]:
+    """The names of a route's query parameters that take one value. Of several, all but one would be lost."""
+    return [name for name, field in _declared(handler) if not field.is_non_string_sequence]
 
 
 def query_parameters(handler: BaseRouteHandler) -> list[str]:
     """The names of a route's query parameters, sorted."""
+    return sorted(name for name, _ in _declared(handler))
+
+
+def _declared(handler: BaseRouteHandler) -> list[tuple[str, FieldDefinition]]:
     fields = handler.parsed_fn_signature.parameters.values()
-    declared = [(field.kwarg_definition, field.name) for field in fields]
-    return sorted(kwarg.name or name for kwarg, name in declared if isinstance(kwarg, QueryParameter))
+    declared = [(field.kwarg_definition, field) for field in fields]
+    return [(kwarg.name or field.name, field) for kwarg, field in declared if isinstance(kwarg, QueryParameter)]
 
 
 def _refusal(name: str, value: str, known: list[str]) -> str:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
+from kinfold_services.gateway.expectations import expected_value
 from kinfold_services.state.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
@@ -34,6 +35,7 @@ _CODES: Final = {
     403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
+    409: "conflict",
     410: "erased",
     413: "too-large",
     415: "unsupported-encoding",
@@ -204,8 +206,9 @@ def sentence_of(connection: Connection, error: HTTPException) -> str:
         case RequestEntityTooLarge():
             limit = cast("HTTPRouteHandler", connection.route_handler).resolve_request_max_body_size()
             return f"body: expected at most {limit} bytes, got more"
-        case ValidationException(extra=[{"key": name, "message": message}, *_]):
-            got = str(connection.query_params.get(name) or connection.headers.get(name))
-            return f"{name}: expected what /docs describes, got {got[:60]!r} ({message})"
+        case ValidationException(extra=[{"key": name}, *_]):
+            given = connection.query_params if name in connection.query_params else connection.headers
+            expected = expected_value(connection.route_handler, name)
+            return f"{name}: expected {expected}, got {found(given.get(name, ''))}"
         case _:
             return error.detail

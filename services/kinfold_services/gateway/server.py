@@ -64,6 +64,7 @@ class GatewayServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # uvicorn believes every program on this machine; see `clients.py`
                 timeout_graceful_shutdown=_STOP_S,
                 timeout_keep_alive=_KEEP_ALIVE_S,
             )

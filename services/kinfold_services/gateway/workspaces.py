@@ -19,12 +19,15 @@ from kinfold_services.access.sessions import Sessions
 from kinfold_services.connections import Client
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.changes.watchers import Watchers
 from kinfold_services.gateway.directory import Directory
+from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.progress import Progress
 from kinfold_services.gateway.rate_limits import RateLimit
+from kinfold_services.gateway.vitals import Vitals
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import NotFolded, StateQueries
 from kinfold_services.state.reader import StateReader
@@ -51,6 +54,9 @@ class GatewayWorkspace:
         self.client: Final = client
         self.queries: Final = StateQueries(client, name)
         self.hub: Final = FeedHub(client, name, settings.gateway_buffer_entries, metrics)
+        self.watchers: Final = Watchers(self.hub)
+        self.watch: Final = LogWatch(client, name)
+        self.vitals: Final = Vitals(client, name, self.queries, self.hub)
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}
@@ -187,14 +193,17 @@ class Gateway:
             self._appending -= 1
 
     def end_streams(self) -> None:
-        """End the streams of the change feed, and ask their readers to reconnect."""
+        """End all streams, and ask their readers to reconnect."""
         for workspace in self._workspaces.values():
+            workspace.watchers.end()
             workspace.hub.close()
 
     async def close(self) -> None:
         """Stop the background tasks and close the connection."""
         for workspace in self._workspaces.values():
             await workspace.hub.stop()
+            await workspace.watch.stop()
+            await workspace.vitals.stop()
         self.directory.close()
         await self.client.aclose()
 

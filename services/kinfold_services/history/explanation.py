@@ -17,9 +17,17 @@ from kinfold_projections.identity import Decision, decide
 from kinfold_projections.outcomes import Kind, Outcome
 from kinfold_projections.records import ContactRecord, public_contact
 from kinfold_projections.state import State
-from kinfold_schemas.changes import Change, ContactsMerged, IdentityConflict, VisitorLinked, VisitorUnlinked
+from kinfold_schemas.changes import (
+    Change,
+    ConflictDismissed,
+    ContactsMerged,
+    Correction,
+    IdentityConflict,
+    VisitorLinked,
+    VisitorUnlinked,
+)
 from kinfold_schemas.contacts import Contact, MergedContact
-from kinfold_schemas.events import Event, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import Event, IdentityCorrected, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key
 from kinfold_services.history.past import Past
 from kinfold_services.history.past_queries import PastQueries
@@ -117,6 +125,7 @@ class Story:
                     continue
                 effects = [effect for each in sorted(changed) for effect in _effects(known, state.contacts[each])]
                 did = list(self._did(outcome, decision, effects)) or [_nothing(entry, outcome, self._lineage)]
+                did = [_by_hand(entry.event, deed) for deed in did] if isinstance(entry.event, IdentityCorrected) else did
                 yield Step(entry.id, entry.at, outcome.kind, did, effects, _one_line(fields[EVENT_FIELD]))
 
     async def _from_baseline(self, state: State, known: dict[str, dict[str, Any]]) -> Step | None:
@@ -131,7 +140,7 @@ class Story:
     def _concerns(self, state: State, entry: Entry) -> bool:
         """Whether the event names a contact or visitor of the story. Such an event need not change anything, and vice versa."""
         names = entry.names
-        if names.visitor_id in self._visitors or names.contact_id in self._lineage:
+        if names.visitor_id in self._visitors or {names.contact_id, names.merge_contact_id} & self._lineage:
             return True
         if names.external_id is not None and state.external_ids.get(names.external_id) in self._lineage:
             return True
@@ -139,7 +148,7 @@ class Story:
 
     def _did(self, outcome: Outcome, decision: Decision | None, effects: list[Effect]) -> Iterator[Deed]:
         if outcome.rejection is not None:
-            yield Deed(f"rejected: {outcome.rejection.detail}", "7: Rejects")
+            yield Deed(f"rejected: {outcome.rejection.detail}", _REJECTED)
         created = {effect.contact_id for effect in effects if effect.field == "version" and effect.before is msgspec.UNSET}
         for contact_id in sorted(created):
             yield Deed(f"created {contact_id}", _why_created(decision))
@@ -155,23 +164,33 @@ class Story:
             yield Deed(f"dropped {outcome.untrusted} of what a page said", _UNTRUSTED)
 
 
+def _by_hand(event: IdentityCorrected, deed: Deed) -> Deed:
+    """What a correction did: the rule is who made it, and why. What it did not do has a rule of its own."""
+    is_other = deed in _DROPPED.values() or deed.rule == _REJECTED
+    return deed if is_other else Deed(deed.what, rules.corrected(Correction(event.by, event.reason)))
+
+
 def _why_held(change: IdentityConflict) -> str:
     if change.reason == "too-many-merges":
         return rules.FUSE
     return rules.HELD
 
 
-def _change_deed(change: Change) -> Deed | None:
+def _change_deed(change: Change) -> Deed | None:  # noqa: PLR0911  one for each type of change
     """The part of a change that its fields do not show."""
     match change:
         case VisitorLinked():
             return Deed(f"linked {change.visitor_id}", rules.LINKED)
+        case VisitorUnlinked(next_contact_id=None):
+            return Deed(f"unlinked {change.visitor_id}", rules.LINKED)
         case VisitorUnlinked():
             return Deed(f"{change.visitor_id} moved on to {change.next_contact_id}", rules.MOVES_ON)
         case ContactsMerged():
             return Deed(f"merged {change.merged_contact_id}", rules.MERGED)
         case IdentityConflict():
             return Deed(f"did not take {change.email}, which {change.held_by} holds", _why_held(change))
+        case ConflictDismissed():
+            return Deed(f"dismissed the conflict about {change.email}, which {change.held_by} holds", rules.HELD)
         case _:
             return None
 
@@ -180,10 +199,15 @@ def _field_deed(effect: Effect, decision: Decision | None) -> Deed | None:
     if effect.after is None and not effect.before and not effect.field.startswith("metadata."):
         return None  # a new contact does not have it yet
     if effect.field == "externalId":
-        return Deed(f"took external id {effect.after}", rules.GAINS_EXTERNAL_ID)
+        lost = f", lost {effect.before}" if effect.before else ""
+        return Deed(
+            f"took external id {effect.after}{lost}" if effect.after else f"lost external id {effect.before}",
+            rules.GAINS_EXTERNAL_ID,
+        )
     if effect.field == "email":
         rule = f"5, second table: {decision.rule}" if decision is not None else "5: named by the event"
-        return Deed(f"took e-mail {effect.after}" + (f", freed {effect.before}" if effect.before else ""), rule)
+        freed = f"freed {effect.before}"
+        return Deed(f"took e-mail {effect.after}" + (f", {freed}" if effect.before else "") if effect.after else freed, rule)
     if effect.field in {"name", "image"} or effect.field.startswith("metadata."):
         return Deed(f"{effect.field} {_shown(effect.before)} → {_shown(effect.after)}", rules.LAST_WRITE)
     return None
@@ -210,11 +234,14 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
         return Deed(f"went to {', '.join(others)}", _WHOSE.get(type(entry.event), _ERASED))
     if isinstance(entry.event, MetadataSet):
         return Deed(f"metadata kept with {entry.names.visitor_id}", "4: the visitor is not identified yet")
+    if isinstance(entry.event, IdentityCorrected):
+        return Deed(f"unlinked {entry.names.visitor_id} for a past period", rules.LINKED)
     if isinstance(entry.event, VisitorIdentified):
         return Deed(f"linked {entry.names.visitor_id} for a past period", "5, Linking: last write wins by effective time")
     return Deed("seen", "3: seen times only widen")
 
 
+_REJECTED: Final = "7: Rejects"
 _UNTRUSTED: Final = "4, Trust, and 5, Linking: a trusted source set it, or another contact holds the visitor"
 _DROPPED: Final[Mapping[Kind, Deed]] = {
     "duplicate": Deed("dropped as a duplicate", "3, Duplicates: the same event occurred before"),
@@ -224,6 +251,7 @@ _DROPPED: Final[Mapping[Kind, Deed]] = {
 _ERASED: Final = "10: what is left of an erased person's event"
 _WHOSE: Final[Mapping[type[Event], str]] = {
     VisitorIdentified: "5, first table: the contact that the event names",
+    IdentityCorrected: "5, Corrections: the contact that it names",
     MetadataSet: "5, Linking: the contact that held the visitor at that time",
     VisitorSeen: "5, Linking: the contact that held the visitor at that time",
 }

@@ -4,12 +4,14 @@ import re
 from datetime import datetime
 from typing import Final
 
+from kinfold_schemas.filters import text_time_ms
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
 from kinfold_services.log.baseline import Baseline
 from kinfold_services.log.pages import LogExtent
 
 _POSITION: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
+_DATE_CHARS: Final = len("2026-11-22")
 _LAST_SEQ: Final = 2**64 - 1
 """The greatest sequence number of an entry id, and also its greatest milliseconds."""
 
@@ -19,23 +21,22 @@ class NoMoment(ValueError):
 
 
 def parse_moment(text: str) -> str:
-    """The position of a moment, which is an RFC 3339 time with an offset or the id of a log entry. Raises ValueError.
+    """The position of a moment: an RFC 3339 time with an offset, a date or the id of a log entry. Raises ValueError.
 
-    A time, or an id without its sequence number, means the last entry of that millisecond.
+    A date means its first instant in UTC, as in filters. A time, or an id without its sequence number, means the last entry of
+    that millisecond.
     """
     if _POSITION.match(text):
         position = text if "-" in text else f"{text}-{_LAST_SEQ}"
         if max(position_key(position)) <= _LAST_SEQ:
             return position
-    try:
-        moment = None if text.isdecimal() else datetime.fromisoformat(text.upper())  # RFC 3339 has `t` and `z`, too
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None or not 0 <= to_ms(moment) <= LAST_MS:
+    ms = _time_ms(text)
+    if ms is None or not 0 <= ms <= LAST_MS:
         raise ValueError(
-            f"at: expected a time with an offset (2026-11-22T08:00:00Z) or a position (1732262400000-0), got {text!r}"
+            "expected a time with an offset (2026-11-22T08:00:00Z), a date (2026-11-22) or a position (1732262400000-0), "
+            f"got {text!r}"
         )
-    return f"{to_ms(moment)}-{_LAST_SEQ}"
+    return f"{ms}-{_LAST_SEQ}"
 
 
 def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
@@ -58,6 +59,21 @@ def what_was_cut(baseline: Baseline) -> str:
         f"the log begins after {_shown(baseline.position)}; the baseline of {baseline.made_at} stands for what came before "
         f"(entries: {baseline.counts.entries})"
     )
+
+
+def _time_ms(text: str) -> int | None:
+    if (ms := date_ms(text)) is not None:
+        return ms
+    try:
+        moment = None if text.isdecimal() else datetime.fromisoformat(text.upper())  # RFC 3339 has `t` and `z`, too
+    except ValueError:
+        return None
+    return None if moment is None or moment.tzinfo is None else to_ms(moment)
+
+
+def date_ms(text: str) -> int | None:
+    """The first instant of a date in UTC, in milliseconds since 1970. None if `text` is no date."""
+    return text_time_ms(text) if len(text) == _DATE_CHARS else None
 
 
 def _shown(position: str) -> str:

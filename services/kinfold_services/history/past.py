@@ -64,7 +64,7 @@ class _Piece(msgspec.Struct):
     contacts: dict[str, ContactRecord] = {}
     merged: dict[str, MergedContact] = {}
     contact_stamps: dict[str, ContactStamps] = {}
-    external_ids: dict[str, str] = {}
+    external_ids: dict[str, str | None] = {}
     emails: dict[str, str | None] = {}
     older: dict[str, list[Membership]] = {}
 

@@ -1,15 +1,18 @@
 """Excluded entries: a fold leaves them out because an `EventsExcluded` names them (contract section 2)."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from kinfold_projections.entries import EVENT_FIELD
-from kinfold_schemas.codec import decode_event
+from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.events import EventsExcluded
+from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import LogCut, read_baseline
 from kinfold_services.log.pages import read_pages
+
+_AT_ONCE: Final = 1000
 
 
 def excludes(fields: Mapping[bytes, bytes]) -> EventsExcluded | None:
@@ -74,3 +77,15 @@ def counting(found: Sequence[tuple[str, EventsExcluded]], also: frozenset[str]) 
         if entry_id not in excluded:
             excluded.update(event.entries)
     return excluded
+
+
+async def record_exclusions(
+    client: Client, workspace: str, entries: Sequence[str], reason: str | None, by: str | None = None
+) -> str | None:
+    """Record in the log that every later replay leaves these entries out. Returns the last record's id; None for no entries."""
+    recorded: str | None = None
+    for first in range(0, len(entries), _AT_ONCE):
+        event = EventsExcluded(entries=list(entries[first : first + _AT_ONCE]), reason=reason, by=by)
+        reply: Any = await client.xadd(key(workspace, "events"), {"event": encode_event(event)})
+        recorded = cast("bytes", reply).decode()
+    return recorded

@@ -54,7 +54,7 @@ class Forgetting:
             contacts=len(state.contacts),
             merged=sum(type(each) is MergedContact for each in state.contacts.values()),
             visitors=len(state.visitors),
-            external_ids=len(state.external_ids),
+            external_ids=sum(each is not None for each in state.external_ids.values()),
             emails=sum(each is not None for each in state.emails.values()),
         )
 

@@ -29,7 +29,7 @@ from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
 from kinfold_services.privacy.person import FoldedLog, People, find_people, fold_ownership
 from kinfold_services.privacy.planning import Plan, hashes_of, make_plan, recording_events
-from kinfold_services.privacy.records import Check, Pending, Receipt, Records, encode, salt_of, shown
+from kinfold_services.privacy.records import Check, Pending, Receipt, Records, encode, remember_erased, salt_of, shown
 from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.privacy.searching import Searcher, search_keys
 from kinfold_services.runtime.tasks import end_tasks
@@ -148,6 +148,7 @@ class Eraser:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]
 
         try:
+            await remember_erased(self._client, workspace, plan.redacted)
             await job.run(swapped, events, self._progress)
         finally:
             await job.close()

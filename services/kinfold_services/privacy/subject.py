@@ -161,7 +161,7 @@ class Subject:
                     change = _object(fields.get(b"change", b""))
                     if change.get("contactId") not in contacts and change.get("mergedContactId") not in contacts:
                         continue
-                    withheld = [name for name in _OTHERS if name in change and change[name] not in contacts]
+                    withheld: list[str] = [name for name in _OTHERS if name in change and change[name] not in contacts]
                     if "heldBy" in withheld and change.get("email") not in own_emails:
                         withheld.append("email")
                     shown = {name: value for name, value in change.items() if name not in withheld}
@@ -205,7 +205,9 @@ def _shown_entry(raw: RawEntry, kind: Kind = "folded", others: list[Mention] | N
     if not event:
         text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
         return {**shown, "fields": text}
-    withheld = sorted({mention.field for mention in others or ()})
+    withheld = sorted({str(mention.field) for mention in others or ()})
+    if "all" in withheld:  # it did nothing, because of somebody else whom it names
+        return {**shown, "withheld": ["all"]}
     shown["event"] = {name: value for name, value in event.items() if name not in withheld}
     return _with_withheld(shown, withheld)
 

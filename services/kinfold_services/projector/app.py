@@ -1,7 +1,7 @@
-"""`faststream run kinfold_services.projector.app:app`: the projector under FastStream's own command line.
+"""The projector under FastStream's own command line: `faststream run kinfold_services.projector.app:app`.
 
-Settings come from the environment. Where they name no server, or are wrong, importing this module ends the program with a
-sentence. Importing it connects to nothing but, without `KINFOLD_REDIS_URL`, the embedded server of the data dir.
+The environment holds the settings. If they name no server, or are wrong, importing this module ends the program with a message.
+The import connects to nothing, unless `KINFOLD_REDIS_URL` is not set: then it starts the embedded server of the data dir.
 """
 
 import os

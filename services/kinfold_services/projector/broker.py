@@ -1,6 +1,6 @@
-"""FastStream's broker over our own connections, so that every kind of URL, and every timeout, is handled in one place.
+"""FastStream's broker over a connection of ours, so that one place handles every kind of URL and every timeout.
 
-In a module of its own: FastStream takes a third of a second to import, and only the projector needs it.
+It has its own module because FastStream takes a third of a second to import and only the projector needs it.
 """
 
 from typing import Any, Final
@@ -12,7 +12,7 @@ from kinfold_services.connections import Client
 
 
 class LogBroker(RedisBroker):
-    """A broker whose connection is a client of `kinfold_services.connections`, which it closes when it stops."""
+    """A broker that uses a client of `kinfold_services.connections`, and closes it when it stops."""
 
     def __init__(self, client: Client, **options: Any) -> None:
         self._given: Final = client

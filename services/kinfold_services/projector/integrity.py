@@ -1,9 +1,9 @@
-"""Whether a workspace's log and its state still belong together (contract section 8).
+"""Checks that a workspace's log and state belong together (contract section 8).
 
-The state is made from the log, entry by entry, so the entry at its position is in the log. Where it is not, and was not deleted
-or trimmed, the log is another one: an older copy, or one that has lost its tail. The state's keys have as many fields as the
-fold has put there. Where they have fewer, the server has evicted some, or somebody has deleted them. Nothing may be folded upon
-either state, and a rebuild from the log mends both.
+The state is made from the log, entry by entry, so the log holds the entry at the state's position. If it does not, and the
+entry was not deleted or trimmed, the log is another one: an older copy, or one that has lost its end. The keys of the state
+have as many fields as the fold wrote. If they have fewer, the server has evicted some, or somebody has deleted them. Nothing
+may be folded onto such a state. A rebuild from the log repairs both cases.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from kinfold_services.state.position import Position, entry_digest, read_positio
 
 
 class NeedsRebuild(RuntimeError):
-    """The state is not what the log, as it is now, makes of it; the message says why. Nothing may be folded upon it."""
+    """The state does not match the log; the message says why. Nothing may be folded onto it."""
 
 
 class WrongType(RuntimeError):
-    """A key of the workspace holds another type of value. Nothing may be written to it."""
+    """A key of the workspace has the wrong type. Nothing may be written to it."""
 
 
 _TYPES: Final[dict[PublicName | PrivateName, bytes]] = {
@@ -42,11 +42,11 @@ _TYPES: Final[dict[PublicName | PrivateName, bytes]] = {
     "retention": b"hash",
     "retention-receipts": b"list",
 }
-"""Of every key that a projector reads or writes."""
+"""The type of every key that a projector reads or writes."""
 
 
 async def check_types(client: Client, workspace: str) -> None:
-    """Raises WrongType. A command on such a key would fail in the middle of a commit, with the rest of it written."""
+    """Raise WrongType if a key has the wrong type. A command on it would fail within a commit, with the rest written."""
     pipeline = client.pipeline(transaction=False)
     for name in _TYPES:
         pipeline.type(key(workspace, name))
@@ -59,22 +59,22 @@ async def check_types(client: Client, workspace: str) -> None:
 
 
 class LogInfo(NamedTuple):
-    """What Redis knows of a log. Ids are `0-0` where there is none."""
+    """What Redis knows about a log. An id is `0-0` if there is none."""
 
     entries: int
     added: int
     """How many entries were ever appended."""
     first: str
     last: str
-    """The greatest id that was ever given."""
+    """The greatest id that was ever used."""
     deleted: str
     """The greatest id that XDEL has deleted. Trimming does not count."""
 
 
 class Integrity:
-    """Looks after the log and the state of one workspace.
+    """Checks the log and the state of one workspace.
 
-    Takes over `client`: its XRANGE tells a name that comes twice from now on, which is part of an entry's content.
+    Changes `client`: from now on, XRANGE returns the fields of an entry with repeated names, which are part of its content.
     """
 
     def __init__(self, client: Client, workspace: str) -> None:
@@ -84,7 +84,7 @@ class Integrity:
         client.set_response_callback("XRANGE", cast("Any", as_entries))
 
     async def check_opening(self, position: Position) -> None:
-        """Raises NeedsRebuild where the stored state, at this position, is not the log's."""
+        """Raise NeedsRebuild if the stored state, at this position, is not the log's."""
         await check_types(self._client, self._workspace)
         if position.damaged:
             raise NeedsRebuild(position.damaged)
@@ -95,22 +95,22 @@ class Integrity:
         await self.check(position)
 
     async def check(self, position: Position) -> None:
-        """Raises NeedsRebuild where keys of the state have lost fields, or the log does not hold the entry at the position."""
+        """Raise NeedsRebuild if keys of the state have lost fields, or if the log does not hold the entry at the position."""
         await self._check_keys()
         await self._check_entry(position)
 
     async def check_committed(self, position: Position, fields: Mapping[bytes, bytes] | None) -> None:
-        """As `check`, for the position that a batch just committed moved on from, and the log's entry there as of the commit.
+        """Check the position that the last commit moved on from. `fields` is the log's entry there, as of the commit.
 
-        So no batch is folded upon a log that lost its end, or was replaced by an older copy, since the last batch.
+        So no batch is folded onto a log that has lost its end, or was replaced by an older copy, since the last batch.
         """
         if position.stream_id and position.digest and (fields is None or entry_digest(fields) != position.digest):
             await self._check_entry(position)
 
     async def lost_entries(self, position: Position) -> int:
-        """How many entries behind those that are folded were trimmed or deleted, as far as that can be told at the moment.
+        """How many entries after those that were folded were trimmed or deleted, as far as can be told now.
 
-        It can where all entries that are left are folded, and where none of them is. Nothing may be folded meanwhile.
+        It can be told if all remaining entries are folded, or none. Nothing may be folded meanwhile.
         """
         info = await self._info()
         at = position_key(position.stream_id)
@@ -120,7 +120,7 @@ class Integrity:
         return max(0, info.added - known) if at == position_key(info.last) or not info.entries else 0
 
     async def _check_beginning(self) -> None:
-        """A state that never was has no keys; one that has lost its position has some."""
+        """Raise NeedsRebuild if keys exist without a position: a state that was never written has neither."""
         names = [key(self._workspace, name) for name in (*COMMITTED, "changes") if name != "position"]
         pipeline = self._client.pipeline(transaction=False)
         for name in names:
@@ -166,7 +166,7 @@ class Integrity:
         return None
 
     async def _check_entry(self, position: Position) -> None:
-        """Raises NeedsRebuild where the log never held the entry at the position, or holds another one there."""
+        """Raise NeedsRebuild if the log never held the entry at the position, or holds another one there."""
         if not position.stream_id:
             return
         found = await self._entry(position.stream_id)
@@ -186,7 +186,7 @@ class Integrity:
             )
 
     async def _entry(self, entry_id: str) -> str | None:
-        """The digest of an entry; None where it is not there."""
+        """The digest of an entry; None if the log does not hold it."""
         found = cast("list[RawEntry]", await self._client.xrange(self._events, entry_id, entry_id))
         return entry_digest(found[0][1]) if found else None
 

@@ -1,11 +1,11 @@
-"""Which projector owns a workspace: a key of Redis that expires, unless its owner renews it (contract section 8).
+"""The lease of a workspace: a Redis key that expires unless the projector that owns it renews it (contract section 8).
 
-The server's clock alone decides when a lease ends. An owner does not ask its own clock whether it still is one: who takes a
-workspace writes its token into the position, in the same step, and every commit is conditional on the position. So a projector
-that was stopped for a minute commits nothing when it wakes up.
+Only the server's clock decides when a lease ends. An owner never asks its own clock whether it is still the owner. A projector
+that takes a workspace writes its token into the position in the same step, and every commit is conditional on the position. So
+a projector that was stopped for a minute commits nothing when it wakes up.
 
-The task that folds also renews, by each commit and by a beat between two batches. A projector that hangs with entries in hand
-therefore loses its lease, though its process is alive.
+The task that folds also renews the lease: with each commit, and with a beat between batches. So a projector that hangs in the
+middle of a batch loses its lease even though its process is alive.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.position import LostPlace
 
 LEASE_MS: Final = 3000
-"""How long a workspace is owned without a sign of life. With the time to open it, a standby folds within 5 s."""
+"""How long a projector owns a workspace without renewing. A standby then needs some time to open it, and folds within 5 s."""
 KEEP_S: Final = 1.0
-"""How often an owner renews its lease, and a standby looks whether a lease was released."""
+"""How often an owner renews its lease, and how often a standby checks whether a lease was released."""
 _RELEASE_S: Final = 1.0
 
 _LEASE: Final = files(kinfold_services.projector).joinpath("lease.lua").read_text()
@@ -42,14 +42,14 @@ class Lease:
         self._keep_at = 0.0
 
     async def take(self) -> None:
-        """Waits until the workspace is ours. Raises RedisError where the server does not answer or refuses."""
+        """Wait until the workspace is ours. Raises RedisError if the server does not answer or refuses."""
         while (owned_ms := await self._ask(LEASE_MS)) > 0:
             await asyncio.sleep(min(owned_ms / 1000, KEEP_S))
 
     async def keep(self) -> None:
-        """Renews it, where that is due. Raises LostPlace where another projector has taken the workspace over.
+        """Renew the lease if that is due. Raises LostPlace if another projector has taken the workspace over.
 
-        Does nothing where the server cannot do it now: either it can before the lease ends, or the next commit will tell.
+        Does nothing if the server is temporarily unable: either it recovers before the lease ends, or the next commit fails.
         """
         now = time.monotonic()
         if now < self._keep_at:
@@ -66,7 +66,10 @@ class Lease:
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
-        """Renews it meanwhile, for work that is no batch. Stops where it is lost: what such work writes has its own guard."""
+        """Renew the lease during the block, for work other than folding.
+
+        Stops when the lease is lost: such work guards its own writes.
+        """
         keeping = asyncio.create_task(self._keep_on())
         try:
             yield
@@ -74,7 +77,7 @@ class Lease:
             await end_tasks([keeping])
 
     async def release(self) -> None:
-        """Lets the next projector take over at once. Where the server does not answer, the lease ends by itself."""
+        """Let the next projector take over at once. If the server does not answer, the lease expires."""
         with suppress(*SERVER_ERRORS, OSError):
             await asyncio.wait_for(self._ask(0), _RELEASE_S)
 

@@ -1,8 +1,8 @@
-"""Reading the log through FastStream, in pages, by a position of our own (contract section 8).
+"""Read the log through FastStream, in pages, from a position that we keep ourselves (contract section 8).
 
-No consumer group reads here. A group hands each entry to one of its consumers, so a second projector would take entries away
-from the first, and neither could see the gap; an entry that was handed out and not folded never comes again by itself. A plain
-read from a position has no such states: what was not committed is simply read again.
+No consumer group reads here. A group hands each entry to only one of its consumers, so a second projector would take entries
+away from the first, and neither could see the gap. An entry that was handed out but not folded would never be handed out again.
+A plain read from a position has no such states: what was not committed is read again.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_i
 from kinfold_services.log.streams import as_entries
 
 POLL_MS: Final = 1000
-"""How long one read waits for entries. Nobody waits longer for it: an entry that comes ends the wait."""
+"""How long one read waits for entries. It adds no latency: an entry that arrives ends the wait."""
 ANSWER_S: Final = 3.0
-"""How long the server may take for an answer, a read that waits included. So long a connection that died goes unnoticed."""
+"""How long the server may take to answer, including a read that waits. A dead connection is noticed after this time."""
 
 BEGINNING: Final = "0-0"
 _RETRY_S: Final = 0.25
 
 Fail = Callable[[str, BaseException], None]
-"""Takes the key of a log, and why it cannot be read on."""
+"""Called with the key of a log and the error that makes it unreadable."""
 
 
 def subscribe(
@@ -41,10 +41,10 @@ def subscribe(
     page_entries: int,
     handle: Callable[[Sequence[RawEntry]], Awaitable[None]],
 ) -> StreamBatchSubscriber:
-    """A subscriber that hands over the log of a workspace behind `after`, up to `page_entries` at a time, in order.
+    """Return a subscriber that passes on the log of a workspace after `after`, up to `page_entries` at a time, in order.
 
-    The next page is read when `handle` returns, which has to keep what it cannot deal with: nothing is read again. The broker
-    forgets a subscriber that nobody else holds, so a workspace may be read, left and read again.
+    The next page is read when `handle` returns. Nothing is read twice, so `handle` has to keep what it cannot process yet. The
+    broker forgets a subscriber that is not referenced elsewhere, so a workspace may be read, left and read again.
     """
     stream = _LogStream(
         key(workspace, "events"),
@@ -63,16 +63,16 @@ def subscribe(
 
 
 class _LogStream(StreamSub[Literal[True]]):
-    """FastStream asks for the prefixed name before every read and makes a deep copy for it; our broker has no prefix."""
+    """A stream without a prefix. FastStream would make a deep copy of it before every read, only to add the prefix."""
 
     def add_prefix(self, prefix: str) -> Self:
         return self if not prefix else super().add_prefix(prefix)
 
 
 class PatientReads:
-    """Gives a client reads that FastStream can live with: one that fails for now ends with no entries, after a moment.
+    """Replaces a client's reads with ones that fit FastStream: a read that fails temporarily returns no entries, after a pause.
 
-    FastStream itself waits 5 s after most failed reads, repeats others without a pause, and tells nobody.
+    FastStream itself waits 5 s after most failed reads, repeats others without a pause, and reports none of them.
     """
 
     def __init__(self, client: Client, fail: Fail) -> None:
@@ -80,18 +80,18 @@ class PatientReads:
         self._client: Final = client
         self._fail: Final = fail
         self._counts: Final[dict[str, int]] = {}
-        """By log: how many entries to ask for, where a read took too long."""
+        """By log: how many entries to ask for after a read timed out."""
         self._log: Final = structlog.get_logger()
         client.set_response_callback("XREAD", cast("Any", as_pages))
         own = cast("Any", client)
         own.xread, own.ping = self.xread, self.ping
 
     async def ping(self) -> bool:
-        """FastStream asks before it reads, and repeats without a pause where this fails. The read itself will tell."""
+        """Return True. FastStream pings before each read, and repeats a failed ping without a pause. The read itself fails."""
         return True
 
     async def xread(self, streams: dict[str, str], *, count: int, block: int) -> Any:
-        """As redis-py's, of one stream. A failure that does not pass goes to `fail`, and so does nothing else."""
+        """Read one stream, as redis-py's `xread` does. Passes a permanent failure to `fail`, and retries a temporary one."""
         (log,) = streams
         asked = self._counts.get(log, count)
         try:
@@ -101,7 +101,7 @@ class PatientReads:
                 self._fail(log, error)
             else:
                 if isinstance(error, RedisTimeoutError):
-                    # Too much for the time, perhaps: large entries over a slow line.
+                    # The page may be too large for the time limit, for example large entries over a slow line.
                     self._counts[log] = max(1, asked // 2)
                 self._log.warning("log not read", log=log, error=str(error), retry_in_s=_RETRY_S)
                 await drop_idle_connections(self._client)
@@ -115,7 +115,7 @@ class PatientReads:
 class TellFailure(BaseMiddleware):
     """Reports any failure on the way to the handler.
 
-    FastStream logs a failed batch and goes on with the next one. That is right for independent messages, but it would leave a
+    FastStream logs a failed batch and continues with the next one. That is right for independent messages, but it would leave a
     hole in an ordered fold. So reading has to stop here.
     """
 
@@ -135,10 +135,10 @@ class TellFailure(BaseMiddleware):
 
 
 def as_pages(response: Any, **_kwargs: Any) -> list[list[Any]]:
-    """What redis-py makes of XREAD's reply (`set_response_callback`): of each stream one page, under its last entry's id.
+    """Parse the reply to XREAD (`set_response_callback`): one page for each stream, under the id of its last entry.
 
-    redis-py and FastStream take entries one at a time, each through a few functions, and take longer than the fold to decode
-    one. FastStream only has to carry them: to it a page is one message.
+    redis-py and FastStream handle entries one at a time, each through several functions, which takes longer than decoding them
+    for the fold. FastStream only has to carry them: to it, a page is one message.
     """
     is_resp3 = isinstance(response, dict)
     streams: Any = cast("Any", response).items() if is_resp3 else response or ()
@@ -146,8 +146,8 @@ def as_pages(response: Any, **_kwargs: Any) -> list[list[Any]]:
 
 
 async def _parse(message: BatchStreamMessage, original: Callable[[Any], Awaitable[RedisBatchStreamMessage]]) -> Any:
-    # FastStream's own parser decodes, dumps and decodes again, and one entry that is not UTF-8 fails the whole batch. It is
-    # given an empty one to build the message around, and the pages are put in untouched.
+    # FastStream's own parser decodes, encodes and decodes again, and one entry that is not UTF-8 fails the whole batch. So it
+    # gets an empty message, and the pages are put in untouched.
     parsed = await original({**message, "data": []})
     parsed.raw_message = message
     return parsed

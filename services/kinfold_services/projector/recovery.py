@@ -1,4 +1,4 @@
-"""Rebuilding a state that no longer belongs to its log: a replay that the projector itself makes (contract section 8)."""
+"""Rebuild a state that no longer matches its log: a replay that the projector itself runs (contract section 8)."""
 
 from kinfold_schemas.changes import Change
 from kinfold_schemas.identifiers import IdentifierRules
@@ -12,13 +12,13 @@ _NOTHING: str = "0-0"
 
 
 async def rebuild_state(url: str, settings: Settings) -> list[Change]:
-    """Puts what the whole log says in the place of the state of `settings.workspace`; the changes that went to the feed.
+    """Replace the state of `settings.workspace` by what the whole log says. Returns the changes that went to the feed.
 
-    For the owner of the workspace, which must not commit meanwhile. Raises WouldLose where the log has lost entries, and
-    contacts with them: then the state is the only place that has them, and a person decides. Raises Replaced where another
+    For the owner of the workspace, which must not commit meanwhile. Raises WouldLose if the log has lost entries and contacts
+    would disappear: the state is then the only place that has them, and a person has to decide. Raises Replaced if another
     replay has begun.
     """
-    async with connect(url) as client:  # of its own: a replay reads and writes more at once than a projector does
+    async with connect(url) as client:  # its own client: a replay reads and writes more at once than a projector does
         if (await log_extent(client, settings.workspace)).last == _NOTHING:
             raise WouldLose(
                 f"workspace {settings.workspace}: found an empty log, and a state that was made from another one; nothing is "

@@ -1,7 +1,7 @@
-"""The projector as a service: which workspaces it serves, and how it starts, goes on and stops.
+"""The projector as a service: which workspaces it serves, and how it starts, continues and stops.
 
-What happens to one workspace is the affair of its `Serving`. Only what concerns the whole process stops it: a signal, a server
-that is too old or does not answer at the start, a mistake in our own code.
+A `Serving` handles everything that concerns one workspace. Only what concerns the whole process stops it: a signal, a server
+that is too old or does not answer at the start, or a bug.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 
 _LOOK_FOR_WORKSPACES_S: Final = 0.05
-"""A new member of `kinfold:workspaces` is picked up within 1 s (contract section 1)."""
+"""How often to look for new members of `kinfold:workspaces`, which are picked up within 1 s (contract section 1)."""
 _LOOK_AGAIN_S: Final = 1.0
-"""After Redis gave no answer: one warning a second is enough."""
+"""How long to wait after Redis did not answer: one warning a second is enough."""
 
 
 class ProjectorService:
-    """Serves workspaces until it is told to stop."""
+    """Serves workspaces until it is stopped."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.failure: BaseException | None = None
-        """Why it stopped by itself."""
+        """The error that stopped it, if any."""
         self.workspaces: Final[dict[str, WorkspaceProjector]] = {}
-        """Those that it owns and folds at the moment."""
+        """The workspaces that it owns and folds at the moment."""
         self._settings: Final = settings
         self._url: Final = url
-        self._client: Final[Client] = connect(url, ANSWER_S)  # from the start on: a signal may come before `_start`
+        self._client: Final[Client] = connect(url, ANSWER_S)  # created here, because a signal may arrive before `_start`
         reader = connect(url, ANSWER_S)
         PatientReads(reader, self._fail_reading)
         self._broker: Final = LogBroker(reader, logger=None, middlewares=[partial(TellFailure, fail=self._fail_reading)])
@@ -57,7 +57,7 @@ class ProjectorService:
         )
 
     async def run(self) -> None:
-        """Runs until a signal or a failure, which it raises."""
+        """Run until a signal or a failure. Raises the failure."""
         await self.app.run()
 
     async def _start(self) -> None:
@@ -81,7 +81,7 @@ class ProjectorService:
         self._log.info("projector stopped")
 
     async def _raise_failure(self) -> None:
-        # Here and not in `run`, so that `faststream run` too ends with an error.
+        # Here rather than in `run`, so that `faststream run` ends with the error, too.
         if self.failure is not None:
             raise self.failure
 
@@ -109,7 +109,7 @@ class ProjectorService:
             return None
 
     def _begin(self, workspaces: set[str]) -> None:
-        """Begins with those of the workspaces that are new."""
+        """Start serving the workspaces that are new."""
         for workspace in sorted(workspaces - self._serving.keys()):
             settings = self._settings.model_copy(update={"workspace": workspace})
             serving = Serving(settings, self._url, self._client, self._broker, self.workspaces)
@@ -122,7 +122,7 @@ class ProjectorService:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        # None of them ends by itself: a projector that half works would be noticed late.
+        # No task may end by itself. If one does, the process stops: a projector that half works would be noticed late.
         if task.cancelled() or (error := task.exception()) is None:
             return
         self.failure = self.failure or error

@@ -3,7 +3,7 @@
 A failure of one workspace does not affect the others. If another projector owns the workspace, this one waits. If the server
 cannot do something now, this one tries again. If the state needs a rebuild, it gets one. After any other failure the workspace
 is not served: the log, the status and the metrics say why. The projector tries again after a while, and as soon as the state is
-a different one.
+replaced.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ from kinfold_services.state.position import LostPlace, Replaced
 from kinfold_services.state.reader import StateReader
 
 _PAGE_ENTRIES: Final = 1000
-"""Read at once. A page is cut into the batches that are folded."""
+"""How many entries to read at once. A page is cut into the batches that are folded."""
 _RETRY_S: Final = 0.25
 _LOOK_AGAIN_S: Final = 0.5
-"""How often we look whether the state of a workspace that is not served is another one."""
+"""How often to check whether the state of an unserved workspace was replaced."""
 _TRY_AGAIN_S: Final = 10.0
-"""After so long it is tried again all the same: what was wrong may not have been the state."""
+"""How long to wait before trying an unserved workspace again: the cause may not have been its state."""
 
 
 class Serving:
@@ -50,7 +50,7 @@ class Serving:
         broker: RedisBroker,
         open_ones: MutableMapping[str, WorkspaceProjector],
     ) -> None:
-        """`settings` are those of this workspace; it stands in `open_ones` while it is ours and folded."""
+        """`settings` are the workspace's. `open_ones` holds the workspace while we own and fold it."""
         self._workspace: Final = settings.workspace
         self._settings: Final = settings
         self._url: Final = url
@@ -59,12 +59,12 @@ class Serving:
         self._open_ones: Final = open_ones
         self._reader: Final = StateReader(client, settings.workspace)
         self._rebuilt = ""
-        """The generation of the state that we built, until it was opened."""
+        """The generation of the state that we rebuilt, until it is opened."""
         self._said = ""
         self._log: Final = structlog.get_logger().bind(workspace=settings.workspace)
 
     async def run(self) -> None:
-        """Does not end, and raises nothing that a workspace can be the reason of."""
+        """Serve until cancelled. Never raises an error that concerns only the workspace."""
         while True:
             lease = Lease(self._client, self._workspace)
             try:
@@ -73,7 +73,7 @@ class Serving:
                 self._log.warning("workspace lost", error=str(error))
             except Replaced as error:
                 self._log.warning("state replaced meanwhile", error=str(error))
-            except (*SERVER_ERRORS, OSError) as error:  # FastStream's start has a timeout, too
+            except (*SERVER_ERRORS, OSError) as error:  # FastStream's start can time out, too
                 if is_passing(error) or isinstance(error, OSError):
                     self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
                     await drop_idle_connections(self._client)
@@ -86,12 +86,12 @@ class Serving:
                 await lease.release()
 
     def fail(self, error: BaseException) -> None:
-        """A page of the log was lost on its way to the workspace."""
+        """Stop the workspace, because a page of its log was lost on the way to it."""
         if (projector := self._open_ones.get(self._workspace)) is not None:
             projector.fail(error)
 
     async def _take_turn(self, lease: Lease) -> None:
-        """From waiting for the workspace to the moment at which it is lost, or needs something."""
+        """Wait for the workspace, open it and fold it, until it is lost or needs something."""
         await check_types(self._client, self._workspace)  # before the lease writes anything
         await lease.take()
         projector = WorkspaceProjector(self._client, self._settings, lease)
@@ -116,19 +116,19 @@ class Serving:
         try:
             await subscriber.start()
             await projector.run()
-        except (CommitFailed, WrongType) as error:  # the key may be mended by hand; the state is not, by that
+        except (CommitFailed, WrongType) as error:  # repairing the key by hand does not repair the state
             damage = str(error)
             await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
             raise
         finally:
             await end_tasks([erasing, retaining])
             del self._open_ones[self._workspace]
-            projector.close()  # else FastStream waits for a handler that waits for us
+            projector.close()  # otherwise FastStream waits for a handler that waits for us
             await subscriber.stop()
 
     async def _rebuild(self, lease: Lease, reason: NeedsRebuild) -> None:
         if self._rebuilt and (await self._reader.position()).generation == self._rebuilt:
-            raise reason  # it was rebuilt for nothing: once more would change nothing
+            raise reason  # the rebuild did not help, so another one would not either
         self._log.error("state is rebuilt from the log", reason=str(reason))
         started = time.monotonic()
         async with lease.kept():
@@ -143,14 +143,14 @@ class Serving:
     # --- not being served
 
     async def _wait_for_mending(self, lease: Lease, error: Exception) -> None:
-        """Says that the workspace is not served, and waits until it is worth another try."""
+        """Report that the workspace is not served, and wait until another try makes sense."""
         is_new = str(error) != self._said
         self._said = str(error)
         if is_new:
             known = isinstance(error, (BadPattern, CommitFailed, NeedsRebuild, WrongType))
             self._log.error("workspace not served", error=str(error), exc_info=None if known else error)
         await self._quietly(lambda: self._client.hset(key(self._workspace, "projector"), "damage", str(error)))
-        await lease.release()  # perhaps another projector can do it
+        await lease.release()  # another projector may be able to serve it
         if isinstance(error, BadPattern):
             await asyncio.sleep(_LOOK_AGAIN_S)
             return
@@ -166,7 +166,7 @@ class Serving:
         await self._client.hdel(key(self._workspace, "projector"), "damage")
 
     async def _generation(self) -> str | None:
-        """Which state is stored; None where the server does not say."""
+        """The generation of the stored state; None if the server does not answer."""
         generation: str | None = None
 
         async def look() -> None:

@@ -5,7 +5,8 @@ A retry appends a new entry to the log. So that it folds as the rejected one wou
 - a new `id`, derived from that of the rejected entry. With its old `id` the event would be dropped as a duplicate if the state
   had rejected it. With a random one it would fold twice if two people retried at once;
 - `at`, the effective time that it had (contract section 3), and no `sentAt`. Otherwise its effective time would be that of the
-  new entry, so an event of last week would overwrite newer values.
+  new entry, so an event of last week would overwrite newer values;
+- `by`, the name of the person who retried it by hand on the screen. The fold ignores it.
 
 The reject itself stays unchanged until a replay folds its entry. `rejects` is part of the state: after a replay it contains
 what the replay rejected, and the rejects whose entries the log has lost. The hash `settled-rejects` records that a reject is
@@ -142,19 +143,20 @@ class Rejects:
     async def _generation(self) -> str:
         return (await StateReader(self._client, self._workspace).position()).generation
 
-    async def retry(self, reject: RejectedEntry, event: bytes) -> str | Rejection:
+    async def retry(self, reject: RejectedEntry, event: bytes, by: str | None = None) -> str | Rejection:
         """Append `event` in place of a reject if the fold accepts it now. Returns the id of the new entry, or the rejection.
 
         If the reject was replaced before, by this or another caller, it returns that entry. May be repeated after any error.
+        `by` is the name of the person who does it by hand; the event records it.
         """
-        renewed = renew(reject.entry, event)
+        renewed = renew(reject.entry, event, by)
         if isinstance(renewed, Rejection):
             return renewed
         if (rejection := await self._judge(renewed)) is not None:
             return rejection
         keys = [key(self._workspace, "events"), key(self._workspace, "settled-rejects")]
-        by, _ = cast("tuple[bytes, int]", await self._retry(keys=keys, args=[reject.entry, renewed]))
-        return by.decode()
+        placed, _ = cast("tuple[bytes, int]", await self._retry(keys=keys, args=[reject.entry, renewed]))
+        return placed.decode()
 
     async def _judge(self, event: bytes) -> Rejection | None:
         """Why the fold rejects the event under the current rules and state; None if it accepts the event."""
@@ -175,8 +177,8 @@ class Rejects:
         return outcome.rejection
 
 
-def renew(entry: str, event: bytes) -> bytes | Rejection:
-    """The event that replaces a rejected one: unchanged except for `id`, `at` and `sentAt` (see the module)."""
+def renew(entry: str, event: bytes, by: str | None = None) -> bytes | Rejection:
+    """The event that replaces a rejected one: unchanged except for `id`, `at`, `sentAt` and `by` (see the module)."""
     read = read_entry(entry.encode(), {EVENT_FIELD: event})
     if isinstance(read, BadEntry):
         return read.rejection
@@ -184,7 +186,27 @@ def renew(entry: str, event: bytes) -> bytes | Rejection:
     fields.pop("sentAt", None)
     fields["id"] = msgspec.Raw(_encode(f"retry-{entry}"))
     fields["at"] = msgspec.Raw(_encode(read.at))
+    if by is not None:
+        fields["by"] = msgspec.Raw(_encode(by))
     return _encode(fields)
+
+
+def editable_text(event: bytes | None) -> str:
+    """The event for a person to edit: JSON with indents if it is JSON, and else the bytes as text."""
+    if event is None:
+        return "{}"
+    try:
+        return msgspec.json.format(event.decode(), indent=2)
+    except ValueError:
+        return event.decode(errors="backslashreplace")
+
+
+def compact(event: bytes) -> bytes:
+    """An edited event without the white space between its parts, if it is JSON."""
+    try:
+        return msgspec.json.format(event, indent=-1)
+    except ValueError:
+        return event.strip()
 
 
 async def settled_rejects(client: Client, workspace: str) -> dict[str, str]:

@@ -1,10 +1,14 @@
 """Structured logs on standard error: readable text on a terminal, JSON lines elsewhere."""
 
+import io
 import logging
 import os
 import sys
+from typing import TextIO
 
 import structlog
+
+from kinfold_services.runtime.terminal import visible_lines
 
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
@@ -21,7 +25,8 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if console:
-        renderer = structlog.dev.ConsoleRenderer(colors=colours)
+        renderer = structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_write_traceback)
+        shared.append(_visible_values)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, structlog.processors.StackInfoRenderer(), *_exceptions(console=console), renderer],
@@ -37,6 +42,21 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _visible_values(_: object, __: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what a value could do to a terminal. JSON escapes it anyway."""
+    return {
+        name: value if name.startswith("_") or name == "exc_info" else visible_lines(str(value))
+        for name, value in fields.items()
+    }
+
+
+def _write_traceback(file: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback without the values of variables, which may be passwords. structlog's default shows them."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    file.write(visible_lines(plain.getvalue()))
 
 
 def _exceptions(*, console: bool) -> list[structlog.typing.Processor]:

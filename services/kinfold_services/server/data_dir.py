@@ -15,16 +15,20 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import IO, Any, Final, cast
 
 from kinfold_services.connections import OLDEST
 from kinfold_services.server.binary import ServerBinary, dotted, release
 from kinfold_services.server.errors import DataDirMismatch, DataDirUnusable
+
+PRIVATE_UMASK: Final = 0o077
+"""The umask of all that kinfold writes: only the owner can read it, also outside the data directory."""
 
 _SOCKET_PATH_BYTES_MAX: Final = 100  # sun_path holds 104 bytes on macOS and 108 on Linux, with the final NUL
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -35,11 +39,22 @@ def make_data_dir(data_dir: Path) -> None:
     """Creates a data directory for its owner alone: the log holds the addresses of many people.
 
     Raises:
-        DataDirUnusable: it cannot be created, or the path is not a directory.
+        DataDirUnusable: it cannot be created, the path is not a directory, or others than its owner can open it.
 
     """
     with using_data_dir(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(data_dir.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise DataDirUnusable(
+            f"data dir {data_dir}: expected a directory that only its owner can open (mode 0700), got mode {mode:04o}; "
+            f"to fix this, run: chmod 700 {shlex.quote(str(data_dir))}"
+        )
+
+
+def open_private(path: Path) -> IO[bytes]:
+    """Opens a file to append to. If it creates the file, only the owner can read it. Raises OSError."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 @contextlib.contextmanager
@@ -89,7 +104,9 @@ def write_record(data_dir: Path, binary: ServerBinary, socket: Path) -> None:
     """Writes `server.json`, whole or not at all. Raises OSError."""
     record = {"engine": binary.engine, "version": binary.version, "socket": str(socket)}
     draft = data_dir / "server.json.new"
-    draft.write_text(json.dumps(record) + "\n", "utf-8")
+    with open_private(draft) as file:
+        file.truncate(0)
+        file.write(json.dumps(record).encode() + b"\n")
     draft.replace(data_dir / "server.json")
 
 

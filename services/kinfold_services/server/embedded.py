@@ -23,9 +23,11 @@ from redis.retry import Retry
 
 from kinfold_services.server.binary import ServerBinary, find_server_binary
 from kinfold_services.server.data_dir import (
+    PRIVATE_UMASK,
     choose_socket,
     disk_is_full,
     make_data_dir,
+    open_private,
     read_record,
     refuse_mismatch,
     using_data_dir,
@@ -231,7 +233,7 @@ def _spawn(data_dir: Path, binary: ServerBinary, socket: Path, fsync: Fsync, loc
         *("--maxmemory-policy", "noeviction"),  # the log is the only source of truth
         *("--daemonize", "no"),
     ]
-    with (data_dir / "server.log").open("ab") as log:
+    with open_private(data_dir / "server.log") as log:
         return subprocess.Popen(  # noqa: S603  all arguments are ours
             ["/bin/sh", "-c", _KEEPER, "kinfold-server", *command],
             bufsize=0,
@@ -240,4 +242,5 @@ def _spawn(data_dir: Path, binary: ServerBinary, socket: Path, fsync: Fsync, loc
             stderr=log,
             cwd=data_dir,
             start_new_session=True,
+            umask=PRIVATE_UMASK,
         )

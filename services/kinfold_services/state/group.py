@@ -12,7 +12,7 @@ GROUP: Final = "kinfold"
 
 
 async def make_group(client: Client, workspace: str) -> None:
-    """Makes the consumer group that shows the lag, where it is missing. A workspace without a log gets an empty one."""
+    """Create the consumer group that shows the lag, if it is missing. Also creates an empty log if there is none."""
     try:
         await client.xgroup_create(key(workspace, "events"), GROUP, id="0", mkstream=True)
     except ResponseError as error:
@@ -21,7 +21,7 @@ async def make_group(client: Client, workspace: str) -> None:
 
 
 async def set_group(client: Client, workspace: str, position: Position) -> None:
-    """Puts the group where the state is: a replay may have moved the state. Every commit moves the group on."""
+    """Move the group to the state's position, which a replay may have changed. Every commit moves it as well."""
     read = position.counts.entries + position.counts.lost
     await client.xgroup_setid(key(workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=read)
 
@@ -35,6 +35,6 @@ async def lag(client: Client, workspace: str, position: Position) -> int:
     for group in groups:
         if group["name"] == GROUP.encode() and isinstance(lag := group["lag"], int):
             return lag
-    # Redis does not know the lag after entries were deleted: then count them.
+    # Redis does not know the lag once entries were deleted, so count them.
     last = position.stream_id
     return len(await client.xrange(log, min=f"({last}" if last else "-") or ())

@@ -1,4 +1,4 @@
-"""Loads from Redis what a batch needs and the state does not hold (`kinfold_projections.needs`)."""
+"""Load from Redis what a batch needs and the state does not hold (`kinfold_projections.needs`)."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ class Loader:
         self._key: Final = Writes(workspace).key
 
     async def load(self, state: State, entries: Sequence[Entry | BadEntry]) -> None:
-        """Loads what the entries name and all that this leads to. Raises DamagedState."""
+        """Load the records that the entries name, and the contacts that these lead to. Raises DamagedState."""
         need = missing(state, entries)
         if not need:
             return
@@ -48,9 +48,9 @@ class Loader:
             wanted = dict.fromkeys(survivors(state, contacts))
 
     async def load_older(self, state: State, leaving: Mapping[str, int]) -> None:
-        """Loads the visitors that come next where so many of the listed ones may leave (`needs.older_memberships`).
+        """Load the visitors that move up when listed ones leave a contact (`needs.older_memberships`).
 
-        No batch may be on its way, for what it writes is not known here.
+        No batch may be on its way, because its writes cannot be seen here yet.
         """
         for contact_id, count in leaving.items():
             listed = len(state.contact(contact_id).visitor_ids)
@@ -58,7 +58,7 @@ class Loader:
             state.older[contact_id] = [Membership(each.since_ms, each.visitor_id) for each in newest[listed:]]
 
     async def _hmget(self, asked: Sequence[tuple[Any, dict[str, None]]]) -> list[dict[str, bytes]]:
-        """What stands under some fields of several hashes, in one round trip."""
+        """The values of some fields of several hashes, in one round trip."""
         commands = [pack(b"HMGET", self._key(name), *fields) for name, fields in asked if fields]
         replies = iter(await self._ask(commands))
         return [

@@ -1,4 +1,4 @@
-"""A contact's visitors, newest link first, those of merged contacts included (`kinfold_projections.members`)."""
+"""Reads a contact's visitors, newest link first, including those of contacts merged into it (`kinfold_projections.members`)."""
 
 import heapq
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ async def newest_members(client: Client, workspace: str, contact_id: str, limit:
 
 
 async def iterate_members(client: Client, workspace: str, contact_id: str) -> AsyncIterator[Membership]:
-    """Every visitor of a living contact, those of the contacts merged into it included."""
+    """Every visitor of a living contact, including those of contacts merged into it."""
     async for membership in walk_members(client, key(workspace, "members"), [contact_id]):
         yield membership
 
@@ -34,10 +34,10 @@ async def iterate_members(client: Client, workspace: str, contact_id: str) -> As
 async def walk_members(
     client: Client, members: str, opened: list[str], behind: Membership | None = None
 ) -> AsyncIterator[Membership]:
-    """The visitors of a contact, newest first, from those `behind` one that was seen.
+    """Yield the visitors of a contact, newest first, starting after `behind`, a visitor that was seen before.
 
-    Walks the best first: a merged contact stands at the time of its newest link and is opened only when its turn has come.
-    `opened` holds the contact, grows by the merged ones as they are opened, and is what to go on with behind a visitor.
+    The walk takes the newest first. A merged contact is sorted by its newest link, and is opened only when its turn comes.
+    `opened` holds the contact. Merged contacts are added to it as they are opened, so a later call can continue from it.
     """
     sources = [_rows(client, members, contact_id, behind) for contact_id in opened]
     heads: list[tuple[_Descending, int]] = []
@@ -64,7 +64,7 @@ async def walk_members(
 async def _rows(
     client: Client, members: str, contact_id: str, behind: Membership | None
 ) -> AsyncIterator[tuple[str, str, str]]:
-    """(since, kind, id) of what stands under one contact in the sorted set, from the newest on."""
+    """Yield (since, kind, id) of the members of one contact in the sorted set, newest first."""
     first, last = b"[" + contact_id.encode(), b"[" + contact_id.encode() + b"\xff"
     if behind is not None:
         last = b"(" + member(contact_id, to_text(behind.since_ms), behind.visitor_id).encode()

@@ -14,19 +14,19 @@ class LostPlace(RuntimeError):
 
 
 class Replaced(RuntimeError):
-    """A replay has replaced the state, so what was folded upon the old one is void. Nothing was committed."""
+    """A replay has replaced the state, so what was folded onto the old one is void. Nothing was committed."""
 
 
 class Position(msgspec.Struct):
-    """The hash, read."""
+    """The content of the hash."""
 
     stream_id: str
-    """The last entry that was folded; empty where none was."""
+    """The last entry that was folded; empty if there is none."""
     counts: Counts
     generation: str = ""
-    """Which rebuilding of the state this is; empty until a replay has replaced it."""
+    """Identifies the rebuild that made this state; empty until a replay replaces it."""
     digest: str = ""
-    """Of the content of that entry; empty where it is unknown, because the log had lost the entry."""
+    """The digest of that entry's content; empty if it is unknown, because the log had lost the entry."""
     owner: str = ""
     """The token of the projector that took the workspace last (`projector.lease`)."""
     log: str = ""
@@ -34,11 +34,11 @@ class Position(msgspec.Struct):
     begins: str = ""
     """The position of the baseline that the log begins at; empty until the log is cut."""
     damaged: str = ""
-    """Why the state is not what the log says, where a commit failed halfway; gone with the state, when a replay replaces it."""
+    """Why the state does not match the log, if a commit failed halfway. A replay removes it with the state."""
 
 
 def read_position(stored: Mapping[bytes, bytes]) -> Position:
-    """The hash as Redis gives it."""
+    """Read the hash from what Redis returns."""
     fields = {name.decode(): value.decode() for name, value in stored.items()}
     stream_id, *others = (
         fields.pop(name, "") for name in ("stream_id", "generation", "digest", "owner", "log", "begins", "damaged")
@@ -47,12 +47,12 @@ def read_position(stored: Mapping[bytes, bytes]) -> Position:
 
 
 def position_fields(position: Position) -> dict[str, str | int]:
-    """What is written of it with each batch. Its generation and its owner are written when they change."""
+    """The fields that each batch writes. Generation and owner are written only when they change."""
     return {**msgspec.to_builtins(position.counts), "stream_id": position.stream_id, "digest": position.digest}
 
 
 def entry_digest(fields: Mapping[bytes, bytes]) -> str:
-    """A digest of an entry's content: another entry under the same id has another one."""
+    """A digest of an entry's content. It differs for another entry under the same id."""
     digest = hashlib.blake2b(digest_size=16)
     for pair in pairs_of(fields):
         for item in pair:

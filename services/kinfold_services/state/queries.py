@@ -1,4 +1,4 @@
-"""Questions about a workspace's state. Answers are public objects, without the fold's own fields."""
+"""Queries of a workspace's state. They return public objects, without the fold's private fields."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ _ASK_AGAIN_S: Final = 0.005
 
 
 class NotFolded(TimeoutError):
-    """The projector did not come as far as was asked within the time."""
+    """The projector did not reach the requested position in time."""
 
 
 class DirectoryStatus(msgspec.Struct, rename="camel"):
-    """How a workspace's directory is, as it said last."""
+    """The status of a workspace's directory, as it last reported."""
 
     state: str
     """`building` until its tables are complete, then `current`."""
@@ -39,7 +39,7 @@ class DirectoryStatus(msgspec.Struct, rename="camel"):
 
 
 class Status(msgspec.Struct, rename="camel"):
-    """How a workspace is: `lag` counts the log entries that are not folded yet."""
+    """The status of a workspace. `lag` is the number of log entries that are not folded yet."""
 
     workspace: str
     entries: int
@@ -55,24 +55,24 @@ class Status(msgspec.Struct, rename="camel"):
     blocked_identifiers: int
     id_reused: int = msgspec.field(name="id-reused")
     untrusted: int
-    """Values, removals and links of pages that were dropped (contract section 4, Trust)."""
+    """Values, removals and links from pages that were dropped (contract section 4, Trust)."""
     entries_lost: int
-    """Log entries that were trimmed or deleted before this state's fold came to them."""
+    """Log entries that were trimmed or deleted before they were folded."""
     rebuilds: int
-    """How often the projector rebuilt the state from the log by itself."""
+    """How often the projector rebuilt the state from the log."""
     rebuild_reason: str | None
-    """Why it did so the last time."""
+    """The reason for the last rebuild."""
     damage: str | None
-    """Why no projector serves the workspace; null where nothing is wrong."""
+    """Why no projector serves the workspace; null if nothing is wrong."""
     directory: DirectoryStatus | None
-    """Null where no directory has ever followed the workspace."""
+    """Null if no directory has ever followed the workspace."""
 
 
 class Queries(Protocol):
-    """Answers questions about the state of one moment."""
+    """Queries of the state at one moment."""
 
     async def contact(self, contact_id: str) -> Contact | None:
-        """The living contact that an id has become, along its tombstones; None where there never was one."""
+        """The living contact with a contact id, following tombstones; None if it never existed."""
         ...
 
     async def contact_by_external_id(self, external_id: str) -> Contact | None:
@@ -80,11 +80,11 @@ class Queries(Protocol):
         ...
 
     async def contact_by_email(self, email: str) -> Contact | None:
-        """The contact with this address, however it is written."""
+        """The contact with this address, in any spelling."""
         ...
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
-        """The contact that a visitor is; None for one that nobody identified."""
+        """The contact of a visitor; None if no event has identified the visitor."""
         ...
 
     async def visitor(self, visitor_id: str) -> Visitor | None:
@@ -92,7 +92,7 @@ class Queries(Protocol):
         ...
 
     def contacts(self) -> AsyncIterator[Contact]:
-        """Every living contact, by id, and so by creation."""
+        """Yield every living contact by id, which is the order of creation."""
         ...
 
     async def is_erased(self, contact_id: str) -> bool:
@@ -101,7 +101,7 @@ class Queries(Protocol):
 
 
 class Which(NamedTuple):
-    """The contact to find: exactly one field is set."""
+    """Which contact to find. Exactly one field is set."""
 
     visitor: str | None = None
     external_id: str | None = None
@@ -114,7 +114,7 @@ class Which(NamedTuple):
 
 
 async def find_contact(queries: Queries, which: Which) -> Contact | None:
-    """The living contact that has an identifier."""
+    """The living contact with an identifier."""
     if which.visitor is not None:
         return await queries.contact_by_visitor(which.visitor)
     if which.external_id is not None:
@@ -125,7 +125,7 @@ async def find_contact(queries: Queries, which: Which) -> Contact | None:
 
 
 async def listed_workspaces(client: Client) -> list[str]:
-    """`default` and the members of `kinfold:workspaces`, by name; what is no name of one is left out, as the projector does."""
+    """`default` and the members of `kinfold:workspaces`, sorted, without invalid names."""
     members = await cast("Awaitable[set[bytes]]", client.smembers(WORKSPACES))
     names = {DEFAULT_WORKSPACE}
     for member in members:
@@ -135,14 +135,14 @@ async def listed_workspaces(client: Client) -> list[str]:
 
 
 class StateQueries:
-    """Queries of a workspace's present state, in Redis."""
+    """Queries of a workspace's current state in Redis."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.name: Final = name
         self._client: Final = client
 
     async def contact(self, contact_id: str) -> Contact | None:
-        """The living contact that an id has become, along its tombstones; None where there never was one."""
+        """The living contact with a contact id, following tombstones; None if it never existed."""
 
         async def same() -> str:
             return contact_id
@@ -154,11 +154,11 @@ class StateQueries:
         return await self._living(lambda: self._holder("external-ids", id_key(external_id)))
 
     async def contact_by_email(self, email: str) -> Contact | None:
-        """The contact with this address, however it is written."""
+        """The contact with this address, in any spelling."""
         return await self._living(lambda: self._holder("emails", email_key(email)))
 
     async def contact_by_visitor(self, visitor_id: str) -> Contact | None:
-        """The contact that a visitor is; None for one that nobody identified."""
+        """The contact of a visitor; None if no event has identified the visitor."""
 
         async def its() -> str | None:
             visitor = await self.visitor(visitor_id)
@@ -172,7 +172,7 @@ class StateQueries:
         return None if data is None else msgspec.structs.replace(_decode_visitor(data), id=id_key(visitor_id))
 
     async def visitors(self, visitor_ids: Sequence[str]) -> list[Visitor]:
-        """The visitors with these ids, in one round trip. Those that do not exist are left out."""
+        """The visitors with these ids, in one round trip. Unknown ids are left out."""
         if not visitor_ids:
             return []
         stored = await self._client.hmget(self._key("visitors"), [id_key(each) for each in visitor_ids])
@@ -180,7 +180,7 @@ class StateQueries:
         return [msgspec.structs.replace(_decode_visitor(data), id=id_key(each)) for each, data in found if data is not None]
 
     async def contacts(self) -> AsyncIterator[Contact]:
-        """Every living contact, by id, and so by creation. Contacts made meanwhile are left out."""
+        """Yield every living contact by id, which is the order of creation. Contacts created during the walk are left out."""
         ids = sorted(await cast("Awaitable[list[bytes]]", self._client.hkeys(self._key("contacts"))))
         for first in range(0, len(ids), _SCAN):
             page = await self._client.hmget(self._key("contacts"), cast("list[str]", ids[first : first + _SCAN]))
@@ -198,15 +198,15 @@ class StateQueries:
 
     @staticmethod
     def living(stored: bytes) -> Contact | None:
-        """A stored contact; None where it is a tombstone."""
+        """A stored contact; None if it is a tombstone."""
         return _decode_contact(stored) if merged_into(stored) is None else None
 
     async def position(self) -> Position:
-        """How far the log is folded."""
+        """The position up to which the log is folded."""
         return await StateReader(self._client, self.name).position()
 
     async def wait_until_folded(self, position: str, timeout_s: float) -> None:
-        """Waits until the projector has come as far as `position`. Raises NotFolded."""
+        """Wait until the projector has folded up to `position`. Raises NotFolded."""
         target = position_key(position)
         deadline = time.monotonic() + timeout_s
         while position_key((await self.position()).stream_id) < target:
@@ -215,7 +215,7 @@ class StateQueries:
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def status(self) -> Status:
-        """Counts, as of one moment as far as one round trip is one."""
+        """The status, read in one round trip. It is not atomic."""
         position = await self.position()
         pipeline = self._client.pipeline(transaction=False)
         pipeline.xlen(self._key("events"))
@@ -248,7 +248,7 @@ class StateQueries:
         )
 
     async def directory_status(self) -> DirectoryStatus | None:
-        """How far the directory is; None where there has never been one."""
+        """The directory's status; None if there has never been a directory."""
         feed, fields = self._key("changes"), ["state", "position"]
         reply: Any = await self._client.hmget(key(self.name, "directory"), fields)
         stored: list[bytes | None] = reply
@@ -267,10 +267,10 @@ class StateQueries:
         return None if contact_id is None else contact_id.decode()
 
     async def _living(self, find: Callable[[], Awaitable[str | None]]) -> Contact | None:
-        """The living contact that the id which `find` finds has become.
+        """Follow tombstones from the contact that `find` finds to the living one.
 
-        Between two questions a replay may put another state in place, in which contacts can have other ids, and what was merged
-        may not be: where the way ends nowhere it is gone again from its beginning, until it ends at the same place.
+        A replay may replace the state between two reads: contacts may then have other ids, and a merge may be gone. So if the
+        chain ends nowhere, it is followed again from the start, until it ends twice at the same place.
         """
         missed: str | None = None
         while (contact_id := await find()) is not None:

@@ -1,4 +1,4 @@
-"""Reads what belongs to a state as a whole. Single contacts and visitors: `kinfold_services.state.queries`."""
+"""Reads what concerns a state as a whole. `kinfold_services.state.queries` reads single contacts and visitors."""
 
 from collections.abc import Awaitable
 from typing import Final, cast
@@ -16,15 +16,15 @@ class StateReader:
         self._client: Final = client
 
     async def position(self) -> Position:
-        """How far the log is folded."""
+        """The position up to which the log is folded."""
         return read_position(await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key(self.workspace, "position"))))
 
     async def blocked_identifiers(self) -> set[str]:
         """The workspace's own blocked identifiers: exact values and `/patterns/`."""
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(key(self.workspace, "blocked-identifiers")))
-        return {item.decode(errors="replace") for item in stored}  # an item that is not UTF-8 blocks nothing, and stops nothing
+        return {item.decode(errors="replace") for item in stored}  # an item that is not UTF-8 is ignored: it can match nothing
 
     async def excluded(self) -> frozenset[str]:
-        """The entries that this state was folded without."""
+        """The entries that were left out when this state was folded."""
         stored = await cast("Awaitable[set[bytes]]", self._client.smembers(key(self.workspace, "excluded")))
         return frozenset(item.decode() for item in stored)

@@ -1,8 +1,8 @@
-"""One connection of a redis-py client, spoken to in whole pipelines.
+"""A redis-py connection that sends and receives whole pipelines.
 
-redis-py takes 5 to 10 µs to pack a command and as long to read a reply. A batch has a hundred of each, so here commands come
-packed by hiredis, and hiredis parses the replies without a coroutine for each. The client still makes the connection: TLS,
-login, Sentinel and the nodes of a cluster are its affair.
+redis-py takes 5 to 10 µs to pack a command and as long to read a reply, and a batch has a hundred of each. So commands arrive
+here packed by hiredis, and hiredis parses the replies without a coroutine for each. The client still makes the connection,
+because it handles TLS, login, Sentinel and the nodes of a cluster.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ _AT_ONCE: Final = 1 << 16
 
 
 class Wire:
-    """A connection to the server that holds a key. After any error it is closed; `open` makes another one."""
+    """A connection to the server that holds a key. Any error closes it; `open` makes another one."""
 
     def __init__(self, client: Client, key: str, answer_s: float) -> None:
-        """`answer_s` is how long the server may be silent, in seconds, while nothing that was sent moves on either."""
+        """`answer_s` is how long, in seconds, the server may send nothing while nothing of ours is being sent either."""
         self._client: Final = client
         self._key: Final = key
         self._answer_s: Final = answer_s
@@ -37,10 +37,10 @@ class Wire:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connects. Raises redis.exceptions.RedisError."""
+        """Connect. Raises redis.exceptions.RedisError."""
         await self.close()
         client: Any = self._client
-        if hasattr(client, "nodes_manager"):  # a cluster, whose slots may have moved
+        if hasattr(client, "nodes_manager"):  # a cluster's slots may have moved
             await client.initialize()
             await client.nodes_manager.initialize()
             node = client.get_node_from_key(self._key)
@@ -52,10 +52,7 @@ class Wire:
         self._reader = hiredis.Reader(replyError=ResponseError)
 
     async def ask(self, commands: Sequence[bytes]) -> list[Any]:
-        """Sends packed commands, over a new connection where there is none, and returns their replies.
-
-        Raises the first error among the replies.
-        """
+        """Send packed commands and return the replies. Connects first if necessary. Raises the first error reply."""
         if not self.is_open:
             await self.open()
         self.send(commands)
@@ -66,11 +63,11 @@ class Wire:
         return replies
 
     def send(self, commands: Iterable[bytes]) -> None:
-        """Sends packed commands. Raises redis.exceptions.ConnectionError where there is no connection."""
+        """Send packed commands. Raises redis.exceptions.ConnectionError if there is no connection."""
         self._writer().write(b"".join(commands))
 
     async def replies(self, count: int) -> list[Any]:
-        """The next replies, in order; an error is one of them (ResponseError). Raises what `redis` raises without a server."""
+        """The next replies, in order. An error reply is a ResponseError among them. Raises redis-py's connection errors."""
         found: list[Any] = []
         gets = self._reader.gets
         try:
@@ -92,7 +89,7 @@ class Wire:
             raise
 
     async def _read(self) -> bytes:
-        """Some bytes of the replies. Raises TimeoutError; a large batch over a slow line takes as long as it moves on."""
+        """Read some bytes. Raises TimeoutError, but not as long as a large batch is still moving over a slow line."""
         stream, transport = self._stream(), self._writer().transport
         while True:
             unsent = transport.get_write_buffer_size()
@@ -104,7 +101,7 @@ class Wire:
                     raise
 
     async def close(self) -> None:
-        """Closes the connection; replies that are on their way are lost, and so is what was not sent yet."""
+        """Close the connection. Replies that have not arrived and commands that were not sent yet are lost."""
         connection, pool = self._connection, self._pool
         self._connection = self._pool = None
         if connection is not None:
@@ -112,10 +109,10 @@ class Wire:
                 connection._writer.transport.abort()  # noqa: SLF001  a mere close would go on sending
             await connection.disconnect(nowait=True)
             released = pool.release(connection)
-            if asyncio.iscoroutine(released):  # a pool's is, a cluster's node's is not
+            if asyncio.iscoroutine(released):  # true for a pool, and not for a node of a cluster
                 await released
 
-    # redis-py has no public way to these two; they have had these names since its asyncio client exists.
+    # redis-py has no public access to these two. Their names have not changed since its asyncio client exists.
 
     def _writer(self) -> asyncio.StreamWriter:
         if self._connection is None or self._connection._writer is None:  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""What a fold changed, as packed Redis commands.
+"""Packs what a fold changed as Redis commands.
 
-redis-py takes 5 to 10 µs to pack a command. No command has more than a thousand items, so none keeps the server for long.
+redis-py takes 5 to 10 µs to pack a command. No command has more than a thousand items, so none blocks the server for long.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,18 +14,18 @@ from kinfold_projections.state import StateChanges
 from kinfold_schemas.keys import AreaName, PrivateName, PublicName, key
 
 SORTED_SETS: Final = frozenset({"members", "created"})
-"""Of the keys of a state. Every member has the score 0."""
+"""The sorted sets among the keys of a state in which every member has the score 0."""
 
 _AT_ONCE: Final = 1000
 
 
 def pack(*parts: str | bytes | float) -> bytes:
-    """A command as the server reads it (RESP)."""
+    """A command in the server's protocol (RESP)."""
     return cast("bytes", hiredis.pack_command(cast("Any", parts)))
 
 
 class Writes:
-    """Packs commands for the keys of one workspace, or of a staging area of it."""
+    """Packs commands for the keys of one workspace, or of a staging area."""
 
     def __init__(self, workspace: str, area: AreaName | None = None) -> None:
         self._workspace: Final = workspace
@@ -33,11 +33,11 @@ class Writes:
         self._change: Final = pack(b"XADD", self.key("changes"), b"*", b"change", b"")[: -len(b"\r\n$0\r\n\r\n")]
 
     def key(self, name: PublicName | PrivateName) -> bytes:
-        """A key, encoded. The log and the feed have no staging area."""
+        """A key, encoded. The log and the feed are never in a staging area."""
         return key(self._workspace, name, None if name in {"changes", "events"} else self._area).encode()
 
     def state(self, changes: StateChanges) -> Iterator[bytes]:
-        """Everything that a fold changed of a state, but its position."""
+        """Yield the commands that write what a fold changed, except the position."""
         yield from self._put("visitors", changes.visitors, encode_record)
         yield from self._put("contacts", changes.contacts)
         yield from self._put("visitor-stamps", changes.visitor_stamps, encode_stamps)
@@ -48,24 +48,24 @@ class Writes:
         yield from self._put("created", {each: b"0" if is_in else None for each, is_in in changes.created.items()})
 
     def things(self, name: PublicName | PrivateName, values: Iterable[tuple[str, bytes | None]]) -> Iterator[bytes]:
-        """What is stored under some ids of a hash, or of a sorted set with its score; None: nothing is."""
+        """Yield the commands that set some ids of a hash, or of a sorted set with their scores. None deletes an id."""
         rest = iter(values)
         while some := dict(islice(rest, _AT_ONCE // 2)):
             yield from self._put(name, some)
 
     def feed(self, changes: Sequence[bytes], feed_entries: int) -> Iterator[bytes]:
-        """Encoded changes to the feed, which keeps about so many entries."""
+        """Yield the commands that append encoded changes to the feed, which keeps about `feed_entries` entries."""
         for change in changes:
             yield b"".join((self._change, _HEADERS[len(change)], change, b"\r\n"))
         if changes:
             yield pack(b"XTRIM", self.key("changes"), b"MAXLEN", b"~", feed_entries)
 
     def entry(self, stream: Literal["rejects"], values: Iterable[bytes | str]) -> bytes:
-        """An entry at the end of a stream, from names and values in turn."""
+        """The command that appends an entry to a stream, from names and values in turn."""
         return pack(b"XADD", self.key(stream), b"*", *values)
 
     def hash(self, name: PublicName | PrivateName, fields: Mapping[str, str | int]) -> bytes:
-        """A few fields of a hash."""
+        """The command that sets a few fields of a hash."""
         return pack(b"HSET", self.key(name), *chain.from_iterable(fields.items()))
 
     def _put(
@@ -77,7 +77,10 @@ class Writes:
         ids, encoded = list(map(str.encode, values)), list(map(encode, values.values()))
         is_set = name in SORTED_SETS
         pairs = ids + encoded
-        pairs[is_set::2], pairs[not is_set :: 2] = ids, encoded  # the id before the value, or behind the score
+        pairs[is_set::2], pairs[not is_set :: 2] = (
+            ids,
+            encoded,
+        )  # a hash has the id before the value, a sorted set the score before the id
         yield from self._many(b"ZADD" if is_set else b"HSET", name, pairs)
         yield from self._many(b"ZREM" if is_set else b"HDEL", name, gone)
 
@@ -87,7 +90,7 @@ class Writes:
 
 
 class _Headers(dict[int, bytes]):
-    """What stands before an item of a command, by the item's length in bytes, with the end of the item before it."""
+    """The bytes before an item of a command, by the item's length: the end of the item before it and the length."""
 
     def __missing__(self, length: int) -> bytes:
         return b"\r\n$%d\r\n" % length
@@ -97,7 +100,7 @@ _HEADERS: Final = _Headers({length: b"\r\n$%d\r\n" % length for length in range(
 
 
 def _pack_bytes(parts: Sequence[bytes]) -> bytes:
-    """As `pack`. hiredis prints each length anew, and takes four times as long."""
+    """As `pack`, which takes four times as long, because hiredis formats each length anew."""
     packed = [*parts, *parts]
     packed[::2] = map(_HEADERS.__getitem__, map(len, parts))
     packed[1::2] = parts

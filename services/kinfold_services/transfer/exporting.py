@@ -11,6 +11,7 @@ from kinfold_services.connections import Client
 from kinfold_services.log.baseline import LogCut, read_baseline
 from kinfold_services.log.pages import LogExtent
 from kinfold_services.log.streams import read_stream
+from kinfold_services.privacy.records import erased_entries
 from kinfold_services.rejects.retry import settled_rejects
 from kinfold_services.state.baseline import read_pieces
 from kinfold_services.state.reader import StateReader
@@ -31,6 +32,7 @@ async def export_log(
         version=VERSION if baseline is None else BASELINE_VERSION,
         workspace=workspace,
         blocked_identifiers=sorted(await StateReader(client, workspace).blocked_identifiers()),
+        erased_entries={entry.decode(): event.decode() for entry, event in (await erased_entries(client, workspace)).items()},
         settled_rejects={entry: by for entry, by in settled.items() if position_key(by) <= position_key(extent.last)},
         baseline=msgspec.UNSET if baseline is None else baseline,
     )

@@ -1,22 +1,36 @@
-"""Opens files by name: packs and unpacks `.gz` and `.zst`, and replaces a file as a whole or not at all."""
+"""Opens files by name: packs and unpacks `.gz` and `.zst`, and replaces a file as a whole or not at all.
+
+A file may come from somebody else. So what it unpacks to is bounded, and so is a line of it (`bounded_lines`).
+"""
 
 import gzip
+import io
 import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-UNPACKING_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError)
-"""What reading a packed file raises if the file is damaged or truncated."""
+
+class UnpacksToTooMuch(Exception):
+    """A packed file is larger, once unpacked, than any file that was packed in earnest."""
+
+
+UNPACKING_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError, UnpacksToTooMuch)
+"""What reading a packed file raises if the file is damaged or truncated, or unpacks to too much."""
+
+UNPACKED_RATIO: Final = 1000
+"""A packed file may unpack to so many times its size. Logs take a tenth to a hundredth of their size."""
+UNPACKED_BYTES: Final = 1 << 30
+"""A packed file may always unpack to so many bytes."""
 
 _BUFFER_BYTES: Final = 1 << 20
 _GZIP_LEVEL: Final = 6  # level 9 takes three times as long for a file that is 1 % smaller
@@ -24,9 +38,47 @@ _GZIP_LEVEL: Final = 6  # level 9 takes three times as long for a file that is 1
 
 def open_packed(path: Path) -> IO[bytes]:
     """Opens a file for reading. Raises OSError; reading it, OSError and `UNPACKING_ERRORS`."""
-    if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path))
-    return cast("IO[bytes]", zstd.open(path)) if path.suffix == ".zst" else path.open("rb", buffering=_BUFFER_BYTES)
+    if path.suffix not in {".gz", ".zst"}:
+        return path.open("rb", buffering=_BUFFER_BYTES)
+    room = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+    unpacked = cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else zstd.open(path))  # noqa: SIM115
+    return io.BufferedReader(_Bounded(unpacked, room), _BUFFER_BYTES)
+
+
+def bounded_lines(file: IO[bytes], most_bytes: int) -> Iterator[bytes | None]:
+    """The lines of a file, with their ends. None stands for a line of more than `most_bytes`, which is not kept in memory."""
+    while line := file.readline(most_bytes + 1):
+        if len(line) <= most_bytes or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := file.readline(_BUFFER_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+class _Bounded(io.RawIOBase):
+    """A file that may be read up to a size. Reading more raises UnpacksToTooMuch."""
+
+    def __init__(self, file: IO[bytes], room: int) -> None:
+        self._file: Final = file
+        self._most: Final = room
+        self._room = room
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._room -= len(data)
+        if self._room < 0:
+            raise UnpacksToTooMuch(f"expected at most {self._most} bytes once unpacked, got more")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 @contextmanager

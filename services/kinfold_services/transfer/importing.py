@@ -11,6 +11,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key, staged_baseline_key
 from kinfold_schemas.positions import position_key
@@ -18,6 +19,7 @@ from kinfold_services.connections import Client
 from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
+from kinfold_services.privacy.records import erased_entries
 from kinfold_services.state.baseline import restore
 from kinfold_services.state.group import make_group
 from kinfold_services.state.reader import StateReader
@@ -70,6 +72,9 @@ class Import:
         self._workspace: Final = workspace
         self._path: Final = path
         self._checked: Final = checked
+        self.erased = 0
+        """How many entries of the file this import left erased, because the workspace or the file says so."""
+        self._erased: dict[bytes, bytes] = {}
         self._last = ""
         self._has_baseline = False
         """Whether the workspace has the file's baseline, which an earlier run has placed."""
@@ -83,13 +88,23 @@ class Import:
         await self._check_workspace()
         with LogFile(self._path) as file:
             await self._place_baseline(file)
-            entries = chain.from_iterable(file.pages())
+            header = {entry.encode(): event.encode() for entry, event in self._checked.header.erased_entries.items()}
+            self._erased = header | await erased_entries(self._client, self._workspace)
+            entries = map(self._without_erased, chain.from_iterable(file.pages()))
             await self._skip_imported(entries, advance)
             await self._write_settings()
             for batch in _batches(entries):
                 await self._append_batch(batch)
                 self.appended += len(batch)
                 advance(len(batch))
+
+    def _without_erased(self, entry: StreamEntry) -> StreamEntry:
+        """The entry, or what an erasure put in its place since the file was written."""
+        event = self._erased.get(entry.id)
+        if event is None or list(entry.fields) == [EVENT_FIELD, event]:
+            return entry
+        self.erased += 1
+        return StreamEntry(entry.id, [EVENT_FIELD, event])
 
     async def _check_workspace(self) -> None:
         info = await _log_info(self._client, self._workspace)
@@ -178,6 +193,8 @@ class Import:
             pipeline.sadd(key(self._workspace, "blocked-identifiers"), *header.blocked_identifiers)
         if header.settled_rejects:
             pipeline.hset(key(self._workspace, "settled-rejects"), mapping=cast("dict[Any, Any]", header.settled_rejects))
+        if header.erased_entries:
+            pipeline.hset(key(self._workspace, "erased-entries"), mapping=cast("dict[Any, Any]", self._erased))
         await pipeline.execute()
 
     async def _append_batch(self, batch: Sequence[StreamEntry]) -> None:

@@ -8,7 +8,8 @@ It is NDJSON in UTF-8. Every line ends with `\n`:
     {"entries":2,"lost":0,"first":"1732262400000-0","last":"1732262400000-1","sha256":"…"}
 
 The header holds what the fold depends on beside the log: the workspace's name (a contact id is a hash of it and the entry's
-id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`).
+id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`), and
+which entries were erased (`privacy`).
 
 The entries follow in the order of their ids. If the only field of an entry is `event`, and its value is a JSON object, the line
 holds the exact bytes of that object, from after `"event":` to before the last `}`. Any other entry has all its fields in
@@ -61,6 +62,9 @@ class Header(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
         """The baseline; None if the log was never cut."""
         return self.baseline if isinstance(self.baseline, Baseline) else None
 
+    erased_entries: dict[str, str] = {}
+    """Erased entry → the event that took its place. An import applies them to an older file as well."""
+
 
 class Trailer(msgspec.Struct, frozen=True, kw_only=True):
     """The last line. `first` and `last` are null if there is no entry."""
@@ -76,7 +80,13 @@ class BrokenFile(ValueError):
     """The file is not what was exported. The message names the file, the line, what was expected and what it got."""
 
 
+class EntryTooLarge(ValueError):
+    """An entry of the log does not fit into a line of the file. The message names it."""
+
+
 _HEADER_BYTES_MAX: Final = 1 << 28
+MAX_LINE_BYTES: Final = 1 << 26
+"""The largest line of an entry: 64 MiB. The gateway and the producers append events of at most 64 KiB."""
 _BLOCK_BYTES: Final = 1 << 20
 _ENTRY: Final = re.compile(rb'\{"id":"(\d{1,20}-\d{1,20})","(event|base64)":(.*)\}\n\Z', re.DOTALL)
 _CONTROL: Final = re.compile(rb"[\x00-\x1f]")
@@ -110,6 +120,15 @@ def encode_entry(entry: StreamEntry) -> bytes:
         return b'{"id":"%b","event":%b}\n' % (entry_id, fields[1])
     pairs = [(fields[index], fields[index + 1]) for index in range(0, len(fields), 2)]
     return b'{"id":"%b","base64":%b}\n' % (entry_id, _encode(pairs))
+
+
+def _line_of(entry: StreamEntry) -> bytes:
+    line = encode_entry(entry)
+    if len(line) > MAX_LINE_BYTES:
+        raise EntryTooLarge(
+            f"entry {entry.id.decode()}: expected at most {MAX_LINE_BYTES} bytes as a line of the file, got {len(line)}"
+        )
+    return line
 
 
 def decode_entry(line: bytes) -> StreamEntry:
@@ -151,9 +170,9 @@ class LogWriter:
         self._put(_encode(_Piece(data)) + b"\n")
 
     def write(self, entries: Sequence[StreamEntry]) -> None:
-        """Writes entries that follow those written before."""
+        """Writes entries that follow those written before. Raises EntryTooLarge."""
         if entries:
-            self._put(b"".join(map(encode_entry, entries)))
+            self._put(b"".join(map(_line_of, entries)))
             self._entries += len(entries)
             self._first = self._first or entries[0].id.decode()
             self._last = entries[-1].id.decode()
@@ -258,12 +277,20 @@ class LogFile:
         return header
 
     def _read_lines(self) -> list[bytes]:
+        lines: list[bytes] = []
+        size = 0
         try:
-            return self._file.readlines(_BLOCK_BYTES)
+            while size < _BLOCK_BYTES and (line := self._file.readline(MAX_LINE_BYTES + 1)):
+                if len(line) > MAX_LINE_BYTES:
+                    self._line += len(lines) + 1
+                    self._break(f"expected a line of at most {MAX_LINE_BYTES} bytes, got more")
+                lines.append(line)
+                size += len(line)
         except UNPACKING_ERRORS as error:
             self._break(
                 f"expected more lines, got data that cannot be unpacked ({error}): the file is damaged or truncated", after=True
             )
+        return lines
 
     def _decode(self, line: bytes) -> StreamEntry:
         try:

@@ -30,7 +30,7 @@ _TYPES: Final = [str(each.__struct_config__.tag) for each in get_args(Change)]
 _MAX_ID: Final = 2**64
 _RESTART: Final = 1012
 _POLICY: Final = 1008
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Since = Annotated[
     str | None, QueryParameter(name="since", description="Resume after this feed entry; `0` is the beginning", max_length=64)
@@ -72,8 +72,8 @@ async def changes(  # noqa: PLR0913, PLR0917  each is a query parameter
     subscription = _subscription(last_event_id or since, contact_id, change_type, snapshot=snapshot)
     hub = _hub(request)
     await hub.start()
-    stream = _server_sent(hub, subscription, _still_allowed(request))
-    return Stream(stream, media_type="text/event-stream", headers=_HEADERS)
+    stream = _server_sent(hub, subscription, still_allowed(request))
+    return Stream(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 @websocket("/v1/changes/ws", guards=[reading_key_or_token])
@@ -110,7 +110,7 @@ async def _server_sent(hub: FeedHub, subscription: Subscription, is_allowed: IsA
 async def _send(socket: WebSocket[Any, Any, Any], hub: FeedHub, subscription: Subscription) -> int:
     """Send until the feed ends. Returns the code to close the WebSocket with."""
     is_restart = False
-    async with contextlib.aclosing(follow(hub, subscription, _still_allowed(socket))) as stream:
+    async with contextlib.aclosing(follow(hub, subscription, still_allowed(socket))) as stream:
         async for messages in stream:
             for message in messages:
                 is_restart = message.retry_ms is not None
@@ -129,7 +129,8 @@ def _hub(connection: Connection) -> FeedHub:
     return shared(connection).workspace(caller_of(connection).workspace).hub
 
 
-def _still_allowed(connection: Connection) -> IsAllowed:
+def still_allowed(connection: Connection) -> IsAllowed:
+    """Whether the key of a connection is still valid, to be asked from time to time."""
     keys, key = shared(connection).keys, presented_key(connection)
 
     async def is_allowed() -> bool:

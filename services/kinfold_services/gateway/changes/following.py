@@ -22,7 +22,7 @@ PING_EVERY_S: Final = 15.0
 
 _CHUNK: Final = 64
 """Messages in one write. Bounds the memory that an unread socket holds."""
-_RECONNECT_MS: Final = (500, 3000)
+RECONNECT_MS: Final = (500, 3000)
 """Range of the delay before a client reconnects, so that not all of them reconnect at once."""
 
 _GONE: Final = "the feed no longer has all entries after the requested one"
@@ -62,7 +62,7 @@ async def follow(hub: FeedHub, subscription: Subscription, is_allowed: IsAllowed
                 if not await is_allowed():
                     return
         if follower.ended == "closing":
-            yield [reconnect(random.randint(*_RECONNECT_MS))]  # noqa: S311  not a secret
+            yield [reconnect(random.randint(*RECONNECT_MS))]  # noqa: S311  not a secret
     except (RedisError, OSError, FeedOverran) as error:
         # The response has begun, so it cannot become an error any more. The client gets one when it reconnects.
         structlog.get_logger().warning("stream ended", error=str(error))

@@ -116,6 +116,16 @@ class FeedHub:
         return info["last-generated-id"].decode()
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the gateway stops, so that streams have to end."""
+        return self._closing
+
+    @property
+    def followers(self) -> int:
+        """How many readers follow the feed at this gateway."""
+        return len(self._followers)
+
+    @property
     def floor(self) -> str:
         """The id after which the ring has every entry."""
         return f"{self._floor[0]}-{self._floor[1]}"

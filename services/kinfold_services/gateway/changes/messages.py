@@ -17,6 +17,7 @@ class _Head(msgspec.Struct, rename="camel", gc=False):
     type: str
     contact_id: str
     merged_contact_id: str | None = None
+    visitor_id: str | None = None
     held_by: str | None = None
 
 
@@ -37,6 +38,7 @@ class Message(msgspec.Struct, eq=False):
     type: str = ""
     contact_id: str = ""
     merged_contact_id: str | None = None
+    visitor_id: str | None = None
     held_by: str | None = None
     order: tuple[int, int] = (-1, 0)
     _sse: bytes | None = None
@@ -56,7 +58,7 @@ class Message(msgspec.Struct, eq=False):
             structlog.get_logger().warning("feed entry ignored: not a change", entry=entry, error=str(error))
             return cls(entry, order=order)
         told = cls(entry, data, type=head.type, contact_id=head.contact_id, order=order)
-        told.merged_contact_id, told.held_by = head.merged_contact_id, head.held_by
+        told.merged_contact_id, told.visitor_id, told.held_by = head.merged_contact_id, head.visitor_id, head.held_by
         return told
 
     def erased(self, data: bytes) -> "Message":

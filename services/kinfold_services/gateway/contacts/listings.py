@@ -46,7 +46,8 @@ class ContactPage(msgspec.Struct, frozen=True, rename="camel"):
 
     The other fields are there with `q`, `where`, `sort` or `count`. `approximate`: no contact has the words of `q`, and these
     have similar ones. `position` is the entry of the change feed that the directory had applied. `count` is there with
-    `count=true`.
+    `count=true`. `unknownKeys` lists the metadata keys of `where` and `sort` that no contact has, if there are any: a misspelt
+    field is such a key.
     """
 
     contacts: list[Contact]
@@ -54,6 +55,7 @@ class ContactPage(msgspec.Struct, frozen=True, rename="camel"):
     approximate: bool | msgspec.UnsetType = msgspec.UNSET
     position: str | msgspec.UnsetType = msgspec.UNSET
     count: ContactCount | msgspec.UnsetType = msgspec.UNSET
+    unknown_keys: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ListedVisitor(Visitor, kw_only=True, frozen=True, rename="camel", gc=False):

@@ -59,7 +59,11 @@ class VisitorAnswer(Visitor, kw_only=True, frozen=True, rename="camel", gc=False
 
 
 class OwnContact(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """The part of a contact that a publishable key may read."""
+    """The part of a contact that a publishable key may read.
+
+    `metadataHash` changes when the metadata changes. It is not the contact's own hash: a page could find out by trying which
+    metadata has that one.
+    """
 
     name: str | None
     metadata_hash: str
@@ -138,8 +142,10 @@ async def visitor_by_id(
     visitor = found.visitor
     links, contact = _history(found, moment)
     if is_page:
-        own = None if contact is None else OwnContact(contact.name, contact.metadata_hash)
-        return _tagged(OwnVisitor(visitor.id, own), None if contact is None else contact.metadata_hash, if_none_match)
+        if contact is None:
+            return _tagged(OwnVisitor(visitor.id, None), None, if_none_match)
+        tag = await shared(request).sessions.opaque(workspace.name, f"{contact.id} {contact.metadata_hash}")
+        return _tagged(OwnVisitor(visitor.id, OwnContact(contact.name, tag)), tag, if_none_match)
     others = [] if contact is None else [each for each in contact.visitor_ids if each != visitor.id]
     contact_id = None if contact is None else contact.id
     shown: dict[str, Any] = msgspec.structs.asdict(visitor) | {"contact_id": contact_id, "links": links}
@@ -177,16 +183,18 @@ def _history(found: _Found, moment: str | None) -> tuple[list[Link], Contact | N
     links: list[Link] = []
     living: dict[str, Contact] = {}
     for link in found.visitor.links:
-        contact = found.contacts.get(link.contact_id)
-        if contact is None:  # not read, or the state is damaged
+        contact = found.contacts.get(link.contact_id or "")
+        if contact is not None:
+            living[contact.id] = contact
+        elif link.contact_id is not None:  # not read, or the state is damaged
             continue
-        living[contact.id] = contact
-        if not links or links[-1].contact_id != contact.id:
-            links.append(Link(contact.id, link.since))
+        contact_id = None if contact is None else contact.id
+        if not links or links[-1].contact_id != contact_id:
+            links.append(Link(contact_id, link.since))
     holder = links[-1] if links else None
     if moment is not None and links:
         holder = next((link for link in reversed(links) if link.since <= moment), links[0])
-    return links, None if holder is None else living[holder.contact_id]
+    return links, None if holder is None else living.get(holder.contact_id or "")
 
 
 async def folded(request: Request[Any, Any, Any], after: str | None) -> GatewayWorkspace:

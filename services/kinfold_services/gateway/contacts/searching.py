@@ -14,6 +14,7 @@ from kinfold_schemas import filters
 from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
 from kinfold_schemas.rejections import found
+from kinfold_services.directory.keys import unknown_keys
 from kinfold_services.directory.search import MAX_Q_CHARS, Count, Counts, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.gateway.callers import caller_of, reading_key
@@ -83,11 +84,12 @@ async def found_contacts(request: Request[Any, Any, Any], searched: Search, afte
     query, now_ms = searched.query(), _now_ms()
     workspace = await in_directory(request, after)
 
-    def ask(connection: sa.Connection) -> tuple[Page, Count | None]:
+    def ask(connection: sa.Connection) -> tuple[Page, Count | None, list[str]]:
         page = search(connection, workspace.name, query, now_ms)
-        return page, count(connection, workspace.name, query, now_ms) if searched.with_count else None
+        counted = count(connection, workspace.name, query, now_ms) if searched.with_count else None
+        return page, counted, unknown_keys(connection, workspace.name, query.fields)
 
-    page, counted = await workspace.directory.ask(ask)
+    page, counted, unknown = await workspace.directory.ask(ask)
     await workspace.check_directory(page.position)
     answer: dict[str, Any] = {
         "contacts": [msgspec.Raw(record) for record in page.records],
@@ -97,6 +99,8 @@ async def found_contacts(request: Request[Any, Any, Any], searched: Search, afte
     }
     if counted is not None:
         answer["count"] = _count(counted)
+    if unknown:
+        answer["unknownKeys"] = unknown
     return json_answer(answer)
 
 
@@ -135,9 +139,11 @@ async def contact_count(  # noqa: PLR0913, PLR0917  each is a query parameter
     workspace = await in_directory(request, after)
 
     def ask(connection: sa.Connection) -> ContactCount | ContactCounts:
+        fields = query.fields if field is None else [*query.fields, field]
+        unknown = unknown_keys(connection, workspace.name, fields) or msgspec.UNSET
         if field is None:
-            return _count(count(connection, workspace.name, query, now_ms))
-        return _counts(field, count_by(connection, workspace.name, field, query, limit, now_ms))
+            return _count(count(connection, workspace.name, query, now_ms), unknown)
+        return _counts(field, count_by(connection, workspace.name, field, query, limit, now_ms), unknown)
 
     counted = await workspace.directory.ask(ask)
     await workspace.check_directory(counted.position)
@@ -180,13 +186,17 @@ def _field(text: str) -> Field:
         raise Problem(400, f"by: {wrong}", column=wrong.column) from None
 
 
-def _count(counted: Count) -> ContactCount:
-    return ContactCount(counted.count, counted.is_exact, counted.position)
+_Unknown = list[str] | msgspec.UnsetType
 
 
-def _counts(by: Field, counted: Counts) -> ContactCounts:
+def _count(counted: Count, unknown: _Unknown = msgspec.UNSET) -> ContactCount:
+    return ContactCount(counted.count, counted.is_exact, counted.position, unknown)
+
+
+def _counts(by: Field, counted: Counts, unknown: _Unknown) -> ContactCounts:
     values = [ValueCount(value, times) for value, times in counted.values]
-    return ContactCounts(filters.field_text(by), values, counted.other, counted.missing, counted.is_exact, counted.position)
+    rest = (counted.other, counted.missing, counted.is_exact, counted.position, unknown)
+    return ContactCounts(filters.field_text(by), values, *rest)
 
 
 def _now_ms() -> int:

@@ -14,7 +14,7 @@ local answer, seen = {visitor}, {}
 local links = cjson.decode(visitor).links or {}
 for index = #links, math.max(1, #links - ARGV[2] + 1), -1 do
   local named = links[index].contactId
-  if not seen[named] then
+  if named ~= cjson.null and not seen[named] then  -- null: a correction unlinked the visitor
     seen[named] = true
     local id, contact, passed = named, nil, {}
     repeat

@@ -19,15 +19,15 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
-from kinfold_schemas.codec import decode_event, named_by_producer
+from kinfold_schemas.codec import decode_event, named_by_producer, nearest_field, unknown_fields
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import Names
-from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.rejections import Rejection, found
 from kinfold_services.access.identity_tokens import BadToken, Proof, prove
 from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
-from kinfold_services.gateway.events.listing import Listed
+from kinfold_services.gateway.events.listing import MAX_LISTED, Ignored, Listed
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
@@ -37,6 +37,10 @@ PER_TURN: Final = 250
 
 TOKEN: Final = "token"  # noqa: S105  the name of a field
 """The field of an event that holds an identity token."""
+
+_UNKNOWN: Final = "unknown-field"
+_FIELD_CHARS: Final = 60
+"""How much of the name of an unknown field a response shows."""
 
 _OWN_FIELDS: Final = (TOKEN, "source", "visitorProven")
 _OWN_NAMES: Final = (b'"token"', b'"source"', b'"visitorProven"', b"\\u")
@@ -59,12 +63,17 @@ class Accepted(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """How many events were appended, and the position of the last.
 
     With `?partial=true`, `rejected` lists the first 100 rejected events, in order, of `rejectedCount`.
+
+    `ignored` lists the first 100 of `ignoredCount` fields that the types of the events do not have. The log keeps them, and
+    nothing reads them. Both fields are absent if there are none.
     """
 
     position: str | None
     appended: int
     rejected: list[RejectedEvent]
     rejected_count: int = 0
+    ignored_count: int = 0
+    ignored: list[Ignored] = []
 
 
 class Author(NamedTuple):
@@ -109,13 +118,15 @@ async def append_events(
     body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
     events = split_events(body, request.headers.get("content-type", ""))
     charge_events(request, len(events))
-    judged = await judge(events, author)
+    ignored = Listed[Ignored]()
+    judged = await judge(events, author, ignored)
     for reason, count in judged.rejected.counts.items():
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if judged.rejected and not partial:
         raise _refusal(judged.rejected)
     position = await append_judged(gateway, workspace, judged)
-    answer = Accepted(position, len(judged.good), judged.rejected.first, len(judged.rejected))
+    appended, rejected = len(judged.good), judged.rejected
+    answer = Accepted(position, appended, rejected.first, len(rejected), len(ignored), ignored.first)
     return Response(_encode(answer), status_code=202, media_type="application/json")
 
 
@@ -129,8 +140,8 @@ async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWor
     return Author(await workspace.rules(), by_kid, caller.kind == "development"), workspace
 
 
-async def judge(events: list[bytes], author: Author) -> Judged:
-    """Check the events of a request."""
+async def judge(events: list[bytes], author: Author, ignored: Listed[Ignored]) -> Judged:
+    """Check the events of a request. Adds the unknown fields of the valid ones to `ignored`."""
     judged = Judged([], [], Listed())
     batch = secrets.token_hex(10)
     for index, data in enumerate(events):
@@ -142,6 +153,7 @@ async def judge(events: list[bytes], author: Author) -> Judged:
         else:
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
+            _note_unknown(index, unknown_fields(*verdict), verdict[1], ignored)
     return judged
 
 
@@ -165,6 +177,18 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
         too_large = Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
         return RejectedEvent.of(0, too_large)
     return data, type(event).__name__
+
+
+def _note_unknown(index: int, names: list[str], event_type: str, ignored: Listed[Ignored]) -> None:
+    """Add the unknown fields of an event. The nearest field is slow to find, so only those that are listed get one."""
+    listed = names[: MAX_LISTED - len(ignored.first)]
+    for name in listed:
+        nearest = nearest_field(name, event_type)
+        hint = f"; the nearest is {nearest!r}" if nearest else ""
+        field = name[:_FIELD_CHARS]
+        detail = f"{field}: expected a field of {event_type}, got {found(name)}{hint}"
+        ignored.add(Ignored(index, field, _UNKNOWN, detail))
+    ignored.counts[_UNKNOWN] += len(names) - len(listed)
 
 
 async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: Judged) -> str | None:

@@ -3,8 +3,23 @@
 from collections import Counter
 from typing import Final, Generic, Protocol, TypeVar
 
+import msgspec
+
 MAX_LISTED: Final = 100
-"""How many rejected events, or ignored parts of calls, a response lists."""
+"""How many rejected events, or ignored parts of events and calls, a response lists."""
+
+
+class Ignored(msgspec.Struct, frozen=True, rename="camel"):
+    """An ignored part of an event or a call; the rest counts. `index` counts the request's events or calls from 0.
+
+    `reason`: `unknown-field` of an event. Of a call: `alias`, `group` (the whole call), `time`, `identifier`, `trait`,
+    `context`, `unsigned-identity`, `blocked-identity`. `detail` is a sentence.
+    """
+
+    index: int
+    field: str
+    reason: str
+    detail: str
 
 
 class _HasReason(Protocol):

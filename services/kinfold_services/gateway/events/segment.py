@@ -30,7 +30,7 @@ from kinfold_services.gateway.callers import (
 from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.events.ingest import BAD_TOKEN, PER_TURN, Author, Judged, append_judged, author_of, judge_one
 from kinfold_services.gateway.events.known_claims import Claim, as_metadata
-from kinfold_services.gateway.events.listing import Listed
+from kinfold_services.gateway.events.listing import Ignored, Listed
 from kinfold_services.gateway.events.segment_calls import (
     MAX_WRITTEN_BYTES,
     TYPES,
@@ -40,7 +40,7 @@ from kinfold_services.gateway.events.segment_calls import (
     translate,
     written,
 )
-from kinfold_services.gateway.events.segment_traits import Ignored, Notes
+from kinfold_services.gateway.events.segment_traits import Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared

@@ -19,7 +19,7 @@ from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection, found, json_type
-from kinfold_services.gateway.events.listing import Listed
+from kinfold_services.gateway.events.listing import Ignored, Listed
 
 Object = dict[str, Any]
 
@@ -28,19 +28,6 @@ _FIELD_CHARS: Final = 60
 _PROFILE: Final = {"name": "name", "avatar": "image"}
 """Traits that are fields of an event, with the names of the fields."""
 _PARTS: Final = ("firstName", "lastName")
-
-
-class Ignored(msgspec.Struct, frozen=True, rename="camel"):
-    """An ignored part of a call; the rest of the call counts. `index` counts the request's calls from 0.
-
-    `reason`: `alias`, `group` (the whole call), `time`, `identifier`, `trait`, `context`, `unsigned-identity`,
-    `blocked-identity`. `detail` is a sentence.
-    """
-
-    index: int
-    field: str
-    reason: str
-    detail: str
 
 
 class Notes:

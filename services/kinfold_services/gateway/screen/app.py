@@ -10,10 +10,15 @@ from redis.exceptions import RedisError
 
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
 from kinfold_services.gateway.problems import request_id, sentence_of
+from kinfold_services.gateway.screen.as_of import as_of
+from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
+from kinfold_services.gateway.screen.events import events, live_events
+from kinfold_services.gateway.screen.health import health
 from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
 from kinfold_services.gateway.screen.person import person, why
+from kinfold_services.gateway.screen.rejects import reject, rejects, retry
 from kinfold_services.gateway.screen.sessions import NotSignedIn, sign_in, sign_in_page, sign_out, signed_in, to_sign_in
 
 ROUTES: Final[list[ControllerRouterHandler]] = [
@@ -26,6 +31,16 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     live_person,
     person,
     why,
+    as_of,
+    conflicts,
+    live_conflicts,
+    conflict,
+    rejects,
+    reject,
+    retry,
+    events,
+    live_events,
+    health,
     sign_in_page,
     sign_in,
     sign_out,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from litestar import Request, get
@@ -41,16 +41,40 @@ NEWS_S: Final = 1.0
 MAX_NEWS: Final = 30
 """A list looks at so many people at once; it says `30 or more` beyond."""
 
-_MAX_SHOWN: Final = 200
+STREAM_HEADERS: Final = {**SECURE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""The headers of a stream of events."""
+MAX_SHOWN: Final = 200
+"""How many ids a page may name."""
+
 _APPLIED_S: Final = 3.0
 _LOOK_AGAIN_S: Final = 0.05
-_HEADERS: Final = {**SECURE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Since = Annotated[str, QueryParameter(name="since", max_length=64, description="The feed entry that the page has")]
 
 
-def _event(name: str, text: str) -> bytes:
+def event(name: str, text: str) -> bytes:
+    """A server-sent event."""
     return ServerSentEventMessage(data=text, event=name).encode()
+
+
+class Watched(Protocol):
+    """What a screen shows: it notes changes, and tells them as events."""
+
+    missed: bytes
+    """The event for a reader that has missed changes."""
+
+    def note(self, message: Message) -> None:
+        """Remember a change, if it concerns the screen."""
+        ...
+
+    def events(self) -> AsyncGenerator[bytes]:
+        """The events for what was noted."""
+        ...
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is noted that was not sent yet."""
+        ...
 
 
 class _Change(msgspec.Struct, rename="camel", gc=False):
@@ -71,21 +95,24 @@ async def live_people(  # noqa: PLR0913, PLR0917  each is a query parameter
     column: Columns = None,
 ) -> Stream:
     """The rows that change, each as an event with the contact's id for a name, and `news`: how many more people match."""
-    ids = frozenset(each for each in shown.split(",")[:_MAX_SHOWN] if each)
+    ids = frozenset(each for each in shown.split(",")[:MAX_SHOWN] if each)
     listing = Listing.of(q, where, sort, column, None)
-    return await _stream(request, _People(workspace_of(request), listing, ids), since)
+    return await stream(request, _People(workspace_of(request), listing, ids), since)
 
 
 @get("/people/{contact_id:str}/live")
 async def live_person(request: Request[Any, Any, Any], contact_id: FromPath[str], since: Since) -> Stream:
     """`changed`, when a person or somebody who was merged into them has changed and the directory knows it."""
-    return await _stream(request, _Person(workspace_of(request)), since, frozenset({contact_id}))
+    return await stream(request, _Person(workspace_of(request)), since, frozenset({contact_id}))
+
+
+MISSED: Final = event("news", "Changes were missed. Show the list again")
 
 
 class _People:
     """What has happened to a list since the last events were sent."""
 
-    missed = _event("news", "Changes were missed. Show the list again")
+    missed = MISSED
 
     def __init__(self, workspace: GatewayWorkspace, listing: Listing, shown: frozenset[str]) -> None:
         self._workspace: Final = workspace
@@ -114,14 +141,14 @@ class _People:
         rows = dict(self._rows)
         self._rows.clear()
         for contact_id, message in rows.items():
-            yield _event(contact_id, self._row(contact_id, message))
+            yield event(contact_id, self._row(contact_id, message))
         if self._others and time.monotonic() - self._asked_at >= NEWS_S:
             self._asked_at = time.monotonic()
             before = len(self._news)
             await self._look_for_news()
             if len(self._news) > before:
                 count = f"{MAX_NEWS} or more" if len(self._news) >= MAX_NEWS else str(len(self._news))
-                yield _event("news", f"Show {count} new {'person' if count == '1' else 'people'}")
+                yield event("news", f"Show {count} new {'person' if count == '1' else 'people'}")
 
     @property
     def is_waiting(self) -> bool:
@@ -160,7 +187,7 @@ class _People:
 class _Person:
     """Whether a person has changed since the last event was sent."""
 
-    missed = _event("changed", "")
+    missed = event("changed", "")
 
     def __init__(self, workspace: GatewayWorkspace) -> None:
         self._workspace: Final = workspace
@@ -175,13 +202,8 @@ class _Person:
         message, self._newest = self._newest, None
         if message is None:
             return
-        deadline = time.monotonic() + _APPLIED_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(DirectoryUnavailable):
-                if position_key(await self._workspace.directory.position(self._workspace.name)) >= message.order:
-                    break
-            await asyncio.sleep(_LOOK_AGAIN_S)
-        yield _event("changed", message.type)
+        await wait_until_applied(self._workspace, message.order)
+        yield event("changed", message.type)
 
     @property
     def is_waiting(self) -> bool:
@@ -189,9 +211,20 @@ class _Person:
         return self._newest is not None
 
 
-async def _stream(
-    request: Request[Any, Any, Any], watched: _People | _Person, since: str, contacts: frozenset[str] = frozenset()
+async def wait_until_applied(workspace: GatewayWorkspace, order: tuple[int, int]) -> None:
+    """Wait until the directory has applied a change, for at most 3 s."""
+    deadline = time.monotonic() + _APPLIED_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DirectoryUnavailable):
+            if position_key(await workspace.directory.position(workspace.name)) >= order:
+                return
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def stream(
+    request: Request[Any, Any, Any], watched: Watched, since: str, contacts: frozenset[str] = frozenset()
 ) -> Stream:
+    """The events of a screen, from the feed entry `since` on. Raises Problem (400) if that is no position."""
     after = request.headers.get("last-event-id") or since
     try:
         position_key(after)
@@ -200,11 +233,11 @@ async def _stream(
     workspace = workspace_of(request)
     await workspace.hub.start()
     subscription = Subscription(after, snapshot=False, contacts=contacts, types=frozenset())
-    feed = follow(workspace.hub, subscription, _still_signed_in(request))
-    return Stream(_events(workspace.hub, feed, watched), media_type="text/event-stream", headers=_HEADERS)
+    feed = follow(workspace.hub, subscription, still_signed_in(request))
+    return Stream(_events(workspace.hub, feed, watched), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
-async def _events(hub: FeedHub, feed: AsyncGenerator[list[Message]], watched: _People | _Person) -> AsyncGenerator[bytes]:
+async def _events(hub: FeedHub, feed: AsyncGenerator[list[Message]], watched: Watched) -> AsyncGenerator[bytes]:
     """The events of a stream. Changes are read all the time, also while nobody reads what is sent."""
     state = _Reading()
     reading = asyncio.create_task(_read(feed, watched, state))
@@ -239,7 +272,7 @@ class _Reading:
         self.has_ended = False
 
 
-async def _read(feed: AsyncGenerator[list[Message]], watched: _People | _Person, state: _Reading) -> None:
+async def _read(feed: AsyncGenerator[list[Message]], watched: Watched, state: _Reading) -> None:
     try:
         async with contextlib.aclosing(feed):
             async for messages in feed:
@@ -259,7 +292,8 @@ def _contact(record: bytes) -> Contact:
     return msgspec.json.decode(record, type=Contact)
 
 
-def _still_signed_in(connection: Connection) -> IsAllowed:
+def still_signed_in(connection: Connection) -> IsAllowed:
+    """Whether the session of a request goes on. A stream asks this now and then."""
     sessions, text = shared(connection).sessions, cookie_of(connection, COOKIE)
 
     async def is_allowed() -> bool:

@@ -71,7 +71,16 @@ _templates: Final = Environment(
     auto_reload=False,
 )
 _templates.filters.update(FILTERS)
-_functions: dict[str, Any] = {"asset": asset, "avatar": words.avatar}
+PLACES: Final = (
+    ("People", "/people", "people", "p"),
+    ("Conflicts", "/conflicts", "alert", "c"),
+    ("Rejects", "/rejects", "reject", "r"),
+    ("Live", "/live", "live", "l"),
+    ("Health", "/health", "health", "h"),
+)
+"""The main pages: the name, the path, the symbol, and the key that leads there after `g`."""
+
+_functions: dict[str, Any] = {"asset": asset, "avatar": words.avatar, "places": PLACES}
 _templates.globals.update(_functions)
 
 

@@ -18,7 +18,7 @@ from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import WrongFilter
 from kinfold_services.directory.errors import NoDirectory
-from kinfold_services.directory.keys import MetadataKeys, metadata_keys
+from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
 from kinfold_services.directory.search import Count, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
 from kinfold_services.gateway.screen import words
@@ -55,6 +55,8 @@ class Found(NamedTuple):
     counted: Count
     everybody: Count
     keys: MetadataKeys
+    unknown: list[str]
+    """The metadata keys of the filters and the order that no person has."""
     warning: str | None = None
 
 
@@ -191,6 +193,7 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
         "warning": found.warning,
         "live_url": f"/people/live?{urlencode(live)}",
         "keys": found.keys.names,
+        "unknown": found.unknown,
         "labels": LABELS,
         "operators": OPERATORS,
     }
@@ -203,7 +206,8 @@ async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> 
         found = search(connection, workspace.name, query, now_ms)
         everybody = count(connection, workspace.name, Query(), now_ms)
         counted = everybody if listing.is_everybody else count(connection, workspace.name, query, now_ms)
-        return Found(found, counted, everybody, metadata_keys(connection, workspace.name))
+        unknown = unknown_keys(connection, workspace.name, query.fields)
+        return Found(found, counted, everybody, metadata_keys(connection, workspace.name), unknown)
 
     found = await workspace.directory.ask(ask)
     try:

@@ -1,6 +1,5 @@
 """A person: who they are, their devices and metadata, what happened to them, and why."""
 
-import asyncio
 from collections import deque
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -9,22 +8,26 @@ import sqlalchemy as sa
 from litestar import Request, Response, get
 from litestar.params import FromPath, QueryParameter
 
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.contacts import Contact, Visitor
+from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_services.connections import connect
+from kinfold_schemas.keys import key
+from kinfold_services.connections import Client
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.directory.lineage import Lineage, read_lineage
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
-from kinfold_services.gateway.problems import Problem, unavailable
+from kinfold_services.gateway.log_watch import Seen
+from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, redirect, render
 from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.sessions import workspace_of
-from kinfold_services.gateway.screen.stories import sources, told
-from kinfold_services.gateway.workspaces import ANSWER_S, GatewayWorkspace, shared
+from kinfold_services.gateway.screen.stories import Source, origin, sources, told
+from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.history.explanation import Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
-from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import StateQueries, Which
 from kinfold_services.state.reader import StateReader
@@ -35,16 +38,21 @@ ENTRIES: Final = 100
 """How many changes a page of the timeline has."""
 MAX_STEPS: Final = 500
 """How many events an explanation shows, the newest."""
+MAX_SOURCES: Final = 1000
+"""How many changes are searched for the sources of what a page shows, the newest."""
+MAX_ORIGINS: Final = 60
+"""How many events are read for who sent them."""
 
-_EXPLAIN_S: Final = 30.0
-_explaining: Final = asyncio.Semaphore(1)
-"""An explanation folds the whole log: one at a time."""
+
+_FACTS: Final = ("name", "image", "email", "externalId")
 
 
 class Known(NamedTuple):
     """What the directory knows of a person, or why it cannot be asked."""
 
     timeline: Timeline | None
+    newest: list[TimelineEntry]
+    """The newest changes, whatever page of the timeline is shown."""
     lineage: Lineage
     warning: str | None
 
@@ -67,6 +75,7 @@ async def person(
     known = await _known(workspace, contact_id, cursor)
     devices = await workspace.queries.visitors(contact.visitor_ids[:MAX_DEVICES])
     shown = _shown_values(contact, devices, known)
+    shown["sources"] = await _sources(workspace, contact, known.newest)
     shown["merged"] = merged
     if is_fragment(request):
         return html(request, render("_person.html", **shown))
@@ -80,15 +89,8 @@ async def why(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Res
     contact = await workspace.queries.contact(contact_id)
     if contact is None:
         raise Problem(404, f"No person has the id {contact_id!r}.")
-    settings = shared(request).settings.model_copy(update={"workspace": workspace.name, "snapshot_entries": 0})
-    if _explaining.locked():
-        raise unavailable("Another explanation is being made; it folds the whole log. Try again in a moment.")
-    async with _explaining:
-        try:
-            steps = await asyncio.to_thread(_explain, settings, contact.id)
-        except TimeoutError:
-            detail = f"The log is too long to explain here within {_EXPLAIN_S:g} s. `kinfold explain` has no limit."
-            raise unavailable(detail) from None
+    settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
+    steps = await fold_log(settings, lambda client, settings: _explain(client, settings, contact.id))
     shown: dict[str, Any] = {"contact": contact, "steps": steps[::-1], "is_cut": len(steps) == MAX_STEPS}
     return page(request, "why.html", **chrome(request), **shown)
 
@@ -96,9 +98,12 @@ async def why(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Res
 async def _known(workspace: GatewayWorkspace, contact_id: str, cursor: str | None) -> Known:
     def ask(connection: sa.Connection) -> Known:
         timeline = read_timeline(connection, workspace.name, contact_id, ENTRIES, cursor)
-        return Known(timeline, read_lineage(connection, workspace.name, contact_id), None)
+        newest = timeline.timeline
+        if cursor is not None or timeline.next_cursor is not None:
+            newest = read_timeline(connection, workspace.name, contact_id, MAX_SOURCES).timeline
+        return Known(timeline, newest, read_lineage(connection, workspace.name, contact_id), None)
 
-    nothing = Known(None, Lineage([], []), None)
+    nothing = Known(None, [], Lineage([], []), None)
     try:
         known = await workspace.directory.ask(ask)
         await workspace.check_directory(known.timeline.position if known.timeline is not None else "0-0")
@@ -111,6 +116,22 @@ async def _known(workspace: GatewayWorkspace, contact_id: str, cursor: str | Non
     return known
 
 
+async def _sources(workspace: GatewayWorkspace, contact: Contact, newest: list[TimelineEntry]) -> dict[str, Source]:
+    """The event behind each fact of a person, and who sent it, if the log still has it."""
+    found = sources(newest, contact.id)
+    shown = {*_FACTS, *(f"metadata.{name}" for name in contact.metadata), *(f"device {each}" for each in contact.visitor_ids)}
+    found = {field: source for field, source in found.items() if field in shown}
+    causes = list(dict.fromkeys(source.cause for source in found.values()))[:MAX_ORIGINS]
+    pipeline = workspace.client.pipeline(transaction=False)
+    for cause in causes:
+        pipeline.xrange(key(workspace.name, "events"), min=cause, max=cause)
+    origins: dict[str, str] = {}
+    for cause, entries in zip(causes, await pipeline.execute() if causes else [], strict=True):
+        for entry, fields in entries:
+            origins[cause] = origin(Seen(entry.decode(), fields.get(EVENT_FIELD)).said)
+    return {field: source._replace(origin=origins.get(source.cause, "")) for field, source in found.items()}
+
+
 def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dict[str, Any]:
     entries = known.timeline.timeline if known.timeline is not None else []
     newest = max(devices, key=lambda device: device.last_seen_at, default=None)
@@ -121,7 +142,6 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
         "newest": newest,
         "timezone": None if newest is None else newest.context.get("timezone"),
         "events": told(entries),
-        "sources": sources(entries),
         "next_cursor": None if timeline is None else timeline.next_cursor,
         "complete_since": None if timeline is None else timeline.complete_since,
         "position": "0-0" if timeline is None else timeline.position,
@@ -132,22 +152,17 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
     }
 
 
-def _explain(settings: Settings, contact_id: str) -> list[dict[str, Any]]:
-    """The steps of a contact's story, the newest last. Runs in a thread, with an event loop and a connection of its own."""
-
-    async def steps() -> list[dict[str, Any]]:
-        async with asyncio.timeout(_EXPLAIN_S), connect(server_url(settings), ANSWER_S) as client:
-            queries = StateQueries(client, settings.workspace)
-            position, extent = (await queries.position()).stream_id, await log_extent(client, settings.workspace)
-            rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
-            story = Story(Past(client, settings, rules), position, extent.last)
-            kept: deque[Step] = deque(maxlen=MAX_STEPS)
-            if position and await story.open(Which(contact=contact_id)):
-                async for step in story.steps():
-                    kept.append(step)
-        return [_shown_step(step) for step in kept]
-
-    return asyncio.run(steps())
+async def _explain(client: Client, settings: Settings, contact_id: str) -> list[dict[str, Any]]:
+    """The steps of a contact's story, the newest last."""
+    queries = StateQueries(client, settings.workspace)
+    position, extent = (await queries.position()).stream_id, await log_extent(client, settings.workspace)
+    rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
+    story = Story(Past(client, settings, rules), position, extent.last)
+    kept: deque[Step] = deque(maxlen=MAX_STEPS)
+    if position and await story.open(Which(contact=contact_id)):
+        async for step in story.steps():
+            kept.append(step)
+    return [_shown_step(step) for step in kept]
 
 
 def _shown_step(step: Step) -> dict[str, Any]:

@@ -61,6 +61,7 @@ async def signed_in(connection: Connection, handler: BaseRouteHandler) -> None:
         strangers.give_back("", address)
     gateway.limits[found.kind].take(f"{found.session.workspace}/{found.session.key_id}", address)
     cast("dict[str, Any]", connection.scope)["signed_in"] = found
+    gateway.workspace(found.session.workspace).vitals.touch()
 
 
 def session_of(request: Connection) -> SignedIn:
@@ -84,7 +85,13 @@ def first_key(request: Connection) -> str | None:
     return presented if presented.startswith(f"kf_sk_{session_of(request).session.workspace}_") else None
 
 
-async def form_of(request: Request[Any, Any, Any]) -> dict[str, str]:
+def require_secret(request: Connection) -> None:
+    """Raise Problem (403) if the session's key may not change anything."""
+    if session_of(request).kind != "secret":
+        raise Problem(403, "This session is read only. Sign in with a secret key to change something.")
+
+
+async def form_of(request: Request[Any, Any, Any], max_bytes: int = _MAX_FORM_BYTES) -> dict[str, str]:
     """The fields of a form. Raises Problem: 403 if another site sent it or its `csrf` is not the session's, 400 and 413."""
     if request.headers.get("sec-fetch-site", "same-origin") not in _TRUSTED_SITES:
         raise Problem(403, "form: expected one of this page, got one of another site")
@@ -93,8 +100,8 @@ async def form_of(request: Request[Any, Any, Any]) -> dict[str, str]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MAX_FORM_BYTES:
-            raise Problem(413, f"form: expected at most {_MAX_FORM_BYTES} bytes, got more")
+        if len(body) > max_bytes:
+            raise Problem(413, f"form: expected at most {max_bytes} bytes, got more")
     try:
         fields = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError as error:

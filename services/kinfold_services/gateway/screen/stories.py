@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from kinfold_schemas.directory import TimelineEntry
+from kinfold_schemas.events import BROWSER
+from kinfold_services.gateway.log_watch import Said
 from kinfold_services.gateway.screen.listing import LABELS
 from kinfold_services.gateway.screen.words import short
 
@@ -42,10 +44,11 @@ class Event(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Since when a value holds, and the log entry that set it."""
+    """Since when a value holds, the log entry that set it, and who sent that."""
 
     at: str
     cause: str
+    origin: str = ""
 
 
 def told(entries: Iterable[TimelineEntry]) -> list[Event]:
@@ -63,16 +66,30 @@ def told(entries: Iterable[TimelineEntry]) -> list[Event]:
     return events
 
 
-def sources(entries: Iterable[TimelineEntry]) -> dict[str, Source]:
-    """For each field, the newest entry that changed it: `metadata.plan` to its source."""
+def sources(entries: Iterable[TimelineEntry], contact_id: str) -> dict[str, Source]:
+    """For each field of a contact, the newest of its own changes: `metadata.plan` to its source.
+
+    `device v-1` is the link of a device, also to somebody who was merged into the contact later. Their other changes do not
+    count, since it was the merge that gave the contact their values.
+    """
     found: dict[str, Source] = {}
     for entry in entries:
-        for changed in entry.details.get("changed", ()):
-            found.setdefault(changed["field"], Source(entry.at, entry.cause))
+        if entry.contact_id == contact_id:
+            for changed in entry.details.get("changed", ()):
+                found.setdefault(changed["field"], Source(entry.at, entry.cause))
+        if entry.type == "VisitorLinked":
+            found.setdefault(f"device {entry.details['visitorId']}", Source(entry.at, entry.cause))
     return found
 
 
-def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of change
+def origin(said: Said) -> str:
+    """Who sent an event, in words."""
+    if isinstance(said.by, str):
+        return f"{said.by[:80]}, by hand"
+    return "a page" if said.source == BROWSER else "backend"
+
+
+def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each type of change
     details, differences = entry.details, _differences(entry.details.get("changed", ()))
     rest: dict[str, Any] = {"rule": entry.rule, "position": entry.position}
     match entry.type:
@@ -86,6 +103,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of 
             before = details.get("previousContactId")
             came = f", and came from {short(before)}" if before else ""
             return Told("link", f"Device {details['visitorId']} was linked{came}", differences, before, **rest)
+        case "VisitorUnlinked" if "nextContactId" not in details:
+            return Told("link", f"Device {details['visitorId']} was unlinked", differences, **rest)
         case "VisitorUnlinked":
             next_id = details["nextContactId"]
             return Told("link", f"Device {details['visitorId']} moved on to {short(next_id)}", differences, next_id, **rest)
@@ -96,6 +115,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: PLR0911  one for each type of 
             holder = details["heldBy"]
             why = "too many people were merged into this one already" if details.get("reason") else "another person has it"
             return Told("alert", f"Did not get the address {details['email']}: {why}", differences, holder, **rest)
+        case "ConflictDismissed":
+            return Told("alert", f"Conflict about {details['email']} was dismissed", differences, details["heldBy"], **rest)
         case "ContactGone":
             return Told("alert", "Disappeared in a replay of the log", differences, **rest)
         case _:

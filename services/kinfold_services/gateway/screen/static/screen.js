@@ -32,6 +32,7 @@
   // --- live connections: closed while the page is hidden, since a browser has only six for each site
 
   const RESTS_AFTER_MS = 10000;
+  let isPaused = false;
   const connections = new Set();
 
   class LiveConnection {
@@ -78,7 +79,7 @@
     }
 
     wake() {
-      if (!this.#source) this.#open();
+      if (!this.#source && !isPaused) this.#open();
     }
 
     #open() {
@@ -98,18 +99,37 @@
     if (document.hidden) resting = setTimeout(() => connections.forEach((each) => each.rest()), RESTS_AFTER_MS);
     else connections.forEach((each) => each.wake());
   });
+  const pause = (button) => {
+    isPaused = !isPaused;
+    button.setAttribute("aria-pressed", isPaused);
+    button.querySelector("span").textContent = isPaused ? "Resume" : "Pause";
+    const state = document.getElementById("live-state");
+    state.classList.toggle("paused", isPaused);
+    state.querySelector("[data-says]").textContent = isPaused ? "Paused" : "Events appear as they come in";
+    connections.forEach((each) => (isPaused ? each.rest() : each.wake()));
+  };
+  // A list that grows at the top keeps as many rows as it says.
+  document.addEventListener("htmx:afterSettle", (event) => {
+    const list = event.target.closest?.("[data-keeps]");
+    while (list && list.children.length > Number(list.dataset.keeps)) list.lastElementChild.remove();
+  });
+  // Nothing is loaded again and again for a page that nobody sees.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden && event.target.closest("[data-rests]")) event.preventDefault();
+  });
   addEventListener("pagehide", () => connections.forEach((each) => each.rest()));
   addEventListener("pageshow", (event) => event.persisted && connections.forEach((each) => each.wake()));
 
   // --- keys
 
-  const isTyping = (target) => target.matches("input, textarea, select, [contenteditable]");
-  const rows = () => [...document.querySelectorAll("[data-row] a.person")];
+  const isTyping = (target) => target.matches("input:not([type=range]), textarea, select, [contenteditable]");
+  const rows = () => [...document.querySelectorAll("[data-row] a.person, a[data-row]")];
   const move = (step) => {
     const links = rows();
     const at = links.indexOf(document.activeElement);
     links[at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
   };
+  let goesSince = 0;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const search = document.getElementById("q");
@@ -122,16 +142,38 @@
       return;
     }
     const back = document.querySelector("a[data-back]");
-    if (event.key === "/" && search) (search.focus(), search.select());
+    const place = Date.now() - goesSince < 1500 && document.querySelector(`a[data-key="${CSS.escape(event.key)}"]`);
+    goesSince = event.key === "g" ? Date.now() : 0;
+    if (place) place.click();
+    else if (event.key === "/" && search) (search.focus(), search.select());
     else if (event.key === "/") location.assign("/people#q");
     else if (event.key === "j") move(1);
     else if (event.key === "k") move(-1);
+    else if (event.key === "p" && document.querySelector("[data-pauses]")) pause(document.querySelector("[data-pauses]"));
     else if (event.key === "?") document.getElementById("help").showModal();
     else if (event.key === "Escape" && back) back.click();
     else return;
     event.preventDefault();
   });
   if (location.hash === "#q") document.getElementById("q")?.focus();
+
+  // --- the slider: it says the time while it moves, and shows the person when it rests
+
+  const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+  const moment = (ms) => {
+    const at = new Date(ms);
+    const two = (value) => String(value).padStart(2, "0");
+    const day = `${at.getUTCDate()} ${MONTHS[at.getUTCMonth()]} ${at.getUTCFullYear()}`;
+    return `${day}, ${two(at.getUTCHours())}:${two(at.getUTCMinutes())} UTC`;
+  };
+  document.addEventListener("input", (event) => {
+    const form = event.target.closest("form[data-submits]");
+    if (!form) return;
+    const text = moment(Number(event.target.value));
+    form.querySelector("[data-moment]").textContent = text;
+    event.target.setAttribute("aria-valuetext", text);
+  });
+  document.addEventListener("change", (event) => event.target.closest("form[data-submits]")?.requestSubmit());
 
   // --- buttons and menus
 
@@ -143,6 +185,8 @@
         button.textContent = "Copied";
       });
     }
+    const pauses = event.target.closest("[data-pauses]");
+    if (pauses) pause(pauses);
     for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
   // A picture that cannot be loaded leaves the initials behind it.

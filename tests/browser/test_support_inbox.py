@@ -1,0 +1,182 @@
+"""`examples/support_inbox`, started as its README says: a customer with two devices, the next user of one, and an agent."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
+
+from tests.support.engines import free_port
+from tests.support.node import need_node
+from tests.support.projecting import clean_environment
+from tests.support.visits import FLAGS, chromium
+from tests.support.waiting import wait_until_sync
+from tools import web
+
+pytestmark = pytest.mark.slow
+
+README: Final = web.INBOX / "README.md"
+PATIENCE_MS: Final = 30_000
+LAPTOP: Final = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 Chrome/140.0.0.0 Safari/537.36"
+PHONE: Final = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Safari/604.1"
+_NOT_AUTOMATED: Final = "Object.defineProperty(navigator, 'webdriver', { get: () => false })"
+"""kinfold.js leaves automated browsers out."""
+
+
+def commands() -> str:
+    """The commands of the README that follow `make web`, with the project's programs on PATH."""
+    found = re.search(
+        r"^```sh\nmake web\n\. \.venv/bin/activate\n(.*?)\n^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of the running example, with a server, a projector and a gateway of its own."""
+    need_node()
+    directory = tmp_path_factory.mktemp("inbox")
+    web.build_packages()
+    web.build_inbox()
+    (directory / "examples").symlink_to(web.INBOX.parent)
+    port, gateway = free_port(), free_port()
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {
+        **clean_environment(),
+        "PATH": programs,
+        "PORT": str(port),
+        "KINFOLD_GATEWAY_PORT": str(gateway),
+        "KINFOLD_GATEWAY": f"http://127.0.0.1:{gateway}",
+        "INBOX_DATABASE": str(directory / "inbox.db"),
+    }
+    script = f"set -e\n{commands()}".replace("\npython ", "\nexec python ")
+    log = directory / "log"
+    with log.open("wb") as output:
+        app = subprocess.Popen(["bash", "-c", script], cwd=directory, env=env, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert app.poll() is None, log.read_text()
+        with suppress(OSError), urllib.request.urlopen(f"{url}/agent", timeout=1):  # noqa: S310  our own application
+            return True
+        return False
+
+    try:
+        wait_until_sync(answers, 60)
+        yield url
+        app.send_signal(signal.SIGINT)
+        app.wait(20)
+    finally:
+        app.kill()
+        app.wait()
+        subprocess.run(["kinfold", "down"], cwd=directory, env=env, check=False, capture_output=True)
+
+
+async def visit(browser: Browser, url: str, user_agent: str = LAPTOP) -> Page:
+    """Open a page in a browser of its own."""
+    context: BrowserContext = await browser.new_context(user_agent=user_agent)
+    context.set_default_timeout(PATIENCE_MS)
+    await context.add_init_script(_NOT_AUTOMATED)
+    page = await context.new_page()
+    await page.goto(url)
+    return page
+
+
+async def write(page: Page, text: str) -> None:
+    await page.get_by_label("Message").fill(text)
+    await page.get_by_role("button", name="Send").click()
+
+
+async def press(page: Page, button: str) -> None:
+    await page.get_by_role("button", name=button).click()
+
+
+async def shows(messages: Locator, *texts: str) -> None:
+    """Wait until the thread has exactly these messages."""
+    await expect(messages).to_have_text(list(texts), timeout=PATIENCE_MS)
+
+
+def thread(page: Page) -> Locator:
+    return page.locator(".thread li")
+
+
+async def test_thread_follows_the_person_and_the_agent_sees_who_it_is(url: str):
+    expect.set_options(timeout=PATIENCE_MS)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        agent = await visit(browser, f"{url}/agent")
+        person, threads = agent.get_by_label("Person"), agent.get_by_role("navigation").get_by_role("button")
+        await expect(agent.get_by_text("No messages yet")).to_be_visible()
+
+        # On the laptop, a visitor writes as nobody.
+        laptop = await visit(browser, url)
+        await write(laptop, "My order is late")
+        await shows(thread(laptop), "My order is late")
+        await expect(person.get_by_role("heading", level=2)).to_have_text("A visitor")
+        await expect(person.get_by_role("listitem")).to_have_text(["Mac"])
+
+        # The visitor logs in: the agent sees who it is.
+        await press(laptop, "Log in as Ada")
+        await expect(person.get_by_role("heading", level=2)).to_have_text("Ada Lovelace")
+        await expect(person.locator(".plan")).to_have_text("free")
+
+        # On the phone, the same person has the same thread.
+        phone = await visit(browser, url, PHONE)
+        await press(phone, "Log in as Ada")
+        await shows(thread(phone), "My order is late")
+        await write(phone, "It is number 7")
+        for page in (laptop, phone):
+            await shows(thread(page), "My order is late", "It is number 7")
+        await expect(threads).to_have_count(1)
+        await expect(person.get_by_role("listitem")).to_have_text(["Mac", "iPhone"])
+        await write(agent, "It comes tomorrow")
+        for page in (laptop, phone):
+            await shows(thread(page), "My order is late", "It is number 7", "It comes tomorrow")
+
+        # An upgrade on the phone changes before the agent's eyes, and on the laptop.
+        await press(phone, "Upgrade to Pro")
+        await expect(person.locator(".plan")).to_have_text("pro")
+        await expect(laptop.locator(".plan")).to_have_text("pro")
+
+        # The next user of the laptop sees nothing of it, before and after the log-in, and is somebody else for the agent.
+        await press(laptop, "Log out")
+        await shows(thread(laptop))
+        await expect(laptop.locator(".plan")).to_have_count(0)
+        await press(laptop, "Log in as Lin")
+        await expect(laptop.locator(".plan")).to_have_text("free")
+        await write(laptop, "Do you ship to France?")
+        await shows(thread(laptop), "Do you ship to France?")
+        await expect(threads).to_have_count(2)
+        await expect(threads.locator("b")).to_have_text(["Lin Yutang", "Ada Lovelace"])
+        await threads.nth(1).click()
+        await shows(thread(agent), "My order is lateMac", "It is number 7iPhone", "It comes tomorrow")
+        await expect(person.locator(".plan")).to_have_text("pro")
+        await expect(person.get_by_role("listitem")).to_have_text(["Mac", "iPhone"])
+        await shows(thread(phone), "My order is late", "It is number 7", "It comes tomorrow")
+
+        # A page that is loaded again shows the same, and Ada on the laptop is herself again.
+        await press(laptop, "Log out")
+        await press(laptop, "Log in as Ada")
+        await shows(thread(laptop), "My order is late", "It is number 7", "It comes tomorrow")
+        await laptop.reload()
+        await shows(thread(laptop), "My order is late", "It is number 7", "It comes tomorrow")
+        await browser.close()
+
+
+def test_thread_is_shown_only_to_a_page_that_knows_the_visitors_secret_id(url: str):
+    """An id that can be guessed is rejected, and what the pages get contains no id of another visitor."""
+    for path in ("/thread?visitor=1", "/me?visitor=v_1", "/thread"):
+        with pytest.raises(urllib.error.HTTPError, match="422"):
+            urllib.request.urlopen(url + path, timeout=10)  # noqa: S310  our own application
+    with urllib.request.urlopen(f"{url}/thread?visitor=v_{'0' * 22}", timeout=10) as stream:  # noqa: S310  our own application
+        assert stream.readline() == b"data: []\n"

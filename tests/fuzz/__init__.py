@@ -1,0 +1,1 @@
+"""Fuzzing of every byte that comes from outside (`make fuzz`)."""

@@ -1,0 +1,140 @@
+"""A file from somebody else takes no more memory than its lines may have, whatever it unpacks to."""
+
+import io
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+import typer
+
+from kinfold_schemas.identifiers import CONTRACT_RULES
+from kinfold_services.cli.ndjson import MAX_LINE_BYTES, read_lines
+from kinfold_services.cli.replaying import lines_of as lines_of_option
+from kinfold_services.contact_files import reading_csv
+from kinfold_services.contact_files.reading_csv import CsvTable
+from kinfold_services.contact_files.tables import WrongFile
+from kinfold_services.log.streams import StreamEntry
+from kinfold_services.transfer import files, log_file
+from kinfold_services.transfer.files import UnpacksToTooMuch, bounded_lines, open_packed, replacing
+from kinfold_services.transfer.log_file import BrokenFile, EntryTooLarge, LogFile, LogWriter, encode_header
+from tests.support.command_line import Kinfold
+from tests.transfer.test_log_file import HEADER
+
+EVENT: Final = b'{"type":"VisitorSeen","visitorId":"v-1"}'
+LONG: Final = 64 << 20
+MOST: Final = 16 << 20
+"""What reading may take at most."""
+
+
+def packed(path: Path, *parts: bytes) -> Path:
+    """A file of these parts, packed by its name."""
+    with replacing(path) as file:
+        for part in parts:
+            file.write(part)
+    return path
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """How many bytes some work takes at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_line_is_skipped_without_being_kept() -> None:
+    data = b"a\n" + b"b" * 11 + b"\n" + b"c" * 10 + b"\n" + b"d" * 10 + b"e" * 90
+
+    assert list(bounded_lines(io.BytesIO(data), 10)) == [b"a\n", None, b"c" * 10 + b"\n", None]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_long_line_of_events_is_too_large(tmp_path: Path, suffix: str) -> None:
+    """It has its number, and so have the lines behind it."""
+    path = packed(tmp_path / f"events.ndjson{suffix}", EVENT + b"\n", *[b" " * (1 << 20)] * 64, b"\n" + EVENT)
+    found: list[tuple[int, str]] = []
+
+    def read() -> None:
+        with open_packed(path) as file:
+            found.extend(
+                (line.number, line.rejection.detail if line.rejection else "") for line in read_lines(file, CONTRACT_RULES)
+            )
+
+    assert peak_of(read) < MOST
+    assert found == [(1, ""), (2, f"line: expected at most {MAX_LINE_BYTES} bytes, got more"), (3, "")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_packed_file_unpacks_to_a_thousand_times_its_size(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a small one to a gigabyte. A bomb is larger than what anybody packs in earnest."""
+    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "UNPACKED_RATIO", 100)
+    fits = packed(tmp_path / f"fits{suffix}", b"\n" * (1 << 20))
+    bomb = packed(tmp_path / f"bomb{suffix}", b"\n" * (64 << 20))
+
+    with open_packed(fits) as file:
+        assert sum(map(len, file)) == 1 << 20
+    with open_packed(bomb) as file, pytest.raises(UnpacksToTooMuch, match="bytes once unpacked, got more"):
+        sum(map(len, file))
+
+
+def test_bomb_is_refused_by_every_command_that_reads_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "UNPACKED_RATIO", 10)
+    kinfold = Kinfold("--redis-url", redis_url, "--data-dir", tmp_path / "data")
+    bombs = {
+        "publish": (packed(tmp_path / "events.ndjson.gz", (EVENT + b"\n") * 100_000), 2),
+        "import": (packed(tmp_path / "log.zst", encode_header(HEADER), b'{"id":"1-0","event":{}}\n' * 100_000), 1),
+        "import-contacts": (packed(tmp_path / "users.csv.gz", b"email\n", b"a@x.org\n" * 200_000), 2),
+    }
+    for command, (path, status) in bombs.items():
+        said = kinfold.run(command, path)
+        assert (said.status, "bytes once unpacked, got more" in said.err) == (status, True), said
+
+
+def test_long_line_of_an_export_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "MAX_LINE_BYTES", 1 << 20)
+    path = packed(tmp_path / "log.gz", encode_header(HEADER), b'{"id":"1-0","event":{}}\n', *[b"x" * (1 << 20)] * (LONG >> 20))
+
+    def read() -> None:
+        with (
+            LogFile(path) as file,
+            pytest.raises(BrokenFile, match="line 3: expected a line of at most 1048576 bytes, got more"),
+        ):
+            list(file.pages())
+
+    assert peak_of(read) < MOST
+
+
+def test_entry_that_could_not_be_imported_is_not_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names it, so that it can be deleted. A file that no import accepts would be worse than none."""
+    monkeypatch.setattr(log_file, "MAX_LINE_BYTES", 1000)
+    writer = LogWriter(io.BytesIO(), HEADER)
+
+    with pytest.raises(EntryTooLarge, match="entry 1-0: expected at most 1000 bytes as a line of the file, got 1"):
+        writer.write([StreamEntry(b"1-0", [b"event", b"x" * 1000])])
+
+
+@pytest.mark.parametrize("content", [b"x" * (5 << 20), b"email\n" + b'"\n",' * (5 << 18)], ids=["line", "row"])
+def test_long_row_of_contacts_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A row can go on over many lines."""
+    path = tmp_path / "users.csv"
+    path.write_bytes(content)
+
+    with pytest.raises(WrongFile, match=f"expected a row of at most {reading_csv.MAX_ROW_CHARS} characters, got more"):
+        list(CsvTable(path, delimiter=",", encoding=None).rows())
+
+
+@pytest.mark.parametrize("content", [b"x" * LONG, b"1-0\n" * 1_000_001], ids=["a line", "lines"])
+def test_list_of_a_replay_is_bounded(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "entries"
+    path.write_bytes(content)
+
+    with pytest.raises(typer.BadParameter, match="expected at most 1000000 lines of at most 8192 bytes, got more"):
+        lines_of_option(path, "--exclude-events")
