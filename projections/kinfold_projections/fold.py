@@ -74,6 +74,7 @@ from kinfold_schemas.events import (
     VisitorIdentified,
     VisitorSeen,
 )
+from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_schemas.times import text_ms
 
@@ -173,21 +174,13 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         if holder_id is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
         contact = state.holder(holder_id)
-        return (
-            NO_OP if contact is None else _contact_metadata_set(state, entry, event, contact)
-        )  # nothing is kept of an erased one
-    if names.contact_id is None:
-        contact = decide(state, names).target
-        return (
-            _create_for_metadata(state, entry, event)
-            if contact is None
-            else _contact_metadata_set(state, entry, event, contact)
-        )
-    contact = state.holder(names.contact_id) if names.contact_id in state.contacts else None
-    if contact is not None:
+        if contact is None:
+            return NO_OP  # nothing is kept of an erased contact
         return _contact_metadata_set(state, entry, event, contact)
-    expected = "the id of a contact of this workspace"
-    return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
+    target = _target_of_metadata(state, names)
+    if type(target) is Rejection:
+        return rejected(target)
+    return _create_for_metadata(state, entry, event) if target is None else _contact_metadata_set(state, entry, event, target)
 
 
 def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
@@ -217,6 +210,16 @@ def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contac
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
     return outcome_of(entry, writer, untrusted=untrusted)
+
+
+def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection | None:
+    """The contact that a MetadataSet names by an identifier or its id; None: a new one."""
+    if names.contact_id is None:
+        return decide(state, names).target
+    contact = state.holder(names.contact_id) if names.contact_id in state.contacts else None
+    if contact is None:
+        return Rejection("unknown-contact", "contactId", "the id of a contact of this workspace", found(names.contact_id))
+    return contact
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:

@@ -85,8 +85,9 @@ class Belongings(msgspec.Struct):
 class Ownership:
     """Folds a log, and notes whose each entry is. Needs memory for each entry's id."""
 
-    def __init__(self, workspace: str) -> None:
-        self.state: Final = State(workspace, tells=False)
+    def __init__(self, workspace: str, begins: State | None = None) -> None:
+        """`begins`: the state at which the log begins (a baseline). What is in it belongs to the contacts that hold it."""
+        self.state: Final = begins or State(workspace, tells=False)
         self.entries: Final[dict[str, list[str]]] = {}
         """By contact id, as of the entry's time: its entries, in the log's order within each contact id."""
         self.anonymous: Final[dict[str, list[str]]] = {}
@@ -103,6 +104,8 @@ class Ownership:
         """By visitor id: the erased entries that linked it."""
         self._visitors: Final[dict[str, _Owners]] = {}
         self._emails: Final[dict[str, _Owners]] = {}
+        if begins is not None:
+            self._take_over(begins)
 
     def fold(self, entries: Sequence[Entry | BadEntry]) -> None:
         """Folds the next entries of the log."""
@@ -145,6 +148,33 @@ class Ownership:
     def take_changes(self) -> None:
         """Forgets what a writer of the state would want to know. Call it now and then, to save memory."""
         self.state.take_changes()
+
+    def former_holder(self, email_key: str) -> str | None:
+        """The living contact that had an address, the latest one that came to it; None if there is none, or it was erased."""
+        known = self._emails.get(email_key)
+        if known is None:
+            return None
+        contact_id = known if isinstance(known, str) else known[-1]
+        return None if self.state.is_erased(contact_id) else self.state.find(contact_id)
+
+    def named_others(self, belongings: Belongings) -> dict[str, list[Mention]]:
+        """By entry: where entries of these people name somebody else."""
+        found: dict[str, list[Mention]] = {}
+        for mention in self._mentions:
+            if mention.entry in belongings.entries and mention.contact_id not in belongings.contacts:
+                found.setdefault(mention.entry, []).append(mention)
+        return found
+
+    def _take_over(self, begins: State) -> None:
+        for visitor_id, visitor in begins.visitors.items():
+            for link in visitor.links:
+                if link.contact_id is not None:
+                    _add(self._visitors, visitor_id, link.contact_id)
+            if not visitor.links:
+                self.anonymous[visitor_id] = []
+        for email_key, holder in begins.emails.items():
+            if holder is not None:
+                _add(self._emails, email_key, holder)
 
     # --- one entry
 

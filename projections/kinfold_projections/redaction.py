@@ -126,14 +126,14 @@ class Redactor:
                 return encode_event(_erased(entry, hashes))
             if isinstance(kept, IdentityCorrected):
                 if kept.dismiss_conflict is not None:
-                    conflict = ErasedConflict(self._token(mention.identifier), mention.contact_id)
+                    conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id)
                     kept = msgspec.structs.replace(kept, dismiss_conflict=conflict.email)
                 else:
                     kept = msgspec.structs.replace(kept, email=UNSET)
             elif mention.field == "visitorId":
                 kept = msgspec.structs.replace(kept, visitor_id=None)
             else:
-                conflict = ErasedConflict(self._token(mention.identifier), mention.contact_id, mention.reason)
+                conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id, mention.reason)
                 kept = msgspec.structs.replace(kept, email=None)
         kept = msgspec.structs.replace(kept, id=None, at=None, sent_at=None, source=None)
         return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
@@ -144,7 +144,8 @@ class Redactor:
             return _Hashes(entry.event.id or "", entry.event.salt, entry.event.content or "")
         return _Hashes(erased_id(self._salt, entry.event_id), self._salt, erased_content(self._salt, entry))
 
-    def _token(self, address: str) -> str:
+    def token(self, address: str) -> str:
+        """What stands for an address of these people in a conflict of somebody else."""
         return self._tokens.setdefault(address, f"{len(self._tokens) + 1}@erased.invalid")
 
     def _is_exclusive(self, mention: Mention) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from kinfold_services.cli import erasing
+from kinfold_services.cli import erasing, subjects
 from kinfold_services.cli.options import (
     ContactOption,
     DataDir,
@@ -93,4 +93,22 @@ def _login() -> str | None:
         return None
 
 
-PRIVACY_COMMANDS = (erase,)
+def subject(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="The zip file to write.")],
+    visitor: VisitorOption = None,
+    external_id: ExternalIdOption = None,
+    email: EmailOption = None,
+    contact: ContactOption = None,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
+    workspace: WorkspaceName = None,
+) -> int:
+    """Writes everything held about one person to a zip file, as JSON and as a page to read.
+
+    Exit status 1: the identifier names nobody.
+    """
+    settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    return uvloop.run(subjects.subject(settings, which_from(visitor, external_id, email, contact), output))
+
+
+PRIVACY_COMMANDS = (erase, subject)

@@ -69,6 +69,11 @@ def _why_refused(settings: Settings, checked: Checked, *, rename: bool, allow_tr
             f"workspace: expected {settings.workspace}, got {header.workspace}; contact ids are derived from the workspace's "
             f"name. --workspace {header.workspace} keeps them, --rename gives every contact another"
         )
+    if header.workspace != settings.workspace and header.cut is not None:
+        return (
+            f"workspace: expected {header.workspace}, got {settings.workspace}; the file begins at a baseline, whose contacts "
+            "keep their ids, which are derived from the workspace's name"
+        )
     if trailer.lost and not allow_truncated:
         return (
             f"lost: expected a complete log, got one that had lost {trailer.lost} entries before it was exported; "

@@ -31,6 +31,7 @@ from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.screen.app import screen_router
 from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
+from kinfold_services.gateway.subjects import subject
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -62,6 +63,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     readyz,
     readyz_head,
     metrics,
+    subject,
 ]
 
 

@@ -26,6 +26,7 @@ from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
 from kinfold_services.log.erasures import remember_erased
+from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
 from kinfold_services.privacy.person import FoldedLog, People, find_people, fold_ownership
 from kinfold_services.privacy.planning import Plan, hashes_of, make_plan, recording_events
@@ -95,7 +96,7 @@ class Eraser:
         `log`: a fold that was made just now, to save another one. Raises WouldLose, NoLog, and Replaced where replays do not
         leave us alone.
         """
-        async with self._alone():
+        async with self.alone():
             await self._erase([each for each in await self.records.pending() if each.stage == "pending"], log)
             pending = await self.records.pending()
             texts = frozenset(text for each in pending if each.stage == "swapped" for text in each.texts)
@@ -127,7 +128,7 @@ class Eraser:
             each.receipt.unknown = len(people.missing)
             each.receipt.elsewhere = list(ELSEWHERE)
         everybody = find_people(log, [which for each in pending for which in each.whiches]).belongings
-        if not everybody.entries:
+        if not (everybody.entries or everybody.contacts or everybody.visitors):
             for each in pending:
                 await self._nobody(each)
             return
@@ -141,7 +142,8 @@ class Eraser:
             each.receipt.removed = own.removed
             each.texts = sorted(own.texts)
             events += recording_events(each.receipt, own)
-        job = Rewriting(self._client, self._settings, log.rules, plan.redacted, sorted(everybody.contacts))
+        forgetting = Forgetting(self._client, workspace, everybody, plan.token, uuid.uuid4().hex)
+        job = Rewriting(self._client, self._settings, log.rules, plan.redacted, forgetting)
 
         def swapped() -> list[tuple[str, bytes]]:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]
@@ -201,7 +203,7 @@ class Eraser:
         return IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncGenerator[None]:
+    async def alone(self) -> AsyncGenerator[None]:
         """Waits until no other process erases in the workspace, and keeps others waiting."""
         name, token = key(self._workspace, "erasing"), uuid.uuid4().hex
         while not await self._client.set(name, token, nx=True, px=_LOCK_MS):

@@ -6,6 +6,7 @@ for an erasure, `kinfold subject` and retention. `own_entries` reads the entries
 Memory: the whole state, and about 100 bytes for each entry.
 """
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final, cast
@@ -23,9 +24,13 @@ from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.log.streams import as_entries
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import restore
 from kinfold_services.state.queries import Which
 
 _AT_ONCE: Final = 500
+_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
+_LAST: Final = 2**64 - 1
+"""The greatest part of an entry's id."""
 _FORGOTTEN_AFTER: Final = 100_000
 
 
@@ -55,18 +60,22 @@ async def fold_ownership(
     """Folds the log up to its present end, and notes whose each entry is. Raises NoLog."""
     extent = await log_extent(client, settings.workspace)
     remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
-    log = FoldedLog(Ownership(settings.workspace), extent.last, remembering, frozenset())
-    while not await _fold(client, settings.workspace, log, progress):
+    excluded = frozenset(extent.baseline.excluded if extent.baseline is not None else ())
+    while True:
+        ownership = Ownership(settings.workspace)
+        if extent.baseline is not None:
+            ownership = Ownership(settings.workspace, (await restore(client, settings.workspace, extent.baseline)).state)
+        log = FoldedLog(ownership, extent.last, remembering, excluded)
+        if await _fold(client, settings.workspace, extent.begins, log, progress):
+            return log
         # The log excludes entries that are folded already: begin again without them.
         excluded = (await excluded_entries(client, settings.workspace, extent.last)).entries
-        log = FoldedLog(Ownership(settings.workspace), extent.last, remembering, excluded)
-    return log
 
 
-async def _fold(client: Client, workspace: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
+async def _fold(client: Client, workspace: str, begins: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
     """Folds the log; False where it excludes entries that are not left out."""
     ownership, folded = log.ownership, 0
-    async with aclosing(read_pages(client, workspace, "", log.upto)) as pages:
+    async with aclosing(read_pages(client, workspace, begins, log.upto)) as pages:
         async for page in pages:
             if any(_excludes_more(raw, log.excluded) for raw in page):
                 return False
@@ -110,16 +119,22 @@ def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:
 async def own_entries(client: Client, workspace: str, entries: Iterable[str]) -> AsyncGenerator[Sequence[RawEntry]]:
     """The entries with these ids, in the log's order, some at a time. Those that the log does not hold are left out.
 
+    An id may be any text, because an `EventsExcluded` may name any.
+
     Changes `client` as `read_pages` does.
     """
     client.set_response_callback("XRANGE", cast("Callable[..., object]", as_entries))
     log = key(workspace, "events")
-    ordered = sorted(entries, key=position_key)
+    ordered = sorted(filter(_is_id, entries), key=position_key)
     for first in range(0, len(ordered), _AT_ONCE):
         pipeline = client.pipeline(transaction=False)
         for entry_id in ordered[first : first + _AT_ONCE]:
             pipeline.xrange(log, entry_id, entry_id)
         yield [raw for found in await pipeline.execute() for raw in found]
+
+
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None and max(position_key(text)) <= _LAST
 
 
 def _contact_id(ownership: Ownership, which: Which) -> str | None:

@@ -1,6 +1,6 @@
 """What an erasure will do: whom it removes, which entries become what, and which texts are then nowhere any more."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
@@ -27,6 +27,8 @@ class Plan(NamedTuple):
     texts: frozenset[str]
     """The identifiers, as they were written and as they are compared, that nobody else has."""
     removed: Removed
+    token: Callable[[str], str]
+    """What stands for an address of theirs in somebody else's conflict."""
 
 
 async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: Belongings, salt: str) -> Plan:
@@ -56,7 +58,7 @@ async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: 
         shared_visitors=len(belongings.shared_visitors),
         shared_emails=len(belongings.shared_emails),
     )
-    return Plan(belongings, redacted, frozenset(texts), removed)
+    return Plan(belongings, redacted, frozenset(texts), removed, redactor.token)
 
 
 def hashes_of(belongings: Belongings, secret: bytes) -> list[str]:

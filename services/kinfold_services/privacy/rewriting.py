@@ -20,6 +20,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import pairs_of
+from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.replay.replay import SWAP, Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -38,15 +39,15 @@ class Rewriting(Replay):
     """One rewriting of one workspace's log. `run`, and `close` in any case."""
 
     def __init__(
-        self, client: Client, settings: Settings, rules: IdentifierRules, redacted: Mapping[str, bytes], contacts: Sequence[str]
+        self, client: Client, settings: Settings, rules: IdentifierRules, redacted: Mapping[str, bytes], forgetting: Forgetting
     ) -> None:
-        """`redacted`: entry id → the event that takes its place. `contacts`: those that are erased."""
-        super().__init__(client, settings, rules, rewritten=redacted)
+        """`redacted`: entry id → the event that takes its place. `forgetting`: what the log's baseline loses."""
+        super().__init__(client, settings, rules, rewritten=redacted, forget=forgetting)
+        self._forgetting: Final = forgetting
         self.feed_entries = 0
         """How many entries of the feed lost their body."""
         self._redacted: Final = redacted
         self._waiting: list[str] = []
-        self._contacts: Final = contacts
         self._records: Callable[[], Sequence[tuple[str, bytes]]] = tuple
         self._events: Sequence[bytes] = ()
         self._copied = ""
@@ -64,6 +65,7 @@ class Rewriting(Replay):
         them. Raises WouldLose, NoLog, and Replaced where a replay has begun meanwhile.
         """
         self._records, self._events = records, events
+        await self._forgetting.stage()
         await self.build(progress)
         await self._begin_copies()
         await self.compare()
@@ -82,6 +84,7 @@ class Rewriting(Replay):
         keys = self._swapped_keys()
         keys += [key(workspace, "events"), key(workspace, "events", "replay"), key(workspace, "changes", "replay")]
         keys += [key(workspace, "erased", "replay"), key(workspace, "snapshots"), key(workspace, "erasures-pending")]
+        keys += [key(workspace, "baseline"), key(workspace, "baseline-pieces"), *self._forgetting.staged]
         generation = self._staging.generation
         arguments: list[Any] = [self._token, generation, self._feed_entries, self._copied, self._copied_feed, generation]
         records = self._records()
@@ -89,13 +92,20 @@ class Rewriting(Replay):
         reply = await self._erase(keys=keys, args=arguments)
         if reply == b"replaced":
             raise Replaced(f"workspace {workspace}: another replay has begun")
+        if reply == b"cut":
+            raise Replaced(f"workspace {workspace}: the log was cut")
         return bool(reply == b"done")
+
+    async def close(self) -> None:
+        """Empties the staging area, unless another replay is at work there."""
+        await self._forgetting.discard()
+        await super().close()
 
     # --- copies
 
     async def _begin_copies(self) -> None:
         erased = key(self._workspace, "erased", "replay").encode()
-        ids = list(self._contacts)
+        ids = self._forgetting.contacts
         await self._staging.write(
             pack(b"SADD", erased, *ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE)
         )

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.log.streams import as_entries, pairs_of
+from kinfold_services.state.baseline import piece_texts
 
 MIN_CHARS: Final = 5
 """A shorter text is found by accident."""
@@ -99,7 +100,7 @@ async def _content(client: Any, name: bytes) -> AsyncGenerator[Sequence[bytes]]:
     elif kind == "list":
         first = 0
         while page := await client.lrange(name, first, first + 9):
-            yield page
+            yield page if not name.endswith(b":baseline-pieces") else [text for data in page for text in piece_texts(data)]
             first += 10
     elif kind == "string":
         yield [await client.get(name) or b""]

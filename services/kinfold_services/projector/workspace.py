@@ -36,13 +36,13 @@ from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, Iden
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.log.pages import entries_before
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.stream_length import StreamLength
 from kinfold_services.rejects.entries import as_rejects, refused_by_server
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import window_before
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
@@ -117,9 +117,11 @@ class WorkspaceProjector:
         self._excluded = await self._reader.excluded()
         await self._feed.measure(self._client, key(self.workspace, "changes"))
         await self._rejects.measure(self._client, key(self.workspace, "rejects"))
-        if self.position.stream_id:
+        if at := self.position.stream_id:
             count = LOOKBACK_ENTRIES + len(self._excluded)
-            async for page in entries_before(self._client, self.workspace, self.position.stream_id, count, self._lease.keep):
+            recalled, pages = await window_before(self._client, self.workspace, at, count, self._lease.keep)
+            self._state.window.recall(recalled)
+            for page in pages:
                 self._state.window.enter(read_batch(page, self._rules, self._excluded).entries)
         self._committer.committed = self.position
         self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)

@@ -29,7 +29,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild, nothing_touched
+from kinfold_services.replay.rebuild import PARTS, Forget, Part, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import StagingArea
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -62,13 +62,14 @@ class Replay:
         *,
         whole_log: bool = False,
         rewritten: Mapping[str, bytes] | None = None,
+        forget: Forget | None = None,
     ) -> None:
         """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile.
 
-        `rewritten`: as for `Rebuild`.
+        `rewritten`, `forget`: as for `Rebuild`.
         """
         workspace = settings.workspace
-        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten)
+        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten=rewritten, forget=forget)
         self._client: Final = client
         self._workspace: Final = workspace
         self._whole_log: Final = whole_log
@@ -140,7 +141,8 @@ class Replay:
                     await self._write_last(living)
                     if await self._put_in_place():
                         return _in_order(self._changes)
-                else:  # the log, read on, excludes what was folded already: another state than ours was compared
+                if not self.rebuild.is_compared:
+                    # The log, read on, excludes what was folded already, or was cut: another state than ours was compared.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
 
@@ -289,6 +291,8 @@ class Replay:
         differences, excluded = writes.key("differences"), writes.key("excluded")
         changes = [encode_change(change) for change in _in_order(self._changes)]
         commands = [pack(b"UNLINK", differences, excluded), writes.hash("position", position_fields(position))]
+        if (baseline := self.rebuild.baseline) is not None:
+            commands.append(writes.hash("position", {"begins": baseline.position}))
         commands += [
             pack(b"RPUSH", differences, *changes[first : first + _AT_ONCE]) for first in range(0, len(changes), _AT_ONCE)
         ]
@@ -297,8 +301,10 @@ class Replay:
         await self._staging.write(commands)
 
     async def _put_in_place(self) -> bool:
-        """Swaps; False where the projector was let go in between."""
+        """Swaps; False where the projector was let go in between, or the log was cut."""
         reply = await self._swap(keys=self._swapped_keys(), args=[self._token, self._staging.generation, self._feed_entries])
+        if reply == b"cut":  # another state may stand for what was cut: without visitors that nobody has identified
+            await self.rebuild.begin_again()
         if reply == b"replaced":
             raise Replaced(f"workspace {self._workspace}: another replay has begun")
         return bool(reply == b"done")
