@@ -97,6 +97,10 @@ injections: $(STAMP) ## ask the directory hostile questions, on SQLite and Postg
 # As `make attack ATTACK_ARGS="--only gzip"`; `--help` lists the rest.
 ATTACK_ARGS ?=
 
+.PHONY: torture-erasure
+torture-erasure: $(STAMP) ## kill an erasure twenty times, at random instants, under load
+	KINFOLD_TEST_LONG=1 $(BIN)/python -m pytest --timeout 1800 tests/privacy/test_killed.py $(PYTEST_ARGS)
+
 .PHONY: attack
 attack: $(STAMP) ## attack a gateway, a projector and a server of its own, on loopback, and print what each attack did (ATTACK_ARGS)
 	$(BIN)/python -m tests.attack $(ATTACK_ARGS)

@@ -1,6 +1,7 @@
 """An export from before an erasure does not bring anybody back (contract section 10)."""
 
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -60,3 +61,20 @@ async def test_import_applies_what_the_header_of_the_file_says(
     await fold_log(redis, redis_url, workspace)
     assert await keys_with(redis, workspace, ADAS_TEXTS) == {}
     assert await redis.hlen(key(workspace, "erased-entries")) > 0
+
+
+async def test_replay_of_an_older_copy_of_the_log_brings_nobody_back(redis: Redis, redis_url: str, workspace: str) -> None:
+    """The copy holds the entries in the clear, and the workspace knows that they were erased."""
+    await publish(redis, workspace, *adas_events())
+    await fold_log(redis, redis_url, workspace)
+    copy = cast("bytes", await redis.dump(key(workspace, "events")))
+    await erase(redis, workspace, ADA)
+    erased = await take_snapshot(redis, workspace)
+    await redis.restore(key(workspace, "events"), 0, copy, replace=True)
+
+    replayed = await kinfold(redis_url, workspace, "replay")
+
+    assert (replayed.status, replayed.out) == (0, []), replayed.said
+    assert (await take_snapshot(redis, workspace)).contacts == erased.contacts
+    assert (await kinfold(redis_url, workspace, "verify")).status == 0
+    assert set(await keys_with(redis, workspace, ADAS_TEXTS)) == {key(workspace, "events")}

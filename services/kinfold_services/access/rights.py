@@ -51,6 +51,7 @@ VERIFY: Final = Role(
     ),
     (
         *("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+        *("erased-entries", "erasures-pending"),
         *_BASELINE,
         "retention",
     ),
@@ -62,7 +63,7 @@ REPLAY: Final = Role(
         *("get", "hdel", "hset", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
         *("xadd", "zadd", "zmscore", "zrem", "zscan"),
     ),
-    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention"),
+    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention", "erased-entries", "erasures-pending"),
     ("replay",),
 )
 RETENTION: Final = Role(

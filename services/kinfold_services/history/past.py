@@ -36,6 +36,7 @@ from kinfold_services.log.exclusions import Exclusions, excluded_entries, exclud
 from kinfold_services.log.pages import LogExtent, log_extent, read_pages
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import restore, window_before
+from kinfold_services.state.reader import StateReader
 
 KEPT_SNAPSHOTS: Final = 20
 _PIECE_RECORDS: Final = 10_000
@@ -78,6 +79,7 @@ class Past:
         self._every: Final = settings.snapshot_entries
         self._rules: Final = rules
         self._digest: Final = fold_digest(rules)
+        self._log = ""
 
     async def exclusions(self, upto: str) -> Exclusions:
         """The exclusions in the log up to `upto`."""
@@ -88,6 +90,7 @@ class Past:
 
         The state leaves out `exclusions`, read up to the position or a later one; by default those in the log up to `position`.
         """
+        self._log = await self._rewriting()
         while True:
             extent = await log_extent(self._client, self._workspace)
             begin, about, state = await self._newest_snapshot(position, extent, exclusions)
@@ -189,6 +192,10 @@ class Past:
             state.window.enter(read_batch(page, self._rules, about.excluded).entries)
         return state if last == position else None  # otherwise the log was restored, and the snapshot is of another one
 
+    async def _rewriting(self) -> str:
+        """Which rewriting of the log is in place."""
+        return (await StateReader(self._client, self._workspace).position()).log
+
     async def _keep(self, state: State, position: str, about: _About) -> None:
         pieces = [zlib.compress(msgspec.msgpack.encode(piece), level=1) for piece in _pieces(state)]
         label = msgspec.json.encode(msgspec.structs.replace(about, pieces=len(pieces)))
@@ -198,6 +205,9 @@ class Past:
             pipeline.rpush(snapshot_key(self._workspace, position), piece)
         pipeline.hset(key(self._workspace, "snapshots"), position, label)
         await pipeline.execute()
+        if await self._rewriting() != self._log:  # an erasure has rewritten the log that this state was made from
+            await self._client.unlink(snapshot_key(self._workspace, position))
+            await cast("Any", self._client.hdel(key(self._workspace, "snapshots"), position))
         reply: Any = await self._client.hkeys(key(self._workspace, "snapshots"))
         oldest_first = sorted((each.decode() for each in cast("list[bytes]", reply)), key=position_key)
         if surplus := oldest_first[:-KEPT_SNAPSHOTS]:

@@ -25,11 +25,12 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
+from kinfold_services.log.erasures import remember_erased
 from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
 from kinfold_services.privacy.person import FoldedLog, People, find_people, fold_ownership
 from kinfold_services.privacy.planning import Plan, hashes_of, make_plan, recording_events
-from kinfold_services.privacy.records import Check, Pending, Receipt, Records, encode, remember_erased, salt_of, shown
+from kinfold_services.privacy.records import Check, Pending, Receipt, Records, encode, salt_of, shown
 from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.privacy.searching import Searcher, search_keys
 from kinfold_services.runtime.tasks import end_tasks

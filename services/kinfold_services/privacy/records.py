@@ -26,7 +26,6 @@ from kinfold_services.connections import Client
 from kinfold_services.state.queries import Which
 
 _SALT_CHARS: Final = 16
-_AT_ONCE: Final = 500
 
 Stage = Literal["pending", "swapped", "forgotten"]
 
@@ -146,20 +145,6 @@ class Records:
         """The key of the hashes of the workspace; made when it is first needed."""
         await self._client.set(self._secret, secrets.token_hex(32), nx=True)
         return cast("bytes", await self._client.get(self._secret))
-
-
-async def erased_entries(client: Client, workspace: str) -> dict[bytes, bytes]:
-    """Every erased entry of the workspace, with the event that took its place."""
-    answer: Any = client.hgetall(key(workspace, "erased-entries"))
-    return cast("dict[bytes, bytes]", await answer)
-
-
-async def remember_erased(client: Client, workspace: str, redacted: Mapping[str, bytes]) -> None:
-    """Remembers what takes the place of some entries."""
-    ids = list(redacted)
-    for first in range(0, len(ids), _AT_ONCE):
-        some: Any = {each: redacted[each] for each in ids[first : first + _AT_ONCE]}
-        await client.hset(key(workspace, "erased-entries"), mapping=some)
 
 
 def shown(pending: Pending) -> Receipt:

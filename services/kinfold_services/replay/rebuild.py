@@ -15,6 +15,7 @@ from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.baseline import Baseline, LogCut, UnknownBaseline, read_baseline
+from kinfold_services.log.erasures import erased_before
 from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.rejects.entries import Reject, as_rejects
@@ -92,7 +93,9 @@ class Rebuild:
         self._rules: Final = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
-        self._rewritten: Final = rewritten or {}
+        self._rewritten: Final = rewritten
+        self._erased: Mapping[str, bytes] = rewritten or {}
+        """The events that are folded in place of what the log holds."""
         self._forget: Final = forget
         self._last_exclusion = ""
         self._taken = 0
@@ -113,6 +116,8 @@ class Rebuild:
             self.rejects += await self.stored_rejects.merge((), [], self.position.stream_id)
         self.beginnings += 1
         self._taken = self._begun_entries = self.position.counts.entries
+        if self._rewritten is None:  # the log may be an older copy, in which they stand still (contract section 10)
+            self._erased = await erased_before(self._client, self._workspace)
         self.excluded_by_log.clear()
 
     async def _begin(self) -> None:
@@ -224,15 +229,17 @@ class Rebuild:
             self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
-        if self._rewritten:
-            page = [_rewritten(raw, self._rewritten.get(raw[0].decode())) for raw in page]
+        last, fields = page[-1]
+        if self._erased:
+            page = [_rewritten(raw, self._erased.get(raw[0].decode())) for raw in page]
+        if self._rewritten is not None:
+            last, fields = page[-1]
         counts, rejects = self.position.counts, list[Reject]()
         for first in range(0, len(page), self._batch_entries):
             batch = read_batch(page[first : first + self._batch_entries], self._rules, self.excluded)
             folded = fold_batch(self.state, batch, counts)
             counts = folded.counts
             rejects += as_rejects(folded.rejects)
-        last, fields = page[-1]
         self.position = Position(last.decode(), counts, digest=entry_digest(fields))
         self.rejects += await self.stored_rejects.merge(page, rejects, last.decode(), self.excluded)
 
