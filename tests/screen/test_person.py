@@ -289,15 +289,15 @@ async def test_two_people_who_are_one_now_are_shown_as_two(agent: Agent):
     await expect(tab.locator("article.card")).to_have_count(2)
 
 
-@pytest.mark.parametrize(("at", "status"), [("nonsense", 400), ("1-0", 400), ("9999999999999-0", 400)])
-async def test_moment_outside_of_the_log_is_rejected(agent: Agent, at: str, status: int):
+async def test_moment_outside_of_the_log_is_rejected(agent: Agent):
     await agent.people("Ada")
     tab = await open_person(agent, "Ada")
-    answer = await tab.goto(f"{tab.url}/at?at={at}")
-
-    assert answer is not None
-    assert answer.status == status
-    await expect(tab.get_by_role("alert")).to_contain_text("at:")
+    url = tab.url
+    for at in ("nonsense", "1-0", "9999999999999-0"):
+        answer = await tab.goto(f"{url}/at?at={at}")
+        assert answer is not None
+        assert answer.status == 400
+        await expect(tab.get_by_role("alert")).to_contain_text("at:")
 
 
 async def test_past_works_without_javascript(stage: Stage, workspace: str):
