@@ -113,11 +113,11 @@ async def test_unknown_person_is_not_found(agent: Agent):
 
 
 async def test_timeline_goes_on_behind_its_first_page(agent: Agent):
-    changes = [{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"step": number}} for number in range(110)]
+    changes = [{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"step": number}} for number in range(60)]
     await agent.publish(person("Ada"), *changes)
     tab = await open_person(agent, "Ada")
 
-    await expect(tab.locator(".story > li").first).to_contain_text("109")
+    await expect(tab.locator(".story > li").first).to_contain_text("59")
     await tab.get_by_role("link", name="Older changes").click()
     await expect(tab.locator(".story > li").last).to_contain_text("Became known")
 
@@ -238,6 +238,20 @@ async def test_every_fact_has_its_own_why(agent: Agent):
         await tab.goto(url)
     await expect(tab.locator(".facts dd", has_text="Ada Lovelace")).to_contain_text("backend")
     await expect(tab.locator(".facts dd", has_text="ada@new.example")).to_contain_text("a page")
+
+
+async def test_why_is_paged(agent: Agent):
+    await agent.publish(
+        person("Ada"), *[{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"n": number}} for number in range(30)]
+    )
+    tab = await open_person(agent, "Ada")
+    await tab.get_by_role("link", name="Why?").click()
+    await expect(tab.locator(".step")).to_have_count(25)
+    await tab.get_by_role("link", name="Older").click()
+    await expect(tab.locator(".step")).to_have_count(6)
+    await expect(tab.locator(".step").last).to_contain_text("created ct_")
+    await tab.get_by_role("link", name="Newest").click()
+    await expect(tab.locator(".step").first).to_contain_text("metadata.n 28 → 29")
 
 
 async def test_value_that_came_with_a_merge_is_explained_by_the_merge(agent: Agent):
