@@ -5,7 +5,7 @@ closed under references: a visitor, an external id or an address is held with ev
 tombstones. `take_changes` says what is to be written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 import msgspec
@@ -28,17 +28,33 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import Link, MergedContact
+from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, Link, MergedContact
 from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
+_COUNTERS_BYTES: Final = 32
+"""How much more `weights.contact_bytes` may count than a record has."""
+LIGHT_BYTES: Final = 24 * 1024
+"""A contact of no more than this stays below its limit with an event that is not large, and with what a visitor brings."""
 LARGE_BYTES: Final = 4 * _VISITOR_BYTES
 """An event of fewer does not make a visitor worth weighing."""
 
 
+class _EveryContact:
+    def __contains__(self, _contact_id: object) -> bool:
+        return True
+
+
+_EVERY_CONTACT: Final = _EveryContact()
+
+
 class DamagedState(LookupError):
     """The state names a contact that it does not hold. The fold cannot have done that; `kinfold replay` rebuilds it."""
+
+
+def _damaged(contact_id: str) -> DamagedState:
+    return DamagedState(f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state")
 
 
 class StateChanges(msgspec.Struct):
@@ -88,9 +104,18 @@ class State:
         self.window: Final = DuplicateWindow()
         self.held_bytes = 0
         """About how many bytes what is held would take encoded."""
+        self.told_bytes = 0
+        """How many bytes the contacts in the changes for the feed have, since `take_changes`."""
         self._contact_bytes: dict[str, int] = {}
         self._visitor_bytes: dict[str, int] = {}
         """Of those that have grown; the others are counted as they came."""
+        self._heavy: Final = set[str]()
+        self.heavy: Final[Container[str]] = self._heavy if tells else _EVERY_CONTACT
+        """The contacts that may weigh more than `LIGHT_BYTES`. A state that tells nothing does not weigh what it changes."""
+        self.described_bytes: Final[dict[str, int]] = {}
+        """What a visitor weighs at most without its context, where that may be more than `LARGE_BYTES`."""
+        self.large_contexts: Final = set[str]()
+        """The visitors whose context may be large."""
         self._changes = StateChanges()
 
     # --- loading
@@ -99,6 +124,9 @@ class State:
         """Holds a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
         self.visitors[visitor_id] = decode_visitor(record)
         self.held_bytes += len(record)
+        if len(record) > LARGE_BYTES:
+            self.described_bytes[visitor_id] = len(record)
+            self.large_contexts.add(visitor_id)
         if stamps is not None:
             self.visitor_stamps[visitor_id] = decode_visitor_stamps(stamps)
             self.held_bytes += len(stamps)
@@ -117,8 +145,26 @@ class State:
             self.held_bytes += len(stamps)
 
     def _weigh(self, contact_id: str, size: int) -> None:
+        if size > LIGHT_BYTES:
+            self._heavy.add(contact_id)
         self.held_bytes += size - self._contact_bytes.get(contact_id, 0)
         self._contact_bytes[contact_id] = size
+
+    def may_exceed(self, contact_id: str, growth: int) -> bool:
+        """Whether a contact may weigh more than it may, once an event adds so many bytes at most. Never wrong with False."""
+        at_most = self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES) + growth
+        if not self.tells:  # else it is weighed as it is written
+            self._contact_bytes[contact_id] = at_most
+        return at_most + _COUNTERS_BYTES > MAX_CONTACT_BYTES
+
+    def note_contact_bytes(self, contact_id: str, size: int) -> None:
+        """Takes note of what a contact weighs, before an event adds to it."""
+        if not self.tells:
+            self._contact_bytes[contact_id] = size
+
+    def contact_bytes_at_most(self, contact_id: str) -> int:
+        """What a contact weighs at most, as far as that is known."""
+        return self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES)
 
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
         """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
@@ -130,8 +176,29 @@ class State:
     # --- reading
 
     def find(self, contact_id: str) -> str:
-        """The id of the living contact that `contact_id` has become. Raises DamagedState where there is none."""
-        return self.contact(contact_id).id
+        """The id of the living contact that `contact_id` has become, or of the erased one. Raises DamagedState."""
+        while True:
+            contact = self.contacts.get(contact_id)
+            if type(contact) is MergedContact and contact.merged_into != ERASED:
+                contact_id = contact.merged_into
+            elif contact is not None:
+                return contact_id
+            else:
+                raise _damaged(contact_id)
+
+    def holder(self, contact_id: str) -> ContactRecord | None:
+        """The living contact that `contact_id` has become; None where it was erased. Raises DamagedState."""
+        contact = self.contacts.get(contact_id)
+        if type(contact) is ContactRecord:
+            return contact
+        if self.is_erased(contact_id):
+            return None
+        return self.contact(contact_id)
+
+    def is_erased(self, contact_id: str) -> bool:
+        """Whether the contact was erased."""
+        contact = self.contacts.get(self.find(contact_id))
+        return type(contact) is MergedContact
 
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
@@ -142,8 +209,7 @@ class State:
             if type(contact) is not MergedContact:
                 break
             contact_id = contact.merged_into
-        message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
-        raise DamagedState(message)
+        raise _damaged(contact_id)
 
     def by_external_id(self, external_id: str) -> ContactRecord | None:
         """The contact that has this external id, or that a contact with it was merged into."""
@@ -190,11 +256,20 @@ class State:
         self._changes.new_contacts += 1
         return contact
 
+    def put_erased(self, contact_id: str) -> None:
+        """The contact was erased: nothing is known of it but its id. Does nothing where the state has a contact of that id."""
+        if contact_id not in self.contacts:
+            tombstone = self.contacts[contact_id] = MergedContact(contact_id, ERASED)
+            self._changes.contacts[contact_id] = encode_record(tombstone)
+            self._changes.new_contacts += 1
+            self._changes.merges += 1
+
     def write_contact(self, contact: ContactRecord) -> bytes:
         """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""
         data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
         if self.tells:
             self._weigh(contact.id, len(data))
+            self.told_bytes += len(data)
         return data
 
     def stamps_of(self, contact: ContactRecord) -> ContactStamps:
@@ -242,6 +317,8 @@ class State:
 
     def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
         """The visitor leaves the contact, whose it was by this link."""
+        if not self.tells:  # an older visitor may be listed instead, with a longer id
+            self._contact_bytes.pop(contact.id, None)
         members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
         self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = False
 
@@ -267,6 +344,7 @@ class State:
     def take_changes(self) -> StateChanges:
         """What changed since the last call."""
         changes, self._changes = self._changes, StateChanges()
+        self.told_bytes = 0
         for contact_id, data in changes.contacts.items() if not self.tells else ():
             if not data:
                 contact = self.contact(contact_id)
@@ -278,7 +356,10 @@ class State:
         """Drops everything but the duplicate window. Nothing may have changed since `take_changes`."""
         self.held_bytes = 0
         self._contact_bytes.clear()
+        self._heavy.clear()
         self._visitor_bytes.clear()
+        self.described_bytes.clear()
+        self.large_contexts.clear()
         self.older.clear()
         self.visitors.clear()
         self.visitor_stamps.clear()

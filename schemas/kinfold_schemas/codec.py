@@ -15,17 +15,23 @@ from kinfold_schemas.canonical import Primitive, metadata_hash
 from kinfold_schemas.events import (
     EVENT_TYPES,
     MAX_EVENT_BYTES,
+    MAX_IMAGE_BYTES,
     MAX_INTEGER,
     MAX_KEY_CHARS,
     MAX_METADATA_KEYS,
+    MAX_NAME_BYTES,
     MAX_VALUE_BYTES,
+    Erased,
     Event,
     EventsExcluded,
+    IdentityCorrected,
     MetadataSet,
+    SubjectErased,
+    VisitorIdentified,
     VisitorSeen,
 )
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
-from kinfold_schemas.names import named_by
+from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import EventError, Rejection, found
 
 MAX_DEPTH: Final = 256
@@ -70,7 +76,7 @@ def decode_event(data: bytes) -> Event | Rejection:
         _normalise(values)
     if type(event) is MetadataSet and event.hash is not None and (refusal := _check_hash(event)):
         return refusal
-    return event if len(data) <= MAX_VALUE_BYTES else _check_texts(event) or event
+    return event if len(data) <= MAX_NAME_BYTES else _check_texts(event, len(data)) or event
 
 
 def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
@@ -98,6 +104,8 @@ def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
                     break
         if type(event) is MetadataSet and event.hash is not None and (refusal := _check_hash(event)):
             checked[index] = refusal
+    if longest > MAX_NAME_BYTES:
+        _check_profiles(datas, checked)
     return checked
 
 
@@ -109,7 +117,7 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     checked = decode_event(encode_event(event))
     if isinstance(checked, Rejection):
         raise EventError(checked)
-    if isinstance(names := named_by(checked, rules), Rejection):
+    if isinstance(names := named_by_producer(checked, rules), Rejection):
         raise EventError(names)
     return checked
 
@@ -117,8 +125,15 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
 def why_rejected(data: bytes, rules: IdentifierRules = CONTRACT_RULES) -> Rejection | None:
     """Why the fold rejects the encoded event in any state, or None if some state takes it (contract section 7)."""
     event = decode_event(data)
-    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
+    verdict = event if isinstance(event, Rejection) else named_by_producer(event, rules)
     return verdict if isinstance(verdict, Rejection) else None
+
+
+def named_by_producer(event: Event, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in an event that a producer appends, or why it may not."""
+    if type(event) is Erased or type(event) is SubjectErased:
+        return Rejection("unknown-type", "type", _EXPECTED["type"], found(type(event).__name__))
+    return named_by(event, rules)
 
 
 def unknown_fields(data: bytes, event_type: str) -> list[str]:
@@ -158,9 +173,28 @@ def _check_hash(event: MetadataSet) -> Rejection | None:
     return Rejection("hash-mismatch", "hash", right, found(event.hash))
 
 
-def _check_texts(event: Event) -> Rejection | None:
+def _check_texts(event: Event, size: int) -> Rejection | None:
     # msgspec counts characters and the contract counts bytes. Only in a long event can that make a difference.
+    if refusal := _check_profile(event):
+        return refusal
+    if size <= MAX_VALUE_BYTES:
+        return None
     return _check_values("context" if type(event) is VisitorSeen else "metadata", _values(event) or {})
+
+
+def _check_profiles(datas: Sequence[bytes], checked: list[Event | Rejection]) -> None:
+    for index, (data, event) in enumerate(zip(datas, checked, strict=True)):
+        if len(data) > MAX_NAME_BYTES and type(event) is not Rejection and (refusal := _check_profile(event)):
+            checked[index] = refusal
+
+
+def _check_profile(event: Event) -> Rejection | None:
+    # No string is longer when it is encoded again, so that a short event needs no check.
+    if type(event) is VisitorIdentified or type(event) is MetadataSet or type(event) is IdentityCorrected:
+        for field, text, most in (("name", event.name, MAX_NAME_BYTES), ("image", event.image, MAX_IMAGE_BYTES)):
+            if isinstance(text, str) and (size := len(encode_event(text))) > most:
+                return Rejection("invalid", field, f"at most {most} bytes as JSON", f"{size} bytes")
+    return None
 
 
 def _check_size(data: bytes) -> Rejection | None:

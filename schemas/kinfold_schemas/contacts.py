@@ -13,6 +13,14 @@ from kinfold_schemas.canonical import Primitive
 
 LISTED_VISITORS: Final = 100
 """Maximum length of `visitorIds`, which lists the most recently linked visitors."""
+LISTED_BYTES: Final = 16 * 1024
+"""Maximum size of `visitorIds` as JSON. Visitors that do not fit are not listed."""
+MAX_CONTACT_BYTES: Final = 64 * 1024
+"""What a contact may weigh: the bytes of its stored JSON."""
+MAX_VISITOR_BYTES: Final = 16 * 1024
+"""What an anonymous visitor may weigh: the bytes of its stored JSON."""
+MAX_LINKS: Final = 1000
+"""Maximum number of links of a visitor."""
 
 
 class Contact(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -40,6 +48,10 @@ class MergedContact(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
     id: str
     merged_into: str
+
+
+ERASED: Final = "erased"
+"""What the tombstone of an erased contact names in place of a contact (contract section 10). It is the id of none."""
 
 
 class _MaybeMerged(msgspec.Struct, rename="camel", gc=False):

@@ -185,8 +185,8 @@ async def _explain(client: Client, settings: Settings, contact_id: str, upto: tu
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
     kept: deque[Step] = deque(maxlen=STEPS + 1)
-    if position and await story.open(Which(contact=contact_id), settings.workspace):
-        async with aclosing(story.steps(settings.workspace)) as steps:
+    if position and await story.open(Which(contact=contact_id)):
+        async with aclosing(story.steps()) as steps:
             async for step in steps:
                 if upto is not None and position_key(step.entry) > upto:
                     break
