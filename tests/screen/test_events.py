@@ -167,6 +167,10 @@ async def test_log_is_read_only_while_somebody_watches(agent: Agent, redis_url: 
         assert [each.said.name for each in new] == ["Grace"]
         await other.aclose()
         await wait_until(lambda: _has_ended(watch))
+        again = watch.watch("0-0")  # what it read before is forgotten and read again
+        assert len((await anext(again))[0]) == 2
+        await again.aclose()
+        await watch.stop()
 
 
 async def _has_ended(watch: LogWatch) -> bool:

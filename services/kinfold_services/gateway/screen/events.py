@@ -259,6 +259,8 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one f
                 yield "Seen"
             case "ContactGone":
                 yield "Removed the contact"
+            case "ContactErased":
+                yield "Erased the contact"
             case other:
                 yield other
 
