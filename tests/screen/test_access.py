@@ -96,6 +96,20 @@ async def ask(client: httpx.AsyncClient, route: Route, contact: str, csrf: str) 
         return answer
 
 
+async def test_controls_in_a_name_or_a_reason_do_no_harm(agent: Agent):
+    """A program that gets them as arguments would end with an error."""
+    await agent.publish(person("Ada"))
+    async with agent.client() as client:
+        await client.post("/sign-in", data={"key": await agent.key(), "by": "S\0a\x1bm"})
+        page = (await client.get("/people")).text
+        assert "<strong>Sam</strong>" in page
+        csrf = cast("re.Match[str]", re.search(r'name="csrf" value="([0-9a-f]{64})"', page))[1]
+        answer = await client.post("/corrections/1-1/undo", data={"csrf": csrf, "reason": "a\0b"})
+
+    assert answer.status_code == 409
+    assert "1-1" in answer.text
+
+
 async def test_pages_are_small(agent: Agent):
     """At most 100 KB compressed, with text that hardly compresses: the issue's limit."""
     dice = random.Random(0)  # noqa: S311  the same pages in every run

@@ -28,7 +28,7 @@ from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.directory.search import Query, search
 from kinfold_services.gateway.correcting import undoing
 from kinfold_services.gateway.problems import Problem, unavailable
-from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, NEW_KEYS, checked, editable, event_of
+from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
@@ -286,7 +286,7 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     fields = await form_of(request)
     workspace, by = workspace_of(request), session_of(request).session.by
     is_confirmed = bool(fields.get("confirm"))
-    reason = fields.get("reason", "").strip()[:_SEARCHED] or None
+    reason = "".join(filter(str.isprintable, fields.get("reason", ""))).strip()[:MAX_REASON_CHARS] or None
     settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
     if undoing.locked():
         raise unavailable("Another correction is being taken back, which folds the whole log. Try again in a moment.")
