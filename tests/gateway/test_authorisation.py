@@ -120,7 +120,7 @@ TABLE: Final = [
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 403, 200, 404, 200)),
     Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 200, 403, 403, 403)),
     Route("GET", "/v1/changes", (401, 403, 200, 200, 200)),
-    Route("GET", "/v1/subjects?externalId=u-1", (401, 403, 403, 200, 200)),  # it folds the log of its own workspace
+    Route("GET", "/v1/subjects?externalId=u-1", (401, 403, 403, 404, 200)),
     Route("GET", "/v1/erasures", (401, 403, 403, 200, 200)),
     Route("GET", "/v1/erasures/none", (401, 403, 403, 404, 404)),
     Route("POST", "/v1/erasures", (401, 403, 403, 404, 202), {"contactId": "{contact}"}),  # last: it erases the contact
