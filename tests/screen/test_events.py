@@ -110,6 +110,28 @@ async def test_filter_by_type_identifier_and_text(agent: Agent):
     await expect(tab.locator(".events > li")).to_have_count(2)
 
 
+async def test_events_go_on_after_the_connection_was_cut(agent: Agent):
+    await agent.people("Ada")
+    tab = await agent.sign_in(path="/live")
+    await expect(tab.locator(".events > li")).to_have_count(1)
+    await agent.context.set_offline(True)
+    await agent.people("Grace")
+
+    await agent.context.set_offline(False)
+
+    await expect(tab.locator(".events > li")).to_have_count(2)
+
+
+async def test_long_event_has_a_page_of_its_own(agent: Agent):
+    await agent.publish({"type": "VisitorSeen", "visitorId": "v", "context": {"text": "x" * 3000}})
+    tab = await agent.sign_in(path="/live")
+    await tab.locator(".events summary").click()
+    assert "x" * 1000 not in await tab.locator(".events pre").inner_text()
+    await tab.get_by_role("link", name="The whole event").click()
+    await expect(tab.locator("pre")).to_contain_text("x" * 3000)
+    assert await violations(tab) == []
+
+
 async def test_page_keeps_a_bounded_number_of_rows(agent: Agent):
     await agent.publish(*[{"type": "VisitorSeen", "visitorId": f"v-{number}"} for number in range(50)])
     tab = await agent.sign_in(path="/live")
@@ -145,6 +167,10 @@ async def test_log_is_read_only_while_somebody_watches(agent: Agent, redis_url: 
         assert [each.said.name for each in new] == ["Grace"]
         await other.aclose()
         await wait_until(lambda: _has_ended(watch))
+        again = watch.watch("0-0")  # what it read before is forgotten and read again
+        assert len((await anext(again))[0]) == 2
+        await again.aclose()
+        await watch.stop()
 
 
 async def _has_ended(watch: LogWatch) -> bool:

@@ -93,7 +93,7 @@ class Agent:
 
     def client(self) -> httpx.AsyncClient:
         """An HTTP client without a browser's help."""
-        return httpx.AsyncClient(base_url=self.stage.url)
+        return httpx.AsyncClient(base_url=self.stage.url, timeout=PATIENCE_MS / 1000)
 
 
 def person(name: str, **metadata: Any) -> dict[str, Any]:

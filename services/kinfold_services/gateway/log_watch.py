@@ -237,6 +237,8 @@ class LogWatch:
             except (RedisError, OSError) as error:
                 structlog.get_logger().warning("log cannot be watched", workspace=self._workspace, error=str(error))
                 await asyncio.sleep(_RETRY_S)
+        self._ring.clear()  # nothing of anybody stays in memory when nobody watches
+        self._waiting.clear()
 
     def _take(self, found: Look) -> None:
         self._reached = found.reached

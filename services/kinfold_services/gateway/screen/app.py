@@ -13,7 +13,7 @@ from kinfold_services.gateway.problems import request_id, sentence_of
 from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.corrections import confirm, correct, correction, merge, preview, take, undo, unmerge
-from kinfold_services.gateway.screen.events import events, live_events
+from kinfold_services.gateway.screen.events import events, live_events, one_event
 from kinfold_services.gateway.screen.health import health
 from kinfold_services.gateway.screen.live import live_people, live_person
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render, static_file
@@ -49,6 +49,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     retry,
     events,
     live_events,
+    one_event,
     health,
     sign_in_page,
     sign_in,

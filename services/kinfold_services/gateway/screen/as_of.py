@@ -24,7 +24,7 @@ from kinfold_services.gateway.screen.facts import compared
 from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import page
 from kinfold_services.gateway.screen.people import chrome
-from kinfold_services.gateway.screen.person import MAX_DEVICES, MAX_SOURCES
+from kinfold_services.gateway.screen.person import MAX_DEVICES, MAX_SOURCES, value_chars
 from kinfold_services.gateway.screen.sessions import workspace_of
 from kinfold_services.gateway.screen.stories import told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
@@ -92,6 +92,7 @@ async def as_of(
         "contact": contact,
         "then": [(each, devices, compared(each, contact)) for each, devices in then.contacts],
         "entry": then.entry,
+        "value_chars": value_chars(contact) // 2,
         "at": to_text(at_ms),
         "slider": slider,
         "number": len(before),

@@ -28,7 +28,7 @@ from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.directory.search import Query, search
 from kinfold_services.gateway.correcting import undoing
 from kinfold_services.gateway.problems import Problem, unavailable
-from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, NEW_KEYS, checked, editable, event_of
+from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
@@ -39,8 +39,10 @@ from kinfold_services.state.queries import NotFolded
 
 CANDIDATES: Final = 10
 """How many people a search for somebody to merge with shows."""
-MAX_SHOWN: Final = 20
+MAX_SHOWN: Final = 10
 """How many people a preview shows."""
+MAX_FACTS: Final = 30
+"""How many facts of each it shows."""
 
 _MAX_FORM_BYTES: Final = 512 * 1024
 _SEARCHED: Final = 500
@@ -53,6 +55,8 @@ class Shown(NamedTuple):
 
     contact: Contact
     facts: list[Fact]
+    more: int
+    """How many facts are left out."""
     merged_into: str | None
     is_new: bool
     is_gone: bool
@@ -272,7 +276,8 @@ def _people(changes: list[ContactChange]) -> list[Shown]:
         if change.before and change.after and change.before.visitor_count != change.after.visitor_count:
             facts.append(Fact("Devices", change.before.visitor_count, change.after.visitor_count, is_same=False))
         is_gone = change.after is None and change.merged_into is None
-        shown.append(Shown(contact, facts, change.merged_into, change.before is None, is_gone))
+        more = max(0, len(facts) - MAX_FACTS)
+        shown.append(Shown(contact, facts[:MAX_FACTS], more, change.merged_into, change.before is None, is_gone))
     return shown
 
 
@@ -281,7 +286,7 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     fields = await form_of(request)
     workspace, by = workspace_of(request), session_of(request).session.by
     is_confirmed = bool(fields.get("confirm"))
-    reason = fields.get("reason", "").strip()[:_SEARCHED] or None
+    reason = "".join(filter(str.isprintable, fields.get("reason", ""))).strip()[:MAX_REASON_CHARS] or None
     settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
     if undoing.locked():
         raise unavailable("Another correction is being taken back, which folds the whole log. Try again in a moment.")

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
 from litestar import Request, Response, get
-from litestar.params import QueryParameter
+from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 from litestar.response.sse import ServerSentEventMessage
 
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.events import BROWSER, EVENT_TYPES
+from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.gateway.changes.following import PING_EVERY_S
@@ -25,6 +27,7 @@ from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.rejects import reason_words
 from kinfold_services.gateway.screen.sessions import workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace
+from kinfold_services.rejects.retry import editable_text
 
 ROWS: Final = 50
 """How many events a page has at first."""
@@ -32,6 +35,9 @@ LOOKS_AT: Final = 500
 """With a filter, a page looks at so many events to find them."""
 
 _COLLECT_S: Final = 0.25
+_EVENT_BYTES: Final = 1000
+"""How much of an event the list shows; the page of the event has all."""
+_WHOLE_BYTES: Final = 64 * 1024
 _MAX_CHARS: Final = 80
 _MAX_PARTS: Final = 4
 _NAMES: Final = {"email": "e-mail", "externalId": "external id"}
@@ -99,6 +105,27 @@ async def events(request: Request[Any, Any, Any], kind: Type = None, who: Who = 
         "types": EVENT_TYPES,
     }
     return page(request, "events.html", **chrome(request), **shown)
+
+
+@get("/live/{entry:str}")
+async def one_event(request: Request[Any, Any, Any], entry: FromPath[str]) -> Response[bytes]:
+    """One event in full."""
+    workspace = workspace_of(request)
+    found: Any = []
+    with contextlib.suppress(ValueError):
+        ms, seq = position_key(entry)
+        found = await workspace.client.xrange(key(workspace.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}")
+    if not found:
+        raise Problem(404, f"The log has no entry {entry!r}.")
+    event = found[0][1].get(EVENT_FIELD, b"")
+    shown: dict[str, Any] = {
+        "entry": entry,
+        "at": to_text(min(position_key(entry)[0], LAST_MS)),
+        "event": editable_text(event[:_WHOLE_BYTES]),
+        "size": len(event),
+        "is_cut": len(event) > _WHOLE_BYTES,
+    }
+    return page(request, "event.html", **chrome(request), **shown)
 
 
 @get("/live/events")
@@ -170,7 +197,7 @@ def _row(seen: Seen) -> Row:
         did=sentences,
         person=person,
         event=_pretty(seen),
-        is_cut=len(seen.event or b"") < seen.size,
+        is_cut=seen.size > _EVENT_BYTES,
         gap=seen.gap,
     )
 
@@ -232,12 +259,14 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one f
                 yield "Seen"
             case "ContactGone":
                 yield "Removed the contact"
+            case "ContactErased":
+                yield "Erased the contact"
             case other:
                 yield other
 
 
 def _pretty(seen: Seen) -> str:
-    event = seen.event or b""
+    event = (seen.event or b"")[:_EVENT_BYTES]
     with contextlib.suppress(ValueError):
         if len(event) == seen.size:
             return msgspec.json.format(event.decode(), indent=2)

@@ -1,6 +1,7 @@
 """A person: who they are, their devices and metadata, what happened to them, and why."""
 
 from collections import deque
+from contextlib import aclosing
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -13,6 +14,7 @@ from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.directory.lineage import Lineage, read_lineage
@@ -34,16 +36,20 @@ from kinfold_services.state.reader import StateReader
 
 MAX_DEVICES: Final = 30
 """How many devices a page shows, those linked most recently."""
-ENTRIES: Final = 100
+ENTRIES: Final = 50
 """How many changes a page of the timeline has."""
-MAX_STEPS: Final = 500
-"""How many events an explanation shows, the newest."""
+STEPS: Final = 25
+"""How many events a page of an explanation has."""
 MAX_SOURCES: Final = 1000
 """How many changes are searched for the sources of what a page shows, the newest."""
 MAX_ORIGINS: Final = 60
 """How many events are read for who sent them."""
 
 
+_EVENT_CHARS: Final = 1500
+"""How much of an event an explanation shows; the page of the event has all."""
+_VALUES_CHARS: Final = 30_000
+"""How much of all values of the metadata a page shows."""
 _FACTS: Final = ("name", "image", "email", "externalId")
 
 
@@ -83,15 +89,29 @@ async def person(
 
 
 @get("/people/{contact_id:str}/why")
-async def why(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Response[bytes]:
-    """Every event that shaped a person, what it did, and the rule for it: `kinfold explain` as a page."""
+async def why(
+    request: Request[Any, Any, Any],
+    contact_id: FromPath[str],
+    entry: Annotated[str | None, QueryParameter(name="entry", max_length=64, description="The newest event to show")] = None,
+) -> Response[bytes]:
+    """Every event that shaped a person, what it did, and the rule for it: `kinfold explain` as pages, newest first."""
     workspace = workspace_of(request)
     contact = await workspace.queries.contact(contact_id)
     if contact is None:
         raise Problem(404, f"No person has the id {contact_id!r}.")
+    try:
+        upto = None if entry is None else position_key(entry)
+    except ValueError as error:
+        raise Problem(400, f"entry: {error}") from error
     settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
-    steps = await fold_log(settings, lambda client, settings: _explain(client, settings, contact.id))
-    shown: dict[str, Any] = {"contact": contact, "steps": steps[::-1], "is_cut": len(steps) == MAX_STEPS}
+    steps = await fold_log(settings, lambda client, settings: _explain(client, settings, contact.id, upto))
+    shown: dict[str, Any] = {
+        "contact": contact,
+        "steps": [_shown_step(step) for step in steps[:STEPS]],
+        "older": steps[STEPS].entry if len(steps) > STEPS else None,
+        "is_first": entry is None,
+        "event_chars": _EVENT_CHARS,
+    }
     return page(request, "why.html", **chrome(request), **shown)
 
 
@@ -132,6 +152,11 @@ async def _sources(workspace: GatewayWorkspace, contact: Contact, newest: list[T
     return {field: source._replace(origin=origins.get(source.cause, "")) for field, source in found.items()}
 
 
+def value_chars(contact: Contact) -> int:
+    """How much of each value of the metadata a page shows, so that the page stays small."""
+    return max(120, _VALUES_CHARS // max(1, len(contact.metadata)))
+
+
 def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dict[str, Any]:
     entries = known.timeline.timeline if known.timeline is not None else []
     newest = max(devices, key=lambda device: device.last_seen_at, default=None)
@@ -139,6 +164,7 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
     return {
         "contact": contact,
         "devices": devices,
+        "value_chars": value_chars(contact),
         "newest": newest,
         "timezone": None if newest is None else newest.context.get("timezone"),
         "events": told(entries),
@@ -152,17 +178,20 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
     }
 
 
-async def _explain(client: Client, settings: Settings, contact_id: str) -> list[dict[str, Any]]:
-    """The steps of a contact's story, the newest last."""
+async def _explain(client: Client, settings: Settings, contact_id: str, upto: tuple[int, int] | None) -> list[Step]:
+    """The steps of a contact's story up to an entry, the newest first: those of a page, and one more."""
     queries = StateQueries(client, settings.workspace)
     position, extent = (await queries.position()).stream_id, await log_extent(client, settings.workspace)
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
-    kept: deque[Step] = deque(maxlen=MAX_STEPS)
+    kept: deque[Step] = deque(maxlen=STEPS + 1)
     if position and await story.open(Which(contact=contact_id)):
-        async for step in story.steps():
-            kept.append(step)
-    return [_shown_step(step) for step in kept]
+        async with aclosing(story.steps()) as steps:
+            async for step in steps:
+                if upto is not None and position_key(step.entry) > upto:
+                    break
+                kept.append(step)
+    return list(reversed(kept))
 
 
 def _shown_step(step: Step) -> dict[str, Any]:

@@ -133,7 +133,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Start a session with a key or a link, and go on to the page that was asked for."""
     fields = await form_of(request)
     gateway = shared(request)
-    by = " ".join(fields.get("by", "").split())[:MAX_NAME_CHARS]
+    by = " ".join("".join(filter(str.isprintable, fields.get("by", ""))).split())[:MAX_NAME_CHARS]
     link, presented = fields.get("link", ""), fields.get("key", "").strip() or None
     caller: Caller | None = None
     error = "Enter your name. Changes that you make are recorded under it."
