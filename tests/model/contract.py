@@ -971,9 +971,8 @@ class Model:
             now[change.contact.id] = self._view(change.contact, members.get(change.contact.id, []))
         for change, version in zip(told, versions, strict=True):
             each = {"type": change.type, "contactId": change.contact.id, "version": version, "at": self.at, "cause": self.entry}
-            if self.is_correction:
-                each["correction"] = self.correction
-            self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **change.more})
+            more = {"correction": self.correction, **change.more} if self.is_correction else change.more
+            self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **more})
         self._views = now
 
     def _is_news_of(self, contact: Contact) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Final, NamedTuple

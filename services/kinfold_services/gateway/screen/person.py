@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
     timeline: Timeline | None
     newest: list[TimelineEntry]
-    """The newest changes, whatever page of the timeline is shown."""
+    """The newest changes, also if the page shows older ones."""
     lineage: Lineage
     warning: str | None
 
@@ -76,10 +76,10 @@ async def person(
     devices = await workspace.queries.visitors(contact.visitor_ids[:MAX_DEVICES])
     shown = _shown_values(contact, devices, known)
     shown["sources"] = await _sources(workspace, contact, known.newest)
-    shown["merged"] = merged
+    shown.update(chrome(request), merged=merged)
     if is_fragment(request):
         return html(request, render("_person.html", **shown))
-    return page(request, "person.html", **chrome(request), **shown)
+    return page(request, "person.html", **shown)
 
 
 @get("/people/{contact_id:str}/why")
@@ -159,8 +159,8 @@ async def _explain(client: Client, settings: Settings, contact_id: str) -> list[
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
     kept: deque[Step] = deque(maxlen=MAX_STEPS)
-    if position and await story.open(Which(contact=contact_id), settings.workspace):
-        async for step in story.steps(settings.workspace):
+    if position and await story.open(Which(contact=contact_id)):
+        async for step in story.steps():
             kept.append(step)
     return [_shown_step(step) for step in kept]
 
