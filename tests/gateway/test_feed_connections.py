@@ -53,9 +53,10 @@ async def test_slow_reader_is_cut_off_and_can_resume(redis: Redis, redis_url: st
         serving(redis_url, redis, gateway_buffer_entries=100) as gateway,
         following(gateway.client) as slow,
     ):
-        image, position = "x" * 60_000, ""
+        position = ""
+        large = {f"k{number}": "x" * 8000 for number in range(7)}
         for first in range(0, 400, 10):
-            position = await gateway.put(*(identified(f"u-{number}", image=image) for number in range(first, first + 10)))
+            position = await gateway.put(*(identified(f"u-{number}", metadata=large) for number in range(first, first + 10)))
         await gateway.get("/v1/contacts", limit=1, after=position)
         names = list[str]()
         while (received := await slow.next()) is not None:
@@ -74,7 +75,7 @@ async def test_slow_reader_is_cut_off_and_can_resume(redis: Redis, redis_url: st
 async def test_frozen_reader_is_disconnected(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """A frozen process never closes its connection, and its unread messages use memory."""
     monkeypatch.setattr(server_module, "_UNREAD_S", 0.2)
-    image = "x" * 60_000
+    large = {f"k{number}": "x" * 8000 for number in range(7)}
     with capture_logs() as logs, socket.socket() as frozen:
         async with projecting(redis_url), serving(redis_url, redis, gateway_buffer_entries=20) as gateway:
             address = urlsplit(gateway.url)
@@ -83,7 +84,7 @@ async def test_frozen_reader_is_disconnected(redis: Redis, redis_url: str, monke
             await wait_until(partial(is_followed, gateway))
 
             for first in range(0, 400, 10):
-                await gateway.put(*(identified(f"u-{number}", image=image) for number in range(first, first + 10)))
+                await gateway.put(*(identified(f"u-{number}", metadata=large) for number in range(first, first + 10)))
 
             await wait_until(lambda: any(each.get("path") == "/v1/changes" for each in logs))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -58,7 +58,7 @@ def touching(count: int, name: str = "u-1") -> list[Mapping[str, Any]]:
 
 
 @contextmanager
-def heavy_contacts() -> Iterator[None]:
+def heavy_contacts() -> Generator[None]:
     """Let contacts weigh 4 MiB, as there was no limit in an earlier version."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (fold, state, weights):
@@ -67,7 +67,7 @@ def heavy_contacts() -> Iterator[None]:
 
 
 @contextmanager
-def transactions() -> Iterator[list[int]]:
+def transactions() -> Generator[list[int]]:
     """Collect the sizes of the transactions that are sent."""
     sizes: list[int] = []
     start = Committer.start
