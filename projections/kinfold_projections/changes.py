@@ -37,7 +37,8 @@ class ChangeWriter(msgspec.Struct, gc=False):
     state: State
     entry: Entry
     about: ContactRecord | None
-    """The contact that the entry names or comes from: its changes widen its seen times. None for a correction."""
+    """The contact that the entry names or comes from: its changes widen its seen times. None for a correction,
+    and for an erased contact."""
     told: bool = False
     changes: list[Change] = []
     """Empty where the state tells nothing; `told` says whether there was any."""

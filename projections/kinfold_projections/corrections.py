@@ -18,7 +18,7 @@ from kinfold_projections.state import State
 from kinfold_projections.weights import GROWTH, contact_bytes, fitting
 from kinfold_schemas.changes import ConflictDismissed, ContactsMerged, ContactUpdated, Correction, VisitorUnlinked
 from kinfold_schemas.contacts import MAX_CONTACT_BYTES
-from kinfold_schemas.events import IdentityCorrected
+from kinfold_schemas.events import ErasedConflict, IdentityCorrected
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.rejections import Rejection, found
 
@@ -26,11 +26,14 @@ MAX_DISMISSED: Final = 32
 """How many dismissed conflicts of a contact are remembered: the latest ones."""
 
 
-def identity_corrected(state: State, entry: Entry, event: IdentityCorrected) -> Outcome:
-    """Folds a correction. It moves no seen times but those that a merge brings: an operator is no visitor."""
+def identity_corrected(state: State, entry: Entry, event: IdentityCorrected, conflict: ErasedConflict | None = None) -> Outcome:
+    """Folds a correction. It moves no seen times but those that a merge brings: an operator is no visitor.
+
+    `conflict`: the correction dismissed it, and the person who holds the address was erased since.
+    """
     names = entry.names
     for field, contact_id in (("contactId", names.contact_id), ("mergeContactId", names.merge_contact_id)):
-        if contact_id is not None and contact_id not in state.contacts:
+        if contact_id is not None and (contact_id not in state.contacts or state.is_erased(contact_id)):
             return rejected(Rejection("unknown-contact", field, "the id of a contact of this workspace", found(contact_id)))
     assert names.contact_id is not None  # noqa: S101  names.py
     contact = state.contact(names.contact_id)
@@ -39,6 +42,8 @@ def identity_corrected(state: State, entry: Entry, event: IdentityCorrected) -> 
     if names.visitor_id is not None:
         return _unlink(state, entry, event, contact, names.visitor_id)
     if event.dismiss_conflict is not None:
+        if conflict is not None:
+            return _dismissed(state, entry, event, contact, (conflict.email, conflict.email, conflict.held_by))
         return _dismiss(state, entry, event, contact)
     return _set(state, entry, event, contact)
 
@@ -87,7 +92,7 @@ def _unlink(state: State, entry: Entry, event: IdentityCorrected, contact: Conta
     if visitor is None or not visitor.links:
         return NO_OP
     holder_id = holder_at(visitor.links, entry.at)
-    if holder_id is not None and state.contact(holder_id) is not contact:
+    if holder_id is not None and state.holder(holder_id) is not contact:
         return NO_OP
     state.visitor(visitor_id, visitor.last_seen_at)  # it is about to change, and was not seen
     linking = link_visitor(state, None, visitor, visitor_id, entry)
@@ -110,12 +115,19 @@ def _dismiss(state: State, entry: Entry, event: IdentityCorrected, contact: Cont
     holder = state.by_email(names.email_key)
     if holder is None or holder is contact:
         return NO_OP
-    conflict = names.email_key, holder.id
-    if conflict in (state.contact_stamps[contact.id].dismissed or ()):
+    return _dismissed(state, entry, event, contact, (names.email, names.email_key, holder.id))
+
+
+def _dismissed(
+    state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord, about: tuple[str, str, str]
+) -> Outcome:
+    """`about`: the address, its key, and the contact that holds it."""
+    email, key, held_by = about
+    if (key, held_by) in (state.contact_stamps[contact.id].dismissed or ()):
         return NO_OP
-    _remember(state.stamps_of(contact), conflict)
+    _remember(state.stamps_of(contact), (key, held_by))
     writer = ChangeWriter(state, entry, None)
-    writer.tell(ConflictDismissed, contact, email=names.email, held_by=holder.id, correction=_correction(event))
+    writer.tell(ConflictDismissed, contact, email=email, held_by=held_by, correction=_correction(event))
     return outcome_of(entry, writer)
 
 
@@ -183,6 +195,24 @@ def _metadata_after(
     excess = contact_bytes(after) - MAX_CONTACT_BYTES
     fits = fitting(metadata, excess, before_bytes, makes_room=True, is_contact=True)
     return fits if type(fits) is Rejection else (fits, late)
+
+
+def lose_identifiers(writer: ChangeWriter) -> None:
+    """Others lose what a correction took from them for a contact that was erased since (contract section 10)."""
+    state, entry = writer.state, writer.entry
+    names = entry.names
+    has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
+    has_email = state.by_email(names.email_key) if names.email_key is not None else None
+    before = {each.id: (each, copy_contact(each)) for each in (has_id, has_email) if each is not None}
+    if has_id is not None and names.external_id is not None:
+        state.free_external_id(names.external_id)
+        if has_id.external_id == names.external_id:
+            has_id.external_id = None
+    if has_email is not None:
+        _lose_email(state, has_email, entry.at_ms)
+    for each, old in before.values():
+        if changed := changed_fields(old, each):
+            writer.tell(ContactUpdated, each, changed=changed)
 
 
 def _correct_external_id(state: State, contact: ContactRecord, external_id: str | None, holder: ContactRecord | None) -> None:

@@ -11,6 +11,9 @@ from kinfold_schemas.positions import position_key
 REPLAY: Final = "replay"
 """The cause of a replay's changes."""
 
+ERASED: Final = "ContactErased"
+"""The type of the change after which nothing of a contact is kept."""
+
 VISITORS: Final = "visitorIds"
 """In `changed`: other visitors, or another order of them."""
 

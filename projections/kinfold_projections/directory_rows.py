@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kinfold_projections.directory import Row, folded_strings, index_text, index_value, is_sampled, search_text
-from kinfold_projections.directory_feed import REPLAY, VISITORS, FeedChange, FeedEntry
+from kinfold_projections.directory_feed import ERASED, REPLAY, VISITORS, FeedChange, FeedEntry
 from kinfold_projections.directory_timeline import TimelineRow, timeline_row
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
@@ -76,7 +76,13 @@ class Dismiss(msgspec.Struct, gc=False):
     at: str
 
 
-Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle | Dismiss
+class Erase(msgspec.Struct, frozen=True, gc=False):
+    """The contact was erased: every row that is about it goes, and what other rows tell of it."""
+
+    contact_id: str
+
+
+Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle | Dismiss | Erase
 
 
 class Rows(msgspec.Struct):
@@ -236,7 +242,9 @@ def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> 
     for entry in entries:
         change = entry.change
         known = _known(rows, change.contact_id)
-        if change.type != "ContactSeen":
+        if change.type == ERASED:
+            rows.steps.append(Erase(change.contact_id))
+        elif change.type != "ContactSeen":
             rows.timeline.append(timeline_row(entry, known))
             _tell_identifiers(rows, entry, known)
             if change.type == "VisitorLinked":

@@ -8,12 +8,13 @@ page's source can take a backend's event ids, or push them out.
 import hashlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.entries import ERASED_ID, BadEntry, Entry
 from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import Erased
 from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import EPOCH
 
@@ -36,6 +37,27 @@ _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 _Content = bytes | int
 """An event as it was written, which costs nothing to keep, or the digest of what it says."""
+
+
+class Occurred(NamedTuple):
+    """What is left of an event for a window, where the event itself is gone. It tells neither its id nor its content."""
+
+    id: str
+    """`erased_id` of the event."""
+    content: str
+    """`erased_content` of the event, in hex."""
+    salt: str
+    is_trusted: bool
+
+
+def occurred(entry: Entry | BadEntry, salt: str) -> Occurred | None:
+    """What to keep of an entry for a window; None for an entry that is no event."""
+    if not isinstance(entry, Entry):
+        return None
+    if isinstance(entry.event, Erased):
+        event = entry.event
+        return Occurred(entry.event_id.removeprefix(ERASED_ID), event.content or "0", event.salt, entry.is_trusted)
+    return Occurred(erased_id(salt, entry.event_id), erased_content(salt, entry), salt, entry.is_trusted)
 
 
 class _Generation:
@@ -83,6 +105,14 @@ class DuplicateWindow:
                     occurrences[index] = occurrence
         return occurrences
 
+    def recall(self, items: Sequence[Occurred | None]) -> None:
+        """The next entries of the log, of which only this is left."""
+        for item in items:
+            self._entries += 1
+            if item is not None:
+                source = self._trusted if item.is_trusted else self._browser
+                source.recall(item, self._entries)
+
 
 class _Source:
     """The window of one source.
@@ -96,6 +126,8 @@ class _Source:
         self._young = _Generation()
         self._old = _Generation()
         self._rotate_at = WINDOW_ENTRIES
+        self._salts: Final[dict[str, int]] = {}
+        """Of the erased events in the window: the number of the last entry with each."""
         self._run_starts: Final = [0]
         self._run_leads: Final = [0]
         """By how much an entry's number in the log is ahead of its number here, from each start on."""
@@ -103,7 +135,7 @@ class _Source:
     def enter_new(self, entries: Sequence[Entry | BadEntry], number: int) -> bool:
         """Enters them all at once where nothing about them is unusual, as nearly always. `number` is the first one's."""
         first, young = self._entries + 1, self._young
-        if first + len(entries) > self._rotate_at:
+        if first + len(entries) > self._rotate_at or self._salts:
             return False
         contents = {entry.event_id: entry.data for entry in entries}
         if (
@@ -123,10 +155,11 @@ class _Source:
 
     def enter(self, entry: Entry, number: int) -> Occurrence:
         """Enters one entry, the log's `number`th: what it is to those before it."""
-        own = self._entries = self._entries + 1
-        self._note_lead(own, number - own)
-        if own > self._rotate_at:
-            self._rotate(own)
+        if isinstance(entry.event, Erased):
+            event = entry.event
+            self._enter_gone(entry.event_id, event.content, event.salt, self._next(number))
+            return "new"
+        own = self._next(number)
         event_id, young = entry.event_id, self._young
         if len(event_id) > _LONG_ID_CHARS:
             event_id = hashlib.sha256(event_id.encode()).hexdigest()
@@ -140,7 +173,41 @@ class _Source:
                 young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
         young.numbers[event_id] = own
         young.contents[event_id] = content if len(entry.data) <= _LONG_BYTES else _digest_of(content)
+        if self._salts and occurrence != "duplicate" and (found := self._among_gone(entry, number)) != "new":
+            return found
         return occurrence
+
+    def recall(self, item: Occurred, number: int) -> None:
+        """Enters what is left of an event, of the log's `number`th entry."""
+        self._enter_gone(ERASED_ID + item.id, item.content, item.salt, self._next(number))
+
+    def _next(self, number: int) -> int:
+        """The number here of the log's `number`th entry, which is the next one of this source."""
+        own = self._entries = self._entries + 1
+        self._note_lead(own, number - own)
+        if own > self._rotate_at:
+            self._rotate(own)
+        return own
+
+    def _enter_gone(self, event_id: str, content: str | None, salt: str, own: int) -> None:
+        young = self._young
+        if event_id in young.numbers:
+            young.others[event_id, _digest_of(young.contents[event_id])] = young.numbers[event_id]
+        young.numbers[event_id], young.contents[event_id] = own, int(content or "0", 16)
+        self._salts[salt] = own
+
+    def _among_gone(self, entry: Entry, number: int) -> Occurrence:
+        """What an event is to the events in the window that are gone: erased, or cut."""
+        found: Occurrence = "new"
+        for salt in self._salts:
+            event_id = ERASED_ID + erased_id(salt, entry.event_id)
+            if not self._is_within(self._young.numbers.get(event_id) or self._old.numbers.get(event_id, 0), number):
+                continue
+            content = int(erased_content(salt, entry), 16)
+            if self._is_within(self._young.last_seen(event_id, content) or self._old.last_seen(event_id, content), number):
+                return "duplicate"
+            found = "id-reused"
+        return found
 
     def _is_within(self, before: int, number: int) -> bool:
         """Whether an entry, by its number here (0: none), is in the window of the latest one, the log's `number`th."""
@@ -157,9 +224,22 @@ class _Source:
     def _rotate(self, own: int) -> None:
         self._old, self._young = self._young, _Generation()
         self._rotate_at = own + WINDOW_ENTRIES
+        for salt in [salt for salt, last in self._salts.items() if last < own - WINDOW_ENTRIES]:
+            del self._salts[salt]
         past = bisect_right(self._run_starts, own - WINDOW_ENTRIES) - 1
         if past > 0:
             del self._run_starts[:past], self._run_leads[:past]
+
+
+def erased_id(salt: str, event_id: str) -> str:
+    """The hash that an erased event has in place of its id (`Entry.event_id`)."""
+    return hashlib.blake2b(event_id.encode(), digest_size=8, key=salt.encode()).hexdigest()
+
+
+def erased_content(salt: str, entry: Entry) -> str:
+    """The hash of an event's id and content. It tells a resend of an erased event."""
+    said = b"%b\0%d" % (entry.event_id.encode(), _digest_of(entry.data))
+    return hashlib.blake2b(said, digest_size=16, key=salt.encode()).hexdigest()
 
 
 def _digest_of(content: _Content) -> int:

@@ -8,13 +8,18 @@ import msgspec
 
 from kinfold_projections.records import TRUSTED
 from kinfold_schemas.codec import decode_events
-from kinfold_schemas.events import BROWSER, Event
+from kinfold_schemas.events import BROWSER, Erased, Event
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
 from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import EPOCH, LAST_MS, MILLISECONDS, YEAR_2000_MS, to_ms, to_text
 
 EVENT_FIELD: Final = b"event"
+
+ERASED_ID: Final = "\0\0"
+"""Before the hash of an erased event's id: a namespace of its own. No id contains a NUL."""
+
+NEVER_OCCURRED: Final = Rejection("invalid", "event", "an event", "one that was rejected, and erased since")
 
 _SECOND_CHARS: Final = len("2026-11-22T08:00:00")
 
@@ -99,6 +104,11 @@ def read_entries(
             if at_ms < earliest_ms and at_ms != YEAR_2000_MS:
                 at_ms, at = earliest_ms, to_text(earliest_ms)
             event_id, stamp = f"\0{event_id}", at_ms
+        if type(event) is Erased:
+            if not event.occurred:
+                entries.append(BadEntry(text_id, NEVER_OCCURRED))
+                continue
+            event_id = f"{ERASED_ID}{event.id}"
         seen_at = at if at_ms != YEAR_2000_MS else to_text(min(entry_ms, LAST_MS))
         entries.append(Entry(text_id, event_id, fields[EVENT_FIELD], event, names, at_ms, at, seen_at, stamp))
     return entries

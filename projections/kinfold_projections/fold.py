@@ -6,15 +6,15 @@ The same fold runs live, in a replay, in `verify`, and in a test with plain dict
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from kinfold_projections.changes import ChangeWriter, changed_fields, outcome_of
 from kinfold_projections.contact_ids import make_contact_id
-from kinfold_projections.corrections import identity_corrected
+from kinfold_projections.corrections import identity_corrected, lose_identifiers
 from kinfold_projections.duplicates import Occurrence
-from kinfold_projections.entries import BadEntry, Entry
+from kinfold_projections.entries import NEVER_OCCURRED, BadEntry, Entry
 from kinfold_projections.identity import (
     Decision,
     address_by_metadata,
@@ -54,6 +54,7 @@ from kinfold_projections.weights import (
     visitor_bytes,
 )
 from kinfold_schemas.changes import (
+    ConflictReason,
     ContactCreated,
     ContactSeen,
     ContactsMerged,
@@ -62,14 +63,18 @@ from kinfold_schemas.changes import (
     VisitorLinked,
     VisitorUnlinked,
 )
-from kinfold_schemas.contacts import MAX_CONTACT_BYTES, MAX_VISITOR_BYTES
+from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, MAX_VISITOR_BYTES, MergedContact
 from kinfold_schemas.events import (
+    Erased,
+    ErasedConflict,
     EventsExcluded,
     IdentityCorrected,
     MetadataSet,
+    SubjectErased,
     VisitorIdentified,
     VisitorSeen,
 )
+from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_schemas.times import text_ms
 
@@ -115,7 +120,7 @@ def fold_while(
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
     """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
     if not isinstance(entry, Entry):
-        return rejected(entry.rejection)
+        return rejected(entry.rejection) if entry.rejection is not NEVER_OCCURRED else NO_OP
     if occurrence == "duplicate":
         return DUPLICATE
     event = entry.event
@@ -144,7 +149,9 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     holder_id = holder_at(visitor.links, entry.at)
     if holder_id is None or entry.seen_at is not entry.at:
         return FOLDED
-    contact = state.contact(holder_id)
+    contact = state.holder(holder_id)
+    if contact is None:
+        return FOLDED  # an erased contact is not seen
     presence_ms = state.contact_stamps[contact.id].presence_ms
     if at_ms < presence_ms + PRESENCE_INTERVAL_MS and (
         entry.at >= contact.first_seen_at or at_ms > text_ms(contact.first_seen_at) - PRESENCE_INTERVAL_MS
@@ -166,18 +173,14 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         holder_id = holder_at(visitor.links, entry.at) if visitor is not None else None
         if holder_id is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
-        return _contact_metadata_set(state, entry, event, state.contact(holder_id))
-    if names.contact_id is None:
-        contact = decide(state, names).target
-        return (
-            _create_for_metadata(state, entry, event)
-            if contact is None
-            else _contact_metadata_set(state, entry, event, contact)
-        )
-    if names.contact_id in state.contacts:
-        return _contact_metadata_set(state, entry, event, state.contact(names.contact_id))
-    expected = "the id of a contact of this workspace"
-    return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
+        contact = state.holder(holder_id)
+        if contact is None:
+            return NO_OP  # nothing is kept of an erased contact
+        return _contact_metadata_set(state, entry, event, contact)
+    target = _target_of_metadata(state, names)
+    if type(target) is Rejection:
+        return rejected(target)
+    return _create_for_metadata(state, entry, event) if target is None else _contact_metadata_set(state, entry, event, target)
 
 
 def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
@@ -207,6 +210,16 @@ def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contac
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactUpdated, contact, changed=changed)
     return outcome_of(entry, writer, untrusted=untrusted)
+
+
+def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection | None:
+    """The contact that a MetadataSet names by an identifier or its id; None: a new one."""
+    if names.contact_id is None:
+        return decide(state, names).target
+    contact = state.holder(names.contact_id) if names.contact_id in state.contacts else None
+    if contact is None:
+        return Rejection("unknown-contact", "contactId", "the id of a contact of this workspace", found(names.contact_id))
+    return contact
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:
@@ -272,7 +285,10 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
 # --- VisitorIdentified
 
 
-def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) -> Outcome:
+def _visitor_identified(
+    state: State, entry: Entry, event: VisitorIdentified, conflict: ErasedConflict | None = None
+) -> Outcome:
+    """`conflict`: the event also named an address of a person who was erased."""
     names, at_ms = entry.names, entry.at_ms
     decision = decide(state, names)
     anonymous = _anonymous(state, names.visitor_id, entry)
@@ -306,6 +322,7 @@ def _visitor_identified(state: State, entry: Entry, event: VisitorIdentified) ->
 
     writer = ChangeWriter(state, entry, contact)
     _tell(writer, contact, decision, before, linking)
+    _tell_erased_conflict(writer, contact, conflict)
     return outcome_of(entry, writer, late=late, folded=linking.folded, untrusted=untrusted)
 
 
@@ -386,17 +403,25 @@ def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, befo
     if merged is not None:
         writer.tell(ContactsMerged, contact, merged_contact_id=merged.id)
     if decision.rule == "conflict":
-        _tell_conflict(writer, contact, decision)
+        names = writer.entry.names
+        assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
+        _tell_conflict(writer, contact, names.email, (names.email_key, decision.other.id, decision.reason))
 
 
-def _tell_conflict(writer: ChangeWriter, contact: ContactRecord, decision: Decision) -> None:
-    names, state, holder = writer.entry.names, writer.state, decision.other
-    assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  the second table says so
-    conflict = names.email_key, holder.id, decision.reason
+def _tell_erased_conflict(writer: ChangeWriter, contact: ContactRecord, conflict: ErasedConflict | None) -> None:
+    if conflict is not None:
+        _tell_conflict(writer, contact, conflict.email, (conflict.email, conflict.held_by, cast("Any", conflict.reason)))
+
+
+def _tell_conflict(
+    writer: ChangeWriter, contact: ContactRecord, email: str, conflict: tuple[str, str, ConflictReason | None]
+) -> None:
+    """`conflict`: the key of the address, the contact that holds it, and the reason."""
+    state = writer.state
     told = state.contact_stamps[contact.id]
     if told.conflict != conflict and conflict[:2] not in (told.dismissed or ()):  # a page says it at every view
         state.stamps_of(contact).conflict = conflict
-        writer.tell(IdentityConflict, contact, email=names.email, held_by=holder.id, reason=decision.reason)
+        writer.tell(IdentityConflict, contact, email=email, held_by=conflict[1], reason=conflict[2])
 
 
 # --- their parts
@@ -418,6 +443,41 @@ def _anonymous_metadata(state: State, visitor_id: str) -> Metadata:
     return NO_METADATA if stamps is None else Metadata(state.visitors[visitor_id].metadata, stamps.metadata)
 
 
+# --- what an erasure writes
+
+
+def _erased(state: State, entry: Entry, event: Erased) -> Outcome:
+    """What is left of an entry after an erasure: what it did to others (contract section 10)."""
+    if type(event.kept) is VisitorIdentified:
+        return _visitor_identified(state, entry, event.kept, event.conflict)
+    if type(event.kept) is IdentityCorrected:
+        return identity_corrected(state, entry, event.kept, event.conflict)
+    if event.contact_id is None:
+        return NO_OP
+    state.put_erased(event.contact_id)
+    contact = state.contacts[event.contact_id]
+    if type(contact) is not MergedContact or contact.merged_into != ERASED:
+        return NO_OP
+    writer = ChangeWriter(state, entry, None)
+    if event.taken_external_id is not None or event.taken_email is not None:
+        lose_identifiers(writer)
+    if event.visitor_id is None:
+        return outcome_of(entry, writer)
+    visitor = state.visitor(event.visitor_id, entry.seen_at)
+    linking = link_visitor(state, None if event.unlinks else contact, visitor, event.visitor_id, entry)
+    if event.unlinks and linking.moved:
+        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
+    if linking.bystander is not None:
+        writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
+    if linking.moved and linking.previous is not None:
+        writer.tell(VisitorUnlinked, linking.previous, visitor_id=event.visitor_id, next_contact_id=contact.id)
+    return outcome_of(entry, writer, folded=linking.folded)
+
+
+def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outcome:
+    return NO_OP  # a record: the entries that it names were rewritten
+
+
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
     return NO_OP  # the living fold only notes it; a replay leaves the entries out before they come here
 
@@ -427,5 +487,7 @@ _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {
     VisitorIdentified: _visitor_identified,
     MetadataSet: _metadata_set,
     EventsExcluded: _events_excluded,
+    Erased: _erased,
+    SubjectErased: _subject_erased,
     IdentityCorrected: identity_corrected,
 }

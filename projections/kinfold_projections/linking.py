@@ -8,7 +8,7 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.links import linked, shortened
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
-from kinfold_schemas.contacts import MAX_LINKS
+from kinfold_schemas.contacts import MAX_LINKS, Link, MergedContact
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
@@ -20,7 +20,7 @@ class Linking(msgspec.Struct, frozen=True, gc=False):
     moved: bool = False
     """Whether the visitor became the contact's, or no contact's."""
     previous: ContactRecord | None = None
-    """Whose it was before it moved."""
+    """Whose it was before it moved. None: no contact's, or an erased one's."""
     bystander: ContactRecord | None = None
     """Whose it stays, where a late event interrupted that contact's link and so reordered its visitors."""
 
@@ -38,10 +38,13 @@ def is_unlinked_after(visitor: VisitorRecord, stamps: VisitorStamps, entry: Entr
     return entry.at < visitor.links[-1].since or bool(confirmed and entry.at_ms < confirmed[-1])
 
 
-def link_visitor(state: State, contact: ContactRecord | None, visitor: VisitorRecord, visitor_id: str, entry: Entry) -> Linking:
+def link_visitor(
+    state: State, contact: ContactRecord | MergedContact | None, visitor: VisitorRecord, visitor_id: str, entry: Entry
+) -> Linking:
     """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past.
 
-    None: unlinks a visitor that has links, so that it is no contact's from then on.
+    None: unlinks a visitor that has links, so that it is no contact's from then on. An erased contact, which is a tombstone,
+    has no list of visitors.
     """
     old = visitor.links
     stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
@@ -60,22 +63,27 @@ def link_visitor(state: State, contact: ContactRecord | None, visitor: VisitorRe
     state.weigh_visitor(visitor_id, len(links) * _LINK_BYTES)
     now = links[-1]
     if not old and contact is not None:
-        contact.widen(visitor.first_seen_at, visitor.last_seen_at)
-        state.add_visitor(contact, now, visitor_id)
+        if type(contact) is ContactRecord:
+            contact.widen(visitor.first_seen_at, visitor.last_seen_at)
+            state.add_visitor(contact, now, visitor_id)
         return Linking(visitor_id, folded=True, moved=True)
 
     was = old[-1]
     folded = old != links
     if was == now:
         return Linking(visitor_id, folded=folded)
-    holder = None if was.contact_id is None else state.contact(was.contact_id)
-    next_holder = None if now.contact_id is None else state.contact(now.contact_id)
+    holder = None if was.contact_id is None else state.holder(was.contact_id)
+    next_holder = None if now.contact_id is None else state.holder(now.contact_id)
     visitor_ids = None if holder is None else holder.visitor_ids
     if holder is not None:
         state.remove_visitor(holder, was, visitor_id)
     if next_holder is not None:
         state.add_visitor(next_holder, now, visitor_id)
-    if next_holder is not holder:
+    if _holder_id(state, was) != _holder_id(state, now):
         return Linking(visitor_id, folded, moved=True, previous=holder)
     is_reordered = holder is not None and holder is not contact and holder.visitor_ids != visitor_ids
     return Linking(visitor_id, folded, bystander=holder if is_reordered else None)
+
+
+def _holder_id(state: State, link: Link) -> str | None:
+    return None if link.contact_id is None else state.find(link.contact_id)

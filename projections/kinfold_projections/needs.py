@@ -11,8 +11,8 @@ import msgspec
 
 from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.state import State
-from kinfold_schemas.contacts import MergedContact
-from kinfold_schemas.events import IdentityCorrected, VisitorIdentified
+from kinfold_schemas.contacts import ERASED, MergedContact
+from kinfold_schemas.events import Erased, IdentityCorrected, VisitorIdentified
 
 
 class Missing(msgspec.Struct):
@@ -64,7 +64,9 @@ def survivors(state: State, contact_ids: Iterable[str]) -> list[str]:
     """Where those of the contacts went that have been merged; to be repeated until it leads nowhere new."""
     contacts = [state.contacts.get(contact_id) for contact_id in contact_ids]
     merged_into = [contact.merged_into for contact in contacts if type(contact) is MergedContact]
-    return [contact_id for contact_id in dict.fromkeys(merged_into) if contact_id not in state.contacts]
+    return [
+        contact_id for contact_id in dict.fromkeys(merged_into) if contact_id != ERASED and contact_id not in state.contacts
+    ]
 
 
 def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict[str, int]:
@@ -74,16 +76,14 @@ def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict
         if type(entry) is not Entry:
             continue
         kind = type(entry.event)
-        if kind is not VisitorIdentified and kind is not IdentityCorrected:
+        if kind is not VisitorIdentified and kind is not IdentityCorrected and kind is not Erased:
             continue
         visitor = state.visitors.get(entry.names.visitor_id or "")
         if visitor is None or not visitor.links:
             continue
         last = visitor.links[-1]
-        if last.contact_id is None:
-            continue
-        holder = state.contact(last.contact_id)
-        if holder.visitor_count <= len(state.contact_stamps[holder.id].since):
+        holder = None if last.contact_id is None else state.holder(last.contact_id)
+        if holder is None or holder.visitor_count <= len(state.contact_stamps[holder.id].since):
             continue
         x = state.external_ids.get(entry.names.external_id or "")
         if x != holder.id or entry.at < last.since:

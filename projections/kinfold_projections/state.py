@@ -28,7 +28,7 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import MAX_CONTACT_BYTES, Link, MergedContact
+from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, Link, MergedContact
 from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
@@ -51,6 +51,10 @@ _EVERY_CONTACT: Final = _EveryContact()
 
 class DamagedState(LookupError):
     """The state names a contact that it does not hold. The fold cannot have done that; `kinfold replay` rebuilds it."""
+
+
+def _damaged(contact_id: str) -> DamagedState:
+    return DamagedState(f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state")
 
 
 class StateChanges(msgspec.Struct):
@@ -172,8 +176,29 @@ class State:
     # --- reading
 
     def find(self, contact_id: str) -> str:
-        """The id of the living contact that `contact_id` has become. Raises DamagedState where there is none."""
-        return self.contact(contact_id).id
+        """The id of the living contact that `contact_id` has become, or of the erased one. Raises DamagedState."""
+        while True:
+            contact = self.contacts.get(contact_id)
+            if type(contact) is MergedContact and contact.merged_into != ERASED:
+                contact_id = contact.merged_into
+            elif contact is not None:
+                return contact_id
+            else:
+                raise _damaged(contact_id)
+
+    def holder(self, contact_id: str) -> ContactRecord | None:
+        """The living contact that `contact_id` has become; None where it was erased. Raises DamagedState."""
+        contact = self.contacts.get(contact_id)
+        if type(contact) is ContactRecord:
+            return contact
+        if self.is_erased(contact_id):
+            return None
+        return self.contact(contact_id)
+
+    def is_erased(self, contact_id: str) -> bool:
+        """Whether the contact was erased."""
+        contact = self.contacts.get(self.find(contact_id))
+        return type(contact) is MergedContact
 
     def contact(self, contact_id: str) -> ContactRecord:
         """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
@@ -184,8 +209,7 @@ class State:
             if type(contact) is not MergedContact:
                 break
             contact_id = contact.merged_into
-        message = f"contact {contact_id} is missing, though the state refers to it; kinfold replay rebuilds the state"
-        raise DamagedState(message)
+        raise _damaged(contact_id)
 
     def by_external_id(self, external_id: str) -> ContactRecord | None:
         """The contact that has this external id, or that a contact with it was merged into."""
@@ -231,6 +255,14 @@ class State:
         self._changes.created[contact_id] = True
         self._changes.new_contacts += 1
         return contact
+
+    def put_erased(self, contact_id: str) -> None:
+        """The contact was erased: nothing is known of it but its id. Does nothing where the state has a contact of that id."""
+        if contact_id not in self.contacts:
+            tombstone = self.contacts[contact_id] = MergedContact(contact_id, ERASED)
+            self._changes.contacts[contact_id] = encode_record(tombstone)
+            self._changes.new_contacts += 1
+            self._changes.merges += 1
 
     def write_contact(self, contact: ContactRecord) -> bytes:
         """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""

@@ -95,6 +95,10 @@ class ContactGone(_Change, frozen=True, tag="ContactGone"):
     """A replay removed the contact: it was in the old state and is not in the new one."""
 
 
+class ContactErased(_Change, frozen=True, tag="ContactErased"):
+    """The person was erased: forget everything about the contact (contract section 10)."""
+
+
 Change = (
     ContactCreated
     | ContactUpdated
@@ -105,6 +109,7 @@ Change = (
     | ConflictDismissed
     | ContactSeen
     | ContactGone
+    | ContactErased
 )
 
 encode_change: Final = msgspec.json.Encoder().encode

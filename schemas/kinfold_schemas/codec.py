@@ -21,15 +21,17 @@ from kinfold_schemas.events import (
     MAX_METADATA_KEYS,
     MAX_NAME_BYTES,
     MAX_VALUE_BYTES,
+    Erased,
     Event,
     EventsExcluded,
     IdentityCorrected,
     MetadataSet,
+    SubjectErased,
     VisitorIdentified,
     VisitorSeen,
 )
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
-from kinfold_schemas.names import named_by
+from kinfold_schemas.names import Names, named_by
 from kinfold_schemas.rejections import EventError, Rejection, found
 
 MAX_DEPTH: Final = 256
@@ -115,7 +117,7 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
     checked = decode_event(encode_event(event))
     if isinstance(checked, Rejection):
         raise EventError(checked)
-    if isinstance(names := named_by(checked, rules), Rejection):
+    if isinstance(names := named_by_producer(checked, rules), Rejection):
         raise EventError(names)
     return checked
 
@@ -123,8 +125,15 @@ def check_event(event: Event, rules: IdentifierRules = CONTRACT_RULES) -> Event:
 def why_rejected(data: bytes, rules: IdentifierRules = CONTRACT_RULES) -> Rejection | None:
     """Why the fold rejects the encoded event in any state, or None if some state takes it (contract section 7)."""
     event = decode_event(data)
-    verdict = event if isinstance(event, Rejection) else named_by(event, rules)
+    verdict = event if isinstance(event, Rejection) else named_by_producer(event, rules)
     return verdict if isinstance(verdict, Rejection) else None
+
+
+def named_by_producer(event: Event, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in an event that a producer appends, or why it may not."""
+    if type(event) is Erased or type(event) is SubjectErased:
+        return Rejection("unknown-type", "type", _EXPECTED["type"], found(type(event).__name__))
+    return named_by(event, rules)
 
 
 def unknown_fields(data: bytes, event_type: str) -> list[str]:

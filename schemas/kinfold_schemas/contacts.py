@@ -50,6 +50,10 @@ class MergedContact(msgspec.Struct, frozen=True, rename="camel", gc=False):
     merged_into: str
 
 
+ERASED: Final = "erased"
+"""What the tombstone of an erased contact names in place of a contact (contract section 10). It is the id of none."""
+
+
 class _MaybeMerged(msgspec.Struct, rename="camel", gc=False):
     merged_into: str | None = None
 

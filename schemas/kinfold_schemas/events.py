@@ -12,7 +12,7 @@ of Python, because it calls msgspec's metaclass.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Final, final
+from typing import Annotated, Any, ClassVar, Final, final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -153,5 +153,54 @@ class IdentityCorrected(_Common, frozen=True, tag="IdentityCorrected"):
     take: Annotated[bool, Meta(description="Take the external id or the address from the contact that has it")] = False
 
 
-Event = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded | IdentityCorrected
+class ErasedConflict(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
+    """A conflict over an address of an erased person: what is left of it for the other contact."""
+
+    email: Annotated[str, Meta(description="Stands for the address, and does not tell it")]
+    held_by: Annotated[str, Meta(description="The contact that held the address, erased since")]
+    reason: str | None = None
+
+
+@final
+class Erased(_Common, frozen=True, tag="Erased"):
+    """What is left of an entry after an erasure. An erasure writes it, and no producer (contract section 10).
+
+    `id` is a hash of the id of the event that was there.
+    """
+
+    salt: Annotated[str, Meta(description="The key of the hashes in this entry")] = ""
+    content: Annotated[str, Meta(description="A hash of the event's id and content, to know a late resend")] | None = None
+    occurred: Annotated[bool, Meta(description="false: the event was rejected in any state, so its id never occurred")] = True
+    contact_id: Annotated[str, Meta(description="A contact of the erased person")] | None = None
+    visitor_id: Annotated[str, Meta(description="A visitor that others share, linked to `contactId` at `at`")] | None = None
+    unlinks: Annotated[bool, Meta(description="The visitor was unlinked from `contactId`, and is no contact's")] = False
+    taken_external_id: Annotated[str, Meta(description="What a correction took from another contact")] | None = None
+    taken_email: Annotated[str, Meta(description="As `takenExternalId`")] | None = None
+    kept: VisitorIdentified | IdentityCorrected | None = None
+    """What another person's event says besides."""
+    conflict: ErasedConflict | None = None
+
+    metadata: ClassVar[None] = None
+
+
+@final
+class SubjectErased(_Common, frozen=True, tag="SubjectErased"):
+    """A person was erased: the entries that were theirs, and keyed hashes of their identifiers (contract section 10).
+
+    An erasure writes it, and no producer.
+    """
+
+    erasure: Annotated[str, Meta(description="The id of the erasure")]
+    contacts: Annotated[list[str], Meta(description="The contacts that are no more")] = []
+    entries: Annotated[list[str], Meta(description="The log entries that were erased")] = []
+    identifiers: Annotated[list[str], Meta(description="Keyed hashes of the identifiers")] = []
+    by: str | None = None
+    reason: str | None = None
+
+    metadata: ClassVar[None] = None
+
+
+ProducedEvent = VisitorSeen | VisitorIdentified | MetadataSet | EventsExcluded | IdentityCorrected
+Event = ProducedEvent | Erased | SubjectErased
 EVENT_TYPES: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected")
+"""Those that producers append. An erasure writes the others."""

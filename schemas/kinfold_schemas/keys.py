@@ -52,6 +52,16 @@ PrivateName = Literal[
     "identity-secrets",
     "session-secret",
     "sign-in-links",
+    "baseline",
+    "baseline-pieces",
+    "retention",
+    "retention-receipts",
+    "erasures",
+    "erasures-pending",
+    "erasure-secret",
+    "erased-entries",
+    "erasing",
+    "erased",
 ]
 """`visitor-stamps`, `contact-stamps`: hashes, what only the fold needs of visitors and contacts (`projections.records`).
 `members`: sorted set, the visitors of each contact, newest link first (see `projections.members`).
@@ -73,7 +83,16 @@ whether its tables are complete (`state`: `building` or `current`).
 `api-keys-used`: hash, id of an API key → when a gateway last saw it, as RFC 3339, to the minute (`services.access.keys`).
 `identity-secrets`: hash, kid → a secret that signs identity tokens (`services.access.identity_tokens`).
 `session-secret`: string, the secret that signs the sessions of the screen (`services.access.sessions`).
-`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`)."""
+`sign-in-links`: hash, SHA-256 of a link's token → who may sign in with it, once (`services.access.sessions`).
+`baseline`, `baseline-pieces`: hash and list, the state that stands for the part of the log that was cut (contract section 11).
+`retention`: hash, how long the workspace keeps what (`services.retention.limits`).
+`retention-receipts`: list, what each retention run removed, the oldest first.
+`erasures`: hash, id of an erasure → its receipt, which holds no personal data (`services.privacy`).
+`erasures-pending`: hash, id of an erasure that is not done → what it is to erase.
+`erasure-secret`: string, the key of the hashes that erasures leave.
+`erased-entries`: hash, id of an erased log entry → the event that took its place, for an import of an older export.
+`erasing`: string with a time to live, the token of the process that erases.
+`erased`: set in a staging area, the contacts that an erasure removes."""
 
 
 def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = None) -> str:
@@ -89,6 +108,11 @@ def key(workspace: str, name: PublicName | PrivateName, area: AreaName | None = 
 def snapshot_key(workspace: str, position: str) -> str:
     """Return the key of the list that holds the state at a position in compressed pieces: a cache for looking back."""
     return f"kinfold:{{{check_workspace(workspace)}}}:snapshot:{position}"
+
+
+def staged_baseline_key(workspace: str, token: str, name: Literal["about", "pieces"]) -> str:
+    """Return the key of a list, with a time to live, in which a retention run prepares a baseline (`services.retention`)."""
+    return f"kinfold:{{{check_workspace(workspace)}}}:retention:{token}:{name}"
 
 
 def sent_key(workspace: str, producer: str) -> str:

@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from kinfold_schemas.events import BROWSER, Event, IdentityCorrected, MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import BROWSER, Erased, Event, IdentityCorrected, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules, email_key, stripped
 from kinfold_schemas.rejections import Rejection
 
@@ -30,7 +30,9 @@ class Names(msgspec.Struct, frozen=True, gc=False):
 _NOBODY: Final = Names()
 
 
-def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
+def named_by(  # noqa: PLR0911  a type each
+    event: Event, rules: IdentifierRules
+) -> Names | Rejection:
     """Return the identifiers in `event` under a workspace's rules, or why it is rejected."""
     if type(event) is VisitorSeen:
         return rules.visitor_names.get(event.visitor_id) or _visitor(event.visitor_id, rules)
@@ -42,7 +44,18 @@ def named_by(event: Event, rules: IdentifierRules) -> Names | Rejection:
         return _people(event, rules)
     if type(event) is IdentityCorrected:
         return _corrected(event, rules)
+    if type(event) is Erased:
+        return _left_of(event, rules)
     return _NOBODY
+
+
+def _left_of(event: Erased, rules: IdentifierRules) -> Names | Rejection:
+    """The identifiers in what an erasure has left. Those that it copied are in normal form."""
+    if event.kept is not None:
+        return named_by(event.kept, rules)
+    email = event.taken_email
+    key = None if email is None else email_key(email)
+    return Names(event.visitor_id, event.taken_external_id, email, event.contact_id, email_key=key)
 
 
 def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:

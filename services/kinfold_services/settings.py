@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     times as much memory. When the cache is full, the projector empties it, and loads again what events name."""
     snapshot_entries: int = Field(default=100_000, ge=0)
     """Queries of the past store a snapshot after this many log entries, from which the next query starts. 0: no snapshots."""
+    retention_check_s: float = Field(default=3600, gt=0)
+    """How often the projector looks whether a workspace holds data older than its retention allows, in seconds."""
     directory_url: Annotated[str, AfterValidator(_check_directory_url)] | None = Field(default=None, repr=False)
     """The URL of the directory's database: `postgresql+psycopg://user:password@host:5432/database` (PostgreSQL 14 or newer).
     Unset: SQLite, in the file `directory.db` of the data dir."""

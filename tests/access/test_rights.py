@@ -18,7 +18,17 @@ from redis.exceptions import RedisError
 import kinfold
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.access.keys import create_key
-from kinfold_services.access.rights import DIRECTORY, GATEWAY, PROJECTOR, REPLAY, VERIFY, MissingRights, Role, check_rights
+from kinfold_services.access.rights import (
+    DIRECTORY,
+    GATEWAY,
+    PROJECTOR,
+    REPLAY,
+    RETENTION,
+    VERIFY,
+    MissingRights,
+    Role,
+    check_rights,
+)
 from kinfold_services.connections import connect
 from kinfold_services.server.binary import find_server_binary
 from kinfold_services.settings import Settings
@@ -33,7 +43,7 @@ from tests.support.waiting import wait_until
 USERS: Final = dict(
     re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
 )
-ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY)}
+ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY, RETENTION)}
 COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
 VISITORS: Final = 130
 """More visitors than a contact lists, because the projector also reads the others."""
@@ -119,7 +129,16 @@ async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, e
             (tmp_path / "excluded").write_text(first)
             (tmp_path / "blocked").write_text("u-2")
             options = ["--exclude-events", tmp_path / "excluded", "--blocked-identifiers", tmp_path / "blocked"]
-            for name, arguments in (("verify", []), ("replay", options), ("verify", [])):
+            await cast(
+                "Any", server.admin.hset(key("default", "retention"), mapping={"events": 1, "anonymous": 1, "rejects": 1})
+            )
+            for name, arguments in (
+                ("verify", []),
+                ("replay", options),
+                ("verify", []),
+                ("retention", ["run"]),
+                ("verify", []),
+            ):
                 said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run_apart, name, *arguments)
                 assert said.status == 0, said
             await asyncio.to_thread(produce, server.url("producer"))

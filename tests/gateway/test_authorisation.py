@@ -89,6 +89,8 @@ TABLE: Final = [
         development=202,
     ),
     Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
+    Route("POST", "/v1/events", (401, 422, 403, 422, 422), {"type": "Erased", "contactId": "{contact}"}),
+    Route("POST", "/v1/events", (401, 422, 403, 422, 422), {"type": "SubjectErased", "erasure": "er_1"}),
     *(Route("POST", path, (401, 200, 403, 200, 200), {"batch": []}) for path in BATCH_PATHS),
     *(
         Route(
@@ -118,6 +120,10 @@ TABLE: Final = [
     Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 403, 200, 404, 200)),
     Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 200, 403, 403, 403)),
     Route("GET", "/v1/changes", (401, 403, 200, 200, 200)),
+    Route("GET", "/v1/subjects?externalId=u-1", (401, 403, 403, 404, 200)),
+    Route("GET", "/v1/erasures", (401, 403, 403, 200, 200)),
+    Route("GET", "/v1/erasures/none", (401, 403, 403, 404, 404)),
+    Route("POST", "/v1/erasures", (401, 403, 403, 404, 202), {"contactId": "{contact}"}),  # last: it erases the contact
 ]
 
 
@@ -231,6 +237,7 @@ async def test_key_in_the_query_may_do_the_same_or_less(gateway: Gateway, keys: 
 def _template(path: str) -> str:
     path = path.partition("?")[0].replace("/v-1", "/{visitor_id:path}").replace("{contact}", "{contact_id:str}")
     path = path.replace("/1-0/", "/{entry:str}/")
+    path = path.replace("/none", "/{erasure:str}")
     return path.rstrip("/").replace("/a-key/", "/{write_key:str}/")
 
 
@@ -239,7 +246,7 @@ async def test_kinfold_workspace_header_of_another_workspace_is_rejected(gateway
     for route in (each for each in TABLE if each.statuses != OPEN):
         answer = await ask(gateway, route, keys["another's secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
         assert answer.status_code == 403, route
-    own = await ask(gateway, TABLE[-1], keys["secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
+    own = await ask(gateway, TABLE[-4], keys["secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
     assert own.status_code == 200
     assert await gateway.redis.xlen(key("other", "events")) == 0
 

@@ -35,9 +35,9 @@ WORKSPACE: Final = "explained"
 async def story_of(client: Redis, workspace: str, contact_id: str, position: str) -> tuple[Contact, list[Step]]:
     """The contact and its story."""
     story = Story(Past(client, Settings(workspace=workspace), NO_RULES), position, position)
-    assert await story.open(Which(contact=contact_id), workspace)
+    assert await story.open(Which(contact=contact_id))
     assert story.contact is not None
-    return story.contact, [step async for step in story.steps(workspace)]
+    return story.contact, [step async for step in story.steps()]
 
 
 def rebuilt(contact_id: str, steps: list[JsonObject]) -> JsonObject:

@@ -12,7 +12,6 @@ from redis.asyncio import Redis
 
 from kinfold_projections.entries import read_entry
 from kinfold_projections.fold import fold
-from kinfold_projections.records import encode_record, encode_stamps
 from kinfold_projections.state import State
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
@@ -25,6 +24,7 @@ from tests.support.lengths import short_or_long
 from tests.support.projecting import fold_log
 from tests.support.replaying import NO_RULES, append_log, kinfold
 from tests.support.snapshots import keys_like, take_snapshot
+from tests.support.states import content
 from tests.support.strategies import Log, logs
 
 ENTRIES: Final = 6000
@@ -56,19 +56,6 @@ def test_other_text_is_no_moment(text: str):
 def looking(client: Redis, workspace: str, every: int) -> Past:
     """A reader of past states that keeps a snapshot after this many entries."""
     return Past(client, Settings(workspace=workspace, snapshot_entries=every), NO_RULES)
-
-
-def content(state: State) -> dict[str, object]:
-    """The content of a state, except the count of duplicates."""
-    return {
-        "contacts": {each: encode_record(contact) for each, contact in state.contacts.items()},
-        "contact_stamps": {each: encode_stamps(stamps) for each, stamps in state.contact_stamps.items()},
-        "visitors": {each: encode_record(visitor) for each, visitor in state.visitors.items()},
-        "visitor_stamps": {each: encode_stamps(stamps) for each, stamps in state.visitor_stamps.items()},
-        "external_ids": state.external_ids,
-        "emails": state.emails,
-        "older": {each: older for each, older in state.older.items() if older},
-    }
 
 
 class FromNothing:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from kinfold_schemas.changes import ContactGone, ContactUpdated
+from kinfold_schemas.changes import ContactErased, ContactGone, ContactUpdated
 from kinfold_schemas.keys import PrivateName, PublicName, key
 from kinfold_services.state.queries import StateQueries, Status
 from kinfold_services.state.reader import StateReader
@@ -45,7 +45,7 @@ async def assert_is_mended(client: Redis, workspace: str) -> None:
     assert await verify(client, workspace) == []
     applied: dict[str, object] = {}
     for change in await changes_since(client, workspace, 0):
-        if isinstance(change, ContactGone):
+        if isinstance(change, ContactGone | ContactErased):
             applied.pop(change.contact_id, None)
         else:
             applied[change.contact_id] = change.contact.external_id

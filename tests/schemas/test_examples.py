@@ -34,6 +34,7 @@ CHANGES: Final = [
     "ConflictDismissed",
     "ContactSeen",
     "ContactGone",
+    "ContactErased",
 ]
 
 
@@ -61,7 +62,8 @@ def test_example_of_an_event_is_accepted(name: str) -> None:
 def test_every_type_has_an_example() -> None:
     """Every type of event, every type of change, and every record."""
     shown = {tuple(name.split(".")[:2]) for name in EXAMPLES}
-    assert {("event", kind) for kind in EVENT_TYPES} | {("change", kind) for kind in CHANGES} <= shown
+    events = (*EVENT_TYPES, "Erased", "SubjectErased")
+    assert {("event", kind) for kind in events} | {("change", kind) for kind in CHANGES} <= shown
     assert {("contact",), ("merged-contact",), ("visitor",)} <= shown
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State
-from kinfold_schemas.changes import Change, ContactGone, ContactsMerged, decode_change, encode_change
+from kinfold_schemas.changes import Change, ContactErased, ContactGone, ContactsMerged, decode_change, encode_change
 from kinfold_schemas.contacts import Contact
 
 
@@ -28,6 +28,10 @@ class FeedReader:
         """Apply one change and check that its version follows the last one, unless it comes from a replay."""
         if isinstance(change, ContactGone):
             del self.contacts[change.contact_id]
+            return
+        if isinstance(change, ContactErased):
+            self.contacts.pop(change.contact_id, None)
+            self.merged.pop(change.contact_id, None)
             return
         known = self.contacts.get(change.contact_id)
         version = known.version if known else 0

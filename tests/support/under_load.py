@@ -21,7 +21,7 @@ from kinfold.contacts.questions import decode_contact
 from kinfold_projections.entries import read_entries
 from kinfold_projections.fold import fold
 from kinfold_projections.state import State
-from kinfold_schemas.changes import ContactGone, ContactsMerged
+from kinfold_schemas.changes import ContactErased, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
 from tests.support import replaying
@@ -98,7 +98,7 @@ class FeedCopy:
     def _run(self) -> None:
         try:
             for change in self._follow:
-                if isinstance(change, ContactGone):
+                if isinstance(change, ContactGone | ContactErased):
                     self.contacts.pop(change.contact_id, None)
                     continue
                 if isinstance(change, ContactsMerged):

@@ -11,7 +11,7 @@ import typer
 
 from kinfold_schemas.identifiers import CONTRACT_RULES
 from kinfold_services.cli.ndjson import MAX_LINE_BYTES, read_lines
-from kinfold_services.cli.replaying import _lines as lines_of_option
+from kinfold_services.cli.replaying import lines_of as lines_of_option
 from kinfold_services.contact_files import reading_csv
 from kinfold_services.contact_files.reading_csv import CsvTable
 from kinfold_services.contact_files.tables import WrongFile

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Self
 
 from kinfold.feed.reader import Item, Reached, Reader, Received, SnapshotStarts
-from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
+from kinfold_schemas.changes import Change, ContactErased, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.identifiers import email_key, id_key
 
@@ -148,7 +148,7 @@ class _Index:
         self.emails: dict[str, str] = {}
 
     def apply(self, change: Change) -> None:
-        if isinstance(change, ContactGone):
+        if isinstance(change, ContactGone | ContactErased):
             self._remove(change.contact_id)
             return
         if isinstance(change, ContactsMerged):

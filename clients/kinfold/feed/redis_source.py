@@ -15,7 +15,7 @@ from kinfold.contacts.questions import decode_contact
 from kinfold.errors import FeedTruncated, Unreachable
 from kinfold.feed.reader import REPLAY, Idle, Item, Reached, Received, SnapshotStarts, as_created, read_change
 from kinfold.transport.redis import REDIS_ERRORS, close, connect, redis_error
-from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
+from kinfold_schemas.changes import Change, ContactErased, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import Extent, goes_on_behind, position_key
@@ -164,7 +164,7 @@ def _change(position: str, fields: list[bytes]) -> Change | None:
 
 
 def _after(shown: dict[str, Contact], change: Change) -> Change | None:
-    if isinstance(change, ContactGone) or change.cause == REPLAY:
+    if isinstance(change, ContactGone | ContactErased) or change.cause == REPLAY:
         shown.pop(change.contact_id, None)  # its version may be lower from here on
         return change
     known = shown.get(change.contact_id)

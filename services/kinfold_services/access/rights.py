@@ -15,8 +15,8 @@ from kinfold_schemas.keys import STATE, WORKSPACES, AreaName, PrivateName, Publi
 from kinfold_services.connections import Client, ServerUnfit
 
 _RIGHTS: Final = files(kinfold_services.access).joinpath("rights.lua").read_text()
-_KEYLESS: Final = frozenset({"exec", "info", "multi", "ping", "script|load", "unwatch"})
-_STREAMS: Final = {"xread": ["xread", "streams", "", "0"]}
+_KEYLESS: Final = frozenset({"exec", "info", "multi", "ping", "script|load", "time", "unwatch"})
+_STREAMS: Final = {"xread": ["xread", "streams", "", "0"], "scan": ["scan", "0"]}
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -40,40 +40,59 @@ class Role(NamedTuple):
 _Names = tuple[PublicName | PrivateName, ...]
 
 _AROUND: Final[_Names] = ("changes", "events", "hold")
+_BASELINE: Final[_Names] = ("baseline", "baseline-pieces")
 _SHOWN: Final[_Names] = ("contacts", "visitors", "external-ids", "emails", "members", "created", "position")
 
 VERIFY: Final = Role(
     "verify",
     (
-        *("exec", "exists", "hget", "hgetall", "hmget", "hscan", "info", "multi"),
+        *("exec", "exists", "hget", "hgetall", "hmget", "hscan", "info", "lrange", "multi"),
         *("script|load", "smembers", "xinfo|stream", "xrange"),
     ),
-    ("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+    (
+        *("contacts", "visitors", "external-ids", "emails", "position", "rejects", "events", "blocked-identifiers"),
+        *_BASELINE,
+        "retention",
+    ),
 )
 REPLAY: Final = Role(
     "replay",
     (
         *VERIFY.commands,
-        *("get", "hdel", "hset", "lrange", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
+        *("get", "hdel", "hset", "pexpire", "rename", "rpush", "sadd", "set", "unlink", "watch"),
         *("xadd", "zadd", "zmscore", "zrem", "zscan"),
     ),
-    (*STATE, *_AROUND, "blocked-identifiers"),
+    (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention"),
     ("replay",),
+)
+RETENTION: Final = Role(
+    "retention",
+    (
+        *REPLAY.commands,  # it rewrites the log without visitors that go
+        *("expire", "hkeys", "llen", "persist", "scan", "smismember", "time", "xgroup|create", "xinfo|groups", "xrevrange"),
+        *("xsetid", "xtrim"),
+    ),
+    (
+        *(*REPLAY.keys, "retention-receipts", "snapshots"),
+        *("erased-entries", "erasing", "erasure-secret", "erasures-pending"),
+    ),
+    REPLAY.staged,
 )
 PROJECTOR: Final = Role(
     "projector",
     (
-        *REPLAY.commands,  # it rebuilds a state that does not belong to its log
+        *RETENTION.commands,  # it also rebuilds a state that does not belong to its log
         *("del", "hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
-        *("xgroup|create", "xgroup|setid", "xread", "xrevrange", "xtrim", "zcard", "zrange"),
+        *("xgroup|setid", "xread", "zcard", "zrange"),
     ),
-    (*REPLAY.keys, "owner", "projector"),
+    (*RETENTION.keys, "owner", "projector"),
     REPLAY.staged,
 )
 GATEWAY: Final = Role(
     "gateway",
     (
-        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "hset", "info", "multi", "script|load", "set"),
+        *("exec", "exists", "get", "hdel", "hget", "hgetall", "hlen", "hmget", "hset", "info", "lrange", "multi"),
+        *("script|load", "set"),
         "smembers",
         *("xadd", "xinfo|groups", "xinfo|stream", "xlen", "xrange", "xread", "xrevrange", "zrange"),
     ),
@@ -89,6 +108,7 @@ GATEWAY: Final = Role(
         "rejects",
         "settled-rejects",
         "blocked-identifiers",
+        *_BASELINE,
         "api-keys",
         "api-keys-used",
         "identity-secrets",

@@ -15,6 +15,7 @@ from kinfold_services.connections import ServerUnfit
 from kinfold_services.contact_files.arrow import NoPyarrow
 from kinfold_services.directory.errors import DirectoryUnavailable, WrongQuery
 from kinfold_services.history.moments import NoMoment
+from kinfold_services.log.baseline import LogCut, UnknownBaseline
 from kinfold_services.log.pages import NoLog
 from kinfold_services.server.data_dir import PRIVATE_UMASK
 from kinfold_services.server.errors import EmbeddedServerError
@@ -34,7 +35,7 @@ def main() -> None:
         status = DONE  # not reached: `commands.leave` ends the program with the status of the command
     except (NoPyarrow, WrongQuery) as error:
         status = complain(str(error), USAGE)
-    except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern) as error:
+    except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern, UnknownBaseline, LogCut) as error:
         status = complain(str(error), NO)
     except (
         RedisConnectionError,

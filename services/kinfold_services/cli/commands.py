@@ -27,6 +27,8 @@ from kinfold_services.cli.options import (
     settings_from,
 )
 from kinfold_services.cli.output import DONE, print_json
+from kinfold_services.cli.privacy_commands import PRIVACY_COMMANDS
+from kinfold_services.cli.retention_commands import retention_commands
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
 
@@ -344,8 +346,9 @@ def directory(
     return serving.run_directory(settings, until_stdin_ends=until_stdin_ends)
 
 
-for _command in FIND_COMMANDS:
+for _command in (*FIND_COMMANDS, *PRIVACY_COMMANDS):
     app.command()(_command)
 app.command(name="import-contacts")(import_contacts)
 app.add_typer(key_commands, name="keys")
+app.add_typer(retention_commands, name="retention")
 app.add_typer(correct_commands, name="correct")

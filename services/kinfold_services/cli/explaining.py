@@ -37,12 +37,12 @@ async def explain(settings: Settings, which: Which, when: When, *, as_json: bool
         warn_about_losses(extent)
         blocked = await StateReader(client, settings.workspace).blocked_identifiers()
         story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
-        if not position or not await story.open(which, settings.workspace):
+        if not position or not await story.open(which):
             return complain(f"{which}: not found in workspace {settings.workspace}", NO)
         if story.contact is not None:
             say_how_found(which, story.contact)
         console = Console()
-        async for step in story.steps(settings.workspace):
+        async for step in story.steps():
             if as_json:
                 print_json(step)
             else:

@@ -264,7 +264,7 @@ def line_of(entry: TimelineEntry) -> Text:
     return line.append(f"  [{entry.rule}]", "dim") if entry.rule else line
 
 
-def _deeds(entry: TimelineEntry) -> Iterator[str]:
+def _deeds(entry: TimelineEntry) -> Iterator[str]:  # noqa: C901  a type of change each
     told = entry.details
     match entry.type:
         case "ContactCreated":
@@ -283,6 +283,8 @@ def _deeds(entry: TimelineEntry) -> Iterator[str]:
             yield f"dismissed the conflict about {told.get('email')}, which {told.get('heldBy')} holds"
         case "ContactGone":
             yield f"{entry.contact_id} is not in the state that a replay made"
+        case "ContactErased":
+            yield f"{entry.contact_id} was erased"
         case _:
             pass
     for change in told.get("changed", ()):

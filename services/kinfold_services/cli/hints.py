@@ -6,6 +6,7 @@ from typing import cast
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, key
 from kinfold_services.cli.output import say
 from kinfold_services.connections import Client
+from kinfold_services.history.moments import what_was_cut
 from kinfold_services.log.pages import LogExtent
 
 
@@ -28,7 +29,9 @@ async def warn_if_not_served(client: Client, workspace: str) -> bool:
 
 
 def warn_about_losses(extent: LogExtent) -> None:
-    """Warns if the log has lost entries: a state that is made from it is not complete either."""
+    """Says where the log begins if it was cut, and warns if it has lost entries: what is made from it lacks them, too."""
+    if extent.baseline is not None:
+        say(what_was_cut(extent.baseline))
     if extent.lost:
         begins = f"it begins at {extent.first}" if extent.first else "nothing is left of it"
         say(f"the log has lost {extent.lost} entries: {begins}, and the lost entries cannot be folded")

@@ -51,6 +51,9 @@ async def show(settings: Settings, which: Which, when: When) -> int:
             found = await workspace.visitor(which.visitor)
         if found is None and when.at is None and (holder := _former_holder(settings, which)) is not None:
             found = await workspace.contact(holder)
+        was_erased = found is None and which.contact is not None and await workspace.is_erased(which.contact)
+    if was_erased:
+        return complain(f"{which}: the person was erased", NO)
     if found is None:
         return complain(f"{which}: not found in workspace {settings.workspace}", NO)
     if isinstance(found, Contact):

@@ -1,10 +1,13 @@
 """`kinfold replay` and `verify`: fold the log again."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import typer
 
+from kinfold_projections.entries import EVENT_FIELD
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.events import Erased
 from kinfold_schemas.identifiers import BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -12,8 +15,10 @@ from kinfold_services.access.rights import REPLAY, VERIFY
 from kinfold_services.cli.hints import warn_about_losses
 from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.progress import progress
-from kinfold_services.log.exclusions import record_exclusions
-from kinfold_services.log.pages import log_extent
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.history.moments import what_was_cut
+from kinfold_services.log.exclusions import excludes, is_cut, record_exclusions
+from kinfold_services.log.pages import LogExtent, log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
 from kinfold_services.runtime.garbage import collect_seldom
@@ -23,6 +28,7 @@ from kinfold_services.state.position import Replaced
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.files import bounded_lines
 
+_CUT: Final = "{} was cut, and the baseline contains it"
 _LINES_MAX: Final = 1_000_000
 _LINE_BYTES_MAX: Final = 8 << 10
 _EXCLUDE: Final = "--exclude-events"
@@ -32,14 +38,14 @@ _BLOCK: Final = "--blocked-identifiers"
 async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, exclude: Path | None, block: Path | None) -> int:
     """Rebuilds the state from the log and replaces the living one; with `dry_run` only prints the differences."""
     collect_seldom()
-    excluded = [_entry_id(line) for line in _lines(exclude, _EXCLUDE)]
-    blocked = _lines(block, _BLOCK)
+    excluded = [_entry_id(line) for line in lines_of(exclude, _EXCLUDE)]
+    blocked = lines_of(block, _BLOCK)
     async with connected(settings, role=REPLAY) as client:
         extent = await log_extent(client, settings.workspace)
         warn_about_losses(extent)
         for entry_id in excluded:
-            if not await client.xrange(key(settings.workspace, "events"), entry_id, entry_id):
-                return complain(f"{exclude}: the log has no entry {entry_id}; nothing was done", NO)
+            if reason := await _why_not_excluded(client, settings.workspace, entry_id, extent):
+                return complain(f"{exclude}: {reason}; nothing was done", NO)
         rules = _rules(await StateReader(client, settings.workspace).blocked_identifiers(), blocked)
         job = Replay(client, settings, rules, frozenset(excluded))
         try:
@@ -65,6 +71,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
             await job.close()
     for change in changes:
         print_json(change)
+    _warn_about_exclusions(job.rebuild.too_late)
     folded = job.rebuild.position.counts.entries
     say(f"{folded} entries folded, {len(changes)} contacts differ{', nothing is replaced' if dry_run else ''}")
     return DONE
@@ -82,6 +89,7 @@ async def verify(settings: Settings) -> int:
             differences = await job.differences(advance)
     for difference in differences:
         print_json(difference)
+    _warn_about_exclusions(job.rebuild.too_late)
     position = job.rebuild.position
     if differences:
         advice = "lost log entries may be the cause" if position.counts.lost else "kinfold replay repairs them"
@@ -90,7 +98,34 @@ async def verify(settings: Settings) -> int:
     return DONE
 
 
-def _lines(path: Path | None, option: str) -> list[str]:
+async def _why_not_excluded(client: Client, workspace: str, entry_id: str, extent: LogExtent) -> str | None:
+    """Why a replay cannot leave out an entry; None if it can."""
+    if extent.baseline is not None and is_cut(entry_id, position_key(extent.begins)):
+        return f"{_CUT.format(entry_id)}: {what_was_cut(extent.baseline)}"
+    found = await client.xrange(key(workspace, "events"), entry_id, entry_id)
+    if not found:
+        return f"the log has no entry {entry_id}"
+    if _is_erased(cast("list[RawEntry]", found)[0]):
+        return f"entry {entry_id}: its person was erased, so what it did (a merge, for example) cannot be undone"
+    event = excludes(cast("list[RawEntry]", found)[0][1])
+    if event is None or extent.baseline is None:
+        return None
+    cut = [each for each in event.entries if is_cut(each, position_key(extent.begins))]
+    return f"{entry_id} excludes {cut[0]}, and {_CUT.format(cut[0])}: {what_was_cut(extent.baseline)}" if cut else None
+
+
+def _warn_about_exclusions(too_late: frozenset[str]) -> None:
+    """Warns about exclusions that came after their entries were cut."""
+    if too_late:
+        first = min(too_late, key=position_key)
+        say(f"the log excludes {len(too_late)} entries that were cut before, {first} the first; they stay")
+
+
+def _is_erased(raw: RawEntry) -> bool:
+    return isinstance(decode_event(raw[1].get(EVENT_FIELD, b"")), Erased)
+
+
+def lines_of(path: Path | None, option: str) -> list[str]:
     """The lines of a file, without blank lines and comments."""
     if path is None:
         return []

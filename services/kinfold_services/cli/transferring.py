@@ -48,6 +48,8 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
                     await job.run(advance)
             except asyncio.CancelledError:
                 return complain("interrupted; part of the file may be in the log; repeat the command to continue", INTERRUPTED)
+            if job.erased:
+                say(f"{job.erased} entries of the file stay erased: their people were erased since it was written")
             await _print_hints(client, settings.workspace, checked)
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)
@@ -66,6 +68,11 @@ def _why_refused(settings: Settings, checked: Checked, *, rename: bool, allow_tr
         return (
             f"workspace: expected {settings.workspace}, got {header.workspace}; contact ids are derived from the workspace's "
             f"name. --workspace {header.workspace} keeps them, --rename gives every contact another"
+        )
+    if header.workspace != settings.workspace and header.cut is not None:
+        return (
+            f"workspace: expected {header.workspace}, got {settings.workspace}; the file begins at a baseline, whose contacts "
+            "keep their ids, which are derived from the workspace's name"
         )
     if trailer.lost and not allow_truncated:
         return (

@@ -10,7 +10,7 @@ from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.fold import fold
 from kinfold_projections.identity import decide
 from kinfold_projections.state import State
-from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
+from kinfold_schemas.changes import Change, ContactErased, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, MergedContact
 from kinfold_schemas.events import IdentityCorrected, VisitorIdentified
 from kinfold_schemas.identifiers import IdentifierRules
@@ -18,6 +18,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.corrections.preview import ContactChange
+from kinfold_services.history.moments import what_was_cut
 from kinfold_services.history.past import Past
 from kinfold_services.log.exclusions import record_exclusions
 from kinfold_services.log.pages import log_extent
@@ -110,7 +111,7 @@ def _contact_change(change: Change, before: dict[str, Contact]) -> ContactChange
     subject = _subject(change)
     if isinstance(change, ContactsMerged):
         return ContactChange(subject, before.get(subject), None, change.contact_id)
-    after = None if isinstance(change, ContactGone) else change.contact
+    after = None if isinstance(change, ContactGone | ContactErased) else change.contact
     return ContactChange(subject, before.get(subject), after)
 
 
@@ -122,7 +123,12 @@ async def merging_entries(client: Client, settings: Settings, rules: IdentifierR
     past = Past(client, settings, rules)
     end = (await log_extent(client, settings.workspace)).last
     exclusions = await past.exclusions(end)
-    state, found = State(settings.workspace, tells=False), list[str]()
+    state, found = await past.beginning(tells=False), list[str]()
+    baseline = await past.baseline()
+    if baseline is not None and type(state.contacts.get(merged_id)) is MergedContact:
+        raise NotMerged(
+            f"contact: {merged_id} was merged by an event that was cut, so it stays merged: {what_was_cut(baseline)}"
+        )
     async with aclosing(past.entries(end, exclusions)) as entries:
         async for _, entry in entries:
             if _merges(state, entry, merged_id):

@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from kinfold_schemas.filters import text_time_ms
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
 from kinfold_services.directory.sqlite_version import sqlite_problem
-from kinfold_services.directory.tables import POSTGRESQL_SCHEMA, decode_json, encode_json
+from kinfold_services.directory.tables import POSTGRESQL_SCHEMA, decode_json, encode_json, search
 from kinfold_services.server.data_dir import make_data_dir
 from kinfold_services.server.errors import DataDirUnusable
 from kinfold_services.settings import Settings
@@ -106,6 +106,22 @@ class Database:
             with marked.begin():
                 yield marked
 
+    def clean(self) -> None:
+        """On SQLite, rewrites the text index and empties the write-ahead log, so that no file keeps what was erased.
+
+        On PostgreSQL, VACUUM does it in time. Raises DirectoryUnavailable.
+        """
+        if not self._is_sqlite:
+            return
+        with self._translated(lambda: False):
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(f"INSERT INTO {search.name} ({search.name}) VALUES ('optimize')")  # noqa: S608  a name of ours
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
+
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
         """Run a transaction that reads one state of the database.
@@ -179,6 +195,7 @@ def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> s
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA secure_delete = ON")  # no page keeps what was erased
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
         connection.create_function("kinfold_time_ms", 1, _time_ms, deterministic=True)  # for conditions.py
         return connection

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from kinfold_projections.directory_feed import ERASED
 from kinfold_projections.directory_rows import named_contacts, relinked_visitors
 from kinfold_schemas.contacts import Link
 from kinfold_schemas.keys import key
@@ -62,6 +63,8 @@ class Follower:
         self.is_standing_by = False
         """Whether a newer version of the tables has the workspace."""
         self._distrusts_feed = False
+        self._must_clean = True
+        """Whether a contact may have been erased since the files were cleaned."""
         self._told = ""
         self._reported = ("", "")
         self._report_at = 0.0
@@ -112,6 +115,9 @@ class Follower:
                 self._told = ""
             if page.entries:
                 position = await self._apply(build.id, position, page.entries)
+            if self._must_clean and not page.entries:
+                await self._write.clean()
+                self._must_clean = False
             await self._report("current", position, at_once=not page.entries)
             if not page.entries:
                 await self._client.xread({self._feed: position}, count=1, block=_BLOCK_MS)
@@ -139,6 +145,7 @@ class Follower:
             known = await self._write(partial(load_contacts, build=build, ids=named_contacts(entries)))
             links = await links_of(self._client, self._workspace, relinked_visitors(entries, known))
         await self._write(lambda connection: store.apply(connection, build, page, links, now()))
+        self._must_clean = self._must_clean or any(entry.change.type == ERASED for entry in entries)
         return page.after
 
     # --- finding or making a build

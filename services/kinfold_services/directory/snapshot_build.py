@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from kinfold_projections.directory_feed import decode_contact
 from kinfold_projections.directory_rows import Living, Rows
-from kinfold_schemas.contacts import Link
+from kinfold_schemas.contacts import ERASED, Link
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS
@@ -45,6 +45,7 @@ class SnapshotBuild:
         self._build: Final = build
         self._since: Final = since
         self._merged: Final[dict[str, str]] = {}
+        self._erased: Final[list[str]] = []
 
     async def fill(self) -> None:
         """Fill the build. At the end it has the snapshot's position, and the changes from there on may be applied."""
@@ -57,7 +58,8 @@ class SnapshotBuild:
         async for page in reader.corrections():
             await self._fill(partial(self._put, page=page))
         async for found in scan_tombstones(self._client, self._workspace):
-            self._merged.update(found)
+            self._merged.update((each, into) for each, into in found.items() if into != ERASED)
+            self._erased.extend(each for each, into in found.items() if into == ERASED)
         await self._copy_links()
         position = reader.position
         await self._write(lambda connection: self._complete(connection, position))
@@ -134,6 +136,8 @@ class SnapshotBuild:
 
     def _complete(self, connection: sa.Connection, position: str) -> None:
         """Give what was carried over to the living contacts, and add the merges that only the state tells of."""
+        for each in self._erased:  # the build before may not have been told
+            store.erase(connection, self._build, each)
         roots = {each: self._root(each) for each in self._merged}
         self._complete_identifiers(connection, roots, position)
         self._complete_conflicts(connection, roots)

@@ -17,6 +17,7 @@ from kinfold_projections.directory_rows import (
     AddConflict,
     AddIdentifier,
     Dismiss,
+    Erase,
     Merge,
     Settle,
     Step,
@@ -124,7 +125,7 @@ _REMOVE_LINKS: Final = Bulk(["b", "v"], lambda _: sa.delete(visitors).where(_of_
 # --- identifiers and conflicts --------------------------------------------------------------------------------------------
 
 
-def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) -> None:
+def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) -> None:  # noqa: C901  a kind of step each
     for kind, group in groupby(steps, type):
         for_kind = list(group)
         if kind is AddIdentifier:
@@ -144,10 +145,44 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     _settle(connection, build, step)
                 case Dismiss():
                     _dismiss(connection, build, step)
+                case Erase():
+                    erase(connection, build, step.contact_id)
                 case AddIdentifier():
                     pass
 
 
+def erase(connection: sa.Connection, build: int, contact_id: str) -> None:
+    """Removes every row about an erased contact but its row of `contacts`, and its address from the rows of other contacts."""
+    parameters = {"b": build, "one": contact_id}
+    for row in connection.execute(_CONFLICTS_TOLD, parameters):
+        if row.details.get("heldBy") == contact_id:
+            details = {**row.details, "email": "erased@erased.invalid"}
+            at = (
+                timeline.c.build == build,
+                timeline.c.position_ms == row.position_ms,
+                timeline.c.position_seq == row.position_seq,
+            )
+            connection.execute(sa.update(timeline).where(*at).values(details=details))
+    for statement in _ERASE:
+        connection.execute(statement, parameters)
+
+
+_one: Final[sa.BindParameter[str]] = sa.bindparam("one")
+_other: Final[sa.BindParameter[str]] = sa.bindparam("other")
+_CONFLICTS_TOLD: Final = sa.select(timeline.c.position_ms, timeline.c.position_seq, timeline.c.details).where(
+    timeline.c.build == sa.bindparam("b"),
+    timeline.c.type == "IdentityConflict",
+    timeline.c.contact_id.in_(
+        sa.select(conflicts.c.contact_id).where(conflicts.c.build == sa.bindparam("b"), conflicts.c.held_by == _one)
+    ),
+)
+_ERASE: Final = (
+    *(sa.delete(each).where(each.c.build == sa.bindparam("b"), each.c.contact_id == _one) for each in (timeline, visitors)),
+    *(
+        sa.delete(each).where(each.c.build == sa.bindparam("b"), sa.or_(each.c.contact_id == _one, each.c.held_by == _one))
+        for each in (identifiers, conflicts)
+    ),
+)
 _IDENTIFIER: Final = ("build", *IDENTIFIER_COLUMNS)
 _ADD_IDENTIFIER: Final = Bulk(
     _IDENTIFIER, lambda insert: insert(identifiers).values(bound(identifiers, _IDENTIFIER)).on_conflict_do_nothing()
@@ -162,8 +197,6 @@ def _merge(connection: sa.Connection, build: int, step: Merge) -> None:
     connection.execute(_MOVE_HELD, parameters)
 
 
-_one: Final[sa.BindParameter[str]] = sa.bindparam("one")
-_other: Final[sa.BindParameter[str]] = sa.bindparam("other")
 _open: Final = sa.and_(conflicts.c.build == sa.bindparam("b"), conflicts.c.settled_at.is_(None))
 _FORGET_MERGE: Final = sa.delete(identifiers).where(
     identifiers.c.build == sa.bindparam("b"), identifiers.c.kind == "contact_id", identifiers.c.value_key == _one

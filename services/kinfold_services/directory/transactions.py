@@ -32,6 +32,10 @@ class Transactions:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
+    async def clean(self) -> None:
+        """Leaves nothing of what was erased in the files of the database. Raises DirectoryUnavailable."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._database.clean)
+
     def close(self) -> None:
         """Wait for the transactions that run."""
         self._threads.shutdown()

@@ -19,6 +19,7 @@ from kinfold_services.gateway.contacts.own_contact import own_contact
 from kinfold_services.gateway.contacts.searching import contact_count
 from kinfold_services.gateway.contacts.timelines import contact_timeline
 from kinfold_services.gateway.correcting import correct, undo_correction, unmerge_contact
+from kinfold_services.gateway.erasures import erasure_receipt, erasures, request_erasure
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
 from kinfold_services.gateway.openapi import openapi_config
@@ -30,6 +31,7 @@ from kinfold_services.gateway.problems import HANDLERS, note_refusal
 from kinfold_services.gateway.screen.app import screen_router
 from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
+from kinfold_services.gateway.subjects import subject
 from kinfold_services.gateway.workspaces import Gateway
 from kinfold_services.settings import Settings
 
@@ -50,6 +52,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     own_contact,
     changes,
     changes_socket,
+    request_erasure,
+    erasures,
+    erasure_receipt,
     kinfold_js,
     segment_settings,
     rudderstack_settings,
@@ -58,6 +63,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     readyz,
     readyz_head,
     metrics,
+    subject,
 ]
 
 

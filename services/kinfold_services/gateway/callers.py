@@ -50,7 +50,7 @@ async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
 
 
 async def secret_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of corrections: accepts secret keys."""
+    """Guard of corrections and erasures: accepts secret keys."""
     caller = await identify(connection, _bearer(connection))
     if caller.kind != "secret":
         raise Problem(403, f"key: expected a secret key, got a {caller.kind} one")

@@ -14,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIMediaType, Operation, RequestBody, Schema, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
-from kinfold_schemas.events import Event
+from kinfold_schemas.events import ProducedEvent
 from kinfold_services.gateway.callers import keyless
 from kinfold_services.gateway.docs import docs_page
 from kinfold_services.gateway.problems import Error
@@ -36,7 +36,7 @@ class JsonSchema(Schema):
 @cache
 def _event_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of an event, and the schemas that it refers to by name."""
-    (event,), components = msgspec.json.schema_components((Event,), ref_template=_REF)
+    (event,), components = msgspec.json.schema_components((ProducedEvent,), ref_template=_REF)
     components["VisitorIdentified"]["properties"] |= {
         "token": {"type": "string", "description": "For publishable keys: a JWT that proves the identity. Not kept in the log"},
     }
@@ -117,6 +117,7 @@ _MEANINGS: Final = {
     403: "The key may not do this",
     404: "No contact or visitor has this id or identifier",
     409: "The contact has changed, another contact has the identifier, or a replay is in the way; nothing was appended",
+    410: "The person was erased",
     405: "The path does not support this method",
     413: "The body is too large",
     415: "The body has a `Content-Encoding` other than gzip",

@@ -36,6 +36,7 @@ _CODES: Final = {
     404: "not-found",
     405: "method-not-allowed",
     409: "conflict",
+    410: "erased",
     413: "too-large",
     415: "unsupported-encoding",
     422: "invalid-events",

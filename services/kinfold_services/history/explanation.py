@@ -6,7 +6,7 @@ to them. The second fold stops at every event that names one of them or changes 
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -56,7 +56,7 @@ class Step(msgspec.Struct, frozen=True):
 
     entry: str
     at: str
-    outcome: Kind
+    outcome: Kind | Literal["baseline"]
     did: list[Deed]
     effects: list[Effect]
     event: msgspec.Raw
@@ -78,13 +78,13 @@ class Story:
         self._lineage: set[str] = set()
         self._visitors: set[str] = set()
 
-    async def open(self, which: Which, workspace: str) -> bool:
+    async def open(self, which: Which) -> bool:
         """Find the contact, also by a former address, and its visitors. Returns False if there never was such a contact."""
         self._exclusions = await self._past.exclusions(self._heard)
         state = await self._past.state_at(self._position, self._exclusions)
         self.contact = await find_contact(PastQueries(state), which)
         if self.contact is None and which.email is not None:
-            former = await self._former_holder(which.email, workspace)
+            former = await self._former_holder(which.email)
             self.contact = None if former is None else public_contact(state.contact(former))
         if self.contact is None:
             return False
@@ -95,9 +95,10 @@ class Story:
         }
         return True
 
-    async def _former_holder(self, email: str, workspace: str) -> str | None:
+    async def _former_holder(self, email: str) -> str | None:
         """The id of the contact that had the address last, found by folding the whole log."""
-        state, address, holder = State(workspace), email_key(email), None
+        state, address = await self._past.beginning(tells=True), email_key(email)
+        holder = state.emails.get(address)
         async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
             async for _, entry in entries:
                 fold(state, [entry])
@@ -105,10 +106,15 @@ class Story:
                 holder = state.emails.get(address) or holder
         return holder
 
-    async def steps(self, workspace: str) -> AsyncGenerator[Step]:
-        """Yield, in order, every event that named or changed the contact, one merged into it, or one of their visitors."""
-        state = State(workspace)
+    async def steps(self) -> AsyncGenerator[Step]:
+        """Yield, in order, every event that named or changed the contact, one merged into it, or one of their visitors.
+
+        The first step is the baseline if the log was cut and the baseline has the contact.
+        """
+        state = await self._past.beginning(tells=True)
         known: dict[str, dict[str, Any]] = {}
+        if (begun := await self._from_baseline(state, known)) is not None:
+            yield begun
         async with aclosing(self._past.entries(self._position, self._exclusions)) as entries:
             async for (_, fields), entry in entries:
                 decision = _decision(state, entry)
@@ -121,6 +127,15 @@ class Story:
                 did = list(self._did(outcome, decision, effects)) or [_nothing(entry, outcome, self._lineage)]
                 did = [_by_hand(entry.event, deed) for deed in did] if isinstance(entry.event, IdentityCorrected) else did
                 yield Step(entry.id, entry.at, outcome.kind, did, effects, _one_line(fields[EVENT_FIELD]))
+
+    async def _from_baseline(self, state: State, known: dict[str, dict[str, Any]]) -> Step | None:
+        baseline = await self._past.baseline()
+        there = sorted(each for each in self._lineage if type(state.contacts.get(each)) is ContactRecord)
+        if baseline is None or not there:
+            return None
+        effects = [effect for each in there for effect in _effects(known, state.contacts[each])]
+        did = [Deed(f"{each} comes from the baseline of {baseline.made_at}", "11: Retention") for each in there]
+        return Step(baseline.position, baseline.made_at, "baseline", did, effects, msgspec.Raw(b"null"))
 
     def _concerns(self, state: State, entry: Entry) -> bool:
         """Whether the event names a contact or visitor of the story. Such an event need not change anything, and vice versa."""
@@ -216,7 +231,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
     if dropped := _DROPPED.get(outcome.kind):
         return dropped
     if others := sorted({change.contact_id for change in outcome.changes} - lineage):
-        return Deed(f"went to {', '.join(others)}", _WHOSE[type(entry.event)])
+        return Deed(f"went to {', '.join(others)}", _WHOSE.get(type(entry.event), _ERASED))
     if isinstance(entry.event, MetadataSet):
         return Deed(f"metadata kept with {entry.names.visitor_id}", "4: the visitor is not identified yet")
     if isinstance(entry.event, IdentityCorrected):
@@ -233,6 +248,7 @@ _DROPPED: Final[Mapping[Kind, Deed]] = {
     "stale": Deed("dropped as late", "3: the current value has a later effective time"),
     "no-op": Deed("nothing new", "4: a no-op"),
 }
+_ERASED: Final = "10: what is left of an erased person's event"
 _WHOSE: Final[Mapping[type[Event], str]] = {
     VisitorIdentified: "5, first table: the contact that the event names",
     IdentityCorrected: "5, Corrections: the contact that it names",

@@ -7,6 +7,7 @@ from typing import Final
 from kinfold_schemas.filters import text_time_ms
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
+from kinfold_services.log.baseline import Baseline
 from kinfold_services.log.pages import LogExtent
 
 _POSITION: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
@@ -39,14 +40,25 @@ def parse_moment(text: str) -> str:
 
 
 def check_moment(position: str, extent: LogExtent, now_ms: int) -> None:
-    """Raise NoMoment if the position is before the first entry of the log or in the future."""
-    if not extent.first or position_key(position) < position_key(extent.first):
+    """Raise NoMoment if the position is before the first entry of the log, or its baseline, or in the future."""
+    if extent.baseline is not None:
+        if position_key(position) < position_key(extent.begins):
+            raise NoMoment(f"at: {_shown(position)} is before the log: {what_was_cut(extent.baseline)}")
+    elif not extent.first or position_key(position) < position_key(extent.first):
         begins = f"begins at {_shown(extent.first)}" if extent.first else "is empty"
         raise NoMoment(f"at: {_shown(position)} is before the log, which {begins}")
     ms, seq = position_key(position)
     last = position_key(extent.last)
     if (ms, seq) > last and not (seq == _LAST_SEQ and ms <= now_ms):
         raise NoMoment(f"at: {_shown(position)} is after the log, which ends at {_shown(extent.last)}")
+
+
+def what_was_cut(baseline: Baseline) -> str:
+    """A sentence that says where a log begins that was cut."""
+    return (
+        f"the log begins after {_shown(baseline.position)}; the baseline of {baseline.made_at} stands for what came before "
+        f"(entries: {baseline.counts.entries})"
+    )
 
 
 def _time_ms(text: str) -> int | None:

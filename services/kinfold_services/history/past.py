@@ -1,8 +1,9 @@
 """The state at a past position of the log (`kinfold show --at`, `kinfold contacts --at`).
 
-The log is folded in memory up to the position, starting from the newest snapshot before it. Only these queries make snapshots,
-at regular numbers of entries, so nothing else pays for them. A snapshot is only a cache: it is used if the same version of the
-fold made it (according to a digest of the source) under the same rules.
+The log is folded in memory up to the position, starting from the newest snapshot before it, or from where the log begins: at
+nothing, or at its baseline. Only these queries make snapshots, at regular numbers of entries, so nothing else pays for them. A
+snapshot is only a cache: it is used if the same version of the fold made it (according to a digest of the source) under the
+same rules.
 """
 
 import hashlib
@@ -30,12 +31,15 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.baseline import Baseline, read_baseline
 from kinfold_services.log.exclusions import Exclusions, excluded_entries, excludes
-from kinfold_services.log.pages import LogExtent, entries_before, log_extent, read_pages
+from kinfold_services.log.pages import LogExtent, log_extent, read_pages
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import restore, window_before
 
 KEPT_SNAPSHOTS: Final = 20
 _PIECE_RECORDS: Final = 10_000
+_SCANNED_AT_ONCE: Final = 1000
 
 
 class _About(msgspec.Struct, frozen=True):
@@ -43,7 +47,7 @@ class _About(msgspec.Struct, frozen=True):
 
     digest: str
     first: str
-    """The first entry of the log. It differs if the log was deleted and started again."""
+    """The first entry of the log, or its baseline's. It differs if the log was deleted and started again, or cut."""
     lost: int
     """How many entries had been removed from the log."""
     excluded: frozenset[str]
@@ -84,8 +88,8 @@ class Past:
 
         The state leaves out `exclusions`, read up to the position or a later one; by default those in the log up to `position`.
         """
-        extent = await log_extent(self._client, self._workspace)
         while True:
+            extent = await log_extent(self._client, self._workspace)
             begin, about, state = await self._newest_snapshot(position, extent, exclusions)
             if (found := await self._fold(begin, about, state, position)) is not None:
                 return found
@@ -108,9 +112,22 @@ class Past:
         state.take_changes()  # this also completes the contacts
         return state
 
+    async def baseline(self) -> Baseline | None:
+        """The log's baseline; None if the log was never cut."""
+        return await read_baseline(self._client, self._workspace)
+
+    async def beginning(self, *, tells: bool) -> State:
+        """The state at which the log begins: an empty one, or its baseline's."""
+        baseline = await read_baseline(self._client, self._workspace)
+        if baseline is None:
+            return State(self._workspace, tells=tells)
+        return (await restore(self._client, self._workspace, baseline, tells=tells)).state
+
     async def entries(self, position: str, exclusions: Exclusions) -> AsyncGenerator[tuple[RawEntry, Entry | BadEntry]]:
         """Yield every entry that a fold up to `position` takes, raw and decoded."""
-        async with aclosing(read_pages(self._client, self._workspace, "", position)) as pages:
+        baseline = await read_baseline(self._client, self._workspace)
+        after = baseline.position if baseline is not None else ""
+        async with aclosing(read_pages(self._client, self._workspace, after, position)) as pages:
             async for page in pages:
                 batch = read_batch(page, self._rules, exclusions.entries)
                 for raw, entry in zip(batch.raws, batch.entries, strict=True):
@@ -122,11 +139,12 @@ class Past:
         self, position: str, extent: LogExtent, exclusions: Exclusions | None
     ) -> tuple[str, _About, State]:
         """The newest snapshot that a fold of this log would reproduce, or an empty state: its position, origin and state."""
-        known = exclusions or Exclusions()
-        begun = self._digest, extent.first, extent.lost
-        nothing = "", _About(*begun, known.entries, known.last), State(self._workspace, tells=False)
+        known = exclusions
+        if known is None:  # those that were cut count at every position
+            known = Exclusions(frozenset(extent.baseline.excluded if extent.baseline is not None else ()))
+        begun = self._digest, extent.begins or extent.first, extent.lost
         if not self._every:
-            return nothing
+            return await self._nothing(extent, _About(*begun, known.entries, known.last))
         reply: Any = await self._client.hgetall(key(self._workspace, "snapshots"))
         usable: list[tuple[tuple[int, int], tuple[int, int], str, _About]] = []
         for field, data in cast("_Hash", reply).items():
@@ -135,12 +153,21 @@ class Past:
                 heard, at = position_key(about.last_exclusion), position_key(each)
                 if (about.digest, about.first, about.lost) != begun or max(heard, at) > position_key(position):
                     continue
+                if at <= position_key(extent.begins):
+                    continue
                 if exclusions is None or about.last_exclusion == exclusions.last:
                     usable.append((heard, at, each, about))
         for _, _, each, about in sorted(usable, key=lambda item: item[:2], reverse=True):
             if (state := await self._restore(each, about)) is not None:
                 return each, about, state
-        return nothing
+        return await self._nothing(extent, _About(*begun, known.entries, known.last))
+
+    async def _nothing(self, extent: LogExtent, about: _About) -> tuple[str, _About, State]:
+        """Where a fold begins without a snapshot."""
+        if extent.baseline is None:
+            return "", about, State(self._workspace, tells=False)
+        begun = await restore(self._client, self._workspace, extent.baseline)
+        return extent.begins, about, begun.state
 
     async def _restore(self, position: str, about: _About) -> State | None:
         """The state of a snapshot; None if the snapshot is incomplete or belongs to another log."""
@@ -155,7 +182,9 @@ class Past:
         except (zlib.error, ValueError):
             return None
         count, last = LOOKBACK_ENTRIES + len(about.excluded), ""
-        async for page in entries_before(self._client, self._workspace, position, count):
+        recalled, pages = await window_before(self._client, self._workspace, position, count)
+        state.window.recall(recalled)
+        for page in pages:
             last = page[-1][0].decode()
             state.window.enter(read_batch(page, self._rules, about.excluded).entries)
         return state if last == position else None  # otherwise the log was restored, and the snapshot is of another one
@@ -177,6 +206,24 @@ class Past:
 
 
 _Hash = dict[bytes, bytes]
+
+
+async def drop_unusable_snapshots(client: Client, workspace: str) -> None:
+    """Delete the snapshots of a log that was cut since: they would keep what the cut removed."""
+    extent = await log_extent(client, workspace)
+    reply: Any = await client.hgetall(key(workspace, "snapshots"))
+    usable = set[bytes]()
+    for field, data in cast("_Hash", reply).items():
+        about = _About("", "", -1, frozenset(), "")
+        with suppress(ValueError):
+            about = msgspec.json.decode(data, type=_About)
+        if (about.first, about.lost) == (extent.begins or extent.first, extent.lost):
+            usable.add(snapshot_key(workspace, field.decode()).encode())
+        else:
+            await cast("Any", client.hdel(key(workspace, "snapshots"), field.decode()))
+    async for name in client.scan_iter(match=snapshot_key(workspace, "*"), count=_SCANNED_AT_ONCE):
+        if name not in usable:
+            await client.unlink(name)
 
 
 def fold_digest(rules: IdentifierRules) -> str:

@@ -7,7 +7,9 @@ from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.baseline import LogCut, read_baseline
 from kinfold_services.log.pages import read_pages
 
 _AT_ONCE: Final = 1000
@@ -27,24 +29,54 @@ class Exclusions(NamedTuple):
 
     entries: frozenset[str] = frozenset()
     last: str = ""
+    too_late: frozenset[str] = frozenset()
+    """Entries that the baseline contains already: nothing can leave them out any more."""
 
 
 async def excluded_entries(client: Client, workspace: str, upto: str, also: frozenset[str] = frozenset()) -> Exclusions:
     """The entries that a fold of the log up to `upto` leaves out: those that `EventsExcluded` events name, and `also`.
 
-    An exclusion does not count if a later one excludes it, so exclusions can be revoked.
+    An exclusion does not count if a later one excludes it, so exclusions can be revoked. The baseline has those that were cut.
     """
-    found = [
+    while True:
+        baseline = await read_baseline(client, workspace)
+        try:
+            found = await exclusions_after(client, workspace, baseline.position if baseline is not None else "", upto)
+        except LogCut:
+            continue
+        break
+    cut_ones = frozenset(baseline.excluded) if baseline is not None else frozenset[str]()
+    cut = position_key(baseline.position if baseline is not None else "")
+    excluded = counting(found, also | cut_ones)
+    too_late = frozenset(each for each in excluded - cut_ones if is_cut(each, cut))
+    return Exclusions(frozenset(excluded), found[-1][0] if found else "", too_late)
+
+
+def is_cut(entry_id: str, cut: tuple[int, int]) -> bool:
+    """Whether an `EventsExcluded` names an entry up to this position; what is no id names none."""
+    try:
+        return (0, 0) <= position_key(entry_id) <= cut
+    except ValueError:
+        return False
+
+
+async def exclusions_after(client: Client, workspace: str, after: str, upto: str) -> list[tuple[str, EventsExcluded]]:
+    """The `EventsExcluded` of the log between two positions, with their ids. Raises LogCut."""
+    return [
         (entry_id.decode(), event)
-        async for page in read_pages(client, workspace, "", upto)
+        async for page in read_pages(client, workspace, after, upto)
         for entry_id, fields in page
         if (event := excludes(fields)) is not None
     ]
+
+
+def counting(found: Sequence[tuple[str, EventsExcluded]], also: frozenset[str]) -> set[str]:
+    """What the exclusions that count name, and `also`."""
     excluded = set(also)
     for entry_id, event in reversed(found):
         if entry_id not in excluded:
             excluded.update(event.entries)
-    return Exclusions(frozenset(excluded), found[-1][0] if found else "")
+    return excluded
 
 
 async def record_exclusions(

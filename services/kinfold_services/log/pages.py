@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.baseline import Baseline, LogCut, baseline_position, decode_baseline
 from kinfold_services.log.streams import as_entries
 
 PAGE_ENTRIES: Final = 2000
@@ -23,26 +24,42 @@ class LogExtent(NamedTuple):
     first: str
     last: str
     lost: int
-    """How many entries were removed (trimmed at the beginning, or deleted)."""
+    """How many entries were removed (trimmed at the beginning, or deleted), without those that the baseline stands for."""
     deleted: str
     """The greatest id that was deleted; `0-0` if none was. Trimming does not count."""
+    baseline: Baseline | None = None
+    """Stands for the entries that a retention run cut; every fold begins there."""
+
+    @property
+    def begins(self) -> str:
+        """The position at which folds begin: '' is the first entry."""
+        return self.baseline.position if self.baseline is not None else ""
 
 
 async def log_extent(client: Client, workspace: str) -> LogExtent:
-    """The extent of a workspace's log. Raises NoLog if the log does not exist. An empty log does exist."""
+    """The extent of a workspace's log. Raises NoLog if the log does not exist, and UnknownBaseline. An empty log does exist."""
     log = key(workspace, "events")
     if not await client.exists(log):
         raise NoLog(f"workspace {workspace}: there is no log at {log}; publish events to the workspace first")
-    info: dict[str, Any] = await client.xinfo_stream(log)
+    pipeline = client.pipeline(transaction=True)
+    pipeline.xinfo_stream(log)
+    pipeline.hget(key(workspace, "baseline"), "about")
+    info, about = await pipeline.execute()
+    baseline = decode_baseline(workspace, about)
     first = info["first-entry"][0].decode() if info["first-entry"] else ""
     last, deleted = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
-    return LogExtent(info["length"], first, last, info["entries-added"] - info["length"], deleted)
+    lost = info["entries-added"] - info["length"]
+    if baseline is not None:
+        lost = max(lost - baseline.counts.entries, baseline.counts.lost)
+    return LogExtent(info["length"], first, last, lost, deleted, baseline)
 
 
 async def read_pages(
     client: Client, workspace: str, after: str, upto: str, name: Literal["events", "changes"] = "events"
 ) -> AsyncGenerator[Sequence[RawEntry]]:
     """Read the log or the feed after `after` ('' is the beginning), up to and including `upto`. Reads ahead by one page.
+
+    Raises LogCut if the log was cut after `after`. Then the caller begins at the baseline.
 
     Changes `client`: from now on, its XRANGE returns entries as `as_entries` does. redis-py's dictionary would drop a repeated
     field, and a rejected entry must be copied whole.
@@ -52,6 +69,10 @@ async def read_pages(
 
     async def page(behind: str) -> list[RawEntry]:
         reply = await client.xrange(log, min=f"({behind}" if behind else "-", max=upto, count=PAGE_ENTRIES)
+        if name == "events":  # asked after the page was read: a later cut took nothing from it
+            cut = await baseline_position(client, workspace)
+            if position_key(cut) > position_key(behind):
+                raise LogCut(f"workspace {workspace}: the log was cut at {cut} while it was read; repeat the command")
         return cast("list[RawEntry]", reply)
 
     if after and position_key(after) >= position_key(upto):

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 from kinfold_schemas.keys import COMMITTED, PrivateName, PublicName, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.baseline import baseline_position
 from kinfold_services.log.streams import as_entries
 from kinfold_services.state.position import Position, entry_digest, read_position
 
@@ -36,6 +37,10 @@ _TYPES: Final[dict[PublicName | PrivateName, bytes]] = {
     "hold": b"string",
     "excluded": b"set",
     "blocked-identifiers": b"set",
+    "baseline": b"hash",
+    "baseline-pieces": b"list",
+    "retention": b"hash",
+    "retention-receipts": b"list",
 }
 """The type of every key that a projector reads or writes."""
 
@@ -83,6 +88,7 @@ class Integrity:
         await check_types(self._client, self._workspace)
         if position.damaged:
             raise NeedsRebuild(position.damaged)
+        await self._check_baseline(position)
         if not position.stream_id:
             await self._check_beginning()
         await self._check_entry(position)
@@ -124,6 +130,15 @@ class Integrity:
             raise NeedsRebuild(
                 f"workspace {self._workspace}: found {found[0]} and no {key(self._workspace, 'position')}, expected both or "
                 "neither: the server has evicted keys, or somebody has deleted them"
+            )
+
+    async def _check_baseline(self, position: Position) -> None:
+        """The log was cut at its baseline, and only behind that do entries follow."""
+        cut = await baseline_position(self._client, self._workspace)
+        if position_key(position.stream_id) < position_key(cut):
+            raise NeedsRebuild(
+                f"workspace {self._workspace}: expected a state at {cut}, where the log begins, or later; got one at "
+                f"{position.stream_id or 'no position'}"
             )
 
     async def _check_keys(self) -> None:

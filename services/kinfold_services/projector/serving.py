@@ -22,7 +22,10 @@ from kinfold_services.projector.integrity import NeedsRebuild, WrongType, check_
 from kinfold_services.projector.lease import Lease
 from kinfold_services.projector.reading import subscribe
 from kinfold_services.projector.recovery import rebuild_state
+from kinfold_services.projector.unfinished import finish_erasures
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.retention.job import RetentionJob
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import LostPlace, Replaced
 from kinfold_services.state.reader import StateReader
@@ -108,6 +111,8 @@ class Serving:
             handle=projector.receive,
         )
         self._open_ones[self._workspace] = projector
+        retaining = asyncio.create_task(RetentionJob(self._client, self._settings, self._url).run())
+        erasing = asyncio.create_task(finish_erasures(self._client, self._settings, self._url))
         try:
             await subscriber.start()
             await projector.run()
@@ -116,6 +121,7 @@ class Serving:
             await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
             raise
         finally:
+            await end_tasks([erasing, retaining])
             del self._open_ones[self._workspace]
             projector.close()  # otherwise FastStream waits for a handler that waits for us
             await subscriber.stop()

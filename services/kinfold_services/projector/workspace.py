@@ -36,13 +36,13 @@ from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, Iden
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.log.pages import entries_before
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.stream_length import StreamLength
 from kinfold_services.rejects.entries import as_rejects, refused_by_server
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import window_before
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
@@ -117,9 +117,11 @@ class WorkspaceProjector:
         self._excluded = await self._reader.excluded()
         await self._feed.measure(self._client, key(self.workspace, "changes"))
         await self._rejects.measure(self._client, key(self.workspace, "rejects"))
-        if self.position.stream_id:
+        if at := self.position.stream_id:
             count = LOOKBACK_ENTRIES + len(self._excluded)
-            async for page in entries_before(self._client, self.workspace, self.position.stream_id, count, self._lease.keep):
+            recalled, pages = await window_before(self._client, self.workspace, at, count, self._lease.keep)
+            self._state.window.recall(recalled)
+            for page in pages:
                 self._state.window.enter(read_batch(page, self._rules, self._excluded).entries)
         self._committer.committed = self.position
         self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)
@@ -191,13 +193,21 @@ class WorkspaceProjector:
         """Looks whether log and state still belong together, and whether entries were lost before we came to them."""
         await self._advance(())
         before = self.position
-        await self._integrity.check(before)
+        try:
+            await self._integrity.check(before)
+        finally:  # what was found is of another state, perhaps
+            await self._check_generation()
         if lost := await self._integrity.lost_entries(before):
             counts = msgspec.structs.replace(before.counts, lost=before.counts.lost + lost)
             self.position = msgspec.structs.replace(before, counts=counts)
             self._folded = self._committer.transaction((), (), Move(before, self.position, 0.0))
             await self._advance(())
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
+
+    async def _check_generation(self) -> None:
+        """Raises LostPlace where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        if (await self._reader.position()).generation != self.position.generation:
+            raise LostPlace(f"workspace {self.workspace}: another state has replaced the one in memory")
 
     # --- folding
 
@@ -218,7 +228,9 @@ class WorkspaceProjector:
                 # A replay has put a new state in the old one's place. What was not committed is folded upon the new one, unless
                 # it is in there already.
                 raws, committed = [*self._uncommitted, *raws], self._committer.committed.stream_id
+                log = self.position.log
                 await self.open()
+                self._check_log(log)
                 if position_key(self.position.stream_id) < position_key(committed):  # what is between is not at hand
                     found = self.position.stream_id
                     raise LostPlace(
@@ -226,6 +238,13 @@ class WorkspaceProjector:
                     ) from None
             else:
                 return
+
+    def _check_log(self, log: str) -> None:
+        """Raises LostPlace where an erasure has rewritten the log: what was read before may be of the old one."""
+        if self.position.log != log:
+            raise LostPlace(
+                f"workspace {self.workspace}: the log was rewritten; it is read again from {self.position.stream_id}"
+            )
 
     def _unfolded(self, raws: Sequence[RawEntry]) -> Sequence[RawEntry]:
         position = position_key(self.position.stream_id)
@@ -304,7 +323,7 @@ class WorkspaceProjector:
         folded = fold_batch(self._state, batch, before.counts, TOLD_BYTES)
         raws = folded.batch.whole
         last, fields = raws[-1]
-        self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields))
+        self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields), log=before.log)
         if folded.counts.id_reused > before.counts.id_reused:
             self._tell_reused_ids(folded)
         feed_entries = self._feed.add(len(folded.changes), sum(map(len, folded.changes)))

@@ -13,6 +13,9 @@ from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, as_entries, pairs_of
 from kinfold_services.rejects.entries import REFUSED_BY_SERVER, Reject, read_reject
 
+REJECTS_FROM: Final = "rejects_from"
+"""The field of `retention` with the first log entry whose reject is kept."""
+
 
 class StoredRejects:
     """Advances through the stored rejects while a caller reads the log. Both are in log order.
@@ -27,6 +30,9 @@ class StoredRejects:
         """Whether the rejects merged so far differ from the stored ones."""
         self._client: Final = client
         self._rejects: Final = key(workspace, "rejects")
+        self._retention: Final = key(workspace, "retention")
+        self._kept_from: tuple[int, int] | None = None
+        """Rejects of entries before it are not kept: a retention run has removed them."""
         self._last = "0-0"
         self._first: tuple[int, int] | None = None
         """Rejects before this one were trimmed; `(0, 0)` if none were."""
@@ -43,6 +49,9 @@ class StoredRejects:
         They are `found` on the log's next `page`, those of lost entries, and those that the server refused. No fold finds the
         latter, since they are `excluded`. Without the oldest ones, if they were trimmed.
         """
+        if self._kept_from is None:
+            reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
+            self._kept_from = position_key((reply or b"").decode())
         first = await self._first_kept()
         found = [reject for reject in found if _order(reject) >= first] if first > (0, 0) else found
         upto, stored = position_key(last), list[Reject]()
@@ -56,7 +65,8 @@ class StoredRejects:
             and _order(reject) > self._merged
         ]
         self._merged = upto
-        merged = sorted([*found, *lost], key=_order)
+        kept = [reject for reject in found if _order(reject) >= self._kept_from]
+        merged = sorted([*kept, *lost], key=_order)
         self.differ |= merged != stored
         return merged
 

@@ -9,8 +9,8 @@ import msgspec
 
 from kinfold_projections.metadata import changed_keys
 from kinfold_projections.records import public_contact
-from kinfold_schemas.changes import Change, ContactCreated, ContactGone, ContactsMerged, ContactUpdated
-from kinfold_schemas.contacts import Contact, MergedContact, merged_into
+from kinfold_schemas.changes import Change, ContactCreated, ContactErased, ContactGone, ContactsMerged, ContactUpdated
+from kinfold_schemas.contacts import ERASED, Contact, MergedContact, merged_into
 from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 from kinfold_services.replay.rebuild import Part, Rebuild
@@ -21,6 +21,8 @@ SHOWN: Final[tuple[Part, ...]] = ("contacts", "visitors", "external-ids", "email
 """What readers see."""
 
 CAUSE: Final = "replay"
+ERASURE: Final = "erasure"
+_UNKNOWN: Final = "2000-01-01T00:00:00.000Z"
 _AT_ONCE: Final = 1000
 
 
@@ -76,7 +78,9 @@ class Sides:
     def survivor(self, contact_id: str) -> Contact | None:
         """The living contact that a contact was merged into in the rebuilt state; None where it was not merged."""
         state = self._rebuild.state
-        return public_contact(state.contact(contact_id)) if type(state.contacts.get(contact_id)) is MergedContact else None
+        if type(state.contacts.get(contact_id)) is not MergedContact or state.is_erased(contact_id):
+            return None
+        return public_contact(state.contact(contact_id))
 
     async def _scan(self, part: Part) -> AsyncIterator[tuple[list[str], list[bytes]]]:
         """Ids, and what is stored under each, a thousand or so at a time. Some may come twice."""
@@ -121,7 +125,9 @@ def field_differences(part: Part, name: str, living: bytes | None, rebuilt: byte
     return [Difference(part, name, field, left, right) for field, left, right in pairs if not _same(left, right)]
 
 
-def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None) -> Change | None:
+def as_change(  # noqa: PLR0911  a kind of change each
+    contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None
+) -> Change | None:
     """The one change that tells the feed how a contact differs; None where no reader can see that it does.
 
     `survivor`: where the rebuilt one is a tombstone, the living contact that it leads to.
@@ -130,6 +136,8 @@ def as_change(contact_id: str, living: bytes | None, rebuilt: bytes | None, surv
         return _as_merge(contact_id, survivor) if _merged_into(living) != _merged_into(rebuilt) else None
     old, new = _living(living), _living(rebuilt)
     if new is None:
+        if _merged_into(rebuilt) == ERASED:
+            return _as_erased(contact_id, living, old)
         if old is None:
             return None
         return ContactGone(contact_id=contact_id, version=old.version, at=old.updated_at, cause=CAUSE)
@@ -148,6 +156,14 @@ def changed_fields(old: Contact, new: Contact) -> list[str]:
     names = zip(Contact.__struct_fields__, Contact.__struct_encode_fields__, strict=True)
     fields = [shown for name, shown in names if name != "metadata" and getattr(old, name) != getattr(new, name)]
     return fields + [f"metadata.{each}" for each in changed_keys(old.metadata, new.metadata)]
+
+
+def _as_erased(contact_id: str, living: bytes | None, old: Contact | None) -> Change | None:
+    """Also for a contact that was merged: a reader from far behind may hold it still."""
+    if living is None or _merged_into(living) == ERASED:
+        return None
+    version, at = (old.version, old.updated_at) if old is not None else (0, _UNKNOWN)
+    return ContactErased(contact_id=contact_id, version=version, at=at, cause=ERASURE)
 
 
 def _living(data: bytes | None) -> Contact | None:

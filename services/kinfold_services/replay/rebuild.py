@@ -1,4 +1,4 @@
-"""A state folded in memory, from the log's beginning up to any position."""
+"""A state folded in memory, from the log's beginning, or its baseline, up to any position."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -8,16 +8,19 @@ import msgspec
 
 from kinfold_projections.batches import fold_batch, read_batch
 from kinfold_projections.counts import Counts
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_projections.records import ContactRecord, encode_record, encode_stamps
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.baseline import Baseline, LogCut, UnknownBaseline, read_baseline
 from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.rejects.entries import Reject, as_rejects
 from kinfold_services.rejects.stored import StoredRejects
 from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import Begun, restore
 from kinfold_services.state.position import Position, entry_digest
 
 _TAKEN_ENTRIES: Final = 100_000
@@ -28,6 +31,8 @@ Progress = Callable[[int], None]
 Part = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
 """A part of the state that consists of single things: a hash, or a sorted set."""
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+Forget = Callable[[Begun, Counts], Counts]
 
 Touched = dict[Part, set[str]]
 """Ids, by the part of the state."""
@@ -46,9 +51,20 @@ _ENCODE: Final[Mapping[Part, Callable[[Any], bytes]]] = {
 class Rebuild:
     """Folds a workspace's log. It reads the log and the stored rejects, and writes nothing."""
 
-    def __init__(
-        self, client: Client, settings: Settings, rules: IdentifierRules, also_excluded: frozenset[str] = frozenset()
+    def __init__(  # noqa: PLR0913  what it leaves out, and what an erasure changes
+        self,
+        client: Client,
+        settings: Settings,
+        rules: IdentifierRules,
+        also_excluded: frozenset[str] = frozenset(),
+        *,
+        rewritten: Mapping[str, bytes] | None = None,
+        forget: Forget | None = None,
     ) -> None:
+        """`rewritten`: entry id → the event that is folded in place of what the log holds (an erasure).
+
+        `forget`: removes people from what a baseline restores (an erasure).
+        """
         self.position = Position("", Counts())
         """How far the log is folded. The sizes among the counts are those of the last `advance`."""
         self.beginnings = 0
@@ -67,13 +83,21 @@ class Rebuild:
         self.rejects: list[Reject] = []
         """Rejects of this state, in the log's order, for a caller that writes them and then clears the list."""
         self.stored_rejects = StoredRejects(client, settings.workspace)
+        self.baseline: Baseline | None = None
+        """What it began at; None: the log's beginning."""
+        self.too_late: frozenset[str] = frozenset()
+        """Entries that the log excludes and the baseline contains."""
         self._client: Final = client
         self._workspace: Final = settings.workspace
         self._rules: Final = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
         self._batch_entries: Final = settings.batch_entries
         self._also_excluded: Final = also_excluded
+        self._rewritten: Final = rewritten or {}
+        self._forget: Final = forget
         self._last_exclusion = ""
         self._taken = 0
+        self._begun_entries = 0
+        """How many entries the baseline stands for."""
 
     @property
     def is_compared(self) -> bool:
@@ -81,47 +105,61 @@ class Rebuild:
         return self.uncompared is not None
 
     async def begin(self) -> None:
-        """Begins at the log's beginning. Raises NoLog."""
-        lost = (await log_extent(self._client, self._workspace)).lost
-        self.position = Position("", Counts(lost=lost))
-        self.state, self.members = State(self._workspace, tells=False), set()
-        self.unwritten, self.uncompared, self.rejects = None, None, []
-        self.stored_rejects = StoredRejects(self._client, self._workspace)
+        """Begins at the log's beginning, or at its baseline. Raises NoLog and UnknownBaseline."""
+        await self._begin()
+        self.unwritten, self.uncompared = None, None
+        self.rejects, self.stored_rejects = [], StoredRejects(self._client, self._workspace)
+        if self.position.stream_id:
+            self.rejects += await self.stored_rejects.merge((), [], self.position.stream_id)
         self.beginnings += 1
-        self._taken = 0
+        self._taken = self._begun_entries = self.position.counts.entries
         self.excluded_by_log.clear()
+
+    async def _begin(self) -> None:
+        lost, baseline, begun = await self.found_baseline()
+        self.baseline = baseline
+        self.state, self.members = begun
+        self.position = Position("", Counts(lost=lost))
+        if baseline is not None:
+            counts = msgspec.structs.replace(baseline.counts, lost=lost)
+            if self._forget is not None:
+                counts = self._forget(begun, counts)
+            self.position = Position(baseline.position, counts, digest=baseline.digest)
+            self.excluded |= frozenset(baseline.excluded)
+
+    async def found_baseline(self) -> tuple[int, Baseline | None, Begun]:
+        """How many entries the log has lost, its baseline, and the state of that."""
+        while True:
+            extent = await log_extent(self._client, self._workspace)
+            if extent.baseline is None:
+                return extent.lost, None, Begun(State(self._workspace, tells=False), set())
+            try:
+                return extent.lost, extent.baseline, await restore(self._client, self._workspace, extent.baseline)
+            except UnknownBaseline:
+                if await read_baseline(self._client, self._workspace) == extent.baseline:
+                    raise  # else a retention run has replaced it meanwhile
 
     async def build(self, upto: str, progress: Progress = lambda _: None) -> None:
         """As `advance`, and also leaves out what the log excludes behind `upto`.
 
         A replay records its exclusions at the log's end. While the projector stands still or lags, they are far behind it.
         """
-        await self.advance(upto, progress)
-        last = (await log_extent(self._client, self._workspace)).last
-        async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, last)) as pages:
-            async for page in pages:
-                if self._excludes_more(page):
-                    await self._begin_again(progress)
-                    return await self.build(upto, progress)
-        return None
+        while True:
+            await self.advance(upto, progress)
+            last = (await log_extent(self._client, self._workspace)).last
+            if not await self._meets_exclusions(last):
+                return
+            await self.begin_again(progress)
 
     async def advance(self, upto: str, progress: Progress = lambda _: None) -> None:
         """Folds the log up to and with `upto` ('' is nothing). Afterwards `stored` answers for that position."""
         if not upto:
-            return None
-        async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
-            async for page in pages:
-                if self._excludes_more(page):
-                    await self._begin_again(progress)
-                    return await self.advance(upto, progress)
-                await self._fold(page)
-                progress(len(page))
-                if self.position.counts.entries >= self._taken + _TAKEN_ENTRIES:
-                    self._take_changes()
+            return
+        while not await self._fold_upto(upto, progress):
+            await self.begin_again(progress)
         if position_key(self.position.stream_id) < position_key(upto):
             await self._pass_lost_entries(upto)
         self._take_changes()
-        return None
 
     def ids(self, part: Part) -> set[str]:
         """The ids in a part of this state."""
@@ -138,12 +176,38 @@ class Rebuild:
         held, encode = getattr(self.state, _attribute(part)), _ENCODE[part]
         return (None if value is None else encode(value) for value in map(held.get, ids))
 
-    async def _begin_again(self, progress: Progress) -> None:
-        """Begins with all that the log excludes: some of it may be folded already."""
+    async def _meets_exclusions(self, last: str) -> bool:
+        """Whether the log between our position and `last` excludes more, or was cut beyond our position."""
+        try:
+            async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, last)) as pages:
+                async for page in pages:
+                    if self._excludes_more(page):
+                        return True
+        except LogCut:
+            return True
+        return False
+
+    async def _fold_upto(self, upto: str, progress: Progress) -> bool:
+        """Returns False if it has to begin again: the log excludes what may be folded already, or was cut."""
+        try:
+            async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
+                async for page in pages:
+                    if self._excludes_more(page):
+                        return False
+                    await self._fold(page)
+                    progress(len(page))
+                    if self.position.counts.entries >= self._taken + _TAKEN_ENTRIES:
+                        self._take_changes()
+        except LogCut:
+            return False
+        return True
+
+    async def begin_again(self, progress: Progress = lambda _: None) -> None:
+        """Begins with all that the log excludes, of which some may be folded already, and with the baseline as it is now."""
         last = (await log_extent(self._client, self._workspace)).last
         excluded = await excluded_entries(self._client, self._workspace, last, self._also_excluded)
-        self.excluded, self._last_exclusion = excluded
-        progress(-self.position.counts.entries)
+        self.excluded, self._last_exclusion, self.too_late = excluded
+        progress(self._begun_entries - self.position.counts.entries)
         await self.begin()
 
     async def _pass_lost_entries(self, upto: str) -> None:
@@ -160,6 +224,8 @@ class Rebuild:
             self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
+        if self._rewritten:
+            page = [_rewritten(raw, self._rewritten.get(raw[0].decode())) for raw in page]
         counts, rejects = self.position.counts, list[Reject]()
         for first in range(0, len(page), self._batch_entries):
             batch = read_batch(page[first : first + self._batch_entries], self._rules, self.excluded)
@@ -196,6 +262,10 @@ class Rebuild:
 def nothing_touched() -> Touched:
     """No ids in any part."""
     return {part: set() for part in PARTS}
+
+
+def _rewritten(raw: RawEntry, event: bytes | None) -> RawEntry:
+    return raw if event is None else (raw[0], {EVENT_FIELD: event})
 
 
 def _attribute(part: Part) -> str:

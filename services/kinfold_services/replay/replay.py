@@ -14,7 +14,7 @@ staging area.
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, Final
@@ -29,7 +29,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import PAGE_ENTRIES, log_extent, read_pages
 from kinfold_services.replay.differences import Sides, as_change
-from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild, nothing_touched
+from kinfold_services.replay.rebuild import PARTS, Forget, Part, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import StagingArea
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -37,7 +37,7 @@ from kinfold_services.state.position import Position, Replaced, position_fields
 from kinfold_services.state.reader import StateReader
 from kinfold_services.state.writes import pack
 
-_SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
+SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
 _HOLD_MS: Final = 5000
 """For so long the projector is held back by a replay that was killed."""
@@ -53,7 +53,7 @@ class WouldLose(RuntimeError):
 class Replay:
     """One replay of one workspace. `build`, `compare`, `replace`, and `close` in any case."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a replay leaves out, and how far it goes
         self,
         client: Client,
         settings: Settings,
@@ -61,10 +61,15 @@ class Replay:
         also_excluded: frozenset[str] = frozenset(),
         *,
         whole_log: bool = False,
+        rewritten: Mapping[str, bytes] | None = None,
+        forget: Forget | None = None,
     ) -> None:
-        """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile."""
+        """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile.
+
+        `rewritten`, `forget`: as for `Rebuild`.
+        """
         workspace = settings.workspace
-        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded)
+        self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten=rewritten, forget=forget)
         self._client: Final = client
         self._workspace: Final = workspace
         self._whole_log: Final = whole_log
@@ -72,7 +77,7 @@ class Replay:
         self._stored: Final = StateReader(client, workspace)
         self._sides: Final = Sides(client, workspace, self.rebuild, follows=not whole_log)
         self._staging: Final = StagingArea(client, workspace)
-        self._swap: Final = client.register_script(_SWAP)
+        self._swap: Final = client.register_script(SWAP)
         self._hold: Final = client.register_script(_HOLD)
         self._token: Final = uuid.uuid4().hex
         self._feed_end = 0, "0-0"
@@ -136,7 +141,8 @@ class Replay:
                     await self._write_last(living)
                     if await self._put_in_place():
                         return _in_order(self._changes)
-                else:  # the log, read on, excludes what was folded already: another state than ours was compared
+                if not self.rebuild.is_compared:
+                    # The log, read on, excludes what was folded already, or was cut: another state than ours was compared.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
 
@@ -285,6 +291,8 @@ class Replay:
         differences, excluded = writes.key("differences"), writes.key("excluded")
         changes = [encode_change(change) for change in _in_order(self._changes)]
         commands = [pack(b"UNLINK", differences, excluded), writes.hash("position", position_fields(position))]
+        if (baseline := self.rebuild.baseline) is not None:
+            commands.append(writes.hash("position", {"begins": baseline.position}))
         commands += [
             pack(b"RPUSH", differences, *changes[first : first + _AT_ONCE]) for first in range(0, len(changes), _AT_ONCE)
         ]
@@ -293,14 +301,20 @@ class Replay:
         await self._staging.write(commands)
 
     async def _put_in_place(self) -> bool:
-        """Swaps; False where the projector was let go in between."""
-        keys = [key(self._workspace, "hold"), key(self._workspace, "changes"), key(self._workspace, "differences", "replay")]
-        for name in STATE:
-            keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
-        reply = await self._swap(keys=keys, args=[self._token, self._staging.generation, self._feed_entries])
+        """Swaps; False where the projector was let go in between, or the log was cut."""
+        reply = await self._swap(keys=self._swapped_keys(), args=[self._token, self._staging.generation, self._feed_entries])
+        if reply == b"cut":  # another state may stand for what was cut: without visitors that nobody has identified
+            await self.rebuild.begin_again()
         if reply == b"replaced":
             raise Replaced(f"workspace {self._workspace}: another replay has begun")
         return bool(reply == b"done")
+
+    def _swapped_keys(self) -> list[str]:
+        """The keys that `swap.lua` expects."""
+        keys = [key(self._workspace, "hold"), key(self._workspace, "changes"), key(self._workspace, "differences", "replay")]
+        for name in STATE:
+            keys += [key(self._workspace, name), key(self._workspace, name, "replay")]
+        return keys
 
 
 def _in_order(changes: dict[str, Change]) -> list[Change]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from kinfold_schemas.keys import STATE
+from kinfold_schemas.keys import STATE, key
 from kinfold_services.connections import ANSWER_S, Client
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.wire import Wire
@@ -32,7 +32,9 @@ class StagingArea:
 
     async def claim(self) -> None:
         """Empties the area, also of what an interrupted replay has left, and takes it over."""
-        await self._execute([self._unlink(), self.writes.hash("position", {"generation": self.generation})])
+        await self._execute(
+            [self._unlink(), self._unlink_streams(), self.writes.hash("position", {"generation": self.generation})]
+        )
 
     async def check(self) -> None:
         """Raises Replaced where another replay has taken the area over."""
@@ -54,20 +56,24 @@ class StagingArea:
             await self._write_chunk(chunk)
 
     async def empty(self) -> None:
-        """Deletes what was written. Raises Replaced."""
+        """Deletes the state that was written. Raises Replaced."""
         await self._write_chunk([self._unlink()])
 
     async def close(self) -> None:
         """Empties the area, unless it belongs to another replay by now."""
         try:
             with suppress(Replaced):
-                await self._write_chunk([self._unlink(), pack(b"UNLINK", self._position)])
+                await self._write_chunk([self._unlink(), self._unlink_streams(), pack(b"UNLINK", self._position)])
         finally:
             await self._wire.close()
 
     def _unlink(self) -> bytes:
         """All but the position, which says whose the area is."""
         return pack(b"UNLINK", *(self.writes.key(name) for name in (*STATE, "differences") if name != "position"))
+
+    def _unlink_streams(self) -> bytes:
+        """What an erasure writes besides a state."""
+        return pack(b"UNLINK", *(key(self._workspace, name, "replay") for name in ("events", "changes", "erased")))
 
     async def _write_chunk(self, commands: Sequence[bytes]) -> None:
         await self.check()

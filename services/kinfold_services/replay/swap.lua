@@ -8,7 +8,7 @@
 -- committed while a token is there. A projector that owns the workspace goes on owning it.
 --
 -- Returns 'done'; 'lost-hold' where the projector was let go in between, so the rebuilt state may be behind; 'replaced' where
--- another replay has taken the staging area over.
+-- another replay has taken the staging area over; 'cut' where the log begins at another baseline by now.
 
 if redis.call('HGET', KEYS[5], 'generation') ~= ARGV[2] then
   return 'replaced'
@@ -16,9 +16,17 @@ end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 'lost-hold'
 end
+local begins = redis.call('HGET', KEYS[4], 'begins')
+if begins and redis.call('HGET', KEYS[5], 'begins') ~= begins then
+  return 'cut'
+end
 local owner = redis.call('HGET', KEYS[4], 'owner')
 if owner then
   redis.call('HSET', KEYS[5], 'owner', owner)
+end
+local log = redis.call('HGET', KEYS[4], 'log')
+if log and redis.call('HEXISTS', KEYS[5], 'log') == 0 then
+  redis.call('HSET', KEYS[5], 'log', log)
 end
 
 -- Some at a time: Lua holds one page of them, not all.

@@ -29,6 +29,10 @@ class Position(msgspec.Struct):
     """The digest of that entry's content; empty if it is unknown, because the log had lost the entry."""
     owner: str = ""
     """The token of the projector that took the workspace last (`projector.lease`)."""
+    log: str = ""
+    """Which rewriting of the log this is; empty until an erasure has rewritten it."""
+    begins: str = ""
+    """The position of the baseline that the log begins at; empty until the log is cut."""
     damaged: str = ""
     """Why the state does not match the log, if a commit failed halfway. A replay removes it with the state."""
 
@@ -36,7 +40,9 @@ class Position(msgspec.Struct):
 def read_position(stored: Mapping[bytes, bytes]) -> Position:
     """Read the hash from what Redis returns."""
     fields = {name.decode(): value.decode() for name, value in stored.items()}
-    stream_id, *others = (fields.pop(name, "") for name in ("stream_id", "generation", "digest", "owner", "damaged"))
+    stream_id, *others = (
+        fields.pop(name, "") for name in ("stream_id", "generation", "digest", "owner", "log", "begins", "damaged")
+    )
     return Position(stream_id, msgspec.convert(fields, Counts, strict=False), *others)
 
 

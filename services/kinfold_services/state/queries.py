@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 import msgspec
 
-from kinfold_schemas.contacts import Contact, Visitor, merged_into
+from kinfold_schemas.contacts import ERASED, Contact, Visitor, merged_into
 from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
@@ -93,6 +93,10 @@ class Queries(Protocol):
 
     def contacts(self) -> AsyncIterator[Contact]:
         """Yield every living contact by id, which is the order of creation."""
+        ...
+
+    async def is_erased(self, contact_id: str) -> bool:
+        """Whether the contact with this id was erased."""
         ...
 
 
@@ -183,6 +187,14 @@ class StateQueries:
             for data in cast("Sequence[bytes | None]", page):
                 if data is not None and (contact := self.living(data)) is not None:
                     yield contact
+
+    async def is_erased(self, contact_id: str) -> bool:
+        """Whether the contact with this id was erased (contract section 10)."""
+        while (data := await self._get("contacts", contact_id)) is not None and (into := merged_into(data)) is not None:
+            if into == ERASED:
+                return True
+            contact_id = into
+        return False
 
     @staticmethod
     def living(stored: bytes) -> Contact | None:

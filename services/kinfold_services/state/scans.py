@@ -26,13 +26,14 @@ _decode_linked: Final = msgspec.json.Decoder(_Linked).decode
 
 
 async def scan_tombstones(client: Client, workspace: str) -> AsyncGenerator[dict[str, str]]:
-    """Yield merged contacts, each with the contact that it was merged into. Raises RedisError."""
+    """Yield merged contacts, each with the contact that it was merged into; erased ones with ERASED. Raises RedisError."""
     script = client.register_script(_TOMBSTONES)
     cursor = b"0"
     while True:
         cursor, *found = await script(keys=[key(workspace, "contacts")], args=[cursor, _AT_ONCE])
         pairs = zip(found[::2], found[1::2], strict=True)
-        yield {contact_id.decode(): into for contact_id, data in pairs if (into := merged_into(data)) is not None}
+        merged = ((contact_id.decode(), merged_into(data)) for contact_id, data in pairs)
+        yield {contact_id: into for contact_id, into in merged if into is not None}
         if cursor == b"0":
             return
 

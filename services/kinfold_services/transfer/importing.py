@@ -1,23 +1,31 @@
 """Imports a file's entries into an empty workspace (`kinfold import`). `log_file.py` describes the file."""
 
+import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
+import msgspec
 from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.keys import PrivateName, PublicName, key
+from kinfold_schemas.keys import PrivateName, PublicName, key, staged_baseline_key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
+from kinfold_services.privacy.records import erased_entries
+from kinfold_services.state.baseline import restore
+from kinfold_services.state.group import make_group
 from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.log_file import Header, LogFile, Trailer
 
+_STAGED_S: Final = 900
 _PAGE_BYTES: Final = 4 << 20
 _SCRIPT_VALUES_MAX: Final = 7000  # Lua's unpack fails at about 8,000
 _IMPORT: Final = files(kinfold_services.transfer).joinpath("import.lua").read_text()
@@ -43,6 +51,8 @@ def check_file(path: Path, advance: Callable[[int], None]) -> Checked:
     """Reads a whole file. Raises BrokenFile if it is not what was exported, and OSError."""
     exclusions = 0
     with LogFile(path) as file:
+        for _ in file.pieces():
+            pass
         for page in file.pages():
             exclusions += sum(map(_excludes, page))
             advance(len(page))
@@ -62,7 +72,12 @@ class Import:
         self._workspace: Final = workspace
         self._path: Final = path
         self._checked: Final = checked
+        self.erased = 0
+        """How many entries of the file this import left erased, because the workspace or the file says so."""
+        self._erased: dict[bytes, bytes] = {}
         self._last = ""
+        self._has_baseline = False
+        """Whether the workspace has the file's baseline, which an earlier run has placed."""
         self._append: Final = client.register_script(_IMPORT)
 
     async def run(self, advance: Callable[[int], None]) -> None:
@@ -72,7 +87,10 @@ class Import:
         """
         await self._check_workspace()
         with LogFile(self._path) as file:
-            entries = chain.from_iterable(file.pages())
+            await self._place_baseline(file)
+            header = {entry.encode(): event.encode() for entry, event in self._checked.header.erased_entries.items()}
+            self._erased = header | await erased_entries(self._client, self._workspace)
+            entries = map(self._without_erased, chain.from_iterable(file.pages()))
             await self._skip_imported(entries, advance)
             await self._write_settings()
             for batch in _batches(entries):
@@ -80,9 +98,21 @@ class Import:
                 self.appended += len(batch)
                 advance(len(batch))
 
+    def _without_erased(self, entry: StreamEntry) -> StreamEntry:
+        """The entry, or what an erasure put in its place since the file was written."""
+        event = self._erased.get(entry.id)
+        if event is None or list(entry.fields) == [EVENT_FIELD, event]:
+            return entry
+        self.erased += 1
+        return StreamEntry(entry.id, [EVENT_FIELD, event])
+
     async def _check_workspace(self) -> None:
         info = await _log_info(self._client, self._workspace)
-        if not info["length"]:
+        baseline = await read_baseline(self._client, self._workspace)
+        self._has_baseline = baseline is not None and baseline == self._checked.header.cut
+        if baseline is not None and not self._has_baseline:
+            raise ImportRefused(f"baseline: expected a log that was never cut, got one that begins at {baseline.position}")
+        if not info["length"] and not self._has_baseline:
             await self._check_unused(cast("bytes", info["last-generated-id"]).decode())
         wanted = set(self._checked.header.blocked_identifiers)
         IdentifierRules(wanted)  # raises BadPattern now, and not when the log is there and no projector serves it
@@ -92,6 +122,31 @@ class Import:
                 f"blocked-identifiers: expected the {len(wanted)} of the file, or none if the log is empty, got a different "
                 f"set of {len(stored)} in workspace {self._workspace}"
             )
+
+    async def _place_baseline(self, file: LogFile) -> None:
+        """Writes the file's baseline, in one step, with the log's count of entries as if they had been there."""
+        baseline = self._checked.header.cut
+        if baseline is None or self._has_baseline:
+            for _ in file.pieces():
+                pass
+            return
+        staged = staged_baseline_key(self._workspace, uuid.uuid4().hex, "pieces")
+        for piece in file.pieces():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.rpush(staged, piece)
+            pipeline.expire(staged, _STAGED_S)
+            await pipeline.execute()
+        await restore(self._client, self._workspace, baseline, staged)  # raises UnknownBaseline
+        await make_group(self._client, self._workspace)
+        log, counts = key(self._workspace, "events"), baseline.counts
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.rename(staged, key(self._workspace, "baseline-pieces"))
+        pipeline.persist(key(self._workspace, "baseline-pieces"))
+        about = msgspec.json.encode(baseline)
+        pipeline.hset(key(self._workspace, "baseline"), mapping={"position": baseline.position, "about": about})
+        added = counts.entries + counts.lost
+        pipeline.execute_command("XSETID", log, baseline.position, "ENTRIESADDED", added, "MAXDELETEDID", "0-0")
+        await pipeline.execute()
 
     async def _check_unused(self, last_generated: str) -> None:
         first = self._checked.trailer.first
@@ -138,6 +193,8 @@ class Import:
             pipeline.sadd(key(self._workspace, "blocked-identifiers"), *header.blocked_identifiers)
         if header.settled_rejects:
             pipeline.hset(key(self._workspace, "settled-rejects"), mapping=cast("dict[Any, Any]", header.settled_rejects))
+        if header.erased_entries:
+            pipeline.hset(key(self._workspace, "erased-entries"), mapping=cast("dict[Any, Any]", self._erased))
         await pipeline.execute()
 
     async def _append_batch(self, batch: Sequence[StreamEntry]) -> None:

@@ -8,11 +8,17 @@ It is NDJSON in UTF-8. Every line ends with `\n`:
     {"entries":2,"lost":0,"first":"1732262400000-0","last":"1732262400000-1","sha256":"…"}
 
 The header holds what the fold depends on beside the log: the workspace's name (a contact id is a hash of it and the entry's
-id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`).
+id) and the workspace's blocked identifiers. It also says which entry settled which reject (`rejects/retry.py`), and
+which entries were erased (`privacy`).
 
 The entries follow in the order of their ids. If the only field of an entry is `event`, and its value is a JSON object, the line
 holds the exact bytes of that object, from after `"event":` to before the last `}`. Any other entry has all its fields in
 `base64`, as pairs of name and value. Both forms restore the same bytes.
+
+If the log was cut, the file begins at its baseline. Then `version` is 2, the header has `baseline` (`log/baseline.py`), and the
+pieces follow the header, before the entries, a line each:
+
+    {"baseline":"eJwB…"}
 
 The trailer comes last: how many entries the file has, how many the log had lost before (trimmed, deleted), the first and the
 last id, and the SHA-256, in hex, of all bytes of the file (unpacked) before the digest itself. This finds every flipped bit,
@@ -31,10 +37,13 @@ import msgspec
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.positions import position_key
+from kinfold_services.log.baseline import SHAPE, Baseline
 from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
 VERSION: Final = 1
+BASELINE_VERSION: Final = 2
+"""Of a file that begins at a baseline."""
 
 
 class Header(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
@@ -45,6 +54,16 @@ class Header(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     workspace: str
     blocked_identifiers: list[str]
     settled_rejects: dict[str, str]
+    baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
+    """Stands for the part of the log that was cut before."""
+
+    @property
+    def cut(self) -> Baseline | None:
+        """The baseline; None if the log was never cut."""
+        return self.baseline if isinstance(self.baseline, Baseline) else None
+
+    erased_entries: dict[str, str] = {}
+    """Erased entry → the event that took its place. An import applies them to an older file as well."""
 
 
 class Trailer(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +92,20 @@ _ENTRY: Final = re.compile(rb'\{"id":"(\d{1,20}-\d{1,20})","(event|base64)":(.*)
 _CONTROL: Final = re.compile(rb"[\x00-\x1f]")
 _DIGEST_FIELD: Final = b'"sha256":"'
 _TRAILER: Final = b'{"entries":'
+_PIECE_BYTES_MAX: Final = 1 << 30
 
 _check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_header: Final = msgspec.json.Decoder(Header).decode
 _decode_trailer: Final = msgspec.json.Decoder(Trailer).decode
 _decode_fields: Final = msgspec.json.Decoder(list[tuple[bytes, bytes]]).decode
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+class _Piece(msgspec.Struct):
+    baseline: bytes
+
+
+_decode_piece: Final = msgspec.json.Decoder(_Piece).decode
 
 
 def encode_header(header: Header) -> bytes:
@@ -123,7 +150,7 @@ def decode_entry(line: bytes) -> StreamEntry:
 
 
 class LogWriter:
-    """Writes one file: the header at once, then entries, then the trailer."""
+    """Writes one file: the header at once, then the pieces of the baseline, then entries, then the trailer."""
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file: Final = file
@@ -137,6 +164,10 @@ class LogWriter:
     def entries(self) -> int:
         """How many entries were written."""
         return self._entries
+
+    def write_piece(self, data: bytes) -> None:
+        """Writes the next piece of the header's baseline."""
+        self._put(_encode(_Piece(data)) + b"\n")
 
     def write(self, entries: Sequence[StreamEntry]) -> None:
         """Writes entries that follow those written before. Raises EntryTooLarge."""
@@ -186,6 +217,21 @@ class LogFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def pieces(self) -> Generator[bytes]:
+        """The pieces of the baseline, if the header has one. Read all of them before the entries."""
+        baseline = self.header.cut
+        for _ in range(0 if baseline is None else baseline.pieces):
+            self._line += 1
+            try:
+                line = self._file.readline(_PIECE_BYTES_MAX)
+                data = _decode_piece(line).baseline
+            except UNPACKING_ERRORS as error:
+                self._break(f"expected a piece of the baseline, got data that cannot be unpacked ({error})")
+            except ValueError as error:
+                self._break(f"expected a piece of the baseline, got {line[:60]!r} ({error})")
+            self._digest.update(line)
+            yield data
+
     def pages(self) -> Generator[list[StreamEntry]]:
         """The entries in their order, many at a time."""
         entries, first, last = 0, None, b""
@@ -222,8 +268,11 @@ class LogFile:
             self._break(f"expected the header of a file that kinfold export made, got something else ({error})")
         if header.kinfold != "log":
             self._break(f"kinfold: expected 'log', got {header.kinfold!r}")
-        if header.version != VERSION:
-            self._break(f"version: expected {VERSION}, got {header.version}; a newer kinfold may read it")
+        expected = VERSION if header.cut is None else BASELINE_VERSION
+        if header.version != expected:
+            self._break(f"version: expected {expected}, got {header.version}; a newer kinfold may read it")
+        if header.cut is not None and header.cut.shape != SHAPE:
+            self._break(f"baseline: expected shape {SHAPE}, got shape {header.cut.shape}; a newer kinfold may read it")
         self._digest.update(line)
         return header
 

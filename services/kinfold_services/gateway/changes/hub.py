@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.gateway.changes.messages import Message
+from kinfold_services.gateway.changes.messages import ERASED, Message
 from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.state.queries import StateQueries
@@ -296,6 +296,7 @@ class FeedHub:
     def _distribute(self, messages: list[Message]) -> None:
         if not messages:
             return
+        self._forget_erased(messages)
         self._ring.extend(messages)
         self._ring_bytes += _bytes_of(messages)
         self.last = cast("str", messages[-1].id)
@@ -306,6 +307,19 @@ class FeedHub:
         self._metrics.changes.labels(self._workspace).inc(len(messages))
         for follower in list(self._followers):
             self._offer(follower, messages)
+
+    def _forget_erased(self, messages: list[Message]) -> None:
+        """Takes the bodies of erased contacts out of memory (contract section 10). Their ids stay, to resume from."""
+        erased = {message.contact_id: message for message in messages if message.type == ERASED}
+        if not erased:
+            return
+        self._snapshot = None
+        for waiting in (self._ring, *(follower.pending for follower in self._followers)):
+            for index, message in enumerate(waiting):
+                if message.contact_id in erased:
+                    waiting[index] = message.erased(cast("bytes", erased[message.contact_id].data))
+                elif message.held_by in erased:
+                    waiting[index] = message.without_conflict()
 
     def _offer(self, follower: Follower, messages: list[Message]) -> None:
         if follower.behind is not None:

@@ -18,9 +18,12 @@ class _Head(msgspec.Struct, rename="camel", gc=False):
     contact_id: str
     merged_contact_id: str | None = None
     visitor_id: str | None = None
+    held_by: str | None = None
 
 
 _decode_head: Final = msgspec.json.Decoder(_Head).decode
+ERASED: Final = "ContactErased"
+"""The type of the change that tells of an erasure."""
 _quoted: Final = msgspec.json.Encoder().encode
 
 
@@ -36,6 +39,7 @@ class Message(msgspec.Struct, eq=False):
     contact_id: str = ""
     merged_contact_id: str | None = None
     visitor_id: str | None = None
+    held_by: str | None = None
     order: tuple[int, int] = (-1, 0)
     _sse: bytes | None = None
     _ws: bytes | None = None
@@ -53,8 +57,17 @@ class Message(msgspec.Struct, eq=False):
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             structlog.get_logger().warning("feed entry ignored: not a change", entry=entry, error=str(error))
             return cls(entry, order=order)
-        merged, visitor = head.merged_contact_id, head.visitor_id
-        return cls(entry, data, None, None, None, head.type, head.contact_id, merged, visitor, order)
+        told = cls(entry, data, type=head.type, contact_id=head.contact_id, order=order)
+        told.merged_contact_id, told.visitor_id, told.held_by = head.merged_contact_id, head.visitor_id, head.held_by
+        return told
+
+    def erased(self, data: bytes) -> "Message":
+        """What is left of a change of a contact that was erased: the change that says so, under the same id."""
+        return Message(self.id, data, type=ERASED, contact_id=self.contact_id, order=self.order)
+
+    def without_conflict(self) -> "Message":
+        """What is left of a conflict over the address of a contact that was erased: an id to resume from."""
+        return Message(self.id, order=self.order)
 
     @property
     def size(self) -> int:

@@ -79,7 +79,7 @@ class OwnVisitor(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 @get(
     "/v1/contacts/{contact_id:str}",
     guards=[reading_key],
-    responses=answers(ContactAnswer, 304, 400, 401, 403, 404, 429, 503),
+    responses=answers(ContactAnswer, 304, 400, 401, 403, 404, 410, 429, 503),
     tags=["contacts"],
     summary="One contact by its id",
 )
@@ -89,6 +89,8 @@ async def contact_by_id(
     """The contact with this id, or the one that it was merged into. Then `mergedFrom` is the requested id."""
     workspace = await folded(request, after)
     contact = await workspace.queries.contact(contact_id)
+    if contact is None and await workspace.queries.is_erased(contact_id):
+        raise Problem(410, "contact: the person was erased")
     if contact is None:
         raise Problem(404, f"contact: no contact has the id {contact_id!r}")
     return contact_answer(contact, if_none_match, contact_id if contact_id != contact.id else None)

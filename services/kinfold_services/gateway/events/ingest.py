@@ -19,10 +19,10 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
-from kinfold_schemas.codec import decode_event, nearest_field, unknown_fields
+from kinfold_schemas.codec import decode_event, named_by_producer, nearest_field, unknown_fields
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
-from kinfold_schemas.names import Names, named_by
+from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_services.access.identity_tokens import BadToken, Proof, prove
 from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
@@ -160,7 +160,7 @@ async def judge(events: list[bytes], author: Author, ignored: Listed[Ignored]) -
 def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | RejectedEvent:
     """Check one event. Returns the bytes to append and the event's type, or the rejection."""
     event = decode_event(data)
-    names = event if isinstance(event, Rejection) else named_by(event, author.rules)
+    names = event if isinstance(event, Rejection) else named_by_producer(event, author.rules)
     if isinstance(event, Rejection) or isinstance(names, Rejection):
         return RejectedEvent.of(0, cast("Rejection", names))
     more = b"" if author.secrets is None else _from_page(event, names, data, author.secrets, author.is_developer)

@@ -159,8 +159,8 @@ async def _explain(client: Client, settings: Settings, contact_id: str) -> list[
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
     kept: deque[Step] = deque(maxlen=MAX_STEPS)
-    if position and await story.open(Which(contact=contact_id), settings.workspace):
-        async for step in story.steps(settings.workspace):
+    if position and await story.open(Which(contact=contact_id)):
+        async for step in story.steps():
             kept.append(step)
     return [_shown_step(step) for step in kept]
 

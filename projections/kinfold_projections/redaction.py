@@ -1,0 +1,189 @@
+"""What an erasure writes in place of the entries of some people (contract section 10).
+
+- An entry of theirs becomes `Erased`: hashes of its id and content remain, so that a late resend of it is a duplicate.
+- Where it created a contact, `contactId` says so, and the fold puts a tombstone there.
+- Where it linked a visitor that others share, that link remains, without any identifier of the person. So everybody else's
+  history of the visitor stays as it was.
+- Where another person's entry names one of them, the rest of that entry remains (`kept`), and so does the conflict.
+
+Everybody else's contacts come out of the fold byte for byte as before.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple, cast
+
+import msgspec
+from msgspec import UNSET
+
+from kinfold_projections.batches import RawEntry
+from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.duplicates import erased_content, erased_id
+from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
+from kinfold_projections.ownership import Belongings, Mention, Takes
+from kinfold_schemas.codec import encode_event
+from kinfold_schemas.events import BROWSER, Erased, ErasedConflict, IdentityCorrected, VisitorIdentified
+from kinfold_schemas.identifiers import email_key, id_key
+
+_SHORT_BYTES: Final = 4
+"""A shorter identifier is not looked for in bytes that are no JSON: it would be found by accident."""
+_NAMES: Final[dict[str, Callable[[str], str]]] = {
+    "externalId": id_key,
+    "email": email_key,
+    "visitorId": id_key,
+    "contactId": id_key,
+}
+
+
+Kind = Literal["folded", "duplicate", "unfolded"]
+"""What the fold made of an entry. unfolded: it was rejected or excluded, so no contact took it."""
+
+
+class _Hashes(NamedTuple):
+    id: str
+    salt: str
+    content: str
+
+
+class Redactor:
+    """Redacts the entries of some people, in the log's order."""
+
+    def __init__(self, workspace: str, belongings: Belongings, salt: str) -> None:
+        self._workspace: Final = workspace
+        self._belongings: Final = belongings
+        self._salt: Final = salt
+        self._mentions: Final[dict[str, list[Mention]]] = {}
+        for mention in belongings.mentions:
+            if mention.field != "visitorId" or self._is_exclusive(mention):
+                self._mentions.setdefault(mention.entry, []).append(mention)
+        self._occurred: Final[set[_Hashes]] = set()
+        """Ids and contents of the events that were redacted: their duplicates go with them."""
+        self._tokens: Final[dict[str, str]] = {}
+        self.identifiers: Final[dict[str, frozenset[str]]] = {
+            "externalId": frozenset(belongings.external_ids - belongings.shared_external_ids),
+            "email": frozenset(belongings.emails - belongings.shared_emails),
+            "visitorId": frozenset(belongings.visitors - belongings.shared_visitors),
+            "contactId": frozenset(belongings.contacts),
+        }
+        """By the name of the field: what identifies these people and nobody else."""
+
+    @property
+    def mentioned(self) -> set[str]:
+        """The entries of other people in which something is redacted."""
+        return set(self._mentions)
+
+    def redacted(self, entry: Entry | BadEntry, kind: Kind, raw: RawEntry) -> bytes | None:
+        """The event that takes the entry's place; None where the entry stays as it is.
+
+        An unfolded entry goes if it names one of the people.
+        """
+        if entry.id in self._belongings.entries:
+            return self._own(cast("Entry", entry))
+        if mentions := self._mentions.get(entry.id):
+            return self._without(cast("Entry", entry), mentions)
+        if kind == "duplicate" and isinstance(entry, Entry):
+            hashes = self._hashes(entry)
+            return encode_event(_erased(entry, hashes)) if hashes in self._occurred else None
+        if kind == "unfolded" and self._names_them(raw):
+            if isinstance(entry, BadEntry):
+                return encode_event(Erased(occurred=False))
+            return encode_event(_erased(entry, self._hashes(entry)))
+        return None
+
+    def _own(self, entry: Entry) -> bytes:
+        owned = self._belongings
+        hashes = self._hashes(entry)
+        self._occurred.add(hashes)
+        linked, visitor_id = owned.links.get(entry.id), entry.names.visitor_id
+        created = make_contact_id(self._workspace, entry.id)
+        if linked is not None and visitor_id in owned.shared_visitors:
+            unlinks, dated = entry.id in owned.unlinks, _dated(entry, hashes)
+            return encode_event(msgspec.structs.replace(dated, contact_id=linked, visitor_id=visitor_id, unlinks=unlinks))
+        if (taken := owned.takes.get(entry.id)) is not None and (lost := self._lost(taken, _dated(entry, hashes))):
+            return encode_event(lost)
+        if type(entry.event) is Erased and entry.event.contact_id is not None:  # a link that nobody shares any more
+            created = entry.event.contact_id
+        elif created not in owned.contacts:
+            return encode_event(_erased(entry, hashes))
+        return encode_event(msgspec.structs.replace(_erased(entry, hashes), contact_id=created))
+
+    def _lost(self, taken: Takes, dated: Erased) -> Erased | None:
+        """What others lost to a correction; None where all of it was theirs, too."""
+        external_id = None if taken.external_id_of in self._belongings.contacts else taken.external_id
+        email = None if taken.email_of in self._belongings.contacts else taken.email
+        if external_id is None and email is None:
+            return None
+        return msgspec.structs.replace(dated, contact_id=taken.contact_id, taken_external_id=external_id, taken_email=email)
+
+    def _without(self, entry: Entry, mentions: list[Mention]) -> bytes:
+        """Another person's event without what it says about these people."""
+        hashes = self._hashes(entry)
+        self._occurred.add(hashes)
+        before = entry.event
+        kept, conflict = (before.kept, before.conflict) if type(before) is Erased else (before, None)
+        assert isinstance(kept, VisitorIdentified | IdentityCorrected)  # noqa: S101  no other event names two people
+        for mention in mentions:
+            if mention.field == "all":
+                return encode_event(_erased(entry, hashes))
+            if isinstance(kept, IdentityCorrected):
+                if kept.dismiss_conflict is not None:
+                    conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id)
+                    kept = msgspec.structs.replace(kept, dismiss_conflict=conflict.email)
+                else:
+                    kept = msgspec.structs.replace(kept, email=UNSET)
+            elif mention.field == "visitorId":
+                kept = msgspec.structs.replace(kept, visitor_id=None)
+            else:
+                conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id, mention.reason)
+                kept = msgspec.structs.replace(kept, email=None)
+        kept = msgspec.structs.replace(kept, id=None, at=None, sent_at=None, source=None)
+        return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
+
+    def _hashes(self, entry: Entry) -> _Hashes:
+        """An erased entry keeps those that it has."""
+        if type(entry.event) is Erased:
+            return _Hashes(entry.event.id or "", entry.event.salt, entry.event.content or "")
+        return _Hashes(erased_id(self._salt, entry.event_id), self._salt, erased_content(self._salt, entry))
+
+    def token(self, address: str) -> str:
+        """What stands for an address of these people in a conflict of somebody else."""
+        return self._tokens.setdefault(address, f"{len(self._tokens) + 1}@erased.invalid")
+
+    def _is_exclusive(self, mention: Mention) -> bool:
+        return mention.identifier not in self._belongings.shared_visitors
+
+    def _names_them(self, raw: RawEntry) -> bool:
+        """Whether an entry that no contact took names one of the people, or holds an identifier of theirs."""
+        _, fields = raw
+        for name, value in fields.items():
+            said = _object(value) if name == EVENT_FIELD else None
+            if said is None:
+                texts = (each.encode() for known in self.identifiers.values() for each in known)
+                if any(len(each) >= _SHORT_BYTES and each in value for each in texts):
+                    return True
+            elif any(key(text) in self.identifiers[field] for field, key, text in _named(said)):
+                return True
+        return False
+
+
+def _erased(entry: Entry, hashes: _Hashes) -> Erased:
+    """An event in place of one of the same source: each source has a window of duplicates of its own."""
+    return Erased(source=None if entry.is_trusted else BROWSER, **hashes._asdict())
+
+
+def _dated(entry: Entry, hashes: _Hashes) -> Erased:
+    """As `_erased`, with the effective time of the event that was there."""
+    return msgspec.structs.replace(_erased(entry, hashes), at=entry.event.at, sent_at=entry.event.sent_at)
+
+
+def _named(said: dict[str, object]) -> Iterator[tuple[str, Callable[[str], str], str]]:
+    for field, key in _NAMES.items():
+        if isinstance(text := said.get(field), str):
+            yield field, key, text
+
+
+def _object(value: bytes) -> dict[str, object] | None:
+    try:
+        said = msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, object]", said) if isinstance(said, dict) else None

@@ -1,0 +1,126 @@
+"""Erasing a person over HTTP (contract section 10).
+
+The projector does it. These routes record the request, and show the receipt.
+"""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.params import FromPath, QueryParameter
+
+from kinfold_services.gateway.callers import caller_of, secret_key
+from kinfold_services.gateway.events.bodies import read_body
+from kinfold_services.gateway.openapi import answers
+from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
+from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.receipt_page import receipt_page
+from kinfold_services.privacy.records import Receipt
+from kinfold_services.state.queries import Which, find_contact
+
+_MAX_BODY_BYTES: Final = 8 * 1024
+_FIELDS: Final = {"externalId": "external_id", "email": "email", "visitorId": "visitor", "contactId": "contact"}
+
+
+class ErasureRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """Whom to erase: exactly one of the four identifiers. `by` and `reason` are for the receipt."""
+
+    external_id: str | None = None
+    email: str | None = None
+    visitor_id: str | None = None
+    contact_id: str | None = None
+    by: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
+
+
+_decode: Final = msgspec.json.Decoder(ErasureRequest).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@post(
+    "/v1/erasures",
+    guards=[secret_key],
+    status_code=202,
+    responses=answers(Receipt, 400, 401, 403, 404, 410, 413, 415, 429, 503, status=202),
+    tags=["erasures"],
+    summary="Erase a person",
+)
+async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Erase everything about a person, from the log on.
+
+    The body is an object with one of `externalId`, `email`, `visitorId` and `contactId`. `by` and `reason` are for the receipt.
+    202 means that the erasure is recorded, and will be finished by the projector. This cannot be undone.
+    """
+    try:
+        asked = _decode(await read_body(request, _MAX_BODY_BYTES))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(400, f"body: expected an object that names a person, got something else ({error})") from error
+    named = {
+        "externalId": asked.external_id,
+        "email": asked.email,
+        "visitorId": asked.visitor_id,
+        "contactId": asked.contact_id,
+    }
+    given = {_FIELDS[name]: value for name, value in named.items() if value}
+    if len(given) != 1:
+        raise Problem(400, f"body: expected exactly one of {', '.join(named)}, got {len(given)}")
+    workspace = _workspace(request)
+    which = Which(**given)
+    await _check_known(workspace, which)
+    receipt = await _eraser(request).request([which], by=asked.by, reason=asked.reason)
+    headers = {"Location": f"/v1/erasures/{receipt.erasure}"}
+    return Response(_encode(receipt), status_code=202, headers=headers, media_type="application/json")
+
+
+@get(
+    "/v1/erasures",
+    guards=[secret_key],
+    responses=answers(list[Receipt], 401, 403, 429, 503),
+    tags=["erasures"],
+    summary="The receipts of all erasures",
+)
+async def erasures(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """All receipts, the oldest first, and those of pending erasures at the end."""
+    return Response(_encode(await _eraser(request).records.receipts()), media_type="application/json")
+
+
+@get(
+    "/v1/erasures/{erasure:str}",
+    guards=[secret_key],
+    responses=answers(Receipt, 400, 401, 403, 404, 429, 503),
+    tags=["erasures"],
+    summary="The receipt of an erasure",
+)
+async def erasure_receipt(
+    request: Request[Any, Any, Any],
+    erasure: FromPath[str],
+    page: Annotated[bool, QueryParameter(name="page", description="As an HTML page to print")] = False,  # noqa: FBT002
+) -> Response[bytes]:
+    """What the erasure removed, when, and where it looked again. `state` is `pending` or `done`. It has no personal data."""
+    receipt = await _eraser(request).records.receipt(erasure)
+    if receipt is None:
+        raise Problem(404, f"erasure: no erasure has the id {erasure!r}")
+    if page:
+        return Response(receipt_page(receipt).encode(), media_type="text/html")
+    return Response(_encode(receipt), media_type="application/json")
+
+
+def _workspace(request: Request[Any, Any, Any]) -> GatewayWorkspace:
+    return shared(request).workspace(caller_of(request).workspace)
+
+
+def _eraser(request: Request[Any, Any, Any]) -> Eraser:
+    workspace = _workspace(request)
+    return Eraser(workspace.client, shared(request).settings.model_copy(update={"workspace": workspace.name}))
+
+
+async def _check_known(workspace: GatewayWorkspace, which: Which) -> None:
+    """Raises Problem: 404 if the identifier names nobody, 410 if its contact was erased."""
+    if await find_contact(workspace.queries, which) is not None:
+        return
+    if which.visitor is not None and await workspace.queries.visitor(which.visitor) is not None:
+        return
+    if which.contact is not None and await workspace.queries.is_erased(which.contact):
+        raise Problem(410, "contact: the person was erased")
+    raise Problem(404, f"{which}: nobody has it")

@@ -1,0 +1,27 @@
+-- Copies a page of the log into the staging area, under the same ids, with some events replaced.
+--
+-- KEYS  events, staged events
+-- ARGV  [1] copy behind this entry ('' is the beginning)   [2] up to and with this one   [3] at most so many
+--       then ids and the events that take their places, in turn
+--
+-- Returns the id of the last entry that was copied ('' for none), how many were, and the id of an entry with too many fields
+-- for a script ('' for none), before which it stopped.
+
+local replaced = {}
+for index = 4, #ARGV, 2 do
+  replaced[ARGV[index]] = ARGV[index + 1]
+end
+local last, count = '', 0
+local first = ARGV[1] == '' and '-' or '(' .. ARGV[1]
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], first, ARGV[2], 'COUNT', ARGV[3])) do
+  local id, fields = entry[1], entry[2]
+  if replaced[id] then
+    redis.call('XADD', KEYS[2], id, 'event', replaced[id])
+  elseif #fields > 7000 then
+    return {last, count, id}
+  else
+    redis.call('XADD', KEYS[2], id, unpack(fields))
+  end
+  last, count = id, count + 1
+end
+return {last, count, ''}

@@ -1,0 +1,154 @@
+"""Who a person is, and every entry of the log that belongs to them (contract section 10).
+
+`fold_ownership` folds the log once in memory and notes whose each entry is. `find_people` then answers for any identifiers,
+for an erasure, `kinfold subject` and retention. `own_entries` reads the entries themselves.
+
+Memory: the whole state, and about 100 bytes for each entry.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Final, cast
+
+import msgspec
+
+from kinfold_projections.batches import read_batch
+from kinfold_projections.ownership import Belongings, Ownership
+from kinfold_projections.records import ContactRecord
+from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules, email_key, id_key
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.exclusions import excluded_entries, excludes
+from kinfold_services.log.pages import log_extent, read_pages
+from kinfold_services.log.streams import as_entries
+from kinfold_services.settings import Settings
+from kinfold_services.state.baseline import restore
+from kinfold_services.state.queries import Which
+
+_AT_ONCE: Final = 500
+_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}", re.ASCII)
+_LAST: Final = 2**64 - 1
+"""The greatest part of an entry's id."""
+_FORGOTTEN_AFTER: Final = 100_000
+
+
+class FoldedLog(msgspec.Struct):
+    """A log, folded up to and with `upto`."""
+
+    ownership: Ownership
+    upto: str
+    rules: IdentifierRules
+    excluded: frozenset[str]
+    """The entries that the log excludes. They are not folded, and belong to nobody."""
+
+
+class People(msgspec.Struct):
+    """The people whom some identifiers name, and what is theirs."""
+
+    found: dict[Which, str]
+    """For each identifier that names somebody: the living contact's id, or the visitor's if nobody identified it."""
+    missing: list[Which]
+    """The identifiers that name nobody."""
+    belongings: Belongings
+
+
+async def fold_ownership(
+    client: Client, settings: Settings, rules: IdentifierRules, progress: Callable[[int], None] = lambda _: None
+) -> FoldedLog:
+    """Folds the log up to its present end, and notes whose each entry is. Raises NoLog."""
+    extent = await log_extent(client, settings.workspace)
+    remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
+    excluded = frozenset(extent.baseline.excluded if extent.baseline is not None else ())
+    while True:
+        ownership = Ownership(settings.workspace)
+        if extent.baseline is not None:
+            ownership = Ownership(settings.workspace, (await restore(client, settings.workspace, extent.baseline)).state)
+        log = FoldedLog(ownership, extent.last, remembering, excluded)
+        if await _fold(client, settings.workspace, extent.begins, log, progress):
+            return log
+        # The log excludes entries that are folded already: begin again without them.
+        excluded = (await excluded_entries(client, settings.workspace, extent.last)).entries
+
+
+async def _fold(client: Client, workspace: str, begins: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
+    """Folds the log; False where it excludes entries that are not left out."""
+    ownership, folded = log.ownership, 0
+    async with aclosing(read_pages(client, workspace, begins, log.upto)) as pages:
+        async for page in pages:
+            if any(_excludes_more(raw, log.excluded) for raw in page):
+                return False
+            ownership.fold(read_batch(page, log.rules, log.excluded).entries)
+            folded += len(page)
+            if folded >= _FORGOTTEN_AFTER:
+                ownership.take_changes()
+                folded = 0
+            progress(len(page))
+    ownership.take_changes()
+    return True
+
+
+def _excludes_more(raw: RawEntry, excluded: frozenset[str]) -> bool:
+    """Whether the entry excludes entries that are not left out. An exclusion that is excluded itself does not count."""
+    event = excludes(raw[1])
+    return event is not None and raw[0].decode() not in excluded and not excluded.issuperset(event.entries)
+
+
+def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:
+    """The people whom the identifiers name. Two identifiers may name one person.
+
+    A visitor names the contact that holds it now; one that nobody identified is a person of its own.
+    """
+    found, missing = dict[Which, str](), list[Which]()
+    contacts, visitors = set[str](), set[str]()
+    for which in whiches:
+        contact_id = _contact_id(log.ownership, which)
+        visitor_id = id_key(which.visitor) if which.visitor is not None else None
+        if contact_id is not None:
+            found[which] = contact_id
+            contacts.add(contact_id)
+        elif visitor_id is not None and visitor_id in log.ownership.anonymous:
+            found[which] = visitor_id
+            visitors.add(visitor_id)
+        else:
+            missing.append(which)
+    return People(found, missing, log.ownership.belongings(contacts, visitors))
+
+
+async def own_entries(client: Client, workspace: str, entries: Iterable[str]) -> AsyncGenerator[Sequence[RawEntry]]:
+    """The entries with these ids, in the log's order, some at a time. Those that the log does not hold are left out.
+
+    An id may be any text, because an `EventsExcluded` may name any.
+
+    Changes `client` as `read_pages` does.
+    """
+    client.set_response_callback("XRANGE", cast("Callable[..., object]", as_entries))
+    log = key(workspace, "events")
+    ordered = sorted(filter(_is_id, entries), key=position_key)
+    for first in range(0, len(ordered), _AT_ONCE):
+        pipeline = client.pipeline(transaction=False)
+        for entry_id in ordered[first : first + _AT_ONCE]:
+            pipeline.xrange(log, entry_id, entry_id)
+        yield [raw for found in await pipeline.execute() for raw in found]
+
+
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None and max(position_key(text)) <= _LAST
+
+
+def _contact_id(ownership: Ownership, which: Which) -> str | None:
+    """The id of the living contact that an identifier names."""
+    state = ownership.state
+    contact: ContactRecord | None = None
+    if which.visitor is not None:
+        visitor = state.visitors.get(id_key(which.visitor))
+        if visitor is not None and visitor.contact_id is not None:
+            contact = state.holder(visitor.contact_id)
+    elif which.external_id is not None:
+        contact = state.by_external_id(id_key(which.external_id))
+    elif which.email is not None:
+        contact = state.by_email(email_key(which.email))
+    elif which.contact in state.contacts:
+        contact = state.holder(which.contact or "")
+    return None if contact is None else contact.id

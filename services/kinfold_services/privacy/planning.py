@@ -1,0 +1,102 @@
+"""What an erasure will do: whom it removes, which entries become what, and which texts are then nowhere any more."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from typing import Final, NamedTuple
+
+from kinfold_projections.entries import Entry, read_entries
+from kinfold_projections.ownership import Belongings
+from kinfold_projections.redaction import Kind, Redactor
+from kinfold_schemas.codec import encode_event
+from kinfold_schemas.events import Erased, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
+from kinfold_schemas.identifiers import email_key, id_key
+from kinfold_services.connections import Client
+from kinfold_services.privacy.person import FoldedLog, own_entries
+from kinfold_services.privacy.records import Receipt, Removed, hashed, in_order
+
+_ENTRIES_AN_EVENT: Final = 500
+_IDENTIFIERS: Final = ("externalId", "email", "visitorId")
+
+
+class Plan(NamedTuple):
+    """What is redacted, and what is searched for afterwards."""
+
+    belongings: Belongings
+    redacted: dict[str, bytes]
+    """Entry id → the event that takes its place."""
+    texts: frozenset[str]
+    """The identifiers, as they were written and as they are compared, that nobody else has."""
+    removed: Removed
+    token: Callable[[str], str]
+    """What stands for an address of theirs in somebody else's conflict."""
+
+
+async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: Belongings, salt: str) -> Plan:
+    """Reads the entries that may have to be redacted, and redacts them in memory."""
+    redactor = Redactor(workspace, belongings, salt)
+    duplicates, unfolded = set(log.ownership.duplicates), {*log.ownership.unfolded, *log.excluded}
+    redacted = dict[str, bytes]()
+    texts = {each for field in _IDENTIFIERS for each in redactor.identifiers[field]}
+    wanted = belongings.entries | redactor.mentioned | duplicates | unfolded
+    async with aclosing(own_entries(client, workspace, wanted)) as pages:
+        async for page in pages:
+            for raw, entry in zip(page, read_entries(page, log.rules), strict=True):
+                kind: Kind = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
+                event = redactor.redacted(entry, kind, raw)
+                if event is None:
+                    continue
+                redacted[entry.id] = event
+                if isinstance(entry, Entry):
+                    texts.update(_said_texts(entry, redactor.identifiers))
+    removed = Removed(
+        contacts=len(belongings.contacts),
+        visitors=len(belongings.visitors - belongings.shared_visitors),
+        external_ids=len(belongings.external_ids),
+        emails=len(belongings.emails - belongings.shared_emails),
+        entries=len(redacted.keys() - redactor.mentioned),
+        redacted_entries=len(redactor.mentioned),
+        shared_visitors=len(belongings.shared_visitors),
+        shared_emails=len(belongings.shared_emails),
+    )
+    return Plan(belongings, redacted, frozenset(texts), removed, redactor.token)
+
+
+def hashes_of(belongings: Belongings, secret: bytes) -> list[str]:
+    """Keyed hashes of the identifiers that nobody else has."""
+    kinds = (
+        ("externalId", belongings.external_ids),
+        ("email", belongings.emails - belongings.shared_emails),
+        ("visitorId", belongings.visitors - belongings.shared_visitors),
+    )
+    return sorted(hashed(secret, kind, each) for kind, identifiers in kinds for each in identifiers)
+
+
+def recording_events(receipt: Receipt, plan: Plan) -> Iterator[bytes]:
+    """The events that record an erasure in the log, none of them too large."""
+    entries, contacts, identifiers = in_order(set(plan.redacted)), receipt.contact_ids, receipt.identifiers
+    for first in range(0, max(len(entries), len(contacts), len(identifiers)), _ENTRIES_AN_EVENT):
+        some = slice(first, first + _ENTRIES_AN_EVENT)
+        yield encode_event(
+            SubjectErased(
+                erasure=receipt.erasure,
+                contacts=contacts[some],
+                entries=entries[some],
+                identifiers=identifiers[some],
+                by=receipt.by,
+                reason=receipt.reason,
+            )
+        )
+
+
+def _said_texts(entry: Entry, identifiers: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """The identifiers of these people as an entry writes them."""
+    event = entry.event.kept if isinstance(entry.event, Erased) else entry.event
+    if isinstance(event, VisitorIdentified | MetadataSet):
+        if event.external_id is not None and id_key(event.external_id) in identifiers["externalId"]:
+            yield event.external_id.strip()
+        if event.email is not None and email_key(event.email) in identifiers["email"]:
+            yield event.email.strip()
+    if not isinstance(event, VisitorIdentified | MetadataSet | VisitorSeen) or event.visitor_id is None:
+        return
+    if id_key(event.visitor_id) in identifiers["visitorId"]:
+        yield event.visitor_id.strip()

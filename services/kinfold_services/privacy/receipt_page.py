@@ -1,0 +1,62 @@
+"""A receipt as an HTML page to print. It has no personal data, and needs nothing but itself."""
+
+from html import escape
+from typing import Any, Final
+
+import msgspec
+
+from kinfold_services.privacy.records import Receipt
+
+_STYLE: Final = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ccc;padding:.3rem;text-align:left;"
+    "vertical-align:top}code{overflow-wrap:anywhere}"
+)
+_REMOVED: Final = {
+    "contacts": "contact ids, each of which answers 410 from now on",
+    "visitors": "visitors",
+    "externalIds": "external ids",
+    "emails": "e-mail addresses",
+    "entries": "log entries",
+    "redactedEntries": "log entries of other people that named them, and name them no more",
+    "feedEntries": "entries of the change feed that lost their body",
+    "sharedVisitors": "visitors that other people share, and that stay with those",
+    "sharedEmails": "former addresses that other people hold now, and that stay with those",
+}
+
+
+def receipt_page(receipt: Receipt) -> str:
+    """The page."""
+    removed: dict[str, Any] = msgspec.to_builtins(receipt.removed) if receipt.removed is not None else {}
+    facts = {
+        "Workspace": receipt.workspace,
+        "State": receipt.state,
+        "Requested": receipt.requested_at,
+        "Erased": receipt.erased_at,
+        "Finished": receipt.finished_at,
+        "By": receipt.by,
+        "Reason": receipt.reason,
+        "People": receipt.people,
+    }
+    checks = [(check.place, check.note or f"{check.found} found") for check in receipt.checks]
+    return "".join(
+        [
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>Erasure {escape(receipt.erasure)}</title>",
+            f"<style>{_STYLE}</style><h1>Receipt of an erasure</h1><p><code>{escape(receipt.erasure)}</code></p>",
+            _table(facts.items()),
+            "<h2>What was removed</h2>",
+            _table((_REMOVED.get(name, name), count) for name, count in removed.items()),
+            "<h2>Where we looked again</h2>",
+            _table(checks),
+            "<h2>Contacts that are no more</h2><p><code>",
+            escape(", ".join(receipt.contact_ids)),
+            "</code></p><h2>What this program cannot reach</h2>",
+            _table((each["place"], each["what"]) for each in receipt.elsewhere),
+            "</html>\n",
+        ]
+    )
+
+
+def _table(rows: Any) -> str:
+    cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows if value is not None)
+    return f"<table>{''.join(cells)}</table>"

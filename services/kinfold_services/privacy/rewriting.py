@@ -1,0 +1,157 @@
+"""The rewriting of a log for an erasure: a replay whose log is another one (contract section 10).
+
+    1. rebuild in memory from the log as it will be, and compare           (the projector goes on)
+    2. write that state into the staging area                              (it goes on)
+    3. copy the log and the feed into the staging area, redacted           (it goes on)
+    4. hold the projector for a moment, do the last of 1 to 3 again, and swap log, feed and state in one script
+
+Producers append at any time, also between our last copy and the script, so the script copies the last entries itself. Killed
+anywhere before the script, everything stays as it was. The hold ends by itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, cast
+
+import kinfold_services.privacy
+from kinfold_schemas.changes import Change
+from kinfold_schemas.identifiers import IdentifierRules
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.streams import pairs_of
+from kinfold_services.privacy.baselines import Forgetting
+from kinfold_services.replay.replay import SWAP, Replay
+from kinfold_services.settings import Settings
+from kinfold_services.state.position import Replaced
+from kinfold_services.state.writes import pack
+
+_PAGE_ENTRIES: Final = 500
+_NEAR_ENTRIES: Final = 1000
+_AT_ONCE: Final = 1000
+
+
+def _script(name: str) -> str:
+    return files(kinfold_services.privacy).joinpath(name).read_text()
+
+
+class Rewriting(Replay):
+    """One rewriting of one workspace's log. `run`, and `close` in any case."""
+
+    def __init__(
+        self, client: Client, settings: Settings, rules: IdentifierRules, redacted: Mapping[str, bytes], forgetting: Forgetting
+    ) -> None:
+        """`redacted`: entry id → the event that takes its place. `forgetting`: what the log's baseline loses."""
+        super().__init__(client, settings, rules, rewritten=redacted, forget=forgetting)
+        self._forgetting: Final = forgetting
+        self.feed_entries = 0
+        """How many entries of the feed lost their body."""
+        self._redacted: Final = redacted
+        self._waiting: list[str] = []
+        self._records: Callable[[], Sequence[tuple[str, bytes]]] = tuple
+        self._events: Sequence[bytes] = ()
+        self._copied = ""
+        self._copied_feed = ""
+        self._copy_log: Final = client.register_script(_script("copy_log.lua"))
+        self._copy_feed: Final = client.register_script(_script("copy_feed.lua"))
+        self._erase: Final = client.register_script(_script("erase.lua") + SWAP)
+
+    async def run(
+        self, records: Callable[[], Sequence[tuple[str, bytes]]], events: Sequence[bytes], progress: Callable[[int], None]
+    ) -> list[Change]:
+        """Rewrites the log. Returns the changes that went to the feed.
+
+        `records`: what is pending of each erasure from the swap on, asked for at that time. `events`: what the log is told of
+        them. Raises WouldLose, NoLog, and Replaced where a replay has begun meanwhile.
+        """
+        self._records, self._events = records, events
+        await self._forgetting.stage()
+        await self.build(progress)
+        await self._begin_copies()
+        await self.compare()
+        await self.check_loss()
+        await self._copy_all()
+        return await self.replace(allow_lost=False)
+
+    async def _differs(self) -> bool:
+        """The log does in any case."""
+        await super()._differs()
+        return True
+
+    async def _put_in_place(self) -> bool:
+        await self._copy_all()
+        workspace = self._workspace
+        keys = self._swapped_keys()
+        keys += [key(workspace, "events"), key(workspace, "events", "replay"), key(workspace, "changes", "replay")]
+        keys += [key(workspace, "erased", "replay"), key(workspace, "snapshots"), key(workspace, "erasures-pending")]
+        keys += [key(workspace, "baseline"), key(workspace, "baseline-pieces"), *self._forgetting.staged]
+        generation = self._staging.generation
+        arguments: list[Any] = [self._token, generation, self._feed_entries, self._copied, self._copied_feed, generation]
+        records = self._records()
+        arguments += [len(records), *(item for record in records for item in record), *self._events]
+        reply = await self._erase(keys=keys, args=arguments)
+        if reply == b"replaced":
+            raise Replaced(f"workspace {workspace}: another replay has begun")
+        if reply == b"cut":
+            raise Replaced(f"workspace {workspace}: the log was cut")
+        return bool(reply == b"done")
+
+    async def close(self) -> None:
+        """Empties the staging area, unless another replay is at work there."""
+        await self._forgetting.discard()
+        await super().close()
+
+    # --- copies
+
+    async def _begin_copies(self) -> None:
+        erased = key(self._workspace, "erased", "replay").encode()
+        ids = self._forgetting.contacts
+        await self._staging.write(
+            pack(b"SADD", erased, *ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE)
+        )
+        self._copied = self._copied_feed = ""
+        self._waiting = sorted(self._redacted, key=position_key, reverse=True)
+        self.feed_entries = 0
+
+    async def _copy_all(self) -> None:
+        """Copies what is there, until that is little at a time."""
+        while await self._copy_log_page() >= _PAGE_ENTRIES:
+            pass
+        while await self._copy_feed_page() >= _PAGE_ENTRIES:
+            pass
+        await self._staging.check()
+
+    async def _copy_log_page(self) -> int:
+        """Copies up to a page of the log; returns how many entries."""
+        some = self._waiting[-_PAGE_ENTRIES:][::-1]
+        upto = some[-1] if len(some) == _PAGE_ENTRIES else "+"  # the next ones are not at hand before they are told
+        keys = [key(self._workspace, "events"), key(self._workspace, "events", "replay")]
+        replaced = [item for each in some for item in (each, self._redacted[each])]
+        last, count, wide = await self._copy_log(keys=keys, args=[self._copied, upto, _PAGE_ENTRIES, *replaced])
+        if last:
+            self._copied = last.decode()
+            copied = position_key(self._copied)
+            while self._waiting and position_key(self._waiting[-1]) <= copied:
+                self._waiting.pop()
+        if wide:
+            await self._copy_wide(wide)
+            return _PAGE_ENTRIES
+        return _PAGE_ENTRIES if upto != "+" else int(count)
+
+    async def _copy_wide(self, entry_id: bytes) -> None:
+        """Copies an entry with more fields than a script can pass on."""
+        ((_, fields),) = cast("list[RawEntry]", await self._client.xrange(key(self._workspace, "events"), entry_id, entry_id))
+        values = [item for pair in pairs_of(fields) for item in pair]
+        await self._staging.write([pack(b"XADD", key(self._workspace, "events", "replay"), entry_id, *values)])
+        self._copied = entry_id.decode()
+
+    async def _copy_feed_page(self) -> int:
+        keys = [key(self._workspace, name, area) for name, area in _FEED_KEYS]
+        last, count, changed = await self._copy_feed(keys=keys, args=[self._copied_feed, _PAGE_ENTRIES])
+        if last:
+            self._copied_feed = last.decode()
+        self.feed_entries += int(changed)
+        return int(count)
+
+
+_FEED_KEYS: Final[Sequence[tuple[Any, Any]]] = (("changes", None), ("changes", "replay"), ("erased", "replay"))

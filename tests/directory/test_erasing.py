@@ -1,0 +1,68 @@
+"""The directory forgets an erased person, and its file does as well (contract section 10)."""
+
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from kinfold_services.directory import tables
+from kinfold_services.settings import Settings
+from tests.support.directories import following, must_equal_contacts, read_rows, truncate_feed, wait_until_current
+from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
+from tests.support.erasures import erase
+from tests.support.event_log import append, history
+from tests.support.projecting import fold_log
+from tests.support.waiting import wait_until
+
+TABLES = (tables.contacts, tables.metadata, tables.visitors, tables.identifiers, tables.timeline, tables.conflicts)
+
+
+def _found(settings: Settings, workspace: str) -> list[str]:
+    """The texts that the rows hold."""
+    said = repr([read_rows(settings, workspace, table) for table in TABLES])
+    return [text for text in ADAS_TEXTS if text in said]
+
+
+def _in_files(data_dir: Path) -> list[str]:
+    """The texts that the files hold."""
+    data = b"".join(path.read_bytes() for path in data_dir.rglob("directory.db*"))
+    return [text for text in ADAS_TEXTS if text.encode() in data]
+
+
+async def test_directory_and_its_file_forget_the_person(
+    redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
+) -> None:
+    await append(redis, workspace, history()[:200])
+    await publish(redis, workspace, *adas_events())
+    await fold_log(redis, redis_url, workspace)
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+        assert {"ada-1815", "ada@example.org", "Ada Lovelace"} <= set(_found(directory_settings, workspace))
+
+        await erase(redis, workspace, ADA)
+
+        await wait_until_current(redis, directory_settings, workspace)
+        if directory_settings.directory_url is None:
+            await wait_until(lambda: not _in_files(directory_settings.data_dir))
+    assert _found(directory_settings, workspace) == []
+    await must_equal_contacts(redis, directory_settings, workspace)
+
+
+async def test_directory_that_was_away_forgets_the_person_in_its_next_build(
+    redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
+) -> None:
+    """It builds anew from a snapshot, and takes over its past from the build before."""
+    await append(redis, workspace, history()[:200])
+    await publish(redis, workspace, *adas_events())
+    await fold_log(redis, redis_url, workspace)
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+    await erase(redis, workspace, ADA)
+    await append(redis, workspace, history()[200:300], start=1000)
+    await fold_log(redis, redis_url, workspace)
+    await truncate_feed(redis, workspace, 3)
+
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+
+    assert _found(directory_settings, workspace) == []
+    await must_equal_contacts(redis, directory_settings, workspace)

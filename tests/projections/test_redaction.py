@@ -1,0 +1,207 @@
+"""What an erasure leaves of a log: everybody else's contacts, and nothing of the erased person (contract section 10)."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinfold_projections.entries import BadEntry, read_entry
+from kinfold_projections.fold import fold
+from kinfold_projections.ownership import Belongings, Ownership
+from kinfold_projections.redaction import Redactor
+from kinfold_projections.state import State
+from kinfold_schemas.contacts import ERASED, MergedContact
+from kinfold_schemas.identifiers import email_key, id_key
+from tests.support.folding import LOG_START_MS
+from tests.support.strategies import Log, crowded_logs, logs, read
+
+SALT = "0123456789abcdef"
+
+
+def erased(log: Log, belongings: Belongings, ownership: Ownership) -> Log:
+    """The log as an erasure rewrites it."""
+    redactor = Redactor("default", belongings, SALT)
+    unfolded, duplicates = set(ownership.unfolded), set(ownership.duplicates)
+    rewritten: Log = []
+    for raw in log:
+        entry = read_entry(*raw)
+        kind: Any = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
+        event = redactor.redacted(entry, kind, raw)
+        rewritten.append(raw if event is None else (raw[0], {b"event": event}))
+    return rewritten
+
+
+def folded(log: Log) -> State:
+    """The state that the fold makes of a log."""
+    state = State("default")
+    fold(state, read(log))
+    return state
+
+
+def owned(log: Log) -> Ownership:
+    """Whose the entries of a log are."""
+    ownership = Ownership("default")
+    ownership.fold(read(log))
+    return ownership
+
+
+@st.composite
+def erasures(draw: st.DrawFn, source: st.SearchStrategy[Log]) -> tuple[Log, list[str]]:
+    """A log, in which some events come from pages, and the people to erase one after the other."""
+    log = draw(source)
+    pages = draw(st.sets(st.integers(0, len(log)), max_size=4))
+    log = [(each, _from_page(fields) if number in pages else fields) for number, (each, fields) in enumerate(log)]
+    living = sorted(each.id for each in folded(log).living_contacts())
+    return log, draw(st.lists(st.sampled_from(living), max_size=3, unique=True)) if living else []
+
+
+def _from_page(fields: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {b"event": fields[b"event"].replace(b'{"type"', b'{"source":"browser","type"', 1)}
+
+
+@given(erasures(st.one_of(logs(), logs(), crowded_logs())))
+def test_everybody_elses_contacts_stay_byte_for_byte(case: tuple[Log, list[str]]) -> None:
+    log, people = case
+    for contact_id in people:
+        before, ownership = folded(log), owned(log)
+        belongings = ownership.belongings({contact_id})
+
+        log = erased(log, belongings, ownership)
+
+        after = folded(log)
+        for contact in before.living_contacts():
+            if contact.id not in belongings.contacts:
+                assert msgspec.json.encode(after.contacts[contact.id]) == msgspec.json.encode(contact)
+        for each in belongings.contacts:
+            assert after.contacts[each] == MergedContact(each, ERASED)
+        assert {each.id for each in after.living_contacts()} == {
+            each.id for each in before.living_contacts() if each.id not in belongings.contacts
+        }
+        others = before.contacts.keys() - belongings.contacts
+        assert {each: after.contacts.get(each) for each in others} == {each: before.contacts[each] for each in others}
+
+
+@given(erasures(st.one_of(logs(), crowded_logs())))
+def test_no_entry_names_the_person_any_more(case: tuple[Log, list[str]]) -> None:
+    log, people = case
+    if not people:
+        return
+    ownership = owned(log)
+    belongings = ownership.belongings(set(people))
+
+    rewritten = erased(log, belongings, ownership)
+
+    visitors = belongings.visitors - belongings.shared_visitors
+    emails = belongings.emails - belongings.shared_emails
+    for entry_id, fields in rewritten:
+        said = _said(fields[b"event"])
+        assert said.get("externalId") is None or id_key(said["externalId"]) not in belongings.external_ids
+        assert said.get("email") is None or email_key(said["email"]) not in emails
+        assert said.get("visitorId") is None or id_key(said["visitorId"]) not in visitors
+        if entry_id.decode() in belongings.entries:
+            assert not {"name", "image", "metadata", "context", "externalId", "email"} & said.keys()
+    assert not visitors & folded(rewritten).visitors.keys()
+
+
+@given(erasures(logs(own_ids=True)))
+def test_late_resend_within_the_window_does_not_bring_anybody_back(case: tuple[Log, list[str]]) -> None:
+    log, people = case
+    ownership = owned(log)
+    belongings = ownership.belongings(set(people))
+    rewritten = erased(log, belongings, ownership)
+    end = LOG_START_MS + 100_000_000
+    resent = [
+        (f"{end + number}-0".encode(), fields)
+        for number, (_, fields) in enumerate(log)
+        if b'"id"' in fields[b"event"] and not isinstance(read_entry(b"1-0", fields), BadEntry)
+    ]
+
+    state = State("default")
+    fold(state, read(rewritten))
+    before = msgspec.json.encode(state.contacts)
+    outcomes = fold(state, read(resent))
+
+    assert {each.kind for each in outcomes} <= {"duplicate"}
+    assert msgspec.json.encode(state.contacts) == before
+
+
+def _said(event: bytes) -> dict[str, Any]:
+    try:
+        said = msgspec.json.decode(event)
+    except msgspec.DecodeError:
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {**said, **said.get("kept", {})}
+
+
+def test_conflict_over_an_erased_address_stays_a_conflict_of_the_other() -> None:
+    log = _log(
+        {"type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"},
+        {"type": "VisitorIdentified", "externalId": "ben"},
+        {
+            "id": "e-1",
+            "type": "VisitorIdentified",
+            "externalId": "ben",
+            "email": "Ada@example.org",
+            "metadata": {"plan": "pro"},
+        },
+        {"type": "VisitorIdentified", "externalId": "ben", "email": "ADA@example.org"},
+    )
+    ownership = owned(log)
+    ada, ben = (_id_of(ownership, each) for each in ("ada", "ben"))
+
+    rewritten = erased(log, ownership.belongings({ada}), ownership)
+
+    kept = msgspec.json.decode(rewritten[2][1][b"event"])
+    assert kept["kept"] == {"type": "VisitorIdentified", "externalId": "ben", "metadata": {"plan": "pro"}}
+    assert kept["conflict"] == {"email": "1@erased.invalid", "heldBy": ada}
+    assert folded(rewritten).contacts[ben] == folded(log).contacts[ben]
+    assert b"example.org" not in b"".join(fields[b"event"] for _, fields in rewritten)
+
+
+def test_page_that_named_the_visitor_of_an_erased_person_no_longer_does() -> None:
+    log = _log(
+        {"type": "VisitorIdentified", "externalId": "ada", "visitorId": "laptop"},
+        {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "laptop", "source": "browser", "name": "Ben"},
+    )
+    ownership = owned(log)
+    ada, ben = (_id_of(ownership, each) for each in ("ada", "ben"))
+
+    rewritten = erased(log, ownership.belongings({ada}), ownership)
+
+    assert b"laptop" not in b"".join(fields[b"event"] for _, fields in rewritten)
+    assert folded(rewritten).contacts[ben] == folded(log).contacts[ben]
+
+
+def test_rejected_entries_and_duplicates_go_with_the_person() -> None:
+    log = _log(
+        {"id": "e-1", "type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"},
+        {"id": "e-1", "type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"},
+        {"type": "MetadataSet", "email": "ADA@example.org", "metadata": {"a": {}}},
+        {"type": "MetadataSet", "email": "ben@example.org", "metadata": {"a": {}}},
+    )
+    log.append((f"{LOG_START_MS + 50_000}-0".encode(), {b"event": b"broken ada@example.org"}))
+    ownership = owned(log)
+
+    rewritten = erased(log, ownership.belongings({_id_of(ownership, "ada")}), ownership)
+
+    events = [fields[b"event"] for _, fields in rewritten]
+    assert [b"ada@" in each.lower() for each in events] == [False] * 5
+    assert events[3] == log[3][1][b"event"]
+    outcomes = fold(State("default"), read(rewritten))
+    assert [each.kind for each in outcomes] == ["no-op", "no-op", "no-op", "rejected", "no-op"]
+
+
+def _id_of(ownership: Ownership, external_id: str) -> str:
+    contact_id = ownership.state.external_ids[external_id]
+    assert contact_id is not None
+    return contact_id
+
+
+def _log(*events: dict[str, Any]) -> Log:
+    return [
+        (f"{LOG_START_MS + number * 1000}-0".encode(), {b"event": msgspec.json.encode(event)})
+        for number, event in enumerate(events)
+    ]
