@@ -107,7 +107,9 @@ class Sessions:
         if session is None or session.expires_at_ms <= _now_ms():
             return None
         secret = await self._secret(session.workspace)
-        if secret is None or not hmac.compare_digest(_mac(secret, "session", payload), signature):
+        if secret is None or not hmac.compare_digest(
+            _mac(secret, "session", payload).encode(), signature.encode(errors="surrogatepass")
+        ):
             return None
         caller = await self._keys.holder(session.workspace, session.key_id)
         self._seen.pop(text, None)
