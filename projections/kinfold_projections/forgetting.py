@@ -58,7 +58,5 @@ def _forget_times_of(state: State, visitor_id: str, people: Belongings) -> None:
         visitor.name, visitor.image, visitor.metadata = None, None, {}
         if stamps is not None:
             state.visitor_stamps[visitor_id] = msgspec.structs.replace(stamps, metadata={}, name_stamp=NEVER, image_stamp=NEVER)
-    if visitor.context_ms != NEVER:
-        holder = holder_at(visitor.links, to_text(visitor.context_ms))
-        if holder is not None and holder.contact_id in people.contacts:
-            visitor.context, visitor.context_ms = {}, NEVER
+    if visitor.context_ms != NEVER and holder_at(visitor.links, to_text(visitor.context_ms)) in people.contacts:
+        visitor.context, visitor.context_ms = {}, NEVER

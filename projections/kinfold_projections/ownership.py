@@ -168,7 +168,8 @@ class Ownership:
     def _take_over(self, begins: State) -> None:
         for visitor_id, visitor in begins.visitors.items():
             for link in visitor.links:
-                _add(self._visitors, visitor_id, link.contact_id)
+                if link.contact_id is not None:
+                    _add(self._visitors, visitor_id, link.contact_id)
             if not visitor.links:
                 self.anonymous[visitor_id] = []
         for email_key, holder in begins.emails.items():

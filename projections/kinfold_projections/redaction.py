@@ -126,7 +126,7 @@ class Redactor:
                 return encode_event(_erased(entry, hashes))
             if isinstance(kept, IdentityCorrected):
                 if kept.dismiss_conflict is not None:
-                    conflict = ErasedConflict(self._token(mention.identifier), mention.contact_id)
+                    conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id)
                     kept = msgspec.structs.replace(kept, dismiss_conflict=conflict.email)
                 else:
                     kept = msgspec.structs.replace(kept, email=UNSET)

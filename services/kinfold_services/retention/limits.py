@@ -70,9 +70,9 @@ async def read_limits(client: Client, workspace: str) -> Limits:
 async def write_limits(client: Client, workspace: str, limits: Limits) -> None:
     """Set those of the limits that are not None, and leave the others."""
     given: dict[Any, Any] = {name: ms for name, ms in msgspec.structs.asdict(limits).items() if ms is not None}
-    await cast("Awaitable[int]", client.hset(key(workspace, "retention"), mapping=given))
+    await client.hset(key(workspace, "retention"), mapping=given)
 
 
 async def remove_limits(client: Client, workspace: str) -> None:
     """Remove all limits."""
-    await cast("Awaitable[int]", client.hdel(key(workspace, "retention"), *NAMES))
+    await client.hdel(key(workspace, "retention"), *NAMES)
