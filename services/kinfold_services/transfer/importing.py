@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
 from kinfold_projections.entries import EVENT_FIELD
+from kinfold_projections.records import ContactRecord
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key, staged_baseline_key
 from kinfold_schemas.positions import position_key
@@ -19,7 +20,7 @@ from kinfold_services.connections import Client
 from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
-from kinfold_services.privacy.records import erased_entries
+from kinfold_services.privacy.records import Records, erased_entries
 from kinfold_services.state.baseline import restore
 from kinfold_services.state.group import make_group
 from kinfold_services.state.reader import StateReader
@@ -136,7 +137,14 @@ class Import:
             pipeline.rpush(staged, piece)
             pipeline.expire(staged, _STAGED_S)
             await pipeline.execute()
-        await restore(self._client, self._workspace, baseline, staged)  # raises UnknownBaseline
+        state = (await restore(self._client, self._workspace, baseline, staged)).state  # raises UnknownBaseline
+        erased = {each for receipt in await Records(self._client, self._workspace).receipts() for each in receipt.contact_ids}
+        if found := [each for each in erased if type(state.contacts.get(each)) is ContactRecord]:
+            await self._client.unlink(staged)
+            raise ImportRefused(
+                f"baseline: expected a file without the people who were erased in workspace {self._workspace} since, got "
+                f"{len(found)} of them; export the log again"
+            )
         await make_group(self._client, self._workspace)
         log, counts = key(self._workspace, "events"), baseline.counts
         pipeline = self._client.pipeline(transaction=True)
