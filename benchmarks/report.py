@@ -23,7 +23,7 @@ CHART: Final = ROOT / "docs/images/speed.svg"
 BEGINS: Final = "<!-- made by `make bench`: do not edit -->"
 ENDS: Final = "<!-- end of what `make bench` made -->"
 MIB: Final = 2**20
-_CHART_TITLE: Final = "![Events a second, beside what they are measured against]"
+_CHART_TITLE: Final = "![Events per second, compared with the reference systems]"
 
 Results = dict[str, Any]
 
@@ -163,7 +163,7 @@ def summary(results: Results) -> str:
     latency = f"p50 {_latency(results, 'p50_ms'):.3g} ms, p99 {_latency(results, 'p99_ms'):.3g} ms"
     return "\n".join(
         [
-            f"On {where.get('machine')}, with one projector, 50,000 visitors and the mix of the benchmarks:",
+            f"On {where.get('machine')}, with one projector, 50,000 visitors and the benchmark event mix:",
             "",
             f"- **live: {middle:,} events/s**, each batch with its state, feed and position in one transaction",
             f"- **replay: {replayed:,} events/s**",

@@ -26,6 +26,14 @@ def events_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**common, "type": "VisitorIdentified", **person_of(row)}
 
 
+def row_of(line: str) -> dict[str, Any]:
+    """An exported row. In some exports, the properties are text in JSON."""
+    row: dict[str, Any] = json.loads(line)
+    properties = row.get("properties")
+    row["properties"] = json.loads(properties) if isinstance(properties, str) else properties or {}
+    return row
+
+
 def person_of(row: dict[str, Any]) -> dict[str, Any]:
     """The identified person. Properties that are objects or arrays, or that PostHog sets itself (`$browser`), are left out."""
     given: dict[str, Any] = row["properties"].get("$set") or {}
@@ -39,5 +47,5 @@ def person_of(row: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     with Path(sys.argv[1]).open(encoding="utf-8") as file:
         for line in file:
-            for event in events_of(json.loads(line)):
+            for event in events_of(row_of(line)):
                 print(json.dumps(event))

@@ -186,13 +186,17 @@ async def sign_in(context: BrowserContext, gateway: Gateway, by: str = "Sam") ->
     return tab
 
 
-async def take_one(gateway: Gateway, browser: Browser, directory: Path) -> None:
-    """Take the picture that the README shows."""
+async def take_few(gateway: Gateway, browser: Browser, directory: Path) -> None:
+    """Take the pictures that the README and the documentation show."""
     context = await browser.new_context(viewport={"width": 1280, "height": 860}, device_scale_factor=1.5, color_scheme="light")
     tab = await sign_in(context, gateway)
     await tab.goto(f"{gateway.url}/people/{await ada(gateway)}")
     await tab.wait_for_selector(".story li")
     await tab.screenshot(path=directory / "person.png")
+    for name in ("conflicts", "live"):
+        await tab.goto(f"{gateway.url}/{name}")
+        await tab.wait_for_selector("main .card")
+        await tab.screenshot(path=directory / f"{name}.png")
     await context.close()
 
 
@@ -205,6 +209,13 @@ async def take_all(gateway: Gateway, browser: Browser, directory: Path) -> None:
         "nobody": "/people?q=nobody+at+all",
         "person": person,
         "why": f"{person}/why",
+        "as-of": f"{person}/at",
+        "correct": f"{person}/correct",
+        "merge": f"{person}/merge?q=a",
+        "conflicts": "/conflicts",
+        "rejects": "/rejects",
+        "live": "/live",
+        "health": "/health",
         "missing": "/people/ct_none",
     }
     for scheme in ("light", "dark"):
@@ -227,7 +238,7 @@ async def ada(gateway: Gateway) -> str:
 
 async def _main(directory: Path, *, everything: bool) -> None:
     async with staging(with_history=True) as gateway, browsing() as browser:
-        await (take_all if everything else take_one)(gateway, browser, directory)
+        await (take_all if everything else take_few)(gateway, browser, directory)
 
 
 def main() -> int:

@@ -24,10 +24,10 @@ from pydantic import BaseModel, Field
 import kinfold
 from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
 
-GATEWAY = os.environ.get("KINFOLD_GATEWAY", "http://127.0.0.1:8000")
-SECRET_KEY = os.environ["KINFOLD_KEY"]  # of this server alone
-PUBLIC_KEY = os.environ["KINFOLD_PUBLISHABLE_KEY"]  # in the source of the page, for everybody to read
-IDENTITY_SECRET = os.environ["KINFOLD_IDENTITY_SECRET"]
+GATEWAY = os.environ.get("GATEWAY", "http://127.0.0.1:8000")
+SECRET_KEY = os.environ["SECRET_KEY"]  # of this server alone
+PUBLISHABLE_KEY = os.environ["PUBLISHABLE_KEY"]  # in the source of the page, for everybody to read
+IDENTITY_SECRET = os.environ["IDENTITY_SECRET"]
 HERE = Path(__file__).parent
 
 Json = dict[str, Any]
@@ -65,7 +65,7 @@ def for_page(user: User | None, visitor: str) -> Json | None:
 
 
 # --- Messages, and the devices from which they come
-database = sqlite3.connect(os.environ.get("INBOX_DATABASE", HERE / "inbox.db"), isolation_level=None)
+database = sqlite3.connect(os.environ.get("DATABASE", HERE / "inbox.db"), isolation_level=None)
 database.row_factory = sqlite3.Row
 database.executescript("""
     CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, visitor TEXT, is_agent INTEGER, text TEXT);
@@ -173,7 +173,7 @@ class Message(BaseModel):
 
 
 def page(name: str) -> HTMLResponse:
-    return HTMLResponse((HERE / "page.html").read_text().format(name=name, gateway=GATEWAY, key=PUBLIC_KEY))
+    return HTMLResponse((HERE / "page.html").read_text().format(name=name, gateway=GATEWAY, key=PUBLISHABLE_KEY))
 
 
 @app.get("/")

@@ -6,17 +6,21 @@ fold_batch   the state moves on; what came of the batch
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Self
 
 import msgspec
 
 from kinfold_projections.counts import Counts
+from kinfold_projections.duplicates import Occurrence
 from kinfold_projections.entries import BadEntry, Entry, read_entries
-from kinfold_projections.fold import fold
+from kinfold_projections.fold import fold_while
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.state import State, StateChanges
 from kinfold_schemas.changes import encode_change
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection
+
+_NO_LIMIT: Final = 1 << 62
 
 RawEntry = tuple[bytes, Mapping[bytes, bytes]]
 """A log entry as Redis gives it: its id and its fields."""
@@ -28,6 +32,20 @@ class Batch(msgspec.Struct, gc=False):
     raws: Sequence[RawEntry]
     entries: list[Entry | BadEntry]
     excluded: int
+    whole: Sequence[RawEntry]
+    """The raw entries with those that were left out."""
+    occurrences: Mapping[int, Occurrence] | None = None
+    """What is not new among the entries. None: they have not occurred yet."""
+
+    def cut(self, count: int) -> tuple[Self, Self]:
+        """The first so many entries, and the others. The entries have occurred."""
+        end = 1 + next(place for place, raw in enumerate(self.whole) if raw[0] == self.raws[count - 1][0])
+        cut_off = {index - count: each for index, each in (self.occurrences or {}).items() if index >= count}
+        excluded = end - count
+        return (
+            type(self)(self.raws[:count], self.entries[:count], excluded, self.whole[:end], {}),
+            type(self)(self.raws[count:], self.entries[count:], self.excluded - excluded, self.whole[end:], cut_off),
+        )
 
 
 class Folded(msgspec.Struct, gc=False):
@@ -40,20 +58,29 @@ class Folded(msgspec.Struct, gc=False):
     """For the feed, in order, encoded; none where the state tells nothing."""
     rejects: list[tuple[RawEntry, Rejection]]
     counts: Counts
+    batch: Batch
+    """What was folded."""
+    rest: Batch | None
+    """What was not, because what was tells enough for one transaction."""
 
 
 def read_batch(raws: Sequence[RawEntry], rules: IdentifierRules, excluded: Collection[str] = ()) -> Batch:
     """Reads entries without those that a replay left out for good."""
     kept = [raw for raw in raws if raw[0].decode() not in excluded] if excluded else raws
-    return Batch(kept, read_entries(kept, rules), len(raws) - len(kept))
+    return Batch(kept, read_entries(kept, rules), len(raws) - len(kept), raws)
 
 
-def fold_batch(state: State, batch: Batch, before: Counts) -> Folded:
+def fold_batch(state: State, batch: Batch, before: Counts, most_bytes: int = _NO_LIMIT) -> Folded:
     """Folds a batch into a state that holds what the batch needs. Raises DamagedState.
 
+    Ends behind the entry with which the changed contacts, as the feed shows them, have more than `most_bytes`.
     Where the state tells nothing, the caller takes its changes when it likes, and counts them then (`Counts.after`).
     """
-    outcomes = fold(state, batch.entries)
+    if batch.occurrences is None:
+        batch.occurrences = state.window.enter(batch.entries)
+    outcomes, rest = fold_while(state, batch.entries, batch.occurrences, most_bytes), None
+    if len(outcomes) < len(batch.entries):
+        batch, rest = batch.cut(len(outcomes))
     changes: list[bytes] = []
     rejects: list[tuple[RawEntry, Rejection]] = []
     for raw, outcome in zip(batch.raws, outcomes, strict=True):
@@ -63,4 +90,4 @@ def fold_batch(state: State, batch: Batch, before: Counts) -> Folded:
             rejects.append((raw, outcome.rejection))
     state_changes = state.take_changes() if state.tells else StateChanges()
     counts = before.after(outcomes, state_changes, batch.excluded)
-    return Folded(outcomes, state_changes, changes, rejects, counts)
+    return Folded(outcomes, state_changes, changes, rejects, counts, batch, rest)

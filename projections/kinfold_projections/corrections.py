@@ -1,5 +1,6 @@
 """Corrections by hand (contract section 5, Corrections): one event, `IdentityCorrected`, with one correction."""
 
+from copy import copy
 from typing import Final
 
 from msgspec import UNSET
@@ -9,11 +10,14 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.identity import join_profile, take_email
 from kinfold_projections.linking import link_visitor
 from kinfold_projections.links import holder_at
+from kinfold_projections.metadata import Metadata
 from kinfold_projections.outcomes import NO_OP, Outcome, rejected
 from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import NEVER, ContactRecord, ContactStamps, copy_contact
 from kinfold_projections.state import State
+from kinfold_projections.weights import GROWTH, contact_bytes, fitting
 from kinfold_schemas.changes import ConflictDismissed, ContactsMerged, ContactUpdated, Correction, VisitorUnlinked
+from kinfold_schemas.contacts import MAX_CONTACT_BYTES
 from kinfold_schemas.events import ErasedConflict, IdentityCorrected
 from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.rejections import Rejection, found
@@ -66,6 +70,10 @@ def _merge(state: State, entry: Entry, event: IdentityCorrected, contact: Contac
     contact.created_at = min(contact.created_at, merged.created_at)
     own.presence_ms = max(own.presence_ms, theirs.presence_ms)
     own.merges += theirs.merges + 1
+    if (excess := contact_bytes(contact) - MAX_CONTACT_BYTES) > 0:
+        lighter, _ = metadata_of(state, contact).lightened(excess, trusted_too=True)
+        state.put_metadata(contact, lighter)
+    state.note_contact_bytes(contact.id, contact_bytes(contact))
     for each in theirs.dismissed or ():
         _remember(own, each)
     writer, correction = ChangeWriter(state, entry, None), _correction(event)
@@ -140,10 +148,11 @@ def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactR
         for field, holder in (("externalId", has_id), ("email", has_email)):
             if holder is not None and holder is not contact:
                 return rejected(Rejection("held-by-another", field, "one that no other contact has, or take: true", holder.id))
-    result = patched(metadata_of(state, contact), entry, event)
+    own = metadata_of(state, contact)
+    result = _metadata_after(state, entry, event, contact, own)
     if type(result) is Rejection:
         return rejected(result)
-    metadata, _, late, _ = result
+    metadata, late = result
 
     holders = [each for each in (has_id, has_email) if each is not None and each is not contact]
     before = {each.id: (each, copy_contact(each)) for each in (contact, *holders)}
@@ -152,7 +161,7 @@ def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactR
     if event.email is not UNSET:
         late |= not _correct_email(state, entry, contact, has_email)
     late |= not _correct_profile(contact, state.stamps_of(contact), event, entry.stamp)
-    if event.metadata or event.unset:
+    if metadata is not own:
         state.put_metadata(contact, metadata)
 
     writer, correction = ChangeWriter(state, entry, None), _correction(event)
@@ -160,6 +169,32 @@ def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactR
         if changed := changed_fields(old, each):
             writer.tell(ContactUpdated, each, changed=changed, correction=correction)
     return outcome_of(entry, writer, late=late)
+
+
+def _metadata_after(
+    state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord, own: Metadata
+) -> tuple[Metadata, bool] | Rejection:
+    """The contact's metadata after the event, and whether some of it came too late.
+
+    Identifiers of the event are weighed as if they did not come too late (`weights.fitting_described`).
+    """
+    metadata, late = own, False
+    if event.metadata or event.unset:
+        result = patched(own, entry, event)
+        if type(result) is Rejection:
+            return result
+        metadata, _, late, _ = result
+    after, before_bytes, stamps = copy_contact(contact), contact_bytes(contact), copy(state.contact_stamps[contact.id])
+    state.note_contact_bytes(contact.id, before_bytes + GROWTH * len(entry.data))
+    after.metadata = metadata.values
+    if event.external_id is not UNSET:
+        after.external_id = entry.names.external_id
+    if event.email is not UNSET:
+        after.email = entry.names.email
+    _correct_profile(after, stamps, event, entry.stamp)
+    excess = contact_bytes(after) - MAX_CONTACT_BYTES
+    fits = fitting(metadata, excess, before_bytes, makes_room=True, is_contact=True)
+    return fits if type(fits) is Rejection else (fits, late)
 
 
 def lose_identifiers(writer: ChangeWriter) -> None:

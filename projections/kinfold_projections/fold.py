@@ -4,7 +4,7 @@ The same fold runs live, in a replay, in `verify`, and in a test with plain dict
 `Outcome` for any entry. An event that is rejected has changed nothing, so everything that can refuse comes first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Final, cast
 
@@ -27,11 +27,32 @@ from kinfold_projections.identity import (
 )
 from kinfold_projections.linking import UNLINKED, Linking, is_unlinked_after, link_visitor
 from kinfold_projections.links import holder_at
-from kinfold_projections.metadata import NO_METADATA, Metadata
+from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
 from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, Outcome, rejected
 from kinfold_projections.patching import metadata_of, patched
-from kinfold_projections.records import NO_STAMPS, TRUSTED, ContactRecord, VisitorRecord, VisitorStamps, copy_contact
+from kinfold_projections.records import (
+    NO_STAMPS,
+    TRUSTED,
+    ContactRecord,
+    ContactStamps,
+    copy_contact,
+    encode_record,
+    new_contact,
+)
 from kinfold_projections.state import LARGE_BYTES, State
+from kinfold_projections.weights import (
+    FRAME_BYTES,
+    GROWTH,
+    Anonymous,
+    contact_bytes,
+    context_too_heavy,
+    described_bytes,
+    fitting_described,
+    fitting_identified,
+    fitting_visitor,
+    may_be_heavy,
+    visitor_bytes,
+)
 from kinfold_schemas.changes import (
     ConflictReason,
     ContactCreated,
@@ -42,7 +63,7 @@ from kinfold_schemas.changes import (
     VisitorLinked,
     VisitorUnlinked,
 )
-from kinfold_schemas.contacts import ERASED, MergedContact
+from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, MAX_VISITOR_BYTES, MergedContact
 from kinfold_schemas.events import (
     Erased,
     ErasedConflict,
@@ -59,8 +80,12 @@ from kinfold_schemas.times import text_ms
 
 PRESENCE_INTERVAL_MS: Final = 60_000
 
-_Anonymous = tuple[VisitorRecord, VisitorStamps]
-
+LARGE_EVENT_BYTES: Final = 3000
+"""An event of fewer makes no contact too heavy that is light (`state.LIGHT_BYTES`)."""
+LARGE_CONTEXT_BYTES: Final = LARGE_BYTES
+DESCRIBED_BYTES: Final = 11_000
+"""An event of fewer bytes than the first, whose context has at most five times as many, makes no visitor too heavy that weighs
+less than the second without it."""
 _FACT_BYTES: Final = 1000
 """Of a key and its value: about what long ones take."""
 
@@ -71,6 +96,25 @@ def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
     if not occurrences:
         return [evolve(state, entry) for entry in entries]
     return [evolve(state, entry, occurrences.get(index, "new")) for index, entry in enumerate(entries)]
+
+
+def fold_while(
+    state: State, entries: Sequence[Entry | BadEntry], occurrences: Mapping[int, Occurrence], most_bytes: int
+) -> list[Outcome]:
+    """As `fold`, for entries that have occurred. Ends behind the entry with which the state tells more than `most_bytes`."""
+    outcomes: list[Outcome] = []
+    append = outcomes.append
+    if not occurrences:
+        for entry in entries:
+            append(evolve(state, entry))
+            if state.told_bytes > most_bytes:
+                break
+        return outcomes
+    for index, entry in enumerate(entries):
+        append(evolve(state, entry, occurrences.get(index, "new")))
+        if state.told_bytes > most_bytes:
+            break
+    return outcomes
 
 
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
@@ -90,11 +134,18 @@ def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new"
 def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     visitor_id, at_ms = entry.names.visitor_id, entry.at_ms
     assert visitor_id is not None  # noqa: S101  names.py
+    if event.context is not None and (
+        len(entry.data) > LARGE_CONTEXT_BYTES or state.described_bytes.get(visitor_id, 0) > DESCRIBED_BYTES
+    ):
+        rejection = context_too_heavy(state, entry, event, visitor_id)
+        if rejection is not None:
+            return rejected(rejection)
     visitor = state.visitor(visitor_id, entry.seen_at)
     if event.context is not None and at_ms >= visitor.context_ms:
         visitor.context, visitor.context_ms = event.context, at_ms
-        if len(entry.data) > LARGE_BYTES:
+        if len(entry.data) > LARGE_CONTEXT_BYTES:
             state.weigh_visitor(visitor_id, len(entry.data))
+            state.large_contexts.add(visitor_id)
     holder_id = holder_at(visitor.links, entry.at)
     if holder_id is None or entry.seen_at is not entry.at:
         return FOLDED
@@ -115,9 +166,8 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
 # --- MetadataSet
 
 
-def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  # noqa: PLR0911  a refusal each
+def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     names, visitor_id = entry.names, entry.names.visitor_id
-    contact: ContactRecord | None
     if visitor_id is not None:
         visitor = state.visitors.get(visitor_id)
         holder_id = holder_at(visitor.links, entry.at) if visitor is not None else None
@@ -126,20 +176,28 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:  #
         contact = state.holder(holder_id)
         if contact is None:
             return NO_OP  # nothing is kept of an erased contact
-    else:
-        target = _target_of_metadata(state, names)
-        if type(target) is Rejection:
-            return rejected(target)
-        contact = target
+        return _contact_metadata_set(state, entry, event, contact)
+    target = _target_of_metadata(state, names)
+    if type(target) is Rejection:
+        return rejected(target)
+    return _create_for_metadata(state, entry, event) if target is None else _contact_metadata_set(state, entry, event, target)
 
+
+def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
     result = patched(metadata_of(state, contact), entry, event)
     if type(result) is Rejection:
         return rejected(result)
     metadata, keys, late, untrusted = result
-    if contact is None:
-        return _create_for_metadata(state, entry, event, metadata)
-    if visitor_id is not None:
-        state.visitor(visitor_id, entry.seen_at)
+    if (len(entry.data) > LARGE_EVENT_BYTES or contact.id in state.heavy) and state.may_exceed(
+        contact.id, GROWTH * len(entry.data)
+    ):
+        fits = fitting_described(state, contact, state.contact_stamps[contact.id], entry, event, metadata)
+        if type(fits) is Rejection:
+            return rejected(fits)
+        if fits is not metadata:
+            metadata, keys = fits, changed_keys(contact.metadata, fits.values)
+    if entry.names.visitor_id is not None:
+        state.visitor(entry.names.visitor_id, entry.seen_at)
     changed = [f"metadata.{key}" for key in sorted(keys)] if keys else keys
     stamps = state.put_metadata(contact, metadata)
     if event.name is not None or event.image is not None:
@@ -164,8 +222,19 @@ def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection
     return contact
 
 
-def _create_for_metadata(state: State, entry: Entry, event: MetadataSet, metadata: Metadata) -> Outcome:
+def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     """Metadata for an identifier that no contact has: the event may simply have come before the one that identifies."""
+    result = patched(NO_METADATA, entry, event)
+    if type(result) is Rejection:
+        return rejected(result)
+    metadata, *_ = result
+    if GROWTH * len(entry.data) + FRAME_BYTES > MAX_CONTACT_BYTES:
+        nobody = new_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+        nobody.external_id, nobody.email = entry.names.external_id, entry.names.email
+        fits = fitting_described(state, nobody, ContactStamps(), entry, event, metadata)
+        if type(fits) is Rejection:
+            return rejected(fits)
+        metadata = fits
     contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
     if entry.names.external_id is not None:
         take_external_id(state, contact, entry.names.external_id)
@@ -187,10 +256,26 @@ def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visi
     if type(result) is Rejection:
         return rejected(result)
     metadata, changed, late, untrusted = result
+    described = state.described_bytes[visitor_id] = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(
+        entry.data
+    )
+    is_heavy = (described > DESCRIBED_BYTES or visitor_id in state.large_contexts) and (
+        described + (len(encode_record(known.context)) if known is not None else 0) > MAX_VISITOR_BYTES
+    )
+    if is_heavy:
+        fits = fitting_visitor(state, visitor_id, entry, event, metadata)
+        if type(fits) is Rejection:
+            return rejected(fits)
+        if fits is not metadata:
+            metadata, changed = fits, changed_keys(_anonymous_metadata(state, visitor_id).values, fits.values)
     visitor = state.visitor(visitor_id, entry.seen_at)
     stamps = copy(state.visitor_stamps.get(visitor_id, NO_STAMPS))
     before, stamps.metadata, visitor.metadata = (visitor.name, visitor.image), metadata.stamps, metadata.values
     is_late, kept = take_profile(visitor, stamps, event, entry.stamp)
+    if is_heavy:
+        state.described_bytes[visitor_id] = described_bytes(visitor)
+        if visitor.context and visitor_bytes(visitor) > MAX_VISITOR_BYTES:
+            visitor.context = {}  # it is of the latest page view alone
     state.weigh_visitor(visitor_id, len(entry.data) + len(visitor.metadata) * _FACT_BYTES)
     state.put_visitor_stamps(visitor_id, stamps)
     folded = bool(changed) or before != (visitor.name, visitor.image)
@@ -210,7 +295,7 @@ def _visitor_identified(
     combined = _identified_metadata(state, entry, event, decision, anonymous)
     if type(combined) is Rejection:  # only this can refuse the event
         return rejected(combined)
-    metadata, late, untrusted = combined
+    metadata, late, untrusted, is_heavy = combined
 
     contact = decision.target
     if contact is None:
@@ -229,9 +314,11 @@ def _visitor_identified(
         late, untrusted = late or is_late, untrusted + kept
     if metadata is not NO_METADATA:
         state.put_metadata(contact, metadata)
-    linking = _linked(state, entry, event, contact)
-    if linking is None:
-        linking, untrusted = UNLINKED, untrusted + 1
+    linking, dropped = _linked(state, entry, event, contact)
+    untrusted += dropped
+    if is_heavy and (excess := contact_bytes(contact) - MAX_CONTACT_BYTES) > 0:
+        lighter, _ = metadata_of(state, contact).lightened(excess, trusted_too=True)
+        state.put_metadata(contact, lighter)
 
     writer = ChangeWriter(state, entry, contact)
     _tell(writer, contact, decision, before, linking)
@@ -240,44 +327,54 @@ def _visitor_identified(
 
 
 def _identified_metadata(
-    state: State, entry: Entry, event: VisitorIdentified, decision: Decision, anonymous: _Anonymous | None
-) -> tuple[Metadata, bool, int] | Rejection:
+    state: State, entry: Entry, event: VisitorIdentified, decision: Decision, anonymous: Anonymous | None
+) -> tuple[Metadata, bool, int, bool] | Rejection:
     """The contact's metadata after the event, NO_METADATA: as it is.
 
-    Also whether any came too late, and how many keys a page may not change.
+    Also whether any came too late, how many keys a page may not change, and whether things come together that may weigh too
+    much in the end.
     """
+    target = decision.target
+    is_heavy = (
+        len(entry.data) > LARGE_EVENT_BYTES or decision.rule == "merges" or (target is not None and target.id in state.heavy)
+    ) and may_be_heavy(state, entry, decision, anonymous)
     joining: list[Metadata] = []
     if decision.rule == "merges":
         joining.append(metadata_of(state, decision.other))
     if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
-    if not joining and not event.metadata and not event.unset:
-        return NO_METADATA, False, 0
-    metadata = metadata_of(state, decision.target)
-    for other in joining:
-        metadata = metadata.combine(other)
-    result = patched(metadata, entry, event, joins=bool(joining))
-    if type(result) is Rejection:
-        return result
-    metadata, _, late, untrusted = result
-    return metadata, late, untrusted
+    metadata, late, untrusted = NO_METADATA, False, 0
+    if joining or event.metadata or event.unset:
+        metadata = metadata_of(state, decision.target)
+        for other in joining:
+            metadata = metadata.combine(other)
+        result = patched(metadata, entry, event, joins=bool(joining))
+        if type(result) is Rejection:
+            return result
+        metadata, _, late, untrusted = result
+    if is_heavy and not joining:
+        fits = fitting_identified(state, entry, event, decision, anonymous, metadata)
+        if type(fits) is Rejection:
+            return fits
+        metadata = fits
+    return metadata, late, untrusted, is_heavy and bool(joining)
 
 
-def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: ContactRecord) -> Linking | None:
-    """Links the event's visitor to the contact. None where a page may not.
+def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: ContactRecord) -> tuple[Linking, int]:
+    """Links the event's visitor to the contact. Also returns 1 where a page may not.
 
     Without a token for the visitor, a page links only one that no other contact held at that time.
     """
     visitor_id = entry.names.visitor_id
     if visitor_id is None:
-        return UNLINKED
+        return UNLINKED, 0
     visitor = state.visitor(visitor_id, entry.seen_at)
     if entry.stamp < TRUSTED and event.visitor_proven is not True:
         holder_id = holder_at(visitor.links, entry.at)
         if holder_id is not None and state.find(holder_id) != contact.id:
-            return None
-    return link_visitor(state, contact, visitor, visitor_id, entry)
+            return UNLINKED, 1
+    return link_visitor(state, contact, visitor, visitor_id, entry), 0
 
 
 def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking) -> None:
@@ -330,7 +427,7 @@ def _tell_conflict(
 # --- their parts
 
 
-def _anonymous(state: State, visitor_id: str | None, entry: Entry) -> _Anonymous | None:
+def _anonymous(state: State, visitor_id: str | None, entry: Entry) -> Anonymous | None:
     """The visitor, where it brings something to the contact that the event makes its contact."""
     visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
     if visitor_id is None or visitor is None or visitor.contact_id is not None:

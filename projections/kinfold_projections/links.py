@@ -11,7 +11,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
-from kinfold_schemas.contacts import Link
+from kinfold_schemas.contacts import MAX_LINKS, Link
 from kinfold_schemas.times import text_ms, to_text
 
 Find = Callable[[str], str]
@@ -37,11 +37,27 @@ def holder_at(links: list[Link], at: str) -> str | None:
     return links[max(0, bisect_right(links, at, key=_since) - 1)].contact_id
 
 
+def shortened(history: History, find: Find) -> History:
+    """The history with at most `MAX_LINKS` links, at least two. The oldest ones behind the first go.
+
+    Where two links of one contact come together, they become one.
+    """
+    links, confirmed = history
+    while len(links) > MAX_LINKS:
+        if _contact_of(links[0], find) == _contact_of(links[2], find):
+            times = _thinned(links[0].since, [*confirmed[0], text_ms(links[2].since), *confirmed[2]])
+            links, confirmed = [links[0], *links[3:]], [times, *confirmed[3:]]
+        else:
+            links, confirmed = [links[0], *links[2:]], [confirmed[0], *confirmed[2:]]
+    return links, confirmed
+
+
 def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: Find) -> History:
     """The history after an event said that from `at` on (the same time in two forms) the visitor is the contact's.
 
     Last write wins by effective time here too. Where the link that held at `at` was confirmed later, the event does not end it
     but interrupts it, until the next time at which it was confirmed. Returns the same `links` where no link begins elsewhere.
+    It may return more than `MAX_LINKS` (`shortened`).
     """
     links, confirmed = history
     if not links:
@@ -76,6 +92,10 @@ def _is_now(link: Link, contact_id: str | None, find: Find) -> bool:
     return (None if link.contact_id is None else find(link.contact_id)) == contact_id
 
 
+def _contact_of(link: Link, find: Find) -> str | None:
+    return None if link.contact_id is None else find(link.contact_id)
+
+
 def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
     """A link's confirmations with one more, not before its `since`; the same list if that time is known."""
     place = bisect_right(times, at_ms)
@@ -90,8 +110,8 @@ def _thinned(since: str, times: list[int]) -> list[int]:
     """No more times than are kept, of a link since then.
 
     Where there are more, each goes whose two neighbours are within a minute of each other, from the latest to the first: an
-    answer between those two is right but for that minute. Then the one in the middle goes: a late link that falls among
-    forgotten times ends at the oldest one kept after it.
+    answer between those two is right but for that minute. Then those in the middle go: a late link that falls among forgotten
+    times ends at the oldest one kept after it.
     """
     if len(times) < KEPT:
         return times
@@ -103,4 +123,4 @@ def _thinned(since: str, times: list[int]) -> list[int]:
     if len(kept) < KEPT:
         return kept
     middle = KEPT // 2 - 1
-    return [*kept[:middle], *kept[middle + 1 :]]
+    return [*kept[:middle], *kept[middle + 1 - KEPT :]]

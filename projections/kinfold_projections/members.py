@@ -9,15 +9,19 @@ members sort as text:
 A link stands under the contact that it names, so that a merge moves one member and not 100,000 visitors. `since` of a merged
 contact is its newest link's: an upper bound, good for walking the whole from the newest on.
 
+The record shows as many of those as fit into `LISTED_BYTES`, since an id can be long; the rest of them stand in the stamps
+(`unlisted`).
+
 When a listed visitor leaves, the next one has to be known. `older` of the state holds the links that follow the listed ones,
 as many as the batch may need (`kinfold_projections.needs`).
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import Final, NamedTuple
 
-from kinfold_projections.records import ContactRecord, ContactStamps
-from kinfold_schemas.contacts import LISTED_VISITORS
+from kinfold_projections.records import ContactRecord, ContactStamps, encode_record
+from kinfold_schemas.contacts import LISTED_BYTES, LISTED_VISITORS
 from kinfold_schemas.times import to_text
 
 VISITOR: Final = "v"
@@ -33,6 +37,10 @@ class Membership(NamedTuple):
 
 
 _THE_OLDEST: Final = Membership(-1, "")
+_SURELY_SHOWN: Final = 10
+"""So many ids fit into `LISTED_BYTES`: as JSON, 255 characters have at most 1,532 bytes."""
+_ESCAPED_BYTES: Final = 6
+"""Of a character, as JSON, at most. The quotes and commas of a hundred ids have no 8 KiB."""
 
 
 def member(contact_id: str, since: str, visitor_id: str) -> str:
@@ -48,11 +56,13 @@ def merged_member(contact_id: str, newest_ms: int, merged_contact_id: str) -> st
 def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], new: Membership) -> None:
     """Makes a visitor the contact's. Mutates all but `new`."""
     newest = (stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
-    if contact.visitor_count < LISTED_VISITORS and new > newest:  # nearly always
-        contact.visitor_count += 1
-        contact.visitor_ids = [new.visitor_id, *contact.visitor_ids]
-        stamps.since = [new.since_ms, *stamps.since]
-        return
+    if contact.visitor_count < LISTED_VISITORS and new > newest and not stamps.unlisted:  # nearly always
+        visitor_ids = [new.visitor_id, *contact.visitor_ids]
+        if contact.visitor_count < _SURELY_SHOWN or shown_visitors(visitor_ids) == len(visitor_ids):
+            contact.visitor_count += 1
+            contact.visitor_ids = visitor_ids
+            stamps.since = [new.since_ms, *stamps.since]
+            return
     listed = _listed(contact, stamps)
     complete = len(listed) + len(older) == contact.visitor_count
     contact.visitor_count += 1
@@ -109,7 +119,7 @@ def _known_down_to(listed: list[Membership], older: list[Membership], contact: C
 
 
 def _listed(contact: ContactRecord, stamps: ContactStamps) -> list[Membership]:
-    return list(map(Membership, stamps.since, contact.visitor_ids))
+    return list(map(Membership, stamps.since, [*contact.visitor_ids, *stamps.unlisted]))
 
 
 def _list(contact: ContactRecord, stamps: ContactStamps, listed: list[Membership]) -> None:
@@ -117,9 +127,19 @@ def _list(contact: ContactRecord, stamps: ContactStamps, listed: list[Membership
         message = f"{contact.id}: knows {len(listed)} of {contact.visitor_count} visitors, too few to list"
         raise LookupError(message)  # the state was loaded for too few keys: stop before a wrong list is stored
     visitor_ids = [each.visitor_id for each in listed]
-    if visitor_ids != contact.visitor_ids:
-        contact.visitor_ids = visitor_ids
+    shown = shown_visitors(visitor_ids)
+    stamps.unlisted = visitor_ids[shown:]
+    if visitor_ids[:shown] != contact.visitor_ids:
+        contact.visitor_ids = visitor_ids[:shown]
     stamps.since = [each.since_ms for each in listed]
+
+
+def shown_visitors(visitor_ids: list[str]) -> int:
+    """How many ids, from the first on, fit into the list of a contact."""
+    if _ESCAPED_BYTES * sum(map(len, visitor_ids)) < LISTED_BYTES // 2 or len(encode_record(visitor_ids)) <= LISTED_BYTES:
+        return len(visitor_ids)
+    ends = accumulate([len(encode_record(each)) + 1 for each in visitor_ids], initial=1)
+    return bisect_right(list(ends), LISTED_BYTES) - 1
 
 
 def _insert(listed: list[Membership], older: list[Membership], new: Membership) -> None:

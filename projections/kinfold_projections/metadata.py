@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from kinfold_projections.records import NEVER, TRUSTED
+from kinfold_projections.records import NEVER, TRUSTED, encode_record
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.events import MAX_METADATA_KEYS, MAX_UNTRUSTED_KEYS
 
@@ -92,6 +92,19 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
                 for key in in_order[:leaving]:
                     del values[key], stamps[key]
         return Metadata(values, _forget_long_removed(values, stamps))
+
+    def lightened(self, excess: int, *, trusted_too: bool = False) -> tuple["Metadata", int]:
+        """This without the keys that go where a record weighs so many bytes too much, and what it weighs too much then.
+
+        The keys with the least stamps go, one after the other; those of trusted sources only with `trusted_too`.
+        """
+        values, stamps = self.values.copy(), self.stamps.copy()
+        for key in sorted(values, key=lambda key: (stamps[key], key)):
+            if excess <= 0 or (stamps[key] >= TRUSTED and not trusted_too):
+                break
+            excess -= len(encode_record({key: values.pop(key)})) - 2 + bool(values)  # with the comma, without the braces
+            del stamps[key]
+        return (Metadata(values, stamps) if len(values) < len(self.values) else self), excess
 
     def permitted(
         self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None

@@ -83,7 +83,7 @@ def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict
             continue
         last = visitor.links[-1]
         holder = None if last.contact_id is None else state.holder(last.contact_id)
-        if holder is None or holder.visitor_count <= len(holder.visitor_ids):
+        if holder is None or holder.visitor_count <= len(state.contact_stamps[holder.id].since):
             continue
         x = state.external_ids.get(entry.names.external_id or "")
         if x != holder.id or entry.at < last.since:

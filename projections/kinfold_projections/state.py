@@ -5,7 +5,7 @@ closed under references: a visitor, an external id or an address is held with ev
 tombstones. `take_changes` says what is to be written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 import msgspec
@@ -28,13 +28,25 @@ from kinfold_projections.records import (
     new_contact,
 )
 from kinfold_schemas.canonical import metadata_hash
-from kinfold_schemas.contacts import ERASED, Link, MergedContact
+from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, Link, MergedContact
 from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
 """Of a visitor that was created: about what one takes."""
+_COUNTERS_BYTES: Final = 32
+"""How much more `weights.contact_bytes` may count than a record has."""
+LIGHT_BYTES: Final = 24 * 1024
+"""A contact of no more than this stays below its limit with an event that is not large, and with what a visitor brings."""
 LARGE_BYTES: Final = 4 * _VISITOR_BYTES
 """An event of fewer does not make a visitor worth weighing."""
+
+
+class _EveryContact:
+    def __contains__(self, _contact_id: object) -> bool:
+        return True
+
+
+_EVERY_CONTACT: Final = _EveryContact()
 
 
 class DamagedState(LookupError):
@@ -92,9 +104,18 @@ class State:
         self.window: Final = DuplicateWindow()
         self.held_bytes = 0
         """About how many bytes what is held would take encoded."""
+        self.told_bytes = 0
+        """How many bytes the contacts in the changes for the feed have, since `take_changes`."""
         self._contact_bytes: dict[str, int] = {}
         self._visitor_bytes: dict[str, int] = {}
         """Of those that have grown; the others are counted as they came."""
+        self._heavy: Final = set[str]()
+        self.heavy: Final[Container[str]] = self._heavy if tells else _EVERY_CONTACT
+        """The contacts that may weigh more than `LIGHT_BYTES`. A state that tells nothing does not weigh what it changes."""
+        self.described_bytes: Final[dict[str, int]] = {}
+        """What a visitor weighs at most without its context, where that may be more than `LARGE_BYTES`."""
+        self.large_contexts: Final = set[str]()
+        """The visitors whose context may be large."""
         self._changes = StateChanges()
 
     # --- loading
@@ -103,6 +124,9 @@ class State:
         """Holds a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
         self.visitors[visitor_id] = decode_visitor(record)
         self.held_bytes += len(record)
+        if len(record) > LARGE_BYTES:
+            self.described_bytes[visitor_id] = len(record)
+            self.large_contexts.add(visitor_id)
         if stamps is not None:
             self.visitor_stamps[visitor_id] = decode_visitor_stamps(stamps)
             self.held_bytes += len(stamps)
@@ -121,8 +145,26 @@ class State:
             self.held_bytes += len(stamps)
 
     def _weigh(self, contact_id: str, size: int) -> None:
+        if size > LIGHT_BYTES:
+            self._heavy.add(contact_id)
         self.held_bytes += size - self._contact_bytes.get(contact_id, 0)
         self._contact_bytes[contact_id] = size
+
+    def may_exceed(self, contact_id: str, growth: int) -> bool:
+        """Whether a contact may weigh more than it may, once an event adds so many bytes at most. Never wrong with False."""
+        at_most = self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES) + growth
+        if not self.tells:  # else it is weighed as it is written
+            self._contact_bytes[contact_id] = at_most
+        return at_most + _COUNTERS_BYTES > MAX_CONTACT_BYTES
+
+    def note_contact_bytes(self, contact_id: str, size: int) -> None:
+        """Takes note of what a contact weighs, before an event adds to it."""
+        if not self.tells:
+            self._contact_bytes[contact_id] = size
+
+    def contact_bytes_at_most(self, contact_id: str) -> int:
+        """What a contact weighs at most, as far as that is known."""
+        return self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES)
 
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
         """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
@@ -227,6 +269,7 @@ class State:
         data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
         if self.tells:
             self._weigh(contact.id, len(data))
+            self.told_bytes += len(data)
         return data
 
     def stamps_of(self, contact: ContactRecord) -> ContactStamps:
@@ -274,6 +317,8 @@ class State:
 
     def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
         """The visitor leaves the contact, whose it was by this link."""
+        if not self.tells:  # an older visitor may be listed instead, with a longer id
+            self._contact_bytes.pop(contact.id, None)
         members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
         self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = False
 
@@ -299,6 +344,7 @@ class State:
     def take_changes(self) -> StateChanges:
         """What changed since the last call."""
         changes, self._changes = self._changes, StateChanges()
+        self.told_bytes = 0
         for contact_id, data in changes.contacts.items() if not self.tells else ():
             if not data:
                 contact = self.contact(contact_id)
@@ -310,7 +356,10 @@ class State:
         """Drops everything but the duplicate window. Nothing may have changed since `take_changes`."""
         self.held_bytes = 0
         self._contact_bytes.clear()
+        self._heavy.clear()
         self._visitor_bytes.clear()
+        self.described_bytes.clear()
+        self.large_contexts.clear()
         self.older.clear()
         self.visitors.clear()
         self.visitor_stamps.clear()

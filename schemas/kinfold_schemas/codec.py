@@ -15,15 +15,19 @@ from kinfold_schemas.canonical import Primitive, metadata_hash
 from kinfold_schemas.events import (
     EVENT_TYPES,
     MAX_EVENT_BYTES,
+    MAX_IMAGE_BYTES,
     MAX_INTEGER,
     MAX_KEY_CHARS,
     MAX_METADATA_KEYS,
+    MAX_NAME_BYTES,
     MAX_VALUE_BYTES,
     Erased,
     Event,
     EventsExcluded,
+    IdentityCorrected,
     MetadataSet,
     SubjectErased,
+    VisitorIdentified,
     VisitorSeen,
 )
 from kinfold_schemas.identifiers import CONTRACT_RULES, IdentifierRules
@@ -72,7 +76,7 @@ def decode_event(data: bytes) -> Event | Rejection:
         _normalise(values)
     if type(event) is MetadataSet and event.hash is not None and (refusal := _check_hash(event)):
         return refusal
-    return event if len(data) <= MAX_VALUE_BYTES else _check_texts(event) or event
+    return event if len(data) <= MAX_NAME_BYTES else _check_texts(event, len(data)) or event
 
 
 def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
@@ -100,6 +104,8 @@ def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
                     break
         if type(event) is MetadataSet and event.hash is not None and (refusal := _check_hash(event)):
             checked[index] = refusal
+    if longest > MAX_NAME_BYTES:
+        _check_profiles(datas, checked)
     return checked
 
 
@@ -167,9 +173,28 @@ def _check_hash(event: MetadataSet) -> Rejection | None:
     return Rejection("hash-mismatch", "hash", right, found(event.hash))
 
 
-def _check_texts(event: Event) -> Rejection | None:
+def _check_texts(event: Event, size: int) -> Rejection | None:
     # msgspec counts characters and the contract counts bytes. Only in a long event can that make a difference.
+    if refusal := _check_profile(event):
+        return refusal
+    if size <= MAX_VALUE_BYTES:
+        return None
     return _check_values("context" if type(event) is VisitorSeen else "metadata", _values(event) or {})
+
+
+def _check_profiles(datas: Sequence[bytes], checked: list[Event | Rejection]) -> None:
+    for index, (data, event) in enumerate(zip(datas, checked, strict=True)):
+        if len(data) > MAX_NAME_BYTES and type(event) is not Rejection and (refusal := _check_profile(event)):
+            checked[index] = refusal
+
+
+def _check_profile(event: Event) -> Rejection | None:
+    # No string is longer when it is encoded again, so that a short event needs no check.
+    if type(event) is VisitorIdentified or type(event) is MetadataSet or type(event) is IdentityCorrected:
+        for field, text, most in (("name", event.name, MAX_NAME_BYTES), ("image", event.image, MAX_IMAGE_BYTES)):
+            if isinstance(text, str) and (size := len(encode_event(text))) > most:
+                return Rejection("invalid", field, f"at most {most} bytes as JSON", f"{size} bytes")
+    return None
 
 
 def _check_size(data: bytes) -> Rejection | None:

@@ -13,6 +13,14 @@ from kinfold_schemas.canonical import Primitive
 
 LISTED_VISITORS: Final = 100
 """Maximum length of `visitorIds`, which lists the most recently linked visitors."""
+LISTED_BYTES: Final = 16 * 1024
+"""Maximum size of `visitorIds` as JSON. Visitors that do not fit are not listed."""
+MAX_CONTACT_BYTES: Final = 64 * 1024
+"""What a contact may weigh: the bytes of its stored JSON."""
+MAX_VISITOR_BYTES: Final = 16 * 1024
+"""What an anonymous visitor may weigh: the bytes of its stored JSON."""
+MAX_LINKS: Final = 1000
+"""Maximum number of links of a visitor."""
 
 
 class Contact(msgspec.Struct, frozen=True, rename="camel", gc=False):

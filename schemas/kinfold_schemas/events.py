@@ -23,6 +23,9 @@ MAX_UNTRUSTED_KEYS: Final = 128
 """How many of them pages may have set. The others are for trusted sources."""
 MAX_KEY_CHARS: Final = 128
 MAX_VALUE_BYTES: Final = 8 * 1024
+MAX_NAME_BYTES: Final = 1024
+MAX_IMAGE_BYTES: Final = 4 * 1024
+"""Of a name and an image as JSON strings, the quotes included."""
 MAX_INTEGER: Final = 2**53 - 1
 
 BROWSER: Final = "browser"

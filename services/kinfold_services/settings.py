@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     lasts."""
     feed_entries: int = Field(default=1_000_000, ge=1)
     """The approximate number of entries that the change feed of a workspace keeps."""
+    feed_bytes: int = Field(default=4 * 1024**3, ge=1)
+    """How many bytes the change feed of a workspace keeps, approximately, if it keeps fewer entries for that."""
     cache_bytes: int = Field(default=128 * 1024 * 1024, ge=0)
     """How many bytes of a workspace's stored visitors and contacts the projector caches between batches. They take about three
     times as much memory. When the cache is full, the projector empties it, and loads again what events name."""

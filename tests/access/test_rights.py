@@ -1,6 +1,7 @@
 """Each program works with the rights in docs/how-to/rights.md, and names a missing one when it starts."""
 
 import asyncio
+import json
 import re
 import shutil
 from collections.abc import AsyncGenerator
@@ -201,6 +202,22 @@ async def ask_everything(server: Server, log: Path) -> None:
                     if not params:
                         await client.post("/v1/events", json={**event, "name": "Web"})
                     assert await stream.message()
+            await look_at_the_screen(client, secret, str(contacts[0]["id"]))
+
+
+async def look_at_the_screen(client: httpx.AsyncClient, key: str, contact_id: str) -> None:
+    """Look at every page that needs no directory, and retry a reject."""
+    await client.post("/sign-in", data={"key": key, "by": "test"})
+    person = f"/people/{contact_id}"
+    for path in ("/rejects", "/live", "/health", person, f"{person}/why", f"{person}/at", f"{person}/correct"):
+        page = await client.get(path)
+        assert page.status_code == 200, (path, page.text)
+    rejects = (await client.get("/rejects")).text
+    csrf = cast("re.Match[str]", re.search(r'name="csrf" value="(\w+)"', rejects))[1]
+    reject = cast("re.Match[str]", re.search(r'href="(/rejects/[0-9-]+)"', rejects))[1]
+    event = {"type": "VisitorSeen", "visitorId": "v-1"}
+    answer = await client.post(f"{reject}/retry", data={"csrf": csrf, "event": json.dumps(event)})
+    assert answer.status_code == 303, answer.text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

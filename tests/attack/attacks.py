@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, NamedTuple
 
 import kinfold
@@ -32,7 +32,7 @@ class Target(NamedTuple):
     """The ids that the genuine backend is about to use."""
 
 
-Run = Callable[[Target, Account, float], Awaitable[None]]
+Run = Callable[[Target, Account, float], Coroutine[Any, Any, None]]
 
 
 class Attack(NamedTuple):
@@ -115,7 +115,8 @@ async def _strangers_members(target: Target, account: Account, scale: float) -> 
 async def _keyless(target: Target, account: Account, scale: float) -> None:
     paths = ["/metrics", "/readyz", "/docs", "/none", "/" + "x" * 20_000, "/kinfold.js", "/sign-in"]
     async with browser(target.url) as client:
-        await flood(client, account, "GET", iter([(path, {}) for path in paths] * some(300, scale)))
+        nothing: dict[str, Any] = {}
+        await flood(client, account, "GET", iter([(path, nothing) for path in paths] * some(300, scale)))
 
 
 @attack("unknown keys, each from a forged X-Forwarded-For", "401", "429")

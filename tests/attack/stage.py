@@ -199,7 +199,7 @@ class Stage:
         self.processes: Final = {
             "gateway": gateway.process.pid,
             "projector": projector.process.pid,
-            "server": int(cast("dict[str, Any]", self.server.info("server"))["process_id"]),
+            "server": int(self.server.info("server")["process_id"]),
         }
         wait_until_sync(lambda: self.backend.sent > PEOPLE, 60)
         self._attackers.submit(os.getpid).result()

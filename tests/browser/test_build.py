@@ -109,12 +109,13 @@ def test_hash_is_fnv_1a(packages: Path, tmp_path: Path, text: str):
 
 
 @pytest.mark.slow
-def test_wheel_contains_the_script(tmp_path: Path):
+def test_wheel_contains_the_scripts(tmp_path: Path):
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True)
     (wheel,) = tmp_path.glob("*.whl")
 
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read("kinfold_services/gateway/web/kinfold.js") == (web.SERVED / web.SCRIPT).read_bytes()
+        for name in (web.SCRIPT, web.LIVE_SCRIPT):
+            assert archive.read(f"kinfold_services/gateway/web/{name}") == (web.SERVED / name).read_bytes()
         assert [name for name in archive.namelist() if name.endswith((".ts", ".tsx")) or "node_modules" in name] == []
 
 

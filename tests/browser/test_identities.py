@@ -240,3 +240,19 @@ async def test_listeners_hear_of_every_change_of_the_visitor(shop: Shop):
         {"externalId": "u-1", "metadata": {"plan": "pro"}},
         None,
     ]
+
+
+async def test_fields_that_an_identity_does_not_have_are_warnings(shop: Shop):
+    """`plan` belongs into the metadata, and would be lost without a word."""
+    page = await shop.open()
+    await page.evaluate("kinfold.identify({ externalId: 'u-1', mail: 'ada@example.org', plan: 'pro' })")
+    await page.evaluate("kinfold.setMetadata('ab')")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert said(await shop.log()) == [("VisitorIdentified", "u-1")]
+    assert [warning.partition(", got")[0] for warning in shop.warnings] == [
+        "kinfold: identify: expected no mail",
+        "kinfold: identify: expected no plan",
+        "kinfold: metadata.0: expected a short text, a number, a boolean, null or a date",
+        "kinfold: metadata.1: expected a short text, a number, a boolean, null or a date",
+    ]

@@ -51,6 +51,7 @@ class Application:
         self.shop = shop
         self.sent = list[dict[str, Any]]()
         """The events in requests to the gateway."""
+        self._noted = list[BrowserContext]()
         self._built = built
         self._version = version
 
@@ -66,8 +67,11 @@ class Application:
         props = json.dumps({"options": given, "example": example, "user": user})
         script = f'<script type="module" src="/react-{self._version}/client.js"></script>'
         root = f'<div id="root" data-props="{html.escape(props)}">{rendered(self._built, self._version, props)}</div>'
+        browser = context or self.shop.context
+        if browser not in self._noted:  # before the page is loaded: it may send at once
+            self._noted.append(browser)
+            browser.on("request", self._note)
         page = await self.shop.open_html(root + script, context)
-        page.on("request", self._note)
         await page.wait_for_function("window.kinfold")
         return page
 

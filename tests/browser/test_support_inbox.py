@@ -56,8 +56,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PATH": programs,
         "PORT": str(port),
         "KINFOLD_GATEWAY_PORT": str(gateway),
-        "KINFOLD_GATEWAY": f"http://127.0.0.1:{gateway}",
-        "INBOX_DATABASE": str(directory / "inbox.db"),
+        "GATEWAY": f"http://127.0.0.1:{gateway}",
+        "DATABASE": str(directory / "inbox.db"),
     }
     script = f"set -e\n{commands()}".replace("\npython ", "\nexec python ")
     log = directory / "log"

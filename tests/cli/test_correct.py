@@ -11,6 +11,7 @@ import pytest
 
 from kinfold_schemas.keys import key
 from tests.support.command_line import PATIENCE_S, Kinfold
+from tests.support.waiting import wait_until_sync
 
 PEOPLE: Final = b"""
 {"type": "VisitorIdentified", "externalId": "u-1", "email": "ada@x.io", "visitorId": "v-1", "name": "Ada"}
@@ -72,6 +73,21 @@ def test_undo_takes_a_correction_back(kinfold: Kinfold, ids: tuple[str, str]):
     assert [kinfold.lines("show", "--contact", each)[0]["name"] for each in ids] == ["Ada", "Ben"]
     (again,) = kinfold.lines("correct", "undo", merged, *GRACE, "--yes")
     assert (again["contacts"], again["excludedBy"]) == ([], None)
+    assert kinfold.run("verify").status == 0
+
+
+def test_killed_undo_is_completed_by_the_next_one(kinfold: Kinfold, ids: tuple[str, str], log: Any, workspace: str):
+    """SIGKILL once the log says that the correction is left out, before or while the state is replaced."""
+    ada, _ = ids
+    renamed = kinfold.lines("correct", "set", ada, "--name", "Eve", *GRACE, "--yes")[0]["position"]
+    shown(kinfold, ada, renamed)
+    command = kinfold.command("correct", "undo", renamed, *GRACE, "--yes")
+    with subprocess.Popen(command, env=kinfold.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        wait_until_sync(lambda: log.xlen(key(workspace, "events")) == 4, PATIENCE_S)
+        running.kill()
+    (again,) = kinfold.lines("correct", "undo", renamed, *GRACE, "--yes")
+    assert again["excludedBy"] is None, "the first one recorded it"
+    assert kinfold.lines("show", "--contact", ada)[0]["name"] == "Ada"
     assert kinfold.run("verify").status == 0
 
 

@@ -119,6 +119,7 @@ def test_count(people: Kinfold) -> None:
         (["timeline"], "expected exactly one of --visitor, --external-id, --email and --contact"),
         (["timeline", "--email", "a@b.org", "--contact", "ct_1"], "expected exactly one of"),
         (["explain"], "expected exactly one of"),
+        (["show", "ada@example.org"], "expected the id of a contact, ct_…, got 'ada@example.org'; --email, --external-id and"),
         (["explain", "ct_1", "--contact", "ct_1"], "expected CONTACT or --contact, got both"),
     ],
 )
@@ -153,6 +154,8 @@ def test_timeline_takes_every_identifier(people: Kinfold) -> None:
         ("--contact", merged["id"]),
     ):
         assert people.lines("timeline", option, value) == timeline
+    assert people.lines("timeline", merged["id"]) == timeline
+    assert people.json("show", merged["id"]) == contact
     assert people.lines("timeline", "--external-id", "u-2", "--limit", 2) == timeline[:2]
 
 

@@ -210,11 +210,11 @@ def test_dry_run_prints_the_first_events_and_every_wrong_row(
     assert said.status == 1
     assert said_of(said.lines) == [{"externalId": f"u-{number}"} for number in range(5)]
     assert [line.split(":")[1] for line in rejected(said)] == [str(line) for line in range(10, 40)]
-    assert "8 rows are good and 30 are refused; an import would append 0 events as of " in said.err
+    assert "good rows: 8, refused rows: 30, events to append: 0; nothing was imported" in said.err
     imported = kinfold.run("import-contacts", path)
     assert (len(rejected(imported)), "and 10 more wrong rows" in imported.err) == (20, True)
     skipping = kinfold.run("import-contacts", path, "--dry-run", "--skip-invalid")
-    assert (skipping.status, "an import would append 8 events" in skipping.err) == (0, True)
+    assert (skipping.status, "events to append: 8; nothing" in skipping.err) == (0, True)
     assert logged(log, workspace) == []
 
 

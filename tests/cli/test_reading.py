@@ -217,3 +217,11 @@ def test_schema_prints_the_json_schemas() -> None:
 
     assert printed == json.loads(json.dumps(schemas()))
     assert {"Event", "Change", "Contact", "Visitor"} <= printed["$defs"].keys()
+
+
+@pytest.mark.parametrize("arguments", [["show", "--visitor", "v-1"], ["contacts"], ["status"]])
+def test_workspace_that_no_projector_serves_is_named(house: Path, arguments: list[str]) -> None:
+    """A misspelt name would otherwise look like an empty workspace."""
+    said = Kinfold("--data-dir", house, "--workspace", "cli-misspelt").run(*arguments)
+
+    assert said.err.count("workspace cli-misspelt is not in kinfold:workspaces: SADD it there") == 1

@@ -1,6 +1,7 @@
 """The example applications, run as their first lines say, with the real frameworks, over HTTP."""
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -155,3 +156,22 @@ def test_visitor_who_opts_out_is_not_followed(port: int, client: Redis, workspac
     assert not changed_mind.cookies
     wait_until_sync(lambda: len(Log(client, workspace).events) >= 1)
     assert [event["visitorId"] for event in Log(client, workspace).events] == [first]
+
+
+def test_posthog_events_reads_properties_as_an_object_and_as_text(tmp_path: Path) -> None:
+    """Exports differ. docs/how-to/migrate.md runs the same program."""
+    properties = {"$anon_distinct_id": "d-1", "$set": {"email": "kim@example.org", "plan": "free", "$os": "Linux"}}
+    row = {"uuid": "p-1", "event": "$identify", "distinct_id": "u-1", "timestamp": "2024-03-01T08:05:00Z"}
+    rows = [
+        {**row, "properties": properties},
+        {**row, "properties": json.dumps(properties)},
+        {**row, "event": "x", "properties": None},
+    ]
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    command = [sys.executable, str(EXAMPLES / "posthog_events.py"), str(tmp_path / "events.jsonl")]
+    events = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+
+    assert len(events) == 2
+    assert json.loads(events[0]) == json.loads(events[1])
+    assert json.loads(events[0])["email"] == "kim@example.org"

@@ -15,6 +15,7 @@ from tests.support.waiting import wait_until_sync
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
 NOWHERE = "redis://127.0.0.1:1/0"
+KEY_OF_SHOP = f"kf_sk_shop_{'0' * 12}_{'0' * 64}"
 
 
 def test_three_calls_become_three_events(folding_url: str, client: Redis, workspace: str):
@@ -192,6 +193,17 @@ def test_invalid_setting_is_rejected_when_the_producer_is_made(url: str, options
 def test_unknown_setting_is_a_type_error():
     with pytest.raises(TypeError, match="bufer_events: unknown setting, expected one of buffer_events"):
         kinfold.Producer("redis://", bufer_events=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "make", [kinfold.Producer, kinfold.AsyncProducer, kinfold.Contacts, kinfold.AsyncContacts, kinfold.Feed]
+)
+def test_key_of_another_workspace_is_a_value_error(make: Any):
+    """The key decides: events would go to another workspace than the program names. Without a workspace, any key is right."""
+    with pytest.raises(ValueError, match="key: expected one of workspace 'blog', got one of 'shop'"):
+        make("https://gateway", key=KEY_OF_SHOP, workspace="blog")
+    make("https://gateway", key=KEY_OF_SHOP, workspace="shop")
+    make("https://gateway", key=KEY_OF_SHOP)
 
 
 @pytest.mark.parametrize("make", [kinfold.Producer, kinfold.AsyncProducer, kinfold.Contacts, kinfold.Feed])

@@ -1,37 +1,56 @@
-"""Authorisation: every route with six callers, and the checks of a key (`services.access.keys`)."""
+"""Authorisation: every route with every kind of caller, and the checks of a key (`services.access.keys`)."""
 
 import base64
 import json
-from typing import Any, Final, NamedTuple, cast
+import re
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import httpx
 import pytest
 import websockets
-from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 from redis.asyncio import Redis
 
-from kinfold_schemas.keys import key
-from kinfold_services.access.keys import create_key, list_keys, revoke_key
+from kinfold_schemas.keys import WORKSPACES, key
+from kinfold_services.access.keys import Kind, create_key, list_keys, revoke_key
 from kinfold_services.gateway.app import ROUTES
 from kinfold_services.gateway.events.segment import BATCH_PATHS, CALL_PATHS
+from kinfold_services.gateway.screen.app import ROUTES as SCREEN_ROUTES
 from tests.support.gateways import Gateway, serving
 from tests.support.waiting import wait_until
 
 SEEN: Final = {"type": "VisitorSeen", "visitorId": "v-1"}
-CALLERS: Final = ("anonymous", "revoked", "publishable", "read", "another", "secret")
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+CALLERS: Final = ("anonymous", "garbage", "revoked", *KINDS, *(f"another's {kind}" for kind in KINDS))
 
 
 class Route(NamedTuple):
-    """A request and the status that each caller gets, in the order of CALLERS."""
+    """A request and the status that callers get: without a valid key, publishable, read, another workspace's secret, secret.
+
+    `expected` has the status of each caller. A development key gets `development`, or else what a publishable one gets. Another
+    workspace's key gets what an own one gets, except where its secret key gets something else: there it finds nothing.
+    """
 
     method: str
     path: str
-    statuses: tuple[int, int, int, int, int, int]
+    statuses: tuple[int, int, int, int, int]
     body: Any = None
+    development: int | None = None
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """The status of each caller."""
+        nobody, publishable, read, another, secret = self.statuses
+        development = publishable if self.development is None else self.development
+        # In this order: what a trusted key has said of a visitor, a page may say as well.
+        own = {"publishable": publishable, "read": read, "development": development, "secret": secret}
+        others = {kind: another if status == secret else status for kind, status in own.items()}
+        none = dict.fromkeys(("anonymous", "garbage", "revoked"), nobody)
+        return {**none, **own, **{f"another's {kind}": status for kind, status in others.items()}}
 
 
-OPEN: Final = (200, 200, 200, 200, 200, 200)
-NO_DIRECTORY: Final = (401, 401, 403, 503, 503, 503)
+OPEN: Final = (200, 200, 200, 200, 200)
+NO_DIRECTORY: Final = (401, 403, 503, 503, 503)
 """No directory runs in these tests. The key is checked first."""
 # A key of another workspace gets 404: it reads its own workspace, which is empty.
 TABLE: Final = [
@@ -46,83 +65,97 @@ TABLE: Final = [
     Route("GET", "/openapi.json", OPEN),
     Route("GET", "/v1/projects/a-key/settings", OPEN),
     Route("GET", "/sourceConfig/?writeKey=a-key&v=9&what-comes-next=", OPEN),
-    Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), SEEN),
+    Route("POST", "/v1/events", (401, 202, 403, 202, 202), SEEN),
     Route(
         "POST",
         "/v1/events",
-        (401, 401, 403, 403, 202, 202),
+        (401, 403, 403, 202, 202),
         {"type": "IdentityCorrected", "contactId": "{contact}", "by": "Grace", "name": "A"},
     ),
-    Route("POST", "/v1/events", (401, 401, 202, 403, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
-    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
-    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 202, 403, 202, 202), {"type": "MetadataSet", "visitorId": "v-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "MetadataSet", "externalId": "u-1", "metadata": {}}),
+    Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "MetadataSet", "email": "a@b.org", "metadata": {}}),
     Route(
         "POST",
         "/v1/events",
-        (401, 401, 403, 403, 202, 202),
+        (401, 403, 403, 202, 202),
         {"type": "MetadataSet", "contactId": "{contact}", "metadata": {}},
     ),
     Route(
         "POST",
         "/v1/events",
-        (401, 401, 403, 403, 202, 202),
+        (401, 403, 403, 202, 202),
         {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v-1"},
+        development=202,
     ),
-    Route("POST", "/v1/events", (401, 401, 403, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
-    Route("POST", "/v1/events", (401, 401, 422, 403, 422, 422), {"type": "Erased", "contactId": "{contact}"}),
-    Route("POST", "/v1/events", (401, 401, 422, 403, 422, 422), {"type": "SubjectErased", "erasure": "er_1"}),
-    *(Route("POST", path, (401, 401, 200, 403, 200, 200), {"batch": []}) for path in BATCH_PATHS),
+    Route("POST", "/v1/events", (401, 403, 403, 202, 202), {"type": "EventsExcluded", "entries": ["1-0"]}),
+    Route("POST", "/v1/events", (401, 422, 403, 422, 422), {"type": "Erased", "contactId": "{contact}"}),
+    Route("POST", "/v1/events", (401, 422, 403, 422, 422), {"type": "SubjectErased", "erasure": "er_1"}),
+    *(Route("POST", path, (401, 200, 403, 200, 200), {"batch": []}) for path in BATCH_PATHS),
     *(
         Route(
             "POST",
             path,
-            (401, 401, 403 if path in {"/v1/identify", "/v1/i"} else 200, 403, 200, 200),
+            (401, 403 if path in {"/v1/identify", "/v1/i"} else 200, 403, 200, 200),
             {"userId": "u-2", "anonymousId": f"v{path}"},
+            development=200,
         )
         for path in CALL_PATHS
     ),
-    Route("GET", "/v1/contacts", (401, 401, 403, 200, 200, 200)),
-    Route("GET", "/v1/contacts?externalId=u-1", (401, 401, 403, 200, 404, 200)),
-    Route("GET", "/v1/contacts?email=a@b.org", (401, 401, 403, 200, 404, 200)),
-    Route("GET", "/v1/contacts?visitorId=v-1", (401, 401, 403, 200, 404, 200)),
-    Route("GET", "/v1/contacts/{contact}", (401, 401, 403, 200, 404, 200)),
-    Route("GET", "/v1/contacts/{contact}/visitors", (401, 401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts", (401, 403, 200, 200, 200)),
+    Route("GET", "/v1/contacts?externalId=u-1", (401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts?email=a@b.org", (401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts?visitorId=v-1", (401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}", (401, 403, 200, 404, 200)),
+    Route("GET", "/v1/contacts/{contact}/visitors", (401, 403, 200, 404, 200)),
     Route("GET", "/v1/contacts?q=ada", NO_DIRECTORY),
     Route("GET", "/v1/contacts/count", NO_DIRECTORY),
     Route("GET", "/v1/contacts/{contact}/timeline", NO_DIRECTORY),
     Route("GET", "/v1/conflicts", NO_DIRECTORY),
-    Route("POST", "/v1/corrections", (401, 401, 403, 403, 404, 202), {"contactId": "{contact}", "by": "Grace", "name": "A"}),
-    Route("POST", "/v1/corrections?preview=true", (401, 401, 403, 403, 200, 200), {"contactId": "{contact}", "by": "G"}),
-    Route("POST", "/v1/corrections/1-0/undo", (401, 401, 403, 403, 404, 404), {"by": "Grace"}),
-    Route("POST", "/v1/contacts/{contact}/unmerge", (401, 401, 403, 403, 404, 404), {"by": "Grace"}),
-    Route("GET", "/v1/visitors/v-1", (401, 401, 200, 200, 404, 200)),
-    Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 401, 403, 200, 404, 200)),
-    Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 401, 200, 403, 403, 403)),
-    Route("GET", "/v1/changes", (401, 401, 403, 200, 200, 200)),
-    Route("GET", "/v1/subjects?externalId=u-1", (401, 401, 403, 403, 200, 200)),  # it folds the log of its own workspace
-    Route("GET", "/v1/erasures", (401, 401, 403, 403, 200, 200)),
-    Route("GET", "/v1/erasures/none", (401, 401, 403, 403, 404, 404)),
-    Route("POST", "/v1/erasures", (401, 401, 403, 403, 404, 202), {"contactId": "{contact}"}),  # last: it erases the contact
+    Route("POST", "/v1/corrections", (401, 403, 403, 404, 202), {"contactId": "{contact}", "by": "Grace", "name": "A"}),
+    Route("POST", "/v1/corrections?preview=true", (401, 403, 403, 200, 200), {"contactId": "{contact}", "by": "G"}),
+    Route("POST", "/v1/corrections/1-0/undo", (401, 403, 403, 404, 404), {"by": "Grace"}),
+    Route("POST", "/v1/contacts/{contact}/unmerge", (401, 403, 403, 404, 404), {"by": "Grace"}),
+    Route("GET", "/v1/visitors/v-1", (401, 200, 200, 404, 200)),
+    Route("GET", "/v1/visitors/v-1?at=2026-01-01T00:00:00Z", (401, 403, 200, 404, 200)),
+    Route("GET", f"/v1/own-contact?visitorId=v_{'0' * 22}", (401, 200, 403, 403, 403)),
+    Route("GET", "/v1/changes", (401, 403, 200, 200, 200)),
+    Route("GET", "/v1/subjects?externalId=u-1", (401, 403, 403, 200, 200)),  # it folds the log of its own workspace
+    Route("GET", "/v1/erasures", (401, 403, 403, 200, 200)),
+    Route("GET", "/v1/erasures/none", (401, 403, 403, 404, 404)),
+    Route("POST", "/v1/erasures", (401, 403, 403, 404, 202), {"contactId": "{contact}"}),  # last: it erases the contact
 ]
+
+
+SOCKETS: Final = {"/v1/changes/ws": "/v1/changes"}
+"""Each WebSocket, and the route of HTTP that is open to the same callers."""
+
+SCREEN: Final = [
+    (method, path)
+    for route in SCREEN_ROUTES
+    if isinstance(route, HTTPRouteHandler)
+    for method in sorted(route.http_methods)
+    for path in sorted(route.paths)
+]
+SCREEN_OPEN: Final = {("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/static/{name:path}")}
 
 
 @pytest.fixture
 async def keys(redis: Redis, gateway: Gateway) -> dict[str, str]:
-    """Give the keys of the six callers, and the id of a contact."""
+    """Give the key of each caller, and the id of a contact."""
+    await cast("Any", redis).sadd(WORKSPACES, "other")
     position = await gateway.put(
         {"type": "VisitorIdentified", "externalId": "u-1", "email": "a@b.org", "visitorId": "v-1", "name": "Ada"}
     )
     contact = await gateway.get("/v1/contacts", externalId="u-1", after=position)
     revoked = await create_key(redis, "default", "secret")
     await revoke_key(redis, "default", revoked.split("_")[-2])
-    another = await create_key(redis, "other", "secret")
     return {
         "anonymous": "",
+        "garbage": f"kf_sk_default_{'0' * 12}_{'0' * 64}",
         "revoked": revoked,
-        "publishable": gateway.publishable,
-        "read": await create_key(redis, "default", "read"),
-        "another": another,
-        "secret": gateway.secret,
+        **{kind: await create_key(redis, "default", kind) for kind in KINDS},
+        **{f"another's {kind}": await create_key(redis, "other", kind) for kind in KINDS},
         "contact": contact["id"],
     }
 
@@ -144,8 +177,9 @@ async def ask(gateway: Gateway, route: Route, presented: str, contact: str, **he
 async def test_each_caller_gets_the_status_in_the_table(gateway: Gateway, keys: dict[str, str]):
     """Every route, with every caller."""
     wrong = list[str]()
-    for route in TABLE:
-        for caller, expected in zip(CALLERS, route.statuses, strict=True):
+    for route in sorted(TABLE, key=lambda route: route.method == "POST"):  # questions first, while the other workspace is empty
+        assert route.expected.keys() == set(CALLERS)
+        for caller, expected in route.expected.items():
             answer = await ask(gateway, route, keys[caller], keys["contact"])
             if answer.status_code != expected:
                 wrong.append(f"{route.method} {route.path} {route.body} by {caller}: {answer.status_code}, not {expected}")
@@ -167,8 +201,37 @@ def test_table_lists_every_route():
         for path in route.paths
     }
     listed = {(route.method, _template(route.path)) for route in TABLE}
+    sockets = {path for route in ROUTES if isinstance(route, WebsocketRouteHandler) for path in route.paths}
 
     assert served - listed == set()
+    assert sockets == SOCKETS.keys()
+    assert len(ROUTES) == len([route for route in ROUTES if isinstance(route, (HTTPRouteHandler, WebsocketRouteHandler))])
+
+
+@pytest.mark.parametrize("route", SCREEN, ids=lambda route: f"{route[0]} {route[1]}")
+async def test_no_key_opens_the_screen(gateway: Gateway, keys: dict[str, str], route: tuple[str, str]):
+    """Its pages need a session. Only the form to sign in and the files of the pages are open."""
+    method, path = route
+    path = re.sub(r"\{\w+:str\}", keys["contact"], path).replace("{name:path}", "screen.js")
+    async with gateway.client_of(None) as client:
+        for caller in CALLERS:
+            headers = {"Authorization": f"Bearer {keys[caller]}"} if keys[caller] else {}
+            answer = await client.request(method, path, headers=headers)
+            if route in SCREEN_OPEN:
+                assert answer.status_code == (400 if method == "POST" else 200), caller  # it is no form
+            else:
+                assert (answer.status_code, answer.headers["Location"].partition("?")[0]) == (303, "/sign-in"), caller
+
+
+async def test_key_in_the_query_may_do_the_same_or_less(gateway: Gateway, keys: dict[str, str]):
+    """The feed takes any key there. Events take the keys of pages alone, because URLs are logged on the way."""
+    feed = next(route for route in TABLE if route.path == "/v1/changes").expected
+    for caller in CALLERS[1:]:
+        is_page = caller.rpartition(" ")[2] in {"publishable", "development"}
+        followed = Route("GET", f"/v1/changes?access_token={keys[caller]}", OPEN)
+        sent = Route("POST", f"/v1/events?writeKey={keys[caller]}", OPEN, SEEN)
+        statuses = [(await ask(gateway, route, "", "")).status_code for route in (followed, sent)]
+        assert statuses == [feed[caller], 202 if is_page else 401 if feed[caller] == 401 else 403], caller
 
 
 def _template(path: str) -> str:
@@ -181,7 +244,7 @@ def _template(path: str) -> str:
 async def test_kinfold_workspace_header_of_another_workspace_is_rejected(gateway: Gateway, keys: dict[str, str]):
     """403 on every route that needs a key, if `Kinfold-Workspace` is not the key's workspace."""
     for route in (each for each in TABLE if each.statuses != OPEN):
-        answer = await ask(gateway, route, keys["another"], keys["contact"], **{"Kinfold-Workspace": "default"})
+        answer = await ask(gateway, route, keys["another's secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
         assert answer.status_code == 403, route
     own = await ask(gateway, TABLE[-4], keys["secret"], keys["contact"], **{"Kinfold-Workspace": "default"})
     assert own.status_code == 200
@@ -208,14 +271,8 @@ async def test_opaque_hash_changes_with_the_metadata_and_the_contact(gateway: Ga
         answer = await client.get(f"/v1/visitors/{visitor}", params=params)
         return str(answer.json()["contact"]["metadataHash"])
 
-    for number in "12":
-        event = {
-            "type": "VisitorIdentified",
-            "externalId": f"u-{number}",
-            "visitorId": f"v-{number}",
-            "metadata": {"plan": "pro"},
-        }
-        position = await gateway.put(event)
+    people = [{"externalId": f"u-{each}", "visitorId": f"v-{each}", "metadata": {"plan": "pro"}} for each in "12"]
+    position = await gateway.put(*[{"type": "VisitorIdentified", **each} for each in people])
     one, two, again = [await hash_of(each, gateway.browser, after=position) for each in ("v-1", "v-2", "v-1")]
     position = await gateway.put({"type": "MetadataSet", "externalId": "u-1", "metadata": {"plan": "free"}})
     changed = await hash_of("v-1", gateway.browser, after=position)
@@ -369,16 +426,20 @@ async def test_page_may_send_every_header_that_it_asks_for(redis: Redis, redis_u
     assert "Access-Control-Allow-Credentials" not in allowed.headers
 
 
-async def test_websocket_gets_the_same_statuses(gateway: Gateway, keys: dict[str, str]):
+@pytest.mark.parametrize("in_query", [False, True], ids=["header", "query"])
+@pytest.mark.parametrize("path", SOCKETS)
+async def test_websocket_gets_the_same_statuses(gateway: Gateway, keys: dict[str, str], path: str, *, in_query: bool):
     """It is rejected before the upgrade, with the status that an HTTP request would get."""
-    url = gateway.url.replace("http", "ws") + "/v1/changes/ws"
+    url = gateway.url.replace("http", "ws") + path
     got: dict[str, int] = {}
     for caller in CALLERS:
-        headers = {"Authorization": f"Bearer {keys[caller]}"} if keys[caller] else {}
+        query, headers = (
+            (f"?access_token={keys[caller]}", {}) if in_query else ("", {"Authorization": f"Bearer {keys[caller]}"})
+        )
         try:
-            async with websockets.connect(url, additional_headers=headers):
-                got[caller] = 101
+            async with websockets.connect(url + query, additional_headers=headers):
+                got[caller] = 200
         except websockets.InvalidStatus as refused:
             got[caller] = refused.response.status_code
 
-    assert got == dict(zip(CALLERS, (401, 401, 403, 101, 101, 101), strict=True))
+    assert got == next(route for route in TABLE if route.path == SOCKETS[path]).expected

@@ -104,6 +104,17 @@ async def test_client_that_leaves_in_mid_body_is_no_server_error(unfolded: Gatew
     assert [each for each in logs if each["log_level"] in {"warning", "error"}] == []
 
 
+@pytest.mark.parametrize("target", ["/none?\x80", "/v1/contacts?externalId=\xff\xfe", "/\xe4"])
+async def test_bytes_that_no_url_may_have_are_rejected(unfolded: Gateway, target: str):
+    """The framework would fail at them."""
+    async with connected(unfolded.url) as peer:
+        await peer.send(
+            f"GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {unfolded.secret}\r\n\r\n".encode("latin-1")
+        )
+
+        assert (await peer.answer()).startswith(b"HTTP/1.1 400 ")
+
+
 async def is_waiting(gateway: Gateway) -> bool:
     """Whether the gateway has had a turn after the peer sent its bytes."""
     return (await gateway.client.get("/healthz")).status_code == 200

@@ -70,7 +70,7 @@ def test_creating_a_key_for_an_unserved_workspace_warns(redis_url: str, workspac
 
 
 async def test_list_of_keys_tells_what_each_may_do_and_when_it_was_used(redis: Redis, redis_url: str, data_dir: Path):
-    """A key that nobody uses can be revoked. The time is written once a minute, whatever a key sends."""
+    """A key that nobody uses can be revoked. The time is written once a minute, and not for each request."""
     kinfold = Kinfold("--redis-url", redis_url, "--data-dir", data_dir)
     async with serving(redis_url, redis) as gateway:
         unused = await create_key(redis, "default", "read")

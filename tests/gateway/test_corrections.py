@@ -244,6 +244,16 @@ async def test_undo_of_what_does_not_exist_is_not_found(gateway: Gateway):
     assert len(await gateway.entries("events")) == 2
 
 
+async def test_one_undo_at_a_time(gateway: Gateway):
+    """It folds the whole log, in a process of its own. The second caller is told to come again."""
+    ada, _ = await people(gateway)
+    done = await correct(gateway, contactId=ada["id"], name="Eve")
+    path = f"/v1/corrections/{done['position']}/undo"
+    answers = await asyncio.gather(*(gateway.client.post(path, json=BY) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [200, 503]
+    assert sum(event["type"] == "EventsExcluded" for _, event in await gateway.entries("events")) == 1
+
+
 async def test_undo_needs_who_does_it(gateway: Gateway):
     await people(gateway)
     (entry, _), *_ = await gateway.entries("events")

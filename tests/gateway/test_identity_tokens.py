@@ -1,6 +1,7 @@
 """A page with a publishable key identifies somebody only with a token of the workspace's backend (`access.identity_tokens`)."""
 
 import base64
+import itertools
 import json
 import time
 from typing import Any, Final, NamedTuple
@@ -10,8 +11,18 @@ import pytest
 from redis.asyncio import Redis
 
 import kinfold
+from kinfold_schemas.events import VisitorIdentified
+from kinfold_schemas.identifiers import CONTRACT_RULES
 from kinfold_schemas.keys import key
-from kinfold_services.access.identity_tokens import ensure_identity_secret, retire_identity_secret, rotate_identity_secret
+from kinfold_schemas.names import named_by
+from kinfold_schemas.rejections import Rejection
+from kinfold_services.access.identity_tokens import (
+    Proof,
+    ensure_identity_secret,
+    prove,
+    retire_identity_secret,
+    rotate_identity_secret,
+)
 from kinfold_services.gateway import workspaces
 from tests.support.gateways import Gateway, stream_of
 
@@ -349,3 +360,61 @@ async def test_segment_calls_say_which_identity_was_not_proven(unfolded: Gateway
 
     assert identify.json()["rejected"][0]["reason"] == "bad-token"
     assert (track.status_code, track.json()["appended"], track.json()["ignored"][0]["reason"]) == (200, 1, "unsigned-identity")
+
+
+PARTS: Final = (None, "own", "other")
+
+
+@pytest.mark.parametrize("claimed", list(itertools.product(PARTS, repeat=3)), ids=str)
+def test_token_proves_exactly_what_it_says(claimed: tuple[str | None, ...]):
+    """Every token against every event: each field left out, the same, or another one."""
+    sub, address, visitor = claimed
+    secret = f"kf_is_{'0' * 12}_{'0' * 64}"
+    token = Backend(secret).sign(sub=sub, email=address and f"{address}@x.org", visitorId=visitor)
+    for external_id, email, visitor_id in itertools.product(PARTS, repeat=3):
+        if external_id is None and email is None:
+            continue  # no identification
+        address_of_event = None if email is None else f"{email}@x.org"
+        event = VisitorIdentified(external_id=external_id, email=address_of_event, visitor_id=visitor_id)
+        names = named_by(event, CONTRACT_RULES)
+        assert not isinstance(names, Rejection)
+        is_proven = sub == external_id and email in {None, address} and visitor in {None, visitor_id}
+
+        proof = prove(token, {"0" * 12: secret}, event, names)
+
+        assert isinstance(proof, Proof) is is_proven, (claimed, event)
+        assert not is_proven or proof == Proof(visitor=visitor is not None), (claimed, event)
+
+
+@pytest.mark.parametrize("kind", ["alias", "group"])
+async def test_other_calls_of_segment_identify_nobody(unfolded: Gateway, kind: str):
+    """Not even with a token."""
+    token = (await backend_of(unfolded)).sign(sub="u-1", visitorId="v-1")
+    call = {"userId": "u-1", "anonymousId": "v-1", "previousId": "v-2", "groupId": "g", "context": {"token": token}}
+    one = await unfolded.browser.post(f"/v1/{kind}", json=call)
+    batch = await unfolded.browser.post("/v1/batch", json={"batch": [{**call, "type": kind}]})
+
+    assert (one.status_code, batch.status_code) == (200, 200)
+    assert await unfolded.redis.xlen(key("default", "events")) == 0
+
+
+async def test_token_of_somebody_else_moves_no_linked_visitor_on_any_path(gateway: Gateway):
+    """An attacker with a token of their own, which names no visitor, replays it for visitors that others hold."""
+    backend = await backend_of(gateway)
+    paths = ["/v1/events", f"/v1/events?writeKey={gateway.publishable}", "/v1/batch", *(f"/v1/{kind}" for kind in CALLS)]
+    held = [{"externalId": f"u-{number}", "visitorId": f"v-{number}"} for number in range(len(paths))]
+    await gateway.put(*[{"type": "VisitorIdentified", **each} for each in held])
+    token = backend.sign(sub="mallory")
+    for number, path in enumerate(paths):
+        event = {"type": "VisitorIdentified", "externalId": "mallory", "visitorId": f"v-{number}", "token": token}
+        call = {"type": "identify", "userId": "mallory", "anonymousId": f"v-{number}", "context": {"token": token}}
+        body = event if "events" in path else {"batch": [call]} if "batch" in path else call
+        answer = await gateway.browser.post(path, json=body)
+        assert answer.status_code in {200, 202}, answer.text
+    position = await gateway.put({"type": "VisitorSeen", "visitorId": "v"})
+
+    for number in range(len(paths)):
+        visitor = await gateway.get(f"/v1/visitors/v-{number}", after=position)
+        assert visitor["contact"]["externalId"] == f"u-{number}", paths[number]
+    mallory = await gateway.get("/v1/contacts", externalId="mallory")
+    assert mallory["visitorIds"] == []

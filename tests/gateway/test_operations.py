@@ -89,6 +89,14 @@ async def test_readiness_has_the_age_of_the_last_commit(gateway: Gateway):
     assert (readiness["lag"], 0 <= readiness["lastCommitAgeMs"] < 10_000) == (0, True)
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/sign-in", "/docs", "/kinfold.js", "/static/kinfold.css"])
+async def test_text_names_its_charset_once(unfolded: Gateway, path: str):
+    """The framework adds it to every text."""
+    answer = await unfolded.client.get(path)
+
+    assert answer.headers["Content-Type"].count("charset=utf-8") == 1
+
+
 async def test_metrics_count_events_and_outcomes(redis: Redis, gateway: Gateway):
     """Accepted and rejected events, outcomes and durations. An invalid name of a workspace is skipped."""
     await redis.sadd(WORKSPACES, "no name!")

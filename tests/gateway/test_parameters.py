@@ -88,6 +88,8 @@ WRONG_VALUES: Final = [
     ("/v1/contacts", "count=yes", "count: expected true or false, got 'yes'"),
     ("/v1/contacts", "order=name", "order: expected 'created', got 'name'"),
     ("/v1/contacts", f"after={'1' * 65}", f"after: expected at most 64 characters, got '{'1' * 57}...'"),
+    ("/v1/contacts", "after=x", "after: expected a log entry's id such as 1732262400000-0, got 'x'"),
+    ("/v1/changes", "since=x", "since: expected a log entry's id such as 1732262400000-0, got 'x'"),
     ("/v1/conflicts", "status=settled", "status: expected one of 'open', 'all', got 'settled'"),
     ("/v1/contacts", "limit=1&limit=2", "limit: expected it once, got 2 values"),
     ("/v1/contacts", "email=a@b.org&email=c@d.org", "email: expected it once, got 2 values"),

@@ -66,7 +66,7 @@ async def test_ignored_parts_are_counted_and_the_first_listed(unfolded: Gateway)
 
     body = answer.json()
     assert (answer.status_code, body["ignoredCount"], len(body["ignored"])) == (200, 20_000, 100)
-    assert body["error"].startswith("0 calls were rejected and 20000 parts of calls ignored, the first in call 0: traits.t0: ")
+    assert body["error"].startswith("rejected calls: 0, ignored parts of calls: 20000; first, call 0: traits.t0: ")
     assert len(answer.content) < 30_000
     metrics = (await unfolded.client.get("/metrics")).text
     assert 'kinfold_gateway_segment_ignored_total{what="trait",workspace="default"} 20000.0' in metrics

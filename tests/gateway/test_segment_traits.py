@@ -287,7 +287,7 @@ async def test_response_sums_up_ignored_parts_for_debug_logs(unfolded: Gateway):
     fine = await unfolded.client.post("/v1/batch", json={"batch": [{"type": "identify", "userId": "u"}]})
 
     error = bad_answer.json()["error"]
-    assert error.startswith("1 calls were rejected and 2 parts of calls ignored, the first in call 1: userId, anonymousId")
+    assert error.startswith("rejected calls: 1, ignored parts of calls: 2; first, call 1: userId, anonymousId")
     assert bad_answer.headers["Kinfold-Ignored"] == error
     assert "error" not in fine.json()
     assert "Kinfold-Ignored" not in fine.headers
@@ -308,7 +308,7 @@ async def test_debug_output_of_the_python_sdk_shows_ignored_parts(
 
     await asyncio.to_thread(use_it)
 
-    assert "kinfold-ignored: 0 calls were rejected and 1 parts of calls ignored" in capsys.readouterr().out.lower()
+    assert "kinfold-ignored: rejected calls: 0, ignored parts of calls: 1; first, call 0: " in capsys.readouterr().out.lower()
 
 
 async def test_calls_with_the_same_message_id_are_all_appended(unfolded: Gateway):

@@ -6,6 +6,7 @@ list of all events that linked it, and lists, counts, versions and changes are d
 """
 
 import bisect
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple, cast
+
+import msgspec
 
 from tests.model.identifiers import Rejected, checked_email, checked_id, email_key, shown
 
@@ -48,6 +51,10 @@ class Limits(NamedTuple):
     keys: int = 256
     merges: int = 25
     kept: int = 64
+    links: int = 1000
+    listed_bytes: int = 16_384
+    contact_bytes: int = 65_536
+    visitor_bytes: int = 16_384
 
     @property
     def untrusted_keys(self) -> int:
@@ -126,6 +133,20 @@ def canonical(value: object) -> str:
     return number_text(value) if isinstance(value, float) else json.dumps(value)
 
 
+def size_of(value: object) -> int:
+    """The bytes of a value in stored JSON: no white space, the shortest form of every string and number."""
+    return len(msgspec.json.encode(value))
+
+
+def weight_of(contact: Mapping[str, Any]) -> int:
+    """Section 2, Limits: the stored JSON, with 16 digits for each of the two counters, and 24 characters for each time."""
+    counters, times = dict.fromkeys(("version", "visitorCount"), 10**15), dict.fromkeys(TIMES, "x" * 24)
+    return size_of({**contact, **counters, **times})
+
+
+TIMES: Final = ("firstSeenAt", "lastSeenAt", "createdAt", "updatedAt")
+
+
 def hash_of(values: Mapping[str, Any]) -> str:
     """Section 4: the hash of metadata."""
     return hashlib.sha256(canonical(normal(values)).encode()).hexdigest()
@@ -200,6 +221,10 @@ class Patched:
             there = {key: register.value for key, register in self.registers.items() if register.value is not ABSENT}
             self.shown = there, hash_of(there)
         return self.shown
+
+    def profile(self) -> Values:
+        """Name and image."""
+        return {"name": self.name.value, "image": self.image.value}
 
     def take_profile(self, event: Event, stamp: Stamp) -> int:
         """Take the name and image of an event, if it has them. Return how many of them a page may not change."""
@@ -278,6 +303,11 @@ def say(register: Register, stamp: Stamp, value: Any) -> bool:
         return (value is ABSENT) != (old is ABSENT) or (value is not ABSENT and canonical(value) != canonical(old))
     register.put(stamp, value)
     return False
+
+
+def copy_without_context(visitor: Patched) -> Visitor:
+    """A visitor as it is weighed before metadata is set."""
+    return Visitor(id=visitor.id, name=visitor.name, image=visitor.image, registers=visitor.registers)
 
 
 def living(contact: Contact) -> Contact:
@@ -442,6 +472,8 @@ class Model:
         self.stamp: Stamp = int(is_trusted(event)), self.at
         self.dropped = 0
         """How much of the event a page may not say."""
+        self.identifies: tuple[Names, bool, Visitor | None, bool] | None = None
+        """The names in an identification, whether the contact takes the address, the visitor, and whether that joins it."""
         self.merged: Contact | None = None
         self.conflict: Conflict | None = None
         self.moved: tuple[Visitor, Contact | None] | None = None
@@ -473,10 +505,16 @@ class Model:
     # --- the three events
 
     def _visitor_seen(self, event: Event, names: Names) -> None:
-        visitor = self._visitor(names)
-        visitor.seen(self.seen_at)
+        visitor = self.visitors.get(names.visitor_id or "") or Visitor(id=names.visitor_id or "")
         if event.get("context") is not None:
+            before = Register(visitor.context.stamp, visitor.context.value)
+            size = self._visitor_weight(visitor)
             visitor.context.put((1, self.at), normal(event["context"]))
+            if self._visitor_weight(visitor) > max(self.limits.visitor_bytes, size):
+                visitor.context = before
+                raise Rejected("too-large")
+        self.visitors[visitor.id] = visitor
+        visitor.seen(self.seen_at)
         if self.at != UNKNOWN_MS:
             self.present = holder(visitor, self.at)
 
@@ -490,6 +528,8 @@ class Model:
             described = self.about or visitor
             self._patch(described, event)
             self.dropped += described.take_profile(event, self.stamp)
+            if described is visitor and self._visitor_weight(visitor) > self.limits.visitor_bytes:
+                visitor.context.value = {}
             self.visitors[visitor.id] = visitor
             visitor.seen(self.seen_at)
             return
@@ -503,13 +543,13 @@ class Model:
             contact = self.by_email.get(email_key(names.email or ""))
         if contact is None:
             contact = self._new_contact()
+            contact.external_id = names.external_id
+            contact.email.value = names.email  # as a target, the address has no effect on times
             self._patch(contact, event)
             self.contacts.append(contact)
             if names.external_id is not None:
-                contact.external_id = names.external_id
                 self.by_external_id[names.external_id] = contact
             elif names.email is not None:
-                contact.email.value = names.email  # as a target, the address has no effect on times
                 self.by_email[email_key(names.email)] = contact
         else:
             contact = living(contact)
@@ -527,9 +567,11 @@ class Model:
         visitor = None
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
-        joining = visitor is not None and holder(visitor) is None and (not visitor.said or self.at >= visitor.said[-1].at)
-        bringing = visitor if visitor is not None and joining and visitor.registers else None
-        self._patch(contact, event, *(each for each in (merging, bringing) if each is not None))  # this may raise Rejected
+        joins = visitor is not None and holder(visitor) is None and (not visitor.said or self.at >= visitor.said[-1].at)
+        bringing = visitor if visitor is not None and joins and visitor.registers else None
+        joining = [each for each in (merging, bringing) if each is not None]
+        self.identifies = names, conflict is None, visitor, joins
+        self._patch(contact, event, *joining)  # this may raise Rejected
 
         self.about, self.conflict = contact, conflict
         if target is None:
@@ -541,11 +583,13 @@ class Model:
             self._merge(merging, contact, names.email or "")
         elif conflict is None and names.email is not None:
             self._take(contact, names.email, (1, self.at))
-        if visitor is not None and joining:
+        if visitor is not None and joins:
             contact.join_profile(visitor)
         self.dropped += contact.take_profile(event, self.stamp)
         if visitor is not None:
             self._identify(visitor, contact, event)
+        if joining:
+            self._lighten(contact)
 
     def _target(self, names: Names, x: Contact | None, e: Contact | None) -> Contact | None:
         """The first table of section 5; None: a new contact."""
@@ -605,6 +649,7 @@ class Model:
         contact.presence = max(contact.presence, merged.presence)
         for each in merged.dismissed:
             contact.dismissed = [*(other for other in contact.dismissed if other != each), each][-32:]
+        self._lighten(contact)
 
     def _unlink(self, visitor_id: str, contact: Contact) -> None:
         visitor = self.visitors.get(visitor_id)
@@ -699,7 +744,88 @@ class Model:
         }
         for key in in_excess:
             del new[key]
+        if not others:
+            self._check_weight(patched, event, new)
         patched.registers, patched.shown = new, None
+
+    def _check_weight(self, patched: Patched, event: Event, new: dict[str, Register]) -> None:
+        """Section 2, Limits. Removes the keys of pages that make room. Raises Rejected."""
+        weigh = self._visitor_weight if isinstance(patched, Visitor) else self._contact_weight
+        most = self.limits.visitor_bytes if isinstance(patched, Visitor) else self.limits.contact_bytes
+        before = 0 if isinstance(patched, Contact) and patched not in self.contacts else weigh(patched)
+        after = copy.deepcopy(patched, {id(each): each for each in self.contacts if each is not patched})
+        after.registers, after.shown = new, None
+        ids = None
+        if isinstance(after, Visitor):
+            after.context = Register(NEVER, {})
+            before = self._visitor_weight(copy_without_context(patched))
+        elif isinstance(after, Contact) and self.identifies is not None:
+            ids = self._as_identified(after)
+        if self.is_correction and isinstance(after, Contact):
+            self._as_corrected(after, event)
+        else:
+            after.take_profile(event, self.stamp)
+        if self.identifies is not None or self.stamp[0]:
+            self._remove(after, lambda: weigh(after, ids) > most, lambda register: not register.stamp[0])
+        if (size := weigh(after, ids)) > most and size > before:
+            raise Rejected("too-large")
+
+    def _as_identified(self, after: Contact) -> list[str]:
+        """Give a copy of a contact what an identification brings; returns its visitors with the event's."""
+        assert self.identifies is not None
+        names, takes, visitor, joins = self.identifies
+        after.external_id = after.external_id or names.external_id
+        if names.email is not None and takes:
+            after.email.put((1, self.at), names.email)
+        ids = self._members().get(after.id, [])[: self.limits.listed]
+        ids = self._shown(ids)
+        if visitor is not None:
+            if joins:
+                after.join_profile(visitor)
+            if visitor.id not in ids:
+                ids = [*ids, visitor.id]
+        return ids
+
+    def _as_corrected(self, after: Contact, event: Event) -> None:
+        """Give a copy of a contact what a correction sets, as if none of its identifiers came too late."""
+        if "externalId" in event:
+            after.external_id = event["externalId"] and checked_id(event["externalId"])
+        if "email" in event:
+            after.email.value = event["email"] and checked_email(event["email"])
+        for name, register in (("name", after.name), ("image", after.image)):
+            if name in event:
+                register.put(self.stamp, event[name])
+
+    def _lighten(self, contact: Contact) -> None:
+        """Section 4: where metadata comes together, keys go until the contact weighs no more than it may."""
+        self._remove(contact, lambda: self._contact_weight(contact) > self.limits.contact_bytes, lambda _: True)
+
+    @staticmethod
+    def _remove(patched: Patched, too_heavy: Callable[[], bool], may_go: Callable[[Register], bool]) -> None:
+        """Forget keys, those with the least stamps first, for as long as it is too heavy."""
+        there = [key for key, register in patched.registers.items() if register.value is not ABSENT and may_go(register)]
+        for key in sorted(there, key=lambda key: (patched.registers[key].stamp, key)):
+            if not too_heavy():
+                return
+            del patched.registers[key]
+            patched.shown = None
+
+    def _contact_weight(self, contact: Patched, ids: Sequence[str] | None = None) -> int:
+        assert isinstance(contact, Contact)
+        members = self._shown(self._members().get(contact.id, [])[: self.limits.listed]) if ids is None else ids
+        return weight_of({**self._view(contact, ()), "visitorIds": members})
+
+    @staticmethod
+    def _visitor_weight(visitor: Patched, _ids: Sequence[str] | None = None) -> int:
+        assert isinstance(visitor, Visitor)
+        shown: Values = {each: value for each, value in visitor.profile().items() if value is not None}
+        if visitor.metadata()[0]:
+            shown["metadata"] = visitor.metadata()[0]
+        if visitor.context.value:
+            shown["context"] = visitor.context.value
+        if visitor.context.stamp != NEVER:
+            shown["contextMs"] = visitor.context.stamp[1]
+        return size_of({"firstSeenAt": "x" * 24, "lastSeenAt": "x" * 24, **shown})
 
     def _take(self, contact: Contact, email: str, stamp: Stamp) -> None:
         """Set the contact's address if the effective time is not older. The previous address becomes free."""
@@ -756,6 +882,15 @@ class Model:
             after.start = linked_to(after) is not contact
         said.insert(place, Said(self.at, contact, not goes_on))
         self._thin_out(said, place)
+        self._forget_links(said)
+
+    def _forget_links(self, said: list[Said]) -> None:
+        """Limit the number of links: the second one goes, and then the third may be of the contact of the first."""
+        while len(starts := [number for number, each in enumerate(said) if each.start]) > self.limits.links:
+            del said[starts[1] : starts[2]]
+            if linked_to(said[starts[1]]) is linked_to(said[0]):
+                said[starts[1]].start = False
+                self._thin_out(said, 0)
 
     def _thin_out(self, said: list[Said], place: int) -> None:
         """Limit how many confirmations of one link are kept (section 5)."""
@@ -767,7 +902,7 @@ class Model:
         for number in range(len(run) - 2, 0, -1):
             if run[number + 1].at - run[number - 1].at <= MINUTE_MS:
                 del run[number]
-        if len(run) > self.limits.kept:
+        while len(run) > self.limits.kept:
             del run[self.limits.kept // 2]
         said[first:end] = run
 
@@ -783,6 +918,13 @@ class Model:
                     members.setdefault(contact.id, []).append((since, visitor.id))
         return {each: [visitor_id for _, visitor_id in sorted(linked, reverse=True)] for each, linked in members.items()}
 
+    def _shown(self, visitor_ids: Sequence[str]) -> list[str]:
+        """As many ids as fit into the list of a contact."""
+        shown = list(visitor_ids)
+        while size_of(shown) > self.limits.listed_bytes:
+            shown.pop()
+        return shown
+
     def _view(self, contact: Contact, visitor_ids: Sequence[str]) -> Values:
         metadata, digest = contact.metadata()
         return {
@@ -794,7 +936,7 @@ class Model:
             "metadata": metadata,
             "metadataHash": digest,
             "visitorCount": len(visitor_ids),
-            "visitorIds": visitor_ids[: self.limits.listed],
+            "visitorIds": self._shown(visitor_ids[: self.limits.listed]),
             "firstSeenAt": contact.first,
             "lastSeenAt": contact.last,
             "createdAt": contact.created,
@@ -829,9 +971,8 @@ class Model:
             now[change.contact.id] = self._view(change.contact, members.get(change.contact.id, []))
         for change, version in zip(told, versions, strict=True):
             each = {"type": change.type, "contactId": change.contact.id, "version": version, "at": self.at, "cause": self.entry}
-            if self.is_correction:
-                each["correction"] = self.correction
-            self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **change.more})
+            more = {"correction": self.correction, **change.more} if self.is_correction else change.more
+            self.feed.append({**each, "contact": {**now[change.contact.id], "version": version}, **more})
         self._views = now
 
     def _is_news_of(self, contact: Contact) -> bool:

@@ -11,7 +11,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from kinfold_projections import duplicates, fold, identity, links, members, metadata, patching
+from kinfold_projections import (
+    corrections,
+    duplicates,
+    fold,
+    identity,
+    linking,
+    links,
+    members,
+    metadata,
+    patching,
+    state,
+    weights,
+)
 from kinfold_projections.entries import read_entries
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
@@ -45,6 +57,19 @@ def limited(limits: Limits) -> Generator[None]:
             patch.setattr(module, "MAX_UNTRUSTED_KEYS", limits.untrusted_keys)
         patch.setattr(identity, "MAX_MERGES", limits.merges)
         patch.setattr(links, "KEPT", limits.kept)
+        for module in (links, linking):
+            patch.setattr(module, "MAX_LINKS", limits.links)
+        patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
+        if limits.listed_bytes != Limits().listed_bytes:
+            patch.setattr(members, "_SURELY_SHOWN", 0)
+        patch.setattr(state, "MAX_CONTACT_BYTES", limits.contact_bytes)
+        for module in (corrections, fold, weights):
+            patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
+            patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes, raising=module is not corrections)
+        if limits.contact_bytes != Limits().contact_bytes or limits.visitor_bytes != Limits().visitor_bytes:
+            patch.setattr(state, "LIGHT_BYTES", -1)
+            for name in ("LARGE_EVENT_BYTES", "LARGE_CONTEXT_BYTES", "DESCRIBED_BYTES"):
+                patch.setattr(fold, name, -1)
         yield
 
 

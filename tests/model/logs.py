@@ -312,6 +312,10 @@ def _limits(dice: random.Random, keys: int | None = None) -> Limits:
         keys=keys or dice.choice([256, 256, 2, 6]),
         merges=dice.choice([25, 25, 0, 1, 2]),
         kept=dice.choice([64, 64, 4, 6]),
+        links=dice.choice([1000, 1000, 2, 3, 5]),
+        listed_bytes=dice.choice([16_384, 16_384, 12, 20]),
+        contact_bytes=dice.choice([65_536, 520, 560, 620]),
+        visitor_bytes=dice.choice([16_384, 100, 140, 180]),
     )
 
 
@@ -342,7 +346,10 @@ def runs(dice: random.Random) -> Log:
     writer.step_s = dice.choice([0, 1, 20, 30, 31, 61, 120])
     writer.grid_s = len(writer.ids) * max(1, writer.step_s)
     writer.weights = (0.05, 0.9, 0.99)
-    return Log(writer.log(), Limits(kept=dice.choice([64, 64, 64, 4, 6]), listed=dice.choice([100, 1])))
+    return Log(
+        writer.log(),
+        Limits(kept=dice.choice([64, 64, 64, 4, 6]), listed=dice.choice([100, 1]), links=dice.choice([1000, 2, 3])),
+    )
 
 
 def collecting(dice: random.Random) -> Log:

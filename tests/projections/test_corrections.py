@@ -206,9 +206,9 @@ def test_correction_that_says_nothing_new_is_a_no_op() -> None:
 def test_identifier_of_another_contact_is_refused_without_take(field: str) -> None:
     """The whole event is: its name does not apply either."""
     story = two_people()
-    value = {"email": "BEN@x.io", "externalId": "u-2"}[field]
+    value: dict[str, Any] = {field: {"email": "BEN@x.io", "externalId": "u-2"}[field]}
     ben = story.contact(external_id="u-2").id
-    story.when(corrected(story, "u-1", name="Eve", **{field: value})).then_rejected("held-by-another", field, ben)
+    story.when(corrected(story, "u-1", name="Eve", **value)).then_rejected("held-by-another", field, ben)
     assert story.contact(external_id="u-1").name == "Ada"
 
 

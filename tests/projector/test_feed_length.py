@@ -1,15 +1,19 @@
 """The feed keeps about as many entries as the setting says, and the newest (contract section 6)."""
 
-from typing import Final
+from typing import Final, cast
 
 from redis.asyncio import Redis
 
+from kinfold_schemas.keys import key
 from kinfold_services.state.queries import StateQueries
 from tests.support.event_log import append, forget_all_but_the_log, history
-from tests.support.projecting import fold_log
+from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.snapshots import take_snapshot
 
 FEED_ENTRIES: Final = 1000
+FEED_BYTES: Final = 2 << 20
+LARGE: Final = 8600
+"""Of a change with a large contact, about."""
 ABOUT: Final = 200
 """Redis trims whole nodes of a stream, of 100 entries by default. Exact trimming would cost more than it saves."""
 
@@ -37,3 +41,17 @@ async def test_log_is_never_trimmed(redis: Redis, redis_url: str, workspace: str
     await fold_log(redis, redis_url, workspace, feed_entries=1)
 
     assert (await StateQueries(redis, workspace).status()).entries == 5000
+
+
+async def test_feed_keeps_no_more_bytes_than_the_setting_says(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Also where another projector has appended some of them."""
+    feed, start = key(workspace, "changes"), 0
+    for _ in range(3):
+        values = [{"k": f"{number}" + "x" * 8000} for number in range(start, start + 300)]
+        events = [{"type": "MetadataSet", "externalId": "u-1", "metadata": each} for each in values]
+        last, start = await append(redis, workspace, events, start=start), start + len(events)
+        async with projecting(redis_url, workspace, feed_bytes=FEED_BYTES):
+            await wait_until_folded(redis, workspace, last)
+    kept = await redis.xlen(feed)
+    assert FEED_BYTES / 2 / LARGE < kept < 1.2 * FEED_BYTES / LARGE
+    assert cast("int", await redis.memory_usage(feed, samples=0)) < 2 * FEED_BYTES

@@ -64,7 +64,7 @@ async def test_rejected_entry_has_a_sentence_with_the_reason(redis: Redis, redis
 
 async def test_entry_with_very_many_fields_is_kept_in_parts(redis: Redis, redis_url: str, workspace: str) -> None:
     """One script cannot write them all at once, so the parts follow each other, with the same `entry`."""
-    fields = {b"field-%d" % number: b"%d" % number for number in range(20_000)}
+    fields = {b"field-%d" % number: b"%d" % number for number in range(8_000)}
     await append(redis, workspace, [fields, visit(1)])
 
     await fold_log(redis, redis_url, workspace)
@@ -88,16 +88,6 @@ async def test_entry_with_a_repeated_field_name_is_kept_whole(redis: Redis, redi
     read = "return redis.call('XRANGE', KEYS[1], '-', '+')"
     ((_, shown),) = await cast("Awaitable[list[Any]]", redis.eval(read, 1, key(workspace, "rejects")))
     assert shown[: len(flat)] == flat
-
-
-async def test_large_entry_is_kept(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Ten megabytes are too large for an event, but not for a reject."""
-    fields = {b"event": b"x" * 10_000_000}
-    await append(redis, workspace, [fields, visit(1)])
-
-    await fold_log(redis, redis_url, workspace)
-
-    assert_rejected(await read_stream(redis, workspace, "rejects"), [Malformed("too-large", fields)], first=0, step=1)
 
 
 @settings(

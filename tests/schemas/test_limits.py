@@ -3,12 +3,13 @@
 import unicodedata
 from typing import Any
 
+import msgspec
 import pytest
 
-from kinfold_schemas.codec import MAX_DEPTH, check_event
+from kinfold_schemas.codec import MAX_DEPTH, check_event, decode_events
 from kinfold_schemas.events import MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import MAX_ID_CHARS
-from kinfold_schemas.rejections import EventError
+from kinfold_schemas.rejections import EventError, Rejection
 from tests.support.judging import accepted, refused
 
 ON_V1 = {"type": "MetadataSet", "visitorId": "v-1"}
@@ -67,6 +68,24 @@ def test_malformed_address_is_rejected(email: str) -> None:
     refused(
         {"type": "VisitorIdentified", "externalId": "u-1", "email": email}, "invalid", "email: expected 3 to 320 characters"
     )
+
+
+@pytest.mark.parametrize(("field", "most"), [("name", 1024), ("image", 4096)])
+@pytest.mark.parametrize("kind", [ON_V1, {"type": "VisitorIdentified", "externalId": "u-1"}])
+def test_name_and_image_are_limited_as_json(field: str, most: int, kind: dict[str, Any]) -> None:
+    """Each control character takes six bytes there. The two quotes count."""
+    fits = "\x01" * ((most - 2) // 6) + "x" * ((most - 2) % 6)
+    accepted({**kind, field: fits})
+    refused({**kind, field: fits + "x"}, "invalid", f"{field}: expected at most {most} bytes as JSON, got {most + 1} bytes")
+    refused({**kind, field: "é" * most, "metadata": {"k": "x" * 8000}}, "invalid", f"got {2 * most + 2} bytes")
+
+
+def test_name_is_limited_in_any_batch() -> None:
+    """Events are decoded together where none of them is large."""
+    small, large = b'{"type":"VisitorSeen","visitorId":"v"}', msgspec.json.encode({**ON_V1, "name": "x" * 1100})
+    first, second, third = decode_events([small, large, small])
+    assert type(first) is type(third) is VisitorSeen
+    assert isinstance(second, Rejection)
 
 
 @pytest.mark.parametrize("where", ["metadata", "context"])

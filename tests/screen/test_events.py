@@ -103,6 +103,8 @@ async def test_filter_by_type_identifier_and_text(agent: Agent):
         await tab.goto(f"{agent.stage.url}/live?{query}")
         assert await tab.locator(".events > li").count() == count, query
 
+    await tab.get_by_label("Text in the event").press("Enter")  # sends the form
+    await tab.wait_for_url("**/live?type=&who=&text=enterprise")
     await agent.publish(person("Alan"), {"type": "Last", "visitorId": "enterprise"})
     await expect(tab.locator(".events strong").first).to_have_text("Last")
     await expect(tab.locator(".events > li")).to_have_count(2)

@@ -175,7 +175,8 @@ async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Ag
     await expect(tab.locator(".events > li").nth(1)).to_contain_text(f"live = {MARKUP[:30]}")
     person_url = await tab.locator(".events a.person").first.get_attribute("href")
     reject = re.compile("Rejects|Not|Unknown|Invalid")
-    for path in ("/live", "/conflicts", "/rejects", f"{person_url}/at", f"{person_url}/why", f"/live?text={quote(MARKUP)}"):
+    its = [f"{person_url}/{page}" for page in ("at", "why", "correct", "merge?q=window")]
+    for path in ("/live", "/conflicts", "/rejects", f"/live?text={quote(MARKUP)}", *its):
         await tab.goto(agent.stage.url + path)
         await expect(tab.locator("main")).to_contain_text("window.hacked" if "text=" not in path else "Live")
         links = await tab.locator("main a[href]").evaluate_all("links => links.map(link => link.protocol)")
@@ -186,6 +187,9 @@ async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Ag
             await expect(tab.locator("pre")).to_contain_text("window.hacked")
             assert await tab.locator("main img, main script, main svg[onload]").count() == 0
         assert await tab.evaluate("window.hacked") is None, path
+    await tab.get_by_role("button", name="Preview").first.click()
+    await expect(tab.locator("main")).to_contain_text("window.hacked")
+    assert await tab.evaluate("window.hacked") is None
 
 
 @pytest.mark.parametrize("url", ["javascript:window.hacked=1", " javascript:alert(1)", "data:text/html,<b>", "//evil", "x"])
@@ -282,7 +286,7 @@ async def test_two_people_who_are_one_now_are_shown_as_two(agent: Agent):
     await tab.get_by_role("link", name="As of").click()
 
     await expect(tab.locator(".note")).to_contain_text("this was 2 people")
-    await expect(tab.locator("section.card")).to_have_count(2)
+    await expect(tab.locator("article.card")).to_have_count(2)
 
 
 @pytest.mark.parametrize(("at", "status"), [("nonsense", 400), ("1-0", 400), ("9999999999999-0", 400)])

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import pytest
 import redis
-import yaml
+import yaml  # type: ignore[import-untyped]  # comes with MkDocs
 
 from kinfold_services.server.binary import find_server_binary
 from kinfold_services.settings import Settings
@@ -62,7 +62,7 @@ def test_server_of_the_compose_file_asks_for_the_password(services: dict[str, An
             with redis.Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(redis.AuthenticationError):
                 stranger.ping()
             with redis.Redis(unix_socket_path=str(socket), password=PASSWORD) as client:
-                wait_until_sync(client.ping)
+                wait_until_sync(lambda: bool(client.ping()))
                 kept = client.config_get("append*"), client.config_get("maxmemory-policy")
             listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
         finally:

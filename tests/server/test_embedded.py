@@ -182,7 +182,7 @@ def test_second_start_on_the_same_directory_is_refused(data_dir: Path) -> None:
 
 
 def test_only_the_owner_can_read_the_files(data_dir: Path) -> None:
-    """Also the files that the server makes, whatever the umask of the program that starts it."""
+    """Also the files that the server makes, and with every umask of the program that starts it."""
     before = os.umask(0o022)
     try:
         with EmbeddedServer.start(data_dir, fsync="always") as server, connect(server.url) as client:

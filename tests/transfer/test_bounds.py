@@ -1,4 +1,4 @@
-"""A file from somebody else takes no more memory than its lines may have, whatever it unpacks to."""
+"""A file from somebody else takes no more memory than its lines may have, however much it unpacks to."""
 
 import io
 import tracemalloc

@@ -59,16 +59,17 @@ export class Client {
   }
 
   identify(identity: Identity, at: number): void {
-    const externalId = text(identity.externalId);
-    const email = text(identity.email);
+    const { externalId: id, email: address, name: called, image: shown, metadata: given, token, ...unknown } = identity;
+    const [externalId, email, name, image] = [id, address, called, shown].map(text);
+    const metadata = values(given);
     if (!externalId && !email) {
       warn("identify: expected an externalId or an email, got", identity);
       return;
     }
+    for (const field in unknown) warn("identify: expected no", field);
     const compared = email?.toLowerCase();
     const known = this.#visitors.identified(externalId, compared);
-    const [name, image, metadata] = [text(identity.name), text(identity.image), values(identity.metadata)];
-    const fields = { externalId, email, name, image, metadata: some(metadata), token: identity.token ?? undefined };
+    const fields = { externalId, email, name, image, metadata: some(metadata), token: token ?? undefined };
     const ids = { externalId: known.externalId, email: known.email };
     if (externalId) ids.externalId = digest(known.id, "externalId", externalId);
     if (compared) ids.email = digest(known.id, "email", compared);

@@ -23,7 +23,8 @@ export function values(metadata: Record<string, unknown> | null | undefined): Re
     if (given === undefined) continue;
     let value = given instanceof Date ? (given.toJSON() ?? NaN) : typeof given === "bigint" ? Number(given) : given;
     if (typeof value === "string") value = legal(value);
-    if (!isValue(value)) warn(`metadata.${name}: expected a short text, a number, a boolean, null or a date, got`, given);
+    // Text has an entry for each character: `setMetadata("plan")` would set them.
+    if (typeof metadata === "string" || !isValue(value)) warn(`metadata.${name}: expected a short text, a number, a boolean, null or a date, got`, given);
     else if (!name || name.length > MAX_NAME_CHARS) warn(`metadata: expected names of 1 to 128 characters, got`, name);
     else kept[legal(name)] = value;
   }

@@ -44,7 +44,7 @@ class Lookups(Generic[C, R]):
         if is_http(url):
             from kinfold.contacts import gateway_lookups  # noqa: PLC0415  only for a gateway
 
-            api_key = gateway_key(key, "a secret API key")
+            api_key = gateway_key(key, "a secret API key", workspace)
             self._gateway = gateway_lookups.GatewayLookups(url, api_key, wait_s, timeout_s)
         else:
             self._redis = self._connect(questions, url, timeout_s)

@@ -50,7 +50,7 @@ class Feed:
         check_workspace(workspace)
         self._url: Final = url
         self._workspace: Final = workspace
-        self._key: Final = gateway_key(key, "a secret API key") if is_http(url) else ""
+        self._key: Final = gateway_key(key, "a secret API key", workspace) if is_http(url) else ""
         self._timeout_s: Final = timeout_s
         given: object = position
         if isinstance(given, (str, os.PathLike)):

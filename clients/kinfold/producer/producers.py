@@ -215,7 +215,7 @@ def make_delivery(url: str, workspace: str, key: str | None, given: ProducerOpti
         from kinfold.producer.redis_log import RedisLog  # noqa: PLC0415  only for Redis
 
         return Delivery(lambda: RedisLog(url, workspace, options.timeout_s), options, given.get("on_error"))
-    api_key = gateway_key(key, "an API key")
+    api_key = gateway_key(key, "an API key", workspace)
     from kinfold.producer.gateway_log import GatewayLog  # noqa: PLC0415  only for a gateway
 
     return Delivery(lambda: GatewayLog(url, api_key, options.timeout_s), options, given.get("on_error"))

@@ -4,8 +4,8 @@ The cookie is first-party and contains only a random id, signed: HttpOnly, Secur
 over TLS. A cookie that the application did not make is not adopted, and with an identification the browser gets a new id: so
 nobody can follow a visitor by a cookie that was planted before.
 
-A visitor who opts out is not followed. With `DNT: 1` (Tracking Preference Expression), `Sec-GPC: 1` (Global Privacy Control), or
-without consent, the middleware sets no cookie, removes an existing one, and publishes nothing.
+A visitor who opts out is not followed. With `DNT: 1` (Tracking Preference Expression), `Sec-GPC: 1` (Global Privacy Control),
+or without consent, the middleware sets no cookie, removes an existing one, and publishes nothing.
 """
 
 import logging

@@ -36,7 +36,7 @@ _KEY: Final = re.compile(r"kf_(sk|rk|pk|dk)_([a-z0-9][a-z0-9_-]{0,62})_([0-9a-f]
 POWERS: Final[dict[Kind, str]] = {
     "secret": "send every event, read everything, follow the feed, sign in to the screen",
     "read": "read everything, follow the feed, sign in to the screen",
-    "publishable": "send what a visitor does, identify the visitor with a token of your backend, read the visitor's own name",
+    "publishable": "send what a visitor does, identify the visitor with a token of your backend, read its own name and image",
     "development": "the same as publishable, without tokens, on the gateway's machine and on pages of KINFOLD_GATEWAY_ORIGINS",
 }
 """What a key of each kind may do."""

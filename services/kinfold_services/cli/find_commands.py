@@ -17,6 +17,7 @@ from kinfold_services.cli.options import (
     WAIT_S,
     At,
     ByOption,
+    ContactArgument,
     ContactOption,
     DataDir,
     EmailOption,
@@ -39,6 +40,7 @@ from kinfold_services.runtime.tasks import cancellable
 
 
 def show(
+    contact_id: ContactArgument = None,
     visitor: Annotated[
         str | None, typer.Option(callback=check_text, help="The contact of this visitor, or an anonymous visitor.")
     ] = None,
@@ -57,7 +59,7 @@ def show(
     A contact that had the e-mail address before is found by the directory.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact)
+    which = which_from(visitor, external_id, email, contact, contact_id)
     return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
 
 
@@ -92,10 +94,7 @@ def contacts(
 
 
 def explain(
-    contact_id: Annotated[
-        str | None,
-        typer.Argument(metavar="CONTACT", callback=check_text, help="The id of a contact, or of one that was merged into it."),
-    ] = None,
+    contact_id: ContactArgument = None,
     visitor: VisitorOption = None,
     external_id: ExternalIdOption = None,
     email: EmailOption = None,
@@ -110,10 +109,8 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
 ) -> int:
     """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
-    if contact_id is not None and contact is not None:
-        raise typer.BadParameter("expected CONTACT or --contact, got both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact_id or contact)
+    which = which_from(visitor, external_id, email, contact, contact_id)
     when = reading.When(at, wait, wait_timeout)
     return uvloop.run(cancellable(explaining.explain(settings, which, when, as_json=json or not sys.stdout.isatty())))
 
@@ -156,6 +153,7 @@ def conflicts(
 
 
 def timeline(
+    contact_id: ContactArgument = None,
     visitor: VisitorOption = None,
     external_id: ExternalIdOption = None,
     email: EmailOption = None,
@@ -173,7 +171,7 @@ def timeline(
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact)
+    which = which_from(visitor, external_id, email, contact, contact_id)
     as_json = json or not sys.stdout.isatty()
     return asyncio.run(finding.print_timeline(settings, which, limit, finding.Until(wait, wait_timeout), as_json=as_json))
 

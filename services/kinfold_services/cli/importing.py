@@ -186,8 +186,8 @@ def _show(name: Path, prepared: _Prepared, *, skip_invalid: bool) -> int:
         print_json(msgspec.Raw(event))
     will_import = prepared.refused == 0 or skip_invalid
     return complain(
-        f"{name}: {prepared.events} rows are good and {prepared.refused} are refused; "
-        f"an import would append {prepared.events if will_import else 0} events as of {prepared.at}; nothing was imported",
+        f"{name}: as of {prepared.at}: good rows: {prepared.events}, refused rows: {prepared.refused}, "
+        f"events to append: {prepared.events if will_import else 0}; nothing was imported",
         DONE if will_import else NO,
     )
 

@@ -33,4 +33,4 @@ def why_unreadable(error: Exception, spool: str) -> str:
     """Why a file cannot be read, or cannot be copied to the directory `spool`."""
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return f"cannot be copied, because the disk of {spool} is full (set TMPDIR to use another directory)"
-    return f"cannot be read ({error})"
+    return f"cannot be read ({(isinstance(error, OSError) and error.strerror) or error})"

@@ -86,7 +86,8 @@ def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: W
         for each in found:
             fields: dict[str, Any] = msgspec.to_builtins(each)
             del fields["secretHash"]
-            print_json({**fields, "lastUsedAt": used.get(each.id), "may": keys.POWERS[each.kind]})
+            may = keys.POWERS[each.kind] + (", read its own metadata" if each.shows_metadata else "")
+            print_json({**fields, "lastUsedAt": used.get(each.id), "may": may})
         return DONE
 
     return _run(settings, show)

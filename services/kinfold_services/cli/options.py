@@ -105,9 +105,22 @@ ContactOption = Annotated[
 ]
 
 
-def which_from(visitor: str | None, external_id: str | None, email: str | None, contact: str | None) -> Which:
-    """The contact that options name. Raises BadParameter if they are not exactly one."""
-    which = Which(visitor, external_id, email, contact)
+ContactArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="CONTACT", callback=check_text, help="The id of a contact, or of one that was merged into it."),
+]
+
+
+def which_from(
+    visitor: str | None, external_id: str | None, email: str | None, contact: str | None, contact_id: str | None = None
+) -> Which:
+    """The contact that options, or the argument `contact_id`, name. Raises BadParameter if they are not exactly one."""
+    if contact_id is not None and contact is not None:
+        raise typer.BadParameter("expected CONTACT or --contact, got both")
+    if contact_id is not None and not contact_id.strip().startswith("ct_"):
+        hint = "--email, --external-id and --visitor take other identifiers"
+        raise typer.BadParameter(f"expected the id of a contact, ct_…, got {contact_id!r}; {hint}")
+    which = Which(visitor, external_id, email, contact_id or contact)
     if sum(each is not None for each in which) != 1:
         raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
     return which

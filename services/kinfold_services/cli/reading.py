@@ -103,7 +103,6 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
     async with asking(settings, wait, timeout_s) as (client, workspace):
         if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
-            await warn_if_not_served(client, settings.workspace)
             return DONE
         for name in await listed_workspaces(client):
             print_json(await StateQueries(client, name).status())
@@ -117,6 +116,7 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
     """
     feed = key(settings.workspace, "changes")
     async with asking(settings, wait, timeout_s) as (client, _):
+        await warn_if_not_served(client, settings.workspace)
         last = since or (await read_feed_page(client, feed, "0-0")).extent.last
         if sys.stderr.isatty():
             say(f"following the changes of workspace {settings.workspace}; Ctrl-C stops")
@@ -180,9 +180,10 @@ async def _state(settings: Settings, when: When) -> AsyncGenerator[Queries]:
 
 @asynccontextmanager
 async def asking(settings: Settings, wait: str | None, timeout_s: float) -> AsyncGenerator[tuple[Client, StateQueries]]:
-    """A client and the workspace, after `wait` is folded. Raises NotFolded."""
+    """A client and the workspace, after `wait` is folded. Warns in the end if nothing serves it. Raises NotFolded."""
     async with connected(settings) as client:
         workspace = StateQueries(client, settings.workspace)
         if wait is not None:
             await workspace.wait_until_folded(wait, timeout_s)
         yield client, workspace
+        await warn_if_not_served(client, settings.workspace)  # a misspelt name looks like an empty workspace

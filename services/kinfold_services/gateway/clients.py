@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinfold_services.gateway.problems import Problem
@@ -31,7 +32,7 @@ def with_known_clients(app: ASGIApp, proxies: Iterable[Network]) -> ASGIApp:
             return
         if trusted:
             scope = cast("Scope", {**scope, **_forwarded(cast("Any", scope), trusted)})
-        await app(scope, _complete(receive) if scope["type"] == "http" else receive, send)
+        await app(scope, _complete(receive) if scope["type"] == ScopeType.HTTP else receive, send)
 
     return known
 

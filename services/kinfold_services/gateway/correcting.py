@@ -29,7 +29,7 @@ MAX_REASON_CHARS: Final = 8192
 _STATUSES: Final = {"unknown-contact": 404, "held-by-another": 409}
 _encode: Final = msgspec.json.Encoder().encode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_undoing: Final = asyncio.Semaphore(1)
+undoing: Final = asyncio.Semaphore(1)
 """Taking back folds the whole log: one at a time."""
 
 
@@ -163,9 +163,9 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"body: expected a JSON object with by and reason, got something else ({error})") from error
     settings = shared(request).settings.model_copy(update={"workspace": _workspace(request).name})
-    if _undoing.locked():
+    if undoing.locked():
         raise unavailable("another correction is being taken back, which folds the whole log; try again in a moment")
-    async with _undoing:
+    async with undoing:
         try:
             answer = await take_back_apart(settings, command, [subject], by=who.by, reason=who.reason, dry_run=is_preview)
         except NotTakenBack as error:

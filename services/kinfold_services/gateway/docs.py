@@ -29,7 +29,7 @@ td:first-child { width: 12rem }
 nav ul { columns: 20rem; padding-left: 1.25rem }
 """
 STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-"""By which a Content-Security-Policy permits the style (CSP Level 3, 6.7.3.3)."""
+"""With this, a Content-Security-Policy permits the style (CSP Level 3, 6.7.3.3)."""
 _START: Final = """
 <p>For programs: <a href="openapi.json">openapi.json</a>. Every request except <a href="#operations">operations</a> needs a
 key from <code>kinfold keys create</code>. The key also selects the workspace:</p>

@@ -103,7 +103,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     gateway = shared(request)
     async with asyncio.timeout(_PATIENCE_S):
         projected = await _projected(gateway.client)
-    return Response(gateway.metrics.render(projected), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(gateway.metrics.render(projected), media_type="text/plain; version=0.0.4")
 
 
 async def _projected(client: Client) -> list[Projected]:

@@ -5,6 +5,7 @@ A route that has a policy of its own keeps it (the screen).
 
 from typing import Any, Final, cast
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from kinfold_services.gateway.docs import STYLE_HASH
@@ -19,14 +20,14 @@ def with_page_policies(app: ASGIApp) -> ASGIApp:
     """Wrap the application. Every HTTP answer gets the headers that it does not have."""
 
     async def secured(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
         policy = _DOCS if scope["path"].rstrip("/") == "/docs" else _NOTHING
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = cast("list[tuple[bytes, bytes]]", list(message["headers"]))
+                headers = list(message["headers"])
                 names = {name.lower() for name, _ in headers}
                 if _POLICY not in names:
                     headers.append((_POLICY, policy))

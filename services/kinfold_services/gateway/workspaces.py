@@ -217,4 +217,4 @@ def _position(text: str) -> tuple[int, int]:
     try:
         return position_key(text)
     except ValueError as error:
-        raise Problem(400, f"after: {error}") from error
+        raise Problem(400, f"after: {str(error).removeprefix('position: ')}") from error

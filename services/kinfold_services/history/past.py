@@ -26,7 +26,7 @@ from kinfold_projections.fold import fold
 from kinfold_projections.members import Membership
 from kinfold_projections.records import ContactRecord, ContactStamps, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
-from kinfold_schemas.contacts import MergedContact
+from kinfold_schemas.contacts import MAX_VISITOR_BYTES, MergedContact
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.positions import position_key
@@ -243,6 +243,10 @@ def _put(state: State, piece: _Piece) -> None:
     for name in _Piece.__struct_fields__:
         if name != "merged":
             getattr(state, name).update(getattr(piece, name))
+    state.large_contexts.update(piece.visitors)
+    for visitor_id, visitor in piece.visitors.items():
+        if visitor.metadata or visitor.name is not None or visitor.image is not None:
+            state.described_bytes[visitor_id] = MAX_VISITOR_BYTES  # not weighed yet
 
 
 def _pieces(state: State) -> Iterator[_Piece]:

@@ -159,7 +159,7 @@ async def remember_erased(client: Client, workspace: str, redacted: Mapping[str,
     ids = list(redacted)
     for first in range(0, len(ids), _AT_ONCE):
         some: Any = {each: redacted[each] for each in ids[first : first + _AT_ONCE]}
-        await cast("Awaitable[int]", client.hset(key(workspace, "erased-entries"), mapping=some))
+        await client.hset(key(workspace, "erased-entries"), mapping=some)
 
 
 def shown(pending: Pending) -> Receipt:

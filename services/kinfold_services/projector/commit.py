@@ -18,8 +18,14 @@ the state (`swap.lua`). The replies to EXEC and to the arm behind it say what ha
 | nil | another owner or entry | LostPlace |
 | nil | ours, as it was | is sent again |
 | EXECABORT | | was refused; nothing was written |
+| none: the server closes the connection whenever a large batch is sent | before the batch | is too large for it: Refused |
 | none: the connection is gone | after the batch | is committed, and the reply was lost: WrongType where it told of an error |
 | none | before the batch | is sent again, on a new connection |
+
+How large a batch can be (contract section 2, Weight): one entry changes at most three contacts, each of 80 KiB with stamps of
+270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 640 KiB
+(1,000 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2.5 MiB. A batch
+ends behind the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
 
 A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
 """
@@ -31,6 +37,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from kinfold_projections.counts import Counts
@@ -43,6 +50,13 @@ from kinfold_services.state.position import LostPlace, Position, Replaced, posit
 from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
 
+TOLD_BYTES: Final = 4 << 20
+BATCH_BYTES: Final = 16 << 20
+_LEAST_LIMIT_BYTES: Final = 1 << 20
+"""No server can be told to take less at once (`proto-max-bulk-len`, `client-query-buffer-limit`)."""
+_CLOSED_TIMES: Final = 3
+"""So often in a row the server closes the connection upon a batch until that counts as an answer."""
+_PROTOCOL_ERROR: Final = "Protocol error"
 _HELD_S: Final = 0.005
 _FIRST_RETRY_S: Final = 0.05
 _LAST_RETRY_S: Final = 0.5
@@ -60,6 +74,10 @@ class CommitFailed(RuntimeError):
     """A command of a transaction failed and the others did not, so the state is damaged; the message names both."""
 
 
+class Refused(ResponseError):
+    """The server refuses a batch for its size. Nothing of it was written."""
+
+
 class Move(NamedTuple):
     """From the position that a batch was read after to the one that it leads to."""
 
@@ -75,6 +93,11 @@ class Transaction(NamedTuple):
     commands: Sequence[bytes]
     before: Position
     after: Position
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(map(len, self.commands))
 
 
 class Armed(NamedTuple):
@@ -108,6 +131,8 @@ class Committer:
         """The fields of the log's entry there, as of the commit; None where the log did not hold it, or that is unknown."""
         self._transaction: Transaction | None = None
         self._is_sent = False
+        self._closed_times = 0
+        """How often in a row the server has closed the connection upon the transaction."""
         self._armed: Armed | None = None
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
@@ -118,7 +143,7 @@ class Committer:
         commands = [
             pack(b"XRANGE", keys.key("events"), before, before),
             *writes,
-            *(keys.entry("rejects", reject.values()) for reject in rejects),
+            *(keys.reject(reject.values()) for reject in rejects),
             self._lease,
             keys.hash("projector", {"committed_at_ms": time.time_ns() // 1_000_000}),
             pack(b"HINCRBY", keys.key("projector"), b"batches", 1),
@@ -141,7 +166,7 @@ class Committer:
 
     async def start(self, transaction: Transaction) -> None:
         """Sends a batch on its way. `finish` has to follow before anything else."""
-        self._transaction, self._is_sent = transaction, False
+        self._transaction, self._is_sent, self._closed_times = transaction, False, 0
         armed = self._armed
         if armed is not None and not armed.is_held and _is_before(armed, transaction, self._token) and self._wire.is_open:
             with suppress(RedisError):  # `finish` finds out, and sends it again
@@ -150,13 +175,13 @@ class Committer:
     async def finish(self) -> bool:
         """Returns when the batch that was started is committed; False where there is none.
 
-        Raises LostPlace or Replaced, and then it is not; CommitFailed; and what Redis refuses for good.
+        Raises LostPlace, Replaced or Refused, and then it is not; CommitFailed; and what Redis refuses for good.
         """
         transaction, self._transaction = self._transaction, None
         if transaction is None:
             return False
         self.left, self.left_entry = transaction.before, None
-        await self._patiently(lambda: self._commit(transaction))
+        await self._patiently(lambda: self._commit_unless_refused(transaction))
         self.committed = transaction.after
         return True
 
@@ -185,6 +210,24 @@ class Committer:
         if not self._wire.is_open:
             self._armed = None
             await self._wire.open()
+
+    async def _commit_unless_refused(self, transaction: Transaction) -> None:
+        """As `_commit`. Raises Refused where the server does not take so much at once.
+
+        It may say so before it closes the connection, but the reply is lost if the rest of the batch is on its way still.
+        """
+        try:
+            await self._commit(transaction)
+        except ResponseError as error:
+            if _PROTOCOL_ERROR not in str(error):
+                raise
+            raise Refused(str(error)) from error
+        except RedisConnectionError as error:
+            self._closed_times += self._is_sent
+            if self._closed_times < _CLOSED_TIMES or transaction.size < _LEAST_LIMIT_BYTES:
+                raise
+            reason = f"the server closed the connection {self._closed_times} times upon a batch of {transaction.size:,} bytes"
+            raise Refused(reason) from error
 
     async def _commit(self, transaction: Transaction) -> None:
         while True:

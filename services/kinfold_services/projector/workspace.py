@@ -7,6 +7,10 @@ wait for each other as little as possible, and the order stays the log's.
 A batch has 150 entries where there are so many. Each phase goes over all of them, and the records of more would not stay in the
 processor's cache from one phase to the next.
 
+A batch also ends where it has many bytes (`commit.TOLD_BYTES`). One that has too many all the same, or is too large for the
+server, was folded for nothing: the state is loaded again, and half of the batch is tried. An entry that is too large alone is
+left out, with an EventsExcluded in the log, so that every replay leaves it out too (contract section 7).
+
 A SIGKILL anywhere here loses nothing: a batch is in the state, the feed and the position, or in none of them and read again.
 
 The task that folds also keeps the workspace ours, and looks whether log and state still belong together (`Integrity`). A beat
@@ -20,6 +24,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
 from kinfold_projections.batches import Batch, Folded, RawEntry, fold_batch, read_batch
 from kinfold_projections.counts import Counts
@@ -28,25 +33,29 @@ from kinfold_projections.entries import Entry
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, IdentifierRules
+from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.projector.commit import Committer, Move, Transaction
+from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
-from kinfold_services.rejects.entries import as_rejects
+from kinfold_services.projector.stream_length import StreamLength
+from kinfold_services.rejects.entries import as_rejects, refused_by_server
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import window_before
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
 from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
 from kinfold_services.state.reader import StateReader
-from kinfold_services.state.writes import Writes
+from kinfold_services.state.writes import REJECTS_BYTES, REJECTS_ENTRIES, Writes
 
 ANSWER_S: Final = 3.0
 """How long the server may take for an answer. A connection that died goes unnoticed for so long."""
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
 _REUSED_IDS_EVERY_S: Final = 60.0
+_LONGEST_ID: Final = 100
+"""Of an event's id in the log: it may have 64 KiB."""
 _LOOK_AFTER_BEATS: Final = 5
 """After so many beats we look whether log and state still belong together."""
 
@@ -74,13 +83,16 @@ class WorkspaceProjector:
         self._excluded: frozenset[str] = frozenset()
         """What a replay left out for good; some of it may come only now."""
         self._batch_entries: Final = settings.batch_entries
-        self._feed_entries: Final = settings.feed_entries
+        self._feed: Final = StreamLength(settings.feed_entries, settings.feed_bytes)
+        self._rejects: Final = StreamLength(REJECTS_ENTRIES, REJECTS_BYTES)
         self._cache_bytes: Final = settings.cache_bytes
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
         self._folded: Transaction | None = None
         """A batch that is not on its way yet."""
         self._uncommitted: Sequence[RawEntry] = ()
         """The entries of that one, or of the one on its way."""
+        self._most_entries = settings.batch_entries
+        """In a batch. Fewer than in the settings, for a while, after one was too large."""
         self._closed = False
         self._reused_ids_told_at = -_REUSED_IDS_EVERY_S
         self._failure: BaseException | None = None
@@ -103,6 +115,8 @@ class WorkspaceProjector:
         await set_group(self._client, self.workspace, self.position)
         self._is_whole = not self.position.stream_id  # at the log's beginning there is nothing to load
         self._excluded = await self._reader.excluded()
+        await self._feed.measure(self._client, key(self.workspace, "changes"))
+        await self._rejects.measure(self._client, key(self.workspace, "rejects"))
         if at := self.position.stream_id:
             count = LOOKBACK_ENTRIES + len(self._excluded)
             recalled, pages = await window_before(self._client, self.workspace, at, count, self._lease.keep)
@@ -202,11 +216,14 @@ class WorkspaceProjector:
         settles = not raws
         while True:
             try:
-                if raws := self._unfolded(raws):
-                    await self._fold_upon_one_state(raws)
-                    raws = ()  # they are among the uncommitted now
+                while raws := self._unfolded(raws):
+                    some = raws[: self._most_entries]
+                    await self._fold_upon_one_state(some)
+                    raws = raws[len(some) :]  # the others are among the uncommitted now
                 if settles:
                     await self._arrive()
+            except Refused as error:
+                raws = await self._retreat(raws, error)
             except Replaced:
                 # A replay has put a new state in the old one's place. What was not committed is folded upon the new one, unless
                 # it is in there already.
@@ -233,7 +250,40 @@ class WorkspaceProjector:
         position = position_key(self.position.stream_id)
         if not raws or position_key(raws[0][0].decode()) > position:
             return raws
-        return [raw for raw in raws if position_key(raw[0].decode()) > position]
+        unfolded: list[RawEntry] = []
+        for raw in raws:  # some may be here twice
+            if (at := position_key(raw[0].decode())) > position:
+                position = at
+                unfolded.append(raw)
+        return unfolded
+
+    async def _retreat(self, raws: Sequence[RawEntry], error: Refused) -> Sequence[RawEntry]:
+        """Goes back to the stored state because a batch was too large; returns the entries that are not folded upon it.
+
+        The next batch has half as many entries. Where it had one, that one is left out.
+        """
+        refused, raws = self._uncommitted, [*self._uncommitted, *raws]
+        await self.open()
+        self._most_entries = max(1, len(refused) // 2)
+        self._log.warning("batch was too large", entries=len(refused), error=str(error), next_entries=self._most_entries)
+        if len(refused) == 1 and self._unfolded(refused):
+            await self._leave_out(refused[0], error)
+        return raws
+
+    async def _leave_out(self, raw: RawEntry, error: Refused) -> None:
+        """Commits that an entry counts as excluded, here and in every replay. Raises ResponseError if that is refused, too."""
+        before, (entry_id, fields) = self.position, raw
+        entry = entry_id.decode()
+        counts = msgspec.structs.replace(before.counts, excluded=before.counts.excluded + 1)
+        self.position = Position(entry, counts, before.generation, entry_digest(fields))
+        writes, reject = self._writes.exclusion(entry), refused_by_server(raw, str(error))
+        self._folded = self._committer.transaction(writes, [reject], Move(before, self.position, 0.0))
+        try:
+            await self._arrive()
+        except Refused as again:
+            raise ResponseError(str(again)) from again
+        self._excluded |= {entry}
+        self._log.error("entry left out", entry=entry, reason="the server refuses what it makes of the state", error=str(error))
 
     async def _fold_upon_one_state(self, raws: Sequence[RawEntry]) -> None:
         try:
@@ -249,7 +299,7 @@ class WorkspaceProjector:
 
     async def _fold(self, raws: Sequence[RawEntry]) -> None:
         started = time.perf_counter()
-        state, before = self._state, self.position
+        state = self._state
         if state.held_bytes > self._cache_bytes:
             await self._arrive()
             state.forget()
@@ -262,23 +312,39 @@ class WorkspaceProjector:
         if not self._is_whole and (leaving := older_memberships(state, batch.entries)):
             await self._arrive()
             await self._loader.load_older(state, leaving)
-        folded = fold_batch(state, batch, before.counts)
+        rest: Batch | None = batch
+        while rest is not None:
+            await self._send()
+            rest = await self._fold_some(rest, started)
+
+    async def _fold_some(self, batch: Batch, started: float) -> Batch | None:
+        """Folds a batch, or as much of it as goes into a transaction; returns the rest. `started`: by `time.perf_counter`."""
+        before = self.position
+        folded = fold_batch(self._state, batch, before.counts, TOLD_BYTES)
+        raws = folded.batch.whole
         last, fields = raws[-1]
         self.position = after = Position(last.decode(), folded.counts, before.generation, entry_digest(fields), log=before.log)
         if folded.counts.id_reused > before.counts.id_reused:
-            self._tell_reused_ids(batch, folded)
-        writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, self._feed_entries)]
+            self._tell_reused_ids(folded)
+        feed_entries = self._feed.add(len(folded.changes), sum(map(len, folded.changes)))
+        writes = [*self._writes.state(folded.state), *self._writes.feed(folded.changes, feed_entries)]
+        rejects = as_rejects(folded.rejects)
+        if rejects:
+            writes.append(self._writes.fewer_rejects(self._rejects.add(len(rejects), sum(reject.size for reject in rejects))))
         await self._arrive()
         took_ms = (time.perf_counter() - started) * 1000
-        self._folded = self._committer.transaction(writes, as_rejects(folded.rejects), Move(before, after, took_ms))
+        self._folded = transaction = self._committer.transaction(writes, rejects, Move(before, after, took_ms))
         self._uncommitted = raws
+        if len(raws) > 1 and transaction.size > BATCH_BYTES:
+            raise Refused(f"a batch has {transaction.size:,} bytes, and may have {BATCH_BYTES:,}")
         self._log.debug(
             "batch folded",
             position=after.stream_id,
-            entries=len(batch.entries),
+            entries=len(folded.batch.entries),
             changes=len(folded.changes),
             duration_ms=round(took_ms, 2),
         )
+        return folded.rest
 
     async def _send(self) -> None:
         """Sends what is folded on its way."""
@@ -291,6 +357,7 @@ class WorkspaceProjector:
         await self._send()
         if await self._committer.finish():
             self._uncommitted = ()
+            self._most_entries = min(self._batch_entries, 2 * self._most_entries)
             await self._integrity.check_committed(self._committer.left, self._committer.left_entry)
 
     # --- rules and warnings
@@ -308,16 +375,16 @@ class WorkspaceProjector:
         blocked = await self._reader.blocked_identifiers()
         self._rules = IdentifierRules(blocked, remembered=REMEMBERED_IDENTIFIERS)
 
-    def _tell_reused_ids(self, batch: Batch, folded: Folded) -> None:
+    def _tell_reused_ids(self, folded: Folded) -> None:
         """Says, once a minute at most, that a producer gives several events one id."""
         if time.monotonic() < self._reused_ids_told_at + _REUSED_IDS_EVERY_S:
             return
         self._reused_ids_told_at = time.monotonic()
-        pairs = zip(batch.entries, folded.outcomes, strict=True)
+        pairs = zip(folded.batch.entries, folded.outcomes, strict=True)
         first = next(entry for entry, outcome in pairs if outcome.id_reused and isinstance(entry, Entry))
         self._log.warning(
             "event id used again by another event, which was folded",
             entry=first.id,
-            event_id=first.event_id.removeprefix("\0"),
+            event_id=first.event_id.removeprefix("\0")[:_LONGEST_ID],
             id_reused=folded.counts.id_reused,
         )

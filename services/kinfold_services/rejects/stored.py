@@ -4,14 +4,14 @@ If the log has lost the entry of a reject, no fold can reject it again: `rejects
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, cast
 
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, as_entries, pairs_of
-from kinfold_services.rejects.entries import Reject, read_reject
+from kinfold_services.rejects.entries import REFUSED_BY_SERVER, Reject, read_reject
 
 REJECTS_FROM: Final = "rejects_from"
 """The field of `retention` with the first log entry whose reject is kept."""
@@ -34,21 +34,36 @@ class StoredRejects:
         self._kept_from: tuple[int, int] | None = None
         """Rejects of entries before it are not kept: a retention run has removed them."""
         self._last = "0-0"
+        self._first: tuple[int, int] | None = None
+        """Rejects before this one were trimmed; `(0, 0)` if none were."""
         self._merged = position_key("")
         """Rejects are merged up to this position. No projector writes another one before it."""
         self._ahead: Final[deque[Reject]] = deque()
         """Rejects of entries that the caller has not read yet."""
 
-    async def merge(self, page: Sequence[RawEntry], found: Sequence[Reject], last: str) -> list[Reject]:
-        """The rejects of entries up to and including `last`: `found` on the log's next `page`, and those of lost entries."""
+    async def merge(
+        self, page: Sequence[RawEntry], found: Sequence[Reject], last: str, excluded: Collection[str] = ()
+    ) -> list[Reject]:
+        """The rejects of entries up to and including `last`.
+
+        They are `found` on the log's next `page`, those of lost entries, and those that the server refused. No fold finds the
+        latter, since they are `excluded`. Without the oldest ones, if they were trimmed.
+        """
         if self._kept_from is None:
             reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
             self._kept_from = position_key((reply or b"").decode())
+        first = await self._first_kept()
+        found = [reject for reject in found if _order(reject) >= first] if first > (0, 0) else found
         upto, stored = position_key(last), list[Reject]()
         while (reject := await self.next()) is not None and _order(reject) <= upto:
             stored.append(self._ahead.popleft())
         there = {entry_id.decode() for entry_id, _ in page} if stored else set[str]()
-        lost = [reject for reject in stored if reject.entry not in there and _order(reject) > self._merged]
+        lost = [
+            reject
+            for reject in stored
+            if (reject.entry not in there or (reject.reason == REFUSED_BY_SERVER and reject.entry in excluded))
+            and _order(reject) > self._merged
+        ]
         self._merged = upto
         kept = [reject for reject in found if _order(reject) >= self._kept_from]
         merged = sorted([*kept, *lost], key=_order)
@@ -67,6 +82,16 @@ class StoredRejects:
             self.differ |= len(rejects) < len(page)  # no projector wrote the others
             self._ahead.extend(rejects)
         return self._ahead[0]
+
+    async def _first_kept(self) -> tuple[int, int]:
+        if self._first is None:
+            self._first = (0, 0)
+            if await self._client.exists(self._rejects):
+                info: dict[str, Any] = await self._client.xinfo_stream(self._rejects)
+                was_trimmed = info["entries-added"] > info["length"] and info["max-deleted-entry-id"] == b"0-0"
+                if was_trimmed and (reject := await self.next()) is not None:
+                    self._first = _order(reject)
+        return self._first
 
 
 def _order(reject: Reject) -> tuple[int, int]:

@@ -220,7 +220,7 @@ class Rebuild:
         if extent.entries and position_key(extent.first) <= position_key(last):
             last = min(last, extent.deleted, key=position_key)
         if position_key(last) > position_key(self.position.stream_id):
-            self.rejects += await self.stored_rejects.merge((), [], last)
+            self.rejects += await self.stored_rejects.merge((), [], last, self.excluded)
             self.position = Position(last, self.position.counts)
 
     async def _fold(self, page: Sequence[RawEntry]) -> None:
@@ -234,7 +234,7 @@ class Rebuild:
             rejects += as_rejects(folded.rejects)
         last, fields = page[-1]
         self.position = Position(last.decode(), counts, digest=entry_digest(fields))
-        self.rejects += await self.stored_rejects.merge(page, rejects, last.decode())
+        self.rejects += await self.stored_rejects.merge(page, rejects, last.decode(), self.excluded)
 
     def _take_changes(self) -> None:
         changes = self.state.take_changes()

@@ -282,7 +282,7 @@ class Replay:
             ids = rebuild.ids(part) if unwritten is None else unwritten[part]
             await self._staging.write(self._staging.writes.things(part, zip(ids, rebuild.stored(part, ids), strict=True)))
         rejects, self.rebuild.rejects = self.rebuild.rejects, []
-        await self._staging.write(self._staging.writes.entry("rejects", reject.values()) for reject in rejects)
+        await self._staging.write(self._staging.writes.reject(reject.values()) for reject in rejects)
 
     async def _write_last(self, living: Position) -> None:
         """Writes what is only known at the end: the last changes, those for the feed, what is left out, and the position."""

@@ -10,6 +10,8 @@ import structlog
 
 from kinfold_services.runtime.terminal import visible_lines
 
+_MAX_CHARS = 2000
+
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
     """Configure structlog, and give the logs of the standard library (FastStream, asyncio) the same form.
@@ -21,6 +23,7 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _cut_long_texts,
     ]
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
@@ -42,6 +45,14 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _cut_long_texts(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut long texts: what a line shows may come from outside."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > _MAX_CHARS:
+            event[name] = f"{value[:_MAX_CHARS]}... ({len(value)} characters)"
+    return event
 
 
 def _visible_values(_: object, __: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -53,7 +53,7 @@ class Loader:
         No batch may be on its way, because its writes cannot be seen here yet.
         """
         for contact_id, count in leaving.items():
-            listed = len(state.contact(contact_id).visitor_ids)
+            listed = len(state.contact_stamps[contact_id].since)
             newest = await newest_members(self._client, self._workspace, contact_id, listed + count)
             state.older[contact_id] = [Membership(each.since_ms, each.visitor_id) for each in newest[listed:]]
 

@@ -67,7 +67,10 @@ class Wire:
         self._writer().write(b"".join(commands))
 
     async def replies(self, count: int) -> list[Any]:
-        """The next replies, in order. An error reply is a ResponseError among them. Raises redis-py's connection errors."""
+        """The next replies, in order; an error is one of them (ResponseError). Raises what `redis` raises without a server.
+
+        Raises ResponseError where the server closed the connection because it does not take what was sent.
+        """
         found: list[Any] = []
         gets = self._reader.gets
         try:
@@ -81,8 +84,11 @@ class Wire:
         except TimeoutError as error:
             await self.close()
             raise RedisTimeoutError(f"Redis did not answer within {self._answer_s:g} s") from error
-        except OSError as error:
+        except (OSError, RedisConnectionError) as error:
             await self.close()
+            for reply in found:
+                if isinstance(reply, ResponseError) and "Protocol error" in str(reply):  # why the server closed it
+                    raise reply from error
             raise RedisConnectionError(f"Redis closed the connection: {error}") from error
         except BaseException:  # the next caller must not read replies that are still on the way
             await self.close()
@@ -129,5 +135,5 @@ class Wire:
 
 def _some(data: bytes) -> bytes:
     if not data:
-        raise RedisConnectionError("Redis closed the connection")
+        raise RedisConnectionError("end of file")
     return data

@@ -5,17 +5,23 @@ redis-py takes 5 to 10 µs to pack a command. No command has more than a thousan
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import hiredis
 
+from kinfold_projections.entries import EVENT_FIELD
 from kinfold_projections.records import encode_record, encode_stamps
 from kinfold_projections.state import StateChanges
+from kinfold_schemas.codec import encode_event
+from kinfold_schemas.events import EventsExcluded
 from kinfold_schemas.keys import AreaName, PrivateName, PublicName, key
 
 SORTED_SETS: Final = frozenset({"members", "created"})
 """The sorted sets among the keys of a state in which every member has the score 0."""
 
+REJECTS_ENTRIES: Final = 100_000
+REJECTS_BYTES: Final = 256 * 1024**2
+"""About how many rejects are kept, and how many bytes of them."""
 _AT_ONCE: Final = 1000
 
 
@@ -60,9 +66,21 @@ class Writes:
         if changes:
             yield pack(b"XTRIM", self.key("changes"), b"MAXLEN", b"~", feed_entries)
 
-    def entry(self, stream: Literal["rejects"], values: Iterable[bytes | str]) -> bytes:
-        """The command that appends an entry to a stream, from names and values in turn."""
-        return pack(b"XADD", self.key(stream), b"*", *values)
+    def reject(self, values: Iterable[bytes | str]) -> bytes:
+        """A reject, from names and values in turn. The latest are kept."""
+        return pack(b"XADD", self.key("rejects"), b"MAXLEN", b"~", REJECTS_ENTRIES, b"*", *values)
+
+    def fewer_rejects(self, most: int) -> bytes:
+        """Trims the rejects to about so many."""
+        return pack(b"XTRIM", self.key("rejects"), b"MAXLEN", b"~", most)
+
+    def exclusion(self, entry: str) -> list[bytes]:
+        """What lets every fold leave out an entry that the server refuses (contract section 7)."""
+        event = encode_event(EventsExcluded(entries=[entry], reason="the server refuses what it makes of the state"))
+        return [
+            pack(b"SADD", self.key("excluded"), entry),
+            pack(b"XADD", self.key("events"), b"*", EVENT_FIELD, event),
+        ]
 
     def hash(self, name: PublicName | PrivateName, fields: Mapping[str, str | int]) -> bytes:
         """The command that sets a few fields of a hash."""

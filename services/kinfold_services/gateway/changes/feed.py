@@ -148,7 +148,7 @@ def _subscription(after: str | None, contacts: list[str] | None, types: list[str
         try:
             milliseconds, number = position_key(after)
         except ValueError as error:
-            raise Problem(400, f"since: {error}") from error
+            raise Problem(400, f"since: {str(error).removeprefix('position: ')}") from error
         if max(milliseconds, number) >= _MAX_ID:
             raise Problem(400, f"since: expected the id of a feed entry, got {after!r}")
         after = f"{milliseconds}-{number}"

@@ -107,7 +107,7 @@ async def _changes_behind(hub: FeedHub, follower: Follower, after: str) -> Async
         yield messages
     while True:
         if follower.pending:
-            yield [follower.pending.popleft() for _ in range(min(_CHUNK, len(follower.pending)))]
+            yield follower.take(_CHUNK)
         elif follower.ended == "reset":
             raise _Lost
         elif follower.ended:

@@ -23,7 +23,13 @@ from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.state.queries import StateQueries
 
 _RING: Final = 4096
+_RING_BYTES: Final = 16 * 1024**2
+_BUFFER_BYTES: Final = 8 * 1024**2
+"""Of what waits for one follower, before another page is added. A change has up to 80 KiB."""
 _PAGE: Final = 500
+_LEAST_PAGE: Final = 16
+_PAGE_BYTES: Final = 2 * 1024**2
+"""Of a page, about: the next one has fewer entries where one had more bytes."""
 _BLOCK_MS: Final = 2000
 _SILENCE_S: Final = 8.0
 _IDLE_S: Final = 30.0
@@ -58,19 +64,30 @@ class Filter(NamedTuple):
 class Follower:
     """One reader of the feed and its buffer."""
 
-    __slots__ = ("behind", "ended", "filter", "pending", "wake")
+    __slots__ = ("behind", "ended", "filter", "pending", "pending_bytes", "wake")
 
     def __init__(self, wanted: Filter) -> None:
         self.filter = wanted if wanted.contacts or wanted.types else None
         self.pending: deque[Message] = deque()
+        self.pending_bytes = 0
         self.wake = asyncio.Event()
         self.ended: Ended = ""
         self.behind: tuple[int, int] | None = None
+
+    def take(self, count: int) -> list[Message]:
+        """The next messages in the buffer, at most so many, which leave it."""
+        taken = [self.pending.popleft() for _ in range(min(count, len(self.pending)))]
+        self.pending_bytes -= _bytes_of(taken)
+        return taken
 
     def end(self, why: Ended) -> None:
         """End the follower's stream. The first reason counts."""
         self.ended = self.ended or why
         self.wake.set()
+
+
+def _bytes_of(messages: list[Message]) -> int:
+    return sum([message.size for message in messages])
 
 
 class FeedHub:
@@ -86,6 +103,8 @@ class FeedHub:
         self._metrics: Final = metrics
         self._followers: Final[set[Follower]] = set()
         self._ring: Final[deque[Message]] = deque()
+        self._ring_bytes = 0
+        self._page_entries = _PAGE
         self._floor: tuple[int, int] = (0, 0)
         """The ring has all entries after this one, up to `last`."""
         self._reader: asyncio.Task[None] | None = None
@@ -144,7 +163,7 @@ class FeedHub:
         if behind <= position_key(self.last) and not self._has(behind):
             return False
         missed = self._remembered(behind)
-        if len(missed) > self._buffer_entries // 2:
+        if len(missed) > self._buffer_entries // 2 or _bytes_of(missed) > _BUFFER_BYTES // 2:
             return False
         follower.behind = behind if behind > position_key(self.last) else None
         self._followers.add(follower)
@@ -165,12 +184,13 @@ class FeedHub:
         Returns None if the feed no longer has all of them, or never had the entry `after`.
         """
         if self._has(position_key(after)):
-            return self._remembered(position_key(after))[:_PAGE]
+            return self._remembered(position_key(after))[: self._page_entries]
         return await self._stored_behind(after)
 
     async def _stored_behind(self, after: str) -> list[Message] | None:
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.xrange(self._feed, min=after, count=_PAGE + 1)
+        entries = self._page_entries
+        pipeline.xrange(self._feed, min=after, count=entries + 1)
         pipeline.xinfo_stream(self._feed)
         page, info = await pipeline.execute(raise_on_error=False)
         behind = position_key(after)
@@ -182,8 +202,9 @@ class FeedHub:
         if behind == position_key(info["last-generated-id"].decode()):
             return []
         messages = [Message.change(entry.decode(), fields) for entry, fields in page]
+        self._choose_page(messages)
         if behind == (0, 0):
-            return messages[:_PAGE] if info["entries-added"] == info["length"] else None
+            return messages[:entries] if info["entries-added"] == info["length"] else None
         # The entry itself must exist: a server that lost its newest entries may already have others in their place.
         return messages[1:] if messages and messages[0].order == behind else None
 
@@ -225,6 +246,7 @@ class FeedHub:
 
     def _begin_at(self, position: str) -> None:
         self._ring.clear()
+        self._ring_bytes = 0
         self.last, self._floor = position, position_key(position)
 
     async def _read(self) -> None:
@@ -252,9 +274,17 @@ class FeedHub:
 
     async def _next_entries(self) -> list[Message]:
         async with asyncio.timeout(_SILENCE_S):
-            reply = await self._client.xread({self._feed: self.last}, count=_PAGE, block=_BLOCK_MS)
+            reply = await self._client.xread({self._feed: self.last}, count=self._page_entries, block=_BLOCK_MS)
         streams = cast("list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]", reply or [])
-        return [Message.change(entry.decode(), fields) for _, entries in streams for entry, fields in entries]
+        messages = [Message.change(entry.decode(), fields) for _, entries in streams for entry, fields in entries]
+        self._choose_page(messages)
+        return messages
+
+    def _choose_page(self, messages: list[Message]) -> None:
+        """How many entries the next page has, after this one: as many of the same size as have `_PAGE_BYTES`."""
+        if messages:
+            average = _bytes_of(messages) // len(messages)
+            self._page_entries = min(_PAGE, max(_LEAST_PAGE, _PAGE_BYTES // max(1, average)))
 
     async def _lose(self) -> None:
         """After an outage that lost entries, reset all followers."""
@@ -268,9 +298,12 @@ class FeedHub:
             return
         self._forget_erased(messages)
         self._ring.extend(messages)
+        self._ring_bytes += _bytes_of(messages)
         self.last = cast("str", messages[-1].id)
-        while len(self._ring) > _RING:
-            self._floor = self._ring.popleft().order
+        while len(self._ring) > _RING or self._ring_bytes > _RING_BYTES:
+            oldest = self._ring.popleft()
+            self._floor = oldest.order
+            self._ring_bytes -= oldest.size
         self._metrics.changes.labels(self._workspace).inc(len(messages))
         for follower in list(self._followers):
             self._offer(follower, messages)
@@ -298,9 +331,12 @@ class FeedHub:
             messages = list(filter(follower.filter.wants, messages))
         if not messages:
             return
+        is_full = follower.pending_bytes > _BUFFER_BYTES  # before these: one page may have more, and all followers share it
         follower.pending.extend(messages)
-        if len(follower.pending) > self._buffer_entries:
+        follower.pending_bytes += _bytes_of(messages)
+        if is_full or len(follower.pending) > self._buffer_entries:
             follower.pending.clear()
+            follower.pending_bytes = 0
             self.leave(follower)
             self._metrics.cut_off.labels(self._workspace).inc()
             follower.end("slow")

@@ -69,6 +69,11 @@ class Message(msgspec.Struct, eq=False):
         """What is left of a conflict over the address of a contact that was erased: an id to resume from."""
         return Message(self.id, order=self.order)
 
+    @property
+    def size(self) -> int:
+        """The bytes of its data."""
+        return len(self.data) if self.data is not None else 0
+
     def sse(self) -> bytes:
         """As a server-sent event."""
         if self._sse is None:

@@ -226,8 +226,7 @@ def _summary(ignored: Listed[Ignored], rejected: Listed[RejectedEvent]) -> str |
     if not ignored and not rejected:
         return None
     first = rejected.first[0] if rejected else ignored.first[0]
-    counts = f"{len(rejected)} calls were rejected and {len(ignored)} parts of calls ignored"
-    return f"{counts}, the first in call {first.index}: {first.detail}"
+    return f"rejected calls: {len(rejected)}, ignored parts of calls: {len(ignored)}; first, call {first.index}: {first.detail}"
 
 
 def _judge(  # noqa: PLR0913, PLR0917

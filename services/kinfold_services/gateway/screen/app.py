@@ -12,6 +12,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory,
 from kinfold_services.gateway.problems import request_id, sentence_of
 from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
+from kinfold_services.gateway.screen.corrections import confirm, correct, correction, merge, preview, take, undo, unmerge
 from kinfold_services.gateway.screen.events import events, live_events
 from kinfold_services.gateway.screen.health import health
 from kinfold_services.gateway.screen.live import live_people, live_person
@@ -32,6 +33,14 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     person,
     why,
     as_of,
+    correct,
+    merge,
+    preview,
+    take,
+    confirm,
+    correction,
+    undo,
+    unmerge,
     conflicts,
     live_conflicts,
     conflict,

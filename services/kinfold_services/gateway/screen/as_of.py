@@ -20,6 +20,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.lineage import read_lineage
 from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.screen.facts import compared
 from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import page
 from kinfold_services.gateway.screen.people import chrome
@@ -65,15 +66,6 @@ class Slider(NamedTuple):
     ticks: list[int]
 
 
-class Compared(NamedTuple):
-    """A fact at the moment and now. `None` is a fact that is not known."""
-
-    label: str
-    then: Any
-    now: Any
-    is_same: bool
-
-
 @get("/people/{contact_id:str}/at")
 async def as_of(
     request: Request[Any, Any, Any],
@@ -98,7 +90,7 @@ async def as_of(
     slider = _slider(life, contact, at_ms, now_ms)
     shown: dict[str, Any] = {
         "contact": contact,
-        "then": [(each, devices, _compared(each, contact)) for each, devices in then.contacts],
+        "then": [(each, devices, compared(each, contact)) for each, devices in then.contacts],
         "entry": then.entry,
         "at": to_text(at_ms),
         "slider": slider,
@@ -135,9 +127,9 @@ def _moment(at: str | None, life: Life, now_ms: int) -> str:
     if at.isdecimal() and int(at) > now_ms:  # the end of the slider
         at = str(now_ms)
     try:
-        return parse_moment(at if at[-1:].isdecimal() or at[-1:] in "zZ" else f"{at}Z")
+        return parse_moment(at)
     except ValueError as error:
-        raise Problem(400, str(error)) from error
+        raise Problem(400, f"at: {error}") from error
 
 
 async def _then(client: Client, settings: Settings, moment: str, ids: list[str]) -> Then:
@@ -161,15 +153,3 @@ def _slider(life: Life, contact: Contact, at_ms: int, now_ms: int) -> Slider:
     step = max(1, (now_ms - least) // _STEPS)
     most = least + -(-(now_ms - least) // step) * step
     return Slider(least, most, step, min(at_ms, most), sorted(set(ticks))[-MAX_TICKS:])
-
-
-def _compared(then: Contact, now: Contact) -> list[Compared]:
-    """The facts of both: those of then first, and then those that came later."""
-    fields = [("Name", then.name, now.name), ("E-mail", then.email, now.email)]
-    fields.append(("External id", then.external_id, now.external_id))
-    rows = [Compared(label, one, other, one == other) for label, one, other in fields if one is not None or other is not None]
-    for name in [*sorted(then.metadata), *sorted(now.metadata.keys() - then.metadata.keys())]:
-        one, other = then.metadata.get(name), now.metadata.get(name)
-        is_same = name in then.metadata and name in now.metadata and one == other and one.__class__ is other.__class__
-        rows.append(Compared(name, one, other, is_same))
-    return rows

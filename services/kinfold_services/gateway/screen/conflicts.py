@@ -103,7 +103,7 @@ async def conflict(request: Request[Any, Any, Any], position: FromPath[str]) -> 
     workspace = workspace_of(request)
     case = await find_case(workspace, position)
     if is_fragment(request):
-        return html(request, render("_conflict.html", case=case, kind=chrome(request)["kind"]))
+        return html(request, render("_conflict.html", case=case, **chrome(request)))
     return page(request, "conflict.html", **chrome(request), case=case)
 
 

@@ -208,7 +208,7 @@ def _members(given: object) -> dict[str, Any]:
     return cast("dict[str, Any]", given) if isinstance(given, dict) else {}
 
 
-def _sentences(changes: Iterable[Change]) -> Iterator[str]:
+def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one for each type of change
     for change in changes:
         match change.type:
             case "ContactCreated":
@@ -221,11 +221,13 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:
             case "VisitorLinked":
                 yield f"Linked {words.short(change.visitor_id or 'a device')}"
             case "VisitorUnlinked":
-                yield f"Took {words.short(change.visitor_id or 'a device')} from another contact"
+                yield f"Unlinked {words.short(change.visitor_id or 'a device')}"
             case "ContactsMerged":
                 yield "Merged two people into one"
             case "IdentityConflict":
                 yield f"Conflict: somebody else has {change.email}"
+            case "ConflictDismissed":
+                yield f"Dismissed the conflict about {change.email}"
             case "ContactSeen":
                 yield "Seen"
             case "ContactGone":

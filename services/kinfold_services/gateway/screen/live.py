@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -106,6 +107,16 @@ async def live_person(request: Request[Any, Any, Any], contact_id: FromPath[str]
     return await stream(request, _Person(workspace_of(request)), since, frozenset({contact_id}))
 
 
+@lru_cache(512)
+def _row_event(contact_id: str, change: bytes, keys: tuple[str, ...]) -> bytes:
+    """The row of a person after a change, as an event. Screens with the same columns share it."""
+    contact = _decode(change).contact
+    is_merged = contact is not None and contact.id != contact_id
+    return event(
+        contact_id, render("_row.html", contact=contact, is_merged=is_merged, column_keys=list(keys), values_of=values_of)
+    )
+
+
 MISSED: Final = event("news", "Changes were missed. Show the list again")
 
 
@@ -140,8 +151,9 @@ class _People:
         """The events for what was noted."""
         rows = dict(self._rows)
         self._rows.clear()
+        keys = self._listing.columns or ()
         for contact_id, message in rows.items():
-            yield event(contact_id, self._row(contact_id, message))
+            yield _row_event(contact_id, message.data or b"{}", keys)
         if self._others and time.monotonic() - self._asked_at >= NEWS_S:
             self._asked_at = time.monotonic()
             before = len(self._news)
@@ -154,12 +166,6 @@ class _People:
     def is_waiting(self) -> bool:
         """Whether something is noted that was not sent yet."""
         return bool(self._rows or self._others)
-
-    def _row(self, contact_id: str, message: Message) -> str:
-        contact = _decode(message.data or b"{}").contact
-        is_merged = contact is not None and contact.id != contact_id
-        keys = list(self._listing.columns or ())
-        return render("_row.html", contact=contact, is_merged=is_merged, column_keys=keys, values_of=values_of)
 
     async def _look_for_news(self) -> None:
         """Find who of the others matches: everybody matches a list of everybody."""

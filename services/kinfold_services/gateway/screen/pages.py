@@ -110,7 +110,7 @@ def html(
     if len(body) >= _COMPRESSED_FROM and accepts_gzip(request):
         body = gzip.compress(body, _LEVEL)
         given["Content-Encoding"] = "gzip"
-    return Response(body, status_code=status, headers=given, media_type="text/html; charset=utf-8")
+    return Response(body, status_code=status, headers=given, media_type="text/html")
 
 
 def redirect(path: str, headers: dict[str, str] | None = None) -> Response[bytes]:

@@ -117,7 +117,7 @@ async def values(
         return html(request, "")
     workspace = workspace_of(request)
     counted = await workspace.directory.ask(
-        lambda connection: count_by(connection, workspace.name, named, Query(), SUGGESTIONS, _now_ms())
+        lambda connection: count_by(connection, workspace.name, named, Query(), SUGGESTIONS, now_ms())
     )
     options = [(suggestion(value), times) for value, times in counted.values]
     return html(request, render("_values.html", options=options))
@@ -128,7 +128,7 @@ async def newest(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The person who was created last."""
     workspace = workspace_of(request)
     query = Query(sort=DEFAULT_SORT, limit=1)
-    found = await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, _now_ms()))
+    found = await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, now_ms()))
     path = f"/people/{_decode(found.records[0]).id}" if found.records else "/people"
     if is_fragment(request):
         return html(request, "", headers={"HX-Redirect": path})
@@ -151,7 +151,7 @@ async def people_csv(
     first = await _page(workspace, listing.query(_CSV_PAGE))
     stream = _csv(workspace, listing, first, columns_of(listing, keys))
     headers = {**SECURE, "Cache-Control": "no-store", "Content-Disposition": 'attachment; filename="people.csv"'}
-    return Stream(stream, media_type="text/csv; charset=utf-8", headers=headers)
+    return Stream(stream, media_type="text/csv", headers=headers)
 
 
 def chrome(request: Request[Any, Any, Any]) -> dict[str, Any]:
@@ -200,12 +200,12 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
 
 
 async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:
-    now_ms = _now_ms()
+    at_ms = now_ms()
 
     def ask(connection: sa.Connection) -> Found:
-        found = search(connection, workspace.name, query, now_ms)
-        everybody = count(connection, workspace.name, Query(), now_ms)
-        counted = everybody if listing.is_everybody else count(connection, workspace.name, query, now_ms)
+        found = search(connection, workspace.name, query, at_ms)
+        everybody = count(connection, workspace.name, Query(), at_ms)
+        counted = everybody if listing.is_everybody else count(connection, workspace.name, query, at_ms)
         unknown = unknown_keys(connection, workspace.name, query.fields)
         return Found(found, counted, everybody, metadata_keys(connection, workspace.name), unknown)
 
@@ -218,7 +218,7 @@ async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> 
 
 
 async def _page(workspace: GatewayWorkspace, query: Query) -> Page:
-    return await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, _now_ms()))
+    return await workspace.directory.ask(lambda connection: search(connection, workspace.name, query, now_ms()))
 
 
 async def _csv(workspace: GatewayWorkspace, listing: Listing, found: Page, keys: list[str]) -> AsyncGenerator[bytes]:
@@ -262,5 +262,6 @@ def _csv_cell(value: Primitive) -> str:
     return f"'{value}" if value.startswith(_FORMULA) else value
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """The time, in ms since 1970."""
     return time.time_ns() // 1_000_000

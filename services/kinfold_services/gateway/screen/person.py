@@ -52,7 +52,7 @@ class Known(NamedTuple):
 
     timeline: Timeline | None
     newest: list[TimelineEntry]
-    """The newest changes, whatever page of the timeline is shown."""
+    """The newest changes, also if the page shows older ones."""
     lineage: Lineage
     warning: str | None
 
@@ -76,10 +76,10 @@ async def person(
     devices = await workspace.queries.visitors(contact.visitor_ids[:MAX_DEVICES])
     shown = _shown_values(contact, devices, known)
     shown["sources"] = await _sources(workspace, contact, known.newest)
-    shown["merged"] = merged
+    shown.update(chrome(request), merged=merged)
     if is_fragment(request):
         return html(request, render("_person.html", **shown))
-    return page(request, "person.html", **chrome(request), **shown)
+    return page(request, "person.html", **shown)
 
 
 @get("/people/{contact_id:str}/why")

@@ -91,7 +91,9 @@ def require_secret(request: Connection) -> None:
         raise Problem(403, "This session is read only. Sign in with a secret key to change something.")
 
 
-async def form_of(request: Request[Any, Any, Any], max_bytes: int = _MAX_FORM_BYTES) -> dict[str, str]:
+async def form_of(
+    request: Request[Any, Any, Any], max_bytes: int = _MAX_FORM_BYTES, max_fields: int = _MAX_FIELDS
+) -> dict[str, str]:
     """The fields of a form. Raises Problem: 403 if another site sent it or its `csrf` is not the session's, 400 and 413."""
     if request.headers.get("sec-fetch-site", "same-origin") not in _TRUSTED_SITES:
         raise Problem(403, "form: expected one of this page, got one of another site")
@@ -103,7 +105,7 @@ async def form_of(request: Request[Any, Any, Any], max_bytes: int = _MAX_FORM_BY
         if len(body) > max_bytes:
             raise Problem(413, f"form: expected at most {max_bytes} bytes, got more")
     try:
-        fields = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+        fields = dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=max_fields))
     except ValueError as error:
         raise Problem(400, "form: expected fields in UTF-8, got something else") from error
     session = cast("SignedIn | None", cast("dict[str, Any]", request.scope).get("signed_in"))

@@ -135,7 +135,7 @@
     const search = document.getElementById("q");
     if (isTyping(event.target)) {
       if (event.target === search && event.key === "ArrowDown") move(1);
-      else if (event.target === search && event.key === "Enter") rows()[0]?.click();
+      else if (event.target === search && event.key === "Enter" && search.hasAttribute("hx-get")) rows()[0]?.click();
       else if (event.key === "Escape") event.target.blur();
       else return;
       event.preventDefault();

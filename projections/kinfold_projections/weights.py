@@ -1,0 +1,164 @@
+"""How much a contact and a visitor may weigh: the bytes of their stored JSON (contract section 2, Limits).
+
+To encode a record is dear, so the fold first asks for an upper estimate (`State.may_exceed`). Only where that is above the
+limit, it encodes the record as the event would leave it. The measurement decides, so the estimate never shows.
+"""
+
+from copy import copy
+from typing import Final
+
+import msgspec
+
+from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.entries import Entry
+from kinfold_projections.identity import Decision, join_profile, take_profile
+from kinfold_projections.metadata import NO_METADATA, Metadata
+from kinfold_projections.records import (
+    NO_STAMPS,
+    ContactRecord,
+    ContactStamps,
+    VisitorRecord,
+    VisitorStamps,
+    copy_contact,
+    encode_record,
+    new_contact,
+)
+from kinfold_projections.state import LARGE_BYTES, State
+from kinfold_schemas.canonical import EMPTY_HASH
+from kinfold_schemas.contacts import MAX_CONTACT_BYTES, MAX_VISITOR_BYTES
+from kinfold_schemas.events import MetadataSet, VisitorIdentified, VisitorSeen
+from kinfold_schemas.rejections import Rejection
+
+Anonymous = tuple[VisitorRecord, VisitorStamps]
+"""A visitor that brings something to the contact that identifies it first."""
+
+GROWTH: Final = 5
+"""An event adds at most so many times its bytes to a record. A number can grow: `9e15` becomes `9000000000000000`."""
+FRAME_BYTES: Final = 500
+"""More than a contact or a visitor without any values weighs."""
+_COUNTER_DIGITS: Final = 16
+"""Counted for `version` and for `visitorCount`, so that neither makes a contact too heavy as it counts up."""
+
+
+def contact_bytes(contact: ContactRecord) -> int:
+    """What a contact weighs."""
+    digits = len(str(contact.version)) + len(str(contact.visitor_count))
+    no_hash = len(EMPTY_HASH) - len(contact.metadata_hash)  # a state that tells nothing hashes at the end
+    return len(encode_record(contact)) - digits + 2 * _COUNTER_DIGITS + no_hash
+
+
+def described_bytes(visitor: VisitorRecord) -> int:
+    """What a visitor weighs without its context. Its links have a limit of their own."""
+    return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[], context={}, context_ms=-1)))
+
+
+def visitor_bytes(visitor: VisitorRecord) -> int:
+    """What a visitor weighs."""
+    return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[])))
+
+
+def fitting(metadata: Metadata, excess: int, before_bytes: int, *, makes_room: bool, is_contact: bool) -> Metadata | Rejection:
+    """The metadata of a contact or a visitor that would weigh `excess` bytes too much with it, or why that is rejected.
+
+    With `makes_room` the keys of pages make room. An event that makes a record no heavier than it was is not rejected.
+    """
+    if excess > 0 and makes_room:
+        metadata, excess = metadata.lightened(excess)
+    most = MAX_CONTACT_BYTES if is_contact else MAX_VISITOR_BYTES
+    if excess <= 0 or most + excess <= before_bytes:
+        return metadata
+    return _too_heavy(most + excess, is_contact=is_contact)
+
+
+def _too_heavy(size: int, *, is_contact: bool) -> Rejection:
+    """The rejection of an event with which a contact or a visitor would weigh so much."""
+    most, what = (MAX_CONTACT_BYTES, "contact") if is_contact else (MAX_VISITOR_BYTES, "visitor")
+    return Rejection("too-large", "event", f"at most {most:,} bytes of {what}", f"{size:,} bytes")
+
+
+def context_too_heavy(state: State, entry: Entry, event: VisitorSeen, visitor_id: str) -> Rejection | None:
+    """Why the context is rejected, where the visitor would weigh too much with it."""
+    visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
+    at_most = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(entry.data)
+    if event.context is None or entry.at_ms < visitor.context_ms or at_most <= MAX_VISITOR_BYTES:
+        return None
+    if visitor_id in state.described_bytes:
+        state.described_bytes[visitor_id] = described_bytes(visitor)
+    size = visitor_bytes(msgspec.structs.replace(visitor, context=event.context, context_ms=entry.at_ms))
+    return _too_heavy(size, is_contact=False) if size > max(MAX_VISITOR_BYTES, visitor_bytes(visitor)) else None
+
+
+def fitting_described(  # noqa: PLR0913, PLR0917  the contact with its stamps, and the event with what it makes of the metadata
+    state: State,
+    contact: ContactRecord,
+    stamps: ContactStamps,
+    entry: Entry,
+    event: MetadataSet,
+    metadata: Metadata,
+) -> Metadata | Rejection:
+    """The metadata with which a contact weighs no more than it may after an event, or why the event is rejected."""
+    after, before_bytes = copy_contact(contact), 0
+    if contact.id in state.contacts:
+        before_bytes = contact_bytes(contact)
+        state.note_contact_bytes(contact.id, before_bytes + GROWTH * len(entry.data))
+    after.metadata = metadata.values
+    take_profile(after, copy(stamps), event, entry.stamp)
+    excess = contact_bytes(after) - MAX_CONTACT_BYTES
+    return fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=True)
+
+
+def fitting_visitor(
+    state: State, visitor_id: str, entry: Entry, event: MetadataSet, metadata: Metadata
+) -> Metadata | Rejection:
+    """As `fitting_described`, for an anonymous visitor. Its context does not count: it makes room."""
+    visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
+    before_bytes = described_bytes(visitor)
+    after = msgspec.structs.replace(visitor, metadata=metadata.values)
+    take_profile(after, copy(state.visitor_stamps.get(visitor_id, NO_STAMPS)), event, entry.stamp)
+    excess = described_bytes(after) - MAX_VISITOR_BYTES
+    return fitting(metadata, excess, before_bytes, makes_room=entry.is_trusted, is_contact=False)
+
+
+def may_be_heavy(state: State, entry: Entry, decision: Decision, anonymous: Anonymous | None) -> bool:
+    """Whether a contact may weigh too much after an identification. Never wrong with False."""
+    growth = GROWTH * len(entry.data)
+    if anonymous is not None:
+        growth += MAX_VISITOR_BYTES
+    if decision.rule == "merges":
+        growth += state.contact_bytes_at_most(decision.other.id)
+    if decision.target is None:
+        return growth + FRAME_BYTES > MAX_CONTACT_BYTES
+    return state.may_exceed(decision.target.id, growth)
+
+
+def fitting_identified(  # noqa: PLR0913, PLR0917  all that decides what the contact will be
+    state: State,
+    entry: Entry,
+    event: VisitorIdentified,
+    decision: Decision,
+    anonymous: Anonymous | None,
+    metadata: Metadata,
+) -> Metadata | Rejection:
+    """As `fitting_described`, for an identification with which nothing comes together. NO_METADATA: it stays as it is.
+
+    The keys of pages make room for it, also where a page sent it: whom it names was proven.
+    """
+    names, contact, before_bytes = entry.names, decision.target, 0
+    if contact is None:
+        contact, stamps = new_contact(make_contact_id(state.workspace, entry.id), entry.seen_at), ContactStamps()
+    else:
+        before_bytes, stamps = contact_bytes(contact), copy(state.contact_stamps[contact.id])
+        state.note_contact_bytes(contact.id, before_bytes + GROWTH * len(entry.data))
+    own = Metadata(contact.metadata, stamps.metadata) if metadata is NO_METADATA else metadata
+    after = copy_contact(contact)
+    after.metadata, after.external_id = own.values, contact.external_id or names.external_id
+    if names.email is not None and decision.rule != "conflict" and entry.at_ms >= stamps.email_ms:
+        after.email = names.email
+    if anonymous is not None:
+        join_profile(after, stamps, *anonymous)
+    take_profile(after, stamps, event, entry.stamp)
+    if names.visitor_id is not None and names.visitor_id not in contact.visitor_ids:
+        after.visitor_ids = [*contact.visitor_ids, names.visitor_id]
+    excess = contact_bytes(after) - MAX_CONTACT_BYTES
+    fits = fitting(own, excess, before_bytes, makes_room=True, is_contact=True)
+    return metadata if fits is own else fits
