@@ -76,7 +76,7 @@ async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
 @get(
     "/v1/erasures",
     guards=[secret_key],
-    responses=answers(list[Receipt], 401, 403, 429, 503),
+    responses=answers(list[Receipt], 400, 401, 403, 429, 503),
     tags=["erasures"],
     summary="The receipts of all erasures",
 )
