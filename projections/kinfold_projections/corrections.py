@@ -171,27 +171,6 @@ def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactR
     return outcome_of(entry, writer, late=late)
 
 
-<<<<<<< HEAD
-=======
-def lose_identifiers(writer: ChangeWriter) -> None:
-    """Others lose what a correction took from them for a contact that was erased since (contract section 10)."""
-    state, entry = writer.state, writer.entry
-    names = entry.names
-    has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
-    has_email = state.by_email(names.email_key) if names.email_key is not None else None
-    before = {each.id: (each, copy_contact(each)) for each in (has_id, has_email) if each is not None}
-    if has_id is not None and names.external_id is not None:
-        state.free_external_id(names.external_id)
-        if has_id.external_id == names.external_id:
-            has_id.external_id = None
-    if has_email is not None:
-        _lose_email(state, has_email, entry.at_ms)
-    for each, old in before.values():
-        if changed := changed_fields(old, each):
-            writer.tell(ContactUpdated, each, changed=changed)
-
-
->>>>>>> erase
 def _metadata_after(
     state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord, own: Metadata
 ) -> tuple[Metadata, bool] | Rejection:
@@ -216,7 +195,6 @@ def _metadata_after(
     excess = contact_bytes(after) - MAX_CONTACT_BYTES
     fits = fitting(metadata, excess, before_bytes, makes_room=True, is_contact=True)
     return fits if type(fits) is Rejection else (fits, late)
-<<<<<<< HEAD
 
 
 def lose_identifiers(writer: ChangeWriter) -> None:
@@ -235,8 +213,6 @@ def lose_identifiers(writer: ChangeWriter) -> None:
     for each, old in before.values():
         if changed := changed_fields(old, each):
             writer.tell(ContactUpdated, each, changed=changed)
-=======
->>>>>>> erase
 
 
 def _correct_external_id(state: State, contact: ContactRecord, external_id: str | None, holder: ContactRecord | None) -> None:

@@ -74,6 +74,7 @@ from kinfold_schemas.events import (
     VisitorIdentified,
     VisitorSeen,
 )
+from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_schemas.times import text_ms
 
@@ -173,7 +174,6 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
         if holder_id is None:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
         contact = state.holder(holder_id)
-<<<<<<< HEAD
         if contact is None:
             return NO_OP  # nothing is kept of an erased contact
         return _contact_metadata_set(state, entry, event, contact)
@@ -181,23 +181,6 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     if type(target) is Rejection:
         return rejected(target)
     return _create_for_metadata(state, entry, event) if target is None else _contact_metadata_set(state, entry, event, target)
-=======
-        return (
-            NO_OP if contact is None else _contact_metadata_set(state, entry, event, contact)
-        )  # nothing is kept of an erased one
-    if names.contact_id is None:
-        contact = decide(state, names).target
-        return (
-            _create_for_metadata(state, entry, event)
-            if contact is None
-            else _contact_metadata_set(state, entry, event, contact)
-        )
-    contact = state.holder(names.contact_id) if names.contact_id in state.contacts else None
-    if contact is not None:
-        return _contact_metadata_set(state, entry, event, contact)
-    expected = "the id of a contact of this workspace"
-    return rejected(Rejection("unknown-contact", "contactId", expected, found(names.contact_id)))
->>>>>>> erase
 
 
 def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
@@ -229,7 +212,6 @@ def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contac
     return outcome_of(entry, writer, untrusted=untrusted)
 
 
-<<<<<<< HEAD
 def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection | None:
     """The contact that a MetadataSet names by an identifier or its id; None: a new one."""
     if names.contact_id is None:
@@ -240,8 +222,6 @@ def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection
     return contact
 
 
-=======
->>>>>>> erase
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:
     """Metadata for an identifier that no contact has: the event may simply have come before the one that identifies."""
     result = patched(NO_METADATA, entry, event)
