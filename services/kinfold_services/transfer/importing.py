@@ -30,6 +30,7 @@ _STAGED_S: Final = 900
 _PAGE_BYTES: Final = 4 << 20
 _SCRIPT_VALUES_MAX: Final = 7000  # Lua's unpack fails at about 8,000
 _IMPORT: Final = files(kinfold_services.transfer).joinpath("import.lua").read_text()
+_PLACE_BASELINE: Final = files(kinfold_services.transfer).joinpath("place_baseline.lua").read_text()
 
 _NOT_YET: Final[tuple[PublicName | PrivateName, ...]] = ("position", "contacts", "visitors", "changes", "rejects")
 """What a workspace does not have before its first event is folded."""
@@ -146,15 +147,11 @@ class Import:
                 f"{len(found)} of them; export the log again"
             )
         await make_group(self._client, self._workspace)
-        log, counts = key(self._workspace, "events"), baseline.counts
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.rename(staged, key(self._workspace, "baseline-pieces"))
-        pipeline.persist(key(self._workspace, "baseline-pieces"))
-        about = msgspec.json.encode(baseline)
-        pipeline.hset(key(self._workspace, "baseline"), mapping={"position": baseline.position, "about": about})
-        added = counts.entries + counts.lost
-        pipeline.execute_command("XSETID", log, baseline.position, "ENTRIESADDED", added, "MAXDELETEDID", "0-0")
-        await pipeline.execute()
+        about = msgspec.json.encode(baseline).decode()
+        added = baseline.counts.entries + baseline.counts.lost
+        names: tuple[PublicName | PrivateName, ...] = ("baseline-pieces", "baseline", "events")
+        keys = [staged, *(key(self._workspace, name) for name in names)]
+        await self._client.register_script(_PLACE_BASELINE)(keys=keys, args=[baseline.position, about, added])
 
     async def _check_unused(self, last_generated: str) -> None:
         first = self._checked.trailer.first
