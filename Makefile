@@ -73,6 +73,10 @@ test: $(STAMP) ## run all tests, the slow ones too
 test-long: $(STAMP) ## run all tests in their long form: more random examples, greater sizes
 	KINFOLD_TEST_LONG=1 $(BIN)/python -m pytest --timeout 1800 $(PYTEST_ARGS)
 
+.PHONY: torture-retention
+torture-retention: $(STAMP) ## kill a retention run 20 times, with load
+	KINFOLD_TEST_KILLS=20 $(BIN)/python -m pytest --timeout 1800 tests/retention/test_killed.py
+
 # As `make model MODEL_ARGS="--minutes 10"`; `--help` lists the rest.
 MODEL_ARGS ?=
 

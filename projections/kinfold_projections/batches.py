@@ -40,7 +40,9 @@ class Batch(msgspec.Struct, gc=False):
     def cut(self, count: int) -> tuple[Self, Self]:
         """The first so many entries, and the others. The entries have occurred."""
         end = 1 + next(place for place, raw in enumerate(self.whole) if raw[0] == self.raws[count - 1][0])
-        cut_off: dict[int, Occurrence] = {index - count: each for index, each in (self.occurrences or {}).items() if index >= count}
+        cut_off: dict[int, Occurrence] = {
+            index - count: each for index, each in (self.occurrences or {}).items() if index >= count
+        }
         excluded = end - count
         return (
             type(self)(self.raws[:count], self.entries[:count], excluded, self.whole[:end], {}),

@@ -106,7 +106,7 @@ class DuplicateWindow:
         return occurrences
 
     def recall(self, items: Sequence[Occurred | None]) -> None:
-        """The next entries of the log, of which only this is left."""
+        """The next entries of the log. Only this is left of them."""
         for item in items:
             self._entries += 1
             if item is not None:

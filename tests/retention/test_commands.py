@@ -223,7 +223,7 @@ async def test_nothing_is_cut_while_the_state_is_not_what_the_log_says(redis: Re
 async def test_unknown_or_damaged_baseline_is_refused_with_a_sentence(
     redis: Redis, redis_url: str, workspace: str, damage: str
 ):
-    """By whatever would fold on it. Nothing more is cut."""
+    """By every command that would fold on it. Nothing more is cut."""
     *_, last = await append_aged(
         redis, workspace, (500, ADA), (450, {**ADA, "name": "Ada L."}), (1, {**ADA, "name": "Lady Ada"})
     )

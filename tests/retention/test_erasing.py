@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -105,6 +106,26 @@ async def test_visitor_that_nobody_identified_leaves_the_baseline(redis: Redis, 
     assert b"v-passing-by" not in await baseline_texts(redis, workspace)
     assert await keys_with(redis, workspace, ["v-passing-by"]) == {}
     assert await verify(redis, workspace) == []
+
+
+async def test_export_with_a_baseline_from_before_an_erasure_is_refused(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
+) -> None:
+    """Its baseline would bring the person back."""
+    await cut_log(redis, redis_url, workspace, AFTER)
+    assert (await kinfold(redis_url, workspace, "export", tmp_path / "log")).status == 0
+    await erase(redis, workspace, Which(external_id="ada-1815"))
+    assert (await kinfold(redis_url, workspace, "export", tmp_path / "later")).status == 0
+    receipts = await cast("Awaitable[dict[Any, Any]]", redis.hgetall(key(workspace, "erasures")))
+    await redis.flushdb()
+    await cast("Any", redis.hset(key(workspace, "erasures"), mapping=receipts))
+
+    refused = await kinfold(redis_url, workspace, "import", tmp_path / "log")
+
+    assert (refused.status, refused.out) == (1, [])
+    assert "the people who were erased" in refused.said
+    assert await redis.exists(key(workspace, "events"), key(workspace, "baseline"), key(workspace, "baseline-pieces")) == 0
+    assert (await kinfold(redis_url, workspace, "import", tmp_path / "later")).status == 0
 
 
 async def test_cut_and_erasure_at_once_are_both_done(redis: Redis, redis_url: str, workspace: str) -> None:

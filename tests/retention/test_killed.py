@@ -21,7 +21,7 @@ from tests.support.retaining import DAY_MS, HISTORY_DAYS, append_aged, append_hi
 from tests.support.snapshots import keys_like
 from tests.support.waiting import wait_until
 
-KILLS: Final = int(os.environ.get("KINFOLD_TEST_KILLS", "3"))
+KILLS: Final = int(os.environ.get("KINFOLD_TEST_KILLS", "2"))
 SEED: Final = int(os.environ.get("KINFOLD_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 ENTRIES: Final = 1000
 HISTORY_LASTS_DAYS: Final = 40

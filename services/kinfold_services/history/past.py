@@ -8,7 +8,7 @@ same rules.
 
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from importlib.resources import files
 from itertools import islice
@@ -231,7 +231,9 @@ async def drop_unusable_snapshots(client: Client, workspace: str) -> None:
             usable.add(snapshot_key(workspace, field.decode()).encode())
         else:
             await cast("Any", client.hdel(key(workspace, "snapshots"), field.decode()))
-    async for name in client.scan_iter(match=snapshot_key(workspace, "*"), count=_SCANNED_AT_ONCE):
+    async for name in cast(
+        "AsyncIterator[bytes]", client.scan_iter(match=snapshot_key(workspace, "*"), count=_SCANNED_AT_ONCE)
+    ):
         if name not in usable:
             await client.unlink(name)
 

@@ -316,7 +316,7 @@ class RetentionRun:
 
 
 async def server_ms(client: Client) -> int:
-    """The server's time in milliseconds, by which log entries get their ids."""
+    """The server's time in milliseconds. Log entries get their ids from it."""
     seconds, microseconds = await client.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 

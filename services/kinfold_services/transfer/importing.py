@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 
 import kinfold_services.transfer
 from kinfold_projections.entries import EVENT_FIELD
+from kinfold_projections.records import ContactRecord
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PrivateName, PublicName, key, staged_baseline_key
 from kinfold_schemas.positions import position_key
@@ -20,6 +21,7 @@ from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.erasures import erased_entries
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
+from kinfold_services.privacy.records import Records
 from kinfold_services.state.baseline import restore
 from kinfold_services.state.group import make_group
 from kinfold_services.state.reader import StateReader
@@ -29,6 +31,7 @@ _STAGED_S: Final = 900
 _PAGE_BYTES: Final = 4 << 20
 _SCRIPT_VALUES_MAX: Final = 7000  # Lua's unpack fails at about 8,000
 _IMPORT: Final = files(kinfold_services.transfer).joinpath("import.lua").read_text()
+_PLACE_BASELINE: Final = files(kinfold_services.transfer).joinpath("place_baseline.lua").read_text()
 
 _NOT_YET: Final[tuple[PublicName | PrivateName, ...]] = ("position", "contacts", "visitors", "changes", "rejects")
 """What a workspace does not have before its first event is folded."""
@@ -136,17 +139,20 @@ class Import:
             pipeline.rpush(staged, piece)
             pipeline.expire(staged, _STAGED_S)
             await pipeline.execute()
-        await restore(self._client, self._workspace, baseline, staged)  # raises UnknownBaseline
+        state = (await restore(self._client, self._workspace, baseline, staged)).state  # raises UnknownBaseline
+        erased = {each for receipt in await Records(self._client, self._workspace).receipts() for each in receipt.contact_ids}
+        if found := [each for each in erased if type(state.contacts.get(each)) is ContactRecord]:
+            await self._client.unlink(staged)
+            raise ImportRefused(
+                f"baseline: expected a file without the people who were erased in workspace {self._workspace} since, got "
+                f"{len(found)} of them; export the log again"
+            )
         await make_group(self._client, self._workspace)
-        log, counts = key(self._workspace, "events"), baseline.counts
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.rename(staged, key(self._workspace, "baseline-pieces"))
-        pipeline.persist(key(self._workspace, "baseline-pieces"))
-        about = msgspec.json.encode(baseline)
-        pipeline.hset(key(self._workspace, "baseline"), mapping={"position": baseline.position, "about": about})
-        added = counts.entries + counts.lost
-        pipeline.execute_command("XSETID", log, baseline.position, "ENTRIESADDED", added, "MAXDELETEDID", "0-0")
-        await pipeline.execute()
+        about = msgspec.json.encode(baseline).decode()
+        added = baseline.counts.entries + baseline.counts.lost
+        names: tuple[PublicName | PrivateName, ...] = ("baseline-pieces", "baseline", "events")
+        keys = [staged, *(key(self._workspace, name) for name in names)]
+        await self._client.register_script(_PLACE_BASELINE)(keys=keys, args=[baseline.position, about, added])
 
     async def _check_unused(self, last_generated: str) -> None:
         first = self._checked.trailer.first

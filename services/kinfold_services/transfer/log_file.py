@@ -222,6 +222,7 @@ class LogFile:
         baseline = self.header.cut
         for _ in range(0 if baseline is None else baseline.pieces):
             self._line += 1
+            line = b""
             try:
                 line = self._file.readline(_PIECE_BYTES_MAX)
                 data = _decode_piece(line).baseline
