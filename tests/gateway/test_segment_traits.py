@@ -84,6 +84,8 @@ async def test_invalid_identifier_beside_a_valid_one_is_ignored(unfolded: Gatewa
         {"avatar": "data:image/png;base64," + "A" * 70_000},
         {"avatar": {"url": "x"}},
         {"name": "N" * 70_000},
+        {"name": "N" * 1023},
+        {"avatar": "data:image/png;base64," + "A" * 4096},
         {"name": 42},
         {"name": "  "},
         {"bio": "x" * 9000},

@@ -16,7 +16,14 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.events import MAX_INTEGER, MAX_KEY_CHARS, MAX_METADATA_KEYS, MAX_VALUE_BYTES
+from kinfold_schemas.events import (
+    MAX_IMAGE_BYTES,
+    MAX_INTEGER,
+    MAX_KEY_CHARS,
+    MAX_METADATA_KEYS,
+    MAX_NAME_BYTES,
+    MAX_VALUE_BYTES,
+)
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import Rejection, found, json_type
 from kinfold_services.gateway.events.listing import Ignored, Listed
@@ -25,8 +32,10 @@ Object = dict[str, Any]
 
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _FIELD_CHARS: Final = 60
+_encode: Final = msgspec.json.Encoder().encode
 _PROFILE: Final = {"name": "name", "avatar": "image"}
 """Traits that are fields of an event, with the names of the fields."""
+_MOST_BYTES: Final = {"name": MAX_NAME_BYTES, "avatar": MAX_IMAGE_BYTES}
 _PARTS: Final = ("firstName", "lastName")
 
 
@@ -79,7 +88,7 @@ def read_traits(traits: Object, rules: IdentifierRules, notes: Notes) -> Profile
     for trait, field in _PROFILE.items():
         if trait in traits and (text := _text(trait, traits.pop(trait), notes)) is not None:
             fields[field] = text
-    if name is not None:
+    if name is not None and len(_encode(name)) <= MAX_NAME_BYTES:
         fields.setdefault("name", name)
     return Profile(address, fields, *_patch(traits, notes), bad_email)
 
@@ -98,7 +107,11 @@ def _email(value: object, rules: IdentifierRules, notes: Notes) -> str | Rejecti
 
 def _text(trait: str, value: object, notes: Notes) -> str | None:
     if isinstance(value, str) and value.strip() and is_text(value):
-        return value
+        size, most = len(_encode(value)), _MOST_BYTES[trait]
+        if size <= most:
+            return value
+        notes.leave_out(f"traits.{trait}", "trait", f"expected at most {most} bytes as JSON, got {size} bytes")
+        return None
     notes.leave_out(f"traits.{trait}", "trait", f"expected a string, got {got(value)}")
     return None
 
