@@ -5,7 +5,7 @@ A log is a list of entries as Redis returns them: an id, and a field `event` wit
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from hypothesis import strategies as st
 
@@ -155,7 +155,8 @@ def _numbered(events: list[Any], gaps_ms: list[int]) -> Log:
     ids = [entry_id.decode() for entry_id, _ in log_of([b""] * len(events), gaps_ms)]
     for event in events:
         for field in ("contactId", "mergeContactId"):
-            if isinstance(event, dict) and (name := event.get(field, "")).startswith("#") and int(name[1:]) < len(ids):
+            name: str = cast("dict[str, Any]", event).get(field, "") if isinstance(event, dict) else ""
+            if name.startswith("#") and int(name[1:]) < len(ids):
                 event[field] = make_contact_id("default", ids[int(name[1:])])
     return log_of([event if isinstance(event, bytes) else json.dumps(event).encode() for event in events], gaps_ms)
 

@@ -7,7 +7,7 @@ of changes may be one answer.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Final
@@ -45,7 +45,7 @@ class Watchers:
         self._is_over = False
 
     @contextmanager
-    def watching(self, visitor_id: str) -> Iterator[Watcher]:
+    def watching(self, visitor_id: str) -> Generator[Watcher]:
         """Give a watcher of a visitor. It is woken at once, and when the feed is followed, so it misses nothing."""
         watcher = Watcher(visitor_id)
         watcher.is_over = self._is_over
@@ -59,7 +59,7 @@ class Watchers:
         finally:
             self.concern(watcher, None)
             _remove(self._by_visitor, visitor_id, watcher)
-            if not self._by_visitor and self._waking is not None:
+            if not self._by_visitor:
                 self._waking.cancel()
                 self._waking = None
 
