@@ -10,7 +10,7 @@ Everybody else's contacts come out of the fold byte for byte as before.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import UNSET
@@ -124,17 +124,18 @@ class Redactor:
         for mention in mentions:
             if mention.field == "all":
                 return encode_event(_erased(entry, hashes))
-            if isinstance(kept, IdentityCorrected):
-                if kept.dismiss_conflict is not None:
-                    conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id)
-                    kept = msgspec.structs.replace(kept, dismiss_conflict=conflict.email)
-                else:
-                    kept = msgspec.structs.replace(kept, email=UNSET)
-            elif mention.field == "visitorId":
-                kept = msgspec.structs.replace(kept, visitor_id=None)
-            else:
+            changed: dict[str, Any] = {}
+            if mention.field == "visitorId":
+                changed["visitor_id"] = None
+            elif isinstance(kept, VisitorIdentified):
                 conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id, mention.reason)
-                kept = msgspec.structs.replace(kept, email=None)
+                changed["email"] = None
+            elif kept.dismiss_conflict is not None:
+                conflict = ErasedConflict(self.token(mention.identifier), mention.contact_id)
+                changed["dismiss_conflict"] = conflict.email
+            else:
+                changed["email"] = UNSET
+            kept = msgspec.structs.replace(kept, **changed)
         kept = msgspec.structs.replace(kept, id=None, at=None, sent_at=None, source=None)
         return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
 
