@@ -33,12 +33,12 @@ class Batch(msgspec.Struct, gc=False):
     entries: list[Entry | BadEntry]
     excluded: int
     whole: Sequence[RawEntry]
-    """The raw entries with those that were left out."""
+    """The raw entries, including those that were left out."""
     occurrences: Mapping[int, Occurrence] | None = None
-    """What is not new among the entries. None: they have not occurred yet."""
+    """Which entries are not new, by index. None: they have not been entered in the window yet."""
 
     def cut(self, count: int) -> tuple[Self, Self]:
-        """The first so many entries, and the others. The entries have occurred."""
+        """Split the batch after `count` entries. The entries have been entered in the window."""
         end = 1 + next(place for place, raw in enumerate(self.whole) if raw[0] == self.raws[count - 1][0])
         cut_off: dict[int, Occurrence] = {
             index - count: each for index, each in (self.occurrences or {}).items() if index >= count
@@ -61,9 +61,9 @@ class Folded(msgspec.Struct, gc=False):
     rejects: list[tuple[RawEntry, Rejection]]
     counts: Counts
     batch: Batch
-    """What was folded."""
+    """The part that was folded."""
     rest: Batch | None
-    """What was not, because what was tells enough for one transaction."""
+    """The part that was not folded, because the changes so far fill a transaction."""
 
 
 def read_batch(raws: Sequence[RawEntry], rules: IdentifierRules, excluded: Collection[str] = ()) -> Batch:

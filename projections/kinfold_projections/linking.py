@@ -33,7 +33,7 @@ UNLINKED: Final = Linking()
 
 
 def is_unlinked_after(visitor: VisitorRecord, stamps: VisitorStamps, entry: Entry) -> bool:
-    """Whether a correction unlinked the visitor, which is no contact's now, at a later time than the entry's."""
+    """Whether a correction, later than the entry, unlinked the visitor, which belongs to no contact now."""
     confirmed = stamps.confirmed[-1] if stamps.confirmed else ()
     return entry.at < visitor.links[-1].since or bool(confirmed and entry.at_ms < confirmed[-1])
 

@@ -28,7 +28,7 @@ _since = attrgetter("since")
 
 
 def holder_at(links: list[Link], at: str) -> str | None:
-    """The id of the contact whose the visitor was at a time, as the link names it; None where it was no contact's."""
+    """The id of the contact that held the visitor at a time, as the link names it; None if no contact did."""
     if not links:
         return None
     if at >= links[-1].since:  # nearly always
@@ -37,9 +37,9 @@ def holder_at(links: list[Link], at: str) -> str | None:
 
 
 def shortened(history: History, find: Find) -> History:
-    """The history with at most `MAX_LINKS` links, at least two. The oldest ones behind the first go.
+    """The history shortened to at most `MAX_LINKS` links.
 
-    Where two links of one contact come together, they become one.
+    The first link stays, and the oldest ones after it go. Two neighbouring links of one contact become one.
     """
     links, confirmed = history
     while len(links) > MAX_LINKS:
@@ -87,7 +87,7 @@ def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: 
 
 
 def _is_now(link: Link, contact_id: str | None, find: Find) -> bool:
-    """Whether a link is to the living contact, or to one that was merged into it; or both are to no contact."""
+    """Whether a link leads to the living contact, directly or through a merge; or whether both lead to no contact."""
     return (None if link.contact_id is None else find(link.contact_id)) == contact_id
 
 
