@@ -193,7 +193,8 @@ class Eraser:
             for each in cast("list[bytes]", await cast("Any", self._client.hkeys(key(self._workspace, "snapshots"))))
         }
         pattern = snapshot_key(self._workspace, "*")
-        async for name in self._client.scan_iter(match=pattern, count=1000):
+        names = cast("AsyncGenerator[bytes]", self._client.scan_iter(match=pattern, count=1000))
+        async for name in names:
             if name not in kept:
                 await self._client.unlink(name)
 

@@ -48,7 +48,7 @@ async def search_keys(client: Client, workspace: str, searcher: Searcher, beside
     found: dict[str, int] = {}
     prefix = key(workspace, "events").removesuffix("events")
     pattern = re.sub(r"([\[\]*?^\\])", r"\\\1", prefix) + "*"
-    async for name in client.scan_iter(match=pattern, count=_PAGE):
+    async for name in cast("AsyncGenerator[bytes]", client.scan_iter(match=pattern, count=_PAGE)):
         short = name.decode(errors="replace").removeprefix(prefix)
         if short in besides:
             continue
