@@ -1,1 +1,1 @@
-"""What it means: the fold from events to contacts. No I/O, no clock, no randomness, no logging."""
+"""The fold from events to contacts. No I/O, no clock, no randomness, no logging."""

@@ -23,22 +23,22 @@ from kinfold_schemas.rejections import Rejection
 _NO_LIMIT: Final = 1 << 62
 
 RawEntry = tuple[bytes, Mapping[bytes, bytes]]
-"""A log entry as Redis gives it: its id and its fields."""
+"""A log entry as Redis returns it: its id and its fields."""
 
 
 class Batch(msgspec.Struct, gc=False):
-    """Entries to fold, in the log's order, raw and read, and how many of the log's were left out."""
+    """Entries to fold, in the log's order: raw and decoded, and how many others were excluded."""
 
     raws: Sequence[RawEntry]
     entries: list[Entry | BadEntry]
     excluded: int
     whole: Sequence[RawEntry]
-    """The raw entries with those that were left out."""
+    """The raw entries, including those that were left out."""
     occurrences: Mapping[int, Occurrence] | None = None
-    """What is not new among the entries. None: they have not occurred yet."""
+    """Which entries are not new, by index. None: they have not been entered in the window yet."""
 
     def cut(self, count: int) -> tuple[Self, Self]:
-        """The first so many entries, and the others. The entries have occurred."""
+        """Split the batch after `count` entries. The entries have been entered in the window."""
         end = 1 + next(place for place, raw in enumerate(self.whole) if raw[0] == self.raws[count - 1][0])
         cut_off: dict[int, Occurrence] = {
             index - count: each for index, each in (self.occurrences or {}).items() if index >= count
@@ -51,32 +51,31 @@ class Batch(msgspec.Struct, gc=False):
 
 
 class Folded(msgspec.Struct, gc=False):
-    """What came of a batch."""
+    """The result of folding a batch."""
 
     outcomes: list[Outcome]
     state: StateChanges
-    """What to write. Empty where the state tells nothing: such a state keeps what changed until it is asked."""
+    """What to write. Empty if the state has `tells=False`: such a state keeps its changes until the caller takes them."""
     changes: list[bytes]
-    """For the feed, in order, encoded; none where the state tells nothing."""
+    """Encoded changes for the feed, in order. None if the state has `tells=False`."""
     rejects: list[tuple[RawEntry, Rejection]]
     counts: Counts
     batch: Batch
-    """What was folded."""
+    """The part that was folded."""
     rest: Batch | None
-    """What was not, because what was tells enough for one transaction."""
+    """The part that was not folded, because the changes so far fill a transaction."""
 
 
 def read_batch(raws: Sequence[RawEntry], rules: IdentifierRules, excluded: Collection[str] = ()) -> Batch:
-    """Reads entries without those that a replay left out for good."""
+    """Decode entries, leaving out the excluded ones."""
     kept = [raw for raw in raws if raw[0].decode() not in excluded] if excluded else raws
     return Batch(kept, read_entries(kept, rules), len(raws) - len(kept), raws)
 
 
 def fold_batch(state: State, batch: Batch, before: Counts, most_bytes: int = _NO_LIMIT) -> Folded:
-    """Folds a batch into a state that holds what the batch needs. Raises DamagedState.
+    """Fold a batch into a state that holds what the batch needs. Raises DamagedState.
 
-    Ends behind the entry with which the changed contacts, as the feed shows them, have more than `most_bytes`.
-    Where the state tells nothing, the caller takes its changes when it likes, and counts them then (`Counts.after`).
+    If the state has `tells=False`, the caller takes its changes when it likes, and counts them then (`Counts.after`).
     """
     if batch.occurrences is None:
         batch.occurrences = state.window.enter(batch.entries)

@@ -1,4 +1,4 @@
-"""From what an entry did to a contact to the changes on the feed, in the order of contract section 6."""
+"""Turns what an entry did to a contact into changes for the feed, in the order of contract section 6."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from kinfold_schemas.changes import Change, ContactChange, ContactSeen
 
 
 def changed_fields(before: ContactRecord, now: ContactRecord) -> list[str]:
-    """The fields in which a contact differs from a copy of it, by their names on the feed."""
+    """The fields in which a contact differs from an earlier copy, by their names on the feed."""
     names: list[str] = []
     if before.external_id != now.external_id:
         names.append("externalId")
@@ -29,7 +29,7 @@ def changed_fields(before: ContactRecord, now: ContactRecord) -> list[str]:
 
 
 class ChangeWriter(msgspec.Struct, gc=False):
-    """Tells the changes of one entry, and writes the contact's record with each. Records are written at no other time.
+    """Reports the changes of one entry, and writes the contact's record with each. Records are written at no other time.
 
     Use it after the entry has done all its work: a change shows the contact as the whole entry left it.
     """
@@ -37,14 +37,16 @@ class ChangeWriter(msgspec.Struct, gc=False):
     state: State
     entry: Entry
     about: ContactRecord | None
-    """The contact that the entry names or comes from: its changes widen its seen times. None for a correction,
-    and for an erased contact."""
+    """The contact that the entry names or belongs to. Its changes widen its seen times."""
     told: bool = False
     changes: list[Change] = []
-    """Empty where the state tells nothing; `told` says whether there was any."""
+    """Empty if the state has `tells=False`. `told` says whether there was any change."""
 
     def tell(self, change: type[ContactChange], contact: ContactRecord, **more: Any) -> None:
-        """One change of a contact, with the fields of its own; it gives the contact its next version, unless it is presence."""
+        """Report one change of a contact, with the fields of its type.
+
+        Every change but presence gives the contact its next version.
+        """
         entry, state = self.entry, self.state
         self.told = True
         if change is not ContactSeen:
@@ -55,7 +57,7 @@ class ChangeWriter(msgspec.Struct, gc=False):
             contact.widen(entry.seen_at, entry.seen_at)
         stored = state.write_contact(contact)
         if state.tells:
-            encoded: Any = msgspec.Raw(stored)  # encoded once: the feed shows the very bytes that are stored
+            encoded: Any = msgspec.Raw(stored)  # encoded once: the feed shows exactly the bytes that are stored
             told: Any = change(
                 contact_id=contact.id, version=contact.version, at=entry.at, cause=entry.id, contact=encoded, **more
             )

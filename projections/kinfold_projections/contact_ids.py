@@ -1,4 +1,4 @@
-"""Contact ids (contract section 5): `ct_` and Crockford base32; they sort by creation, and a replay gives them again."""
+"""Contact ids (contract section 5): `ct_` and Crockford base32. They sort by creation, and a replay gives the same ids."""
 
 import hashlib
 from typing import Final

@@ -23,11 +23,11 @@ from kinfold_schemas.identifiers import email_key
 from kinfold_schemas.rejections import Rejection, found
 
 MAX_DISMISSED: Final = 32
-"""How many dismissed conflicts of a contact are remembered: the latest ones."""
+"""How many dismissed conflicts of a contact are remembered; the oldest are forgotten."""
 
 
 def identity_corrected(state: State, entry: Entry, event: IdentityCorrected, conflict: ErasedConflict | None = None) -> Outcome:
-    """Folds a correction. It moves no seen times but those that a merge brings: an operator is no visitor.
+    """Fold a correction. It moves no seen times except those that a merge brings, because an operator is not a visitor.
 
     `conflict`: the correction dismissed it, and the person who holds the address was erased since.
     """
@@ -52,7 +52,7 @@ def identity_corrected(state: State, entry: Entry, event: IdentityCorrected, con
 
 
 def _merge(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord, merged: ContactRecord) -> Outcome:
-    """Merges two contacts, also where both have an external id: the merged one's id then leads to the contact."""
+    """Merge two contacts, even if both have an external id: the merged one's id then leads to the contact."""
     if merged is contact:
         return NO_OP
     before, own = copy_contact(contact), state.stamps_of(contact)
@@ -87,7 +87,7 @@ def _merge(state: State, entry: Entry, event: IdentityCorrected, contact: Contac
 
 
 def _unlink(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord, visitor_id: str) -> Outcome:
-    """Unlinks a visitor that was the contact's at that time. What it brought stays with the contact."""
+    """Unlink a visitor that the contact held at that time. What the visitor brought stays with the contact."""
     visitor = state.visitors.get(visitor_id)
     if visitor is None or not visitor.links:
         return NO_OP
@@ -100,7 +100,7 @@ def _unlink(state: State, entry: Entry, event: IdentityCorrected, contact: Conta
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"], correction=correction)
     if linking.previous is not None:
-        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
+        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it starts afresh
         writer.tell(VisitorUnlinked, linking.previous, visitor_id=visitor_id, correction=correction)
     return outcome_of(entry, writer, folded=linking.folded)
 
@@ -109,7 +109,7 @@ def _unlink(state: State, entry: Entry, event: IdentityCorrected, contact: Conta
 
 
 def _dismiss(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord) -> Outcome:
-    """Dismisses the conflict about an address that another contact holds: it is not reported again."""
+    """Dismiss the conflict about an address that another contact holds: it is not reported again."""
     names = entry.names
     assert names.email is not None and names.email_key is not None  # noqa: S101, PT018  names.py
     holder = state.by_email(names.email_key)
@@ -140,7 +140,7 @@ def _remember(stamps: ContactStamps, conflict: tuple[str, str]) -> None:
 
 
 def _set(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord) -> Outcome:
-    """Sets or removes identifiers, name, image and metadata: all of the event or, where it is refused, nothing."""
+    """Set or remove identifiers, name, image and metadata: all of them, or nothing if the event is rejected."""
     names = entry.names
     has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
     has_email = state.by_email(names.email_key) if names.email_key is not None else None
@@ -198,7 +198,7 @@ def _metadata_after(
 
 
 def lose_identifiers(writer: ChangeWriter) -> None:
-    """Others lose what a correction took from them for a contact that was erased since (contract section 10)."""
+    """Take from other contacts what a correction took from them for a contact that was erased since (contract section 10)."""
     state, entry = writer.state, writer.entry
     names = entry.names
     has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
@@ -216,7 +216,7 @@ def lose_identifiers(writer: ChangeWriter) -> None:
 
 
 def _correct_external_id(state: State, contact: ContactRecord, external_id: str | None, holder: ContactRecord | None) -> None:
-    """In the log's order: an external id has no time. The one that the contact had is free."""
+    """Set the external id, in the log's order, because it has no time. The previous one is free again."""
     if external_id == contact.external_id:
         return
     if contact.external_id is not None:
@@ -231,7 +231,7 @@ def _correct_external_id(state: State, contact: ContactRecord, external_id: str 
 
 
 def _correct_email(state: State, entry: Entry, contact: ContactRecord, holder: ContactRecord | None) -> bool:
-    """By effective time, of the contact and of the one that has the address. False where it came too late for either."""
+    """Set the address, by effective time. Returns False if it is older than the contact's address or the holder's."""
     names, at_ms, stamps = entry.names, entry.at_ms, state.contact_stamps[contact.id]
     if at_ms < stamps.email_ms:
         return False
@@ -254,7 +254,7 @@ def _lose_email(state: State, contact: ContactRecord, at_ms: int) -> None:
 
 
 def _correct_profile(contact: ContactRecord, stamps: ContactStamps, event: IdentityCorrected, stamp: int) -> bool:
-    """Name and image; None removes them. False where one came too late."""
+    """Set name and image; None removes them. Returns False if one came too late."""
     in_time = True
     if event.name is not UNSET:
         if stamp >= stamps.name_stamp:

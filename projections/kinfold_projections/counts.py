@@ -1,4 +1,4 @@
-"""What entries came to, counted since the log's beginning: for `kinfold status`, and to notice a state that lost keys."""
+"""Counts of outcomes since the log's beginning, for `kinfold status`, and of stored fields, to notice lost keys."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kinfold_projections.state import StateChanges
 
 
 class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}):
-    """How many entries came to what, and how many fields the stored hashes have: with fewer, the server has lost some."""
+    """How many entries had which outcome, and how many fields the stored hashes have. With fewer, the server has lost some."""
 
     folded: int = 0
     no_op: int = 0
@@ -18,29 +18,28 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
     duplicate: int = 0
     rejected: int = 0
     excluded: int = 0
-    """Left out by a replay, because the log says so (contract section 9)."""
+    """Entries that a replay left out, because the log says so (contract section 9)."""
     blocked: int = 0
-    """Identifiers that counted as absent."""
+    """Identifiers that were blocked, and so counted as absent."""
     id_reused: int = 0
-    """Events whose id another event had before; each is counted among the outcomes, too (contract section 3)."""
+    """Events whose id another event had before. Each also counts among the outcomes (contract section 3)."""
     untrusted: int = 0
-    """Values, removals and links of pages that were dropped (contract section 4, Trust)."""
+    """Values, removals and links from pages that were dropped (contract section 4, Trust)."""
     lost: int = 0
-    """Entries that were trimmed or deleted before this state's fold came to them. To Redis, which counts what was ever added,
-    they are read."""
+    """Entries that were trimmed or deleted before they were folded. In Redis' count of added entries, they count as read."""
     contacts: int = 0
-    """Tombstones included."""
+    """Including tombstones."""
     merged: int = 0
     """Tombstones."""
     visitors: int = 0
     external_ids: int = 0
     emails: int = 0
     linked: int = 0
-    """1 once a visitor was linked: `members` exists from then on."""
+    """1 if a visitor was ever linked: from then on `members` exists."""
 
     @property
     def entries(self) -> int:
-        """All the entries that were folded, with any outcome."""
+        """The number of entries that were folded, with any outcome."""
         return self.folded + self.no_op + self.stale + self.duplicate + self.rejected + self.excluded
 
     def after(self, outcomes: Sequence[Outcome], changes: StateChanges, excluded: int) -> "Counts":

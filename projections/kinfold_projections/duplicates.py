@@ -1,8 +1,8 @@
-"""The window in which an event is a duplicate (contract section 3): the 65,536 entries of its source before it.
+"""The window in which an event is a duplicate (contract section 3): the 65,536 entries of its kind before it.
 
-An event is a duplicate where one with its id and the same content is among those. The same id with other content is another
-event, to which a producer gave an id that was taken. Pages and trusted sources have a window each, so that nobody who reads a
-page's source can take a backend's event ids, or push them out.
+An event is a duplicate if an event with its id and the same content is among those. The same id with other content is another
+event, whose producer reused an id. Pages and trusted sources have a window each, so a page cannot take a backend's event ids,
+or push them out.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ from kinfold_schemas.times import EPOCH
 WINDOW_ENTRIES: Final = 65_536
 _LOOKED_BACK: Final = 2
 LOOKBACK_ENTRIES: Final = _LOOKED_BACK * WINDOW_ENTRIES
-"""No window reaches further back in the log. A projector that starts reads so many entries again."""
+"""No window reaches further back in the log. A projector that starts reads this many entries again."""
 
 Occurrence = Literal["new", "duplicate", "id-reused"]
-"""What an entry's event is to the entries before it. id-reused: its id occurred, with other content only."""
+"""How an event relates to the entries before it. id-reused: its id occurred, but only with other content."""
 
 _NONE: Final[Mapping[int, Occurrence]] = {}
 _FIRST_ID: Final = "\1"
-"""No trusted event's id is less: an id has no NUL."""
+"""The least id of a trusted event: an id has no NUL."""
 _LONG_ID_CHARS: Final = 64
 _LONG_BYTES: Final = 512
-"""Up to 131,072 events of each source are remembered, and each could have 64 KiB: of longer ones a digest is."""
+"""Longer events are remembered by digest: up to 131,072 events of each source are remembered, and each could have 64 KiB."""
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 _Content = bytes | int
-"""An event as it was written, which costs nothing to keep, or the digest of what it says."""
+"""An event as written, which costs nothing to keep, or the digest of its content."""
 
 
 class Occurred(NamedTuple):
@@ -67,21 +67,21 @@ class _Generation:
 
     def __init__(self) -> None:
         self.numbers: Final[dict[str, int]] = {}
-        """By event id: the number of the last entry that had it."""
+        """By event id: the number of the last entry with it."""
         self.contents: Final[dict[str, _Content]] = {}
-        """By event id, of the same entry."""
+        """By event id: the content of the same entry."""
         self.others: Final[dict[tuple[str, int], int]] = {}
-        """By event id and digest: the number of the last entry with these, where another entry had the id after it."""
+        """By event id and digest: the number of the last entry with both, if a later entry had the id."""
 
     def last_seen(self, event_id: str, digest: int) -> int:
-        """The number of the last entry with this id and digest; 0 where there is none."""
+        """The number of the last entry with this id and digest; 0 if there is none."""
         if event_id in self.numbers and _digest_of(self.contents[event_id]) == digest:
             return self.numbers[event_id]
         return self.others.get((event_id, digest), 0)
 
 
 class DuplicateWindow:
-    """Remembers the events of the last 65,536 entries of each source, at least, among the last 131,072 entries of the log."""
+    """Remembers the events of at least the last 65,536 entries of each source, among the last 131,072 entries of the log."""
 
     def __init__(self) -> None:
         self._entries = 0
@@ -89,9 +89,9 @@ class DuplicateWindow:
         self._browser = _Source()
 
     def enter(self, entries: Sequence[Entry | BadEntry]) -> Mapping[int, Occurrence]:
-        """The next entries of the log: which of them are not new, by index. From now on they have occurred.
+        """Enter the next entries of the log. Returns those that are not new, by index.
 
-        A bad entry is of no source, and its id does not occur.
+        A bad entry has no source, and its id does not count as used.
         """
         if self._trusted.enter_new(entries, self._entries + 1):
             self._entries += len(entries)
@@ -106,7 +106,10 @@ class DuplicateWindow:
         return occurrences
 
     def recall(self, items: Sequence[Occurred | None]) -> None:
-        """The next entries of the log. Only this is left of them."""
+        """Enter the next entries of the log. Returns those that are not new, by index.
+
+        A bad entry has no source, and its id does not count as used.
+        """
         for item in items:
             self._entries += 1
             if item is not None:
@@ -117,8 +120,8 @@ class DuplicateWindow:
 class _Source:
     """The window of one source.
 
-    Two generations: when the young one is a window old, the old one is dropped whole. So memory is bounded by two windows, and
-    nothing is taken out one at a time.
+    There are two generations. When the young one holds a whole window, the old one is dropped at once. So memory is bounded by
+    two windows, and no entry has to be removed by itself.
     """
 
     def __init__(self) -> None:
@@ -133,7 +136,7 @@ class _Source:
         """By how much an entry's number in the log is ahead of its number here, from each start on."""
 
     def enter_new(self, entries: Sequence[Entry | BadEntry], number: int) -> bool:
-        """Enters them all at once where nothing about them is unusual, as nearly always. `number` is the first one's."""
+        """Enter all entries at once if nothing about them is unusual, as nearly always. `number` is that of the first."""
         first, young = self._entries + 1, self._young
         if first + len(entries) > self._rotate_at or self._salts:
             return False
@@ -154,7 +157,7 @@ class _Source:
         return True
 
     def enter(self, entry: Entry, number: int) -> Occurrence:
-        """Enters one entry, the log's `number`th: what it is to those before it."""
+        """Enter one entry, number `number` of the log. Returns how it relates to those before it."""
         if isinstance(entry.event, Erased):
             event = entry.event
             self._enter_gone(entry.event_id, event.content, event.salt, self._next(number))
@@ -210,7 +213,7 @@ class _Source:
         return found
 
     def _is_within(self, before: int, number: int) -> bool:
-        """Whether an entry, by its number here (0: none), is in the window of the latest one, the log's `number`th."""
+        """Whether an entry, by its number here (0: none), is in the window of the log's entry `number`, the latest."""
         if not before or before < self._entries - WINDOW_ENTRIES:
             return False
         lead = self._run_leads[bisect_right(self._run_starts, before) - 1]
@@ -243,14 +246,15 @@ def erased_content(salt: str, entry: Entry) -> str:
 
 
 def _digest_of(content: _Content) -> int:
-    """Of what an event says: every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`.
+    """The digest of an event's content.
 
-    Of the decoded event, so that neither the order of its keys nor its white space matters.
+    The content is every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`. It is computed from
+    the decoded event, so neither the order of keys nor white space matters.
     """
     if isinstance(content, int):
         return content
     event = decode_event(content)
     assert not isinstance(event, Rejection)  # noqa: S101  only good entries have an id
-    at = None if event.at is None else event.at - EPOCH  # one instant, in any offset that it was written with
+    at = None if event.at is None else event.at - EPOCH  # the same instant in any offset
     said = _encode((at, msgspec.structs.replace(event, id=None, at=None, sent_at=None, source=None)))
     return int.from_bytes(hashlib.sha256(said).digest())

@@ -1,4 +1,4 @@
-"""Log entries, read and judged: the form in which the fold takes them (contract sections 2 and 3)."""
+"""Log entries, decoded and checked: the form in which the fold takes them (contract sections 2 and 3)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,22 +26,22 @@ _SECOND_CHARS: Final = len("2026-11-22T08:00:00")
 _YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 _NETWORK_MS: Final = 60_000
-"""A difference up to this is the network's, and not the clock's."""
+"""A smaller difference is network delay, not a wrong clock."""
 _NEARLY_A_MINUTE: Final = timedelta(seconds=59)
 _LONG_AGO: Final = timedelta(days=1, seconds=1)
 _DAY_MS: Final = 86_400_000
 _BROWSER_PAST_MS: Final = 7 * _DAY_MS
-"""How far a page can date its events back."""
+"""How far back a page can date its events."""
 _HISTORY_MS: Final = _DAY_MS
-"""Beyond this difference the event is history that is sent again, with the `sentAt` of its time."""
+"""A greater difference means history that is sent again with its original `sentAt`."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A good entry: its event, whom that names, and its effective time, in ms and as text."""
+    """A valid entry: its event, the identifiers in it, and its effective time, in ms and as text."""
 
     id: str
     event_id: str
-    """The event's own id, or the entry's. Behind a NUL, which no id contains, for a page's event: a namespace of its own."""
+    """The event's own id, or the entry's. A page's event has a NUL before it, which no id contains: a namespace of its own."""
     data: bytes
     """The event as it was written."""
     event: Event
@@ -49,18 +49,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
     at: str
     seen_at: str
-    """`at`, or the entry's own time where the event's is not known: then it sets what is not set yet, and dates nothing."""
+    """`at`, or the entry's own time if the event's time is unknown. Such an event sets only what is not set yet, and dates
+    nothing."""
     stamp: int
-    """The stamp of what the event sets (`records.TRUSTED`)."""
+    """The stamp of everything that the event sets (`records.TRUSTED`)."""
 
     @property
     def is_trusted(self) -> bool:
-        """Whether another source than a page sent the event."""
+        """Whether the event came from a source other than a page."""
         return self.stamp >= TRUSTED
 
 
 class BadEntry(msgspec.Struct, frozen=True, gc=False):
-    """An entry that folds to nothing, in any state."""
+    """An entry that folds to nothing in any state."""
 
     id: str
     rejection: Rejection
@@ -69,7 +70,7 @@ class BadEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: IdentifierRules = CONTRACT_RULES) -> Entry | BadEntry:
-    """Reads one log entry, as Redis gives it. Total: it returns for any bytes."""
+    """Decode one log entry, as Redis returns it. Total: it returns for any bytes."""
     (entry,) = read_entries([(entry_id, fields)], rules)
     return entry
 
@@ -77,7 +78,7 @@ def read_entry(entry_id: bytes, fields: Mapping[bytes, bytes], rules: Identifier
 def read_entries(
     raws: Sequence[tuple[bytes, Mapping[bytes, bytes]]], rules: IdentifierRules = CONTRACT_RULES
 ) -> list[Entry | BadEntry]:
-    """Reads log entries, as Redis gives them, in order. Total: it returns for any bytes."""
+    """Decode log entries, as Redis returns them, in order. Total: it returns for any bytes."""
     entries: list[Entry | BadEntry] = []
     clock = _Clock()
     last_ms_text, entry_ms = "", 0
@@ -115,21 +116,21 @@ def read_entries(
 
 
 class _Clock:
-    """Effective times of entries. Those of one batch are near each other, so what holds for a second is worked out once."""
+    """Computes effective times. Entries of one batch are close in time, so what holds for a whole second is computed once."""
 
     def __init__(self) -> None:
         self._day, self._day_ms = _YEAR_2000, YEAR_2000_MS
-        """Of an `at` near this one. `to_ms` takes twice as long as to look at a difference of less than a day."""
+        """The day of recent values of `at`. `to_ms` takes twice as long as the difference to a day that is known."""
         self._entry_second_ms = self._text_ms = -1000
         self._history = self._soonest = self._latest = EPOCH
-        """Of the entry's second: a `sentAt` before the first, or between the others, is not wrong."""
+        """Limits for the entry's second: a `sentAt` before the first, or between the other two, shows no wrong clock."""
         self._text = ""
-        """Of the second at `_text_ms`."""
+        """The text of the second at `_text_ms`."""
 
     def effective(self, entry_ms: int, event: Event) -> tuple[int, str]:
-        """When an event counts as having happened (contract section 3, Effective time), within what RFC 3339 can write.
+        """The effective time of an event (contract section 3), within what RFC 3339 can write.
 
-        A right clock is left alone, however long the network took; a wrong one is corrected by what it says itself.
+        A right clock is left alone, however long the network took. A wrong one is corrected by its own `sentAt`.
         """
         at, sent_at = event.at, event.sent_at
         at_ms = entry_ms if entry_ms <= LAST_MS else LAST_MS
@@ -166,7 +167,7 @@ class _Clock:
 
 
 def _corrected(at_ms: int, sent_ms: int, entry_ms: int) -> int:
-    """`at` of an event by what the clock that it comes from said when it was sent."""
+    """`at`, corrected by what the same clock showed when the event was sent."""
     offset_ms = entry_ms - sent_ms
     is_wrong = offset_ms < -_NETWORK_MS or _NETWORK_MS < offset_ms <= _HISTORY_MS
     return max(at_ms + offset_ms, 0) if is_wrong and sent_ms >= at_ms else at_ms

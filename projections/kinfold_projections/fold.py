@@ -1,7 +1,7 @@
-"""The fold: `evolve` takes one entry, `fold` a batch, and a batch is the duplicate window and a loop over `evolve`.
+"""The fold: `evolve` takes one entry and `fold` a batch, which is the duplicate window and a loop over `evolve`.
 
-The same fold runs live, in a replay, in `verify`, and in a test with plain dictionaries behind it. It is total: it returns an
-`Outcome` for any entry. An event that is rejected has changed nothing, so everything that can refuse comes first.
+The same fold runs live, in a replay, in `verify`, and in a test on plain dictionaries. It is total: it returns an `Outcome` for
+any entry. A rejected event must not have changed anything, so every check that can reject comes first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -87,11 +87,11 @@ DESCRIBED_BYTES: Final = 11_000
 """An event of fewer bytes than the first, whose context has at most five times as many, makes no visitor too heavy that weighs
 less than the second without it."""
 _FACT_BYTES: Final = 1000
-"""Of a key and its value: about what long ones take."""
+"""About how many bytes a key and its value take."""
 
 
 def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
-    """Folds entries, in the log's order, into the state; returns the outcome of each."""
+    """Fold entries into the state, in the log's order. Returns the outcome of each."""
     occurrences = state.window.enter(entries)
     if not occurrences:
         return [evolve(state, entry) for entry in entries]
@@ -118,7 +118,7 @@ def fold_while(
 
 
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
-    """Folds one entry into the state. Mutates only the state. Raises DamagedState where that contradicts itself."""
+    """Fold one entry into the state. Changes only the state. Raises DamagedState if the state contradicts itself."""
     if not isinstance(entry, Entry):
         return rejected(entry.rejection) if entry.rejection is not NEVER_OCCURRED else NO_OP
     if occurrence == "duplicate":
@@ -156,7 +156,7 @@ def _visitor_seen(state: State, entry: Entry, event: VisitorSeen) -> Outcome:
     if at_ms < presence_ms + PRESENCE_INTERVAL_MS and (
         entry.at >= contact.first_seen_at or at_ms > text_ms(contact.first_seen_at) - PRESENCE_INTERVAL_MS
     ):
-        return FOLDED  # presence is told once a minute, and what is not told is not written
+        return FOLDED  # presence is reported once a minute, and what is not reported is not written
     state.stamps_of(contact).presence_ms = max(presence_ms, at_ms)
     writer = ChangeWriter(state, entry, contact)
     writer.tell(ContactSeen, contact)
@@ -223,7 +223,7 @@ def _target_of_metadata(state: State, names: Names) -> ContactRecord | Rejection
 
 
 def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outcome:
-    """Metadata for an identifier that no contact has: the event may simply have come before the one that identifies."""
+    """Create a contact for metadata whose identifier no contact has: the identifying event may simply come later."""
     result = patched(NO_METADATA, entry, event)
     if type(result) is Rejection:
         return rejected(result)
@@ -247,7 +247,7 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
 
 
 def _anonymous_metadata_set(state: State, entry: Entry, event: MetadataSet, visitor_id: str) -> Outcome:
-    """Metadata of an anonymous visitor stays with the visitor until an event identifies it (contract section 4)."""
+    """Store metadata with an anonymous visitor, until an event identifies it (contract section 4)."""
     known = state.visitors.get(visitor_id)
     if known is not None and known.contact_id is not None:  # it was unlinked at that time, and is a contact's again
         state.visitor(visitor_id, entry.seen_at)
@@ -329,10 +329,9 @@ def _visitor_identified(
 def _identified_metadata(
     state: State, entry: Entry, event: VisitorIdentified, decision: Decision, anonymous: Anonymous | None
 ) -> tuple[Metadata, bool, int, bool] | Rejection:
-    """The contact's metadata after the event, NO_METADATA: as it is.
+    """The contact's metadata after the event; NO_METADATA if it does not change.
 
-    Also whether any came too late, how many keys a page may not change, and whether things come together that may weigh too
-    much in the end.
+    Also returns whether any came too late, and how many keys a page may not change.
     """
     target = decision.target
     is_heavy = (
@@ -362,9 +361,9 @@ def _identified_metadata(
 
 
 def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: ContactRecord) -> tuple[Linking, int]:
-    """Links the event's visitor to the contact. Also returns 1 where a page may not.
+    """Link the event's visitor to the contact. Returns None if a page may not.
 
-    Without a token for the visitor, a page links only one that no other contact held at that time.
+    Without a token for the visitor, a page links only a visitor that no other contact held at that time.
     """
     visitor_id = entry.names.visitor_id
     if visitor_id is None:
@@ -378,7 +377,7 @@ def _linked(state: State, entry: Entry, event: VisitorIdentified, contact: Conta
 
 
 def _tell(writer: ChangeWriter, contact: ContactRecord, decision: Decision, before: ContactRecord, linking: Linking) -> None:
-    """Tells the changes of an identification, in the order of the table in contract section 6."""
+    """Report the changes of an identification, in the order of the table in contract section 6."""
     merged = decision.other if decision.rule == "merges" else None
     if decision.target is None:
         writer.tell(ContactCreated, contact)
@@ -428,7 +427,7 @@ def _tell_conflict(
 
 
 def _anonymous(state: State, visitor_id: str | None, entry: Entry) -> Anonymous | None:
-    """The visitor, where it brings something to the contact that the event makes its contact."""
+    """The visitor, if it brings something to the contact that identifies it first."""
     visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
     if visitor_id is None or visitor is None or visitor.contact_id is not None:
         return None
@@ -479,7 +478,7 @@ def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outc
 
 
 def _events_excluded(_state: State, _entry: Entry, _event: EventsExcluded) -> Outcome:
-    return NO_OP  # the living fold only notes it; a replay leaves the entries out before they come here
+    return NO_OP  # the live fold only notes it; a replay leaves the entries out before they get here
 
 
 _EVOLVE: Final[dict[type, Callable[[State, Entry, Any], Outcome]]] = {

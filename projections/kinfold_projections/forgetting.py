@@ -24,9 +24,9 @@ _CONTACT_ID_CHARS = 29
 
 
 def forget(state: State, members: set[str], people: Belongings, token: Callable[[str], str]) -> None:
-    """Removes people from a state, and from the content of its sorted set `members`.
+    """Remove people from a state, and from the content of its sorted set `members`.
 
-    `token`: what stands for an address in a conflict, the same as in redacted entries.
+    `token`: gives the placeholder for an address in a conflict, the same as in redacted entries.
     """
     for contact_id in people.contacts & state.contacts.keys():
         state.contacts[contact_id] = MergedContact(contact_id, ERASED)
@@ -52,7 +52,7 @@ def forget(state: State, members: set[str], people: Belongings, token: Callable[
 
 
 def _forget_times_of(state: State, visitor_id: str, people: Belongings) -> None:
-    """Removes from a shared visitor what it has of the time when it was theirs."""
+    """Remove from a shared visitor what it holds of the time when it was theirs."""
     visitor, stamps = state.visitors[visitor_id], state.visitor_stamps.get(visitor_id)
     if visitor.links and visitor.links[0].contact_id in people.contacts:
         visitor.name, visitor.image, visitor.metadata = None, None, {}

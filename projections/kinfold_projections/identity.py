@@ -1,7 +1,7 @@
-"""Who is who: contract section 5, line by line of its tables.
+"""Decides who is who, following the tables of contract section 5 line by line.
 
-One principle: a device is never evidence that two identities are the same person; only an event that names both is. Better
-two contacts than one wrong one, for a wrong merge shows one person's data to another.
+One principle: a device is never evidence that two identities are the same person. Only an event that names both is. Two
+contacts for one person are better than one contact for two, because a wrong merge shows one person's data to another.
 """
 
 from typing import Literal
@@ -24,26 +24,26 @@ EmailRule = Literal["not named", "takes", "has", "merges", "conflict"]
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What an event that names people means for the contacts there are. It changes nothing yet."""
+    """What an event that names people means for the existing contacts. It changes nothing yet."""
 
     target: ContactRecord | None
-    """The contact; None: a new one."""
+    """The contact; None for a new one."""
     rule: EmailRule
     """The line of the second table."""
     holder: ContactRecord | None = None
-    """The contact that holds the address, where that is not the target."""
+    """The contact that holds the address, if that is not the target."""
     reason: ConflictReason | None = None
-    """Why there is a conflict, where it is not the holder's external id."""
+    """The reason of a conflict, if it is not the holder's external id."""
 
     @property
     def other(self) -> ContactRecord:
-        """The holder, where the rule is `merges` or `conflict`."""
+        """The holder, if the rule is `merges` or `conflict`."""
         assert self.holder is not None  # noqa: S101  the second table says so
         return self.holder
 
 
 def decide(state: State, names: Names) -> Decision:
-    """Applies the two tables of contract section 5 to the identifiers that an event names (at least one)."""
+    """Apply the two tables of contract section 5 to the identifiers of an event. It has at least one."""
     x = state.by_external_id(names.external_id) if names.external_id is not None else None
     e = state.by_email(names.email_key) if names.email_key is not None else None
 
@@ -57,7 +57,7 @@ def decide(state: State, names: Names) -> Decision:
     else:
         target = None  # `x`, otherwise: a new contact
 
-    # The second: what becomes of the address.
+    # The second table: what becomes of the address.
     if names.email is None:
         return Decision(target, "not named")
     if e is None:
@@ -72,14 +72,14 @@ def decide(state: State, names: Names) -> Decision:
 
 
 def take_external_id(state: State, contact: ContactRecord, external_id: str) -> None:
-    """Gives a contact an external id if it has none; an external id is never replaced."""
+    """Give a contact an external id if it has none. An external id is never replaced."""
     if contact.external_id is None:
         contact.external_id = external_id
         state.put_external_id(external_id, contact.id)
 
 
 def take_email(state: State, contact: ContactRecord, email: str, at_ms: int) -> bool:
-    """T takes `e`, by effective time; the address that it had is free again. False where it came too late."""
+    """Give T the address `e`, by effective time, and free the address that it had. Returns False if the event came too late."""
     stamps = state.stamps_of(contact)
     if at_ms < stamps.email_ms:
         return False
@@ -90,15 +90,15 @@ def take_email(state: State, contact: ContactRecord, email: str, at_ms: int) -> 
             if old_key is not None:
                 state.free_email(old_key)
             state.put_email(new_key, contact.id)
-            stamps.conflict = None  # the same conflict, should it come again, is news
+            stamps.conflict = None  # the same conflict is reported again if it recurs
         contact.email = email
     return True
 
 
 def address_by_metadata(state: State, contact: ContactRecord, names: Names) -> None:
-    """Gives a new contact the address that metadata came for.
+    """Give a new contact the address that its metadata was addressed to.
 
-    Without a stamp: metadata asks for an address and does not say whose it is, so any identification is newer.
+    It gets no stamp, so any identification is newer: metadata does not say whose address it is.
     """
     assert names.email_key is not None  # noqa: S101  the caller has looked
     contact.email = names.email
@@ -106,7 +106,7 @@ def address_by_metadata(state: State, contact: ContactRecord, names: Names) -> N
 
 
 def take_profile(record: _Described, stamps: _Dated, event: VisitorIdentified | MetadataSet, stamp: int) -> tuple[bool, int]:
-    """Name and image of a contact or an anonymous visitor; absent and null say nothing.
+    """Set name and image of a contact or an anonymous visitor; absent and null change nothing.
 
     Returns whether one came too late, and how many a page may not change.
     """
@@ -129,7 +129,7 @@ def take_profile(record: _Described, stamps: _Dated, event: VisitorIdentified | 
 
 
 def join_profile(contact: ContactRecord, stamps: ContactStamps, other: _Described, theirs: _Dated) -> None:
-    """Name and image of what comes together with a contact, by their stamps; where they are equal the contact's stay."""
+    """Join name and image of what comes together with a contact, by their stamps. At equal stamps, the contact's stay."""
     if theirs.name_stamp > stamps.name_stamp:
         stamps.name_stamp, contact.name = theirs.name_stamp, other.name
     if theirs.image_stamp > stamps.image_stamp:
@@ -137,12 +137,12 @@ def join_profile(contact: ContactRecord, stamps: ContactStamps, other: _Describe
 
 
 def merge(state: State, contact: ContactRecord, merged: ContactRecord, entry: Entry) -> None:
-    """Merges E into T: the event names both. The caller combines their metadata.
+    """Merge E into T: the event names both. The caller combines their metadata.
 
-    Afterwards E is a tombstone, so that an old id always finds the living contact. At equal times T's values stay.
+    Afterwards E is a tombstone, so an old id always finds the living contact. At equal times T's values stay.
     """
     theirs, own = state.merge_contact(contact, merged), state.stamps_of(contact)
-    is_said = entry.at_ms >= theirs.email_ms  # the event says E's address again
+    is_said = entry.at_ms >= theirs.email_ms  # the event confirms E's address
     email, email_ms = (entry.names.email, entry.at_ms) if is_said else (merged.email, theirs.email_ms)
     join_profile(contact, own, merged, theirs)
     assert merged.email is not None and email is not None  # noqa: S101, PT018  E was found by it; the event names it

@@ -1,4 +1,4 @@
-"""Linking a visitor to a contact (contract section 5, Linking): its history, and both contacts' visitors."""
+"""Links a visitor to a contact (contract section 5, Linking): the visitor's history, and both contacts' visitors."""
 
 from typing import Final
 
@@ -12,28 +12,28 @@ from kinfold_schemas.contacts import MAX_LINKS, Link, MergedContact
 
 
 class Linking(msgspec.Struct, frozen=True, gc=False):
-    """What linking a visitor did."""
+    """The result of linking a visitor."""
 
     visitor_id: str = ""
     folded: bool = False
-    """Whether the history differs now, even if only in the past."""
+    """Whether the history changed, even if only in the past."""
     moved: bool = False
-    """Whether the visitor became the contact's, or no contact's."""
+    """Whether the visitor moved to the contact."""
     previous: ContactRecord | None = None
-    """Whose it was before it moved. None: no contact's, or an erased one's."""
+    """The contact that had the visitor before it moved."""
     bystander: ContactRecord | None = None
-    """Whose it stays, where a late event interrupted that contact's link and so reordered its visitors."""
+    """The contact that keeps the visitor, if a late event interrupted its link and so reordered its visitors."""
 
 
 _LINK_BYTES: Final = 100
-"""Of a link: about what it takes encoded."""
+"""About how many bytes a link takes encoded."""
 
 UNLINKED: Final = Linking()
-"""Nothing differs."""
+"""Nothing changed."""
 
 
 def is_unlinked_after(visitor: VisitorRecord, stamps: VisitorStamps, entry: Entry) -> bool:
-    """Whether a correction unlinked the visitor, which is no contact's now, at a later time than the entry's."""
+    """Whether a correction, later than the entry, unlinked the visitor, which belongs to no contact now."""
     confirmed = stamps.confirmed[-1] if stamps.confirmed else ()
     return entry.at < visitor.links[-1].since or bool(confirmed and entry.at_ms < confirmed[-1])
 
@@ -41,11 +41,7 @@ def is_unlinked_after(visitor: VisitorRecord, stamps: VisitorStamps, entry: Entr
 def link_visitor(
     state: State, contact: ContactRecord | MergedContact | None, visitor: VisitorRecord, visitor_id: str, entry: Entry
 ) -> Linking:
-    """Links the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past.
-
-    None: unlinks a visitor that has links, so that it is no contact's from then on. An erased contact, which is a tombstone,
-    has no list of visitors.
-    """
+    """Link the visitor to the contact from the entry's time on. The first contact of a visitor gets its anonymous past."""
     old = visitor.links
     stamps = state.visitor_stamps.get(visitor_id, NO_STAMPS)
     was_confirmed = stamps.confirmed or [[] for _ in old]

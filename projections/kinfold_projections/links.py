@@ -1,9 +1,8 @@
-"""Whose a visitor was, and when: its link history (contract section 5, Linking).
+"""The link history of a visitor: which contact held it, and when (contract section 5, Linking).
 
-A history is a list of links by `since`; each holds until the next begins, and the first also covers what came before it.
-A link to None is a correction's: the visitor was no contact's from then on.
-`confirmed` stands beside it, in step: the times in ms at which an event confirmed a link. A late link to another contact
-holds until the next confirmation. Everything here asks "the same contact?" through `find`, which follows tombstones.
+A history is a list of links by `since`. Each link holds until the next one begins, and the first also covers the time before
+it. `confirmed` is parallel to it: the times in ms at which events confirmed each link. A late link to another contact holds
+until the next confirmation. Contacts are compared through `find`, which follows tombstones.
 """
 
 from bisect import bisect_right
@@ -15,21 +14,21 @@ from kinfold_schemas.contacts import MAX_LINKS, Link
 from kinfold_schemas.times import text_ms, to_text
 
 Find = Callable[[str], str]
-"""From a contact's id to the living contact's, along its tombstones."""
+"""From a contact's id to the living contact's, following tombstones."""
 
 History = tuple[list[Link], list[list[int]]]
-"""The links, and `confirmed` in step."""
+"""The links, and `confirmed`, which is parallel."""
 
 KEPT: Final = 64
-"""How many times of one link are kept, `since` included: the first half of them and the latest half."""
+"""How many times of one link are kept, including `since`: the first half of them and the latest half."""
 AS_ONE_MS: Final = 60_000
-"""Times of one link within this of each other count as one, where there are more than are kept."""
+"""Times of one link that are this close count as one, if there are more than are kept."""
 
 _since = attrgetter("since")
 
 
 def holder_at(links: list[Link], at: str) -> str | None:
-    """The id of the contact whose the visitor was at a time, as the link names it; None where it was no contact's."""
+    """The id of the contact that held the visitor at a time, as the link names it; None if no contact did."""
     if not links:
         return None
     if at >= links[-1].since:  # nearly always
@@ -38,9 +37,9 @@ def holder_at(links: list[Link], at: str) -> str | None:
 
 
 def shortened(history: History, find: Find) -> History:
-    """The history with at most `MAX_LINKS` links, at least two. The oldest ones behind the first go.
+    """The history shortened to at most `MAX_LINKS` links.
 
-    Where two links of one contact come together, they become one.
+    The first link stays, and the oldest ones after it go. Two neighbouring links of one contact become one.
     """
     links, confirmed = history
     while len(links) > MAX_LINKS:
@@ -55,9 +54,9 @@ def shortened(history: History, find: Find) -> History:
 def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: Find) -> History:
     """The history after an event said that from `at` on (the same time in two forms) the visitor is the contact's.
 
-    Last write wins by effective time here too. Where the link that held at `at` was confirmed later, the event does not end it
-    but interrupts it, until the next time at which it was confirmed. Returns the same `links` where no link begins elsewhere.
-    It may return more than `MAX_LINKS` (`shortened`).
+    The last write wins by effective time here, too. If the link that held at `at` was confirmed later, the event does not end
+    that link but interrupts it, until the next time at which it was confirmed. Returns the same `links` if no link begins
+    elsewhere.
     """
     links, confirmed = history
     if not links:
@@ -88,7 +87,7 @@ def linked(history: History, contact_id: str | None, at: str, at_ms: int, find: 
 
 
 def _is_now(link: Link, contact_id: str | None, find: Find) -> bool:
-    """Whether a link is to the living contact, or to one that was merged into it; or both are to no contact."""
+    """Whether a link leads to the living contact, directly or through a merge; or whether both lead to no contact."""
     return (None if link.contact_id is None else find(link.contact_id)) == contact_id
 
 
@@ -97,7 +96,7 @@ def _contact_of(link: Link, find: Find) -> str | None:
 
 
 def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
-    """A link's confirmations with one more, not before its `since`; the same list if that time is known."""
+    """A link's confirmations with one more, not before its `since`. Returns the same list if the time is already in it."""
     place = bisect_right(times, at_ms)
     if at_ms == (times[place - 1] if place else text_ms(since)):
         return times
@@ -107,11 +106,11 @@ def _confirmed(since: str, times: list[int], at_ms: int) -> list[int]:
 
 
 def _thinned(since: str, times: list[int]) -> list[int]:
-    """No more times than are kept, of a link since then.
+    """Reduce the times of a link to as many as are kept.
 
-    Where there are more, each goes whose two neighbours are within a minute of each other, from the latest to the first: an
-    answer between those two is right but for that minute. Then those in the middle go: a late link that falls among forgotten
-    times ends at the oldest one kept after it.
+    If there are more, first each time goes whose two neighbours are within a minute of each other, from the latest to the
+    first: answers stay right to a minute. Then the middle ones go. A late link that falls among forgotten times ends at the
+    oldest one kept after it.
     """
     if len(times) < KEPT:
         return times

@@ -26,11 +26,11 @@ from kinfold_schemas.times import to_text
 
 VISITOR: Final = "v"
 MERGED: Final = "~"
-"""Sorts after VISITOR: who walks from the newest on opens a merged contact before it passes a visitor of the same time."""
+"""Sorts after VISITOR, so a walk from the newest opens a merged contact before it passes a visitor of the same time."""
 
 
 class Membership(NamedTuple):
-    """One visitor of a contact, linked since an effective time in ms; sorts by time, then by id."""
+    """One visitor of a contact, linked since an effective time in ms. Sorts by time, then by id."""
 
     since_ms: int
     visitor_id: str
@@ -44,17 +44,17 @@ _ESCAPED_BYTES: Final = 6
 
 
 def member(contact_id: str, since: str, visitor_id: str) -> str:
-    """A visitor in the sorted set."""
+    """The member of the sorted set for a visitor."""
     return f"{contact_id}{since}{VISITOR}{visitor_id}"
 
 
 def merged_member(contact_id: str, newest_ms: int, merged_contact_id: str) -> str:
-    """A merged contact in the sorted set."""
+    """The member of the sorted set for a merged contact."""
     return f"{contact_id}{to_text(newest_ms)}{MERGED}{merged_contact_id}"
 
 
 def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], new: Membership) -> None:
-    """Makes a visitor the contact's. Mutates all but `new`."""
+    """Add a visitor to a contact. Mutates everything but `new`."""
     newest = (stamps.since[0], contact.visitor_ids[0]) if stamps.since else _THE_OLDEST
     if contact.visitor_count < LISTED_VISITORS and new > newest and not stamps.unlisted:  # nearly always
         visitor_ids = [new.visitor_id, *contact.visitor_ids]
@@ -67,13 +67,13 @@ def add(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], 
     complete = len(listed) + len(older) == contact.visitor_count
     contact.visitor_count += 1
     last = older[-1] if older else listed[-1] if listed else new
-    if complete or new > last:  # otherwise it stands among those that are not loaded
+    if complete or new > last:  # otherwise it is among those that are not loaded
         _insert(listed, older, new)
     _list(contact, stamps, listed)
 
 
 def remove(contact: ContactRecord, stamps: ContactStamps, older: list[Membership], gone: Membership) -> None:
-    """Takes a visitor from the contact. Mutates all but `gone`."""
+    """Remove a visitor from a contact. Mutates everything but `gone`."""
     listed = _listed(contact, stamps)
     contact.visitor_count -= 1
     if gone in listed:
@@ -95,7 +95,7 @@ def unite(  # noqa: PLR0913, PLR0917  both contacts, each with its stamps and it
     merged_stamps: ContactStamps,
     merged_older: list[Membership],
 ) -> list[Membership]:
-    """Gives the contact the merged one's visitors; returns its `older`, one of the two, mutated.
+    """Give the contact the merged one's visitors. Returns its `older`, which is one of the two, mutated.
 
     Inserts the shorter list into the longer one, so the cost does not grow with the longer one.
     """
@@ -125,7 +125,7 @@ def _listed(contact: ContactRecord, stamps: ContactStamps) -> list[Membership]:
 def _list(contact: ContactRecord, stamps: ContactStamps, listed: list[Membership]) -> None:
     if len(listed) < min(contact.visitor_count, LISTED_VISITORS):
         message = f"{contact.id}: knows {len(listed)} of {contact.visitor_count} visitors, too few to list"
-        raise LookupError(message)  # the state was loaded for too few keys: stop before a wrong list is stored
+        raise LookupError(message)  # too little was loaded: stop before a wrong list is stored
     visitor_ids = [each.visitor_id for each in listed]
     shown = shown_visitors(visitor_ids)
     stamps.unlisted = visitor_ids[shown:]
@@ -152,5 +152,5 @@ def _insert(listed: list[Membership], older: list[Membership], new: Membership) 
 
 
 def _place(newest_first: list[Membership], each: Membership) -> int:
-    """Where `each` stands, or would."""
+    """The index of `each`, or where it would be inserted."""
     return bisect_left(range(len(newest_first)), x=True, key=lambda index: newest_first[index] <= each)

@@ -1,7 +1,7 @@
-"""Metadata: the greater stamp wins, a key at a time (contract sections 3 and 4; `records` says what a stamp is).
+"""Metadata: the greater stamp wins, key by key (contract sections 3 and 4; `records` explains stamps).
 
-Values and their stamps stand in two mappings. The stamps also hold removed keys, or a late event would bring them back; the
-`MAX_METADATA_KEYS` removed most recently are kept, which bounds what a contact can weigh.
+Values and their stamps are in two mappings. The stamps also hold removed keys, or a late event would bring them back. The
+`MAX_METADATA_KEYS` keys removed most recently are kept, which bounds the size of a contact.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from kinfold_schemas.events import MAX_METADATA_KEYS, MAX_UNTRUSTED_KEYS
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False):
-    """Values, and the stamp with which each key was set or removed. Every operation makes a new one."""
+    """Values, and the stamp with which each key was set or removed. Every operation returns a new object."""
 
     values: dict[str, Primitive]
     stamps: dict[str, int]
@@ -24,9 +24,9 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     def patch(
         self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None, stamp: int
     ) -> tuple["Metadata", list[str], bool]:
-        """Sets `values` and removes `unset` with `stamp`; a key in both is set.
+        """Set `values` and remove `unset` with `stamp`; a key in both is set.
 
-        Also returns the keys that differ now, and whether anything came too late. An equal value keeps its place and moves its
+        Also returns the keys that changed, and whether anything came too late. An equal value keeps its place and moves its
         stamp. The result may hold more than `MAX_METADATA_KEYS`.
         """
         new_values = own_values = self.values
@@ -60,7 +60,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(new_values, new_stamps), changed, late
 
     def combine(self, other: "Metadata") -> "Metadata":
-        """Both, each key as the greater stamp has it; where they are equal as this one has it.
+        """Combine both, each key from the side with the greater stamp; at equal stamps from this one.
 
         The result may hold more than `MAX_METADATA_KEYS`, and removed keys without a bound: see `bounded`.
         """
@@ -78,9 +78,9 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(values, stamps)
 
     def bounded(self) -> "Metadata":
-        """The keys with the greatest stamps, and the removed ones likewise: what stays where contacts come together.
+        """Keep the keys with the greatest stamps, and the removed ones likewise: what stays when contacts come together.
 
-        So keys of trusted sources stay before keys of pages. At most `MAX_UNTRUSTED_KEYS` keys of pages stay.
+        So keys from trusted sources stay before keys from pages. At most `MAX_UNTRUSTED_KEYS` keys from pages stay.
         """
         values, stamps = self.values, self.stamps
         if len(values) > MAX_UNTRUSTED_KEYS:
@@ -109,9 +109,9 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
     def permitted(
         self, values: Mapping[str, Primitive] | None, unset: Iterable[str] | None
     ) -> tuple[dict[str, Primitive], list[str], int]:
-        """What a page may set and remove of a patch.
+        """The part of a patch that a page may set and remove.
 
-        Also how many of the other keys would differ: a trusted source has set or removed those.
+        Also how many of the other keys would change: a trusted source has set or removed those.
         """
         values, unset = values or {}, dict.fromkeys(unset or ())
         trusted = {key for key in (*values, *unset) if self.stamps.get(key, NEVER) >= TRUSTED}
@@ -120,7 +120,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return permitted, [key for key in unset if key not in trusted and key not in values], len(differing)
 
     def untrusted(self) -> int:
-        """How many keys pages have set."""
+        """How many keys were set by pages."""
         return sum([self.stamps[key] < TRUSTED for key in self.values])
 
 
@@ -130,12 +130,12 @@ NO_METADATA: Final = Metadata({}, {})
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two values are the same JSON value: `true` is not `1`, and numbers come here in their one form."""
+    """Whether two values are the same JSON value. `true` is not `1`. Numbers are already in their one form."""
     return one.__class__ is other.__class__ and one == other
 
 
 def changed_keys(before: Mapping[str, Primitive], after: Mapping[str, Primitive]) -> list[str]:
-    """The keys that differ, in order of their names."""
+    """The keys that differ, sorted by name."""
     if before is after:
         return []
     changed = [key for key, value in after.items() if (old := before.get(key, _NOTHING)) is not value and not same(old, value)]

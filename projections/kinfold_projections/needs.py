@@ -1,8 +1,8 @@
-"""What a batch needs to know: the keys to load before it is folded.
+"""What a batch needs: the keys to load before it is folded.
 
-The state is closed under references, so there are two questions. What do the entries name that is not held? And where do the
-contacts lead that were loaded for it? Loading too little would fold wrongly without an error, so a property test folds every
-batch over a state loaded by these rules and over the whole one.
+The state is closed under references, so there are two questions. Which of the keys that the entries name are not loaded? And
+which contacts do the loaded records lead to? Loading too little would fold wrongly without an error, so a property test folds
+every batch both over a state loaded by these rules and over the whole one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from kinfold_schemas.events import Erased, IdentityCorrected, VisitorIdentified
 
 
 class Missing(msgspec.Struct):
-    """What entries name that the state does not hold, each once. It may not exist."""
+    """What entries name that the state does not hold, each once. It may not exist in Redis."""
 
     visitors: dict[str, None] = {}
     external_ids: dict[str, None] = {}
@@ -29,7 +29,7 @@ class Missing(msgspec.Struct):
 
 
 def missing(state: State, entries: Sequence[Entry | BadEntry]) -> Missing:
-    """What the entries name that is not held."""
+    """What the entries name that the state does not hold."""
     found = Missing()
     visitors, external_ids, emails, contacts = state.visitors, state.external_ids, state.emails, state.contacts
     for entry in entries:
@@ -51,7 +51,7 @@ def missing(state: State, entries: Sequence[Entry | BadEntry]) -> Missing:
 
 
 def contacts_behind(state: State, loaded: Missing) -> Iterable[str]:
-    """The contacts that what was loaded refers to."""
+    """The contacts that the loaded records refer to."""
     visitors = [visitor for each in loaded.visitors if (visitor := state.visitors.get(each)) is not None]
     ids = dict.fromkeys([link.contact_id for visitor in visitors for link in visitor.links if link.contact_id is not None])
     ids.update(dict.fromkeys([held for each in loaded.external_ids if (held := state.external_ids.get(each)) is not None]))
@@ -61,7 +61,7 @@ def contacts_behind(state: State, loaded: Missing) -> Iterable[str]:
 
 
 def survivors(state: State, contact_ids: Iterable[str]) -> list[str]:
-    """Where those of the contacts went that have been merged; to be repeated until it leads nowhere new."""
+    """The contacts into which merged ones of these went. Repeat until nothing new comes."""
     contacts = [state.contacts.get(contact_id) for contact_id in contact_ids]
     merged_into = [contact.merged_into for contact in contacts if type(contact) is MergedContact]
     return [
@@ -70,7 +70,10 @@ def survivors(state: State, contact_ids: Iterable[str]) -> list[str]:
 
 
 def older_memberships(state: State, entries: Sequence[Entry | BadEntry]) -> dict[str, int]:
-    """The contacts that may lose or reorder listed visitors in this batch, and how many: those have to know who comes next."""
+    """The contacts that may lose or reorder listed visitors in this batch, and how many.
+
+    For these, the visitors that come next have to be loaded.
+    """
     leaving: dict[str, int] = {}
     for entry in entries:
         if type(entry) is not Entry:

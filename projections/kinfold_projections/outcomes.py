@@ -8,15 +8,15 @@ from kinfold_schemas.changes import Change
 from kinfold_schemas.rejections import Rejection
 
 Kind = Literal["folded", "no-op", "stale", "duplicate", "rejected"]
-"""folded: something is other than it was. no-op: it said nothing new. stale: what was new in it came too late, and newer
-values stand. duplicate: the same event occurred before. rejected: it could not be folded."""
+"""folded: something changed. no-op: it said nothing new. stale: what was new in it came too late, and newer values stay.
+duplicate: the same event occurred before. rejected: it could not be folded."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What one entry did: its kind, the changes for the feed in their order, why it was refused, and blocked identifiers.
+    """What one entry did: the kind of outcome, the changes for the feed in order, and why it was rejected.
 
-    `id_reused`: another event had its id before. `untrusted`: how many values, removals and links a page may not make, and were
-    dropped (contract section 4, Trust).
+    `blocked`: how many identifiers were blocked. `id_reused`: another event had its id before. `untrusted`: how many values,
+    removals and links were dropped, because a page may not make them (contract section 4, Trust).
     """
 
     kind: Kind
@@ -34,5 +34,5 @@ DUPLICATE: Final = Outcome("duplicate")
 
 
 def rejected(rejection: Rejection) -> Outcome:
-    """The outcome of an entry that is refused."""
+    """The outcome of an entry that is rejected."""
     return Outcome("rejected", rejection=rejection)

@@ -28,21 +28,21 @@ from kinfold_schemas.changes import ConflictReason
 from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, VisitorIdentified
 
 _Owners = str | tuple[str, ...]
-"""The contacts that an identifier belonged to. Nearly always one."""
+"""The contacts that an identifier belonged to; nearly always one."""
 
 
 class Mention(msgspec.Struct, frozen=True, gc=False):
-    """An entry of another person that names this one."""
+    """A mention of a person in another person's entry."""
 
     entry: str
     field: Literal["email", "visitorId", "all"]
-    """What names the other person. all: the event did nothing, because of the other person."""
+    """The field that names the other person. all: because of the other person, the event did nothing."""
     identifier: str
-    """As it is compared."""
+    """The identifier, in the form in which it is compared."""
     contact_id: str
-    """The contact that it mentions, as of that time."""
+    """The contact that is mentioned, as of that time."""
     reason: ConflictReason | None = None
-    """Of the conflict, if it has one."""
+    """The reason of the conflict, if it has one."""
 
 
 class Takes(msgspec.Struct, frozen=True, gc=False):
@@ -66,27 +66,27 @@ class Belongings(msgspec.Struct):
     """The entries of other people that name them."""
     external_ids: set[str]
     emails: set[str]
-    """The addresses that they ever had or named, by key."""
+    """By key: the addresses that they ever had or named."""
     visitors: set[str]
     shared_visitors: set[str]
-    """Those of the visitors that also belonged to other people."""
+    """Their visitors that also belonged to other people."""
     shared_emails: set[str]
-    """Those of the addresses that also belonged to other people."""
+    """Their addresses that also belonged to other people."""
     shared_external_ids: set[str]
-    """Those of the external ids that also belonged to other people."""
+    """Their external ids that also belonged to other people."""
     links: dict[str, str]
-    """Of their entries that linked or unlinked a visitor: their contact, as of that time."""
+    """Their entries that linked or unlinked a visitor, each with their contact as of that time."""
     unlinks: set[str]
-    """Of those: the entries that unlinked one."""
+    """Those of `links` that unlinked a visitor."""
     takes: dict[str, "Takes"]
-    """Of their corrections that took an identifier from somebody: what, and from whom."""
+    """Their corrections that took an identifier from others: what, and from whom."""
 
 
 class Ownership:
-    """Folds a log, and notes whose each entry is. Needs memory for each entry's id."""
+    """Folds a log, and notes whose each entry is. Keeps every entry's id in memory."""
 
     def __init__(self, workspace: str, begins: State | None = None) -> None:
-        """`begins`: the state at which the log begins (a baseline). What is in it belongs to the contacts that hold it."""
+        """`begins`: the state at which the log begins (a baseline). Its records belong to the contacts that hold them."""
         self.state: Final = begins or State(workspace, tells=False)
         self.entries: Final[dict[str, list[str]]] = {}
         """By contact id, as of the entry's time: its entries, in the log's order within each contact id."""
@@ -108,7 +108,7 @@ class Ownership:
             self._take_over(begins)
 
     def fold(self, entries: Sequence[Entry | BadEntry]) -> None:
-        """Folds the next entries of the log."""
+        """Fold the next entries of the log."""
         occurrences = self.state.window.enter(entries)
         for index, entry in enumerate(entries):
             if not isinstance(entry, Entry):
@@ -119,14 +119,14 @@ class Ownership:
                 self._fold(entry)
 
     def belongings(self, contact_ids: Collection[str], anonymous_visitors: Collection[str] = ()) -> Belongings:
-        """What belongs to the people who have these living contacts, and to these visitors that nobody identified."""
+        """What belongs to the people with these living contacts, and to these visitors that were never identified."""
         state = self.state
         living = set(contact_ids)
         contacts = {each for each in state.contacts if each in living or state.find(each) in living}
         entries = {entry for each in contacts for entry in self.entries.get(each, ())}
         entries.update(entry for each in anonymous_visitors for entry in self.anonymous.get(each, ()))
         visitors, shared_visitors = _owned(self._visitors, contacts)
-        for each in visitors - shared_visitors:  # only erased people share it, and now nobody is left
+        for each in visitors - shared_visitors:  # only erased people shared it, and all of them are gone
             entries.update(self._erased_links.get(each, ()))
         emails, shared_emails = _owned(self._emails, contacts)
         external_ids, shared_external_ids = _owned(self._external_ids, contacts)
@@ -146,11 +146,11 @@ class Ownership:
         )
 
     def take_changes(self) -> None:
-        """Forgets what a writer of the state would want to know. Call it now and then, to save memory."""
+        """Forget what a writer of the state would need. Call it now and then, to save memory."""
         self.state.take_changes()
 
     def former_holder(self, email_key: str) -> str | None:
-        """The living contact that had an address, the latest one that came to it; None if there is none, or it was erased."""
+        """The living contact that had an address last; None if there is none, or if it was erased."""
         known = self._emails.get(email_key)
         if known is None:
             return None
@@ -158,7 +158,7 @@ class Ownership:
         return None if self.state.is_erased(contact_id) else self.state.find(contact_id)
 
     def named_others(self, belongings: Belongings) -> dict[str, list[Mention]]:
-        """By entry: where entries of these people name somebody else."""
+        """By entry: where these people's entries name somebody else."""
         found: dict[str, list[Mention]] = {}
         for mention in self._mentions:
             if mention.entry in belongings.entries and mention.contact_id not in belongings.contacts:
@@ -194,7 +194,7 @@ class Ownership:
             evolve(self.state, entry)
 
     def _erased(self, entry: Entry, event: Erased) -> None:
-        """What an earlier erasure has left."""
+        """Note what an earlier erasure has left."""
         if type(event.kept) is VisitorIdentified:
             self._identified(entry, event.kept)
             return
@@ -298,7 +298,7 @@ class Ownership:
         self._took(entry, owner, has_id, has_email)
 
     def _took(self, entry: Entry, owner: ContactRecord, has_id: ContactRecord | None, has_email: ContactRecord | None) -> None:
-        """The identifiers that a correction set: they are the contact's now, or another one's still."""
+        """Note the identifiers that a correction set: they belong to the contact now, or still to another one."""
         names, state = entry.names, self.state
         external_id, email, id_of, email_of = None, None, "", ""
         if names.external_id is not None:

@@ -18,9 +18,10 @@ def metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
 def patched(
     metadata: Metadata, entry: Entry, event: _Patching, *, joins: bool = False
 ) -> tuple[Metadata, list[str], bool, int] | Rejection:
-    """Metadata after an event's patch, the keys that differ, whether any came too late, and how many a page may not change.
+    """Metadata after an event's patch, the keys that changed, whether any came too late, and how many a page may not change.
 
-    With `joins`, several things have come together, and the greatest stamps stay. Else too many keys are a rejection.
+    With `joins`, several records have come together, and the keys with the greatest stamps stay. Otherwise too many keys are a
+    rejection.
     """
     values, unset, untrusted = event.metadata, event.unset, 0
     if entry.stamp < TRUSTED:
@@ -38,7 +39,7 @@ def patched(
 
 
 def _fitting(metadata: Metadata, entry: Entry) -> Metadata | Rejection:
-    """The metadata of a contact or a visitor within its limits (contract section 2). The keys of pages make room for others."""
+    """Fit the metadata of a contact or a visitor into its limits (contract section 2). Keys from pages make room for others."""
     count, untrusted = len(metadata.values), metadata.untrusted()
     if entry.stamp >= TRUSTED:
         if count - untrusted <= MAX_METADATA_KEYS:

@@ -59,21 +59,22 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
 
 
 class ContactStamps(msgspec.Struct, array_like=True, gc=False):
-    """What only the fold needs of a living contact."""
+    """What only the fold needs to know of a living contact."""
 
     presence_ms: int = NO_PRESENCE_MS
-    """Effective time of the last ContactSeen."""
+    """The effective time of the last ContactSeen."""
     metadata: dict[str, int] = {}
-    """Of every metadata key, removed ones included: a late event must not bring one back."""
+    """The stamp of every metadata key, including removed ones: a late event must not bring one back."""
     email_ms: int = NEVER
     name_stamp: int = NEVER
     image_stamp: int = NEVER
     since: list[int] = []
-    """Of the record's `visitor_ids` and `unlisted`, in step: the effective time of each link, in ms."""
+    """Parallel to the record's `visitor_ids`: the effective time of each link, in ms."""
     conflict: tuple[str, str, ConflictReason | None] | None = None
-    """The last conflict that was told: the key of the address, the contact that holds it, and the reason."""
+    """The last conflict that was reported: the key of the address, the contact that holds it, and the reason."""
     merges: int = 0
-    """How many contacts were merged into this one, those that were merged into them included."""
+    """How many contacts were merged into this one. None of those had taken any itself: only a contact with an external id takes
+    others, and such a contact is never merged."""
     dismissed: list[tuple[str, str]] | None = None
     """The conflicts that corrections dismissed, the latest last: the key of the address, and the contact that holds it."""
     unlisted: list[str] = []
@@ -82,7 +83,7 @@ class ContactStamps(msgspec.Struct, array_like=True, gc=False):
 
 
 class VisitorRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
-    """A visitor: the fields of `kinfold_schemas.contacts.Visitor` but its id, and the stamp of its context."""
+    """A visitor: the fields of `kinfold_schemas.contacts.Visitor` except its id, and the stamp of its context."""
 
     first_seen_at: str
     last_seen_at: str
@@ -96,25 +97,25 @@ class VisitorRecord(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
 
 
 class VisitorStamps(msgspec.Struct, array_like=True, gc=False):
-    """What only the fold needs of a visitor."""
+    """What only the fold needs to know of a visitor."""
 
     metadata: dict[str, int] = {}
-    """Of an anonymous visitor's metadata keys, removed ones included."""
+    """The stamps of an anonymous visitor's metadata keys, including removed ones."""
     name_stamp: int = NEVER
     image_stamp: int = NEVER
     confirmed: list[list[int]] = []
-    """For each of the record's `links`: when events confirmed it, ascending, in ms.
+    """Parallel to the record's `links`: when events confirmed each link, ascending, in ms.
 
     The other stamps are kept until the first link. From then on the contact has what they date.
     """
 
 
 NO_STAMPS: Final = VisitorStamps()
-"""The stamps of a visitor that has none stored."""
+"""The stamps of a visitor for which none are stored."""
 
 
 def new_contact(contact_id: str, at: str) -> ContactRecord:
-    """A contact as its first event finds it: nothing known, and version 0 until its first change."""
+    """A new contact: nothing is known, and its version is 0 until its first change."""
     return ContactRecord(contact_id, None, None, None, None, {}, EMPTY_HASH, 0, [], at, at, at, at, 0)
 
 
@@ -138,9 +139,9 @@ decode_visitor_stamps: Final = msgspec.msgpack.Decoder(VisitorStamps).decode
 _decode_contact: Final = msgspec.json.Decoder(ContactRecord).decode
 _decode_merged: Final = msgspec.json.Decoder(MergedContact).decode
 _MERGED_BYTES: Final = 100
-"""A tombstone has 83 bytes, and a living contact never fewer than 300."""
+"""Tells tombstones by size: a tombstone has 83 bytes, and a living contact at least 300."""
 
 
 def decode_contact(data: bytes) -> ContactRecord | MergedContact:
-    """A stored contact, living or merged. Raises msgspec.ValidationError for what the fold cannot have written."""
+    """Decode a stored contact, living or merged. Raises msgspec.ValidationError for what the fold cannot have written."""
     return _decode_merged(data) if len(data) <= _MERGED_BYTES else _decode_contact(data)

@@ -25,7 +25,7 @@ from kinfold_schemas.events import BROWSER, Erased, ErasedConflict, IdentityCorr
 from kinfold_schemas.identifiers import email_key, id_key
 
 _SHORT_BYTES: Final = 4
-"""A shorter identifier is not looked for in bytes that are no JSON: it would be found by accident."""
+"""Shorter identifiers are not searched for in bytes that are not JSON, where they would match by chance."""
 _NAMES: Final[dict[str, Callable[[str], str]]] = {
     "externalId": id_key,
     "email": email_key,
@@ -35,7 +35,7 @@ _NAMES: Final[dict[str, Callable[[str], str]]] = {
 
 
 Kind = Literal["folded", "duplicate", "unfolded"]
-"""What the fold made of an entry. unfolded: it was rejected or excluded, so no contact took it."""
+"""How the fold treated an entry. unfolded: it was rejected or excluded, so no contact took it."""
 
 
 class _Hashes(NamedTuple):
@@ -56,7 +56,7 @@ class Redactor:
             if mention.field != "visitorId" or self._is_exclusive(mention):
                 self._mentions.setdefault(mention.entry, []).append(mention)
         self._occurred: Final[set[_Hashes]] = set()
-        """Ids and contents of the events that were redacted: their duplicates go with them."""
+        """Hashes of the ids and contents of redacted events: their duplicates are redacted, too."""
         self._tokens: Final[dict[str, str]] = {}
         self.identifiers: Final[dict[str, frozenset[str]]] = {
             "externalId": frozenset(belongings.external_ids - belongings.shared_external_ids),
@@ -64,17 +64,17 @@ class Redactor:
             "visitorId": frozenset(belongings.visitors - belongings.shared_visitors),
             "contactId": frozenset(belongings.contacts),
         }
-        """By the name of the field: what identifies these people and nobody else."""
+        """By field name: the identifiers of these people and of nobody else."""
 
     @property
     def mentioned(self) -> set[str]:
-        """The entries of other people in which something is redacted."""
+        """The entries of other people that are partly redacted."""
         return set(self._mentions)
 
     def redacted(self, entry: Entry | BadEntry, kind: Kind, raw: RawEntry) -> bytes | None:
-        """The event that takes the entry's place; None where the entry stays as it is.
+        """The event that replaces the entry; None if the entry stays.
 
-        An unfolded entry goes if it names one of the people.
+        An unfolded entry is replaced if it names one of the people.
         """
         if entry.id in self._belongings.entries:
             return self._own(cast("Entry", entry))
@@ -100,14 +100,16 @@ class Redactor:
             return encode_event(msgspec.structs.replace(dated, contact_id=linked, visitor_id=visitor_id, unlinks=unlinks))
         if (taken := owned.takes.get(entry.id)) is not None and (lost := self._lost(taken, _dated(entry, hashes))):
             return encode_event(lost)
-        if type(entry.event) is Erased and entry.event.contact_id is not None:  # a link that nobody shares any more
+        if (
+            type(entry.event) is Erased and entry.event.contact_id is not None
+        ):  # the link of a visitor that nobody shares any more
             created = entry.event.contact_id
         elif created not in owned.contacts:
             return encode_event(_erased(entry, hashes))
         return encode_event(msgspec.structs.replace(_erased(entry, hashes), contact_id=created))
 
     def _lost(self, taken: Takes, dated: Erased) -> Erased | None:
-        """What others lost to a correction; None where all of it was theirs, too."""
+        """What others lost to a correction; None if all of it belonged to these people, too."""
         external_id = None if taken.external_id_of in self._belongings.contacts else taken.external_id
         email = None if taken.email_of in self._belongings.contacts else taken.email
         if external_id is None and email is None:
@@ -140,20 +142,20 @@ class Redactor:
         return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
 
     def _hashes(self, entry: Entry) -> _Hashes:
-        """An erased entry keeps those that it has."""
+        """The hashes of an entry. An erased entry keeps those that it has."""
         if type(entry.event) is Erased:
             return _Hashes(entry.event.id or "", entry.event.salt, entry.event.content or "")
         return _Hashes(erased_id(self._salt, entry.event_id), self._salt, erased_content(self._salt, entry))
 
     def token(self, address: str) -> str:
-        """What stands for an address of these people in a conflict of somebody else."""
+        """The placeholder for an address of these people in somebody else's conflict."""
         return self._tokens.setdefault(address, f"{len(self._tokens) + 1}@erased.invalid")
 
     def _is_exclusive(self, mention: Mention) -> bool:
         return mention.identifier not in self._belongings.shared_visitors
 
     def _names_them(self, raw: RawEntry) -> bool:
-        """Whether an entry that no contact took names one of the people, or holds an identifier of theirs."""
+        """Whether an entry that no contact took names one of the people, or contains one of their identifiers."""
         _, fields = raw
         for name, value in fields.items():
             said = _object(value) if name == EVENT_FIELD else None
@@ -167,12 +169,12 @@ class Redactor:
 
 
 def _erased(entry: Entry, hashes: _Hashes) -> Erased:
-    """An event in place of one of the same source: each source has a window of duplicates of its own."""
+    """An `Erased` event of the same source, because each source has its own window of duplicates."""
     return Erased(source=None if entry.is_trusted else BROWSER, **hashes._asdict())
 
 
 def _dated(entry: Entry, hashes: _Hashes) -> Erased:
-    """As `_erased`, with the effective time of the event that was there."""
+    """As `_erased`, with the effective time of the original event."""
     return msgspec.structs.replace(_erased(entry, hashes), at=entry.event.at, sent_at=entry.event.sent_at)
 
 

@@ -1,8 +1,8 @@
 """What the fold knows: visitors, contacts and identifiers of one workspace, and what the fold changed in them.
 
-In a test and in a replay a `State` is the whole workspace. In the projector it holds what batches have named so far, and is
-closed under references: a visitor, an external id or an address is held with every contact that it leads to, along all
-tombstones. `take_changes` says what is to be written.
+In a test and in a replay, a `State` is the whole workspace. In the projector, it holds what batches have named so far and is
+closed under references: a visitor, an external id or an address is held with every contact that it leads to, through all
+tombstones. `take_changes` returns what is to be written.
 """
 
 from collections.abc import Container, Iterable
@@ -32,13 +32,13 @@ from kinfold_schemas.contacts import ERASED, MAX_CONTACT_BYTES, Link, MergedCont
 from kinfold_schemas.times import text_ms
 
 _VISITOR_BYTES: Final = 250
-"""Of a visitor that was created: about what one takes."""
+"""About how many bytes a new visitor takes."""
 _COUNTERS_BYTES: Final = 32
 """How much more `weights.contact_bytes` may count than a record has."""
 LIGHT_BYTES: Final = 24 * 1024
 """A contact of no more than this stays below its limit with an event that is not large, and with what a visitor brings."""
 LARGE_BYTES: Final = 4 * _VISITOR_BYTES
-"""An event of fewer does not make a visitor worth weighing."""
+"""A smaller event does not make it worthwhile to weigh the visitor again."""
 
 
 class _EveryContact:
@@ -50,7 +50,7 @@ _EVERY_CONTACT: Final = _EveryContact()
 
 
 class DamagedState(LookupError):
-    """The state names a contact that it does not hold. The fold cannot have done that; `kinfold replay` rebuilds it."""
+    """The state names a contact that it does not hold. The fold cannot have done that. `kinfold replay` rebuilds the state."""
 
 
 def _damaged(contact_id: str) -> DamagedState:
@@ -58,34 +58,34 @@ def _damaged(contact_id: str) -> DamagedState:
 
 
 class StateChanges(msgspec.Struct):
-    """What is to be written, each thing once, in its last form. None: it is to be removed."""
+    """What is to be written, each thing once, in its last form. None means removal."""
 
     visitors: dict[str, VisitorRecord] = {}
     visitor_stamps: dict[str, VisitorStamps | None] = {}
     contacts: dict[str, bytes] = {}
-    """Encoded: the living ones as the feed shows them, and tombstones."""
+    """Encoded: living contacts as the feed shows them, and tombstones."""
     contact_stamps: dict[str, ContactStamps | None] = {}
     external_ids: dict[str, str | None] = {}
     emails: dict[str, str | None] = {}
     """By the key of the address."""
     members: dict[str, bool] = {}
-    """Of the sorted set `members`: whether each is in it now."""
+    """Members of the sorted set `members`: whether each is in it now."""
     created: dict[str, bool] = {}
-    """Of the sorted set of living contacts: True where one was created, False where it was merged."""
+    """Members of the sorted set `created`: True if the contact was created, False if it was merged."""
     new_visitors: int = 0
     new_contacts: int = 0
     new_external_ids: int = 0
-    """Less those that became free."""
+    """Minus those that became free."""
     new_emails: int = 0
-    """Less those that became free."""
+    """Minus those that became free."""
     merges: int = 0
 
 
 class State:
     """Visitors, contacts and identifiers of one workspace.
 
-    With `tells=False` the fold makes no changes for the feed, and a contact is hashed and encoded once, by `take_changes`:
-    right for a replay, which tells the feed what differs at the end.
+    With `tells=False` the fold makes no changes for the feed, and a contact is hashed and encoded once, by `take_changes`. A
+    replay uses this: it puts the differences on the feed at the end.
     """
 
     def __init__(self, workspace: str, *, tells: bool = True) -> None:
@@ -98,17 +98,17 @@ class State:
         self.external_ids: Final[dict[str, str | None]] = {}
         """None: a batch freed it, and what is stored may not say so yet."""
         self.emails: Final[dict[str, str | None]] = {}
-        """By the key of the address. None as above."""
+        """By the key of the address. None: a batch freed it, which may not be stored yet."""
         self.older: Final[dict[str, list[Membership]]] = {}
         """By contact id: the memberships that follow the listed ones (`members`)."""
         self.window: Final = DuplicateWindow()
         self.held_bytes = 0
-        """About how many bytes what is held would take encoded."""
+        """About how many bytes the held records would take encoded."""
         self.told_bytes = 0
         """How many bytes the contacts in the changes for the feed have, since `take_changes`."""
         self._contact_bytes: dict[str, int] = {}
         self._visitor_bytes: dict[str, int] = {}
-        """Of those that have grown; the others are counted as they came."""
+        """The weight of those that have grown. The others count as they were loaded."""
         self._heavy: Final = set[str]()
         self.heavy: Final[Container[str]] = self._heavy if tells else _EVERY_CONTACT
         """The contacts that may weigh more than `LIGHT_BYTES`. A state that tells nothing does not weigh what it changes."""
@@ -121,7 +121,7 @@ class State:
     # --- loading
 
     def hold_visitor(self, visitor_id: str, record: bytes, stamps: bytes | None) -> None:
-        """Holds a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
+        """Add a stored visitor. Raises msgspec.ValidationError for what the fold cannot have written."""
         self.visitors[visitor_id] = decode_visitor(record)
         self.held_bytes += len(record)
         if len(record) > LARGE_BYTES:
@@ -132,10 +132,7 @@ class State:
             self.held_bytes += len(stamps)
 
     def hold_contact(self, contact_id: str, record: bytes, stamps: bytes | None) -> None:
-        """Holds a stored contact or tombstone.
-
-        Raises DamagedState, and msgspec.ValidationError, for what the fold cannot have written.
-        """
+        """Add a stored contact or tombstone. Raises DamagedState or msgspec.ValidationError if the fold cannot have made it."""
         contact = self.contacts[contact_id] = decode_contact(record)
         self._weigh(contact_id, len(record))
         if type(contact) is ContactRecord:
@@ -167,7 +164,7 @@ class State:
         return self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES)
 
     def weigh_visitor(self, visitor_id: str, at_most: int) -> None:
-        """Takes note that a visitor may have grown to so many bytes. Weighs it where that is much more than it had."""
+        """Note that a visitor may have grown to this many bytes. Weighs it if that is much more than before."""
         known = self._visitor_bytes.get(visitor_id, _VISITOR_BYTES)
         if at_most > LARGE_BYTES and at_most > 1.5 * known:
             size = self._visitor_bytes[visitor_id] = len(encode_record(self.visitors[visitor_id]))
@@ -176,7 +173,7 @@ class State:
     # --- reading
 
     def find(self, contact_id: str) -> str:
-        """The id of the living contact that `contact_id` has become, or of the erased one. Raises DamagedState."""
+        """The id of the living contact that `contact_id` has become. Raises DamagedState if there is none."""
         while True:
             contact = self.contacts.get(contact_id)
             if type(contact) is MergedContact and contact.merged_into != ERASED:
@@ -187,7 +184,7 @@ class State:
                 raise _damaged(contact_id)
 
     def holder(self, contact_id: str) -> ContactRecord | None:
-        """The living contact that `contact_id` has become; None where it was erased. Raises DamagedState."""
+        """The living contact that `contact_id` has become. Raises DamagedState if there is none."""
         contact = self.contacts.get(contact_id)
         if type(contact) is ContactRecord:
             return contact
@@ -201,7 +198,7 @@ class State:
         return type(contact) is MergedContact
 
     def contact(self, contact_id: str) -> ContactRecord:
-        """The living contact that `contact_id` has become. Raises DamagedState where there is none."""
+        """The living contact that `contact_id` has become. Raises DamagedState if there is none."""
         while True:
             contact = self.contacts.get(contact_id)
             if type(contact) is ContactRecord:
@@ -212,23 +209,23 @@ class State:
         raise _damaged(contact_id)
 
     def by_external_id(self, external_id: str) -> ContactRecord | None:
-        """The contact that has this external id, or that a contact with it was merged into."""
+        """The contact with this external id."""
         contact_id = self.external_ids.get(external_id)
         return None if contact_id is None else self.contact(contact_id)
 
     def by_email(self, email_key: str) -> ContactRecord | None:
-        """The contact that has the address with this key."""
+        """The contact with the address of this key."""
         contact_id = self.emails.get(email_key)
         return None if contact_id is None else self.contact(contact_id)
 
     def living_contacts(self) -> Iterable[ContactRecord]:
-        """Every contact that is held and not merged."""
+        """Yield every contact that is held and not merged."""
         return (contact for contact in self.contacts.values() if type(contact) is ContactRecord)
 
     # --- changing
 
     def visitor(self, visitor_id: str, at: str) -> VisitorRecord:
-        """The visitor, created or its seen times widened by an event at `at`."""
+        """The visitor. Creates it, or widens its seen times to an event at `at`."""
         visitor = self.visitors.get(visitor_id)
         if visitor is None:
             visitor = self.visitors[visitor_id] = VisitorRecord(at, at)
@@ -242,14 +239,14 @@ class State:
         return visitor
 
     def put_visitor_stamps(self, visitor_id: str, stamps: VisitorStamps) -> None:
-        """The visitor's stamps are these; none are kept where there are none."""
+        """Set the visitor's stamps. Empty ones are not stored."""
         if stamps.metadata or stamps.name_stamp != NEVER or stamps.image_stamp != NEVER or any(stamps.confirmed):
             self.visitor_stamps[visitor_id] = self._changes.visitor_stamps[visitor_id] = stamps
         elif self.visitor_stamps.pop(visitor_id, None) is not None:
             self._changes.visitor_stamps[visitor_id] = None
 
     def create_contact(self, contact_id: str, at: str) -> ContactRecord:
-        """Create a contact, for an event at this effective time. The caller tells the change (`changes.ChangeWriter`)."""
+        """Create a contact for an event at this effective time. The caller reports the change (`changes.ChangeWriter`)."""
         contact = self.contacts[contact_id] = new_contact(contact_id, at)
         self.contact_stamps[contact_id] = self._changes.contact_stamps[contact_id] = ContactStamps()
         self._changes.created[contact_id] = True
@@ -265,7 +262,7 @@ class State:
             self._changes.merges += 1
 
     def write_contact(self, contact: ContactRecord) -> bytes:
-        """Takes note that the contact's record changed, as a change on the feed is about to say; returns it encoded."""
+        """Note that the contact's record changed, as a change on the feed will show. Returns the record encoded."""
         data = self._changes.contacts[contact.id] = encode_record(contact) if self.tells else b""
         if self.tells:
             self._weigh(contact.id, len(data))
@@ -273,12 +270,12 @@ class State:
         return data
 
     def stamps_of(self, contact: ContactRecord) -> ContactStamps:
-        """The contact's stamps, which are about to change."""
+        """The contact's stamps, to be changed."""
         stamps = self._changes.contact_stamps[contact.id] = self.contact_stamps[contact.id]
         return stamps
 
     def put_metadata(self, contact: ContactRecord, metadata: Metadata) -> ContactStamps:
-        """The contact's metadata is this, and so is its hash; returns the contact's stamps."""
+        """Set the contact's metadata and its hash. Returns the contact's stamps."""
         if metadata.values is not contact.metadata:
             contact.metadata = metadata.values
             contact.metadata_hash = metadata_hash(metadata.values) if self.tells else ""
@@ -287,7 +284,7 @@ class State:
         return stamps
 
     def put_external_id(self, external_id: str, contact_id: str) -> None:
-        """The external id is the contact's."""
+        """Assign the external id to the contact."""
         self.external_ids[external_id] = self._changes.external_ids[external_id] = contact_id
         self._changes.new_external_ids += 1
 
@@ -301,29 +298,29 @@ class State:
         self._changes.new_external_ids -= 1
 
     def put_email(self, email_key: str, contact_id: str) -> None:
-        """The address is the contact's."""
+        """Assign the address to the contact."""
         self.emails[email_key] = self._changes.emails[email_key] = contact_id
         self._changes.new_emails += 1
 
     def free_email(self, email_key: str) -> None:
-        """The address belongs to no contact."""
+        """Free the address."""
         self.emails[email_key] = self._changes.emails[email_key] = None
         self._changes.new_emails -= 1
 
     def add_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
-        """The visitor becomes the contact's, by a link that names the contact, or one merged into it."""
+        """Add the visitor to the contact, by a link that names the contact or one merged into it."""
         members.add(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
         self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = True
 
     def remove_visitor(self, contact: ContactRecord, link: Link, visitor_id: str) -> None:
-        """The visitor leaves the contact, whose it was by this link."""
+        """Remove the visitor from the contact that held it by this link."""
         if not self.tells:  # an older visitor may be listed instead, with a longer id
             self._contact_bytes.pop(contact.id, None)
         members.remove(contact, self.stamps_of(contact), self._older(contact), Membership(text_ms(link.since), visitor_id))
         self._changes.members[members.member(link.contact_id or "", link.since, visitor_id)] = False
 
     def merge_contact(self, contact: ContactRecord, merged: ContactRecord) -> ContactStamps:
-        """Gives the contact the visitors of the merged one, which becomes a tombstone; returns the merged one's stamps."""
+        """Give the contact the visitors of the merged one, which becomes a tombstone. Returns the merged one's stamps."""
         stamps = self.contact_stamps.pop(merged.id)
         self._changes.contact_stamps[merged.id] = None
         if merged.visitor_count:
@@ -342,7 +339,7 @@ class State:
         return self.older.setdefault(contact.id, [])
 
     def take_changes(self) -> StateChanges:
-        """What changed since the last call."""
+        """Return what changed since the last call."""
         changes, self._changes = self._changes, StateChanges()
         self.told_bytes = 0
         for contact_id, data in changes.contacts.items() if not self.tells else ():
@@ -353,7 +350,7 @@ class State:
         return changes
 
     def forget(self) -> None:
-        """Drops everything but the duplicate window. Nothing may have changed since `take_changes`."""
+        """Drop everything except the duplicate window. Nothing may have changed since `take_changes`."""
         self.held_bytes = 0
         self._contact_bytes.clear()
         self._heavy.clear()

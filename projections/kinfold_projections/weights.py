@@ -33,34 +33,34 @@ Anonymous = tuple[VisitorRecord, VisitorStamps]
 """A visitor that brings something to the contact that identifies it first."""
 
 GROWTH: Final = 5
-"""An event adds at most so many times its bytes to a record. A number can grow: `9e15` becomes `9000000000000000`."""
+"""An event adds at most this many times its own bytes to a record. A number can grow: `9e15` becomes `9000000000000000`."""
 FRAME_BYTES: Final = 500
-"""More than a contact or a visitor without any values weighs."""
+"""An upper bound for the weight of a contact or a visitor without values."""
 _COUNTER_DIGITS: Final = 16
-"""Counted for `version` and for `visitorCount`, so that neither makes a contact too heavy as it counts up."""
+"""The bytes counted for `version` and `visitorCount`, so that neither makes a contact too heavy as it counts up."""
 
 
 def contact_bytes(contact: ContactRecord) -> int:
-    """What a contact weighs."""
+    """The weight of a contact in bytes."""
     digits = len(str(contact.version)) + len(str(contact.visitor_count))
-    no_hash = len(EMPTY_HASH) - len(contact.metadata_hash)  # a state that tells nothing hashes at the end
+    no_hash = len(EMPTY_HASH) - len(contact.metadata_hash)  # with `tells=False`, the hash is computed at the end
     return len(encode_record(contact)) - digits + 2 * _COUNTER_DIGITS + no_hash
 
 
 def described_bytes(visitor: VisitorRecord) -> int:
-    """What a visitor weighs without its context. Its links have a limit of their own."""
+    """The weight of a visitor in bytes, without its context and its links, which have a limit of their own."""
     return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[], context={}, context_ms=-1)))
 
 
 def visitor_bytes(visitor: VisitorRecord) -> int:
-    """What a visitor weighs."""
+    """The weight of a visitor in bytes."""
     return len(encode_record(msgspec.structs.replace(visitor, contact_id=None, links=[])))
 
 
 def fitting(metadata: Metadata, excess: int, before_bytes: int, *, makes_room: bool, is_contact: bool) -> Metadata | Rejection:
-    """The metadata of a contact or a visitor that would weigh `excess` bytes too much with it, or why that is rejected.
+    """Fit metadata with which a contact or a visitor would be `excess` bytes too heavy. Returns it, or why it is rejected.
 
-    With `makes_room` the keys of pages make room. An event that makes a record no heavier than it was is not rejected.
+    With `makes_room`, keys from pages make room. An event that makes a record no heavier than it was is not rejected.
     """
     if excess > 0 and makes_room:
         metadata, excess = metadata.lightened(excess)
@@ -71,13 +71,13 @@ def fitting(metadata: Metadata, excess: int, before_bytes: int, *, makes_room: b
 
 
 def _too_heavy(size: int, *, is_contact: bool) -> Rejection:
-    """The rejection of an event with which a contact or a visitor would weigh so much."""
+    """The rejection of an event that would make a contact or a visitor this heavy."""
     most, what = (MAX_CONTACT_BYTES, "contact") if is_contact else (MAX_VISITOR_BYTES, "visitor")
     return Rejection("too-large", "event", f"at most {most:,} bytes of {what}", f"{size:,} bytes")
 
 
 def context_too_heavy(state: State, entry: Entry, event: VisitorSeen, visitor_id: str) -> Rejection | None:
-    """Why the context is rejected, where the visitor would weigh too much with it."""
+    """Why the context is rejected, if the visitor would be too heavy with it."""
     visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
     at_most = state.described_bytes.get(visitor_id, LARGE_BYTES) + GROWTH * len(entry.data)
     if event.context is None or entry.at_ms < visitor.context_ms or at_most <= MAX_VISITOR_BYTES:
@@ -96,7 +96,7 @@ def fitting_described(  # noqa: PLR0913, PLR0917  the contact with its stamps, a
     event: MetadataSet,
     metadata: Metadata,
 ) -> Metadata | Rejection:
-    """The metadata with which a contact weighs no more than it may after an event, or why the event is rejected."""
+    """The metadata with which a contact stays within its weight after an event, or why the event is rejected."""
     after, before_bytes = copy_contact(contact), 0
     if contact.id in state.contacts:
         before_bytes = contact_bytes(contact)
@@ -110,7 +110,7 @@ def fitting_described(  # noqa: PLR0913, PLR0917  the contact with its stamps, a
 def fitting_visitor(
     state: State, visitor_id: str, entry: Entry, event: MetadataSet, metadata: Metadata
 ) -> Metadata | Rejection:
-    """As `fitting_described`, for an anonymous visitor. Its context does not count: it makes room."""
+    """As `fitting_described`, for an anonymous visitor. Its context does not count, because it makes room."""
     visitor = state.visitors.get(visitor_id, VisitorRecord(entry.seen_at, entry.seen_at))
     before_bytes = described_bytes(visitor)
     after = msgspec.structs.replace(visitor, metadata=metadata.values)
@@ -120,7 +120,7 @@ def fitting_visitor(
 
 
 def may_be_heavy(state: State, entry: Entry, decision: Decision, anonymous: Anonymous | None) -> bool:
-    """Whether a contact may weigh too much after an identification. Never wrong with False."""
+    """Whether a contact may be too heavy after an identification. False is always right."""
     growth = GROWTH * len(entry.data)
     if anonymous is not None:
         growth += MAX_VISITOR_BYTES
@@ -139,9 +139,9 @@ def fitting_identified(  # noqa: PLR0913, PLR0917  all that decides what the con
     anonymous: Anonymous | None,
     metadata: Metadata,
 ) -> Metadata | Rejection:
-    """As `fitting_described`, for an identification with which nothing comes together. NO_METADATA: it stays as it is.
+    """As `fitting_described`, for an identification in which no records come together. NO_METADATA means no change.
 
-    The keys of pages make room for it, also where a page sent it: whom it names was proven.
+    Keys from pages make room for it, even if a page sent it, because a token proved whom it names.
     """
     names, contact, before_bytes = entry.names, decision.target, 0
     if contact is None:

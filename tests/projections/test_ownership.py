@@ -121,9 +121,9 @@ def test_every_entry_that_the_fold_takes_is_exactly_one_persons(log: Log) -> Non
 
     everybody = [owned.belongings({each.id}).entries for each in owned.state.living_contacts()]
     everybody += [set(each) for each in owned.anonymous.values()]
-    assert sum(map(len, everybody)) == len(set().union(*everybody))
+    assert sum(map(len, everybody)) == len(set[str]().union(*everybody))
     others = {*owned.unfolded, *owned.duplicates, *(each.id for each in entries if not _names_anybody(each))}
-    assert set().union(*everybody) == {each.id for each in entries} - others
+    assert set[str]().union(*everybody) == {each.id for each in entries} - others
 
 
 def _names_anybody(entry: Any) -> bool:

@@ -1,6 +1,6 @@
 """Erase people in this process, and look into every key afterwards."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -27,7 +27,7 @@ async def keys_with(client: Redis, workspace: str, texts: Iterable[str]) -> dict
     wanted = list(texts)
     found: dict[str, list[str]] = {}
     pattern = key(workspace, "events").removesuffix("events") + "*"
-    async for name in client.scan_iter(match=pattern):
+    async for name in cast("AsyncIterator[bytes]", cast("Any", client).scan_iter(match=pattern)):
         dump = cast("bytes", await client.dump(name))
         if texts_in := [each for each in wanted if each.encode() in dump]:
             found[name.decode()] = texts_in

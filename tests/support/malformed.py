@@ -71,6 +71,8 @@ _KINDS: Final[list[Callable[[int], Malformed]]] = [
     lambda n: _json("invalid", type="VisitorSeen", visitorId=f"v\ud800{n}"),
     # an unknown type
     lambda n: _json("unknown-type", type=f"Visitor{n}", visitorId="v"),
+    # a correction that a page sent
+    lambda n: _json("not-allowed", type="IdentityCorrected", source="browser", by="ada", contactId="ct_1", name=f"{n}"),
     # blocked; no identifier left
     lambda n: _json("blocked-identifier", type="VisitorSeen", visitorId="[object Object]", context={"n": n}),
     lambda n: _json("blocked-identifier", type="VisitorIdentified", externalId="Undefined", name=f"{n}"),

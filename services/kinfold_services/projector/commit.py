@@ -71,7 +71,7 @@ _Answer = TypeVar("_Answer")
 
 
 class CommitFailed(RuntimeError):
-    """A command of a transaction failed and the others did not, so the state is damaged; the message names both."""
+    """A command of a transaction failed and the others did not, so the state is damaged. The message names the command."""
 
 
 class Refused(ResponseError):
@@ -79,7 +79,7 @@ class Refused(ResponseError):
 
 
 class Move(NamedTuple):
-    """From the position that a batch was read after to the one that it leads to."""
+    """The position after which a batch was read, and the position that it leads to."""
 
     before: Position
     after: Position
@@ -101,7 +101,7 @@ class Transaction(NamedTuple):
 
 
 class Armed(NamedTuple):
-    """What the position and its surroundings were when the transaction was armed."""
+    """The position, its owner and the hold, as they were when the transaction was armed."""
 
     stream_id: str
     generation: str
@@ -112,8 +112,8 @@ class Armed(NamedTuple):
 class Committer:
     """Commits the batches of one workspace, one after the other, for the projector that owns it.
 
-    Between two of them its connection also answers questions. What a batch needs is asked for before the batch before it is
-    sent, since Redis answers nothing while it executes a transaction.
+    Between two commits its connection also answers queries. What a batch needs is loaded before the previous batch is sent,
+    because Redis answers nothing while it executes a transaction.
     """
 
     def __init__(self, client: Client, workspace: str, token: str, lease_ms: int, answer_s: float) -> None:
@@ -124,11 +124,11 @@ class Committer:
         self._wire: Final = Wire(client, self._writes.key("position").decode(), answer_s)
         self._lease: Final = pack(b"SET", self._writes.key("owner"), token, b"PX", lease_ms)
         self.committed = Position("", Counts())
-        """Of the last batch that was committed here."""
+        """The position of the last batch that was committed here."""
         self.left = Position("", Counts())
         """The position that the last commit moved on from."""
         self.left_entry: Mapping[bytes, bytes] | None = None
-        """The fields of the log's entry there, as of the commit; None where the log did not hold it, or that is unknown."""
+        """The fields of the log's entry at `left`, as of the commit. None if the log did not hold it, or if that is unknown."""
         self._transaction: Transaction | None = None
         self._is_sent = False
         self._closed_times = 0
@@ -137,7 +137,7 @@ class Committer:
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     def transaction(self, writes: Iterable[bytes], rejects: Sequence[Reject], move: Move) -> Transaction:
-        """The transaction of a folded batch: its writes, and behind them what moves the position."""
+        """The transaction of a folded batch: its writes, followed by the commands that move the position."""
         keys, after, before = self._writes, move.after, move.before.stream_id or "0-0"
         read = after.counts.entries + after.counts.lost
         commands = [
@@ -148,14 +148,14 @@ class Committer:
             keys.hash("projector", {"committed_at_ms": time.time_ns() // 1_000_000}),
             pack(b"HINCRBY", keys.key("projector"), b"batches", 1),
             pack(b"HINCRBYFLOAT", keys.key("projector"), b"batch_ms", move.took_ms),
-            # For tools that look at groups; nothing depends on it, so a missing group is no error.
+            # For tools that show consumer groups. Nothing depends on it, so a missing group is not an error.
             pack(b"XGROUP", b"SETID", keys.key("events"), GROUP, after.stream_id or "0-0", b"ENTRIESREAD", read),
             keys.hash("position", position_fields(after)),
         ]
         return Transaction(commands, move.before, after)
 
     async def ask(self, commands: Sequence[bytes]) -> list[Any]:
-        """The replies to commands that only read. No batch may be on its way. Raises what Redis refuses for good."""
+        """The replies to commands that only read. No batch may be in flight. Raises errors that are not temporary."""
 
         async def attempt() -> list[Any]:
             await self._connect()
@@ -165,17 +165,17 @@ class Committer:
         return await self._patiently(attempt)
 
     async def start(self, transaction: Transaction) -> None:
-        """Sends a batch on its way. `finish` has to follow before anything else."""
+        """Send a batch. `finish` has to be called before anything else."""
         self._transaction, self._is_sent, self._closed_times = transaction, False, 0
         armed = self._armed
         if armed is not None and not armed.is_held and _is_before(armed, transaction, self._token) and self._wire.is_open:
-            with suppress(RedisError):  # `finish` finds out, and sends it again
+            with suppress(RedisError):  # `finish` notices, and sends it again
                 self._send(transaction)
 
     async def finish(self) -> bool:
-        """Returns when the batch that was started is committed; False where there is none.
+        """Wait until the batch that was started is committed. Returns False if there is none.
 
-        Raises LostPlace, Replaced or Refused, and then it is not; CommitFailed; and what Redis refuses for good.
+        Raises LostPlace or Replaced if it was not committed; CommitFailed; and errors that are not temporary.
         """
         transaction, self._transaction = self._transaction, None
         if transaction is None:
@@ -186,12 +186,12 @@ class Committer:
         return True
 
     async def close(self) -> None:
-        """Closes the connection. A batch that is on its way may be committed or not: the next owner finds out."""
+        """Close the connection. A batch in flight may be committed or not: the next owner finds out."""
         self._transaction, self._armed, self._is_sent = None, None, False
         await self._wire.close()
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Tries until the server can do it, on a new connection each time."""
+        """Retry until the server can answer, on a new connection each time."""
         retry_s = _FIRST_RETRY_S
         while True:
             try:
@@ -234,7 +234,7 @@ class Committer:
             if not self._is_sent:
                 armed = await self._arm(transaction)
                 if self._is_committed(armed, transaction):
-                    await check_types(self._client, self._workspace)  # a lost reply may have told of a command that failed
+                    await check_types(self._client, self._workspace)  # the lost reply may have reported a failed command
                     return
                 self._check(armed, transaction)
                 self._send(transaction)
@@ -246,7 +246,7 @@ class Committer:
         self._armed, self._is_sent = None, True
 
     async def _arm(self, transaction: Transaction) -> Armed:
-        """Arms for the batch, where that is not done, and waits while it is held."""
+        """Arm for the batch unless already armed, and wait while a replay holds the workspace."""
         await self._connect()
         armed = self._armed
         if armed is None:
@@ -260,11 +260,11 @@ class Committer:
         return armed
 
     def _is_committed(self, armed: Armed, transaction: Transaction) -> bool:
-        """Whether the batch is committed already, because only a reply was lost."""
+        """Whether the batch was committed and only the reply was lost."""
         return armed.owner == self._token and armed.stream_id == transaction.after.stream_id != transaction.before.stream_id
 
     async def _is_executed(self, transaction: Transaction) -> bool:
-        """Reads what the transaction and the arm behind it replied; False where it is to be sent again."""
+        """Read the replies to the transaction and to the arm that follows it. Returns False if it has to be sent again."""
         count = len(transaction.commands)
         replies = await self._wire.replies(1 + count + 1 + _ARM_REPLIES)
         self._is_sent = False

@@ -1,20 +1,17 @@
 """One workspace's way from the log to the state: read, load, fold, commit.
 
-Two tasks share it. FastStream's hands over pages of the log into a queue of two; ours folds them in batches, and while Redis
-executes one batch it folds the next. What that one needs is loaded before, since Redis answers nothing meanwhile. So the two
-wait for each other as little as possible, and the order stays the log's.
+Two tasks share it. FastStream's puts pages of the log into a queue of two. Ours folds them in batches, and folds one batch
+while Redis executes the one before. What a batch needs is loaded before that, because Redis answers nothing while it executes a
+transaction. So the two rarely wait for each other, and the log's order is kept.
 
-A batch has 150 entries where there are so many. Each phase goes over all of them, and the records of more would not stay in the
+A batch has up to 150 entries. Each phase goes over all of them, and the records of more entries would not stay in the
 processor's cache from one phase to the next.
 
-A batch also ends where it has many bytes (`commit.TOLD_BYTES`). One that has too many all the same, or is too large for the
-server, was folded for nothing: the state is loaded again, and half of the batch is tried. An entry that is too large alone is
-left out, with an EventsExcluded in the log, so that every replay leaves it out too (contract section 7).
+A SIGKILL at any point loses nothing: a batch is in the state, the feed and the position, or in none of them and will be read
+again.
 
-A SIGKILL anywhere here loses nothing: a batch is in the state, the feed and the position, or in none of them and read again.
-
-The task that folds also keeps the workspace ours, and looks whether log and state still belong together (`Integrity`). A beat
-once a second makes it do so when nothing else does. If it hangs, the lease ends, and another projector goes on.
+The task that folds also renews the lease, and checks that log and state still belong together (`Integrity`). A beat once a
+second makes it do so when there is nothing to fold. If the task hangs, the lease expires, and another projector continues.
 """
 
 import asyncio
@@ -50,25 +47,25 @@ from kinfold_services.state.reader import StateReader
 from kinfold_services.state.writes import REJECTS_BYTES, REJECTS_ENTRIES, Writes
 
 ANSWER_S: Final = 3.0
-"""How long the server may take for an answer. A connection that died goes unnoticed for so long."""
+"""How long the server may take to answer. A dead connection is noticed after this time."""
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
 """Of an event's id in the log: it may have 64 KiB."""
 _LOOK_AFTER_BEATS: Final = 5
-"""After so many beats we look whether log and state still belong together."""
+"""How many beats pass between two checks that log and state still belong together."""
 
 
 class WorkspaceProjector:
-    """Folds one workspace. `open` it, give it pages through `receive`, and `run` it beside."""
+    """Folds one workspace. Call `open`, then `run`, and pass it pages through `receive`."""
 
     def __init__(self, client: Client, settings: Settings, lease: Lease) -> None:
         """`settings` are those of the workspace."""
         workspace = settings.workspace
         self.workspace: Final = workspace
         self.position = Position("", Counts())
-        """Of the last batch that was folded; it may be on its way still."""
+        """The position of the last batch that was folded. It may still be in flight."""
         self._client: Final = client
         self._lease: Final = lease
         self._reader: Final = StateReader(client, workspace)
@@ -81,16 +78,16 @@ class WorkspaceProjector:
         """Whether the state holds everything that is stored."""
         self._rules = IdentifierRules()
         self._excluded: frozenset[str] = frozenset()
-        """What a replay left out for good; some of it may come only now."""
+        """Entries that a replay left out for good. Some of them may come only now."""
         self._batch_entries: Final = settings.batch_entries
         self._feed: Final = StreamLength(settings.feed_entries, settings.feed_bytes)
         self._rejects: Final = StreamLength(REJECTS_ENTRIES, REJECTS_BYTES)
         self._cache_bytes: Final = settings.cache_bytes
         self._queue: Final[asyncio.Queue[Sequence[RawEntry]]] = asyncio.Queue(_QUEUED_PAGES)
         self._folded: Transaction | None = None
-        """A batch that is not on its way yet."""
+        """A folded batch that was not sent yet."""
         self._uncommitted: Sequence[RawEntry] = ()
-        """The entries of that one, or of the one on its way."""
+        """The entries of that batch, or of the one in flight."""
         self._most_entries = settings.batch_entries
         """In a batch. Fewer than in the settings, for a while, after one was too large."""
         self._closed = False
@@ -101,9 +98,9 @@ class WorkspaceProjector:
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def open(self) -> None:
-        """Finds out where the last projector came to, and what it would know: the rules, and the events before the position.
+        """Load what the last projector left: the position, the rules, and the events before the position.
 
-        Raises NeedsRebuild where the state does not belong to the log, and BadPattern.
+        Raises NeedsRebuild if the state does not belong to the log, and BadPattern.
         """
         await self._committer.close()
         self._folded, self._uncommitted = None, ()
@@ -127,28 +124,29 @@ class WorkspaceProjector:
         self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)
 
     async def receive(self, page: Sequence[RawEntry]) -> None:
-        """Takes the next page of the log; returns when there is room for another, or when folding has ended."""
+        """Take the next page of the log. Returns when there is room for another, or when folding has ended."""
         while not (self._closed or self.position.stream_id or await self._has_rules()):
             await asyncio.sleep(_RULES_AGAIN_S)
         if not self._closed:
             await self._queue.put(page)
 
     def close(self) -> None:
-        """Ends folding, so that `receive` waits no longer. The next projector reads those pages again."""
+        """End folding, so `receive` does not wait any longer. The next projector reads those pages again."""
         self._closed = True
         while not self._queue.empty():
             self._queue.get_nowait()
 
     def fail(self, error: BaseException) -> None:
-        """A page was lost on its way to us: nothing behind it may be folded. `run` raises the error."""
+        """Stop, because a page was lost on its way here and nothing after it may be folded. `run` raises the error."""
         self._failure = self._failure or error
         self.close()
         self._queue.put_nowait(())
 
     async def run(self) -> None:
-        """Folds and commits what `receive` takes, until cancelled.
+        """Fold and commit what `receive` takes, until cancelled.
 
-        Raises LostPlace, DamagedState, CommitFailed, NeedsRebuild, what `fail` was told, or what Redis refuses for good.
+        Raises LostPlace, DamagedState, CommitFailed, NeedsRebuild, the error given to `fail`, or an error that is not
+        temporary.
         """
         ticking = asyncio.create_task(self._tick())
         try:
@@ -167,7 +165,7 @@ class WorkspaceProjector:
             await self._committer.close()
 
     async def _waiting(self) -> Sequence[RawEntry]:
-        """The next page. Several small ones that wait become one: a batch costs the same work, however few are in it."""
+        """The next page. Joins small pages that wait, because a batch has the same overhead however small it is."""
         page = await self._queue.get()
         while len(page) < self._batch_entries and not self._queue.empty():
             page = [*page, *self._queue.get_nowait()]
@@ -176,7 +174,7 @@ class WorkspaceProjector:
     # --- keeping the workspace
 
     async def _tick(self) -> None:
-        """Makes sure that there is a beat while no entries come."""
+        """Make sure that there is a beat while no entries arrive."""
         while True:
             await asyncio.sleep(KEEP_S)
             if self._queue.empty():
@@ -190,7 +188,7 @@ class WorkspaceProjector:
             await self._look()
 
     async def _look(self) -> None:
-        """Looks whether log and state still belong together, and whether entries were lost before we came to them."""
+        """Check that log and state still belong together, and whether entries were lost before they were folded."""
         await self._advance(())
         before = self.position
         try:
@@ -212,7 +210,7 @@ class WorkspaceProjector:
     # --- folding
 
     async def _advance(self, raws: Sequence[RawEntry]) -> None:
-        """Folds a batch; the one before has been committed then. Without entries: all that was folded has."""
+        """Fold a batch and commit the one before it. Without entries, commit everything that was folded."""
         settles = not raws
         while True:
             try:
@@ -225,13 +223,13 @@ class WorkspaceProjector:
             except Refused as error:
                 raws = await self._retreat(raws, error)
             except Replaced:
-                # A replay has put a new state in the old one's place. What was not committed is folded upon the new one, unless
-                # it is in there already.
+                # A replay has replaced the state. What was not committed is folded onto the new one, unless that contains it
+                # already.
                 raws, committed = [*self._uncommitted, *raws], self._committer.committed.stream_id
                 log = self.position.log
                 await self.open()
                 self._check_log(log)
-                if position_key(self.position.stream_id) < position_key(committed):  # what is between is not at hand
+                if position_key(self.position.stream_id) < position_key(committed):  # the entries between are not at hand
                     found = self.position.stream_id
                     raise LostPlace(
                         f"workspace {self.workspace}: expected a state at {committed!r} or later, got one at {found!r}"
@@ -288,9 +286,9 @@ class WorkspaceProjector:
     async def _fold_upon_one_state(self, raws: Sequence[RawEntry]) -> None:
         try:
             await self._fold(raws)
-        except LookupError:  # DamagedState above all
-            # A state contradicts itself where it is damaged, and also where a replay has replaced it between two loads. The
-            # latter is no reason to stop.
+        except LookupError:  # mainly DamagedState
+            # A state contradicts itself if it is damaged, and also if a replay has replaced it between two loads. The latter
+            # is no reason to stop.
             await self._arrive()
             found, expected = (await self._reader.position()).generation, self.position.generation
             if found != expected:
@@ -347,13 +345,13 @@ class WorkspaceProjector:
         return folded.rest
 
     async def _send(self) -> None:
-        """Sends what is folded on its way."""
+        """Send the folded batch, if there is one."""
         if (transaction := self._folded) is not None:
             self._folded = None
             await self._committer.start(transaction)
 
     async def _arrive(self) -> None:
-        """Waits until what was folded is committed. Raises LostPlace, Replaced and NeedsRebuild."""
+        """Wait until everything that was folded is committed. Raises LostPlace, Replaced and NeedsRebuild."""
         await self._send()
         if await self._committer.finish():
             self._uncommitted = ()
@@ -363,7 +361,7 @@ class WorkspaceProjector:
     # --- rules and warnings
 
     async def _has_rules(self) -> bool:
-        """Reads the rules, which an import brings after `open` and before the first entry; False where they make no sense."""
+        """Read the rules, which an import writes after `open` and before the first entry. Returns False if they are invalid."""
         try:
             await self._read_rules()
         except BadPattern as error:
@@ -376,7 +374,7 @@ class WorkspaceProjector:
         self._rules = IdentifierRules(blocked, remembered=REMEMBERED_IDENTIFIERS)
 
     def _tell_reused_ids(self, folded: Folded) -> None:
-        """Says, once a minute at most, that a producer gives several events one id."""
+        """Warn, at most once a minute, that a producer uses one id for several events."""
         if time.monotonic() < self._reused_ids_told_at + _REUSED_IDS_EVERY_S:
             return
         self._reused_ids_told_at = time.monotonic()

@@ -1,1 +1,1 @@
-"""Folds the whole log again: builds a state beside the living one, compares both, and swaps (contract section 9)."""
+"""Folds the whole log again: builds a state beside the live one, compares both, and swaps them (contract section 9)."""

@@ -1,4 +1,4 @@
-"""How two states differ: the stored one, and one that was rebuilt, at the same position."""
+"""Compares two states at the same position: the stored one, and one that was rebuilt."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
@@ -18,7 +18,7 @@ from kinfold_services.state.queries import StateQueries
 from kinfold_services.state.writes import SORTED_SETS
 
 SHOWN: Final[tuple[Part, ...]] = ("contacts", "visitors", "external-ids", "emails")
-"""What readers see."""
+"""The parts that readers see."""
 
 CAUSE: Final = "replay"
 ERASURE: Final = "erasure"
@@ -27,9 +27,9 @@ _AT_ONCE: Final = 1000
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One field of one thing that is not what the log says it is.
+    """One field of one record that is not what the log says.
 
-    A field that a side has not got is not there; where one side has nothing at all, `field` is null, and so is that side.
+    A field that a side lacks is absent from that side. If one side has no record at all, `field` is null, and so is that side.
     """
 
     kind: Part
@@ -40,17 +40,17 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Sides:
-    """Compares the stored state with a rebuilt one, which it brings to the stored one's position."""
+    """Compares the stored state with a rebuilt one, which it advances to the stored one's position."""
 
     def __init__(self, client: Client, workspace: str, rebuild: Rebuild, *, follows: bool = True) -> None:
-        """`follows`: whether the rebuilt state is brought to the stored one's position, or stays where it is."""
+        """`follows`: whether the rebuilt state is advanced to the stored one's position, or stays where it is."""
         self._client: Final = client
         self._workspace: Final = workspace
         self._rebuild: Final = rebuild
         self._follows: Final = follows
 
     async def suspects(self, part: Part) -> set[str]:
-        """The ids in a part whose bytes differ between the two sides. Some may only be newer on one of them."""
+        """The ids in a part whose bytes differ between the two sides. Some may only be newer on one side."""
         found, unseen = set[str](), self._rebuild.ids(part)
         async for ids, living in self._scan(part):
             unseen.difference_update(ids)
@@ -59,7 +59,7 @@ class Sides:
         return found | unseen
 
     async def at_one_position(self, part: Part, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:
-        """Ids, with what both sides have under each, some of them at a time at one position."""
+        """Yield some ids at a time, each with the values of both sides at one position."""
         ordered = iter(sorted(ids))
         while some := list(islice(ordered, _AT_ONCE)):
             position, living = await self._living(part, some)
@@ -69,21 +69,21 @@ class Sides:
                 yield each
 
     async def is_other(self, part: Part, ids: Iterable[str]) -> bool:
-        """Whether any of these is other bytes on the two sides, or is only on one."""
+        """Whether the bytes of any of these differ, or only one side has it."""
         async for _, living, rebuilt in self.at_one_position(part, ids):
             if living != rebuilt:
                 return True
         return False
 
     def survivor(self, contact_id: str) -> Contact | None:
-        """The living contact that a contact was merged into in the rebuilt state; None where it was not merged."""
+        """The living contact that a contact was merged into in the rebuilt state; None if it was not merged."""
         state = self._rebuild.state
         if type(state.contacts.get(contact_id)) is not MergedContact or state.is_erased(contact_id):
             return None
         return public_contact(state.contact(contact_id))
 
     async def _scan(self, part: Part) -> AsyncIterator[tuple[list[str], list[bytes]]]:
-        """Ids, and what is stored under each, a thousand or so at a time. Some may come twice."""
+        """Yield ids and stored values, about a thousand at a time. Some may come twice."""
         client: Any = self._client
         scan = client.zscan if part in SORTED_SETS else client.hscan
         cursor = 0
@@ -97,7 +97,7 @@ class Sides:
                 return
 
     async def _living(self, part: Part, ids: list[str]) -> tuple[str, list[bytes | None]]:
-        """The stored position, and what is stored under some ids at that moment."""
+        """The stored position, and the values of some ids at the same moment."""
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hget(key(self._workspace, "position"), "stream_id")
         if part in SORTED_SETS:
@@ -115,7 +115,7 @@ def _score(score: float) -> bytes:
 
 
 def field_differences(part: Part, name: str, living: bytes | None, rebuilt: bytes | None) -> list[Difference]:
-    """The fields in which two stored things differ; JSON is compared by value."""
+    """The fields in which two stored records differ. JSON is compared by value."""
     if living == rebuilt:
         return []
     one, other = _shown(part, living), _shown(part, rebuilt)
@@ -128,9 +128,9 @@ def field_differences(part: Part, name: str, living: bytes | None, rebuilt: byte
 def as_change(  # noqa: PLR0911  a kind of change each
     contact_id: str, living: bytes | None, rebuilt: bytes | None, survivor: Contact | None
 ) -> Change | None:
-    """The one change that tells the feed how a contact differs; None where no reader can see that it does.
+    """The one change that tells the feed how a contact differs; None if readers cannot see the difference.
 
-    `survivor`: where the rebuilt one is a tombstone, the living contact that it leads to.
+    `survivor`: the living contact that the rebuilt one leads to, if that is a tombstone.
     """
     if survivor is not None:
         return _as_merge(contact_id, survivor) if _merged_into(living) != _merged_into(rebuilt) else None
@@ -167,7 +167,7 @@ def _as_erased(contact_id: str, living: bytes | None, old: Contact | None) -> Ch
 
 
 def _living(data: bytes | None) -> Contact | None:
-    """The contact as readers see it: None for a tombstone, and for what no reader can read."""
+    """The contact as readers see it; None for a tombstone, and for a record that readers cannot decode."""
     try:
         return None if data is None else StateQueries.living(data)
     except ValueError:
@@ -182,7 +182,7 @@ def _as_merge(contact_id: str, survivor: Contact) -> ContactsMerged:
 
 
 def _merged_into(data: bytes | None) -> str | None:
-    """The contact that a tombstone names; None for what is no tombstone, and for what no reader can read."""
+    """The contact that a tombstone names; None for a record that is not a tombstone or cannot be decoded."""
     try:
         return None if data is None else merged_into(data)
     except ValueError:
@@ -190,7 +190,7 @@ def _merged_into(data: bytes | None) -> str | None:
 
 
 def _pairs(one: "_Object", other: "_Object", prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The fields of two objects beside each other, one level of objects in them opened: `metadata.plan`."""
+    """Yield the fields of two objects side by side, with one level of nested objects flattened: `metadata.plan`."""
     for field in sorted(one.keys() | other.keys()):
         left, right = one.get(field, msgspec.UNSET), other.get(field, msgspec.UNSET)
         if not prefix and isinstance(left, dict) and isinstance(right, dict):
@@ -202,7 +202,7 @@ def _pairs(one: "_Object", other: "_Object", prefix: str = "") -> Iterator[tuple
 def _same(one: Any, other: Any) -> bool:
     if one is msgspec.UNSET or other is msgspec.UNSET:
         return one is other
-    return _json(one) == _json(other)  # Python takes true for 1
+    return _json(one) == _json(other)  # Python's true equals 1
 
 
 def _shown(part: Part, data: bytes | None) -> Any:

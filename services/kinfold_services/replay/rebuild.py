@@ -1,4 +1,4 @@
-"""A state folded in memory, from the log's beginning, or its baseline, up to any position."""
+"""Folds a state in memory, from the log's beginning up to any position."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,12 +25,12 @@ from kinfold_services.state.baseline import Begun, restore
 from kinfold_services.state.position import Position, entry_digest
 
 _TAKEN_ENTRIES: Final = 100_000
-"""After so many entries the state completes what they changed. A projector that rebuilds renews its leases in between."""
+"""After how many entries the state encodes what they changed. A projector that rebuilds renews its leases in between."""
 
 Progress = Callable[[int], None]
 
 Part = Literal["contacts", "visitors", "external-ids", "emails", "contact-stamps", "visitor-stamps", "members", "created"]
-"""A part of the state that consists of single things: a hash, or a sorted set."""
+"""A part of the state that consists of single records: a hash, or a sorted set."""
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 Forget = Callable[[Begun, Counts], Counts]
@@ -67,9 +67,9 @@ class Rebuild:
         `forget`: removes people from what a baseline restores (an erasure).
         """
         self.position = Position("", Counts())
-        """How far the log is folded. The sizes among the counts are those of the last `advance`."""
+        """How far the log is folded. The sizes among the counts are those after the last `advance`."""
         self.beginnings = 0
-        """How often it began: more than once where the log, read on, excluded entries that were folded already."""
+        """How often folding began: more than once if the log, read further, excluded entries that were already folded."""
         self.excluded: frozenset[str] = also_excluded
         """The entries that are left out."""
         self.excluded_by_log: set[str] = set()
@@ -78,9 +78,9 @@ class Rebuild:
         self.members: set[str] = set()
         """The content of the sorted set `members`."""
         self.unwritten: Touched | None = None
-        """What changed since a caller wrote the state; None: it was not written since the last beginning."""
+        """What changed since a caller wrote the state; None if it was not written since the last beginning."""
         self.uncompared: Touched | None = None
-        """What changed since a caller compared the state; None: it was not compared since the last beginning."""
+        """What changed since a caller compared the state; None if it was not compared since the last beginning."""
         self.rejects: list[Reject] = []
         """Rejects of this state, in the log's order, for a caller that writes them and then clears the list."""
         self.stored_rejects = StoredRejects(client, settings.workspace)
@@ -108,7 +108,7 @@ class Rebuild:
         return self.uncompared is not None
 
     async def begin(self) -> None:
-        """Begins at the log's beginning, or at its baseline. Raises NoLog and UnknownBaseline."""
+        """Begin at the log's beginning. Raises NoLog."""
         await self._begin()
         self.unwritten, self.uncompared = None, None
         self.rejects, self.stored_rejects = [], StoredRejects(self._client, self._workspace)
@@ -145,9 +145,9 @@ class Rebuild:
                     raise  # else a retention run has replaced it meanwhile
 
     async def build(self, upto: str, progress: Progress = lambda _: None) -> None:
-        """As `advance`, and also leaves out what the log excludes behind `upto`.
+        """As `advance`, and also leave out what the log excludes after `upto`.
 
-        A replay records its exclusions at the log's end. While the projector stands still or lags, they are far behind it.
+        A replay records its exclusions at the log's end. While the projector is stopped or lags, they are far ahead of it.
         """
         while True:
             await self.advance(upto, progress)
@@ -157,7 +157,7 @@ class Rebuild:
             await self.begin_again(progress)
 
     async def advance(self, upto: str, progress: Progress = lambda _: None) -> None:
-        """Folds the log up to and with `upto` ('' is nothing). Afterwards `stored` answers for that position."""
+        """Fold the log up to and including `upto` ('' is nothing). Afterwards `stored` answers for that position."""
         if not upto:
             return
         while not await self._fold_upto(upto, progress):
@@ -173,7 +173,7 @@ class Rebuild:
         return set(self.members if part == "members" else getattr(self.state, _attribute(part)))
 
     def stored(self, part: Part, ids: Iterable[str]) -> Iterator[bytes | None]:
-        """What a projector stores under each of some ids; None for nothing. Of a sorted set: the score."""
+        """What a projector stores under each of some ids; None for nothing. For a sorted set: the score."""
         if part == "members":
             return (_IN_SET if each in self.members else None for each in ids)
         if part == "created":
@@ -216,7 +216,7 @@ class Rebuild:
         await self.begin()
 
     async def _pass_lost_entries(self, upto: str) -> None:
-        """Moves the position past the log's last entries if they were deleted.
+        """Move the position past the log's last entries if they were deleted.
 
         It never moves past the last entry that the log held, because such a position would look like another log's.
         """

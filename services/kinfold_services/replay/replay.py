@@ -40,18 +40,18 @@ from kinfold_services.state.writes import pack
 SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
 _HOLD_MS: Final = 5000
-"""For so long the projector is held back by a replay that was killed."""
+"""How long the projector waits for a replay that was killed."""
 _HOLD_AGAIN_S: Final = 1.0
 _NEAR_ENTRIES: Final = 4 * PAGE_ENTRIES
 _AT_ONCE: Final = 1000
 
 
 class WouldLose(RuntimeError):
-    """The log has lost entries, and the state rebuilt from it has lost contacts."""
+    """The log has lost entries, and the state rebuilt from it lacks contacts."""
 
 
 class Replay:
-    """One replay of one workspace. `build`, `compare`, `replace`, and `close` in any case."""
+    """One replay of one workspace. Call `build`, `compare`, `replace`, and `close` in any case."""
 
     def __init__(  # noqa: PLR0913  what a replay leaves out, and how far it goes
         self,
@@ -64,10 +64,7 @@ class Replay:
         rewritten: Mapping[str, bytes] | None = None,
         forget: Forget | None = None,
     ) -> None:
-        """`whole_log`: up to the log's end, wherever the stored state is; nobody may fold meanwhile.
-
-        `rewritten`, `forget`: as for `Rebuild`.
-        """
+        """`whole_log`: fold up to the log's end, and not only to the stored position. Nothing else may fold meanwhile."""
         workspace = settings.workspace
         self.rebuild: Final = Rebuild(client, settings, rules, also_excluded, rewritten=rewritten, forget=forget)
         self._client: Final = client
@@ -81,11 +78,11 @@ class Replay:
         self._hold: Final = client.register_script(_HOLD)
         self._token: Final = uuid.uuid4().hex
         self._feed_end = 0, "0-0"
-        """Where the feed ended when we looked last at what the projector has changed."""
+        """The feed's end when we last looked at what the projector has changed."""
         self._changes: dict[str, Change] = {}
-        """For the feed, by contact."""
+        """The changes for the feed, by contact."""
         self._is_other = False
-        """Whether anything differs, also what no reader sees."""
+        """Whether anything differs, including what readers do not see."""
 
     async def build(self, progress: Progress) -> None:
         """Step 1. Raises NoLog."""
@@ -95,7 +92,7 @@ class Replay:
         await self._come_near(progress)
 
     async def compare(self) -> list[Change]:
-        """Step 2: what would go to the feed. Raises Replaced where another replay has begun."""
+        """Step 2: the changes that would go to the feed. Raises Replaced if another replay has begun."""
         is_compared = False
         while not is_compared:
             self._feed_end = await self._end_of_feed()
@@ -104,12 +101,12 @@ class Replay:
             for part in PARTS:
                 if part == "contacts" or not self._is_other:
                     await self._compare_some(part, await self._sides.suspects(part))
-            is_compared = self.rebuild.is_compared  # the log, read on, may have excluded what was folded already
+            is_compared = self.rebuild.is_compared  # the log, read further, may have excluded what was already folded
         await self._staging.check()
         return _in_order(self._changes)
 
     async def check_loss(self) -> None:
-        """Raises WouldLose where contacts are gone because the log has lost entries."""
+        """Raise WouldLose if contacts are gone because the log has lost entries."""
         gone = sum(isinstance(change, ContactGone) for change in self._changes.values())
         if not gone:
             return
@@ -121,9 +118,9 @@ class Replay:
             )
 
     async def replace(self, *, allow_lost: bool) -> list[Change]:
-        """Steps 3 and 4, behind `compare`; the changes that went to the feed. Writes nothing where nothing differs.
+        """Steps 3 and 4, after `compare`. Returns the changes that went to the feed. Writes nothing if nothing differs.
 
-        Raises WouldLose unless `allow_lost`, and Replaced where another replay has begun.
+        Raises WouldLose unless `allow_lost`, and Replaced if another replay has begun.
         """
         if not await self._differs():
             return []
@@ -147,15 +144,15 @@ class Replay:
                     await self.compare()
 
     async def close(self) -> None:
-        """Empties the staging area, unless another replay is at work there."""
+        """Empty the staging area, unless another replay uses it."""
         await self._staging.close()
 
     async def _goal(self, living: Position) -> str:
-        """How far the log is to be folded."""
+        """The position up to which the log is to be folded."""
         return (await log_extent(self._client, self._workspace)).last if self._whole_log else living.stream_id
 
     async def _come_near(self, progress: Progress = lambda _: None) -> None:
-        """Does again, for what the projector has folded meanwhile, what was done so far, until that is little."""
+        """Repeat what was done so far for what the projector has folded meanwhile, until that is little."""
         is_near = False
         while not is_near:
             before = self.rebuild.position.counts.entries
@@ -178,30 +175,30 @@ class Replay:
                 await self.compare()
                 continue
             self._is_other |= await self._differs_as_a_whole(living)
-            await self._compare_again()  # which may bring us further
+            await self._compare_again()  # which may advance our position
             await self._staging.check()
             if self.rebuild.is_compared:
                 return self._is_other
 
     async def _differs_as_a_whole(self, living: Position) -> bool:
-        """Whether position, counts, exclusions or rejects differ; the rebuilt state is at this position of the stored one."""
+        """Whether position, counts, exclusions or rejects differ. The rebuilt state is at this position of the stored one."""
         ours = await self._position(living)
         if position_fields(ours) != position_fields(living) or await self._stored.excluded() != self.rebuild.excluded:
             return True
         rejects = self.rebuild.stored_rejects
         if rejects.differ or (behind := await rejects.next()) is None:
             return rejects.differ
-        # A reject behind our position is one that the projector has added since, or of an entry that was never folded.
+        # A reject after our position was added by the projector since, or its entry was never folded.
         return position_key(behind.entry) > position_key((await self._stored.position()).stream_id)
 
     async def _compare_again(self) -> None:
-        """Compares what either side has changed since the last comparison."""
+        """Compare what either side has changed since the last comparison."""
         touched, self.rebuild.uncompared = self.rebuild.uncompared or nothing_touched(), nothing_touched()
         contacts = await self._touched_on_feed()
         if contacts is None:
             contacts = await self._sides.suspects("contacts") | self._changes.keys()
         contacts |= touched["contacts"]
-        # A merge tells of the surviving contact, which may be another one by now, or have changed.
+        # The change of a merge shows the surviving contact, which may have changed, or may be another one by now.
         merges = ((each, change) for each, change in self._changes.items() if isinstance(change, ContactsMerged))
         contacts |= {each for each, change in merges if change.contact_id in contacts}
         touched["contacts"] = contacts
@@ -210,7 +207,7 @@ class Replay:
             await self._compare_some(part, ids)
 
     async def _compare_some(self, part: Part, ids: Iterable[str]) -> None:
-        """Compare some ids of a part. It notes each contact that differs; for other parts, whether any id differs."""
+        """Compare some ids of a part. Notes each contact that differs; for other parts, whether any id differs."""
         if part != "contacts":
             self._is_other = self._is_other or await self._sides.is_other(part, ids)
             return
@@ -222,9 +219,9 @@ class Replay:
                 self._changes.pop(each, None)
 
     async def _touched_on_feed(self) -> set[str] | None:
-        """The contacts that the projector has changed since we looked last: it may have touched others than we did.
+        """The contacts that the projector has changed since we last looked. It may have changed others than we did.
 
-        None where the feed has dropped entries of that time, so that they are unknown.
+        None if the feed has dropped entries of that time, so the contacts are unknown.
         """
         (known, mark), (added, last) = self._feed_end, await self._end_of_feed()
         self._feed_end = added, last
@@ -233,13 +230,13 @@ class Replay:
             async for page in pages:
                 read += len(page)
                 for _, fields in page:
-                    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # it is no projector's
+                    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # not written by a projector
                         change = msgspec.json.decode(fields.get(b"change", b""), type=_Touched)
                         found.update(filter(None, (change.contact_id, change.merged_contact_id)))
         return found if read >= added - known else None
 
     async def _end_of_feed(self) -> tuple[int, str]:
-        """How many entries the feed was given so far, and the id of the last one."""
+        """How many entries the feed was ever given, and the id of the last one."""
         if not await self._client.exists(key(self._workspace, "changes")):
             return 0, "0-0"
         info: dict[str, Any] = await self._client.xinfo_stream(key(self._workspace, "changes"))
@@ -249,7 +246,7 @@ class Replay:
 
     @asynccontextmanager
     async def _letting_go(self) -> AsyncGenerator[None]:
-        """Keeps the hold, once it is taken, while we live, and lets the projector go at the end."""
+        """Keep the hold, once it is taken, during the block, and release the projector at the end."""
         keeping = asyncio.create_task(self._keep_holding())
         try:
             yield
@@ -263,9 +260,10 @@ class Replay:
             await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, _HOLD_MS])
 
     async def _position(self, living: Position) -> Position:
-        """Our position, beside the stored one: with how many entries up to there the log has lost and we have not folded.
+        """Our position for the stored one, with how many entries up to there the log has lost and we have not folded.
 
-        What it lost while we read is not recorded, but the stored state, at the same position, has folded so many more than we.
+        What the log lost while we read is not recorded. But the stored state, at the same position, has folded that many more
+        than we have.
         """
         ours = self.rebuild.position
         most = (await log_extent(self._client, self._workspace)).lost
@@ -273,7 +271,7 @@ class Replay:
         return msgspec.structs.replace(ours, counts=msgspec.structs.replace(ours.counts, lost=lost))
 
     async def _write(self) -> None:
-        """Writes into the staging area what is not there yet."""
+        """Write into the staging area what is not there yet."""
         rebuild = self.rebuild
         if rebuild.unwritten is None:
             await self._staging.empty()
@@ -285,7 +283,7 @@ class Replay:
         await self._staging.write(self._staging.writes.reject(reject.values()) for reject in rejects)
 
     async def _write_last(self, living: Position) -> None:
-        """Writes what is only known at the end: the last changes, those for the feed, what is left out, and the position."""
+        """Write what is only known at the end: the last changes, those for the feed, the exclusions, and the position."""
         await self._write()
         writes, position = self._staging.writes, await self._position(living)
         differences, excluded = writes.key("differences"), writes.key("excluded")
@@ -301,7 +299,7 @@ class Replay:
         await self._staging.write(commands)
 
     async def _put_in_place(self) -> bool:
-        """Swaps; False where the projector was let go in between, or the log was cut."""
+        """Swap the states. Returns False if the projector was released in between."""
         reply = await self._swap(keys=self._swapped_keys(), args=[self._token, self._staging.generation, self._feed_entries])
         if reply == b"cut":  # another state may stand for what was cut: without visitors that nobody has identified
             await self.rebuild.begin_again()
@@ -318,7 +316,7 @@ class Replay:
 
 
 def _in_order(changes: dict[str, Change]) -> list[Change]:
-    """By the contact's id; merges last, as for a log entry: the surviving contact is there by then."""
+    """Sort by the contact's id, with merges last, as for a log entry: by then the surviving contact exists."""
     return [changes[each] for each in sorted(changes, key=lambda each: (isinstance(changes[each], ContactsMerged), each))]
 
 

@@ -1,4 +1,4 @@
-"""The staging area: where a replay writes the state that it puts in place, beside the living one."""
+"""The staging area: where a replay writes the new state, beside the live one."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
 
 _CHUNK_BYTES: Final = 1 << 20
-"""Written at once, about: some milliseconds in which the server answers nobody."""
+"""About how much is written at once. The server is busy with it for some milliseconds."""
 
 
 class StagingArea:
-    """A workspace's staging area. It belongs to the replay that claimed it last, and refuses what an earlier one writes.
+    """A workspace's staging area. It belongs to the replay that claimed it last, and refuses writes of earlier ones.
 
     Every write is a transaction that watches whose area it is.
     """
@@ -31,20 +31,20 @@ class StagingArea:
         self._wire: Final = Wire(client, self._position.decode(), ANSWER_S)
 
     async def claim(self) -> None:
-        """Empties the area, also of what an interrupted replay has left, and takes it over."""
+        """Claim the area, and empty it of what an interrupted replay has left."""
         await self._execute(
             [self._unlink(), self._unlink_streams(), self.writes.hash("position", {"generation": self.generation})]
         )
 
     async def check(self) -> None:
-        """Raises Replaced where another replay has taken the area over."""
+        """Raise Replaced if another replay has claimed the area."""
         _, found = await self._wire.ask([pack(b"WATCH", self._position), pack(b"HGET", self._position, b"generation")])
         if found != self.generation.encode():
             await self._wire.close()
             raise Replaced(f"workspace {self._workspace}: another replay, {found!r}, has begun after {self.generation}")
 
     async def write(self, commands: Iterable[bytes]) -> None:
-        """Executes packed commands, in bounded pieces, so that the server answers others meanwhile. Raises Replaced."""
+        """Execute packed commands in bounded pieces, so the server answers others in between. Raises Replaced."""
         chunk, size = list[bytes](), 0
         for command in commands:
             chunk.append(command)
@@ -60,7 +60,7 @@ class StagingArea:
         await self._write_chunk([self._unlink()])
 
     async def close(self) -> None:
-        """Empties the area, unless it belongs to another replay by now."""
+        """Empty the area, unless it belongs to another replay by now."""
         try:
             with suppress(Replaced):
                 await self._write_chunk([self._unlink(), self._unlink_streams(), pack(b"UNLINK", self._position)])
@@ -68,7 +68,7 @@ class StagingArea:
             await self._wire.close()
 
     def _unlink(self) -> bytes:
-        """All but the position, which says whose the area is."""
+        """Delete everything but the position, which says whose the area is."""
         return pack(b"UNLINK", *(self.writes.key(name) for name in (*STATE, "differences") if name != "position"))
 
     def _unlink_streams(self) -> bytes:
@@ -81,7 +81,7 @@ class StagingArea:
             await self.check()
 
     async def _execute(self, commands: Sequence[bytes]) -> list[Any] | None:
-        """Executes a transaction; None where the position was touched since `check`."""
+        """Execute a transaction. Returns None if the position was changed since `check`."""
         executed: list[Any] | None = (await self._wire.ask([pack(b"MULTI"), *commands, pack(b"EXEC")]))[-1]
         if error := next((reply for reply in executed or () if isinstance(reply, RedisError)), None):
             raise error

@@ -1,8 +1,8 @@
-"""`kinfold verify`: is the stored state what the log says it is?
+"""`kinfold verify`: checks that the stored state is what the log says.
 
-Folds the log in memory and compares every contact, visitor and identifier. It writes nothing, so nobody waits for it, and a
-replica will do. What differs at first may only be newer. It is read again together with the position it stands at, the
-rebuilt state is brought to that position, and only what differs then counts.
+It folds the log in memory and compares every contact, visitor and identifier. It writes nothing, so it delays nobody, and a
+replica is enough. A difference may only be newer on one side. So it is read again together with the state's position, the
+rebuilt state is advanced to that position, and only what still differs counts.
 """
 
 from typing import Final
@@ -24,13 +24,13 @@ class Verification:
         self._sides: Final = Sides(client, settings.workspace, self.rebuild)
 
     async def differences(self, progress: Progress) -> list[Difference]:
-        """All that differs, field by field. Raises NoLog."""
+        """Yield every difference, field by field. Raises NoLog."""
         await self.rebuild.begin()
         await self.rebuild.build((await self._reader.position()).stream_id, progress)
         while True:
             begun = self.rebuild.beginnings
             found = [each for part in SHOWN for each in await self._differences(part)]
-            if self.rebuild.beginnings == begun:  # else the log, read on, excludes what was folded when we compared
+            if self.rebuild.beginnings == begun:  # otherwise the log, read further, excludes what was folded when we compared
                 return found
 
     async def _differences(self, part: Part) -> list[Difference]:
