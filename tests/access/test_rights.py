@@ -20,6 +20,7 @@ from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.access.keys import create_key
 from kinfold_services.access.rights import (
     DIRECTORY,
+    ERASE,
     GATEWAY,
     PROJECTOR,
     REPLAY,
@@ -43,8 +44,16 @@ from tests.support.waiting import wait_until
 USERS: Final = dict(
     re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
 )
-ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY, RETENTION)}
-COMMANDS: Final[dict[str, list[str]]] = {"projector": [], "gateway": ["--port=0"], "verify": [], "replay": []}
+ROLES: Final = {role.name: role for role in (PROJECTOR, GATEWAY, DIRECTORY, VERIFY, REPLAY, ERASE, RETENTION)}
+COMMANDS: Final[dict[str, list[str]]] = {
+    "projector": [],
+    "gateway": ["--port=0"],
+    "verify": [],
+    "replay": [],
+    "erase": ["--resume"],
+}
+ERASED_S: Final = 60.0
+"""An erasure runs in a process of its own."""
 VISITORS: Final = 130
 """More visitors than a contact lists, because the projector also reads the others."""
 
@@ -110,6 +119,12 @@ def test_docs_list_the_rights_that_the_programs_check() -> None:
         assert sorted(commands) == sorted(f"+{each}" for each in (*role.commands, "evalsha"))
 
 
+def test_projector_has_the_rights_of_an_erasure() -> None:
+    """It finishes erasures as its own user."""
+    assert set(ERASE.commands) <= set(PROJECTOR.commands)
+    assert set(ERASE.keys) <= set(PROJECTOR.keys)
+
+
 @pytest.mark.parametrize("engine", ["redis-server", "the embedded server"])
 async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, engine: str) -> None:
     """Side by side, each as its own user. The server refuses nothing."""
@@ -135,6 +150,8 @@ async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, e
             for name, arguments in (
                 ("verify", []),
                 ("replay", options),
+                ("verify", []),
+                ("erase", ["--external-id=u-seg", "--yes"]),
                 ("verify", []),
                 ("retention", ["run"]),
                 ("verify", []),
@@ -203,13 +220,36 @@ async def ask_everything(server: Server, log: Path) -> None:
                         await client.post("/v1/events", json={**event, "name": "Web"})
                     assert await stream.message()
             await look_at_the_screen(client, secret, str(contacts[0]["id"]))
+            await have_erased(client, "u-web")
+
+
+async def have_erased(client: httpx.AsyncClient, external_id: str) -> None:
+    """Ask for an erasure, and return when the projector has done it."""
+    asked = await client.post("/v1/erasures", json={"externalId": external_id})
+    assert asked.status_code == 202, asked.text
+
+    async def is_done() -> bool:
+        return bool((await client.get(asked.headers["Location"])).json()["state"] == "done")
+
+    await wait_until(is_done, ERASED_S, 0.2)
+    assert (await client.get("/v1/erasures/er_unknown")).status_code == 404
+    assert len((await client.get("/v1/erasures")).json()) == 1
 
 
 async def look_at_the_screen(client: httpx.AsyncClient, key: str, contact_id: str) -> None:
     """Look at every page that needs no directory, and retry a reject."""
     await client.post("/sign-in", data={"key": key, "by": "test"})
     person = f"/people/{contact_id}"
-    for path in ("/rejects", "/live", "/health", person, f"{person}/why", f"{person}/at", f"{person}/correct"):
+    for path in (
+        "/rejects",
+        "/live",
+        "/health",
+        person,
+        f"{person}/why",
+        f"{person}/at",
+        f"{person}/correct",
+        f"{person}/erase",
+    ):
         page = await client.get(path)
         assert page.status_code == 200, (path, page.text)
     rejects = (await client.get("/rejects")).text

@@ -45,6 +45,9 @@ TABLE: Final = [
     Route("GET", "/people/{contact}/merge", (TO_SIGN_IN, 403, 200)),
     Route("POST", "/people/{contact}/preview", (TO_SIGN_IN, 403, 400)),
     Route("POST", "/people/{contact}/unmerge", (TO_SIGN_IN, 403, 409)),
+    Route("GET", "/people/{contact}/erase", (TO_SIGN_IN, 403, 200)),
+    Route("POST", "/people/{contact}/erase", (TO_SIGN_IN, 403, 422)),
+    Route("GET", "/erasures/1-1", (TO_SIGN_IN, 403, 404)),
     Route("POST", "/corrections", (TO_SIGN_IN, 403, 400)),
     Route("POST", "/corrections/take", (TO_SIGN_IN, 403, 400)),
     Route("GET", "/corrections/1-1", (TO_SIGN_IN, 404, 404)),
@@ -127,7 +130,7 @@ async def test_pages_are_small(agent: Agent):
     async with agent.client() as client:
         await client.post("/sign-in", data={"key": await agent.key(), "by": BY})
         found = cast("re.Match[str]", re.search(r'href="/people/(ct_\w+)"', (await client.get("/people?q=u-ada")).text))[1]
-        its = [f"/people/{found}{page}" for page in ("", "/why", "/at", "/correct", "/merge?q=person")]
+        its = [f"/people/{found}{page}" for page in ("", "/why", "/at", "/correct", "/merge?q=person", "/erase")]
         for path in ("/people", "/live", "/rejects", "/conflicts", "/health", *its):
             async with client.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as answer:
                 body = b"".join([chunk async for chunk in answer.aiter_raw()])

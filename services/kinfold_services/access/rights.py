@@ -66,6 +66,16 @@ REPLAY: Final = Role(
     (*STATE, *_AROUND, "blocked-identifiers", *_BASELINE, "retention", "erased-entries", "erasures-pending"),
     ("replay",),
 )
+ERASE: Final = Role(
+    "erase",
+    (
+        *REPLAY.commands,  # it rewrites the log without a person, and rebuilds the state
+        *("expire", "hkeys", "persist", "scan", "smismember", "sscan", "type"),
+        *("xgroup|create", "xinfo|groups", "xrevrange", "xsetid"),
+    ),
+    (*REPLAY.keys, "erasing", "erasure-secret", "erasures", "snapshots"),
+    REPLAY.staged,
+)
 RETENTION: Final = Role(
     "retention",
     (
@@ -83,10 +93,11 @@ PROJECTOR: Final = Role(
     "projector",
     (
         *RETENTION.commands,  # it also rebuilds a state that does not belong to its log
-        *("del", "hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "type", "unwatch"),
+        *("sscan", "type"),  # it also finishes erasures, which search every key
+        *("del", "hincrby", "hincrbyfloat", "hlen", "ping", "pttl", "unwatch"),
         *("xgroup|setid", "xread", "zcard", "zrange"),
     ),
-    (*RETENTION.keys, "owner", "projector"),
+    (*RETENTION.keys, "erasures", "owner", "projector"),
     REPLAY.staged,
 )
 GATEWAY: Final = Role(
@@ -109,6 +120,8 @@ GATEWAY: Final = Role(
         "rejects",
         "settled-rejects",
         "blocked-identifiers",
+        "erasures",
+        "erasures-pending",
         *_BASELINE,
         "api-keys",
         "api-keys-used",

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kinfold_services.access.rights import ERASE
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
@@ -34,7 +35,7 @@ class Request:
 async def erase(settings: Settings, whiches: Sequence[Which], request: Request) -> int:
     """Erases people, and prints the receipt. Exit status 1 if an identifier names nobody."""
     collect_seldom()
-    async with connected(settings, writes=True) as client:
+    async with connected(settings, role=ERASE) as client:
         with progress("reading the log", (await log_extent(client, settings.workspace)).entries) as advance:
             log, people = await Eraser(client, settings, advance).find(whiches)
         for which in people.missing[:_NAMED]:
@@ -60,7 +61,7 @@ async def erase(settings: Settings, whiches: Sequence[Which], request: Request) 
 async def resume(settings: Settings) -> int:
     """Finishes the erasures that are pending, and prints their receipts."""
     collect_seldom()
-    async with connected(settings, writes=True) as client:
+    async with connected(settings, role=ERASE) as client:
         try:
             receipts = await Eraser(client, settings).finish_pending()
         except (WouldLose, Replaced) as error:

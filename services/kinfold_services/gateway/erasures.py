@@ -19,6 +19,7 @@ from kinfold_services.privacy.receipt_page import receipt_page
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.state.queries import Which, find_contact
 
+MAX_REASON_CHARS: Final = 1000
 _MAX_BODY_BYTES: Final = 8 * 1024
 _FIELDS: Final = {"externalId": "external_id", "email": "email", "visitorId": "visitor", "contactId": "contact"}
 
@@ -31,7 +32,7 @@ class ErasureRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     visitor_id: str | None = None
     contact_id: str | None = None
     by: Annotated[str, msgspec.Meta(max_length=255)] | None = None
-    reason: Annotated[str, msgspec.Meta(max_length=1000)] | None = None
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS)] | None = None
 
 
 _decode: Final = msgspec.json.Decoder(ErasureRequest).decode
@@ -68,7 +69,7 @@ async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
     workspace = _workspace(request)
     which = Which(**given)
     await _check_known(workspace, which)
-    receipt = await _eraser(request).request([which], by=asked.by, reason=asked.reason)
+    receipt = await eraser_of(request, workspace).request([which], by=asked.by, reason=asked.reason)
     headers = {"Location": f"/v1/erasures/{receipt.erasure}"}
     return Response(_encode(receipt), status_code=202, headers=headers, media_type="application/json")
 
@@ -82,7 +83,7 @@ async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
 )
 async def erasures(request: Request[Any, Any, Any]) -> Response[bytes]:
     """All receipts, the oldest first, and those of pending erasures at the end."""
-    return Response(_encode(await _eraser(request).records.receipts()), media_type="application/json")
+    return Response(_encode(await eraser_of(request, _workspace(request)).records.receipts()), media_type="application/json")
 
 
 @get(
@@ -98,7 +99,7 @@ async def erasure_receipt(
     page: Annotated[bool, QueryParameter(name="page", description="As an HTML page to print")] = False,  # noqa: FBT002
 ) -> Response[bytes]:
     """What the erasure removed, when, and where it looked again. `state` is `pending` or `done`. It has no personal data."""
-    receipt = await _eraser(request).records.receipt(erasure)
+    receipt = await eraser_of(request, _workspace(request)).records.receipt(erasure)
     if receipt is None:
         raise Problem(404, f"erasure: no erasure has the id {erasure!r}")
     if page:
@@ -110,8 +111,8 @@ def _workspace(request: Request[Any, Any, Any]) -> GatewayWorkspace:
     return shared(request).workspace(caller_of(request).workspace)
 
 
-def _eraser(request: Request[Any, Any, Any]) -> Eraser:
-    workspace = _workspace(request)
+def eraser_of(request: Request[Any, Any, Any], workspace: GatewayWorkspace) -> Eraser:
+    """What requests erasures in a workspace, and reads their receipts."""
     return Eraser(workspace.client, shared(request).settings.model_copy(update={"workspace": workspace.name}))
 
 

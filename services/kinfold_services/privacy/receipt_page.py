@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from kinfold_services.privacy.records import Receipt
+from kinfold_services.privacy.records import Receipt, Removed
 
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
@@ -27,25 +27,14 @@ _REMOVED: Final = {
 
 def receipt_page(receipt: Receipt) -> str:
     """The page."""
-    removed: dict[str, Any] = msgspec.to_builtins(receipt.removed) if receipt.removed is not None else {}
-    facts = {
-        "Workspace": receipt.workspace,
-        "State": receipt.state,
-        "Requested": receipt.requested_at,
-        "Erased": receipt.erased_at,
-        "Finished": receipt.finished_at,
-        "By": receipt.by,
-        "Reason": receipt.reason,
-        "People": receipt.people,
-    }
     checks = [(check.place, check.note or f"{check.found} found") for check in receipt.checks]
     return "".join(
         [
             f"<!doctype html><html lang=en><meta charset=utf-8><title>Erasure {escape(receipt.erasure)}</title>",
             f"<style>{_STYLE}</style><h1>Receipt of an erasure</h1><p><code>{escape(receipt.erasure)}</code></p>",
-            _table(facts.items()),
+            _table(facts_of(receipt).items()),
             "<h2>What was removed</h2>",
-            _table((_REMOVED.get(name, name), count) for name, count in removed.items()),
+            _table(removed_of(receipt.removed)),
             "<h2>Where we looked again</h2>",
             _table(checks),
             "<h2>Contacts that are no more</h2><p><code>",
@@ -55,6 +44,26 @@ def receipt_page(receipt: Receipt) -> str:
             "</html>\n",
         ]
     )
+
+
+def facts_of(receipt: Receipt) -> dict[str, Any]:
+    """What happened when, by whom and why, with labels. None where it is not known."""
+    return {
+        "Workspace": receipt.workspace,
+        "State": receipt.state,
+        "Requested": receipt.requested_at,
+        "Erased": receipt.erased_at,
+        "Finished": receipt.finished_at,
+        "By": receipt.by,
+        "Reason": receipt.reason,
+        "People": receipt.people,
+    }
+
+
+def removed_of(removed: Removed | None) -> list[tuple[str, int]]:
+    """What was removed, in words, and how much of it."""
+    counts: dict[str, int] = {} if removed is None else msgspec.to_builtins(removed)
+    return [(_REMOVED.get(name, name), count) for name, count in counts.items()]
 
 
 def _table(rows: Any) -> str:

@@ -118,16 +118,16 @@ class Records:
 
     async def receipt(self, erasure: str) -> Receipt | None:
         """The receipt of an erasure, done or not."""
-        if (done := await cast("Awaitable[bytes | None]", self._client.hget(self._done, erasure))) is not None:
-            return _decode_receipt(done)
-        if (stored := await cast("Awaitable[bytes | None]", self._client.hget(self._pending, erasure))) is not None:
-            return shown(_decode_pending(stored))
-        return await self.receipt(erasure) if await self._client.hexists(self._done, erasure) else None
+        for name in (self._done, self._pending, self._done):  # it may be finished between the first two
+            stored = await cast("Awaitable[bytes | None]", self._client.hget(name, erasure))
+            if stored is not None:
+                return _decode_receipt(stored) if name == self._done else shown(_decode_pending(stored))
+        return None
 
     async def receipts(self) -> list[Receipt]:
         """All receipts, the oldest first, and behind them those of pending erasures."""
-        stored: Sequence[bytes] = await self._client.hvals(self._done)
-        done = sorted(map(_decode_receipt, stored), key=lambda each: each.requested_at)
+        stored: Mapping[bytes, bytes] = await self._client.hgetall(self._done)
+        done = sorted(map(_decode_receipt, stored.values()), key=lambda each: each.requested_at)
         return [*done, *map(shown, await self.pending())]
 
     async def advance(self, pending: Pending) -> None:

@@ -25,7 +25,7 @@ if owner then
   redis.call('HSET', KEYS[5], 'owner', owner)
 end
 local log = redis.call('HGET', KEYS[4], 'log')
-if log and redis.call('HEXISTS', KEYS[5], 'log') == 0 then
+if log and not redis.call('HGET', KEYS[5], 'log') then
   redis.call('HSET', KEYS[5], 'log', log)
 end
 

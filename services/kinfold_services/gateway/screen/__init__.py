@@ -10,6 +10,7 @@
 | `person.py`, `stories.py` | one person; what happened to them, in plain words |
 | `as_of.py`, `folding.py` | a person as they were; answers that fold the whole log, one at a time |
 | `corrections.py`, `correction_forms.py`, `facts.py` | corrections: preview, undo; their forms; facts side by side |
+| `erasing.py` | erasing a person: what will go, the confirmation, the receipt |
 | `conflicts.py` | conflicts, with both people side by side |
 | `rejects.py` | rejects: reasons, bytes, retry |
 | `events.py` | events as they come in, and what each did (`gateway/log_watch.py` reads the log) |

@@ -13,6 +13,7 @@ from kinfold_services.gateway.problems import request_id, sentence_of
 from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.corrections import confirm, correct, correction, merge, preview, take, undo, unmerge
+from kinfold_services.gateway.screen.erasing import confirm_erasure, erase, erasure_page
 from kinfold_services.gateway.screen.events import events, live_events, one_event
 from kinfold_services.gateway.screen.health import health
 from kinfold_services.gateway.screen.live import live_people, live_person
@@ -41,6 +42,9 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     correction,
     undo,
     unmerge,
+    erase,
+    confirm_erasure,
+    erasure_page,
     conflicts,
     live_conflicts,
     conflict,
@@ -61,6 +65,7 @@ _TITLES: Final = {
     400: "That did not work",
     403: "Not allowed",
     404: "Not found",
+    410: "Erased",
     429: "Too many requests",
     503: "Not available right now",
 }

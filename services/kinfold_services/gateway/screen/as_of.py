@@ -24,7 +24,7 @@ from kinfold_services.gateway.screen.facts import compared
 from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import page
 from kinfold_services.gateway.screen.people import chrome
-from kinfold_services.gateway.screen.person import MAX_DEVICES, MAX_SOURCES, value_chars
+from kinfold_services.gateway.screen.person import MAX_DEVICES, MAX_SOURCES, living, value_chars
 from kinfold_services.gateway.screen.sessions import workspace_of
 from kinfold_services.gateway.screen.stories import told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
@@ -74,9 +74,7 @@ async def as_of(
 ) -> Response[bytes]:
     """The person at a moment, beside what they are now. Without one: just before their newest change."""
     workspace = workspace_of(request)
-    contact = await workspace.queries.contact(contact_id)
-    if contact is None:
-        raise Problem(404, f"No person has the id {contact_id!r}.")
+    contact = await living(workspace, contact_id)
     life = await _life(workspace, contact)
     now_ms = time.time_ns() // 1_000_000
     moment = _moment(at, life, now_ms)

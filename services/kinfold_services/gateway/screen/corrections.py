@@ -32,6 +32,7 @@ from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REA
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
+from kinfold_services.gateway.screen.person import living
 from kinfold_services.gateway.screen.sessions import form_of, require_secret, session_of, workspace_of
 from kinfold_services.gateway.screen.stories import told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
@@ -66,7 +67,7 @@ class Shown(NamedTuple):
 async def correct(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Response[bytes]:
     """The form with the name, the identifiers and the metadata of a person."""
     require_secret(request)
-    return _form(request, await _contact(workspace_of(request), contact_id))
+    return _form(request, await living(workspace_of(request), contact_id))
 
 
 @get("/people/{contact_id:str}/merge")
@@ -74,7 +75,7 @@ async def merge(request: Request[Any, Any, Any], contact_id: FromPath[str], q: W
     """Search for the person to merge with."""
     require_secret(request)
     workspace = workspace_of(request)
-    contact = await _contact(workspace, contact_id)
+    contact = await living(workspace, contact_id)
     found: list[Contact] = []
     if q and q.strip():
         query, name, at = Query(q=q.strip(), limit=CANDIDATES + 1), workspace.name, now_ms()
@@ -89,7 +90,7 @@ async def preview(request: Request[Any, Any, Any], contact_id: FromPath[str]) ->
     require_secret(request)
     fields = await form_of(request, _MAX_FORM_BYTES, MAX_FIELDS)
     workspace = workspace_of(request)
-    contact = await _contact(workspace, contact_id)
+    contact = await living(workspace, contact_id)
     version = fields.get("version")
     if version is not None and version != str(contact.version):
         return _form(request, contact, "Somebody has changed this person meanwhile. This is how they are now: correct that.")
@@ -165,13 +166,6 @@ async def undo(request: Request[Any, Any, Any], entry: FromPath[str]) -> Respons
 async def unmerge(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Response[bytes]:
     """Take back the events that merged somebody into another person. The id is that of the merged one."""
     return await _take_back(request, "unmerge", contact_id, f"/people/{contact_id}")
-
-
-async def _contact(workspace: GatewayWorkspace, contact_id: str) -> Contact:
-    contact = await workspace.queries.contact(contact_id)
-    if contact is None:
-        raise Problem(404, f"No person has the id {contact_id!r}.")
-    return contact
 
 
 async def _entry(workspace: GatewayWorkspace, entry: str) -> bytes:

@@ -30,7 +30,7 @@ async def fold_log(settings: Settings, work: Callable[[Client, Settings], Awaita
             return await asyncio.to_thread(_run, settings.model_copy(update={"snapshot_entries": 0}), work)
         except TimeoutError:
             detail = f"The log is too long to fold here within {FOLD_S:g} s."
-            raise unavailable(f"{detail} `kinfold show --at` and `kinfold explain` have no limit.") from None
+            raise unavailable(f"{detail} `kinfold show --at`, `kinfold explain` and `kinfold erase` have no limit.") from None
 
 
 def _run(settings: Settings, work: Callable[[Client, Settings], Awaitable[T]]) -> T:

@@ -72,9 +72,7 @@ async def person(
 ) -> Response[bytes]:
     """The page of a person. The id of somebody who was merged leads to the living contact."""
     workspace = workspace_of(request)
-    contact = await workspace.queries.contact(contact_id)
-    if contact is None:
-        raise Problem(404, f"No person has the id {contact_id!r}.")
+    contact = await living(workspace, contact_id)
     if contact.id != contact_id:
         path = f"/people/{contact.id}?merged={contact_id}"
         return html(request, "", headers={"HX-Redirect": path}) if is_fragment(request) else redirect(path)
@@ -96,9 +94,7 @@ async def why(
 ) -> Response[bytes]:
     """Every event that shaped a person, what it did, and the rule for it: `kinfold explain` as pages, newest first."""
     workspace = workspace_of(request)
-    contact = await workspace.queries.contact(contact_id)
-    if contact is None:
-        raise Problem(404, f"No person has the id {contact_id!r}.")
+    contact = await living(workspace, contact_id)
     try:
         upto = None if entry is None else position_key(entry)
     except ValueError as error:
@@ -113,6 +109,16 @@ async def why(
         "event_chars": _EVENT_CHARS,
     }
     return page(request, "why.html", **chrome(request), **shown)
+
+
+async def living(workspace: GatewayWorkspace, contact_id: str) -> Contact:
+    """The contact with this id, or the one that it was merged into. Raises Problem: 410 if it was erased, and 404."""
+    contact = await workspace.queries.contact(contact_id)
+    if contact is not None:
+        return contact
+    if await workspace.queries.is_erased(contact_id):
+        raise Problem(410, "This person was erased.")
+    raise Problem(404, f"No person has the id {contact_id!r}.")
 
 
 async def _known(workspace: GatewayWorkspace, contact_id: str, cursor: str | None) -> Known:
