@@ -34,6 +34,9 @@ Anonymous = tuple[VisitorRecord, VisitorStamps]
 
 GROWTH: Final = 5
 """An event adds at most this many times its own bytes to a record. A number can grow: `9e15` becomes `9000000000000000`."""
+LARGE_EVENT_BYTES: Final = 3000
+"""A smaller event makes no light contact too heavy (`state.LIGHT_BYTES`)."""
+
 FRAME_BYTES: Final = 500
 """An upper bound for the weight of a contact or a visitor without values."""
 _COUNTER_DIGITS: Final = 16

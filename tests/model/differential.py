@@ -15,6 +15,7 @@ from kinfold_projections import (
     corrections,
     duplicates,
     fold,
+    identifications,
     identity,
     linking,
     links,
@@ -63,12 +64,15 @@ def limited(limits: Limits) -> Generator[None]:
         if limits.listed_bytes != Limits().listed_bytes:
             patch.setattr(members, "_SURELY_SHOWN", 0)
         patch.setattr(state, "MAX_CONTACT_BYTES", limits.contact_bytes)
-        for module in (corrections, fold, weights):
+        for module in (corrections, fold, identifications, weights):
             patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
-            patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes, raising=module is not corrections)
+        for module in (fold, weights):
+            patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes)
         if limits.contact_bytes != Limits().contact_bytes or limits.visitor_bytes != Limits().visitor_bytes:
             patch.setattr(state, "LIGHT_BYTES", -1)
-            for name in ("LARGE_EVENT_BYTES", "LARGE_CONTEXT_BYTES", "DESCRIBED_BYTES"):
+            for module in (fold, identifications):
+                patch.setattr(module, "LARGE_EVENT_BYTES", -1)
+            for name in ("LARGE_CONTEXT_BYTES", "DESCRIBED_BYTES"):
                 patch.setattr(fold, name, -1)
         yield
 
