@@ -56,7 +56,7 @@ def facts_of(receipt: Receipt) -> dict[str, Any]:
         "Finished": receipt.finished_at,
         "By": receipt.by,
         "Reason": receipt.reason,
-        "People": receipt.people,
+        "People": receipt.people if receipt.erased_at is not None else None,
     }
 
 
