@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from kinfold_services.cli import erasing, subjects
+from kinfold_services.cli import erasing
 from kinfold_services.cli.options import (
     ContactOption,
     DataDir,
@@ -108,6 +108,8 @@ def subject(
     Exit status 1: the identifier names nobody.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
+    from kinfold_services.cli import subjects  # noqa: PLC0415  SQLAlchemy loads slowly
+
     return uvloop.run(subjects.subject(settings, which_from(visitor, external_id, email, contact), output))
 
 
