@@ -161,9 +161,10 @@ def test_status_lists_every_workspace(house: Path, workspace: str) -> None:
 @pytest.mark.usefixtures("filled")
 def test_status_of_the_workspace_that_the_environment_names(filled: Kinfold, house: Path, workspace: str) -> None:
     """KINFOLD_WORKSPACE works like --workspace."""
-    lines = Kinfold("--data-dir", house, KINFOLD_WORKSPACE=workspace).lines("status")
+    (line,) = Kinfold("--data-dir", house, KINFOLD_WORKSPACE=workspace).lines("status")
+    (same,) = filled.lines("status")
 
-    assert lines == filled.lines("status")
+    assert {**line, "directory": None} == {**same, "directory": None}  # the directory may be building in between
     assert [line["workspace"] for line in lines] == [workspace]
 
 
