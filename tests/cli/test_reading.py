@@ -165,7 +165,7 @@ def test_status_of_the_workspace_that_the_environment_names(filled: Kinfold, hou
     (same,) = filled.lines("status")
 
     assert {**line, "directory": None} == {**same, "directory": None}  # the directory may be building in between
-    assert [line["workspace"] for line in lines] == [workspace]
+    assert line["workspace"] == workspace
 
 
 @pytest.mark.parametrize("command", ["status", "contacts"])

@@ -106,7 +106,7 @@ async def sentinel(directory: Path) -> AsyncGenerator[tuple[str, Redis]]:
         if await wait_until(lambda: _answers_or_ended(f"redis://127.0.0.1:{port}", watcher)) == "ended":
             pytest.skip(f"{find_server_binary()} cannot be a Sentinel: {_tail(directory / 'sentinel')}")
         async with Redis.from_url(f"redis://127.0.0.1:{port}", decode_responses=True) as client:
-            await wait_until(lambda: _watches_a_replica(client), 30)
+            await wait_until(lambda: _watches_a_replica(client), 90)
             yield f"redis+sentinel://:{quote(PASSWORD)}@127.0.0.1:{port}/{MASTER}/0", client
 
 
