@@ -21,6 +21,7 @@ from kinfold_schemas.events import MAX_EVENT_BYTES
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.runtime.tasks import end_tasks
 
 RING: Final = 200
 """How many entries a watch holds."""
@@ -218,8 +219,7 @@ class LogWatch:
     async def stop(self) -> None:
         """Stop reading."""
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await end_tasks([self._reader])
 
     async def _begin(self) -> None:
         self._ring.clear()

@@ -13,6 +13,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries, Status
 
 EVERY_S: Final = 5.0
@@ -91,8 +92,7 @@ class Vitals:
     async def stop(self) -> None:
         """Stop taking samples."""
         if self._sampler is not None:
-            self._sampler.cancel()
-            await asyncio.gather(self._sampler, return_exceptions=True)
+            await end_tasks([self._sampler])
 
     async def _sample(self) -> None:
         while time.monotonic() - self._used_at < _IDLE_S:

@@ -20,6 +20,7 @@ from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.messages import ERASED, Message
 from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries
 
 _RING: Final = 4096
@@ -226,8 +227,7 @@ class FeedHub:
     async def stop(self) -> None:
         """Stop reading the feed."""
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await end_tasks([self._reader])
 
     def _is_reading(self) -> bool:
         return self._reader is not None and not self._reader.done()

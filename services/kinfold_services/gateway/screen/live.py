@@ -34,6 +34,7 @@ from kinfold_services.gateway.screen.pages import SECURE, render
 from kinfold_services.gateway.screen.people import Columns, SortBy, Where, Words
 from kinfold_services.gateway.screen.sessions import COOKIE, cookie_of, workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
+from kinfold_services.runtime.tasks import end_tasks
 
 COLLECT_S: Final = 0.25
 """How long changes are collected before they are shown."""
@@ -264,8 +265,7 @@ async def _events(hub: FeedHub, feed: AsyncGenerator[list[Message]], watched: Wa
             if position is not None:
                 yield events + ServerSentEventMessage(id=position, comment="so far").encode()
     finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        await end_tasks([reading])
 
 
 class _Reading:
