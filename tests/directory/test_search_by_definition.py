@@ -28,7 +28,7 @@ from tests.support.directory import in_order, insert_contacts, matches, value_of
 from tests.support.filters import DAY_MS, KEYS, NOW_MS, PRIMITIVES, TEXTS, filters, texts
 from tests.support.postgres import PostgresServer
 
-EXAMPLES: Final = int(os.environ.get("KINFOLD_SEARCH_EXAMPLES", "300"))
+EXAMPLES: Final = int(os.environ.get("KINFOLD_SEARCH_EXAMPLES", "150"))
 """`make search-model` runs thousands."""
 
 PEOPLE: Final = 160
