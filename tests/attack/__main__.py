@@ -38,7 +38,7 @@ def main() -> int:
             print(_row(outcome, is_bad=bool(faults)), flush=True)
         missed += stage.faults()
         print(f"{stage.backend.sent} genuine events sent and folded by {len(chosen)} attacks")
-    print("\n".join(["missed:", *missed]) if missed else "all bars held, and the genuine contacts are exactly what was said")
+    print("\n".join(["missed:", *missed]) if missed else "every bar held, and the genuine contacts are correct")
     return 1 if missed else 0
 
 

@@ -1,13 +1,16 @@
 """The rejects in Chromium: reasons, bytes, retry, edit and retry, and who may do that."""
 
 import json
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import pytest
 from playwright.async_api import expect
 
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_schemas.keys import key
+from kinfold_schemas.rejections import Reason
+from kinfold_services.gateway.screen.rejects import REASONS
+from kinfold_services.rejects.entries import REFUSED_BY_SERVER
 from tests.support.projecting import wait_until_folded
 from tests.support.screen import BY, Agent, Stage, person, violations
 from tests.support.waiting import wait_until
@@ -159,3 +162,7 @@ async def test_retry_works_without_javascript(stage: Stage, workspace: str):
         tab = await agent.sign_in(path="/rejects")
         await tab.get_by_role("button", name="Retry").click()
         await expect(tab.locator(".note.good")).to_contain_text("is in the log again")
+
+
+async def test_every_reason_of_the_contract_has_a_name_and_a_meaning():
+    assert REASONS.keys() == {*get_args(Reason), REFUSED_BY_SERVER}

@@ -13,7 +13,7 @@ ADAS_TEXTS: Final = (
     *("ada-1815", "ada@example.org", "ADA@example.org", "adas-laptop"),
     *("Ada Lovelace", "first programmer", "10.0.0.7"),
 )
-"""What identifies her, or was said of her alone."""
+"""Her identifiers, and values that only her events contain."""
 
 
 def adas_events() -> list[dict[str, Any]]:

@@ -115,10 +115,9 @@ class RetentionRun:
 
     async def due(self, limits: Limits, *, with_slack: bool = False) -> Due:
         """What is due; `with_slack`: only if something is past its age by more than the job tolerates."""
-        due = await self._due(limits)
-        if with_slack and due and not await self._is_urgent(limits):
+        if with_slack and not await self._is_urgent(limits):
             return Due()
-        return due
+        return await self._due(limits)
 
     async def run(self, limits: Limits, progress: Progress = lambda _: None, *, dry: bool = False) -> Receipt | None:
         """Removes what is due; None if nothing is. With `dry` only says what would go.

@@ -40,6 +40,9 @@ REASONS: Final = {
     "no-identifier": ("No identifier", "The event names nobody: no visitor, no external id and no e-mail."),
     "unknown-contact": ("Unknown contact", "The event names a person who did not exist when it came."),
     "hash-mismatch": ("Hash mismatch", "The event's hash is not that of its metadata, so it was changed on its way."),
+    "not-allowed": ("Not allowed", "A page sent a correction. Only a secret key or the command line may."),
+    "held-by-another": ("Held by another", "The correction sets an address or external id that another contact has."),
+    "refused-by-server": ("Refused by the server", "Redis did not accept what the event would store, because of its size."),
 }
 """The reasons of the contract (section 7) as people call them, and what each means."""
 
