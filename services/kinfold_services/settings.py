@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = "auto"
     """The form of the logs: `console`, `json`, or `auto`: `console` if standard error is a terminal, else `json`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def inherited_environment() -> dict[str, str]:
+    """What a kinfold process inherits from this one: the environment without the variables that this one has reported.
+
+    Add the URL of the server to it, and not to the command line, which every user can read: the URL may have a password.
+    """
+    unknown = unknown_variables(os.environ)
+    return {name: value for name, value in os.environ.items() if name not in unknown}
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:

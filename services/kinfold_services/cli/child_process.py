@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from kinfold_services.settings import unknown_variables
+from kinfold_services.settings import inherited_environment
 
 _STOP_S: Final = 10.0
 
@@ -21,17 +21,13 @@ class ChildProcess:
     """Whether it ended by itself."""
 
     def __init__(self, command: str, redis_url: str, options: Sequence[str]) -> None:
-        """Start `kinfold COMMAND` with some options. The URL is not one of them: every user can list processes."""
+        """Start `kinfold COMMAND` with some options."""
         self._command: Final = command
-        unknown = unknown_variables(os.environ)  # this process has already reported them
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-m", "kinfold_services.cli", command, "--until-stdin-ends", *options],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches this process alone
-            env={
-                **{name: value for name, value in os.environ.items() if name not in unknown},
-                "KINFOLD_REDIS_URL": redis_url,
-            },
+            env={**inherited_environment(), "KINFOLD_REDIS_URL": redis_url},
         )
         self._stopping = False
         threading.Thread(target=self._watch, daemon=True).start()

@@ -41,7 +41,7 @@ from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
 from kinfold_services.server.embedded import EmbeddedServer, running_url
 from kinfold_services.server.errors import ServerAlreadyRunning
-from kinfold_services.settings import Settings, unknown_variables
+from kinfold_services.settings import Settings, inherited_environment
 
 LOG_FILE: Final = "kinfold.log"
 DETACHED: Final = "KINFOLD_DETACHED"
@@ -243,8 +243,6 @@ def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
     command += ["--data-dir", str(settings.data_dir), "--workspace", settings.workspace]
     if "gateway_port" in settings.model_fields_set:
         command += ["--port", str(settings.gateway_port)]
-    unknown = unknown_variables(os.environ)  # this process has already reported them
-    environment = {name: value for name, value in os.environ.items() if name not in unknown}
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own program
             command,
@@ -252,7 +250,7 @@ def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**environment, DETACHED: "1"},
+            env={**inherited_environment(), DETACHED: "1"},
         )
 
 

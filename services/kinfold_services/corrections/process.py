@@ -1,14 +1,13 @@
 """Takes entries back in a process of its own: a replay holds a whole workspace in memory, and keeps a core busy."""
 
 import asyncio
-import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 from typing import Final
 
 from kinfold_services.server.choice import server_url
-from kinfold_services.settings import Settings, unknown_variables
+from kinfold_services.settings import Settings, inherited_environment
 
 TIMEOUT_S: Final = 600.0
 _KINFOLD: Final = "kinfold: "
@@ -33,14 +32,12 @@ async def take_back_apart(  # noqa: PLR0913  who, why and how, by name
     ended halfway leaves the state whole; what it recorded in the log takes effect with the next replay.
     """
     options = [f"--by={by}", "--dry-run" if dry_run else "--yes", "--json", *([f"--reason={reason}"] if reason else [])]
-    unknown = unknown_variables(os.environ)
-    inherited = {name: value for name, value in os.environ.items() if name not in unknown}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "kinfold_services.cli", "correct", command, *options, "--", *subjects),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
-        env={**inherited, "KINFOLD_REDIS_URL": server_url(settings), "KINFOLD_WORKSPACE": settings.workspace},
+        env={**inherited_environment(), "KINFOLD_REDIS_URL": server_url(settings), "KINFOLD_WORKSPACE": settings.workspace},
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):

@@ -22,6 +22,7 @@ from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.openapi import CorrectionOperation, UndoOperation, answers
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
+from kinfold_services.settings import Settings
 
 IsPreview = Annotated[bool, QueryParameter(name="preview", description="Only answer what would change")]
 
@@ -29,7 +30,7 @@ MAX_REASON_CHARS: Final = 8192
 _STATUSES: Final = {"unknown-contact": 404, "held-by-another": 409}
 _encode: Final = msgspec.json.Encoder().encode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-undoing: Final = asyncio.Semaphore(1)
+_undoing: Final = asyncio.Semaphore(1)
 """Taking back folds the whole log: one at a time."""
 
 
@@ -163,16 +164,23 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"body: expected a JSON object with by and reason, got something else ({error})") from error
     settings = shared(request).settings.model_copy(update={"workspace": _workspace(request).name})
-    if undoing.locked():
+    answer = await taken_back(settings, command, subject, by=who.by, reason=who.reason, dry_run=is_preview)
+    return Response(answer.rstrip(), media_type="application/json")
+
+
+async def taken_back(  # noqa: PLR0913  as `take_back_apart`
+    settings: Settings, command: str, subject: str, *, by: str, reason: str | None, dry_run: bool
+) -> bytes:
+    """What `take_back_apart` answers, for one caller of this process at a time. Raises Problem: 409 and 503."""
+    if _undoing.locked():
         raise unavailable("another correction is being taken back, which folds the whole log; try again in a moment")
-    async with undoing:
+    async with _undoing:
         try:
-            answer = await take_back_apart(settings, command, [subject], by=who.by, reason=who.reason, dry_run=is_preview)
+            return await take_back_apart(settings, command, [subject], by=by, reason=reason, dry_run=dry_run)
         except NotTakenBack as error:
             raise Problem(409, str(error)) from None
         except NotAnswered as error:
             raise unavailable(str(error)) from None
-    return Response(answer.rstrip(), media_type="application/json")
 
 
 def _answer(done: Appended, status: int) -> Response[bytes]:

@@ -4,7 +4,6 @@ An erasure folds the whole log. So it runs in a process of its own, and the proj
 """
 
 import asyncio
-import os
 import sys
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import structlog
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client
-from kinfold_services.settings import Settings, unknown_variables
+from kinfold_services.settings import Settings, inherited_environment
 
 _LOOK_S: Final = 1.0
 _TRY_AGAIN_S: Final = 10.0
@@ -43,14 +42,11 @@ async def _is_pending(client: Client, workspace: str) -> bool:
 
 
 async def _erase(settings: Settings, url: str) -> int:
-    ignored = unknown_variables(os.environ)  # this process has reported them
-    environment = {name: value for name, value in os.environ.items() if name not in ignored}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "kinfold_services.cli", "erase", "--resume", "--workspace", settings.workspace),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
-        # In the environment, because everybody can read a command line, and the URL may have a password.
-        env={**environment, "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},
+        env={**inherited_environment(), "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},
     )
     try:
         return await process.wait()

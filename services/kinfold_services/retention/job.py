@@ -5,7 +5,6 @@ run that fails, or is killed with the projector, has removed nothing, and is due
 """
 
 import asyncio
-import os
 import sys
 from contextlib import suppress
 from typing import Final
@@ -17,7 +16,7 @@ from kinfold_services.log.baseline import UnknownBaseline
 from kinfold_services.log.pages import NoLog
 from kinfold_services.retention.limits import read_limits
 from kinfold_services.retention.run import RetentionRun, server_ms
-from kinfold_services.settings import Settings
+from kinfold_services.settings import Settings, inherited_environment
 
 _STOP_S: Final = 5.0
 
@@ -55,7 +54,12 @@ class RetentionJob:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "kinfold_services.cli", "retention", "run", "--by-projector"),
-            env={**os.environ, **variables, "KINFOLD_REDIS_URL": self._url, "KINFOLD_WORKSPACE": settings.workspace},
+            env={
+                **inherited_environment(),
+                **variables,
+                "KINFOLD_REDIS_URL": self._url,
+                "KINFOLD_WORKSPACE": settings.workspace,
+            },
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -21,19 +21,18 @@ from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.corrections.appending import Moved, Refused, append
 from kinfold_services.corrections.preview import ContactChange, Preview
 from kinfold_services.corrections.preview import preview as preview_of
-from kinfold_services.corrections.process import NotAnswered, NotTakenBack, take_back_apart
 from kinfold_services.corrections.undoing import TakenBack
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.directory.search import Query, search
-from kinfold_services.gateway.correcting import undoing
-from kinfold_services.gateway.problems import Problem, unavailable
+from kinfold_services.gateway.correcting import taken_back
+from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
 from kinfold_services.gateway.screen.person import living
-from kinfold_services.gateway.screen.sessions import form_of, require_secret, session_of, workspace_of
+from kinfold_services.gateway.screen.sessions import form_of, reason_of, require_secret, session_of, workspace_of
 from kinfold_services.gateway.screen.stories import told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.state.queries import NotFolded
@@ -280,17 +279,9 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     fields = await form_of(request)
     workspace, by = workspace_of(request), session_of(request).session.by
     is_confirmed = bool(fields.get("confirm"))
-    reason = "".join(filter(str.isprintable, fields.get("reason", ""))).strip()[:MAX_REASON_CHARS] or None
+    reason = reason_of(fields, MAX_REASON_CHARS)
     settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
-    if undoing.locked():
-        raise unavailable("Another correction is being taken back, which folds the whole log. Try again in a moment.")
-    async with undoing:
-        try:
-            answer = await take_back_apart(settings, command, [subject], by=by, reason=reason, dry_run=not is_confirmed)
-        except NotTakenBack as error:
-            raise Problem(409, str(error)) from None
-        except NotAnswered as error:
-            raise unavailable(str(error)) from None
+    answer = await taken_back(settings, command, subject, by=by, reason=reason, dry_run=not is_confirmed)
     taken = _decode_taken_back(answer)
     if is_confirmed and taken.excluded_by is not None:
         with contextlib.suppress(NotFolded):

@@ -17,7 +17,7 @@ from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, redirect, render
 from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.person import living
-from kinfold_services.gateway.screen.sessions import form_of, require_secret, session_of, workspace_of
+from kinfold_services.gateway.screen.sessions import form_of, reason_of, require_secret, session_of, workspace_of
 from kinfold_services.gateway.workspaces import shared
 from kinfold_services.log.pages import NoLog
 from kinfold_services.privacy.erasing import ELSEWHERE, Eraser
@@ -56,13 +56,13 @@ async def confirm_erasure(request: Request[Any, Any, Any], contact_id: FromPath[
     fields = await form_of(request)
     workspace = workspace_of(request)
     contact = await living(workspace, contact_id)
-    reason = "".join(filter(str.isprintable, fields.get("reason", ""))).strip()[:MAX_REASON_CHARS]
+    reason = reason_of(fields, MAX_REASON_CHARS)
     if not _names(fields.get("confirm", ""), contact):
         return await _confirmation(request, contact, _MISMATCH, 422, reason)
     if fields.get("version") != str(contact.version):
         return await _confirmation(request, contact, _CHANGED, 409, reason)
     eraser = eraser_of(request, workspace)
-    receipt = await eraser.request([Which(contact=contact.id)], by=session_of(request).session.by, reason=reason or None)
+    receipt = await eraser.request([Which(contact=contact.id)], by=session_of(request).session.by, reason=reason)
     return redirect(f"/erasures/{receipt.erasure}")
 
 
@@ -80,7 +80,7 @@ async def erasure_page(request: Request[Any, Any, Any], erasure: FromPath[str]) 
 
 
 async def _confirmation(
-    request: Request[Any, Any, Any], contact: Contact, warning: str | None = None, status: int = 200, reason: str = ""
+    request: Request[Any, Any, Any], contact: Contact, warning: str | None = None, status: int = 200, reason: str | None = None
 ) -> Response[bytes]:
     settings = shared(request).settings.model_copy(update={"workspace": workspace_of(request).name})
     try:

@@ -5,6 +5,7 @@ in once. It opens the same form, which has to be sent, so that no program that l
 """
 
 import hmac
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, cast
 from urllib.parse import parse_qsl, urlencode
 
@@ -112,6 +113,11 @@ async def form_of(
     if session is not None and not hmac.compare_digest(fields.get("csrf", "").encode(), session.csrf.encode()):
         raise Problem(403, "form: expected the token of this session, got another one; load the page again")
     return fields
+
+
+def reason_of(fields: Mapping[str, str], max_chars: int) -> str | None:
+    """The reason that somebody gave in a form, without control characters; None if there is none."""
+    return "".join(filter(str.isprintable, fields.get("reason", ""))).strip()[:max_chars] or None
 
 
 @get("/sign-in", opt={"open": "/sign-in"})
