@@ -1,5 +1,5 @@
--- Puts a rewritten log and feed, and the state that goes with them, in the living ones' places, in one atomic step. `swap.lua`
--- follows in the same script.
+-- Puts a rewritten log and feed, and the state that goes with them, in the living ones' places, in one atomic step. `check.lua`
+-- comes before it in the same script, and `swap.lua` after it.
 --
 -- KEYS  those of `swap.lua`, then events, staged events, staged changes, staged erased, snapshots, erasures-pending, baseline,
 --       baseline-pieces, staged baseline, staged pieces
@@ -16,16 +16,6 @@ local function pop() return table.remove(KEYS) end
 local staged_pieces, staged_baseline, pieces, baseline = pop(), pop(), pop(), pop()
 local pending, snapshots, erased, staged_changes, staged_events, events = pop(), pop(), pop(), pop(), pop(), pop()
 
-if redis.call('HGET', KEYS[5], 'generation') ~= ARGV[2] then
-  return 'replaced'
-end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 'lost-hold'
-end
-local begins = redis.call('HGET', KEYS[4], 'begins')
-if begins and redis.call('HGET', KEYS[5], 'begins') ~= begins then
-  return 'cut'
-end
 if redis.call('HGET', baseline, 'position') ~= redis.call('HGET', staged_baseline, 'position') then
   return 'cut'
 end

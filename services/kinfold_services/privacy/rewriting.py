@@ -21,7 +21,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import pairs_of
 from kinfold_services.privacy.baselines import Forgetting
-from kinfold_services.replay.replay import SWAP, Replay
+from kinfold_services.replay.replay import CHECK, SWAP, Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.writes import pack
@@ -54,7 +54,7 @@ class Rewriting(Replay):
         self._copied_feed = ""
         self._copy_log: Final = client.register_script(_script("copy_log.lua"))
         self._copy_feed: Final = client.register_script(_script("copy_feed.lua"))
-        self._erase: Final = client.register_script(_script("erase.lua") + SWAP)
+        self._erase: Final = client.register_script(CHECK + _script("erase.lua") + SWAP)
 
     async def run(
         self, records: Callable[[], Sequence[tuple[str, bytes]]], events: Sequence[bytes], progress: Callable[[int], None]

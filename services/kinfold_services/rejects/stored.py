@@ -31,11 +31,9 @@ class StoredRejects:
         self._client: Final = client
         self._rejects: Final = key(workspace, "rejects")
         self._retention: Final = key(workspace, "retention")
-        self._kept_from: tuple[int, int] | None = None
-        """Rejects of entries before it are not kept: a retention run has removed them."""
         self._last = "0-0"
         self._first: tuple[int, int] | None = None
-        """Rejects before this one were trimmed; `(0, 0)` if none were."""
+        """Rejects of entries before this one were trimmed; `(0, 0)` if none were."""
         self._merged = position_key("")
         """Rejects are merged up to this position. No projector writes another one before it."""
         self._ahead: Final[deque[Reject]] = deque()
@@ -49,11 +47,8 @@ class StoredRejects:
         They are `found` on the log's next `page`, those of lost entries, and those that the server refused. No fold finds the
         latter, since they are `excluded`. Without the oldest ones, if they were trimmed.
         """
-        if self._kept_from is None:
-            reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
-            self._kept_from = position_key((reply or b"").decode())
-        first = await self._first_kept()
-        found = [reject for reject in found if _order(reject) >= first] if first > (0, 0) else found
+        if self._first is None:
+            self._first = await self._first_kept()
         upto, stored = position_key(last), list[Reject]()
         while (reject := await self.next()) is not None and _order(reject) <= upto:
             stored.append(self._ahead.popleft())
@@ -65,7 +60,7 @@ class StoredRejects:
             and _order(reject) > self._merged
         ]
         self._merged = upto
-        kept = [reject for reject in found if _order(reject) >= self._kept_from]
+        kept = [reject for reject in found if _order(reject) >= self._first]
         merged = sorted([*kept, *lost], key=_order)
         self.differ |= merged != stored
         return merged
@@ -84,14 +79,15 @@ class StoredRejects:
         return self._ahead[0]
 
     async def _first_kept(self) -> tuple[int, int]:
-        if self._first is None:
-            self._first = (0, 0)
-            if await self._client.exists(self._rejects):
-                info: dict[str, Any] = await self._client.xinfo_stream(self._rejects)
-                was_trimmed = info["entries-added"] > info["length"] and info["max-deleted-entry-id"] == b"0-0"
-                if was_trimmed and (reject := await self.next()) is not None:
-                    self._first = _order(reject)
-        return self._first
+        """By what a retention run has removed, and by what was trimmed because there were too many."""
+        reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
+        kept_from = position_key((reply or b"").decode())
+        if await self._client.exists(self._rejects):
+            info: dict[str, Any] = await self._client.xinfo_stream(self._rejects)
+            was_trimmed = info["entries-added"] > info["length"] and info["max-deleted-entry-id"] == b"0-0"
+            if was_trimmed and (reject := await self.next()) is not None:
+                return max(kept_from, _order(reject))
+        return kept_from
 
 
 def _order(reject: Reject) -> tuple[int, int]:

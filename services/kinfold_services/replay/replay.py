@@ -37,6 +37,7 @@ from kinfold_services.state.position import Position, Replaced, position_fields
 from kinfold_services.state.reader import StateReader
 from kinfold_services.state.writes import pack
 
+CHECK: Final = files(kinfold_services.replay).joinpath("check.lua").read_text()
 SWAP: Final = files(kinfold_services.replay).joinpath("swap.lua").read_text()
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
 _HOLD_MS: Final = 5000
@@ -74,7 +75,7 @@ class Replay:
         self._stored: Final = StateReader(client, workspace)
         self._sides: Final = Sides(client, workspace, self.rebuild, follows=not whole_log)
         self._staging: Final = StagingArea(client, workspace)
-        self._swap: Final = client.register_script(SWAP)
+        self._swap: Final = client.register_script(CHECK + SWAP)
         self._hold: Final = client.register_script(_HOLD)
         self._token: Final = uuid.uuid4().hex
         self._feed_end = 0, "0-0"

@@ -1,4 +1,5 @@
--- Puts a rebuilt state in the living one's place and tells the feed, in one atomic step (contract section 9).
+-- Puts a rebuilt state in the living one's place and tells the feed, in one atomic step (contract section 9). `check.lua` comes
+-- before it in the same script.
 --
 -- KEYS  hold, changes, staged differences, then pairs: a key of the state, its staged like; the position is the first
 -- ARGV  [1] the token that holds the projector back   [2] the generation of the rebuilt state
@@ -10,16 +11,6 @@
 -- Returns 'done'; 'lost-hold' where the projector was let go in between, so the rebuilt state may be behind; 'replaced' where
 -- another replay has taken the staging area over; 'cut' where the log begins at another baseline by now.
 
-if redis.call('HGET', KEYS[5], 'generation') ~= ARGV[2] then
-  return 'replaced'
-end
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 'lost-hold'
-end
-local begins = redis.call('HGET', KEYS[4], 'begins')
-if begins and redis.call('HGET', KEYS[5], 'begins') ~= begins then
-  return 'cut'
-end
 local owner = redis.call('HGET', KEYS[4], 'owner')
 if owner then
   redis.call('HSET', KEYS[5], 'owner', owner)
