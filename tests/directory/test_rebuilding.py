@@ -3,13 +3,19 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import STATE, PublicName, key
+from kinfold_services.connections import connect
 from kinfold_services.directory import tables
+from kinfold_services.directory.building import open_builds
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import Database
+from kinfold_services.directory.follower import Follower
+from kinfold_services.directory.store import Overtaken
+from kinfold_services.directory.transactions import Transactions
 from kinfold_services.settings import Settings
 from tests.support.directories import (
     following,
@@ -160,6 +166,30 @@ async def test_two_directories_that_both_need_a_snapshot_agree(
         await wait_until_current(redis, directory_settings, workspace)
         await live(redis, redis_url, workspace, 800, 200)
         await wait_until_current(redis, directory_settings, workspace)
+    await must_equal_state(redis, directory_settings, workspace)
+
+
+async def test_slower_directory_does_not_replace_the_build_of_a_faster_one(
+    redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
+) -> None:
+    """It may be behind: what readers see must not go back in time."""
+    await live(redis, redis_url, workspace, 0, 500)
+    await truncate_feed(redis, workspace, 10)
+    write = Transactions(Database(directory_settings), at_once=1)
+    try:
+        await write(tables.create_tables)
+        async with connect(redis_url) as client:
+            slower, faster = Follower(client, workspace, write, set()), Follower(client, workspace, write, set())
+            late, early = await slower._build(), await faster._build()
+            await faster._finish(early)
+            with pytest.raises(Overtaken):
+                await slower._finish(late)
+        found = await write(lambda connection: open_builds(connection, workspace))
+    finally:
+        write.close()
+
+    assert [(each.id, each.state) for each in found] == [(early.id, "current")]
+    await follow_to_the_end(redis, redis_url, workspace, directory_settings)
     await must_equal_state(redis, directory_settings, workspace)
 
 

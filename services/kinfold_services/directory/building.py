@@ -80,9 +80,14 @@ def touch_build(connection: sa.Connection, build: int, now: str, **values: Any) 
         raise Overtaken(f"build {build} was removed")
 
 
-def make_current(connection: sa.Connection, workspace: str, build: int, now: str) -> None:
-    """Put a build in the place of the current one of this shape. Raises Overtaken if the build was removed."""
+def make_current(connection: sa.Connection, workspace: str, build: int, replaced: int | None, now: str) -> None:
+    """Put a build in the place of the current one of this shape, which has to be `replaced`, if there is one.
+
+    Raises Overtaken if another build became current meanwhile, or if this one was removed.
+    """
     others = builds.c.workspace == workspace, builds.c.state == "current", builds.c.shape == SHAPE, builds.c.id != build
+    if (current := connection.scalar(sa.select(builds.c.id).where(*others))) not in {None, replaced}:
+        raise Overtaken(f"build {current} is current already")
     connection.execute(sa.update(builds).where(*others).values(state="old", updated_at=now))
     made = connection.execute(
         sa.update(builds).where(builds.c.id == build, builds.c.state != "old").values(state="current", updated_at=now)

@@ -216,9 +216,24 @@ class Follower:
                 raise Incomplete(f"expected {size} contacts after {target}, got {build.contacts}")
             if applied <= _NEAR:
                 break
-        await self._write(lambda connection: building.make_current(connection, self._workspace, build.id, now()))
+        replaced = await self._replaced_by(build.id)
+        await self._write(lambda connection: building.make_current(connection, self._workspace, build.id, replaced, now()))
         self._log.info("directory is current", position=build.position, contacts=build.contacts)
         return build
+
+    async def _replaced_by(self, build: int) -> int | None:
+        """The current build that another one is to replace. Raises Overtaken if the feed goes on behind it.
+
+        Then another directory was faster. It may be further than we are, and readers must not be set back.
+        """
+        for each in await self._write(lambda connection: building.open_builds(connection, self._workspace)):
+            if each.state != "current" or each.id == build:
+                continue
+            if (await read_feed_page(self._client, self._feed, each.position, 1)).goes_on:
+                await self._give_up(build)
+                raise Overtaken(f"build {each.id} is current already")
+            return each.id
+        return None
 
     async def _extent(self) -> tuple[str, int]:
         """The feed's last entry, and how many contacts are living after it."""
