@@ -7,8 +7,9 @@
 So on a shared browser each user has their own events. Contacts that were merged are one person, also before the merge.
 
 An event may also name a second person: an address that another contact keeps (a conflict), or a visitor that another contact
-keeps (a page's link that was dropped). A correction may take an identifier from another contact, or be refused because of one.
-Such an entry belongs to its contact, and only mentions the other one.
+keeps (a page's link that was dropped). A correction may take an identifier from another contact. An event that did nothing,
+because it was rejected or had nothing to unlink, may name anybody. Such an entry belongs to its contact, and only mentions the
+other one.
 """
 
 from collections.abc import Collection, Sequence
@@ -36,11 +37,11 @@ class Mention(msgspec.Struct, frozen=True, gc=False):
 
     entry: str
     field: Literal["email", "visitorId", "all"]
-    """The field that names the other person. all: because of the other person, the event did nothing."""
+    """The field that names the other person. all: the event did nothing, so nothing of it has to stay."""
     identifier: str
-    """The identifier, in the form in which it is compared."""
+    """The identifier, in the form in which it is compared; empty if the field `all` names a contact by another identifier."""
     contact_id: str
-    """The contact that is mentioned, as of that time."""
+    """The contact that is mentioned, as of that time; empty for a visitor that was no contact's."""
     reason: ConflictReason | None = None
     """The reason of the conflict, if it has one."""
 
@@ -133,7 +134,16 @@ class Ownership:
         return Belongings(
             contacts=contacts,
             entries=entries,
-            mentions=[each for each in self._mentions if each.contact_id in contacts and each.entry not in entries],
+            mentions=[
+                each
+                for each in self._mentions
+                if each.entry not in entries
+                and (
+                    each.contact_id in contacts
+                    if each.contact_id
+                    else each.identifier in visitors or each.identifier in anonymous_visitors
+                )
+            ],
             external_ids=external_ids,
             shared_external_ids=shared_external_ids,
             emails=emails,
@@ -241,10 +251,12 @@ class Ownership:
         visitor = state.visitors.get(visitor_id) if visitor_id is not None else None
         held = holder_at(visitor.links, entry.at) if visitor is not None else None
         brings = visitor is None or not visitor.links or (visitor.contact_id is None and not self._is_late(entry, visitor))
+        has_email = state.by_email(names.email_key) if names.email_key is not None else None
         outcome = evolve(state, entry)
         if outcome.rejection is not None:
             if owner in state.contacts:
                 self.entries.setdefault(owner, []).append(entry.id)
+                self._mention_all(entry, owner, (has_email,), held)
             else:
                 self.unfolded.append(entry.id)
             return
@@ -280,22 +292,35 @@ class Ownership:
         owner = state.holder(names.contact_id) if known and names.contact_id is not None else None
         visitor = state.visitors.get(names.visitor_id) if names.visitor_id is not None else None
         links = visitor.links if visitor is not None else []
+        held = holder_at(links, entry.at)
         outcome = evolve(state, entry)
         if owner is None:
             self.unfolded.append(entry.id)
             return
-        others = [each for each in (has_id, has_email) if each is not None and each is not owner]
         self.entries.setdefault(owner.id, []).append(entry.id)
-        if outcome.rejection is not None:
-            self._mentions.extend(Mention(entry.id, "all", "", each.id) for each in others)
+        unlinks = visitor is not None and visitor.links != links
+        if outcome.rejection is not None or (names.visitor_id is not None and not unlinks):
+            self._mention_all(entry, owner.id, (has_id, has_email), held)
             return
-        if names.visitor_id is not None and visitor is not None and visitor.links != links:
+        if unlinks:
             self._links[entry.id] = owner.id
             self._unlinks.add(entry.id)
         if event.dismiss_conflict is not None:
-            self._mentions.extend(Mention(entry.id, "email", names.email_key or "", each.id) for each in others)
+            if has_email is not None and has_email is not owner:
+                self._mentions.append(Mention(entry.id, "email", names.email_key or "", has_email.id))
             return
         self._took(entry, owner, has_id, has_email)
+
+    def _mention_all(
+        self, entry: Entry, owner: str, holders: Sequence[ContactRecord | None], holder_of_visitor: str | None
+    ) -> None:
+        """Note whom an event that did nothing names besides its contact."""
+        self._mentions.extend(
+            Mention(entry.id, "all", "", each.id) for each in holders if each is not None and each.id != owner
+        )
+        visitor_id = entry.names.visitor_id
+        if visitor_id is not None and (holder_of_visitor is None or self.state.find(holder_of_visitor) != owner):
+            self._mentions.append(Mention(entry.id, "all", visitor_id, holder_of_visitor or ""))
 
     def _took(self, entry: Entry, owner: ContactRecord, has_id: ContactRecord | None, has_email: ContactRecord | None) -> None:
         """Note the identifiers that a correction set: they belong to the contact now, or still to another one."""

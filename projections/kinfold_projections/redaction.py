@@ -26,12 +26,16 @@ from kinfold_schemas.identifiers import email_key, id_key
 
 _SHORT_BYTES: Final = 4
 """Shorter identifiers are not searched for in bytes that are not JSON, where they would match by chance."""
-_NAMES: Final[dict[str, Callable[[str], str]]] = {
-    "externalId": id_key,
-    "email": email_key,
-    "visitorId": id_key,
-    "contactId": id_key,
+_NAMES: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
+    "externalId": ("externalId", id_key),
+    "email": ("email", email_key),
+    "dismissConflict": ("email", email_key),
+    "visitorId": ("visitorId", id_key),
+    "unlinkVisitorId": ("visitorId", id_key),
+    "contactId": ("contactId", id_key),
+    "mergeContactId": ("contactId", id_key),
 }
+"""By field of an event: the kind of identifier that it holds, and the form in which that is compared."""
 
 
 Kind = Literal["folded", "duplicate", "unfolded"]
@@ -53,7 +57,7 @@ class Redactor:
         self._salt: Final = salt
         self._mentions: Final[dict[str, list[Mention]]] = {}
         for mention in belongings.mentions:
-            if mention.field != "visitorId" or self._is_exclusive(mention):
+            if mention.field == "email" or self._is_exclusive(mention):
                 self._mentions.setdefault(mention.entry, []).append(mention)
         self._occurred: Final[set[_Hashes]] = set()
         """Hashes of the ids and contents of redacted events: their duplicates are redacted, too."""
@@ -86,7 +90,9 @@ class Redactor:
         if kind == "unfolded" and self._names_them(raw):
             if isinstance(entry, BadEntry):
                 return encode_event(Erased(occurred=False))
-            return encode_event(_erased(entry, self._hashes(entry)))
+            hashes = self._hashes(entry)
+            self._occurred.add(hashes)
+            return encode_event(_erased(entry, hashes))
         return None
 
     def _own(self, entry: Entry) -> bytes:
@@ -163,7 +169,7 @@ class Redactor:
                 texts = (each.encode() for known in self.identifiers.values() for each in known)
                 if any(len(each) >= _SHORT_BYTES and each in value for each in texts):
                     return True
-            elif any(key(text) in self.identifiers[field] for field, key, text in _named(said)):
+            elif any(key(text) in self.identifiers[kind] for kind, key, text in _named(said)):
                 return True
         return False
 
@@ -179,9 +185,9 @@ def _dated(entry: Entry, hashes: _Hashes) -> Erased:
 
 
 def _named(said: dict[str, object]) -> Iterator[tuple[str, Callable[[str], str], str]]:
-    for field, key in _NAMES.items():
+    for field, (kind, key) in _NAMES.items():
         if isinstance(text := said.get(field), str):
-            yield field, key, text
+            yield kind, key, text
 
 
 def _object(value: bytes) -> dict[str, object] | None:

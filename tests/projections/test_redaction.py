@@ -98,7 +98,9 @@ def test_no_entry_names_the_person_any_more(case: tuple[Log, list[str]]) -> None
         said = _said(fields[b"event"])
         assert said.get("externalId") is None or id_key(said["externalId"]) not in belongings.external_ids
         assert said.get("email") is None or email_key(said["email"]) not in emails
-        assert said.get("visitorId") is None or id_key(said["visitorId"]) not in visitors
+        for field in ("visitorId", "unlinkVisitorId"):
+            assert said.get(field) is None or id_key(said[field]) not in visitors
+        assert said.get("dismissConflict") is None or email_key(said["dismissConflict"]) not in emails
         if entry_id.decode() in belongings.entries:
             assert not {"name", "image", "metadata", "context", "externalId", "email"} & said.keys()
     assert not visitors & folded(rewritten).visitors.keys()
@@ -192,6 +194,53 @@ def test_rejected_entries_and_duplicates_go_with_the_person() -> None:
     assert events[3] == log[3][1][b"event"]
     outcomes = fold(State("default"), read(rewritten))
     assert [each.kind for each in outcomes] == ["no-op", "no-op", "no-op", "rejected", "no-op"]
+
+
+def test_nothing_that_did_nothing_names_the_person_any_more() -> None:
+    """Events of other people that name hers: rejected ones, their duplicates, and unlinks of a visitor that is not theirs."""
+    log = _log(
+        {"type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org", "visitorId": "laptop"},
+        {"type": "VisitorIdentified", "externalId": "ben"},
+    )
+    ada, ben = (_id_of(owned(log), each) for each in ("ada", "ben"))
+    full = {f"key-{number}": "x" for number in range(10_000)}
+    correction = {"type": "IdentityCorrected", "by": "Grace"}
+    log = _log(
+        *(msgspec.json.decode(fields[b"event"]) for _, fields in log),
+        {**correction, "contactId": ben, "unlinkVisitorId": "laptop"},
+        {**correction, "contactId": "ct_nobody", "unlinkVisitorId": "laptop"},
+        {**correction, "contactId": "ct_nobody", "dismissConflict": "ADA@example.org"},
+        {**correction, "contactId": "ct_nobody", "mergeContactId": ada},
+        {**correction, "contactId": ben, "externalId": "ada"},
+        {"id": "e-1", "type": "VisitorIdentified", "externalId": "ben", "email": "ada@example.org", "metadata": full},
+        {"id": "e-1", "type": "VisitorIdentified", "externalId": "ben", "email": "ada@example.org", "metadata": full},
+        {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "laptop", "metadata": full},
+        {"id": "e-2", **correction, "contactId": "ct_nobody", "email": "ada@example.org"},
+        {"id": "e-2", **correction, "contactId": "ct_nobody", "email": "ada@example.org"},
+    )
+    ownership = owned(log)
+
+    rewritten = erased(log, ownership.belongings({ada}), ownership)
+
+    events = [fields[b"event"] for _, fields in rewritten]
+    assert [each for each in events[2:] if b"ada" in each or b"laptop" in each or ada.encode() in each] == []
+    assert folded(rewritten).contacts[ben] == folded(log).contacts[ben]
+
+
+def test_correction_that_names_an_unidentified_visitor_goes_with_it() -> None:
+    log = _log(
+        {"type": "VisitorIdentified", "externalId": "ben"},
+        {"type": "VisitorSeen", "visitorId": "laptop"},
+    )
+    ben = _id_of(owned(log), "ben")
+    unlink = {"type": "IdentityCorrected", "by": "Grace", "contactId": ben, "unlinkVisitorId": "laptop"}
+    log = _log(*(msgspec.json.decode(fields[b"event"]) for _, fields in log), unlink)
+    ownership = owned(log)
+
+    rewritten = erased(log, ownership.belongings((), {"laptop"}), ownership)
+
+    assert b"laptop" not in b"".join(fields[b"event"] for _, fields in rewritten)
+    assert folded(rewritten).contacts == folded(log).contacts
 
 
 def _id_of(ownership: Ownership, external_id: str) -> str:

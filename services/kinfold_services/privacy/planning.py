@@ -8,7 +8,7 @@ from kinfold_projections.entries import Entry, read_entries
 from kinfold_projections.ownership import Belongings
 from kinfold_projections.redaction import Kind, Redactor
 from kinfold_schemas.codec import encode_event
-from kinfold_schemas.events import Erased, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
+from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_services.connections import Client
 from kinfold_services.privacy.person import FoldedLog, own_entries
@@ -91,12 +91,15 @@ def recording_events(receipt: Receipt, plan: Plan) -> Iterator[bytes]:
 def _said_texts(entry: Entry, identifiers: Mapping[str, frozenset[str]]) -> Iterator[str]:
     """The identifiers of these people as an entry writes them."""
     event = entry.event.kept if isinstance(entry.event, Erased) else entry.event
-    if isinstance(event, VisitorIdentified | MetadataSet):
-        if event.external_id is not None and id_key(event.external_id) in identifiers["externalId"]:
+    if isinstance(event, VisitorIdentified | MetadataSet | IdentityCorrected):
+        if isinstance(event.external_id, str) and id_key(event.external_id) in identifiers["externalId"]:
             yield event.external_id.strip()
-        if event.email is not None and email_key(event.email) in identifiers["email"]:
+        if isinstance(event.email, str) and email_key(event.email) in identifiers["email"]:
             yield event.email.strip()
-    if not isinstance(event, VisitorIdentified | MetadataSet | VisitorSeen) or event.visitor_id is None:
-        return
-    if id_key(event.visitor_id) in identifiers["visitorId"]:
-        yield event.visitor_id.strip()
+    visitor_id = None
+    if isinstance(event, VisitorIdentified | MetadataSet | VisitorSeen):
+        visitor_id = event.visitor_id
+    elif isinstance(event, IdentityCorrected):
+        visitor_id = event.unlink_visitor_id
+    if visitor_id is not None and id_key(visitor_id) in identifiers["visitorId"]:
+        yield visitor_id.strip()
