@@ -172,6 +172,16 @@ async def test_ordinary_tools_show_the_lag(redis: Redis, redis_url: str, workspa
     assert groups[0]["last-delivered-id"] == entry_id(len(VISITS) - 1).encode()
 
 
+async def test_lag_does_not_come_from_a_group_that_was_not_moved_yet(redis: Redis, redis_url: str, workspace: str) -> None:
+    """As after a rebuild, when the projector stopped before it opened the new state."""
+    await append(redis, workspace, VISITS[:5])
+    await fold_log(redis, redis_url, workspace)
+    await redis.xgroup_setid(key(workspace, "events"), "kinfold", "0", entries_read=0)
+    await append(redis, workspace, VISITS[5:7], start=5)
+
+    assert (await StateQueries(redis, workspace).status()).lag == 2
+
+
 async def test_deleted_group_does_not_stop_the_projector(redis: Redis, redis_url: str, workspace: str) -> None:
     """The group only exists for people."""
     await append(redis, workspace, VISITS[:100])

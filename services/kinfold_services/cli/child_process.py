@@ -17,11 +17,8 @@ _STOP_S: Final = 10.0
 class ChildProcess:
     """A process that ends with this one. If it ends by itself, it also ends this process, so that nobody misses it."""
 
-    ended: bool = False
-    """Whether it ended by itself."""
-
-    def __init__(self, command: str, redis_url: str, options: Sequence[str]) -> None:
-        """Start `kinfold COMMAND` with some options."""
+    def __init__(self, command: str, redis_url: str, options: Sequence[str], ended: threading.Event) -> None:
+        """Start `kinfold COMMAND` with some options. Sets `ended` if it ends by itself."""
         self._command: Final = command
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-m", "kinfold_services.cli", command, "--until-stdin-ends", *options],
@@ -29,6 +26,7 @@ class ChildProcess:
             start_new_session=True,  # Ctrl-C reaches this process alone
             env={**inherited_environment(), "KINFOLD_REDIS_URL": redis_url},
         )
+        self._ended: Final = ended
         self._stopping = False
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -49,7 +47,7 @@ class ChildProcess:
     def _watch(self) -> None:
         status = self._process.wait()
         if not self._stopping:
-            self.ended = True
+            self._ended.set()
             sys.stderr.write(f"kinfold: the {self._command} ended with status {status}\n")
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -57,5 +55,5 @@ class ChildProcess:
 class DirectoryProcess(ChildProcess):
     """The directory. It waits for its database by itself."""
 
-    def __init__(self, redis_url: str, data_dir: str) -> None:
-        super().__init__("directory", redis_url, ["--data-dir", data_dir])
+    def __init__(self, redis_url: str, data_dir: str, ended: threading.Event) -> None:
+        super().__init__("directory", redis_url, ["--data-dir", data_dir], ended)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ class Port(NamedTuple):
 class GatewayProcess(ChildProcess):
     """The gateway. Raises CannotListen."""
 
-    def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None) -> None:
+    def __init__(self, settings: Settings, redis_url: str, data_dir: Path | None, ended: threading.Event) -> None:
         host = settings.gateway_host
         if not is_local(host) and not has_keys(redis_url, settings.workspace):
             host = _LOOPBACK  # without an API key no other machine can use it
@@ -54,7 +55,7 @@ class GatewayProcess(ChildProcess):
         self.url: Final = _url(host, self.port.number)
         self._file: Final = None if data_dir is None else data_dir / URL_FILE
         options = ["--data-dir", str(settings.data_dir)]  # the directory's file is in the data dir
-        super().__init__("gateway", redis_url, [*options, "--host", host, "--port", str(self.port.number)])
+        super().__init__("gateway", redis_url, [*options, "--host", host, "--port", str(self.port.number)], ended)
         if self._file is not None:
             self._file.with_name(PORT_FILE).write_text(f"{self.port.number} {self.port.why}\n")
             self._file.write_text(self.url)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import uvloop
 
 from kinfold_services.access.keys import id_of
-from kinfold_services.cli.child_process import ChildProcess, DirectoryProcess
+from kinfold_services.cli.child_process import DirectoryProcess
 from kinfold_services.cli.gateway_process import (
     CannotListen,
     GatewayProcess,
@@ -135,15 +135,14 @@ def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generato
 
 
 def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
-    children: list[ChildProcess] = []
+    child_ended = threading.Event()
     status = DONE
     try:
         with ExitStack() as stack:
-            gateway = stack.enter_context(GatewayProcess(settings, url, data_dir))
-            children.append(gateway)
+            gateway = stack.enter_context(GatewayProcess(settings, url, data_dir, child_ended))
             try:
                 if (problem := sqlite_problem(settings)) is None:
-                    children.append(stack.enter_context(DirectoryProcess(url, str(settings.data_dir))))
+                    stack.enter_context(DirectoryProcess(url, str(settings.data_dir), child_ended))
                 else:
                     say(f"kinfold: no directory: {problem}")
                 serve_workspace(url, settings.workspace)
@@ -157,9 +156,9 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
     except _Terminated:
         pass
     except SERVER_ERRORS:  # asyncio may take _Terminated for a failure of the connection that it was writing to
-        if not any(child.ended for child in children):
+        if not child_ended.is_set():
             raise
-    return NO if any(child.ended for child in children) else status
+    return NO if child_ended.is_set() else status
 
 
 def up_detached(settings: Settings) -> int:

@@ -5,6 +5,7 @@ from typing import Final, cast
 from redis.exceptions import ResponseError
 
 from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.state.position import Position
 
@@ -27,14 +28,18 @@ async def set_group(client: Client, workspace: str, position: Position) -> None:
 
 
 async def lag(client: Client, workspace: str, position: Position) -> int:
-    """How many entries of the log are not folded yet."""
-    log = key(workspace, "events")
+    """How many entries of the log are not folded yet.
+
+    A group that is behind the position, which was read before, was not moved yet: a state was rebuilt, and no projector has
+    opened it since. And Redis does not know the lag once entries were deleted. In both cases, count them.
+    """
+    log, folded = key(workspace, "events"), position.stream_id or "0-0"
     if not await client.exists(log):
         return 0
     groups = cast("list[dict[str, object]]", await client.xinfo_groups(log))
     for group in groups:
         if group["name"] == GROUP.encode() and isinstance(lag := group["lag"], int):
-            return lag
-    # Redis does not know the lag once entries were deleted, so count them.
-    last = position.stream_id
-    return len(await client.xrange(log, min=f"({last}" if last else "-") or ())
+            at = cast("bytes", group["last-delivered-id"]).decode()
+            if position_key(at) >= position_key(folded):
+                return lag
+    return len(await client.xrange(log, min=f"({folded}") or ())
