@@ -25,13 +25,13 @@ from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import NO_STAMPS, ContactRecord, ContactStamps, copy_contact, encode_record, new_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_projections.weights import (
-    FRAME_BYTES,
     GROWTH,
     LARGE_EVENT_BYTES,
     context_too_heavy,
     described_bytes,
     fitting_described,
     fitting_visitor,
+    new_contact_bytes,
     visitor_bytes,
 )
 from kinfold_schemas.changes import ContactCreated, ContactSeen, ContactUpdated, VisitorUnlinked
@@ -88,13 +88,14 @@ def fold_while(
 
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
     """Fold one entry into the state. Changes only the state. Raises DamagedState if the state contradicts itself."""
-    if not isinstance(entry, Entry):
+    if type(entry) is not Entry:
         return rejected(entry.rejection) if entry.rejection is not NEVER_OCCURRED else NO_OP
+    event = entry.event
+    if occurrence == "new":
+        return _EVOLVE[type(event)](state, entry, event)
     if occurrence == "duplicate":
         return DUPLICATE
-    event = entry.event
-    outcome = _EVOLVE[event.__class__](state, entry, event)
-    return outcome if occurrence == "new" else msgspec.structs.replace(outcome, id_reused=True)
+    return msgspec.structs.replace(_EVOLVE[type(event)](state, entry, event), id_reused=True)
 
 
 # --- VisitorSeen
@@ -197,7 +198,8 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
     if type(result) is Rejection:
         return rejected(result)
     metadata, *_ = result
-    if GROWTH * len(entry.data) + FRAME_BYTES > MAX_CONTACT_BYTES:
+    most_bytes = new_contact_bytes(entry, None)
+    if most_bytes > MAX_CONTACT_BYTES:
         nobody = new_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
         nobody.external_id, nobody.email = entry.names.external_id, entry.names.email
         fits = fitting_described(state, nobody, ContactStamps(), entry, event, metadata)
@@ -205,6 +207,7 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
             return rejected(fits)
         metadata = fits
     contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+    state.note_contact_bytes(contact.id, most_bytes)
     if entry.names.external_id is not None:
         take_external_id(state, contact, entry.names.external_id)
     else:
