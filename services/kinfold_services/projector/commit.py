@@ -122,6 +122,12 @@ class Committer:
         self._client: Final = client
         self._writes: Final = Writes(workspace)
         self._wire: Final = Wire(client, self._writes.key("position").decode(), answer_s)
+        position, hold = self._writes.key("position"), self._writes.key("hold")
+        self._arming: Final = (
+            pack(b"WATCH", position, hold),
+            pack(b"HMGET", position, b"stream_id", b"generation", b"owner"),
+            pack(b"EXISTS", hold),
+        )
         self._lease: Final = pack(b"SET", self._writes.key("owner"), token, b"PX", lease_ms)
         self.committed = Position("", Counts())
         """The position of the last batch that was committed here."""
@@ -242,7 +248,7 @@ class Committer:
                 return
 
     def _send(self, transaction: Transaction) -> None:
-        self._wire.send((_MULTI, *transaction.commands, _EXEC, *self._arming()))
+        self._wire.send((_MULTI, *transaction.commands, _EXEC, *self._arming))
         self._armed, self._is_sent = None, True
 
     async def _arm(self, transaction: Transaction) -> Armed:
@@ -250,11 +256,11 @@ class Committer:
         await self._connect()
         armed = self._armed
         if armed is None:
-            self._wire.send(self._arming())
+            self._wire.send(self._arming)
             armed = _armed(await self._wire.replies(_ARM_REPLIES))
         while armed.is_held and _is_before(armed, transaction, self._token):
             await asyncio.sleep(_HELD_S)
-            self._wire.send((_UNWATCH, *self._arming()))
+            self._wire.send((_UNWATCH, *self._arming))
             armed = _armed((await self._wire.replies(1 + _ARM_REPLIES))[1:])
         self._armed = armed
         return armed
@@ -292,14 +298,6 @@ class Committer:
         if armed.stream_id != transaction.before.stream_id:
             expected = transaction.before.stream_id
             raise LostPlace(f"workspace {self._workspace}: expected position {expected!r}, got {armed.stream_id!r}")
-
-    def _arming(self) -> tuple[bytes, ...]:
-        keys = self._writes
-        return (
-            pack(b"WATCH", keys.key("position"), keys.key("hold")),
-            pack(b"HMGET", keys.key("position"), b"stream_id", b"generation", b"owner"),
-            pack(b"EXISTS", keys.key("hold")),
-        )
 
 
 def _is_before(armed: Armed, transaction: Transaction, token: str) -> bool:
