@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -36,6 +36,7 @@ _HISTORY_MS: Final = _DAY_MS
 """A greater difference means history that is sent again with its original `sentAt`."""
 
 
+@final
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A valid entry: its event, the identifiers in it, and its effective time, in ms and as text."""
 
