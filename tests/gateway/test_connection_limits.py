@@ -342,3 +342,20 @@ async def test_requests_that_are_not_http_do_not_fill_the_log(unfolded: Gateway,
             await peer.answer()
 
     assert [each.getMessage() for each in caplog.records if each.name.startswith("uvicorn")] == []
+
+
+async def test_answer_does_not_wait_for_an_acknowledgement(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Its head and its body are two writes."""
+    options = list[int]()
+
+    def connection_made(protocol: HttpProtocol, transport: asyncio.Transport) -> None:
+        options.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        original(protocol, transport)
+
+    original = HttpProtocol.connection_made
+    monkeypatch.setattr(HttpProtocol, "connection_made", connection_made)
+    async with connected(unfolded.url) as peer:
+        await peer.send(HEALTH + b"\r\n")
+        await peer.answer()
+
+    assert options == [1]
