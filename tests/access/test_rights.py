@@ -101,7 +101,7 @@ def running_with_users(directory: Path, program: str | None = None) -> Generator
     with running(directory, "--port", port, program=program), SyncRedis(port=port) as admin:
         wait_until_sync(lambda: _answers(admin))
         for user, rights in USERS.items():
-            admin.execute_command(*_acl(user, rights))
+            cast("Any", admin).execute_command(*_acl(user, rights))
         yield admin
 
 
@@ -289,7 +289,7 @@ def test_program_names_a_missing_right_when_it_starts(admin: SyncRedis, name: st
     admin.flushall()
     admin.xadd(key("default", "events"), {"event": '{"type":"VisitorSeen","visitorId":"v-1"}'})
     rights = USERS[name].replace("~kinfold:*", " ".join(f"~{each}" for each in keys_of(ROLES[name])))
-    admin.execute_command(*_acl(name, " ".join(each for each in rights.split() if each != right)))
+    cast("Any", admin).execute_command(*_acl(name, " ".join(each for each in rights.split() if each != right)))
 
     program = Kinfold("--redis-url", url_of(admin.connection_pool.connection_kwargs["port"], name))
     said = (program.run_apart if name in SERVICES else program.run)(name, *COMMANDS[name])
