@@ -39,7 +39,7 @@ def holder_at(links: list[Link], at: str) -> str | None:
 
 
 def shortened(history: History, find: Find) -> History:
-    """The history shortened to at most `MAX_LINKS` links, of which the latest `TIMED_LINKS` have times.
+    """The history shortened to at most `MAX_LINKS` links. Only the latest `TIMED_LINKS` have times.
 
     The first link stays, and the oldest ones after it go. Two neighbouring links of one contact become one.
     """
