@@ -19,6 +19,7 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import FIELDS, Field, Filter, unparse
 from kinfold_schemas.times import to_text
 from kinfold_services.directory import rare
+from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.rare import Finder
 from kinfold_services.directory.search import Query, Sort, count, count_by, search
@@ -117,6 +118,7 @@ def strategy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
         monkeypatch.setattr(Finder, "rarest", finds_nothing)
     elif request.param == "decides":
         monkeypatch.setattr(rare, "LEAST_SORTED", 0)
+        monkeypatch.setattr(searching, "MANY", 0)
 
 
 @pytest.mark.parametrize("strategy", ["walks", "takes the rare ones", "decides"], indirect=True)
