@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -191,7 +191,7 @@ class Comparison:
         self.found: Final[list[Compared]] = []
 
     @contextmanager
-    def directory(self) -> Iterator[DirectoryProcess]:
+    def directory(self) -> Generator[DirectoryProcess]:
         """A running `kinfold directory`."""
         settings: dict[str, object] = {"data_dir": self._settings.data_dir}
         if self._settings.directory_url is not None:
@@ -271,7 +271,7 @@ def replay(server: BenchServer, excluded: Path) -> int:
 
 
 @contextmanager
-def settings_of(name: str, directory: Path) -> Iterator[Settings]:
+def settings_of(name: str, directory: Path) -> Generator[Settings]:
     """Settings of an empty database."""
     if name == "sqlite":
         yield Settings(data_dir=directory / "data")

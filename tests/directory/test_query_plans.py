@@ -95,8 +95,12 @@ def test_postgresql_walks_the_index_of_the_sort_for_conditions_that_it_cannot_es
 @pytest.fixture(name="as_among_a_million")
 def _as_among_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every condition alone is met by too many."""
+
+    def nobody(*_: object) -> Most:
+        return Most(-1, -1)
+
     monkeypatch.setattr(searching, "MANY", 0)
-    monkeypatch.setattr(searching, "most_found", lambda *_: Most(-1, -1))
+    monkeypatch.setattr(searching, "most_found", nobody)
 
 
 @pytest.mark.usefixtures("as_among_a_million")

@@ -114,16 +114,17 @@ def finds_nothing(*_: object) -> None:
 
 @pytest.fixture
 def strategy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if request.param == "walks":
+    if request.param in {"walks", "takes those that meet"}:
         monkeypatch.setattr(Finder, "rarest", finds_nothing)
+        monkeypatch.setattr(searching, "MANY", 0 if request.param != "walks" else searching.MANY)
     elif request.param == "decides":
         monkeypatch.setattr(rare, "LEAST_SORTED", 0)
         monkeypatch.setattr(searching, "MANY", 0)
 
 
-@pytest.mark.parametrize("strategy", ["walks", "takes the rare ones", "decides"], indirect=True)
+@pytest.mark.parametrize("strategy", ["walks", "takes the rare ones", "takes those that meet", "decides"], indirect=True)
 @settings(
-    max_examples=EXAMPLES // 3,
+    max_examples=EXAMPLES // 4,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure takes minutes, and the filter is printed
