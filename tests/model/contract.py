@@ -52,6 +52,7 @@ class Limits(NamedTuple):
     merges: int = 25
     kept: int = 64
     links: int = 1000
+    timed: int = 64
     listed_bytes: int = 16_384
     contact_bytes: int = 65_536
     visitor_bytes: int = 16_384
@@ -891,6 +892,9 @@ class Model:
             if linked_to(said[starts[1]]) is linked_to(said[0]):
                 said[starts[1]].start = False
                 self._thin_out(said, 0)
+        if len(starts) > self.limits.timed:
+            oldest = starts[-self.limits.timed]
+            said[:oldest] = [each for each in said[:oldest] if each.start]
 
     def _thin_out(self, said: list[Said], place: int) -> None:
         """Limit how many confirmations of one link are kept (section 5)."""

@@ -60,6 +60,7 @@ def limited(limits: Limits) -> Generator[None]:
         patch.setattr(links, "KEPT", limits.kept)
         for module in (links, linking):
             patch.setattr(module, "MAX_LINKS", limits.links)
+            patch.setattr(module, "TIMED_LINKS", limits.timed)
         patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
         if limits.listed_bytes != Limits().listed_bytes:
             patch.setattr(members, "_SURELY_SHOWN", 0)

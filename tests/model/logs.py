@@ -313,6 +313,7 @@ def _limits(dice: random.Random, keys: int | None = None) -> Limits:
         merges=dice.choice([25, 25, 0, 1, 2]),
         kept=dice.choice([64, 64, 4, 6]),
         links=dice.choice([1000, 1000, 2, 3, 5]),
+        timed=dice.choice([64, 64, 1, 2]),
         listed_bytes=dice.choice([16_384, 16_384, 12, 20]),
         contact_bytes=dice.choice([65_536, 520, 560, 620]),
         visitor_bytes=dice.choice([16_384, 100, 140, 180]),
@@ -348,7 +349,12 @@ def runs(dice: random.Random) -> Log:
     writer.weights = (0.05, 0.9, 0.99)
     return Log(
         writer.log(),
-        Limits(kept=dice.choice([64, 64, 64, 4, 6]), listed=dice.choice([100, 1]), links=dice.choice([1000, 2, 3])),
+        Limits(
+            kept=dice.choice([64, 64, 64, 4, 6]),
+            listed=dice.choice([100, 1]),
+            links=dice.choice([1000, 2, 3]),
+            timed=dice.choice([64, 1, 2]),
+        ),
     )
 
 
