@@ -30,9 +30,15 @@ async def newest_event(agent: Agent) -> dict[str, Any]:
     return event
 
 
+async def press_undo(tab: Page, press: str) -> None:
+    """Press a button that takes something back, and wait for the preview."""
+    await tab.get_by_role("button", name=press).click(timeout=PATIENCE_MS)
+    await tab.get_by_role("heading", level=1, name="what will change").wait_for(timeout=PATIENCE_MS)
+
+
 async def undo(tab: Page, press: str, confirm: str) -> None:
     """Press a button that takes something back, and confirm the preview."""
-    await tab.get_by_role("button", name=press).click(timeout=PATIENCE_MS)
+    await press_undo(tab, press)
     await tab.get_by_role("button", name=confirm).click(timeout=PATIENCE_MS)
     await expect(tab.get_by_role("status")).to_contain_text("Taken back.", timeout=PATIENCE_MS)
 
@@ -110,8 +116,14 @@ async def test_device_is_unlinked(agent: Agent):
 
     await tab.get_by_role("button", name="Unlink… kiosk").click()
     await expect(tab.get_by_label("Device")).to_contain_text("kiosk belongs to nobody then")
+    assert await violations(tab) == []
     await tab.get_by_role("button", name="Do it").click()
     await expect(tab.locator(".rows")).to_contain_text("Device kiosk was unlinked")
+    done = tab.url
+    await press_undo(tab, "Undo")
+    await expect(tab.get_by_label("Why")).to_be_visible()
+    assert await violations(tab) == []
+    await tab.goto(done)
     await tab.locator("main h2 a").click()
     await expect(tab.locator(".device")).to_have_count(1)
 

@@ -106,7 +106,7 @@ def unavailable(detail: str) -> Problem:
 def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
     """Respond to an exception with a status: a Problem, or one that the framework raised."""
     if isinstance(error, (NotFoundException, MethodNotAllowedException)):
-        error = _limited(connection, error)
+        error = limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
     return _answer(
@@ -114,7 +114,7 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
     )
 
 
-def _limited(connection: Connection, error: HTTPException) -> HTTPException:
+def limited(connection: Connection, error: HTTPException) -> HTTPException:
     """The error, or a 429 if the address has asked for too much that does not exist."""
     try:
         connection.app.state.gateway.limits["unknown"].take("", connection.client.host if connection.client else "")
