@@ -61,13 +61,23 @@ def found(value: object) -> str:
         return repr(_short(value))
     try:
         text, kind = json.dumps(value, ensure_ascii=False), json_type(value)
+        if not text.isprintable():
+            text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):
         text, kind = repr(value), type(value).__name__
-    return f"{_short(text if text.isprintable() else ascii(text)[1:-1])} ({kind})"
+    return f"{_short(text)} ({kind})"
+
+
+def found_bytes(data: bytes) -> str:
+    """Render bytes for an error message: as text if they are UTF-8, else with escapes; at most 60 characters."""
+    try:
+        return found(data.decode())
+    except UnicodeDecodeError:
+        return _short(repr(data[:_MAX_CHARS])[1:])
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS - 3]}..."
+    return text if len(text) <= _MAX_CHARS else f"{text[: _MAX_CHARS - 3]}..."
 
 
 def json_type(value: object) -> str:

@@ -1,5 +1,7 @@
 """Error responses of every route: `{"error": code, "detail": sentence, "requestId": id}`."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -26,6 +28,9 @@ from kinfold_services.state.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
 """`Retry-After` of a 503. Nobody knows when Redis will answer again, so clients retry soon."""
+
+_FIELD: Final = re.compile(r"`\$\.(\w+)|field `(\w+)`")
+"""The field in a message of msgspec, whose exceptions have no attributes."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -96,6 +101,33 @@ class Problem(HTTPException):
     def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None, **extra: Any) -> None:
         super().__init__(detail=detail, status_code=status, headers=headers)
         self.fields: Final = extra
+
+
+def wrong_body(body: bytes, error: Exception, expected: str, fields: Mapping[str, str]) -> Problem:
+    """A 400 for a body that cannot be decoded: which field is wrong, as "expected X, got Y".
+
+    Args:
+        body: the body.
+        error: what msgspec raised for it.
+        expected: the whole body, in words.
+        fields: each field, in words.
+
+    """
+    if not body.strip():
+        return Problem(400, f"body: expected {expected}, got nothing")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
+        why = str(malformed).removeprefix("JSON is malformed: ")
+        return Problem(400, f"body: expected {expected}, got text that is not JSON ({why})")
+    named = _FIELD.search(str(error))
+    if not isinstance(value, dict) or named is None:
+        return Problem(400, f"body: expected {expected}, got {found(value)}")
+    name = named[1] or named[2]
+    if name not in fields:
+        return Problem(400, f"body: expected fields among {', '.join(fields)}, got {found(name)}")
+    got = found(cast("dict[str, object]", value)[name]) if name in value else "nothing"
+    return Problem(400, f"{name}: expected {fields[name]}, got {got}")
 
 
 def unavailable(detail: str) -> Problem:
