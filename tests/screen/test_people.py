@@ -216,6 +216,32 @@ async def test_list_works_without_javascript(stage: Stage, workspace: str):
         await expect(tab.get_by_role("heading", level=1)).to_have_text("Grace")
 
 
+async def test_people_without_a_device_are_not_online(agent: Agent):
+    """Neither those of an import, nor those whose devices were seen long ago; also when their rows change live."""
+    at = "2020-01-01T10:00:00.000Z"
+    await agent.publish(
+        person("Ada"),
+        {"type": "VisitorIdentified", "externalId": "u-alan", "name": "Alan", "metadata": {"plan": "free"}},
+        {**person("Grace"), "at": at},
+        {"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "pro"}},
+    )
+    tab = await agent.sign_in()
+
+    async def online() -> list[str]:
+        return await tab.locator("#rows tr", has=tab.locator(".dot.online")).locator("a.person").all_inner_texts()
+
+    assert await online() == ["Ada"]
+    await agent.publish({"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "team"}})
+    await expect(tab.locator("#rows tr", has_text="Grace")).to_contain_text("team")
+    assert await online() == ["Ada"]
+    await agent.publish({"type": "VisitorSeen", "visitorId": "v-grace"})
+    await expect(tab.locator("#rows tr", has_text="Grace").locator(".dot.online")).to_have_count(1)
+
+    await tab.locator("#rows a.person", has_text="Alan").click()
+    await expect(tab.locator(".status")).to_contain_text("No device; last event")
+    assert await tab.locator(".dot.online").count() == 0
+
+
 async def test_list_has_no_violation_of_accessibility_rules(agent: Agent):
     await agent.people("Ada", "Grace", plan="pro")
     tab = await agent.sign_in(path="/people?where=plan%3Dpro")

@@ -32,6 +32,7 @@ from kinfold_services.gateway.screen.listing import (
     values_of,
 )
 from kinfold_services.gateway.screen.pages import SECURE, html, is_fragment, page, redirect, render
+from kinfold_services.gateway.screen.presence import devices_seen
 from kinfold_services.gateway.screen.sessions import first_key, session_of, workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace
 
@@ -53,10 +54,11 @@ class Found(NamedTuple):
 
     page: Page
     counted: Count
-    everybody: Count
     keys: MetadataKeys
     unknown: list[str]
-    """The metadata keys of the filters and the order that no person has."""
+    """The metadata keys of the filters and the order that no person has, if nobody matches."""
+    is_empty: bool
+    """Whether the workspace has nobody at all."""
     warning: str | None = None
 
 
@@ -95,9 +97,10 @@ async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
     if is_form:
         return redirect(listing.url())
     shown = shown_values(listing, found)
+    shown["seen"] = await devices_seen(workspace, shown["contacts"])
     if is_fragment(request):
         return html(request, render("_results.html", **shown), headers={"HX-Replace-Url": listing.url()})
-    if found.everybody.count == 0:
+    if found.is_empty:
         shown["gateway"] = str(request.base_url).rstrip("/")
         shown["key"] = first_key(request)
         return page(request, "first_event.html", **chrome(request), **shown)
@@ -204,10 +207,10 @@ async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> 
 
     def ask(connection: sa.Connection) -> Found:
         found = search(connection, workspace.name, query, at_ms)
-        everybody = count(connection, workspace.name, Query(), at_ms)
-        counted = everybody if listing.is_everybody else count(connection, workspace.name, query, at_ms)
-        unknown = unknown_keys(connection, workspace.name, query.fields)
-        return Found(found, counted, everybody, metadata_keys(connection, workspace.name), unknown)
+        counted = count(connection, workspace.name, query, at_ms)
+        is_empty = counted.count == 0 and (listing.is_everybody or count(connection, workspace.name, Query(), at_ms).count == 0)
+        unknown = [] if found.records else unknown_keys(connection, workspace.name, query.fields)
+        return Found(found, counted, metadata_keys(connection, workspace.name), unknown, is_empty=is_empty)
 
     found = await workspace.directory.ask(ask)
     try:

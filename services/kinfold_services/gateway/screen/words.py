@@ -38,8 +38,8 @@ def ms_of(text: str) -> int:
 
 
 def is_online(seen_at: str, now_ms: int | None = None) -> bool:
-    """Whether somebody who was last seen then is online."""
-    return -ONLINE_MS < (_now_ms() if now_ms is None else now_ms) - ms_of(seen_at) < ONLINE_MS
+    """Whether somebody whose devices were last seen then is online. Nobody is without a device: an empty time."""
+    return bool(seen_at) and -ONLINE_MS < (_now_ms() if now_ms is None else now_ms) - ms_of(seen_at) < ONLINE_MS
 
 
 def ago(text: str, now_ms: int | None = None) -> str:
