@@ -110,6 +110,23 @@ async def test_two_people_are_merged_by_hand_and_the_merge_is_taken_back(agent: 
     await expect(tab.locator("#rows a.person")).to_have_count(2)
 
 
+async def test_wrong_merge_that_an_event_made_is_taken_back(agent: Agent):
+    """Somebody signed up on a friend's phone: one event named both, so they became one person."""
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "phone", "email": "ada@example.org", "name": "Ada"},
+        {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-grace", "name": "Grace"},
+        {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-grace", "email": "ada@example.org"},
+    )
+    tab = await open_person(agent, "Grace")
+    await undo(tab, "Take back", "Take it back")
+
+    await tab.goto(f"{agent.stage.url}/people?sort=name")
+    await expect(tab.locator("#rows a.person")).to_have_text(["Ada", "Grace"])
+    await tab.locator("#rows a.person", has_text="Ada").click()
+    await expect(tab.locator(".device")).to_contain_text("phone")
+    await expect(tab.locator(".facts")).to_contain_text("ada@example.org")
+
+
 async def test_device_is_unlinked(agent: Agent):
     await agent.publish(person("Ada"), {"type": "VisitorIdentified", "visitorId": "kiosk", "externalId": "u-ada"})
     tab = await open_person(agent, "Ada")

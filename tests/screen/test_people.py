@@ -136,6 +136,20 @@ async def test_rows_go_on_after_the_connection_was_cut(agent: Agent):
     await expect(tab.locator("#rows tr")).to_contain_text("pro")
 
 
+async def test_server_that_does_not_answer_is_named_until_it_does(agent: Agent):
+    await agent.people("Ada", "Grace")
+    tab = await agent.sign_in()
+    search = tab.get_by_label("Search people")
+    await agent.context.set_offline(True)
+    await search.press_sequentially("ad")
+    await expect(tab.get_by_text("kinfold does not answer.")).to_be_visible()
+
+    await agent.context.set_offline(False)
+    await search.press_sequentially("a")
+    await expect(tab.locator("#rows a.person")).to_have_text(["Ada"])
+    await expect(tab.get_by_text("kinfold does not answer.")).to_be_hidden()
+
+
 async def test_next_page_goes_on_where_the_first_ends(agent: Agent):
     await agent.publish(*[person(f"Person {number:02}") for number in range(60)])
     tab = await agent.sign_in(path="/people?sort=name")

@@ -186,6 +186,7 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
         "columns": listing.metadata_columns(keys),
         "column_keys": keys,
         "values_of": values_of,
+        "figures": _figures(contacts, keys),
         "headings": listing.headings(),
         "chips": listing.chips(),
         "counted": found.counted,
@@ -200,6 +201,12 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
         "labels": LABELS,
         "operators": OPERATORS,
     }
+
+
+def _figures(contacts: list[Contact], keys: list[str]) -> set[str]:
+    """The columns of numbers: their heads stand on the right, as numbers do."""
+    shown = {key: [contact.metadata[key] for contact in contacts if key in contact.metadata] for key in keys}
+    return {key for key, given in shown.items() if given and all(type(each) in {int, float} for each in given)}
 
 
 async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:

@@ -134,7 +134,10 @@ class Avatar(NamedTuple):
 def avatar(contact: Contact) -> Avatar:
     """The picture of a person. The policy of the pages allows images over https only."""
     image = contact.image if contact.image is not None and contact.image.lower().startswith("https://") else None
-    letters = [word[0] for word in title(contact).replace("@", " ").replace(".", " ").split() if word[0].isalnum()]
+    named = title(contact)
+    if not contact.name and named == contact.email:
+        named = named.partition("@")[0].replace(".", " ").replace("_", " ").replace("-", " ")
+    letters = [word[0] for word in named.replace(".", " ").split() if word[0].isalnum()]
     initials = "".join(letters[:1] if len(letters) < 2 else (letters[0], letters[-1] if contact.name else letters[1]))  # noqa: PLR2004
     return Avatar(image, initials.upper() or "?", zlib.crc32(contact.id.encode()) % _HUES)
 
