@@ -125,6 +125,9 @@ async def test_wrong_merge_that_an_event_made_is_taken_back(agent: Agent):
     await tab.locator("#rows a.person", has_text="Ada").click()
     await expect(tab.locator(".device")).to_contain_text("phone")
     await expect(tab.locator(".facts")).to_contain_text("ada@example.org")
+    await expect(tab.locator(".facts dd", has_text="ada@example.org")).to_contain_text("replay · why")
+    await tab.get_by_role("link", name="Why the e-mail").click()
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Why Ada is who they are")
 
 
 async def test_device_is_unlinked(agent: Agent):

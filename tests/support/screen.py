@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
@@ -127,9 +127,12 @@ async def violations(tab: Page) -> list[str]:
     """
     found: list[str] = []
     await tab.evaluate(_axe())
-    for scheme, rules in (("light", None), ("dark", ["color-contrast", "link-in-text-block"])):
+    schemes: tuple[Literal["light", "dark"], ...] = "light", "dark"
+    for scheme in schemes:
         await tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        options = {"resultTypes": ["violations"]} | ({} if rules is None else {"runOnly": rules})
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if scheme == "dark":
+            options["runOnly"] = ["color-contrast", "link-in-text-block"]
         result = await tab.evaluate("options => axe.run(document, options)", options)
         found += [f"{scheme}: {each['id']} at {each['nodes'][0]['target']}: {each['help']}" for each in result["violations"]]
     return found

@@ -122,11 +122,11 @@ def wrong_body(body: bytes, error: Exception, expected: str, fields: Mapping[str
         return Problem(400, f"body: expected {expected}, got text that is not JSON ({why})")
     named = _FIELD.search(str(error))
     if not isinstance(value, dict) or named is None:
-        return Problem(400, f"body: expected {expected}, got {found(value)}")
-    name = named[1] or named[2]
+        return Problem(400, f"body: expected {expected}, got {found(cast('object', value))}")
+    members, name = cast("dict[str, object]", value), str(named[1] or named[2])
     if name not in fields:
         return Problem(400, f"body: expected fields among {', '.join(fields)}, got {found(name)}")
-    got = found(cast("dict[str, object]", value)[name]) if name in value else "nothing"
+    got = found(members[name]) if name in members else "nothing"
     return Problem(400, f"{name}: expected {fields[name]}, got {got}")
 
 
