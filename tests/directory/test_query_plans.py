@@ -13,6 +13,7 @@ from kinfold_schemas.filters import parse
 from kinfold_services.directory import rare
 from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
+from kinfold_services.directory.keys import metadata_keys
 from kinfold_services.directory.rare import Most
 from kinfold_services.directory.search import Query, parse_sort, search
 from kinfold_services.directory.tables import contacts, create_tables
@@ -51,6 +52,23 @@ def plan_of(database: Database, query: Query) -> str:
         explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
         statement, parameters = statements[-1]
         return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
+
+
+def test_keys_are_listed_in_few_questions_that_read_an_index(filled: Database):
+    """The screen lists them for every letter that somebody types: a question for each key would take too long."""
+    statements: list[str] = []
+
+    @event.listens_for(filled.engine, "before_cursor_execute")
+    def see(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        statements.append(statement)
+
+    with filled.reading() as connection:
+        statements.clear()
+        keys = metadata_keys(connection, "ours")
+    wanted = sorted({name for contact in Population(CONTACTS).contacts("ours") for name in contact.metadata})
+    assert keys.names == wanted
+    assert sorted(keys.frequent) == wanted
+    assert len(wanted) > len(statements) <= 3
 
 
 @pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)

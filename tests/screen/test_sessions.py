@@ -138,7 +138,7 @@ async def test_forged_session_is_rejected(agent: Agent, change: str):
     async with agent.client() as client:
         answer = await client.get("/people", headers={"Cookie": f"kinfold_session={forged}"})
 
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in?ended=1")
 
 
 async def test_revoked_key_ends_its_sessions(agent: Agent):
