@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from kinfold_projections.entries import Entry, read_entries
 from kinfold_projections.ownership import Belongings
@@ -34,15 +34,14 @@ class Plan(NamedTuple):
 async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: Belongings, salt: str) -> Plan:
     """Reads the entries that may have to be redacted, and redacts them in memory."""
     redactor = Redactor(workspace, belongings, salt)
-    duplicates, unfolded = set(log.ownership.duplicates), {*log.ownership.unfolded, *log.excluded}
+    kind_of = kinds(log)
     redacted = dict[str, bytes]()
     texts = {each for field in _IDENTIFIERS for each in redactor.identifiers[field]}
-    wanted = belongings.entries | redactor.mentioned | duplicates | unfolded
+    wanted = belongings.entries | redactor.mentioned | belongings.erased_takes | kind_of.keys()
     async with aclosing(own_entries(client, workspace, wanted)) as pages:
         async for page in pages:
             for raw, entry in zip(page, read_entries(page, log.rules), strict=True):
-                kind: Kind = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
-                event = redactor.redacted(entry, kind, raw)
+                event = redactor.redacted(entry, kind_of.get(entry.id, "folded"), raw)
                 if event is None:
                     continue
                 redacted[entry.id] = event
@@ -59,6 +58,14 @@ async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: 
         shared_emails=len(belongings.shared_emails),
     )
     return Plan(belongings, redacted, frozenset(texts), removed, redactor.token)
+
+
+def kinds(log: FoldedLog) -> dict[str, Kind]:
+    """By entry id: how the fold treated each entry that it did not simply fold."""
+    owned = log.ownership
+    found = dict.fromkeys(owned.idle, cast("Kind", "idle"))
+    found |= dict.fromkeys(owned.duplicates, cast("Kind", "duplicate"))
+    return found | dict.fromkeys((*owned.unfolded, *log.excluded), cast("Kind", "unfolded"))
 
 
 def hashes_of(belongings: Belongings, secret: bytes) -> list[str]:
