@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final, NamedTuple, cast
 
-from kinfold_projections.entries import Entry, read_entries
+from kinfold_projections.entries import EVENT_FIELD, Entry, read_entries
 from kinfold_projections.ownership import Belongings
 from kinfold_projections.redaction import Kind, Redactor
 from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key, id_key
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.erasures import erased_entries
 from kinfold_services.privacy.person import FoldedLog, own_entries
 from kinfold_services.privacy.records import Receipt, Removed, hashed, in_order
+from kinfold_services.rejects.stored import stored_rejects
 
 _ENTRIES_AN_EVENT: Final = 500
 _IDENTIFIERS: Final = ("externalId", "email", "visitorId")
@@ -47,6 +49,7 @@ async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: 
                 redacted[entry.id] = event
                 if isinstance(entry, Entry):
                     texts.update(_said_texts(entry, redactor.identifiers))
+    redacted |= await _redacted_elsewhere(client, workspace, log, redactor)
     removed = Removed(
         contacts=len(belongings.contacts),
         visitors=len(belongings.visitors - belongings.shared_visitors),
@@ -58,6 +61,27 @@ async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: 
         shared_emails=len(belongings.shared_emails),
     )
     return Plan(belongings, redacted, frozenset(texts), removed, redactor.token)
+
+
+async def _redacted_elsewhere(client: Client, workspace: str, log: FoldedLog, redactor: Redactor) -> dict[str, bytes]:
+    """What takes the place of entries that the log has lost: rejects hold them, and what earlier erasures kept of them."""
+    raws = dict[str, RawEntry]()
+    async with aclosing(stored_rejects(client, workspace)) as rejects:
+        async for reject in rejects:
+            if redactor.names_them(raw := (reject.entry.encode(), dict(reject.fields))):
+                raws[reject.entry] = raw
+    for entry_id, event in (await erased_entries(client, workspace)).items():
+        if redactor.names_them(raw := (entry_id, {EVENT_FIELD: event})):
+            raws[entry_id.decode()] = raw
+    async with aclosing(own_entries(client, workspace, list(raws))) as pages:
+        async for page in pages:
+            for entry_id, _ in page:
+                del raws[entry_id.decode()]
+    found = dict[str, bytes]()
+    for raw, entry in zip(raws.values(), read_entries(list(raws.values()), log.rules), strict=True):
+        if (event := redactor.redacted(entry, "unfolded", raw)) is not None:
+            found[entry.id] = event
+    return found
 
 
 def kinds(log: FoldedLog) -> dict[str, Kind]:
