@@ -155,6 +155,8 @@ class Redactor:
             else:
                 changed["email"] = UNSET
             kept = msgspec.structs.replace(kept, **changed)
+        if isinstance(kept, IdentityCorrected) and not _corrects(kept):
+            return encode_event(_erased(entry, hashes))
         kept = msgspec.structs.replace(kept, id=None, at=None, sent_at=None, source=None)
         return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
 
@@ -199,6 +201,13 @@ def _erased(entry: Entry, hashes: _Hashes) -> Erased:
 def _dated(entry: Entry, hashes: _Hashes) -> Erased:
     """As `_erased`, with the effective time of the original event."""
     return msgspec.structs.replace(_erased(entry, hashes), at=entry.event.at, sent_at=entry.event.sent_at)
+
+
+def _corrects(event: IdentityCorrected) -> bool:
+    """Whether there is a correction left."""
+    said = event.merge_contact_id, event.unlink_visitor_id, event.dismiss_conflict, event.metadata, event.unset
+    set_to = event.external_id, event.email, event.name, event.image
+    return any(said) or any(each is not UNSET for each in set_to)
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -335,6 +335,24 @@ def test_what_a_correction_took_from_a_person_goes_when_that_person_is_erased_la
     assert b"ben" not in b"".join(fields[b"event"] for _, fields in rewritten)
 
 
+def test_correction_of_which_nothing_is_left_is_no_reject() -> None:
+    """It came too late for the address, and said nothing else."""
+    log = _log(
+        {"type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"},
+        {"type": "VisitorIdentified", "externalId": "ben"},
+    )
+    ada, ben = (_id_of(owned(log), each) for each in ("ada", "ben"))
+    late = {"type": "IdentityCorrected", "by": "Grace", "contactId": ben, "at": "2025-01-01T00:00:00Z", "take": True}
+    log = _log(*_events(log), {**late, "email": "ada@example.org"}, {**late, "email": "ada@example.org", "name": "Ben"})
+    ownership = owned(log)
+
+    rewritten = erased(log, ownership.belongings({ada}), ownership)
+
+    assert b"ada@" not in b"".join(fields[b"event"] for _, fields in rewritten)
+    assert [each.kind for each in fold(State("default"), read(rewritten))][2:] == ["no-op", "folded"]
+    assert folded(rewritten).contacts[ben] == folded(log).contacts[ben]
+
+
 def test_unlinked_visitor_that_somebody_else_uses_stays() -> None:
     """A correction says that the visitor is not hers any more. The other person may be erased as well, and then it goes."""
     log = _log({"type": "VisitorIdentified", "externalId": "ada", "visitorId": "laptop"})
