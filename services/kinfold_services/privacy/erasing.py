@@ -55,6 +55,10 @@ ELSEWHERE: Final = (
     },
     {"place": "backups of the server, of its replicas and of the directory's database", "what": "let them expire"},
     {
+        "place": "free space in the files of a directory on PostgreSQL",
+        "what": "run VACUUM FULL in its database; its write-ahead log is overwritten in time",
+    },
+    {
         "place": "spools of producers, and events on their way",
         "what": "a resend within the duplicate window is dropped; a later one makes a new contact, to be erased again",
     },
