@@ -1,9 +1,10 @@
 -- Takes, keeps or releases a workspace (contract section 8).
 --
--- KEYS  owner, position
+-- KEYS  owner, position, erasures-pending, erasing
 -- ARGV  [1] the token of the projector that asks   [2] for how many milliseconds from now; 0 releases
 --
--- Returns 0, or, where another projector owns the workspace, after how many milliseconds that may end.
+-- Returns 0, or -1 where an erasure is pending and no process is at it. Where another projector owns the workspace, returns after
+-- how many milliseconds that may end.
 --
 -- Who takes a workspace writes its token into the position, in the same step. The position is what commits watch, so no commit
 -- of an earlier owner succeeds from then on.
@@ -19,5 +20,8 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[1] then
   redis.call('HSET', KEYS[2], 'owner', ARGV[1])
+end
+if redis.call('EXISTS', KEYS[3]) == 1 and redis.call('EXISTS', KEYS[4]) == 0 then
+  return -1
 end
 return 0

@@ -36,8 +36,10 @@ class Lease:
 
     def __init__(self, client: Client, workspace: str) -> None:
         self.token: Final = uuid.uuid4().hex
+        self.erasure_pending: Final = asyncio.Event()
+        """Set where an erasure is pending and no process is at it. Renewing the lease finds out, so nothing else has to ask."""
         self._workspace: Final = workspace
-        self._keys: Final = [key(workspace, "owner"), key(workspace, "position")]
+        self._keys: Final = [key(workspace, name) for name in ("owner", "position", "erasures-pending", "erasing")]
         self._script: Final = client.register_script(_LEASE)
         self._keep_at = 0.0
 
@@ -61,6 +63,8 @@ class Lease:
             if not is_passing(error):
                 raise
             return
+        if owned_ms < 0:
+            self.erasure_pending.set()
         if owned_ms > 0:
             raise LostPlace(f"workspace {self._workspace}: another projector owns the workspace")
 

@@ -98,11 +98,11 @@ class Serving:
         try:
             await projector.open()
             await self._tell_mended()
-            await self._fold(projector)
+            await self._fold(projector, lease)
         except NeedsRebuild as error:
             await self._rebuild(lease, error)
 
-    async def _fold(self, projector: WorkspaceProjector) -> None:
+    async def _fold(self, projector: WorkspaceProjector, lease: Lease) -> None:
         subscriber = subscribe(
             self._broker,
             self._workspace,
@@ -112,7 +112,7 @@ class Serving:
         )
         self._open_ones[self._workspace] = projector
         retaining = asyncio.create_task(RetentionJob(self._client, self._settings, self._url).run())
-        erasing = asyncio.create_task(finish_erasures(self._client, self._settings, self._url))
+        erasing = asyncio.create_task(finish_erasures(lease.erasure_pending, self._settings, self._url))
         try:
             await subscriber.start()
             await projector.run()

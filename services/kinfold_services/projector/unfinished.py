@@ -5,40 +5,24 @@ An erasure folds the whole log. So it runs in a process of its own, and the proj
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
-from kinfold_schemas.keys import key
-from kinfold_services.connections import SERVER_ERRORS, Client
 from kinfold_services.settings import Settings, inherited_environment
 
-_LOOK_S: Final = 1.0
 _TRY_AGAIN_S: Final = 10.0
 
 
-async def finish_erasures(client: Client, settings: Settings, url: str) -> None:
-    """Looks for pending erasures of a workspace, and has them finished, until it is cancelled."""
+async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) -> None:
+    """Has the erasures of a workspace finished whenever `pending` is set, until it is cancelled."""
     log = structlog.get_logger().bind(workspace=settings.workspace)
     while True:
-        await asyncio.sleep(_LOOK_S)
-        try:
-            is_pending = await _is_pending(client, settings.workspace)
-        except (*SERVER_ERRORS, OSError) as error:
-            log.debug("pending erasures not read", error=str(error))
-            continue
-        if is_pending and (status := await _erase(settings, url)) != 0:
+        await pending.wait()
+        if (status := await _erase(settings, url)) != 0:
             log.error("erasure not finished", status=status, retry_in_s=_TRY_AGAIN_S)
             await asyncio.sleep(_TRY_AGAIN_S)
-
-
-async def _is_pending(client: Client, workspace: str) -> bool:
-    """Whether an erasure is pending, and no process is at it."""
-    pipeline: Any = client.pipeline(transaction=False)
-    pipeline.exists(key(workspace, "erasures-pending"))
-    pipeline.exists(key(workspace, "erasing"))
-    pending, at_it = await pipeline.execute()
-    return bool(pending and not at_it)
+        pending.clear()  # if one is still pending, the lease says so again
 
 
 async def _erase(settings: Settings, url: str) -> int:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from kinfold_services.gateway.changes.hub import FeedHub, Filter, Follower
 from kinfold_services.gateway.changes.messages import Message
+from kinfold_services.runtime.tasks import end_tasks
 
 _RETRY_S: Final = 1.0
 _EVERYTHING: Final = Filter(set(), frozenset())
@@ -42,6 +43,7 @@ class Watchers:
         self._by_visitor: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
         self._by_contact: Final[defaultdict[str, set[Watcher]]] = defaultdict(set)
         self._waking: asyncio.Task[None] | None = None
+        self._ending: Final[set[asyncio.Task[None]]] = set()
         self._is_over = False
 
     @contextmanager
@@ -60,7 +62,9 @@ class Watchers:
             self.concern(watcher, None)
             _remove(self._by_visitor, visitor_id, watcher)
             if not self._by_visitor:
-                self._waking.cancel()
+                ending = asyncio.create_task(end_tasks([self._waking]), context=Context())
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
                 self._waking = None
 
     def concern(self, watcher: Watcher, contact_id: str | None) -> None:
