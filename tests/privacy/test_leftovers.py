@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from kinfold_schemas.changes import ContactChange, decode_change
 from kinfold_schemas.keys import STATE, key
 from kinfold_services.connections import connect
+from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.privacy import rewriting
 from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.state.queries import Which
@@ -161,6 +162,30 @@ async def test_person_leaves_the_feed_of_a_contact_from_which_a_replay_separated
     assert msgspec.json.encode(bens[-1]) == before[bens[-1].id.encode()]
     assert bens[0].metadata == {"email": "ada@example.org"}
     assert await verify(redis, workspace) == []
+
+
+async def test_screen_that_watches_the_log_forgets_what_it_has_shown(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Somebody watches meanwhile, so the gateway holds the newest entries in memory."""
+    await publish(redis, workspace, *adas_events())
+    await fold_log(redis, redis_url, workspace)
+    async with connect(redis_url) as client:
+        watch = LogWatch(client, workspace)
+        watching = watch.watch("0-0")
+        shown, _ = await anext(watching)
+        assert any(b"Ada Lovelace" in (each.event or b"") for each in shown)
+
+        await erase(redis, workspace, ADA)
+        await publish(redis, workspace, {"type": "VisitorSeen", "visitorId": "v-later"})
+
+        while not any(each.said.visitor_id == "v-later" for each in shown):
+            shown, _ = await anext(watching)
+        another = watch.watch("0-0")
+        held, _ = await anext(another)
+        assert held
+        assert not any(text.encode() in (each.event or b"") for each in held for text in ADAS_TEXTS)
+        await another.aclose()
+        await watching.aclose()
+        await watch.stop()
 
 
 @pytest.mark.parametrize("few", [100, 0])

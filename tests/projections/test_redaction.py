@@ -4,9 +4,11 @@ import re
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kinfold_projections import duplicates
 from kinfold_projections.entries import BadEntry, read_entry
 from kinfold_projections.fold import fold
 from kinfold_projections.ownership import Belongings, Ownership
@@ -171,6 +173,26 @@ def test_late_resend_within_the_window_does_not_bring_anybody_back(case: tuple[L
 
     assert {each.kind for each in outcomes} <= {"duplicate"}
     assert msgspec.json.encode(state.contacts) == before
+
+
+def test_late_resend_outside_the_window_is_a_new_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another contact id. Within the window it is a duplicate."""
+    monkeypatch.setattr(duplicates, "WINDOW_ENTRIES", 4)
+    sent = {"id": "e-1", "type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"}
+    log = _log(sent, {"type": "VisitorIdentified", "externalId": "ben"})
+    ownership = owned(log)
+    ada = _id_of(ownership, "ada")
+    left = erased(log, ownership.belongings({ada}), ownership)
+
+    within = folded(_log(*_events(left), sent))
+    outside = folded(_log(*_events(left), *({"type": "VisitorSeen", "visitorId": "v"} for _ in range(8)), sent))
+
+    assert "ada" not in within.external_ids
+    again = outside.external_ids["ada"]
+    assert again is not None
+    assert again != ada
+    assert outside.contacts[ada] == MergedContact(ada, ERASED)
+    assert [each.external_id for each in outside.living_contacts()] == ["ben", "ada"]
 
 
 def _said(event: bytes) -> dict[str, Any]:
