@@ -30,12 +30,14 @@ def _in_files(data_dir: Path) -> list[str]:
 
 
 def _in_postgresql(url: str) -> list[str]:
-    """The texts that the files of a database hold after VACUUM FULL. A plain VACUUM leaves bytes of deleted rows in the pages."""
+    """The texts that a database's files hold after VACUUM FULL. A plain VACUUM leaves bytes of deleted rows in the pages."""
     with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
         connection.execute("VACUUM FULL")
         connection.execute("CHECKPOINT")
-        row = connection.execute("SELECT current_setting('data_directory'), oid FROM pg_database WHERE datname = current_database()")
-        directory, oid = row.fetchone() or ("", 0)
+        (row,) = connection.execute(
+            "SELECT current_setting('data_directory'), oid FROM pg_database WHERE datname = current_database()"
+        )
+        directory, oid = row
     data = b"".join(path.read_bytes() for path in (Path(directory) / "base" / str(oid)).iterdir())
     return [text for text in ADAS_TEXTS if text.encode() in data]
 

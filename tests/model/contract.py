@@ -571,7 +571,7 @@ class Model:
             visitor.seen(self.seen_at)
             return
         if names.contact_id is not None:
-            contact = self._contact(names.contact_id)
+            contact: Contact | None = self._contact(names.contact_id)
         elif names.external_id is not None:
             contact = self.by_external_id.get(names.external_id)
         else:

@@ -3,6 +3,7 @@
 A log is a list of entries as Redis returns them: an id, and a field `event` with bytes.
 """
 
+import copy
 import json
 import zlib
 from collections.abc import Mapping
@@ -211,13 +212,21 @@ def _marked(required: dict[str, st.SearchStrategy[Any]], **optional: st.SearchSt
     return st.fixed_dictionaries(required, optional={"at": _known, "id": ids, **optional})
 
 
+def _nested(who: dict[str, str]) -> dict[str, Any]:
+    return {"type": "identify", "user": [who]}
+
+
+def _broken(who: dict[str, str]) -> bytes:
+    return b"broken " + "".join(who.values()).encode()
+
+
 _marked_target = st.one_of(
     st.fixed_dictionaries({"visitorId": st.sampled_from(_MARKED_VISITORS)}),
     st.fixed_dictionaries({"externalId": st.sampled_from(_MARKED_IDS)}),
     st.fixed_dictionaries({"email": st.sampled_from(_MARKED_EMAILS)}),
     st.fixed_dictionaries({"contactId": _contact}),
 )
-_marked_events: Final = {
+_marked_events: Final[Mapping[str, st.SearchStrategy[Any]]] = {
     "identified": _marked(
         {"type": st.just("VisitorIdentified")},
         externalId=st.sampled_from(_MARKED_IDS),
@@ -263,8 +272,8 @@ _marked_events: Final = {
             [{"type": "VisitorIdentified", "name": 7}, {"type": "track"}, {"type": "MetadataSet", "metadata": {"a": {}}}]
         ),
     ),
-    "nested": st.builds(lambda who: {"type": "identify", "user": [who]}, _marked_target),
-    "broken": st.builds(lambda who: b"broken " + "".join(map(str, who.values())).encode(), _marked_target),
+    "nested": st.builds(_nested, _marked_target),
+    "broken": st.builds(_broken, _marked_target),
 }
 
 
@@ -276,7 +285,7 @@ def marked_logs(draw: st.DrawFn, max_size: int = 22) -> Log:
     """
     often = [*("identified",) * 6, *("set", "seen", "corrected") * 2, "corrected", "bad", "nested", "broken"]
     kinds = draw(st.lists(st.sampled_from(often), min_size=3, max_size=max_size))
-    events = [dict(event) if isinstance(event := draw(_marked_events[kind]), dict) else event for kind in kinds]
+    events: list[Any] = [copy.deepcopy(draw(_marked_events[kind])) for kind in kinds]
     for place in draw(st.lists(st.integers(1, len(events) - 1), max_size=2)):  # resends
         events[place] = events[place - 1]
     log = _numbered(events, draw(st.lists(st.integers(0, MAX_GAP_MS), min_size=len(events), max_size=len(events))))

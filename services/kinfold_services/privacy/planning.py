@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from kinfold_projections.entries import EVENT_FIELD, Entry, read_entries
 from kinfold_projections.ownership import Belongings
@@ -68,11 +68,9 @@ async def _redacted_elsewhere(client: Client, workspace: str, log: FoldedLog, re
     raws = dict[str, RawEntry]()
     async with aclosing(stored_rejects(client, workspace)) as rejects:
         async for reject in rejects:
-            if redactor.names_them(raw := (reject.entry.encode(), dict(reject.fields))):
-                raws[reject.entry] = raw
-    for entry_id, event in (await erased_entries(client, workspace)).items():
-        if redactor.names_them(raw := (entry_id, {EVENT_FIELD: event})):
-            raws[entry_id.decode()] = raw
+            _note(raws, redactor, (reject.entry.encode(), dict(reject.fields)))
+    for entry_id, kept in (await erased_entries(client, workspace)).items():
+        _note(raws, redactor, (entry_id, {EVENT_FIELD: kept}))
     async with aclosing(own_entries(client, workspace, list(raws))) as pages:
         async for page in pages:
             for entry_id, _ in page:
@@ -84,12 +82,18 @@ async def _redacted_elsewhere(client: Client, workspace: str, log: FoldedLog, re
     return found
 
 
+def _note(raws: dict[str, RawEntry], redactor: Redactor, raw: RawEntry) -> None:
+    if redactor.names_them(raw):
+        raws[raw[0].decode()] = raw
+
+
 def kinds(log: FoldedLog) -> dict[str, Kind]:
     """By entry id: how the fold treated each entry that it did not simply fold."""
     owned = log.ownership
-    found = dict.fromkeys(owned.idle, cast("Kind", "idle"))
-    found |= dict.fromkeys(owned.duplicates, cast("Kind", "duplicate"))
-    return found | dict.fromkeys((*owned.unfolded, *log.excluded), cast("Kind", "unfolded"))
+    found: dict[str, Kind] = dict.fromkeys(owned.idle, "idle")
+    found |= dict.fromkeys(owned.duplicates, "duplicate")
+    found |= dict.fromkeys((*owned.unfolded, *log.excluded), "unfolded")
+    return found
 
 
 def hashes_of(belongings: Belongings, secret: bytes) -> list[str]:
