@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
 
 from tests.model.contract import Limits, contact_id, hash_of, ms
+from tests.model.erasing import erase_some, resend_some
 
 Event = dict[str, Any]
 LoggedEvent = tuple[str, Event]
@@ -20,6 +21,8 @@ class Log(NamedTuple):
 
     entries: list[LoggedEvent]
     limits: Limits
+    originals: Mapping[str, Event | None] = {}
+    """By entry id: the event that an erasure has replaced; None if it never occurred."""
 
 
 BASE_S: Final = 1_700_000_000
@@ -415,6 +418,14 @@ def first_identifications(dice: random.Random) -> Log:
     return Log(writer.log(), _limits(dice))
 
 
+def erased(dice: random.Random) -> Log:
+    """A log of another profile, from which people were erased, and to which some of its events were sent again."""
+    log = dice.choice([wide, links, runs, identifiers, corrections, corrections, presence, first_identifications])(dice)
+    entries, originals = erase_some(dice, WORKSPACE, log.entries, log.limits)
+    resend_some(dice, entries, dict(log.entries))
+    return Log(entries, log.limits, originals)
+
+
 def crowd(dice: random.Random) -> Log:
     """More visitors than a contact lists, at the real limit of 100. Slow."""
     writer = Writer(dice, 700)
@@ -436,6 +447,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "presence": presence,
     "corrections": corrections,
     "first-identifications": first_identifications,
+    "erased": erased,
 }
 MORE: Final[Mapping[str, Profile]] = {"crowd": crowd}
 """Slow profiles, which run only when `--profile` names them."""

@@ -109,7 +109,8 @@ class Database:
     def clean(self) -> None:
         """On SQLite, rewrites the text index and empties the write-ahead log, so that no file keeps what was erased.
 
-        On PostgreSQL, VACUUM does it in time. Raises DirectoryUnavailable.
+        On PostgreSQL, only VACUUM FULL does it, which locks each table while it writes it anew, so it is the operator's to run.
+        Raises DirectoryUnavailable.
         """
         if not self._is_sqlite:
             return
