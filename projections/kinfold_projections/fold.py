@@ -145,6 +145,7 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
         contact = state.holder(holder_id)
         if contact is None:
+            state.visitor(visitor_id, entry.seen_at)
             return NO_OP  # nothing is kept of an erased contact
         return _contact_metadata_set(state, entry, event, contact)
     target = _target_of_metadata(state, names)
@@ -277,17 +278,27 @@ def _erased(state: State, entry: Entry, event: Erased) -> Outcome:
     writer = ChangeWriter(state, entry, None)
     if event.taken_external_id is not None or event.taken_email is not None:
         lose_identifiers(writer)
-    if event.visitor_id is None:
-        return outcome_of(entry, writer)
-    visitor = state.visitor(event.visitor_id, entry.seen_at)
-    linking = link_visitor(state, None if event.unlinks else contact, visitor, event.visitor_id, entry)
+    folded = event.visitor_id is not None and _erased_link(writer, event, event.visitor_id, contact)
+    return outcome_of(entry, writer, folded=folded)
+
+
+def _erased_link(writer: ChangeWriter, event: Erased, visitor_id: str, contact: MergedContact) -> bool:
+    """Link a visitor to an erased contact, or unlink it. Returns whether its history changed."""
+    state, entry = writer.state, writer.entry
+    visitor, seen_at = state.visitors.get(visitor_id), entry.seen_at
+    if event.unlinks:
+        if visitor is None or not visitor.links:
+            return False
+        seen_at = visitor.last_seen_at  # a correction does not see it
+    visitor = state.visitor(visitor_id, seen_at)
+    linking = link_visitor(state, None if event.unlinks else contact, visitor, visitor_id, entry)
     if event.unlinks and linking.moved:
         visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved and linking.previous is not None:
-        writer.tell(VisitorUnlinked, linking.previous, visitor_id=event.visitor_id, next_contact_id=contact.id)
-    return outcome_of(entry, writer, folded=linking.folded)
+        writer.tell(VisitorUnlinked, linking.previous, visitor_id=visitor_id, next_contact_id=contact.id)
+    return linking.folded
 
 
 def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outcome:

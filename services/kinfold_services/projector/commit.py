@@ -23,8 +23,8 @@ the state (`swap.lua`). The replies to EXEC and to the arm behind it say what ha
 | none | before the batch | is sent again, on a new connection |
 
 How large a batch can be (contract section 2, Weight): one entry changes at most three contacts, each of 80 KiB with stamps of
-270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 640 KiB
-(1,000 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2.5 MiB. A batch
+270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 40 KiB
+(64 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2 MiB. A batch
 ends behind the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
 
 A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
