@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlalchemy import event
 
 from kinfold_services.directory import tables
 from kinfold_services.directory.builds import current_build
@@ -46,7 +47,7 @@ def test_a_file_that_is_created_while_it_is_looked_for_holds_no_directory_yet(tm
     settings = Settings(data_dir=tmp_path)
     reader = Database(settings, read_only=True)
 
-    @sa.event.listens_for(reader.engine, "handle_error")
+    @event.listens_for(reader.engine, "handle_error")
     def create(_: sa.engine.ExceptionContext) -> None:
         (tmp_path / FILE).touch()
 
