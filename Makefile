@@ -60,7 +60,7 @@ demo: up ## start everything, play the example history into it, and look at the 
 	$(BIN)/kinfold publish examples/swift-history.ndjson.gz --wait
 	$(BIN)/kinfold contacts --limit 3
 	$(BIN)/kinfold status
-	@echo 'What to do next stands above, below "kinfold is up": an address to open, a curl to run.'
+	@echo 'The next steps are listed above, under "kinfold is up".'
 
 # Tests start kinfold hundreds of times: without bytecode files, every start compiles it again.
 test test-long: export PYTHONDONTWRITEBYTECODE :=

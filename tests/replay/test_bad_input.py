@@ -173,7 +173,7 @@ async def test_progress_is_printed_as_lines_without_a_terminal(redis: Redis, red
     await append(redis, workspace, PEOPLE)
     await fold_log(redis, redis_url, workspace)
     answer = await kinfold(redis_url, workspace, "replay")
-    assert answer.said.splitlines() == ["replaying: 10 of 10", "10 entries folded, 0 contacts differ"]
+    assert answer.said.splitlines() == ["replaying: 10 of 10", "10 entries folded, 0 contacts changed"]
     verified = await kinfold(redis_url, workspace, "verify")
     assert verified.said.splitlines() == ["verifying: 10 of 10", f"equal at {entry_id(9)}: 10 entries folded"]
     empty = msgspec.json.encode([])

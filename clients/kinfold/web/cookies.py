@@ -57,7 +57,8 @@ class Signer:
     def __init__(self, secret: object) -> None:
         if not isinstance(secret, str) or len(secret) < MIN_SECRET_CHARS:
             expected = f"a text of at least {MIN_SECRET_CHARS} characters that all processes of the application share"
-            raise TypeError(f"secret: expected {expected}, got {'none' if secret is None else 'another value'}")
+            found = f"{len(secret)} characters" if isinstance(secret, str) else type(secret).__name__
+            raise TypeError(f"secret: expected {expected}, got {found}")
         self._key: Final = secret.encode()
 
     def value(self, browser: Browser) -> str:

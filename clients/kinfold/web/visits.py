@@ -48,17 +48,21 @@ class Visit:
     def identify(self, person: Person) -> bool:
         """Publish who the visitor is. Returns False if the visitor opted out. Raises EventError.
 
-        The browser gets a new id, which is linked to the same contact, unless the application has identified this person with
-        the present one. So an id that somebody else has put into the browser before is worth nothing.
+        A browser that came with an id gets a new one, which is linked to the same contact, unless the application has identified
+        this person with the present one. So an id that somebody else has put into the browser before is worth nothing.
         """
         if self._browser is None:
             return False
         self.is_used = True
         self._publish(self._browser.visitor_id, **person)
         who = self._signer.person(person.get("external_id"), person.get("email"))
-        if who != self._browser.person and not self.is_answered:
+        if who == self._browser.person or self.is_answered:
+            return True
+        if self.is_known or self._browser.person:
             self._browser, self.is_known = Browser(new_visitor_id(), who), False
             self._publish(self._browser.visitor_id, **person)
+        else:  # made for this request, so nobody else has it
+            self._browser = Browser(self._browser.visitor_id, who)
         return True
 
     def set_cookie(self) -> str | None:

@@ -73,7 +73,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
         print_json(change)
     _warn_about_exclusions(job.rebuild.too_late)
     folded = job.rebuild.position.counts.entries
-    say(f"{folded} entries folded, {len(changes)} contacts differ{', nothing is replaced' if dry_run else ''}")
+    say(f"{folded} entries folded, {len(changes)} contacts {'differ, nothing is replaced' if dry_run else 'changed'}")
     return DONE
 
 
