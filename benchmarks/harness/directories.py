@@ -57,7 +57,7 @@ def sqlite_directory(contacts: int) -> Settings:
     if not (data_dir / FILE).exists():
         started = time.monotonic()
         beside = data_dir.with_name("sqlite-unfinished")
-        beside.mkdir(parents=True, exist_ok=True)
+        beside.mkdir(mode=0o700, parents=True, exist_ok=True)
         (beside / FILE).unlink(missing_ok=True)
         _fill_sqlite(Settings(data_dir=beside), contacts)
         beside.rename(data_dir)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -36,6 +36,7 @@ _HISTORY_MS: Final = _DAY_MS
 """A greater difference means history that is sent again with its original `sentAt`."""
 
 
+@final
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """A valid entry: its event, the identifiers in it, and its effective time, in ms and as text."""
 
@@ -81,9 +82,9 @@ def read_entries(
     """Decode log entries, as Redis returns them, in order. Total: it returns for any bytes."""
     entries: list[Entry | BadEntry] = []
     clock = _Clock()
-    last_ms_text, entry_ms = "", 0
-    events = decode_events([fields.get(EVENT_FIELD, b"") for _, fields in raws])
-    for (entry_id, fields), event in zip(raws, events, strict=True):
+    ms_prefix, entry_ms = "-", 0
+    datas = [fields.get(EVENT_FIELD, b"") for _, fields in raws]
+    for (entry_id, fields), data, event in zip(raws, datas, decode_events(datas), strict=True):
         text_id = entry_id.decode()
         if type(event) is Rejection:
             if EVENT_FIELD not in fields:
@@ -95,10 +96,11 @@ def read_entries(
         if type(names) is Rejection:
             entries.append(BadEntry(text_id, names))
             continue
-        ms_text = text_id.partition("-")[0]
-        if ms_text != last_ms_text:
-            last_ms_text, entry_ms = ms_text, int(ms_text)
-        at_ms, at = clock.effective(entry_ms, event)
+        if not text_id.startswith(ms_prefix):
+            ms_text = text_id.partition("-")[0]
+            ms_prefix, entry_ms = f"{ms_text}-", int(ms_text)
+            clock.enter(entry_ms)
+        at_ms, at = clock.effective(event.at, event.sent_at)
         event_id, stamp = event.id or text_id, at_ms + TRUSTED
         if event.source is not None and event.source == BROWSER:
             earliest_ms = min(entry_ms, LAST_MS) - _BROWSER_PAST_MS
@@ -111,7 +113,7 @@ def read_entries(
                 continue
             event_id = f"{ERASED_ID}{event.id}"
         seen_at = at if at_ms != YEAR_2000_MS else to_text(min(entry_ms, LAST_MS))
-        entries.append(Entry(text_id, event_id, fields[EVENT_FIELD], event, names, at_ms, at, seen_at, stamp))
+        entries.append(Entry(text_id, event_id, data, event, names, at_ms, at, seen_at, stamp))
     return entries
 
 
@@ -119,51 +121,52 @@ class _Clock:
     """Computes effective times. Entries of one batch are close in time, so what holds for a whole second is computed once."""
 
     def __init__(self) -> None:
-        self._day, self._day_ms = _YEAR_2000, YEAR_2000_MS
-        """The day of recent values of `at`. `to_ms` takes twice as long as the difference to a day that is known."""
-        self._entry_second_ms = self._text_ms = -1000
+        self._entry_ms = self._entry_second_ms = -1000
+        self._last_ms = 0
+        """The latest effective time of an event in this entry."""
         self._history = self._soonest = self._latest = EPOCH
         """Limits for the entry's second: a `sentAt` before the first, or between the other two, shows no wrong clock."""
-        self._text = ""
-        """The text of the second at `_text_ms`."""
+        self._second, self._second_ms, self._text = _YEAR_2000, YEAR_2000_MS, to_text(YEAR_2000_MS)[:_SECOND_CHARS]
+        """The second of recent values of `at`, in three forms."""
 
-    def effective(self, entry_ms: int, event: Event) -> tuple[int, str]:
+    def enter(self, entry_ms: int) -> None:
+        """Go on to the entries of this millisecond."""
+        self._entry_ms, self._last_ms = entry_ms, min(entry_ms, LAST_MS)
+        if not 0 <= entry_ms - self._entry_second_ms < 1000:  # noqa: PLR2004
+            self._entry_second_ms = entry_ms - entry_ms % 1000
+            now = EPOCH + timedelta(milliseconds=min(self._entry_second_ms, LAST_MS - 60_000))
+            self._history, self._soonest, self._latest = now - _LONG_AGO, now - _NEARLY_A_MINUTE, now + _NEARLY_A_MINUTE
+
+    def effective(self, at: datetime | None, sent_at: datetime | None) -> tuple[int, str]:
         """The effective time of an event (contract section 3), within what RFC 3339 can write.
 
         A right clock is left alone, however long the network took. A wrong one is corrected by its own `sentAt`.
         """
-        at, sent_at = event.at, event.sent_at
-        at_ms = entry_ms if entry_ms <= LAST_MS else LAST_MS
-        if at is not None:
-            since = at - self._day
-            if since.days:
-                said_ms = to_ms(at)
-                self._enter_day(said_ms)
-            else:
-                said_ms = self._day_ms + since.seconds * 1000 + since.microseconds // 1000
-            if said_ms >= YEAR_2000_MS:
-                if not 0 <= entry_ms - self._entry_second_ms < 1000:  # noqa: PLR2004
-                    self._enter_second(entry_ms)
-                if not (sent_at is None or sent_at < self._history or self._soonest <= sent_at <= self._latest):
-                    said_ms = _corrected(said_ms, to_ms(sent_at), entry_ms)
-                if said_ms < at_ms:
-                    at_ms = said_ms
-        past_second = at_ms - self._text_ms
-        if not 0 <= past_second < 1000:  # noqa: PLR2004
-            past_second = at_ms % 1000
-            self._text_ms = at_ms - past_second
-            self._text = to_text(self._text_ms)[:_SECOND_CHARS]
-        return at_ms, self._text + MILLISECONDS[past_second]
+        if at is None:
+            return self._last_ms, to_text(self._last_ms)
+        past = at - self._second
+        if past.days or past.seconds:
+            said_ms = to_ms(at)
+            if not YEAR_2000_MS <= said_ms <= LAST_MS:
+                return self._limited(said_ms, sent_at)
+            self._second_ms = said_ms - said_ms % 1000
+            self._second = EPOCH + timedelta(milliseconds=self._second_ms)
+            self._text = to_text(self._second_ms)[:_SECOND_CHARS]
+            past = at - self._second
+        ms = past.microseconds // 1000
+        said_ms = self._second_ms + ms
+        if sent_at is None or (sent_at <= self._latest if sent_at >= self._soonest else sent_at < self._history):
+            if said_ms < self._last_ms:
+                return said_ms, self._text + MILLISECONDS[ms]
+            return self._last_ms, to_text(self._last_ms)
+        return self._limited(said_ms, sent_at)
 
-    def _enter_day(self, ms: int) -> None:
-        if YEAR_2000_MS <= ms <= LAST_MS:
-            self._day_ms = ms - ms % _DAY_MS
-            self._day = EPOCH + timedelta(milliseconds=self._day_ms)
-
-    def _enter_second(self, entry_ms: int) -> None:
-        self._entry_second_ms = entry_ms - entry_ms % 1000
-        now = EPOCH + timedelta(milliseconds=min(self._entry_second_ms, LAST_MS - 60_000))
-        self._history, self._soonest, self._latest = now - _LONG_AGO, now - _NEARLY_A_MINUTE, now + _NEARLY_A_MINUTE
+    def _limited(self, said_ms: int, sent_at: datetime | None) -> tuple[int, str]:
+        """As `effective`, for any time."""
+        at_ms = self._last_ms
+        if said_ms >= YEAR_2000_MS:
+            at_ms = min(at_ms, said_ms if sent_at is None else _corrected(said_ms, to_ms(sent_at), self._entry_ms))
+        return at_ms, to_text(at_ms)
 
 
 def _corrected(at_ms: int, sent_ms: int, entry_ms: int) -> int:

@@ -25,13 +25,13 @@ from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import NO_STAMPS, ContactRecord, ContactStamps, copy_contact, encode_record, new_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_projections.weights import (
-    FRAME_BYTES,
     GROWTH,
     LARGE_EVENT_BYTES,
     context_too_heavy,
     described_bytes,
     fitting_described,
     fitting_visitor,
+    new_contact_bytes,
     visitor_bytes,
 )
 from kinfold_schemas.changes import ContactCreated, ContactSeen, ContactUpdated, VisitorUnlinked
@@ -88,13 +88,14 @@ def fold_while(
 
 def evolve(state: State, entry: Entry | BadEntry, occurrence: Occurrence = "new") -> Outcome:
     """Fold one entry into the state. Changes only the state. Raises DamagedState if the state contradicts itself."""
-    if not isinstance(entry, Entry):
+    if type(entry) is not Entry:
         return rejected(entry.rejection) if entry.rejection is not NEVER_OCCURRED else NO_OP
+    event = entry.event
+    if occurrence == "new":
+        return _EVOLVE[type(event)](state, entry, event)
     if occurrence == "duplicate":
         return DUPLICATE
-    event = entry.event
-    outcome = _EVOLVE[event.__class__](state, entry, event)
-    return outcome if occurrence == "new" else msgspec.structs.replace(outcome, id_reused=True)
+    return msgspec.structs.replace(_EVOLVE[type(event)](state, entry, event), id_reused=True)
 
 
 # --- VisitorSeen
@@ -144,6 +145,7 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
             return _anonymous_metadata_set(state, entry, event, visitor_id)
         contact = state.holder(holder_id)
         if contact is None:
+            state.visitor(visitor_id, entry.seen_at)
             return NO_OP  # nothing is kept of an erased contact
         return _contact_metadata_set(state, entry, event, contact)
     target = _target_of_metadata(state, names)
@@ -197,7 +199,8 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
     if type(result) is Rejection:
         return rejected(result)
     metadata, *_ = result
-    if GROWTH * len(entry.data) + FRAME_BYTES > MAX_CONTACT_BYTES:
+    most_bytes = new_contact_bytes(entry, None)
+    if most_bytes > MAX_CONTACT_BYTES:
         nobody = new_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
         nobody.external_id, nobody.email = entry.names.external_id, entry.names.email
         fits = fitting_described(state, nobody, ContactStamps(), entry, event, metadata)
@@ -205,6 +208,7 @@ def _create_for_metadata(state: State, entry: Entry, event: MetadataSet) -> Outc
             return rejected(fits)
         metadata = fits
     contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+    state.note_contact_bytes(contact.id, most_bytes)
     if entry.names.external_id is not None:
         take_external_id(state, contact, entry.names.external_id)
     else:
@@ -274,17 +278,27 @@ def _erased(state: State, entry: Entry, event: Erased) -> Outcome:
     writer = ChangeWriter(state, entry, None)
     if event.taken_external_id is not None or event.taken_email is not None:
         lose_identifiers(writer)
-    if event.visitor_id is None:
-        return outcome_of(entry, writer)
-    visitor = state.visitor(event.visitor_id, entry.seen_at)
-    linking = link_visitor(state, None if event.unlinks else contact, visitor, event.visitor_id, entry)
+    folded = event.visitor_id is not None and _erased_link(writer, event, event.visitor_id, contact)
+    return outcome_of(entry, writer, folded=folded)
+
+
+def _erased_link(writer: ChangeWriter, event: Erased, visitor_id: str, contact: MergedContact) -> bool:
+    """Link a visitor to an erased contact, or unlink it. Returns whether its history changed."""
+    state, entry = writer.state, writer.entry
+    visitor, seen_at = state.visitors.get(visitor_id), entry.seen_at
+    if event.unlinks:
+        if visitor is None or not visitor.links:
+            return False
+        seen_at = visitor.last_seen_at  # a correction does not see it
+    visitor = state.visitor(visitor_id, seen_at)
+    linking = link_visitor(state, None if event.unlinks else contact, visitor, visitor_id, entry)
     if event.unlinks and linking.moved:
         visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved and linking.previous is not None:
-        writer.tell(VisitorUnlinked, linking.previous, visitor_id=event.visitor_id, next_contact_id=contact.id)
-    return outcome_of(entry, writer, folded=linking.folded)
+        writer.tell(VisitorUnlinked, linking.previous, visitor_id=visitor_id, next_contact_id=contact.id)
+    return linking.folded
 
 
 def _subject_erased(_state: State, _entry: Entry, _event: SubjectErased) -> Outcome:

@@ -16,7 +16,14 @@ from kinfold_projections.outcomes import Outcome, rejected
 from kinfold_projections.patching import metadata_of, patched
 from kinfold_projections.records import TRUSTED, ContactRecord, copy_contact
 from kinfold_projections.state import State
-from kinfold_projections.weights import LARGE_EVENT_BYTES, Anonymous, contact_bytes, fitting_identified, may_be_heavy
+from kinfold_projections.weights import (
+    LARGE_EVENT_BYTES,
+    Anonymous,
+    contact_bytes,
+    fitting_identified,
+    may_be_heavy,
+    new_contact_bytes,
+)
 from kinfold_schemas.changes import (
     ConflictReason,
     ContactCreated,
@@ -44,6 +51,7 @@ def visitor_identified(state: State, entry: Entry, event: VisitorIdentified, con
     contact = decision.target
     if contact is None:
         contact = state.create_contact(make_contact_id(state.workspace, entry.id), entry.seen_at)
+        state.note_contact_bytes(contact.id, new_contact_bytes(entry, anonymous))
     before = copy_contact(contact)
     if names.external_id is not None:
         take_external_id(state, contact, names.external_id)

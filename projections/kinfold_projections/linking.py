@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 
 from kinfold_projections.entries import Entry
-from kinfold_projections.links import linked, shortened
+from kinfold_projections.links import TIMED_LINKS, linked, shortened
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord, VisitorStamps
 from kinfold_projections.state import State
 from kinfold_schemas.contacts import MAX_LINKS, Link, MergedContact
@@ -47,7 +47,7 @@ def link_visitor(
     was_confirmed = stamps.confirmed or [[] for _ in old]
     contact_id = None if contact is None else contact.id
     links, confirmed = linked((old, was_confirmed), contact_id, entry.at, entry.at_ms, state.find)
-    if len(links) > MAX_LINKS:
+    if len(links) > TIMED_LINKS or len(links) > MAX_LINKS:
         links, confirmed = shortened((links, confirmed), state.find)
     if confirmed is not was_confirmed and (stamps is not NO_STAMPS or any(confirmed)):
         is_linked = links[-1].contact_id is not None  # then the contact has what the other stamps date

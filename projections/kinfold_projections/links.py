@@ -21,6 +21,8 @@ History = tuple[list[Link], list[list[int]]]
 
 KEPT: Final = 64
 """How many times of one link are kept, including `since`: the first half of them and the latest half."""
+TIMED_LINKS: Final = 64
+"""How many links of a visitor, the latest ones, have times besides `since`. Every event of the visitor writes all of them."""
 AS_ONE_MS: Final = 60_000
 """Times of one link that are this close count as one, if there are more than are kept."""
 
@@ -37,7 +39,7 @@ def holder_at(links: list[Link], at: str) -> str | None:
 
 
 def shortened(history: History, find: Find) -> History:
-    """The history shortened to at most `MAX_LINKS` links.
+    """The history shortened to at most `MAX_LINKS` links. Only the latest `TIMED_LINKS` have times.
 
     The first link stays, and the oldest ones after it go. Two neighbouring links of one contact become one.
     """
@@ -48,6 +50,8 @@ def shortened(history: History, find: Find) -> History:
             links, confirmed = [links[0], *links[3:]], [times, *confirmed[3:]]
         else:
             links, confirmed = [links[0], *links[2:]], [confirmed[0], *confirmed[2:]]
+    if any(confirmed[:-TIMED_LINKS]):
+        confirmed = [*([] for _ in confirmed[:-TIMED_LINKS]), *confirmed[-TIMED_LINKS:]]
     return links, confirmed
 
 

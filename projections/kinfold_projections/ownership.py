@@ -81,6 +81,8 @@ class Belongings(msgspec.Struct):
     """Those of `links` that unlinked a visitor."""
     takes: dict[str, "Takes"]
     """Their corrections that took an identifier from others: what, and from whom."""
+    erased_takes: set[str]
+    """Entries that were erased before and say what they took from others. It may be theirs."""
 
 
 class Ownership:
@@ -95,6 +97,8 @@ class Ownership:
         """By visitor id: the entries of visitors that were never linked."""
         self.unfolded: Final[list[str]] = []
         """Entries that no contact and no visitor took: rejected ones."""
+        self.idle: Final[list[str]] = []
+        """Entries of a contact that did nothing: rejected ones, and corrections that changed nothing. They may name anybody."""
         self.duplicates: Final[list[str]] = []
         self._mentions: Final[list[Mention]] = []
         self._links: Final[dict[str, str]] = {}
@@ -103,6 +107,7 @@ class Ownership:
         self._external_ids: Final[dict[str, _Owners]] = {}
         self._erased_links: Final[dict[str, list[str]]] = {}
         """By visitor id: the erased entries that linked it."""
+        self._erased_takes: Final[set[str]] = set()
         self._visitors: Final[dict[str, _Owners]] = {}
         self._emails: Final[dict[str, _Owners]] = {}
         if begins is not None:
@@ -127,6 +132,12 @@ class Ownership:
         entries = {entry for each in contacts for entry in self.entries.get(each, ())}
         entries.update(entry for each in anonymous_visitors for entry in self.anonymous.get(each, ()))
         visitors, shared_visitors = _owned(self._visitors, contacts)
+        # What an unlinked visitor does is another person's, who is not identified.
+        shared_visitors |= visitors & self.anonymous.keys() - set(anonymous_visitors)
+        for each in anonymous_visitors:
+            if not contacts.issuperset(_owners(self._visitors, each)):
+                shared_visitors.add(each)
+        visitors.update(anonymous_visitors)
         for each in visitors - shared_visitors:  # only erased people shared it, and all of them are gone
             entries.update(self._erased_links.get(each, ()))
         emails, shared_emails = _owned(self._emails, contacts)
@@ -138,21 +149,18 @@ class Ownership:
                 each
                 for each in self._mentions
                 if each.entry not in entries
-                and (
-                    each.contact_id in contacts
-                    if each.contact_id
-                    else each.identifier in visitors or each.identifier in anonymous_visitors
-                )
+                and (each.contact_id in contacts if each.contact_id else each.identifier in visitors)
             ],
             external_ids=external_ids,
             shared_external_ids=shared_external_ids,
             emails=emails,
-            visitors=visitors | set(anonymous_visitors),
+            visitors=visitors,
             shared_visitors=shared_visitors,
             shared_emails=shared_emails,
             links={entry: linked for entry in entries if (linked := self._links.get(entry)) is not None},
             unlinks=entries & self._unlinks,
             takes={entry: taken for entry in entries if (taken := self._takes.get(entry)) is not None},
+            erased_takes=self._erased_takes,
         )
 
     def take_changes(self) -> None:
@@ -180,11 +188,12 @@ class Ownership:
             for link in visitor.links:
                 if link.contact_id is not None:
                     _add(self._visitors, visitor_id, link.contact_id)
-            if not visitor.links:
+            if not visitor.links or (visitor.contact_id is None and visitor.last_seen_at > visitor.links[-1].since):
                 self.anonymous[visitor_id] = []
-        for email_key, holder in begins.emails.items():
-            if holder is not None:
-                _add(self._emails, email_key, holder)
+        for owners, held in ((self._emails, begins.emails), (self._external_ids, begins.external_ids)):
+            for identifier, holder in held.items():
+                if holder is not None:
+                    _add(owners, identifier, holder)
 
     # --- one entry
 
@@ -212,6 +221,8 @@ class Ownership:
             self._corrected(entry, event.kept)
             return
         evolve(self.state, entry)
+        if event.taken_external_id is not None or event.taken_email is not None:
+            self._erased_takes.add(entry.id)
         if event.visitor_id is not None:
             self._erased_links.setdefault(event.visitor_id, []).append(entry.id)
 
@@ -256,6 +267,7 @@ class Ownership:
         if outcome.rejection is not None:
             if owner in state.contacts:
                 self.entries.setdefault(owner, []).append(entry.id)
+                self.idle.append(entry.id)
                 self._mention_all(entry, owner, (has_email,), held)
             else:
                 self.unfolded.append(entry.id)
@@ -291,25 +303,38 @@ class Ownership:
         known = names.contact_id is not None and names.contact_id in state.contacts
         owner = state.holder(names.contact_id) if known and names.contact_id is not None else None
         visitor = state.visitors.get(names.visitor_id) if names.visitor_id is not None else None
-        links = visitor.links if visitor is not None else []
-        held = holder_at(links, entry.at)
+        held = holder_at(visitor.links, entry.at) if visitor is not None else None
+        before = self._history_of(names.visitor_id)
         outcome = evolve(state, entry)
         if owner is None:
             self.unfolded.append(entry.id)
             return
         self.entries.setdefault(owner.id, []).append(entry.id)
-        unlinks = visitor is not None and visitor.links != links
-        if outcome.rejection is not None or (names.visitor_id is not None and not unlinks):
+        if outcome.rejection is not None:
+            self.idle.append(entry.id)
             self._mention_all(entry, owner.id, (has_id, has_email), held)
             return
-        if unlinks:
-            self._links[entry.id] = owner.id
-            self._unlinks.add(entry.id)
+        if names.visitor_id is not None:
+            if self._history_of(names.visitor_id) != before:
+                self._links[entry.id] = owner.id
+                self._unlinks.add(entry.id)
+            if held is None or state.find(held) != owner.id:
+                self.idle.append(entry.id)
+                self._mention_all(entry, owner.id, (), held)
+            return
         if event.dismiss_conflict is not None:
             if has_email is not None and has_email is not owner:
                 self._mentions.append(Mention(entry.id, "email", names.email_key or "", has_email.id))
+            else:
+                self.idle.append(entry.id)
             return
         self._took(entry, owner, has_id, has_email)
+
+    def _history_of(self, visitor_id: str | None) -> object:
+        """A visitor's links, and when each was confirmed."""
+        if visitor_id is None or (visitor := self.state.visitors.get(visitor_id)) is None:
+            return None
+        return visitor.links, self.state.visitor_stamps.get(visitor_id, NO_STAMPS).confirmed
 
     def _mention_all(
         self, entry: Entry, owner: str, holders: Sequence[ContactRecord | None], holder_of_visitor: str | None
@@ -351,6 +376,12 @@ def _add(owners: dict[str, _Owners], identifier: str, contact_id: str) -> None:
         each = (known,) if isinstance(known, str) else known
         if contact_id not in each:
             owners[identifier] = (*each, contact_id)
+
+
+def _owners(owners: dict[str, _Owners], identifier: str) -> tuple[str, ...]:
+    """The contacts that an identifier belonged to."""
+    known = owners.get(identifier, ())
+    return (known,) if isinstance(known, str) else known
 
 
 def _owned(owners: dict[str, _Owners], contacts: set[str]) -> tuple[set[str], set[str]]:

@@ -18,28 +18,28 @@ from msgspec import UNSET
 from kinfold_projections.batches import RawEntry
 from kinfold_projections.contact_ids import make_contact_id
 from kinfold_projections.duplicates import erased_content, erased_id
-from kinfold_projections.entries import EVENT_FIELD, BadEntry, Entry
+from kinfold_projections.entries import BadEntry, Entry
 from kinfold_projections.ownership import Belongings, Mention, Takes
 from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import BROWSER, Erased, ErasedConflict, IdentityCorrected, VisitorIdentified
 from kinfold_schemas.identifiers import email_key, id_key
 
-_SHORT_BYTES: Final = 4
+_SHORT_CHARS: Final = 4
 """Shorter identifiers are not searched for in bytes that are not JSON, where they would match by chance."""
-_NAMES: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
-    "externalId": ("externalId", id_key),
-    "email": ("email", email_key),
-    "dismissConflict": ("email", email_key),
-    "visitorId": ("visitorId", id_key),
-    "unlinkVisitorId": ("visitorId", id_key),
-    "contactId": ("contactId", id_key),
-    "mergeContactId": ("contactId", id_key),
+_KEYS: Final[dict[str, Callable[[str], str]]] = {
+    "externalId": id_key,
+    "email": email_key,
+    "visitorId": id_key,
+    "contactId": id_key,
 }
-"""By field of an event: the kind of identifier that it holds, and the form in which that is compared."""
+"""By kind of identifier: the form in which it is compared."""
 
 
-Kind = Literal["folded", "duplicate", "unfolded"]
-"""How the fold treated an entry. unfolded: it was rejected or excluded, so no contact took it."""
+Kind = Literal["folded", "duplicate", "idle", "unfolded"]
+"""How the fold treated an entry.
+
+idle: it did nothing to its contact. unfolded: it was rejected or excluded, so no contact took it.
+"""
 
 
 class _Hashes(NamedTuple):
@@ -78,22 +78,24 @@ class Redactor:
     def redacted(self, entry: Entry | BadEntry, kind: Kind, raw: RawEntry) -> bytes | None:
         """The event that replaces the entry; None if the entry stays.
 
-        An unfolded entry is replaced if it names one of the people.
+        An entry that did nothing is replaced if it names one of the people anywhere.
         """
         if entry.id in self._belongings.entries:
             return self._own(cast("Entry", entry))
         if mentions := self._mentions.get(entry.id):
             return self._without(cast("Entry", entry), mentions)
-        if kind == "duplicate" and isinstance(entry, Entry):
-            hashes = self._hashes(entry)
-            return encode_event(_erased(entry, hashes)) if hashes in self._occurred else None
-        if kind == "unfolded" and self._names_them(raw):
-            if isinstance(entry, BadEntry):
-                return encode_event(Erased(occurred=False))
-            hashes = self._hashes(entry)
-            self._occurred.add(hashes)
-            return encode_event(_erased(entry, hashes))
-        return None
+        if entry.id in self._belongings.erased_takes:
+            return self._without_takes(cast("Entry", entry))
+        return None if kind == "folded" else self._what_did_nothing(entry, kind, raw)
+
+    def _what_did_nothing(self, entry: Entry | BadEntry, kind: Kind, raw: RawEntry) -> bytes | None:
+        hashes = self._hashes(entry) if isinstance(entry, Entry) else None
+        if not ((kind == "duplicate" and hashes in self._occurred) or self.names_them(raw)):
+            return None
+        if hashes is None:
+            return encode_event(Erased(occurred=False))
+        self._occurred.add(hashes)
+        return encode_event(_erased(cast("Entry", entry), hashes))
 
     def _own(self, entry: Entry) -> bytes:
         owned = self._belongings
@@ -113,6 +115,15 @@ class Redactor:
         elif created not in owned.contacts:
             return encode_event(_erased(entry, hashes))
         return encode_event(msgspec.structs.replace(_erased(entry, hashes), contact_id=created))
+
+    def _without_takes(self, entry: Entry) -> bytes | None:
+        """An erased entry without what it took from these people; None if it took nothing of theirs."""
+        event, names = cast("Erased", entry.event), entry.names
+        external_id = None if names.external_id in self.identifiers["externalId"] else event.taken_external_id
+        email = None if names.email_key in self.identifiers["email"] else event.taken_email
+        if (external_id, email) == (event.taken_external_id, event.taken_email):
+            return None
+        return encode_event(msgspec.structs.replace(event, taken_external_id=external_id, taken_email=email))
 
     def _lost(self, taken: Takes, dated: Erased) -> Erased | None:
         """What others lost to a correction; None if all of it belonged to these people, too."""
@@ -144,6 +155,8 @@ class Redactor:
             else:
                 changed["email"] = UNSET
             kept = msgspec.structs.replace(kept, **changed)
+        if isinstance(kept, IdentityCorrected) and not _corrects(kept):
+            return encode_event(_erased(entry, hashes))
         kept = msgspec.structs.replace(kept, id=None, at=None, sent_at=None, source=None)
         return encode_event(msgspec.structs.replace(_dated(entry, hashes), kept=kept, conflict=conflict))
 
@@ -160,18 +173,24 @@ class Redactor:
     def _is_exclusive(self, mention: Mention) -> bool:
         return mention.identifier not in self._belongings.shared_visitors
 
-    def _names_them(self, raw: RawEntry) -> bool:
-        """Whether an entry that no contact took names one of the people, or contains one of their identifiers."""
-        _, fields = raw
-        for name, value in fields.items():
-            said = _object(value) if name == EVENT_FIELD else None
-            if said is None:
-                texts = (each.encode() for known in self.identifiers.values() for each in known)
-                if any(len(each) >= _SHORT_BYTES and each in value for each in texts):
-                    return True
-            elif any(key(text) in self.identifiers[kind] for kind, key, text in _named(said)):
-                return True
-        return False
+    def names_them(self, raw: RawEntry) -> bool:
+        """Whether an entry contains one of their identifiers: as a value or key at any depth, or in bytes that are not JSON."""
+        return any(self._is_theirs(value) for value in raw[1].values())
+
+    def _is_theirs(self, value: bytes) -> bool:
+        try:
+            texts = set(_texts_in(msgspec.json.decode(value)))
+        except (ValueError, RecursionError):
+            return self._contains_one(value.decode(errors="replace"))
+        return any(key(text) in self.identifiers[kind] for text in texts for kind, key in _KEYS.items())
+
+    def _contains_one(self, text: str) -> bool:
+        folded = text.casefold()
+        return any(
+            len(each) >= _SHORT_CHARS and (each in text or (kind == "email" and each.casefold() in folded))
+            for kind, known in self.identifiers.items()
+            for each in known
+        )
 
 
 def _erased(entry: Entry, hashes: _Hashes) -> Erased:
@@ -184,15 +203,24 @@ def _dated(entry: Entry, hashes: _Hashes) -> Erased:
     return msgspec.structs.replace(_erased(entry, hashes), at=entry.event.at, sent_at=entry.event.sent_at)
 
 
-def _named(said: dict[str, object]) -> Iterator[tuple[str, Callable[[str], str], str]]:
-    for field, (kind, key) in _NAMES.items():
-        if isinstance(text := said.get(field), str):
-            yield kind, key, text
+def _corrects(event: IdentityCorrected) -> bool:
+    """Whether there is a correction left."""
+    said = event.merge_contact_id, event.unlink_visitor_id, event.dismiss_conflict, event.metadata, event.unset
+    set_to = event.external_id, event.email, event.name, event.image
+    return any(said) or any(each is not UNSET for each in set_to)
 
 
-def _object(value: bytes) -> dict[str, object] | None:
-    try:
-        said = msgspec.json.decode(value)
-    except (ValueError, RecursionError):
-        return None
-    return cast("dict[str, object]", said) if isinstance(said, dict) else None
+def _texts_in(value: Any) -> Iterator[str]:
+    """The strings in a decoded JSON value, its keys and numbers among them."""
+    waiting: list[Any] = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            yield from cast("dict[str, Any]", each)
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+        elif isinstance(each, int | float) and not isinstance(each, bool):
+            yield str(each)

@@ -63,7 +63,8 @@ class StateChanges(msgspec.Struct):
     visitors: dict[str, VisitorRecord] = {}
     visitor_stamps: dict[str, VisitorStamps | None] = {}
     contacts: dict[str, bytes] = {}
-    """Encoded: living contacts as the feed shows them, and tombstones."""
+    """Encoded: living contacts as the feed shows them, and tombstones. Empty for a living contact if the state has
+    `tells=False`."""
     contact_stamps: dict[str, ContactStamps | None] = {}
     external_ids: dict[str, str | None] = {}
     emails: dict[str, str | None] = {}
@@ -84,8 +85,8 @@ class StateChanges(msgspec.Struct):
 class State:
     """Visitors, contacts and identifiers of one workspace.
 
-    With `tells=False` the fold makes no changes for the feed, and a contact is hashed and encoded once, by `take_changes`. A
-    replay uses this: it puts the differences on the feed at the end.
+    With `tells=False` the fold makes no changes for the feed, a contact is hashed once, by `take_changes`, and the
+    caller encodes it. A replay uses this: it puts the differences on the feed at the end.
     """
 
     def __init__(self, workspace: str, *, tells: bool = True) -> None:
@@ -339,14 +340,13 @@ class State:
         return self.older.setdefault(contact.id, [])
 
     def take_changes(self) -> StateChanges:
-        """Return what changed since the last call."""
+        """Return what changed since the last call. Every contact has its hash now."""
         changes, self._changes = self._changes, StateChanges()
         self.told_bytes = 0
         for contact_id, data in changes.contacts.items() if not self.tells else ():
             if not data:
                 contact = self.contact(contact_id)
                 contact.metadata_hash = contact.metadata_hash or metadata_hash(contact.metadata)
-                changes.contacts[contact_id] = encode_record(contact)
         return changes
 
     def forget(self) -> None:

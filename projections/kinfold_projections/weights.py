@@ -124,14 +124,19 @@ def fitting_visitor(
 
 def may_be_heavy(state: State, entry: Entry, decision: Decision, anonymous: Anonymous | None) -> bool:
     """Whether a contact may be too heavy after an identification. False is always right."""
+    if decision.target is None:
+        return new_contact_bytes(entry, anonymous) > MAX_CONTACT_BYTES
     growth = GROWTH * len(entry.data)
     if anonymous is not None:
         growth += MAX_VISITOR_BYTES
     if decision.rule == "merges":
         growth += state.contact_bytes_at_most(decision.other.id)
-    if decision.target is None:
-        return growth + FRAME_BYTES > MAX_CONTACT_BYTES
     return state.may_exceed(decision.target.id, growth)
+
+
+def new_contact_bytes(entry: Entry, anonymous: Anonymous | None) -> int:
+    """The most that a contact can weigh right after the entry that creates it. Such an entry merges no other into it."""
+    return FRAME_BYTES + GROWTH * len(entry.data) + (MAX_VISITOR_BYTES if anonymous is not None else 0)
 
 
 def fitting_identified(  # noqa: PLR0913, PLR0917  all that decides what the contact will be

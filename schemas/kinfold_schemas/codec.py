@@ -84,7 +84,7 @@ def decode_events(datas: Sequence[bytes]) -> list[Event | Rejection]:
     together, longest = b"".join(datas), max(map(len, datas), default=0)
     if (
         longest > MAX_VALUE_BYTES
-        or (longest > MAX_DEPTH and any(len(data) > MAX_DEPTH and _check_depth(data) for data in datas))
+        or (longest > MAX_DEPTH and any(map(_check_depth, [data for data in datas if len(data) > MAX_DEPTH])))
         or (_BACKSLASH in together and b"\\u0000" in together)
     ):
         return list(map(decode_event, datas))

@@ -1,6 +1,11 @@
 """Positions in a log or a feed: entry ids, compared numerically."""
 
-from typing import NamedTuple
+import re
+from typing import Final, NamedTuple
+
+_ID: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+_LARGEST: Final = 2**64 - 1
+"""Of either number of an entry id."""
 
 
 class Extent(NamedTuple):
@@ -41,7 +46,8 @@ def position_key(position: str) -> tuple[int, int]:
     """
     if not position:
         return (-1, 0)
-    ms, dash, seq = position.partition("-")
-    if not ms.isdecimal() or (dash and not seq.isdecimal()):
-        raise ValueError(f"position: expected a log entry's id such as 1732262400000-0, got {position!r}")
-    return int(ms), int(seq or 0)
+    if found := _ID.fullmatch(position):
+        numbers = int(found[1]), int(found[2] or 0)
+        if max(numbers) <= _LARGEST:
+            return numbers
+    raise ValueError(f"position: expected a log entry's id such as 1732262400000-0, got {position!r}")

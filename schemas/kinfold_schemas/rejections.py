@@ -1,8 +1,12 @@
 """Why an entry was rejected (contract section 7)."""
 
-from typing import Literal, final
+import json
+from typing import Final, Literal, final
 
 import msgspec
+
+_MAX_CHARS: Final = 60
+"""How much of a value a message shows: it fits a line of a terminal."""
 
 Reason = Literal[
     "not-json",
@@ -47,10 +51,33 @@ class EventError(ValueError):
 
 
 def found(value: object) -> str:
-    """Render a decoded value for an error message: at most 60 characters, with its JSON type unless it is a string."""
-    text = value if isinstance(value, str) else repr(value)
-    short = text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004  fits a line of a terminal
-    return f"{short!r}" if isinstance(value, str) else f"{short} ({json_type(value)})"
+    """Render a decoded value for an error message: as JSON, at most 60 characters, with its type unless it is a string or null.
+
+    A value that JSON does not have, which only a Python caller can give, is rendered as Python does, with its class.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return repr(_short(value))
+    try:
+        text, kind = json.dumps(value, ensure_ascii=False), json_type(value)
+        if not text.isprintable():
+            text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text, kind = repr(value), type(value).__name__
+    return f"{_short(text)} ({kind})"
+
+
+def found_bytes(data: bytes) -> str:
+    """Render bytes for an error message: as text if they are UTF-8, else with escapes; at most 60 characters."""
+    try:
+        return found(data.decode())
+    except UnicodeDecodeError:
+        return _short(repr(data[:_MAX_CHARS])[1:])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_CHARS else f"{text[: _MAX_CHARS - 3]}..."
 
 
 def json_type(value: object) -> str:

@@ -169,9 +169,32 @@ def wrong_settings(error: ValidationError) -> str:
 
 def _sentence(wrong: ErrorDetails) -> str:
     setting = str(wrong["loc"][0])  # the rest is a place in a list
-    what = wrong["msg"].removeprefix("Value error, ")
+    what = expected_and_got(wrong)
     if setting == "redis_url":  # the URL may contain a password
         return what
-    if wrong["type"] != "value_error":  # our own validators show the value themselves
-        what = f"{what[:1].lower()}{what[1:]}, got {wrong['input']!r}"
     return f"{setting} ({_PREFIX}{setting.upper()}): {what}"
+
+
+def expected_and_got(wrong: ErrorDetails) -> str:
+    """An error of pydantic as "expected X, got Y". Our own validators say that themselves."""
+    bounds = wrong.get("ctx", {})
+    match wrong["type"]:
+        case "value_error":
+            return wrong["msg"].removeprefix("Value error, ")
+        case "int_parsing" | "int_parsing_size" | "int_type" | "int_from_float":
+            expected = "an integer"
+        case "float_parsing" | "float_type" | "finite_number":
+            expected = "a number"
+        case "bool_parsing" | "bool_type":
+            expected = "true or false"
+        case "literal_error":
+            expected = str(bounds["expected"])
+        case "greater_than":
+            expected = f"more than {bounds['gt']:g}"
+        case "greater_than_equal":
+            expected = f"at least {bounds['ge']}"
+        case "less_than_equal":
+            expected = f"at most {bounds['le']}"
+        case _:
+            expected = wrong["msg"][:1].lower() + wrong["msg"][1:]
+    return f"expected {expected}, got {wrong['input']!r}"

@@ -4,14 +4,15 @@ import asyncio
 import json
 import re
 import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import httpx
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -35,11 +36,12 @@ from kinfold_services.server.binary import find_server_binary
 from kinfold_services.settings import Settings
 from tests.support.command_line import Kinfold
 from tests.support.directories import DirectoryProcess, wait_until_current
+from tests.support.directories import following as directory_following
 from tests.support.engines import free_port, running
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess, newest_entry, wait_until_folded
 from tests.support.sse import following
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, wait_until_sync
 
 USERS: Final = dict(
     re.findall(r"^user kinfold-(\S+) on >PASSWORD (.*)$", Path("docs/how-to/rights.md").read_text(), re.MULTILINE)
@@ -52,6 +54,8 @@ COMMANDS: Final[dict[str, list[str]]] = {
     "replay": [],
     "erase": ["--resume"],
 }
+SERVICES: Final = {"projector", "gateway"}
+"""They start in a process of their own: they need its signals."""
 ERASED_S: Final = 60.0
 """An erasure runs in a process of its own."""
 VISITORS: Final = 130
@@ -66,12 +70,11 @@ class Server(NamedTuple):
 
     def url(self, user: str) -> str:
         """The URL for one of the users."""
-        return f"redis://kinfold-{user}:secret@127.0.0.1:{self.port}"
+        return url_of(self.port, user)
 
     async def set_user(self, user: str, rights: str) -> None:
         """Give a user these rights and no others."""
-        words = [f"kinfold-{user}", "reset", "on", ">secret", *rights.split()]
-        await cast("Any", self.admin).execute_command("ACL", "SETUSER", *words)
+        await cast("Any", self.admin).execute_command(*_acl(user, rights))
 
     async def denied(self) -> list[str]:
         """The commands that the server refused, except those that redis-py sends about itself and does not need."""
@@ -91,22 +94,39 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+@contextmanager
+def running_with_users(directory: Path, program: str | None = None) -> Generator[SyncRedis]:
+    """Run a server with the users of the docs, and give its administrator."""
+    port = free_port()
+    with running(directory, "--port", port, program=program), SyncRedis(port=port) as admin:
+        wait_until_sync(lambda: _answers(admin))
+        for user, rights in USERS.items():
+            cast("Any", admin).execute_command(*_acl(user, rights))
+        yield admin
+
+
 @asynccontextmanager
 async def serving(directory: Path, program: str | None = None) -> AsyncGenerator[Server]:
     """A server with the users of the docs."""
-    port = free_port()
-    with running(directory, "--port", port, program=program):
+    with running_with_users(directory, program) as known:
+        port = known.connection_pool.connection_kwargs["port"]
         async with Redis(port=port) as admin:
-            await wait_until(lambda: _answers(admin))
-            server = Server(admin, port)
-            for user, rights in USERS.items():
-                await server.set_user(user, rights)
-            yield server
+            yield Server(admin, port)
 
 
-async def _answers(client: Redis) -> bool:
+def url_of(port: int, user: str) -> str:
+    """The URL for one of the users."""
+    return f"redis://kinfold-{user}:secret@127.0.0.1:{port}"
+
+
+def _acl(user: str, rights: str) -> list[str]:
+    """The command that gives a user these rights and no others."""
+    return ["ACL", "SETUSER", f"kinfold-{user}", "reset", "on", ">secret", *rights.split()]
+
+
+def _answers(client: SyncRedis) -> bool:
     try:
-        return bool(await cast("Any", client).ping())
+        return bool(client.ping())
     except RedisError:
         return False
 
@@ -156,23 +176,18 @@ async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, e
                 ("retention", ["run"]),
                 ("verify", []),
             ):
-                said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run_apart, name, *arguments)
+                said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run, name, *arguments)
                 assert said.status == 0, said
-            await asyncio.to_thread(produce, server.url("producer"))
-            await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+            with DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "data"}):
+                await asyncio.to_thread(produce, server.url("producer"))
+                await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+                for workspace in ("default", "shop"):
+                    await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
             assert projector.process.poll() is None, projector.log.read_text()
-        settings = {"data_dir": tmp_path / "data"}
-        with (
-            ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"),
-            DirectoryProcess(server.url("directory"), tmp_path / "directory", settings),
-        ):
-            await asyncio.to_thread(produce, server.url("producer"))
-            await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
-            for workspace in ("default", "shop"):
-                await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
-            await server.admin.xtrim(key("default", "changes"), maxlen=1, approximate=False)
-        with DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "other data"}):
-            await wait_until_current(server.admin, Settings(data_dir=tmp_path / "other data"), "default")
+        await server.admin.xtrim(key("default", "changes"), maxlen=1, approximate=False)
+        other = Settings(data_dir=tmp_path / "other data")
+        async with directory_following(other, server.url("directory")):
+            await wait_until_current(server.admin, other, "default")
         assert await server.denied() == []
 
 
@@ -260,21 +275,29 @@ async def look_at_the_screen(client: httpx.AsyncClient, key: str, contact_id: st
     assert answer.status_code == 303, answer.text
 
 
+@pytest.fixture(scope="module")
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncRedis]:
+    """Give the administrator of a server with the users of the docs."""
+    with running_with_users(tmp_path_factory.mktemp("server")) as known:
+        yield known
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("right", ["+hgetall", "+info", "+evalsha", "~kinfold:{default}:contacts"])
-async def test_program_names_a_missing_right_when_it_starts(tmp_path: Path, name: str, right: str) -> None:
+def test_program_names_a_missing_right_when_it_starts(admin: SyncRedis, name: str, right: str) -> None:
     """With one sentence and exit status 3, before it writes anything. It does not hang."""
-    async with serving(tmp_path) as server:
-        await server.admin.xadd(key("default", "events"), {"event": '{"type":"VisitorSeen","visitorId":"v-1"}'})
-        rights = USERS[name].replace("~kinfold:*", " ".join(f"~{each}" for each in keys_of(ROLES[name])))
-        await server.set_user(name, " ".join(each for each in rights.split() if each != right))
+    admin.flushall()
+    admin.xadd(key("default", "events"), {"event": '{"type":"VisitorSeen","visitorId":"v-1"}'})
+    rights = USERS[name].replace("~kinfold:*", " ".join(f"~{each}" for each in keys_of(ROLES[name])))
+    cast("Any", admin).execute_command(*_acl(name, " ".join(each for each in rights.split() if each != right)))
 
-        said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run_apart, name, *COMMANDS[name])
+    program = Kinfold("--redis-url", url_of(admin.connection_pool.connection_kwargs["port"], name))
+    said = (program.run_apart if name in SERVICES else program.run)(name, *COMMANDS[name])
 
-        assert (said.status, said.out) == (3, b""), said
-        assert said.err.count("\n") == 1, said.err
-        assert right.removeprefix("+") in said.err
-        assert await server.admin.keys("*") == [key("default", "events").encode()]
+    assert (said.status, said.out) == (3, b""), said
+    assert said.err.count("\n") == 1, said.err
+    assert right.removeprefix("+") in said.err
+    assert admin.keys("*") == [key("default", "events").encode()]
 
 
 def keys_of(role: Role) -> list[str]:

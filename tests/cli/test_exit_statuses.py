@@ -111,7 +111,30 @@ def test_invalid_setting_is_status_2(name: str, value: str) -> None:
     assert (said.status, said.out) == (2, b""), said.err
     assert value in said.err
     assert f"({name})" in said.err
+    assert ": expected " in unboxed(said.err)
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["contacts", "--limit", "x"], "'--limit': expected an integer, got 'x'"),
+        (["contacts", "--limit", "-1"], "'--limit': expected at least 1, got '-1'"),
+        (["tail", "--since", "now"], "expected a log entry's id such as 1732262400000-0, got 'now'"),
+        (
+            ["keys", "create", "--kind", "no"],
+            "'--kind': expected one of 'secret', 'read', 'publishable', 'development', got 'no'",
+        ),
+    ],
+)
+def test_invalid_option_is_status_2(arguments: list[str], sentence: str) -> None:
+    """The message says what was expected, in no library's words."""
+    said = Kinfold("--redis-url", "redis://localhost:1").run(*arguments)
+
+    assert (said.status, said.out) == (2, b""), said.err
+    assert sentence in unboxed(said.err)
+    assert "Value error" not in said.err
+    assert "nput should" not in said.err
 
 
 @pytest.mark.parametrize(

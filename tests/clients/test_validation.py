@@ -55,7 +55,7 @@ def test_fold_accepts_what_a_call_accepts(
         (lambda: VISITORS.seen("null"), "blocked-identifier: visitorId: expected an identifier of one device, got 'null'"),
         (lambda: VISITORS.seen(5), "visitorId: expected a string, got 5 (a number)"),
         (lambda: VISITORS.seen([]), "visitorId: expected a string, got [] (an array)"),
-        (lambda: VISITORS.seen(None), "visitorId: expected a string of 1 to 255 characters, got None (null)"),
+        (lambda: VISITORS.seen(None), "visitorId: expected a string of 1 to 255 characters, got null"),
         (lambda: VISITORS.seen("v" * 256), "expected 1 to 255 characters"),
         (lambda: VISITORS.seen("v-1", context=[1]), "context: expected a mapping of strings to primitives, got [1] (an array)"),
         (lambda: VISITORS.identify("v-1"), "externalId, email: expected at least one of them, got neither"),

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlalchemy import event
 
 from kinfold_services.directory import tables
 from kinfold_services.directory.builds import current_build
-from kinfold_services.directory.database import Database
+from kinfold_services.directory.database import FILE, Database
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
 from kinfold_services.settings import Settings, wrong_settings
 from tests.support.directory_rows import AT, add_build, contact
@@ -38,6 +39,20 @@ def test_a_reader_sees_one_state(database: Database, directory_settings: Setting
         assert list(connection.scalars(sa.select(tables.contacts.c.id))) == ["ct_1"]
     with reader.reading() as connection:
         assert list(connection.scalars(sa.select(tables.contacts.c.id))) == []
+    reader.close()
+
+
+def test_a_file_that_is_created_while_it_is_looked_for_holds_no_directory_yet(tmp_path: Path) -> None:
+    """A reader that waits for the first build must not be told that the database failed."""
+    settings = Settings(data_dir=tmp_path)
+    reader = Database(settings, read_only=True)
+
+    @event.listens_for(reader.engine, "handle_error")
+    def create(_: sa.engine.ExceptionContext) -> None:
+        (tmp_path / FILE).touch()
+
+    with pytest.raises(NoDirectory), reader.reading():
+        pytest.fail("there is no file")
     reader.close()
 
 

@@ -1,17 +1,22 @@
 """How the databases find contacts: by the plans that they make for the statements of a search."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 
 from benchmarks.harness.population import NOW_MS, Population
 from kinfold_schemas.filters import parse
 from kinfold_services.directory import rare
+from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
+from kinfold_services.directory.keys import metadata_keys
+from kinfold_services.directory.rare import Most
 from kinfold_services.directory.search import Query, parse_sort, search
-from kinfold_services.directory.tables import create_tables
+from kinfold_services.directory.tables import contacts, create_tables
 from kinfold_services.settings import Settings
 from tests.support.directory import insert_contacts
 
@@ -47,6 +52,23 @@ def plan_of(database: Database, query: Query) -> str:
         explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
         statement, parameters = statements[-1]
         return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
+
+
+def test_keys_are_listed_in_few_questions_that_read_an_index(filled: Database):
+    """The screen lists them for every letter that somebody types: a question for each key would take too long."""
+    statements: list[str] = []
+
+    @event.listens_for(filled.engine, "before_cursor_execute")
+    def see(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        statements.append(statement)
+
+    with filled.reading() as connection:
+        statements.clear()
+        keys = metadata_keys(connection, "ours")
+    wanted = sorted({name for contact in Population(CONTACTS).contacts("ours") for name in contact.metadata})
+    assert keys.names == wanted
+    assert sorted(keys.frequent) == wanted
+    assert len(wanted) > len(statements) <= 3
 
 
 @pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
@@ -86,3 +108,49 @@ def test_postgresql_walks_the_index_of_the_sort_for_conditions_that_it_cannot_es
     plan = plan_of(filled, Query(where=parse("plan = pro and mrr >= 99"), sort=parse_sort("-lastSeenAt"), limit=1))
     assert "using directory1_contacts_last_seen_at_id" in plan
     assert "Sort Key" not in plan
+
+
+@pytest.fixture(name="as_among_a_million")
+def _as_among_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every condition alone is met by too many."""
+
+    def nobody(*_: object) -> Most:
+        return Most(-1, -1)
+
+    monkeypatch.setattr(searching, "MANY", 0)
+    monkeypatch.setattr(searching, "most_found", nobody)
+
+
+@pytest.mark.usefixtures("as_among_a_million")
+def test_values_that_hardly_ever_meet_are_taken_by_the_index_of_metadata(filled: Database):
+    """A walk in the order of the sort would pass everybody."""
+    plan = plan_of(filled, Query(where=parse("plan = enterprise and country = US"), sort=parse_sort("-lastSeenAt"), limit=100))
+    assert "contacts_last_seen_at_id" not in plan
+    assert "SEARCH own USING PRIMARY KEY" in plan or "CTE few" in plan
+
+
+@pytest.mark.usefixtures("as_among_a_million")
+def test_the_rarest_value_is_read_if_it_hardly_ever_meets_another_condition(filled: Database):
+    plan = plan_of(filled, Query(where=parse("plan = starter and mrr >= 27"), sort=parse_sort("-lastSeenAt"), limit=100))
+    assert "contacts_last_seen_at_id" not in plan
+    assert "few" in plan
+
+
+@pytest.mark.usefixtures("as_among_a_million")
+def test_values_that_often_meet_are_found_by_a_walk(filled: Database):
+    plan = plan_of(filled, Query(where=parse("plan = free and trial = false"), sort=parse_sort("-lastSeenAt"), limit=1))
+    assert "contacts_last_seen_at_id" in plan
+    assert "few" not in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["postgresql"], indirect=True)
+def test_postgresql_can_estimate_how_many_contacts_have_a_word(filled: Database):
+    """If it expected ten times as many, it would pass all contacts in the order of the sort."""
+    with filled.reading() as connection:
+        for word in ("061", "123", "ada", "san", "zor"):
+            having = sa.select(sa.func.count()).select_from(contacts).where(contacts.c.search_text.like(f"%{word}%"))
+            there = connection.scalar(having) or 0
+            explain = f"EXPLAIN SELECT n FROM {contacts.name} WHERE search_text LIKE %s"  # noqa: S608  a name of ours
+            plan = connection.exec_driver_sql(explain, (f"%{word}%",))
+            expected = int(re.findall(r"rows=(\d+)", "\n".join(row[0] for row in plan))[0])
+            assert there / 2 <= expected <= there * 2

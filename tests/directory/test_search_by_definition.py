@@ -19,6 +19,7 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import FIELDS, Field, Filter, unparse
 from kinfold_schemas.times import to_text
 from kinfold_services.directory import rare
+from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.rare import Finder
 from kinfold_services.directory.search import Query, Sort, count, count_by, search
@@ -113,15 +114,17 @@ def finds_nothing(*_: object) -> None:
 
 @pytest.fixture
 def strategy(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if request.param == "walks":
+    if request.param in {"walks", "takes those that meet"}:
         monkeypatch.setattr(Finder, "rarest", finds_nothing)
+        monkeypatch.setattr(searching, "MANY", 0 if request.param != "walks" else searching.MANY)
     elif request.param == "decides":
         monkeypatch.setattr(rare, "LEAST_SORTED", 0)
+        monkeypatch.setattr(searching, "MANY", 0)
 
 
-@pytest.mark.parametrize("strategy", ["walks", "takes the rare ones", "decides"], indirect=True)
+@pytest.mark.parametrize("strategy", ["walks", "takes the rare ones", "takes those that meet", "decides"], indirect=True)
 @settings(
-    max_examples=EXAMPLES // 3,
+    max_examples=EXAMPLES // 4,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure takes minutes, and the filter is printed

@@ -11,12 +11,23 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
-from kinfold_services.gateway.protocols import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, HttpProtocol
+from kinfold_services.gateway.protocols import (
+    MAX_FRAGMENTS,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    HttpProtocol,
+    WebSocketProtocol,
+)
 from kinfold_services.gateway.rate_limits import network_of
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+UPGRADE = (
+    b"GET /v1/changes/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer %s\r\n\r\n"
+)
 HALF_BODY = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nAuthorization: Bearer %s\r\n\r\n{"
 
 
@@ -46,6 +57,17 @@ class Peer:
         head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return head + await self._reader.readexactly(int(length.partition(b":")[2]))
+
+    async def follow(self, key: str) -> None:
+        """Become a WebSocket that follows the feed."""
+        await self.send(UPGRADE % key.encode())
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        assert head.startswith(b"HTTP/1.1 101 ")
+
+    def receive_little(self) -> None:
+        """Let the system hold little that this client has not read."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # the transport of a socket
 
     def close(self) -> None:
         """Close the connection."""
@@ -227,17 +249,10 @@ async def test_connections_of_an_address_are_bounded(redis: Redis, redis_url: st
 async def test_websockets_count_as_connections(redis: Redis, redis_url: str):
     """Until they are closed, and not twice."""
     async with serving(redis_url, redis, gateway_connections_per_address=2) as gateway:
-        upgrade = (
-            b"GET /v1/changes/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer " + gateway.secret.encode() + b"\r\n\r\n"
-        )
         for _ in range(4):
             async with connected(gateway.url) as first, connected(gateway.url) as second, connected(gateway.url) as third:
                 for peer in (first, second):
-                    await peer.send(upgrade)
-                    head = await peer._reader.readuntil(b"\r\n\r\n")
-                    assert head.startswith(b"HTTP/1.1 101 ")
+                    await peer.follow(gateway.secret)
                 assert await third.rest() == b""
 
             async def is_served() -> bool:
@@ -284,3 +299,63 @@ async def test_websocket_message_of_a_client_is_bounded(unfolded: Gateway):
         await asyncio.wait_for(socket.wait_closed(), 20)
 
     assert socket.close_code == 1009
+
+
+async def test_pongs_for_a_client_that_does_not_read_are_bounded(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Each ping asks for a pong of the same size."""
+    ping = b"\x89\xfd\0\0\0\0" + b"x" * 125
+    count, waiting = 20_000, list[int]()
+
+    def handle_ping(protocol: WebSocketProtocol) -> None:
+        if not waiting:
+            protocol.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        original(protocol)
+        waiting.append(protocol.transport.get_write_buffer_size())
+
+    original = WebSocketProtocol.handle_ping
+    monkeypatch.setattr(WebSocketProtocol, "handle_ping", handle_ping)
+    async with connected(unfolded.url) as peer:
+        await peer.follow(unfolded.secret)
+        peer.receive_little()
+        for _ in range(count // 100):
+            await peer.send(ping * 100)
+        await wait_until(lambda: len(waiting) == count)
+
+    assert max(waiting) < count * len(ping) // 4
+
+
+async def test_fragments_of_a_websocket_message_are_bounded(unfolded: Gateway):
+    """Empty ones, too: they never exceed the size of a message."""
+    first, empty = b"\x01\x80\0\0\0\0", b"\x00\x80\0\0\0\0"
+    async with connected(unfolded.url) as peer:
+        await peer.follow(unfolded.secret)
+        await peer.send(first + empty * MAX_FRAGMENTS)
+
+        assert b"\x89" not in await peer.rest()  # closed before the first ping of the gateway, after 20 s
+
+
+async def test_requests_that_are_not_http_do_not_fill_the_log(unfolded: Gateway, caplog: pytest.LogCaptureFixture):
+    """They cost nothing, and no limit of requests holds them."""
+    for request in (b"nonsense\r\n\r\n", HEALTH + b"Connection: upgrade\r\nUpgrade: nonsense\r\n\r\n", HEALTH + b"a\r\n\r\n"):
+        async with connected(unfolded.url) as peer:
+            await peer.send(request)
+            await peer.answer()
+
+    assert [each.getMessage() for each in caplog.records if each.name.startswith("uvicorn")] == []
+
+
+async def test_answer_does_not_wait_for_an_acknowledgement(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Its head and its body are two writes."""
+    options = list[int]()
+
+    def connection_made(protocol: HttpProtocol, transport: asyncio.Transport) -> None:
+        options.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        original(protocol, transport)
+
+    original = HttpProtocol.connection_made
+    monkeypatch.setattr(HttpProtocol, "connection_made", connection_made)
+    async with connected(unfolded.url) as peer:
+        await peer.send(HEALTH + b"\r\n")
+        await peer.answer()
+
+    assert options == [1]

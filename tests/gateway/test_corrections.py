@@ -166,7 +166,7 @@ WRONG: Final[list[tuple[dict[str, Any], int, str]]] = [
     ({"externalId": "null"}, 422, "externalId: expected"),
     ({}, 422, "expected exactly one of mergeContactId, unlinkVisitorId"),
     ({"name": "Eve", "by": None}, 422, "by: expected a string of 1 to 255 characters"),
-    ({"name": "Eve", "ifVersion": "7"}, 400, "body: expected a correction as a JSON object"),
+    ({"name": "Eve", "ifVersion": "7"}, 400, "ifVersion: expected an integer or null, got '7'"),
     ({"name": "Eve", "ifVersion": 99}, 409, "expected version 99, got 2"),
     ({"name": "Ada", "ifVersion": 99}, 409, "expected version 99, got 2"),
 ]
@@ -182,9 +182,16 @@ async def test_wrong_correction_is_refused(gateway: Gateway):
 
 
 async def test_text_that_is_no_json_object_is_refused(gateway: Gateway):
-    for body in (b"", b"[]", b"{", b"\xff"):
+    expected = "body: expected a correction as a JSON object, got"
+    for body, got in (
+        (b"", "nothing"),
+        (b"[]", "[] (an array)"),
+        (b"null", "null"),
+        (b"{", "text that is not JSON (Input data was truncated)"),
+        (b"\xff", "text that is not JSON (invalid character (byte 0))"),
+    ):
         answer = await gateway.client.post("/v1/corrections", content=body)
-        assert answer.status_code == 400, body
+        assert (answer.status_code, answer.json()["detail"]) == (400, f"{expected} {got}")
 
 
 async def test_source_in_a_correction_means_nothing(gateway: Gateway):
@@ -257,9 +264,17 @@ async def test_one_undo_at_a_time(gateway: Gateway):
 async def test_undo_needs_who_does_it(gateway: Gateway):
     await people(gateway)
     (entry, _), *_ = await gateway.entries("events")
-    for body in ({}, {"by": ""}, {"by": "a\0b"}, {"by": "Grace", "reason": "a\0b"}):
+    name, reason = "by: expected a string of 1 to 255 characters without NUL, got", "reason: expected a string of at most 8192"
+    for body, detail in (
+        ({}, f"{name} nothing"),
+        ({"by": None}, f"{name} null"),
+        ({"by": ""}, f"{name} ''"),
+        ({"by": "a\0b"}, f"{name} 'a\\x00b'"),
+        ({"by": "Grace", "reason": "a\0b"}, reason),
+    ):
         answer = await gateway.client.post(f"/v1/corrections/{entry}/undo", json=body)
         assert answer.status_code == 400, body
+        assert answer.json()["detail"].startswith(detail)
 
 
 async def test_correction_in_explain_names_who_and_why(gateway: Gateway, redis_url: str):

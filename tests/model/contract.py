@@ -37,7 +37,7 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000: Final = datetime(2000, 1, 1, tzinfo=UTC)
 UNKNOWN_MS: Final = 946_684_800_000
 """2000-01-01T00:00:00.000Z, the effective time of an event whose time is unknown."""
-KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected")
+KINDS: Final = ("VisitorSeen", "VisitorIdentified", "MetadataSet", "EventsExcluded", "IdentityCorrected", "SubjectErased")
 FORMS: Final = ("mergeContactId", "unlinkVisitorId", "dismissConflict")
 NULLABLE: Final = ("externalId", "email", "name", "image")
 """In a correction, null removes these."""
@@ -52,6 +52,7 @@ class Limits(NamedTuple):
     merges: int = 25
     kept: int = 64
     links: int = 1000
+    timed: int = 64
     listed_bytes: int = 16_384
     contact_bytes: int = 65_536
     visitor_bytes: int = 16_384
@@ -178,6 +179,7 @@ FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "VisitorIdentified": ("visitorId", "externalId", "email", "name", "image", "metadata", "unset", "visitorProven"),
     "MetadataSet": ("visitorId", "externalId", "email", "contactId", "name", "image", "metadata", "unset", "hash"),
     "EventsExcluded": ("entries", "reason", "by"),
+    "SubjectErased": ("erasure", "contacts", "entries", "identifiers", "by", "reason"),
     "IdentityCorrected": (*("by", "contactId", "reason", *FORMS, *NULLABLE), "metadata", "unset", "take"),
 }
 
@@ -259,6 +261,8 @@ class Contact(Patched):
     version: int = 0
     dismissed: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """The conflicts that corrections dismissed: the key of the address, and the id of the contact that holds it."""
+    is_erased: bool = False
+    """It is a tombstone that leads to no contact (section 10): it is not seen, takes no values, and is not on the feed."""
 
 
 Conflict = tuple[str, Contact, str | None]
@@ -345,7 +349,7 @@ def judge(event: Event) -> Names:
         raise Rejected("unknown-type")
     if kind is None or (kind == "VisitorSeen" and event.get("visitorId") is None) or not _within_limits(event):
         raise Rejected("invalid")
-    if kind == "EventsExcluded":
+    if kind in {"EventsExcluded", "SubjectErased"}:
         return Names()
     if kind == "MetadataSet" and event.get("hash") not in {None, hash_of(event.get("metadata") or {})}:
         raise Rejected("hash-mismatch")
@@ -436,8 +440,12 @@ class Change(NamedTuple):
 class Model:
     """A workspace."""
 
-    def __init__(self, workspace: str = "w", limits: Limits | None = None) -> None:
+    def __init__(
+        self, workspace: str = "w", limits: Limits | None = None, originals: Mapping[str, Event | None] | None = None
+    ) -> None:
+        """`originals`: by entry id, the event that was there before an erasure; None if it never occurred."""
         self.workspace = workspace
+        self.originals = originals or {}
         self.limits = limits or Limits()
         self.contacts: list[Contact] = []
         self.visitors: dict[str, Visitor] = {}
@@ -452,13 +460,16 @@ class Model:
     def apply(self, entry: str, event: Event) -> None:
         """Fold one entry with its id."""
         self.entry = entry
+        if event.get("type") == "Erased":
+            self._apply_erased(event)
+            return
         try:
             names = judge(event)
         except Rejected as why:
             self._occurred.append(None)
             self.rejected.append((entry, str(why)))
             return
-        this = is_trusted(event), event.get("id") or entry, content_of(event)
+        this = self._occurrence(event)
         looked_back = self._occurred[-2 * self.limits.window :]
         window = [each for each in looked_back if each is not None and each[0] == this[0]][-self.limits.window :]
         self._occurred.append(this)
@@ -466,10 +477,31 @@ class Model:
             self.duplicates += 1
             return
         self.ids_reused += any(each[1] == this[1] for each in window)
+        self._fold(event, names)
+
+    def _occurrence(self, event: Event) -> tuple[bool, str, str]:
+        return is_trusted(event), event.get("id") or self.entry, content_of(event)
+
+    def _apply_erased(self, event: Event) -> None:
+        """Section 10, What is left. A duplicate of the event that was there is one, as if it still were."""
+        original = self.originals[self.entry]
+        self._occurred.append(None if original is None else self._occurrence(original))
+        if not event.get("occurred", True):
+            return
+        if event.get("kept") is not None:  # the rest of another person's event, with the time and the trust that it had
+            common = {name: event[name] for name in ("at", "sentAt", "source") if name in event}
+            self._fold({**event["kept"], **common}, judge(event["kept"]), event.get("conflict"))
+        else:
+            self._fold(event, Names())
+
+    def _fold(self, event: Event, names: Names, conflict: Event | None = None) -> None:
+        """`conflict`: what is left of the event's conflict over an erased person's address."""
+        entry = self.entry
         entry_ms = int(entry.split("-", maxsplit=1)[0])
         self.at = effective_ms(entry_ms, event)
         self.seen_at = min(entry_ms, LAST_MS) if self.at == UNKNOWN_MS else self.at
         self.stamp: Stamp = int(is_trusted(event)), self.at
+        self.erased_conflict = conflict
         self.dropped = 0
         """How much of the event a page may not say."""
         self.identifies: tuple[Names, bool, Visitor | None, bool] | None = None
@@ -491,9 +523,10 @@ class Model:
             "VisitorIdentified": self._visitor_identified,
             "MetadataSet": self._metadata_set,
             "IdentityCorrected": self._identity_corrected,
+            "Erased": self._erased,
         }
         try:
-            if event["type"] in folds:  # the live fold only records an EventsExcluded
+            if event["type"] in folds:  # the fold only records an EventsExcluded and a SubjectErased
                 folds[event["type"]](event, names)
         except Rejected as why:
             self.rejected.append((entry, str(why)))
@@ -516,13 +549,18 @@ class Model:
         self.visitors[visitor.id] = visitor
         visitor.seen(self.seen_at)
         if self.at != UNKNOWN_MS:
-            self.present = holder(visitor, self.at)
+            present = holder(visitor, self.at)
+            self.present = None if present is None or present.is_erased else present
 
     def _metadata_set(self, event: Event, names: Names) -> None:
         if names.visitor_id is not None:
             visitor = self.visitors.get(names.visitor_id) or Visitor(id=names.visitor_id)
             self.about = holder(visitor, self.at)
             if self.about is None and holder(visitor) is not None:  # a correction had unlinked it at that time
+                visitor.seen(self.seen_at)
+                return
+            if self.about is not None and self.about.is_erased:
+                self.about = None
                 visitor.seen(self.seen_at)
                 return
             described = self.about or visitor
@@ -534,9 +572,7 @@ class Model:
             visitor.seen(self.seen_at)
             return
         if names.contact_id is not None:
-            contact = next((each for each in self.contacts if each.id == names.contact_id), None)
-            if contact is None:
-                raise Rejected("unknown-contact")
+            contact: Contact | None = self._contact(names.contact_id)
         elif names.external_id is not None:
             contact = self.by_external_id.get(names.external_id)
         else:
@@ -573,6 +609,8 @@ class Model:
         self.identifies = names, conflict is None, visitor, joins
         self._patch(contact, event, *joining)  # this may raise Rejected
 
+        if self.erased_conflict is not None:
+            conflict = self._left_of_conflict(self.erased_conflict)
         self.about, self.conflict = contact, conflict
         if target is None:
             self.contacts.append(contact)
@@ -626,7 +664,7 @@ class Model:
 
     def _contact(self, contact_id: str | None) -> Contact:
         for each in self.contacts:
-            if each.id == contact_id:
+            if each.id == contact_id and not living(each).is_erased:
                 return living(each)
         raise Rejected("unknown-contact")
 
@@ -663,6 +701,8 @@ class Model:
 
     def _dismiss(self, email: str, contact: Contact) -> None:
         held_by = self.by_email.get(email_key(email))
+        if self.erased_conflict is not None:
+            email, held_by, _ = self._left_of_conflict(self.erased_conflict)
         held_by = None if held_by is None else living(held_by)
         if held_by is None or held_by is contact or (email_key(email), held_by.id) in contact.dismissed:
             return
@@ -709,6 +749,42 @@ class Model:
             del self.by_email[email_key(contact.email.value)]
             contact.told = None
         contact.email.put(stamp, None)
+
+    # --- what an erasure has left
+
+    def _erased(self, event: Event, _names: Names) -> None:
+        """The table of section 10, but for `kept` and `conflict`."""
+        if event.get("contactId") is None:
+            return
+        contact = self._tombstone(event["contactId"])
+        if contact not in self.contacts:
+            self.contacts.append(contact)
+        x = self.by_external_id.pop(event.get("takenExternalId", ""), None)
+        e = self.by_email.get(email_key(event.get("takenEmail", "")))
+        x, e = (None if each is None else living(each) for each in (x, e))
+        self.losers = [each for each in (x, e) if each is not None]
+        if x is not None and x.external_id == event["takenExternalId"]:
+            x.external_id = None
+        if e is not None:
+            self._lose(e, (1, self.at))
+        if event.get("visitorId") is None:
+            return
+        visitor = self._visitor(Names(visitor_id=event["visitorId"]))
+        before = holder(visitor)
+        if not event.get("unlinks"):
+            visitor.seen(self.seen_at)
+        self._link(visitor, None if event.get("unlinks") else contact)
+        if holder(visitor) is not before:
+            self.moved = visitor, before
+            if event.get("unlinks"):
+                visitor.name, visitor.image, visitor.registers, visitor.shown = Register(), Register(), {}, None
+
+    def _tombstone(self, contact_id: str) -> Contact:
+        erased = Contact(id=contact_id, created=self.at, updated=self.at, is_erased=True)
+        return next((each for each in self.contacts if each.id == contact_id), erased)
+
+    def _left_of_conflict(self, conflict: Event) -> Conflict:
+        return conflict["email"], self._tombstone(conflict["heldBy"]), conflict.get("reason")
 
     # --- their parts
 
@@ -891,6 +967,9 @@ class Model:
             if linked_to(said[starts[1]]) is linked_to(said[0]):
                 said[starts[1]].start = False
                 self._thin_out(said, 0)
+        if len(starts) > self.limits.timed:
+            oldest = starts[-self.limits.timed]
+            said[:oldest] = [each for each in said[:oldest] if each.start]
 
     def _thin_out(self, said: list[Said], place: int) -> None:
         """Limit how many confirmations of one link are kept (section 5)."""
@@ -947,7 +1026,7 @@ class Model:
     def _tell(self) -> None:
         """Append the changes between the previous state and this one to the feed (section 6)."""
         before, members = self._views, self._members()
-        alive = [contact for contact in self.contacts if contact.into is None]
+        alive = [contact for contact in self.contacts if contact.into is None and not contact.is_erased]
         now = {contact.id: self._view(contact, members.get(contact.id, [])) for contact in alive}
         first = [self.about, *self.losers]  # the contact that the event is about comes first
         alive.sort(key=lambda contact: first.index(contact) if contact in first else len(first))
@@ -1002,7 +1081,8 @@ class Model:
         if self.moved is not None:
             visitor, was = self.moved
             was, new = was and living(was), holder(visitor)
-            if new is not None:
+            was = None if was is None or was.is_erased else was
+            if new is not None and not new.is_erased:
                 more = {} if was is None else {"previousContactId": was.id}
                 yield Change("VisitorLinked", new, {"visitorId": visitor.id, **more})
             if was is not None:
@@ -1022,7 +1102,9 @@ class Model:
         """The data that section 1 calls public, with times in milliseconds and links resolved to living contacts."""
         return {
             "contacts": {
-                contact.id: {"id": contact.id, "mergedInto": living(contact).id} if contact.into else self._views[contact.id]
+                contact.id: {"id": contact.id, "mergedInto": living(contact).id}
+                if contact.into or contact.is_erased
+                else self._views[contact.id]
                 for contact in self.contacts
             },
             "visitors": {

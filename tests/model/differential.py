@@ -3,28 +3,13 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import pytest
 
-from kinfold_projections import (
-    corrections,
-    duplicates,
-    fold,
-    identifications,
-    identity,
-    linking,
-    links,
-    members,
-    metadata,
-    patching,
-    state,
-    weights,
-)
+from kinfold_projections import fold
 from kinfold_projections.entries import read_entries
 from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import encode_record
@@ -32,7 +17,8 @@ from kinfold_projections.state import State
 from kinfold_schemas.canonical import metadata_hash
 from kinfold_schemas.changes import decode_change, encode_change
 from kinfold_schemas.contacts import Visitor
-from tests.model.contract import Limits, Model, ms
+from tests.model.contract import Model, ms
+from tests.model.limits import limited
 from tests.model.logs import WORKSPACE, Event, Log, LoggedEvent
 
 Values = dict[str, Any]
@@ -45,36 +31,6 @@ class Difference(NamedTuple):
     where: str
     fold: object
     model: object
-
-
-@contextmanager
-def limited(limits: Limits) -> Generator[None]:
-    """Give the fold the log's limits. Its behaviour at them is the same as at 65,536, 256, 100, 64 and 25."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "WINDOW_ENTRIES", limits.window)
-        patch.setattr(members, "LISTED_VISITORS", limits.listed)
-        for module in (metadata, patching):
-            patch.setattr(module, "MAX_METADATA_KEYS", limits.keys)
-            patch.setattr(module, "MAX_UNTRUSTED_KEYS", limits.untrusted_keys)
-        patch.setattr(identity, "MAX_MERGES", limits.merges)
-        patch.setattr(links, "KEPT", limits.kept)
-        for module in (links, linking):
-            patch.setattr(module, "MAX_LINKS", limits.links)
-        patch.setattr(members, "LISTED_BYTES", limits.listed_bytes)
-        if limits.listed_bytes != Limits().listed_bytes:
-            patch.setattr(members, "_SURELY_SHOWN", 0)
-        patch.setattr(state, "MAX_CONTACT_BYTES", limits.contact_bytes)
-        for module in (corrections, fold, identifications, weights):
-            patch.setattr(module, "MAX_CONTACT_BYTES", limits.contact_bytes)
-        for module in (fold, weights):
-            patch.setattr(module, "MAX_VISITOR_BYTES", limits.visitor_bytes)
-        if limits.contact_bytes != Limits().contact_bytes or limits.visitor_bytes != Limits().visitor_bytes:
-            patch.setattr(state, "LIGHT_BYTES", -1)
-            for module in (fold, identifications):
-                patch.setattr(module, "LARGE_EVENT_BYTES", -1)
-            for name in ("LARGE_CONTEXT_BYTES", "DESCRIBED_BYTES"):
-                patch.setattr(fold, name, -1)
-        yield
 
 
 def of_fold(log: Log) -> Values:
@@ -129,7 +85,7 @@ def _visitor(state: State, visitor: Visitor) -> Values:
 
 def of_model(log: Log) -> Values:
     """The result of the model."""
-    model = Model(WORKSPACE, log.limits)
+    model = Model(WORKSPACE, log.limits, log.originals)
     for entry, event in log.entries:
         model.apply(entry, event)
     return model.whole()
@@ -178,6 +134,8 @@ def _feed_alone(got: Values) -> Difference | None:
         if change["type"] == "ContactsMerged":
             held[change["mergedContactId"]] = {"mergedInto": contact_id}
     for contact_id, contact in got["contacts"].items():
+        if contact.get("mergedInto") == contact_id:  # erased: the feed tells of the erasure, and not of the entry
+            continue
         shown = held.get(contact_id, {})
         if ("mergedInto" not in shown) if "mergedInto" in contact else shown != contact:
             return Difference("feed alone.contact", shown, contact)
@@ -188,7 +146,7 @@ def smallest(log: Log, found: Difference) -> Log:
     """The log without everything that the difference does not need."""
 
     def differs(entries: list[LoggedEvent]) -> bool:
-        now = difference(Log(entries, log.limits)) if entries else None
+        now = difference(log._replace(entries=entries)) if entries else None
         return now is not None and now.where == found.where
 
     entries = _fewest(copy.deepcopy(log.entries), differs)
@@ -201,7 +159,7 @@ def smallest(log: Log, found: Difference) -> Log:
                 if differs(trial):
                     entries, changed = trial, True
                     break
-    return Log(entries, log.limits)
+    return log._replace(entries=entries)
 
 
 def _fewest(entries: list[LoggedEvent], differs: Callable[[list[LoggedEvent]], bool]) -> list[LoggedEvent]:
@@ -219,6 +177,8 @@ def _fewest(entries: list[LoggedEvent], differs: Callable[[list[LoggedEvent]], b
 
 
 def _smaller(event: Event) -> Iterator[Event]:
+    if event.get("type") == "Erased":  # its hashes stand for the whole event that was there
+        return
     for name in event:
         if name != "type":
             yield {key: value for key, value in event.items() if key != name}

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final, NamedTuple
 
 from tests.model.contract import Limits, contact_id, hash_of, ms
+from tests.model.erasing import erase_some, resend_some
 
 Event = dict[str, Any]
 LoggedEvent = tuple[str, Event]
@@ -20,6 +21,8 @@ class Log(NamedTuple):
 
     entries: list[LoggedEvent]
     limits: Limits
+    originals: Mapping[str, Event | None] = {}
+    """By entry id: the event that an erasure has replaced; None if it never occurred."""
 
 
 BASE_S: Final = 1_700_000_000
@@ -313,6 +316,7 @@ def _limits(dice: random.Random, keys: int | None = None) -> Limits:
         merges=dice.choice([25, 25, 0, 1, 2]),
         kept=dice.choice([64, 64, 4, 6]),
         links=dice.choice([1000, 1000, 2, 3, 5]),
+        timed=dice.choice([64, 64, 1, 2]),
         listed_bytes=dice.choice([16_384, 16_384, 12, 20]),
         contact_bytes=dice.choice([65_536, 520, 560, 620]),
         visitor_bytes=dice.choice([16_384, 100, 140, 180]),
@@ -348,7 +352,12 @@ def runs(dice: random.Random) -> Log:
     writer.weights = (0.05, 0.9, 0.99)
     return Log(
         writer.log(),
-        Limits(kept=dice.choice([64, 64, 64, 4, 6]), listed=dice.choice([100, 1]), links=dice.choice([1000, 2, 3])),
+        Limits(
+            kept=dice.choice([64, 64, 64, 4, 6]),
+            listed=dice.choice([100, 1]),
+            links=dice.choice([1000, 2, 3]),
+            timed=dice.choice([64, 1, 2]),
+        ),
     )
 
 
@@ -409,6 +418,14 @@ def first_identifications(dice: random.Random) -> Log:
     return Log(writer.log(), _limits(dice))
 
 
+def erased(dice: random.Random) -> Log:
+    """A log of another profile, from which people were erased, and to which some of its events were sent again."""
+    log = dice.choice([wide, links, runs, identifiers, corrections, corrections, presence, first_identifications])(dice)
+    entries, originals = erase_some(dice, WORKSPACE, log.entries, log.limits)
+    resend_some(dice, entries, dict(log.entries))
+    return Log(entries, log.limits, originals)
+
+
 def crowd(dice: random.Random) -> Log:
     """More visitors than a contact lists, at the real limit of 100. Slow."""
     writer = Writer(dice, 700)
@@ -430,6 +447,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "presence": presence,
     "corrections": corrections,
     "first-identifications": first_identifications,
+    "erased": erased,
 }
 MORE: Final[Mapping[str, Profile]] = {"crowd": crowd}
 """Slow profiles, which run only when `--profile` names them."""

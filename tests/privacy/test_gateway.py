@@ -82,8 +82,18 @@ async def test_subscribers_are_told_and_the_ring_has_no_body_any_more(gateway: G
     assert not any(text in json.dumps(told) for text in ADAS_TEXTS)
 
 
-@pytest.mark.parametrize("body", [{}, {"externalId": "a", "email": "a@b.example"}, {"name": "Ada"}, []])
-async def test_request_that_does_not_name_one_person_is_rejected(gateway: Gateway, body: Any) -> None:
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({}, "body: expected exactly one of externalId, email, visitorId, contactId, got 0"),
+        ({"externalId": "a", "email": "a@b.example"}, "got 2"),
+        ({"name": "Ada"}, "body: expected fields among externalId, email, visitorId, contactId, by, reason, got 'name'"),
+        ({"email": ["a"]}, 'email: expected a string or null, got ["a"] (an array)'),
+        ([], "body: expected a JSON object that names a person, got [] (an array)"),
+    ],
+)
+async def test_request_that_does_not_name_one_person_is_rejected(gateway: Gateway, body: Any, detail: str) -> None:
     answer = await gateway.client.post("/v1/erasures", json=body)
 
     assert answer.status_code == 400, answer.text
+    assert detail in answer.json()["detail"]

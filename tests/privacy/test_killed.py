@@ -32,17 +32,22 @@ ENTRIES: Final = short_or_long(1500, 40_000)
 SEED: Final = int(os.environ.get("KINFOLD_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 
 
+def _name(number: int) -> str:
+    """No person's name begins with that of another one."""
+    return f"person-{number:03}"
+
+
 def _person(number: int) -> list[dict[str, Any]]:
-    identity = {"externalId": f"person-{number}", "email": f"person-{number}@example.org"}
+    identity = {"externalId": _name(number), "email": f"{_name(number)}@example.org"}
     return [
-        {"type": "VisitorSeen", "visitorId": f"laptop-{number}"},
-        {"type": "VisitorIdentified", "visitorId": f"laptop-{number}", **identity, "name": f"Person No. {number}"},
+        {"type": "VisitorSeen", "visitorId": f"laptop-of-{_name(number)}"},
+        {"type": "VisitorIdentified", "visitorId": f"laptop-of-{_name(number)}", **identity, "name": f"Person No. {number:03}"},
         {"type": "VisitorIdentified", "visitorId": "kiosk", **identity},
     ]
 
 
 def _texts(number: int) -> list[str]:
-    return [f"person-{number}", f"laptop-{number}", f"Person No. {number}"]
+    return [_name(number), f"laptop-of-{_name(number)}", f"Person No. {number:03}"]
 
 
 @asynccontextmanager
@@ -66,7 +71,7 @@ async def _load(client: Redis, workspace: str) -> AsyncGenerator[None]:
 
 def _begin(url: str, workspace: str, number: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        command_line(url, workspace, "erase", "--external-id", f"person-{number}", "--yes"),
+        command_line(url, workspace, "erase", "--external-id", _name(number), "--yes"),
         env=variables({}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -98,9 +103,9 @@ async def test_killed_erasure_is_not_begun_or_finished_by_the_next_start(redis: 
             await eraser.finish_pending()
 
             assert {each.state for each in await eraser.records.receipts()} == {"done"}
-            if await redis.hexists(key(workspace, "external-ids"), f"person-{number}"):
+            if await redis.hexists(key(workspace, "external-ids"), _name(number)):
                 not_begun += 1
-                await erase(redis, workspace, Which(external_id=f"person-{number}"))
+                await erase(redis, workspace, Which(external_id=_name(number)))
             assert await keys_with(redis, workspace, _texts(number)) == {}
     print(f"{not_begun} of {KILLS} were not begun")  # noqa: T201
     async with projecting(redis_url, workspace):
@@ -113,6 +118,6 @@ async def _folded_once(redis: Redis, workspace: str) -> None:
     """Wait until the projector has folded what is there now; more comes all the time."""
 
     async def has_people() -> bool:
-        return bool(await redis.hexists(key(workspace, "external-ids"), f"person-{KILLS}"))
+        return bool(await redis.hexists(key(workspace, "external-ids"), _name(KILLS)))
 
     await wait_until(has_people, 60)

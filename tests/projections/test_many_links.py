@@ -8,7 +8,8 @@ from hypothesis import given as generated
 from hypothesis import strategies as st
 
 from kinfold_projections import linking, links
-from kinfold_projections.links import holder_at, linked, shortened
+from kinfold_projections.links import TIMED_LINKS, holder_at, linked, shortened
+from kinfold_projections.records import VisitorStamps, encode_stamps
 from kinfold_schemas.contacts import MAX_LINKS, Link
 from kinfold_schemas.times import to_text
 from tests.support.folding import Story, given, identified, moment
@@ -103,3 +104,29 @@ def test_late_link_that_is_the_oldest_of_too_many_is_forgotten(monkeypatch: pyte
     story.when(identified("d", visitor_id="v-1", at=12)).then("ContactCreated")
     assert story.holders() == [("a", moment(10)), ("b", moment(20)), ("c", moment(30))]
     assert story.contact(external_id="d").visitor_count == 0
+
+
+def test_only_the_latest_64_links_keep_times() -> None:
+    """A late event that falls into an older link ends it. In one of the latest it only interrupts it, as with few links."""
+    count = TIMED_LINKS + 10
+    twice = [
+        identified(f"u-{number % 2}", visitor_id="v-1", at=100 * number + later) for number in range(count) for later in (0, 50)
+    ]
+    for number, resumes in ((count - TIMED_LINKS - 2, False), (count - TIMED_LINKS + 1, True)):
+        story = given(*twice, identified("late", visitor_id="v-1", at=100 * number + 20))
+        since = [each.since for each in story.visitor().links]
+        assert moment(100 * number + 20) in since
+        assert (moment(100 * number + 50) in since) is resumes
+
+
+def test_times_of_links_take_at_most_40_kib() -> None:
+    """Each event of the visitor writes them."""
+    since = to_text(0)
+    history: links.History = (
+        [Link("a" if number % 2 else "b", since) for number in range(MAX_LINKS)],
+        [[links.AS_ONE_MS * each for each in range(1, 2**6)] for _ in range(MAX_LINKS)],
+    )
+    _, confirmed = shortened(history, str)
+
+    assert len(confirmed) == MAX_LINKS
+    assert len(encode_stamps(VisitorStamps(confirmed=confirmed))) <= 40 * 1024

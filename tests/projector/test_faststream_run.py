@@ -81,7 +81,7 @@ def test_importing_the_app_connects_to_nothing() -> None:
         ({"KINFOLD_REDIS_URL": "redis://:s3cret@h/0?decode_responses=true"}, "got 'decode_responses'"),
         (
             {"KINFOLD_REDIS_URL": "redis://h", "KINFOLD_LOG_LEVEL": "loud"},
-            "(KINFOLD_LOG_LEVEL): input should be 'debug', 'info', 'warning' or 'error', got 'loud'",
+            "(KINFOLD_LOG_LEVEL): expected 'debug', 'info', 'warning' or 'error', got 'loud'",
         ),
     ],
 )

@@ -251,7 +251,7 @@ class TestEditing:
         said = await kinfold(redis_url, "rejects", "--edit", EDITOR=editor)
 
         assert said.status == 0, said
-        assert "# field b'payload': b'\\xffv-1'" in (tmp_path / "seen").read_text()
+        assert "# field 'payload': '\\xffv-1'" in (tmp_path / "seen").read_text()
         (listed,) = (await kinfold(redis_url, "rejects", "--all")).lines
         assert listed["fields"] == [["payload", {"base64": base64.b64encode(b"\xffv-1").decode()}]]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kinfold_schemas.positions import Extent, goes_on_behind
+from kinfold_schemas.positions import Extent, goes_on_behind, position_key
 
 NEVER_THERE = Extent("", "0-0", "0-0", 0)
 WHOLE = Extent("1-0", "9-0", "0-0", 0)
@@ -32,3 +32,17 @@ EMPTIED = Extent("", "9-0", "0-0", 9)
 )
 def test_reader_continues_only_if_nothing_is_skipped(position: str, extent: Extent, is_there: bool, expected: bool) -> None:  # noqa: FBT001
     assert goes_on_behind(position, extent, is_there=is_there) is expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "5-1", "18446744073709551615-18446744073709551615"])
+def test_entry_ids_are_positions(text: str) -> None:
+    position_key(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "-1", "1-", "1-x", "18446744073709551616-0", "1-18446744073709551616", "9" * 5000, "\u0661"]
+)
+def test_anything_else_is_not_a_position(text: str) -> None:
+    """A larger number is not one: Redis would refuse it."""
+    with pytest.raises(ValueError, match="expected a log entry's id"):
+        position_key(text)

@@ -99,6 +99,20 @@ async def ask(client: httpx.AsyncClient, route: Route, contact: str, csrf: str) 
         return answer
 
 
+async def test_file_that_a_browser_has_is_not_sent_again(agent: Agent):
+    """With its version in the address, a browser does not even ask."""
+    async with agent.client() as client:
+        page = (await client.get("/sign-in")).text
+        path = cast("re.Match[str]", re.search(r"/static/kinfold\.css\?v=\w+", page))[0]
+        fresh = await client.get(path)
+        bare = await client.get("/static/kinfold.css")
+        again = await client.get("/static/kinfold.css", headers={"If-None-Match": bare.headers["ETag"]})
+
+    assert fresh.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert bare.headers["Cache-Control"] == "no-cache"
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", bare.headers["ETag"])
+
+
 async def test_controls_in_a_name_or_a_reason_do_no_harm(agent: Agent):
     """A program that gets them as arguments would end with an error."""
     await agent.publish(person("Ada"))

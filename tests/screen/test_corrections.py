@@ -30,9 +30,15 @@ async def newest_event(agent: Agent) -> dict[str, Any]:
     return event
 
 
+async def press_undo(tab: Page, press: str) -> None:
+    """Press a button that takes something back, and wait for the preview."""
+    await tab.get_by_role("button", name=press).click(timeout=PATIENCE_MS)
+    await tab.get_by_role("heading", level=1, name="what will change").wait_for(timeout=PATIENCE_MS)
+
+
 async def undo(tab: Page, press: str, confirm: str) -> None:
     """Press a button that takes something back, and confirm the preview."""
-    await tab.get_by_role("button", name=press).click(timeout=PATIENCE_MS)
+    await press_undo(tab, press)
     await tab.get_by_role("button", name=confirm).click(timeout=PATIENCE_MS)
     await expect(tab.get_by_role("status")).to_contain_text("Taken back.", timeout=PATIENCE_MS)
 
@@ -104,14 +110,40 @@ async def test_two_people_are_merged_by_hand_and_the_merge_is_taken_back(agent: 
     await expect(tab.locator("#rows a.person")).to_have_count(2)
 
 
+async def test_wrong_merge_that_an_event_made_is_taken_back(agent: Agent):
+    """Somebody signed up on a friend's phone: one event named both, so they became one person."""
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "phone", "email": "ada@example.org", "name": "Ada"},
+        {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-grace", "name": "Grace"},
+        {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-grace", "email": "ada@example.org"},
+    )
+    tab = await open_person(agent, "Grace")
+    await undo(tab, "Take back", "Take it back")
+
+    await tab.goto(f"{agent.stage.url}/people?sort=name")
+    await expect(tab.locator("#rows a.person")).to_have_text(["Ada", "Grace"])
+    await tab.locator("#rows a.person", has_text="Ada").click()
+    await expect(tab.locator(".device")).to_contain_text("phone")
+    await expect(tab.locator(".facts")).to_contain_text("ada@example.org")
+    await expect(tab.locator(".facts dd", has_text="ada@example.org")).to_contain_text("replay · why")
+    await tab.get_by_role("link", name="Why the e-mail").click()
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Why Ada is who they are")
+
+
 async def test_device_is_unlinked(agent: Agent):
     await agent.publish(person("Ada"), {"type": "VisitorIdentified", "visitorId": "kiosk", "externalId": "u-ada"})
     tab = await open_person(agent, "Ada")
 
     await tab.get_by_role("button", name="Unlink… kiosk").click()
     await expect(tab.get_by_label("Device")).to_contain_text("kiosk belongs to nobody then")
+    assert await violations(tab) == []
     await tab.get_by_role("button", name="Do it").click()
     await expect(tab.locator(".rows")).to_contain_text("Device kiosk was unlinked")
+    done = tab.url
+    await press_undo(tab, "Undo")
+    await expect(tab.get_by_label("Why")).to_be_visible()
+    assert await violations(tab) == []
+    await tab.goto(done)
     await tab.locator("main h2 a").click()
     await expect(tab.locator(".device")).to_have_count(1)
 

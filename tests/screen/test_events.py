@@ -59,13 +59,13 @@ async def test_new_events_come_in_above(agent: Agent):
 
 async def test_first_event_replaces_the_hint(agent: Agent):
     tab = await agent.sign_in(path="/live")
-    await expect(tab.get_by_role("heading", level=2)).to_have_text("No event yet")
+    await expect(tab.get_by_role("heading", level=2)).to_have_text("No events yet")
     assert await violations(tab) == []
 
     await agent.people("Ada")
 
     await expect(tab.locator(".events > li")).to_have_count(1)
-    await expect(tab.get_by_role("heading", name="No event yet")).to_be_hidden()
+    await expect(tab.get_by_role("heading", name="No events yet")).to_be_hidden()
 
 
 async def test_pause_holds_events_back_and_resume_shows_them(agent: Agent):

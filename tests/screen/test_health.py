@@ -58,6 +58,19 @@ async def test_all_is_well(agent: Agent):
     await tab.wait_for_url("**/rejects")
 
 
+async def test_ignored_traits_of_segment_are_named(agent: Agent):
+    """A nested trait is no metadata. An SDK does not show the answer, so the page says which trait it was."""
+    await agent.people("Ada")
+    call = {"userId": "u-ada", "traits": {"plan": "pro", "address": {"city": "London"}}}
+    async with agent.client() as client:
+        answer = await client.post("/v1/identify", json=call, headers={"Authorization": f"Bearer {await agent.key()}"})
+    assert answer.json()["ignoredCount"] == 1
+    tab = await agent.sign_in("read", path="/health")
+
+    await expect(tab.locator("dt:text-is('Ignored') + dd")).to_contain_text("1 trait, of Segment’s calls")
+    await expect(tab.locator("dt:text-is('Ignored') + dd")).to_contain_text("traits.address: expected")
+
+
 async def test_events_that_wait_are_named_with_their_age(stage: Stage):
     """No projector serves the workspace, since it is not listed."""
     async with await stage.browser.new_context() as context:

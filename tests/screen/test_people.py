@@ -136,6 +136,20 @@ async def test_rows_go_on_after_the_connection_was_cut(agent: Agent):
     await expect(tab.locator("#rows tr")).to_contain_text("pro")
 
 
+async def test_server_that_does_not_answer_is_named_until_it_does(agent: Agent):
+    await agent.people("Ada", "Grace")
+    tab = await agent.sign_in()
+    search = tab.get_by_label("Search people")
+    await agent.context.set_offline(True)
+    await search.press_sequentially("ad")
+    await expect(tab.get_by_text("kinfold does not answer.")).to_be_visible()
+
+    await agent.context.set_offline(False)
+    await search.press_sequentially("a")
+    await expect(tab.locator("#rows a.person")).to_have_text(["Ada"])
+    await expect(tab.get_by_text("kinfold does not answer.")).to_be_hidden()
+
+
 async def test_next_page_goes_on_where_the_first_ends(agent: Agent):
     await agent.publish(*[person(f"Person {number:02}") for number in range(60)])
     tab = await agent.sign_in(path="/people?sort=name")
@@ -214,6 +228,32 @@ async def test_list_works_without_javascript(stage: Stage, workspace: str):
 
         await tab.locator("#rows a.person").click()
         await expect(tab.get_by_role("heading", level=1)).to_have_text("Grace")
+
+
+async def test_people_without_a_device_are_not_online(agent: Agent):
+    """Neither those of an import, nor those whose devices were seen long ago; also when their rows change live."""
+    at = "2020-01-01T10:00:00.000Z"
+    await agent.publish(
+        person("Ada"),
+        {"type": "VisitorIdentified", "externalId": "u-alan", "name": "Alan", "metadata": {"plan": "free"}},
+        {**person("Grace"), "at": at},
+        {"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "pro"}},
+    )
+    tab = await agent.sign_in()
+
+    async def online() -> list[str]:
+        return await tab.locator("#rows tr", has=tab.locator(".dot.online")).locator("a.person").all_inner_texts()
+
+    assert await online() == ["Ada"]
+    await agent.publish({"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "team"}})
+    await expect(tab.locator("#rows tr", has_text="Grace")).to_contain_text("team")
+    assert await online() == ["Ada"]
+    await agent.publish({"type": "VisitorSeen", "visitorId": "v-grace"})
+    await expect(tab.locator("#rows tr", has_text="Grace").locator(".dot.online")).to_have_count(1)
+
+    await tab.locator("#rows a.person", has_text="Alan").click()
+    await expect(tab.locator(".status")).to_contain_text("No device; last event")
+    assert await tab.locator(".dot.online").count() == 0
 
 
 async def test_list_has_no_violation_of_accessibility_rules(agent: Agent):

@@ -138,7 +138,7 @@ async def test_forged_session_is_rejected(agent: Agent, change: str):
     async with agent.client() as client:
         answer = await client.get("/people", headers={"Cookie": f"kinfold_session={forged}"})
 
-    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in?ended=1")
 
 
 async def test_revoked_key_ends_its_sessions(agent: Agent):
@@ -156,6 +156,24 @@ async def test_revoked_key_ends_its_sessions(agent: Agent):
             return await status() == 303
 
         await wait_until(is_over)
+
+
+async def test_session_in_use_makes_the_name_of_its_key_no_key(agent: Agent):
+    """The id of a key is no secret: it is in lists of keys, and in every session."""
+    key = await agent.key()
+    name = f"{agent.workspace}/{key.split('_')[-2]}"
+    async with agent.client() as client, agent.client() as stranger:
+        await client.post("/sign-in", data={"key": key, "by": BY})
+        assert (await client.get("/health")).status_code == 200
+        asked = await stranger.get("/v1/contacts", headers={"Authorization": f"Bearer {name}"})
+        written = await stranger.post(
+            "/v1/events",
+            json={"type": "VisitorSeen", "visitorId": "v-1"},
+            headers={"Authorization": f"Bearer {name}"},
+        )
+        signed_in = await stranger.post("/sign-in", data={"key": name, "by": BY})
+
+    assert [asked.status_code, written.status_code, signed_in.status_code] == [401, 401, 401]
 
 
 @pytest.mark.parametrize("csrf", [None, "", "0" * 64])

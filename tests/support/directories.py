@@ -22,7 +22,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.directory import tables
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import Database
-from kinfold_services.directory.errors import NoDirectory
+from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.service import DirectoryService
 from kinfold_services.settings import Settings
 from tests.support.projecting import KINFOLD, newest_entry, variables
@@ -87,7 +87,7 @@ async def wait_until_current(redis: Redis, settings: Settings, workspace: str, t
         try:
             with database.reading() as connection:
                 return position_key(current_build(connection, workspace).position) >= position_key(last)
-        except NoDirectory:
+        except DirectoryUnavailable:  # also while its file is made
             return False
 
     try:

@@ -126,9 +126,14 @@ class GatewayProcess:
                 stdout=output,
                 stderr=output,
             )
-        wait_until_sync(self._answers, PATIENCE_S)
 
     def __enter__(self) -> Self:
+        """Wait until it answers."""
+        try:
+            wait_until_sync(self._answers, PATIENCE_S)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,7 +3,9 @@
 A log is a list of entries as Redis returns them: an id, and a field `event` with bytes.
 """
 
+import copy
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -193,6 +195,105 @@ def crowded_logs(draw: st.DrawFn, max_size: int = 40) -> Log:
     sign_ins = st.builds(_union, _sign_in, _who)
     events = draw(st.lists(st.one_of([sign_ins] * 8 + [_unlinked_or_merged]), min_size=10, max_size=max_size))
     return _numbered(events, [1000] * len(events))
+
+
+_MARKED_VISITORS: Final = [f"<visitor-{number}>" for number in range(4)]
+_MARKED_IDS: Final = [f"<external-{number}>" for number in range(3)]
+_MARKED_EMAILS: Final = [f"<{spelling}-{number}>@example.org" for number in range(4) for spelling in ("mail", "Mail")]
+_FREE_TEXTS: Final = st.fixed_dictionaries(
+    {"name": st.just("$name"), "image": st.just("$image"), "metadata": st.just({"title": "$title"})}
+)
+_FULL: Final = {f"key-{number}": "x" for number in range(257)}
+"""More keys than a contact may have: the event is rejected because of the state."""
+
+
+def _marked(required: dict[str, st.SearchStrategy[Any]], **optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    ids = st.sampled_from(["e-1", "e-2", "e-3"])
+    return st.fixed_dictionaries(required, optional={"at": _known, "id": ids, **optional})
+
+
+def _nested(who: dict[str, str]) -> dict[str, Any]:
+    return {"type": "identify", "user": [who]}
+
+
+def _broken(who: dict[str, str]) -> bytes:
+    return b"broken " + "".join(who.values()).encode()
+
+
+_marked_target = st.one_of(
+    st.fixed_dictionaries({"visitorId": st.sampled_from(_MARKED_VISITORS)}),
+    st.fixed_dictionaries({"externalId": st.sampled_from(_MARKED_IDS)}),
+    st.fixed_dictionaries({"email": st.sampled_from(_MARKED_EMAILS)}),
+    st.fixed_dictionaries({"contactId": _contact}),
+)
+_marked_events: Final[Mapping[str, st.SearchStrategy[Any]]] = {
+    "identified": _marked(
+        {"type": st.just("VisitorIdentified")},
+        externalId=st.sampled_from(_MARKED_IDS),
+        email=st.sampled_from(_MARKED_EMAILS),
+        visitorId=st.sampled_from(_MARKED_VISITORS),
+        name=st.just("$name"),
+        metadata=st.sampled_from([{"title": "$title"}, {"title": "$title"}, {"title": "$title", **_FULL}]),
+        source=st.just("browser"),
+    ),
+    "set": st.builds(
+        _union,
+        _marked_target,
+        st.builds(_union, _FREE_TEXTS, _marked({"type": st.just("MetadataSet")}, hash=st.just("0" * 64))),
+    ),
+    "seen": _marked(
+        {
+            "type": st.just("VisitorSeen"),
+            "visitorId": st.sampled_from(_MARKED_VISITORS),
+            "context": st.just({"url": "/$url", "ip": "$ip", "userAgent": "$agent"}),
+        }
+    ),
+    "corrected": st.builds(
+        _union,
+        st.one_of(
+            st.fixed_dictionaries({"mergeContactId": _contact}),
+            st.fixed_dictionaries({"unlinkVisitorId": st.sampled_from(_MARKED_VISITORS)}),
+            st.fixed_dictionaries({"dismissConflict": st.sampled_from(_MARKED_EMAILS)}),
+            st.fixed_dictionaries(
+                {"name": st.just("$name")},
+                optional={
+                    "externalId": st.sampled_from([*_MARKED_IDS, None]),
+                    "email": st.sampled_from([*_MARKED_EMAILS, None]),
+                    "take": st.booleans(),
+                },
+            ),
+        ),
+        _marked({"type": st.just("IdentityCorrected"), "by": st.just("Grace"), "contactId": _contact}),
+    ),
+    "bad": st.builds(
+        _union,
+        _marked_target,
+        st.sampled_from(
+            [{"type": "VisitorIdentified", "name": 7}, {"type": "track"}, {"type": "MetadataSet", "metadata": {"a": {}}}]
+        ),
+    ),
+    "nested": st.builds(_nested, _marked_target),
+    "broken": st.builds(_broken, _marked_target),
+}
+
+
+@st.composite
+def marked_logs(draw: st.DrawFn, max_size: int = 22) -> Log:
+    """Logs of few people, with corrections and rejected events, in which every text can be told from all others.
+
+    Identifiers stand in angle brackets. Each event has its own name, metadata and context, unless it is the same event.
+    """
+    often = [*("identified",) * 6, *("set", "seen", "corrected") * 2, "corrected", "bad", "nested", "broken"]
+    kinds = draw(st.lists(st.sampled_from(often), min_size=3, max_size=max_size))
+    events: list[Any] = [copy.deepcopy(draw(_marked_events[kind])) for kind in kinds]
+    for place in draw(st.lists(st.integers(1, len(events) - 1), max_size=2)):  # resends
+        events[place] = events[place - 1]
+    log = _numbered(events, draw(st.lists(st.integers(0, MAX_GAP_MS), min_size=len(events), max_size=len(events))))
+    return [(entry_id, {b"event": _with_own_texts(fields[b"event"])}) for entry_id, fields in log]
+
+
+def _with_own_texts(event: bytes) -> bytes:
+    return event.replace(b"$", b"$%d-" % zlib.crc32(event))
 
 
 def log_of(events: list[bytes], gaps_ms: list[int]) -> Log:

@@ -12,8 +12,10 @@ import typer
 from kinfold_schemas.identifiers import CONTRACT_RULES
 from kinfold_services.cli.ndjson import MAX_LINE_BYTES, read_lines
 from kinfold_services.cli.replaying import lines_of as lines_of_option
-from kinfold_services.contact_files import reading_csv
-from kinfold_services.contact_files.reading_csv import CsvTable
+from kinfold_services.contact_files import reading_csv, reading_parquet
+from kinfold_services.contact_files.arrow import load_arrow
+from kinfold_services.contact_files.reading_csv import MAX_ROW_CHARS, CsvTable
+from kinfold_services.contact_files.reading_parquet import ParquetTable
 from kinfold_services.contact_files.tables import WrongFile
 from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer import files, log_file
@@ -138,3 +140,63 @@ def test_list_of_a_replay_is_bounded(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(typer.BadParameter, match="expected at most 1000000 lines of at most 8192 bytes, got more"):
         lines_of_option(path, "--exclude-events")
+
+
+def parquet(path: Path, compression: str = "zstd", **columns: list[str]) -> Path:
+    """A Parquet file with these columns."""
+    arrow = load_arrow()
+    arrow.parquet.write_table(arrow.table(columns), path, compression=compression)
+    return path
+
+
+def test_parquet_that_states_too_large_a_size_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "UNPACKED_RATIO", 10)
+    bomb = parquet(tmp_path / "bomb.parquet", id=[str(number) + "x" * 100_000 for number in range(40)])
+
+    with pytest.raises(UnpacksToTooMuch, match=r"expected at most 1048576 bytes once unpacked, got more"):
+        ParquetTable(bomb)
+
+
+def test_value_that_many_rows_of_parquet_share_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is stated once, however many rows have it."""
+    monkeypatch.setattr(files, "UNPACKED_BYTES", 8 << 20)
+    bomb = parquet(tmp_path / "bomb.parquet", id=["x" * 30_000] * 2000)
+    pool = load_arrow().default_memory_pool()
+    before = pool.max_memory()
+
+    def read() -> None:
+        table = ParquetTable(bomb)
+        with pytest.raises(UnpacksToTooMuch, match=r"once unpacked, got more"):
+            for _ in table.rows():
+                pass
+
+    assert peak_of(read) < MOST
+    assert pool.max_memory() - before < MOST
+
+
+def test_long_row_of_parquet_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "users.parquet", id=["u-1", "u-2"], note=["short", "x" * MAX_ROW_CHARS])
+
+    with pytest.raises(WrongFile, match=f"row 2: expected a row of at most {MAX_ROW_CHARS} characters, got more"):
+        list(ParquetTable(path).rows())
+
+
+def test_large_row_group_of_parquet_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_parquet, "MAX_GROUP_BYTES", 1000)
+
+    with pytest.raises(WrongFile, match="expected row groups of at most 1000 bytes, got one of"):
+        ParquetTable(parquet(tmp_path / "users.parquet", id=[f"u-{number}" for number in range(1000)]))
+
+
+def test_rows_of_parquet_are_read_in_small_batches_where_they_are_large(tmp_path: Path) -> None:
+    ids = [f"{number}-" + "x" * 50_000 for number in range(2000)]
+    path = parquet(tmp_path / "users.parquet", "none", id=ids)
+    del ids
+
+    def read() -> None:
+        assert sum(1 for _ in ParquetTable(path).rows()) == 2000
+
+    assert peak_of(read) < 3 * MOST  # one batch, and the next while it comes

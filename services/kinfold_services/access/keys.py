@@ -115,6 +115,9 @@ class KeyRing:
     def __init__(self, client: Client) -> None:
         self._client: Final = client
         self._cache: Final[OrderedDict[str, tuple[float, Caller]]] = OrderedDict()
+        """The callers by the key that they sent."""
+        self._holders: Final[OrderedDict[str, tuple[float, Caller]]] = OrderedDict()
+        """The callers by workspace and id. Apart from the keys: callers know these names without knowing the key."""
         self._noted: Final[OrderedDict[str, float]] = OrderedDict()
         """When the use of a key was last written, by workspace and id."""
         self._writing: Final[set[asyncio.Task[None]]] = set()
@@ -129,26 +132,26 @@ class KeyRing:
         if cached is not None and time.monotonic() < cached[0]:
             return cached[1]
         caller = await self._look_up(presented)
-        self._remember(presented, caller)
+        self._remember(self._cache, presented, caller)
         return caller
 
     async def holder(self, workspace: str, key_id: str) -> Caller | None:
         """The holder of the key with this id, or None if no such key is valid. For sessions: it proves nothing by itself."""
-        name = f"{workspace}/{key_id}"  # no key contains a slash
-        cached = self._cache.get(name)
+        name = f"{workspace}/{key_id}"
+        cached = self._holders.get(name)
         if cached is not None and time.monotonic() < cached[0]:
             return cached[1]
         stored = await _get(self._client, workspace, key_id)
         caller = Caller(workspace, key_id, stored.kind) if stored is not None and stored.revoked_at is None else None
-        self._remember(name, caller)
+        self._remember(self._holders, name, caller)
         return caller
 
-    def _remember(self, name: str, caller: Caller | None) -> None:
-        self._cache.pop(name, None)
+    def _remember(self, cache: OrderedDict[str, tuple[float, Caller]], name: str, caller: Caller | None) -> None:
+        cache.pop(name, None)
         if caller is not None:
-            self._cache[name] = (time.monotonic() + _CACHE_S, caller)
-            if len(self._cache) > _MAX_CACHED:
-                self._cache.popitem(last=False)
+            cache[name] = (time.monotonic() + _CACHE_S, caller)
+            if len(cache) > _MAX_CACHED:
+                cache.popitem(last=False)
             self._note_use(caller)
 
     def _note_use(self, caller: Caller) -> None:

@@ -1,12 +1,16 @@
 """The commands of `kinfold` with their options. The modules beside this one do the work."""
 
 import asyncio
+import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 import uvloop
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from typer.core import TyperGroup
 
 from kinfold_schemas.json_schema import schemas
 from kinfold_services.cli import publishing, reading, rejecting, replaying, running, serving, transferring
@@ -31,6 +35,7 @@ from kinfold_services.cli.privacy_commands import PRIVACY_COMMANDS
 from kinfold_services.cli.retention_commands import retention_commands
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
+from kinfold_services.settings import expected_and_got
 
 
 def leave(status: int, **_: object) -> None:
@@ -44,7 +49,27 @@ def _say_version(value: bool) -> None:  # noqa: FBT001  typer's signature
         raise typer.Exit(DONE)
 
 
+class _Commands(TyperGroup):
+    """The commands. What pydantic says of an option is reworded as "expected X, got Y"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the arguments name."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if error.param is not None and isinstance(error.__cause__, ValidationError):  # else it is ours
+                error.message = "; ".join(map(_expected_and_got, error.__cause__.errors()))
+            raise
+
+
+def _expected_and_got(wrong: ErrorDetails) -> str:
+    said = expected_and_got(wrong)
+    choice = re.fullmatch(r"(.+) is not one of (.+)\.", said, re.DOTALL)  # typer's own sentence
+    return said if choice is None else f"expected one of {choice[2]}, got {choice[1]}"
+
+
 app: Final = typer.Typer(
+    cls=_Commands,
     result_callback=leave,
     name="kinfold",
     no_args_is_help=True,

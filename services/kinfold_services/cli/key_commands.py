@@ -51,7 +51,9 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
 ) -> int:
     """Creates a key for a workspace and prints it. It is not shown again.
 
-    If standard output is not a terminal, the key is in a file that only you can read, and `keyFile` names it.
+    If standard output is not a terminal, the key is in a file that only you can read, and `keyFile` names it. Logs get no key.
+
+    In a script: KEY=$(cat "$(kinfold keys create | jq -r .keyFile)")
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     if shows_metadata and kind != "publishable":

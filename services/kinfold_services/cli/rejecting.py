@@ -6,7 +6,7 @@ from itertools import dropwhile
 from typing import Final
 
 from kinfold_projections.entries import EVENT_FIELD
-from kinfold_schemas.rejections import Rejection
+from kinfold_schemas.rejections import Rejection, found_bytes
 from kinfold_services.cli.editing import EditorFailed
 from kinfold_services.cli.editing import edit as edit_text
 from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, say
@@ -84,7 +84,7 @@ async def _edit(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | No
 
 
 def _comments(reject: RejectedEntry, reason: str, detail: str) -> str:
-    others = [f"# field {name!r}: {value!r}" for name, value in reject.fields if name != EVENT_FIELD]
+    others = [f"# field {found_bytes(name)}: {found_bytes(value)}" for name, value in reject.fields if name != EVENT_FIELD]
     lines = [
         f"# Entry {reject.entry} of the log was rejected. {reason}: {detail}",
         *others,

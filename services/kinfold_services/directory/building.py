@@ -55,9 +55,7 @@ def read_build(connection: sa.Connection, build: int) -> OpenBuild:
     return OpenBuild(*row)
 
 
-def begin_build(
-    connection: sa.Connection, workspace: str, position: str, now: str, timeline_since: str | None = None
-) -> OpenBuild:
+def begin_build(connection: sa.Connection, workspace: str, position: str, now: str) -> OpenBuild:
     """Begin an empty build."""
     values = {
         "workspace": workspace,
@@ -65,7 +63,6 @@ def begin_build(
         "state": "building",
         "position": position,
         "contacts": 0,
-        "timeline_since": timeline_since,
         "updated_at": now,
     }
     row = connection.execute(sa.insert(builds).values(values).returning(*_FIELDS)).one()
@@ -110,8 +107,9 @@ def retire_older_shapes(connection: sa.Connection, served: Collection[str], now:
 
 
 def give_up(connection: sa.Connection, build: int, now: str) -> None:
-    """Let a build be removed."""
-    connection.execute(sa.update(builds).where(builds.c.id == build).values(state="old", updated_at=now))
+    """Let a build be removed, unless another directory has finished it meanwhile."""
+    unfinished = builds.c.id == build, builds.c.state == "building"
+    connection.execute(sa.update(builds).where(*unfinished).values(state="old", updated_at=now))
 
 
 # --- removal --------------------------------------------------------------------------------------------------------------

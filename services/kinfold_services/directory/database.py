@@ -109,7 +109,8 @@ class Database:
     def clean(self) -> None:
         """On SQLite, rewrites the text index and empties the write-ahead log, so that no file keeps what was erased.
 
-        On PostgreSQL, VACUUM does it in time. Raises DirectoryUnavailable.
+        On PostgreSQL, only VACUUM FULL does it, which locks each table while it writes it anew, so it is the operator's to run.
+        Raises DirectoryUnavailable.
         """
         if not self._is_sqlite:
             return
@@ -163,13 +164,17 @@ class Database:
             if state == _QUERY_CANCELED or is_late():
                 raise QueryTookTooLong(f"the query took longer than {self._read_timeout_s:g} s; narrow it") from error
             if state == _UNDEFINED_TABLE or "no such table" in str(error.orig) or self._is_missing():
-                raise NoDirectory(f"{self.name} holds no directory yet; `kinfold directory` builds it") from error
+                raise NoDirectory(_not_built(self.name)) from error
             raise DirectoryUnavailable(f"the directory's database ({self.name}) failed: {_first_line(error.orig)}") from error
         except exc.TimeoutError as error:
             raise DirectoryUnavailable("all connections to the directory's database are busy") from error
 
     def _is_missing(self) -> bool:
         return self._is_sqlite and not self._path.exists()
+
+
+def _not_built(name: object) -> str:
+    return f"{name} holds no directory yet; `kinfold directory` builds it"
 
 
 def _time_ms(value: object) -> int | None:
@@ -186,6 +191,9 @@ def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> s
     uri = f"{path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}"
 
     def connect() -> sqlite3.Connection:
+        # SQLite cannot open a missing file. Looked for afterwards, it may be there: a directory has just created it.
+        if read_only and not path.exists():
+            raise NoDirectory(_not_built(path))
         connection = sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
         connection.isolation_level = None  # transactions begin and end as SQLAlchemy says
         if not read_only:

@@ -54,12 +54,14 @@ class Follower:
     """Keeps one workspace's directory current until it is cancelled."""
 
     def __init__(self, client: Client, workspace: str, write: Transactions, ours: set[int]) -> None:
-        """`ours` is a set of the builds that this process fills."""
+        """`ours` is the set of builds that this process fills or finishes: it does not take them for abandoned."""
         self._client: Final = client
         self._workspace: Final = workspace
         self._write: Final = write
         self._ours: Final = ours
         self._feed: Final = key(workspace, "changes")
+        self._sources: Final[dict[int, int | None]] = {}
+        """The build that a build has the past from, for those that were filled from a snapshot here."""
         self.is_standing_by = False
         """Whether a newer version of the tables has the workspace."""
         self._distrusts_feed = False
@@ -164,7 +166,10 @@ class Follower:
                 if build.position == NO_POSITION:
                     continue
                 if (await read_feed_page(self._client, self._feed, build.position, 1)).goes_on:
-                    return build if build.state == "current" else await self._finish(build)
+                    if build.state == "building":
+                        return await self._finish(build)
+                    self._ours.difference_update(each.id for each in found)
+                    return build
                 if build.state == "building":
                     await self._give_up(build.id)
             if not any(build.position == NO_POSITION for build in found):
@@ -182,12 +187,11 @@ class Follower:
 
     async def _build_from_snapshot(self) -> OpenBuild:
         since = now()
-        build = await self._write(
-            lambda connection: building.begin_build(connection, self._workspace, NO_POSITION, since, timeline_since=since)
-        )
+        build = await self._write(lambda connection: building.begin_build(connection, self._workspace, NO_POSITION, since))
         self._ours.add(build.id)
         try:
-            await SnapshotBuild(self._client, self._workspace, self._write, build.id, since).fill()
+            filled = SnapshotBuild(self._client, self._workspace, self._write, build.id, since)
+            self._sources[build.id] = await filled.fill()
         except BaseException:
             with suppress(DirectoryUnavailable):  # then it is given up as an abandoned one
                 await asyncio.shield(self._give_up(build.id))
@@ -198,6 +202,7 @@ class Follower:
 
     async def _finish(self, build: OpenBuild) -> OpenBuild:
         """Bring a build up to the feed and make it current. Raises Lost, Overtaken and Incomplete."""
+        self._ours.add(build.id)  # also while Redis is away: the next try goes on with it
         while True:
             target, size = await self._extent()
             applied, position = 0, build.position
@@ -218,18 +223,21 @@ class Follower:
                 break
         replaced = await self._replaced_by(build.id)
         await self._write(lambda connection: building.make_current(connection, self._workspace, build.id, replaced, now()))
+        self._ours.discard(build.id)
         self._log.info("directory is current", position=build.position, contacts=build.contacts)
         return build
 
     async def _replaced_by(self, build: int) -> int | None:
-        """The current build that another one is to replace. Raises Overtaken if the feed goes on behind it.
+        """The current build that another one is to replace. Raises Overtaken if another directory was faster.
 
-        Then another directory was faster. It may be further than we are, and readers must not be set back.
+        If the feed goes on behind its build, that one may be further than ours, and readers must not be set back. If not, its
+        timeline may have changes that ours was never told, unless ours has its past from there.
         """
         for each in await self._write(lambda connection: building.open_builds(connection, self._workspace)):
             if each.state != "current" or each.id == build:
                 continue
-            if (await read_feed_page(self._client, self._feed, each.position, 1)).goes_on:
+            goes_on = (await read_feed_page(self._client, self._feed, each.position, 1)).goes_on
+            if goes_on or each.id != self._sources.get(build, each.id):
                 await self._give_up(build)
                 raise Overtaken(f"build {each.id} is current already")
             return each.id
@@ -248,3 +256,4 @@ class Follower:
 
     async def _give_up(self, build: int) -> None:
         await self._write(lambda connection: building.give_up(connection, build, now()))
+        self._ours.discard(build)

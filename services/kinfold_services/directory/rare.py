@@ -3,12 +3,14 @@
 Everything here is a superset: the query itself tests every condition again, on the rows that are found.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import isqrt
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from kinfold_projections.directory import INDEXED_CHARS, NUMBER, STRING, fold_text, index_text, index_value
 from kinfold_schemas.filters import And, Comparison, Contains, Dated, Exists, Field, Filter, Not, OneOf, Or, Value
@@ -21,6 +23,8 @@ LEAST_SORTED: Final = 1000
 """So few contacts are always read and sorted."""
 _ENOUGH: Final = 100
 """With as few contacts as these, no other condition is looked at."""
+_WORTH_READING: Final = 4
+"""To read one contact in so many is quicker than to walk through all, if hardly any is on the page."""
 _IN_SEARCH_TEXT: Final = frozenset({"id", "externalId", "email", "name"})
 _RANGES: Final = frozenset({"visitorCount", "firstSeenAt", "lastSeenAt", "createdAt", "updatedAt"})
 _Leaf = Comparison | OneOf | Contains | Exists
@@ -68,6 +72,8 @@ class Found(msgspec.Struct, frozen=True):
     rows: int
     word: str | None = None
     """The word that all of them have, and that need not be looked for again."""
+    is_whole: bool = False
+    """Whether to read all of them, however many they are: hardly any meets the other conditions, too."""
 
 
 class _Candidate(msgspec.Struct, frozen=True):
@@ -106,6 +112,26 @@ class Finder:
             if limit < _ENOUGH:
                 break
         return best
+
+    def together(self, conjuncts: Iterable[Filter], contacts_there: int) -> Found | None:
+        """For conditions that hardly ever meet: the contacts that have all values that they ask for, or the rarest one.
+
+        To walk the index of a sort would pass everybody. SQLite takes the contacts of the rarest value, and looks up the others
+        by key and contact. PostgreSQL's index of metadata finds those that have all values at once.
+        """
+        equal = [each for each in conjuncts if isinstance(each, Comparison) and each.operator == "=" and each.field.in_metadata]
+        if not equal:
+            return None
+        counted = sorted(((self.counted(each.field.name, each.value), each) for each in equal), key=itemgetter(0))
+        rows, rarest = counted[0]
+        if len(equal) == 1 and rows > contacts_there // _WORTH_READING:
+            return None
+        if not self._is_sqlite:
+            values = {each.field.name: each.value for each in equal}
+            return Found(self._of_contacts(has_values(values)).select, contacts.c.n, rows, is_whole=True)
+        select = self._equal(rarest.field.name, (rarest.value,)).select
+        others = (has_value(self._build, each.field.name, each.value, metadata.c.contact_id) for _, each in counted[1:])
+        return Found(select.where(*others), contacts.c.id, rows, is_whole=True)
 
     def counted(self, key: str, value: Value) -> int:
         """How many contacts have this value of a metadata key, from the table that keeps it."""
@@ -186,12 +212,19 @@ class Finder:
         return _Candidate(sa.select(contacts.c.n).where(contacts.c.build == self._build, condition), contacts.c.n)
 
 
-def has_value(build: int, key: str, value: Value) -> Condition:
+def has_values(values: Mapping[str, Value]) -> Condition:
+    """The contact has these metadata values. PostgreSQL has an index for it (GIN)."""
+    document = sa.cast(sa.literal(msgspec.json.encode(values).decode(), sa.Text()), postgresql.JSONB)
+    condition: Condition = contacts.c.metadata.op("@>", is_comparison=True)(document)
+    return condition
+
+
+def has_value(build: int, key: str, value: Value, contact_id: sa.Column[str] = contacts.c.id) -> Condition:
     """The index of keys has this value for the contact. So it holds for each contact that has the value."""
     own = metadata.alias("own")
     indexed = index_value(value)  # type: ignore[arg-type]  # times are compared by before and after
     of_key = own.c.build == build, own.c.key == sa.literal(key, sa.Text()), _is_one_of(own, [indexed])
-    return sa.exists().where(*of_key, own.c.contact_id == contacts.c.id)
+    return sa.exists().where(*of_key, own.c.contact_id == contact_id)
 
 
 def _is_one_of(table: sa.FromClause, values: list[tuple[int, float, str]]) -> Condition:

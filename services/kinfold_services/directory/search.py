@@ -44,6 +44,10 @@ EXACT: Final = 10_000
 
 _FEW: Final = 2 * EXACT
 """As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
+MANY: Final = 20_000
+"""With fewer contacts, any walk is short."""
+_SELDOM: Final = 4
+"""With fewer in the sample (of a million: fewer than one in 4,000), a walk would take more than a few tenths of a second."""
 _SIMILAR: Final = ("0.6", "0.3")
 """How similar a word has to be, of 1: two letters that changed places leave 0.33 of a word of seven."""
 _LEAST_SIMILAR: Final = 4
@@ -233,7 +237,9 @@ class _Question:
 
     def _is_few(self, found: Found | None) -> TypeGuard[Found]:
         """Whether to read what was found and sort it, instead of walking the index of the sort."""
-        return found is not None and found.rows <= most_sorted(self._sql, self._query.limit * self.build.contacts)
+        if found is None:
+            return False
+        return found.is_whole or found.rows <= most_sorted(self._sql, self._query.limit * self.build.contacts)
 
     def _walked(
         self, segment: Segment, found: Found | None, after: tuple[Any, ...] | None, limit: int
@@ -301,9 +307,18 @@ class _Question:
             yield Conditions(self._sql, self._now_ms, indexed).of(self._query.where)
 
     def _found(self, most: Most, sorted_by: Field | None) -> Found | None:
-        """A condition that at most so many contacts meet."""
+        """A condition that at most so many contacts meet; or conditions that hardly ever meet."""
         words = () if sorted_by is not None and self._sql.knows_words else self.words
-        return self._finder().rarest(_conjuncts(self._query.where), words, sorted_by, most)
+        conjuncts = list(_conjuncts(self._query.where))
+        found = self._finder().rarest(conjuncts, words, sorted_by, most)
+        if found is None and len(conjuncts) + len(self.words) > 1 and self.build.contacts >= MANY and self._meet_seldom():
+            return self._finder().together(conjuncts, self.build.contacts)
+        return found
+
+    def _meet_seldom(self) -> bool:
+        """Whether hardly any contact in the sample meets all conditions. Many are found after a few contacts."""
+        some = self._matching(sa.select(contacts.c.n), None, None).where(contacts.c.sampled).limit(_SELDOM)
+        return self._counted(some) < _SELDOM
 
     def _finder(self) -> Finder:
         return Finder(self._connection, self._sql, self.build.id, self._now_ms)

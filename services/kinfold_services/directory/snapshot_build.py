@@ -8,7 +8,7 @@ Between the build before and the snapshot, the timeline has a gap: the new build
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -21,7 +21,8 @@ from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
-from kinfold_services.directory.tables import builds, conflicts, contacts, earlier_table, identifiers, timeline
+from kinfold_services.directory.store import Overtaken
+from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, earlier_table, identifiers, timeline
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
 from kinfold_services.state.scans import scan_links, scan_tombstones
@@ -34,6 +35,14 @@ _SOME_ROWS: Final = 2000
 _LOOK_AT: Final = 200
 
 
+class _Source(NamedTuple):
+    """The build that the past is copied from."""
+
+    id: int
+    shape: int
+    position: str
+
+
 class SnapshotBuild:
     """Fills one build. Raises RedisError, FeedOverran, DirectoryUnavailable, and Overtaken if the build was removed."""
 
@@ -44,14 +53,18 @@ class SnapshotBuild:
         self._write: Final = write
         self._build: Final = build
         self._since: Final = since
+        self._source: _Source | None = None
         self._merged: Final[dict[str, str]] = {}
         self._erased: Final[list[str]] = []
 
-    async def fill(self) -> None:
-        """Fill the build. At the end it has the snapshot's position, and the changes from there on may be applied."""
-        earlier = await self._write(self._earlier)
-        if earlier is not None:
-            await self._carry_over(*earlier)
+    async def fill(self) -> int | None:
+        """Fill the build. At the end it has the snapshot's position, and the changes from there on may be applied.
+
+        Returns the id of the build that it has the past from. It may take the place of that one alone.
+        """
+        self._source = await self._write(self._earlier)
+        if self._source is not None:
+            await self._carry_over(self._source)
         reader = SnapshotReader(self._client, self._workspace)
         async for page in reader.pages():
             await self._fill(partial(self._put, page=page))
@@ -63,6 +76,7 @@ class SnapshotBuild:
         await self._copy_links()
         position = reader.position
         await self._write(lambda connection: self._complete(connection, position))
+        return None if self._source is None else self._source.id
 
     async def _fill(self, work: Callable[[sa.Connection], None]) -> None:
         def fill(connection: sa.Connection) -> None:
@@ -86,22 +100,36 @@ class SnapshotBuild:
 
     # --- the build before
 
-    def _earlier(self, connection: sa.Connection) -> tuple[int, int] | None:
-        """The current build and its shape."""
-        query = sa.select(builds.c.id, builds.c.shape).where(builds.c.workspace == self._workspace, builds.c.state == "current")
+    def _earlier(self, connection: sa.Connection) -> "_Source | None":
+        """The current build."""
+        query = sa.select(builds.c.id, builds.c.shape, builds.c.position)
+        query = query.where(builds.c.workspace == self._workspace, builds.c.state == "current")
         row = connection.execute(query.order_by(builds.c.shape.desc()).limit(1)).first()
-        return None if row is None else (row[0], row[1])
+        return None if row is None else _Source(*row)
 
-    async def _carry_over(self, earlier: int, shape: int) -> None:
+    def _check_source(self, connection: sa.Connection) -> None:
+        """Raise Overtaken if another directory has replaced the build before, or found more of the feed for it.
+
+        A build of an older shape may go on: an older kinfold follows the feed until this one has every workspace.
+        """
+        if self._source is None:
+            return
+        same = [builds.c.id == self._source.id, builds.c.state == "current"]
+        if self._source.shape == SHAPE:
+            same.append(builds.c.position == self._source.position)
+        if connection.execute(sa.select(builds.c.id).where(*same).with_for_update(read=True)).first() is None:
+            raise Overtaken(f"build {self._source.id} was replaced or went on while its past was copied")
+
+    async def _carry_over(self, earlier: "_Source") -> None:
         """Copy what the build before knows of the past. Tables that an older shape had not are left out."""
         upto: tuple[int, int] | None = None
         for table in (timeline, identifiers, conflicts):
-            source = await self._write(partial(earlier_table, table=table, shape=shape))
+            source = await self._write(partial(earlier_table, table=table, shape=earlier.shape))
             if source is None:
                 continue
             if upto is None:
-                upto = await self._last_in_feed(source, earlier)
-            await self._copy(_Copy(source, table, earlier, self._build, upto))
+                upto = await self._last_in_feed(source, earlier.id)
+            await self._copy(_Copy(source, table, earlier.id, self._build, upto))
 
     async def _copy(self, copy: "_Copy") -> None:
         last: tuple[Any, ...] | None = None
@@ -112,13 +140,15 @@ class SnapshotBuild:
 
     def _copy_some(self, connection: sa.Connection, copy: "_Copy", after: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         building.touch_build(connection, self._build, now())
+        self._check_source(connection)  # the rows of a build that was replaced are removed
         return copy.some(connection, after)
 
     async def _last_in_feed(self, source: sa.Table, build: int) -> tuple[int, int]:
         """The last position of the build before that the feed has, or has trimmed."""
         feed = key(self._workspace, "changes")
         extent = (await read_feed_page(self._client, feed, building.BEGINNING, 1)).extent
-        trimmed = position_key(extent.first)[0] if extent.first else position_key(extent.last)[0] + 1
+        last_ms, last_seq = position_key(extent.last)
+        first = position_key(extent.first) if extent.first else (last_ms, last_seq + 1)
         before = (LAST_MS, 0)
         while True:
             found = await self._write(partial(_positions_before, source=source, build=build, before=before))
@@ -128,7 +158,7 @@ class SnapshotBuild:
             for ms, seq in found:
                 pipeline.xrange(feed, min=f"{ms}-{seq}", max=f"{ms}-{seq}")
             for position, entry in zip(found, await pipeline.execute(), strict=True):
-                if entry or position[0] < trimmed:
+                if entry or position < first:
                     return position
             before = found[-1]
 
@@ -136,15 +166,26 @@ class SnapshotBuild:
 
     def _complete(self, connection: sa.Connection, position: str) -> None:
         """Give what was carried over to the living contacts, and add the merges that only the state tells of."""
+        self._check_source(connection)
+        for each in load_contacts(connection, self._build, self._merged):
+            del self._merged[each]  # it was merged after the snapshot's position: the feed tells it
         for each in self._erased:  # the build before may not have been told
             store.erase(connection, self._build, each)
         roots = {each: self._root(each) for each in self._merged}
         self._complete_identifiers(connection, roots, position)
         self._complete_conflicts(connection, roots)
-        building.touch_build(connection, self._build, now(), position=position)
+        # The timeline lacks what happened while the snapshot was read, too.
+        building.touch_build(connection, self._build, at := now(), position=position, timeline_since=at)
 
     def _root(self, contact_id: str) -> str:
-        while (into := self._merged.get(contact_id)) is not None:
+        """The contact that a merged one has become.
+
+        The merges were not read at one time. A replay in between may have turned some round, so they may lead in a circle. Then
+        any contact of the circle will do: the feed tells what the replay did.
+        """
+        seen = set[str]()
+        while (into := self._merged.get(contact_id)) is not None and contact_id not in seen:
+            seen.add(contact_id)
             contact_id = into
         return contact_id
 

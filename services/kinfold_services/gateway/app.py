@@ -28,7 +28,7 @@ from kinfold_services.gateway.page_policies import with_page_policies
 from kinfold_services.gateway.parameters import only_known_parameters
 from kinfold_services.gateway.preflights import with_refused_preflights
 from kinfold_services.gateway.problems import HANDLERS, note_refusal
-from kinfold_services.gateway.screen.app import screen_router
+from kinfold_services.gateway.screen.app import NO_PAGE, screen_router
 from kinfold_services.gateway.script import kinfold_js
 from kinfold_services.gateway.sdk_settings import rudderstack_settings, segment_settings
 from kinfold_services.gateway.subjects import subject
@@ -75,7 +75,7 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         state=State({"gateway": gateway}),
         guards=[only_known_parameters],
         cors_config=gateway.cors,
-        exception_handlers=HANDLERS,
+        exception_handlers={**HANDLERS, **NO_PAGE},
         after_exception=[note_refusal],
         openapi_config=openapi_config(version("kinfold"), ROUTES),
         request_max_body_size=MAX_BODY_BYTES,

@@ -20,7 +20,7 @@ from kinfold_services.corrections.undoing import TakenBack
 from kinfold_services.gateway.callers import bounds_of, caller_of, secret_key
 from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.openapi import CorrectionOperation, UndoOperation, answers
-from kinfold_services.gateway.problems import Problem, unavailable
+from kinfold_services.gateway.problems import Problem, unavailable, wrong_body
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.settings import Settings
 
@@ -43,6 +43,10 @@ class _Undo(msgspec.Struct):
     reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS, pattern=r"^[^\0]*\Z")] | None = None
 
 
+_UNDO_FIELDS: Final = {
+    "by": "a string of 1 to 255 characters without NUL",
+    "reason": f"a string of at most {MAX_REASON_CHARS} characters without NUL, or null",
+}
 _decode_version: Final = msgspec.json.Decoder(_Version).decode
 _decode_undo: Final = msgspec.json.Decoder(_Undo).decode
 
@@ -139,7 +143,8 @@ def _read(body: bytes) -> tuple[IdentityCorrected, int | None]:
         members = _decode_members(body)
         version = _decode_version(body).if_version
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"body: expected a correction as a JSON object, got something else ({error})") from error
+        expected = {"ifVersion": "an integer or null"}
+        raise wrong_body(body, error, "a correction as a JSON object", expected) from error
     for name in ("ifVersion", "source", "type"):
         members.pop(name, None)
     event = decode_event(_encode({"type": IdentityCorrected.__name__, **members}))
@@ -162,7 +167,7 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     try:
         who = _decode_undo(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"body: expected a JSON object with by and reason, got something else ({error})") from error
+        raise wrong_body(body, error, "a JSON object with by and reason", _UNDO_FIELDS) from error
     settings = shared(request).settings.model_copy(update={"workspace": _workspace(request).name})
     answer = await taken_back(settings, command, subject, by=who.by, reason=who.reason, dry_run=is_preview)
     return Response(answer.rstrip(), media_type="application/json")

@@ -12,7 +12,7 @@ from litestar.params import FromPath, QueryParameter
 from kinfold_services.gateway.callers import caller_of, secret_key
 from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.openapi import answers
-from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.problems import Problem, wrong_body
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.privacy.erasing import Eraser
 from kinfold_services.privacy.receipt_page import receipt_page
@@ -22,6 +22,11 @@ from kinfold_services.state.queries import Which, find_contact
 MAX_REASON_CHARS: Final = 1000
 _MAX_BODY_BYTES: Final = 8 * 1024
 _FIELDS: Final = {"externalId": "external_id", "email": "email", "visitorId": "visitor", "contactId": "contact"}
+_REQUEST_FIELDS: Final = {
+    **dict.fromkeys(_FIELDS, "a string or null"),
+    "by": "a string of at most 255 characters, or null",
+    "reason": f"a string of at most {MAX_REASON_CHARS} characters, or null",
+}
 
 
 class ErasureRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -53,10 +58,11 @@ async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
     The body is an object with one of `externalId`, `email`, `visitorId` and `contactId`. `by` and `reason` are for the receipt.
     202 means that the erasure is recorded, and will be finished by the projector. This cannot be undone.
     """
+    body = await read_body(request, _MAX_BODY_BYTES)
     try:
-        asked = _decode(await read_body(request, _MAX_BODY_BYTES))
+        asked = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Problem(400, f"body: expected an object that names a person, got something else ({error})") from error
+        raise wrong_body(body, error, "a JSON object that names a person", _REQUEST_FIELDS) from error
     named = {
         "externalId": asked.external_id,
         "email": asked.email,

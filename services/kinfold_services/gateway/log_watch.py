@@ -112,6 +112,8 @@ class Look(NamedTuple):
     told_from: tuple[int, int]
     """What earlier entries did is not known."""
     reached: "Reached"
+    log: bytes | None
+    """Which rewriting of the log this is: an erasure makes another one."""
 
 
 class Reached(NamedTuple):
@@ -134,12 +136,13 @@ async def look(client: Client, workspace: str, since: Reached, count: int) -> Lo
     pipeline.xrevrange(log, min=f"({since.event}" if since.event else "-", count=count)
     pipeline.xrevrange(feed, min=f"({since.change}" if since.change else "-", count=_CHANGES)
     pipeline.xrevrange(rejects, min=f"({since.reject}" if since.reject else "-", count=_REJECTS)
-    pipeline.hget(key(workspace, "position"), "stream_id")
+    pipeline.hmget(key(workspace, "position"), "stream_id", "log")
     pipeline.xinfo_stream(log)
     events, changed, rejected, position, info = await pipeline.execute(raise_on_error=False)
     for reply in (events, changed, rejected, position):
         if isinstance(reply, Exception):
             raise reply
+    folded, rewriting = position
     added = 0 if isinstance(info, ResponseError) else info["entries-added"]
     entries = [Seen(entry.decode(), fields.get(EVENT_FIELD)) for entry, fields in reversed(events)]
     if entries and since.event:
@@ -161,7 +164,7 @@ async def look(client: Client, workspace: str, since: Reached, count: int) -> Lo
         rejected[0][0].decode() if rejected else since.reject,
         added,
     )
-    return Look(entries, changes, found, _position((position or b"").decode()), told_from, reached)
+    return Look(entries, changes, found, _position((folded or b"").decode()), told_from, reached, rewriting)
 
 
 def settle(entry: Seen, found: Look) -> bool:
@@ -183,6 +186,7 @@ class LogWatch:
         self._ring: Final[deque[Seen]] = deque(maxlen=RING)
         self._waiting: Final[dict[str, Seen]] = {}
         self._reached = Reached()
+        self._log: bytes | None = None
         self._number = 0
         self._watchers: Final[set[asyncio.Event]] = set()
         self._reader: asyncio.Task[None] | None = None
@@ -241,7 +245,10 @@ class LogWatch:
         self._waiting.clear()
 
     def _take(self, found: Look) -> None:
-        self._reached = found.reached
+        if found.log != self._log:  # people may be erased
+            self._ring.clear()
+            self._waiting.clear()
+        self._log, self._reached = found.log, found.reached
         self._number += 1
         for each in found.entries:
             each.added = self._number

@@ -1,5 +1,7 @@
 """Error responses of every route: `{"error": code, "detail": sentence, "requestId": id}`."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -26,6 +28,9 @@ from kinfold_services.state.queries import NotFolded
 
 RETRY_AFTER_S: Final = 1
 """`Retry-After` of a 503. Nobody knows when Redis will answer again, so clients retry soon."""
+
+_FIELD: Final = re.compile(r"`\$\.(\w+)|field `(\w+)`")
+"""The field in a message of msgspec, whose exceptions have no attributes."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -98,6 +103,33 @@ class Problem(HTTPException):
         self.fields: Final = extra
 
 
+def wrong_body(body: bytes, error: Exception, expected: str, fields: Mapping[str, str]) -> Problem:
+    """A 400 for a body that cannot be decoded: which field is wrong, as "expected X, got Y".
+
+    Args:
+        body: the body.
+        error: what msgspec raised for it.
+        expected: the whole body, in words.
+        fields: each field, in words.
+
+    """
+    if not body.strip():
+        return Problem(400, f"body: expected {expected}, got nothing")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
+        why = str(malformed).removeprefix("JSON is malformed: ")
+        return Problem(400, f"body: expected {expected}, got text that is not JSON ({why})")
+    named = _FIELD.search(str(error))
+    if not isinstance(value, dict) or named is None:
+        return Problem(400, f"body: expected {expected}, got {found(cast('object', value))}")
+    members, name = cast("dict[str, object]", value), str(named[1] or named[2])
+    if name not in fields:
+        return Problem(400, f"body: expected fields among {', '.join(fields)}, got {found(name)}")
+    got = found(members[name]) if name in members else "nothing"
+    return Problem(400, f"{name}: expected {fields[name]}, got {got}")
+
+
 def unavailable(detail: str) -> Problem:
     """A 503 with `Retry-After`."""
     return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
@@ -106,7 +138,7 @@ def unavailable(detail: str) -> Problem:
 def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
     """Respond to an exception with a status: a Problem, or one that the framework raised."""
     if isinstance(error, (NotFoundException, MethodNotAllowedException)):
-        error = _limited(connection, error)
+        error = limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
     return _answer(
@@ -114,7 +146,7 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
     )
 
 
-def _limited(connection: Connection, error: HTTPException) -> HTTPException:
+def limited(connection: Connection, error: HTTPException) -> HTTPException:
     """The error, or a 429 if the address has asked for too much that does not exist."""
     try:
         connection.app.state.gateway.limits["unknown"].take("", connection.client.host if connection.client else "")

@@ -7,6 +7,7 @@ in docs/security.md.
 checked by a sweep over all connections (`GatewayServer.on_tick`), since a timer for each request would cost more.
 """
 
+import logging
 import math
 import secrets
 import time
@@ -18,6 +19,7 @@ import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.problems import Error
@@ -29,9 +31,16 @@ MAX_HEADERS: Final = 100
 """A header of five bytes takes 130 in memory."""
 MAX_PIPELINED: Final = 16
 """How many requests may wait behind the one that is being answered. Each takes kilobytes of memory."""
+MAX_FRAGMENTS: Final = 64
+"""How many fragments a message of a WebSocket may have. An empty one takes memory, too, and counts for no byte."""
 
 _SLICE_BYTES: Final = 16 * 1024
 _TELL_EVERY_S: Final = 60.0
+
+_errors_only: Final = logging.getLogger("uvicorn.error.connections")
+"""uvicorn warns of each request that is not HTTP, or asks for an unknown upgrade, before any limit holds. A flood of them must
+not fill the log."""
+_errors_only.setLevel(logging.ERROR)
 
 
 class OpenConnections:
@@ -85,6 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, open_connections: OpenConnections, **options: Any) -> None:
         super().__init__(**options)
+        self.logger = _errors_only
         self.deadline = math.inf
         self._open: Final = open_connections
         self._is_counted = False
@@ -208,7 +218,10 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """A connection that changed from HTTP to WebSocket. It is still counted, and its address stays the same."""
+    """A connection that changed from HTTP to WebSocket. It is still counted, and its address stays the same.
+
+    uvicorn bounds neither the pongs that wait for a client that does not read, nor the fragments of a message.
+    """
 
     def __init__(self, open_connections: OpenConnections, **options: Any) -> None:
         super().__init__(**options)
@@ -224,6 +237,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Stop counting the connection."""
         self._open.closed(self._address)
         super().connection_lost(exc)
+
+    def handle_ping(self) -> None:
+        """Send the pongs for the pings so far. A client that does not read what was sent gets none."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Collect a fragment of a message."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
 
 
 _TOO_LONG: Final = (

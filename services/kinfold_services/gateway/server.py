@@ -73,7 +73,10 @@ class GatewayServer(uvicorn.Server):
         self._listener: Final = socket.create_server(
             (settings.gateway_host, settings.gateway_port), family=family, backlog=2048
         )
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux; accepted connections inherit it
+        # Accepted connections inherit both. asyncio sets TCP_NODELAY only where a socket names its protocol, and these do not:
+        # the second part of an answer, its body, then waits 40 ms for the client to acknowledge the first.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # on Linux
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNREAD_S * 1000))
         host, port = self._listener.getsockname()[:2]
         self.url: Final = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

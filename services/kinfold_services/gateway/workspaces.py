@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -57,6 +58,10 @@ class GatewayWorkspace:
         self.watchers: Final = Watchers(self.hub)
         self.watch: Final = LogWatch(client, name)
         self.vitals: Final = Vitals(client, name, self.queries, self.hub)
+        self.ignored: Final[Counter[str]] = Counter()
+        """How many parts of Segment's calls this gateway has ignored, by reason."""
+        self.last_ignored = ""
+        """The newest of them, as a sentence."""
         self._append: Final = client.register_script(_APPEND)
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}

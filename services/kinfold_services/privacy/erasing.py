@@ -55,6 +55,10 @@ ELSEWHERE: Final = (
     },
     {"place": "backups of the server, of its replicas and of the directory's database", "what": "let them expire"},
     {
+        "place": "free space in the files of a directory on PostgreSQL",
+        "what": "run VACUUM FULL in its database; its write-ahead log is overwritten in time",
+    },
+    {
         "place": "spools of producers, and events on their way",
         "what": "a resend within the duplicate window is dropped; a later one makes a new contact, to be erased again",
     },
@@ -143,7 +147,7 @@ class Eraser:
             each.texts = sorted(own.texts)
             events += recording_events(each.receipt, own)
         forgetting = Forgetting(self._client, workspace, everybody, plan.token, uuid.uuid4().hex)
-        job = Rewriting(self._client, self._settings, log.rules, plan.redacted, forgetting)
+        job = Rewriting(self._client, self._settings, log.rules, plan, forgetting)
 
         def swapped() -> list[tuple[str, bytes]]:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]

@@ -44,15 +44,17 @@ class Files:
                 return "the server writes none; run BGSAVE if it saves snapshots"
             await self._until_idle()  # a rewriting that runs already may have begun before the swap
             await self._client.bgrewriteaof()
-            await self._until_idle()
+            after = await self._until_idle()
+            if after["aof_last_bgrewrite_status"] != "ok":
+                return "the server could not rewrite it: see its log, and run BGREWRITEAOF"
         except (ResponseError, TimeoutError) as error:
             return f"not rewritten ({error}): run BGREWRITEAOF on the server"
         return "rewritten"
 
-    async def _until_idle(self) -> None:
+    async def _until_idle(self) -> dict[str, Any]:
         async with asyncio.timeout(_REWRITE_S):
             while True:
-                info = await self._client.info("persistence")
+                info: dict[str, Any] = await self._client.info("persistence")
                 if not info["aof_rewrite_in_progress"] and not info.get("aof_rewrite_scheduled"):
-                    return
+                    return info
                 await asyncio.sleep(_POLL_S)

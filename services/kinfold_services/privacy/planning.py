@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from kinfold_projections.entries import Entry, read_entries
+from kinfold_projections.entries import EVENT_FIELD, Entry, read_entries
 from kinfold_projections.ownership import Belongings
 from kinfold_projections.redaction import Kind, Redactor
 from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key, id_key
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.erasures import erased_entries
 from kinfold_services.privacy.person import FoldedLog, own_entries
 from kinfold_services.privacy.records import Receipt, Removed, hashed, in_order
+from kinfold_services.rejects.stored import stored_rejects
 
 _ENTRIES_AN_EVENT: Final = 500
 _IDENTIFIERS: Final = ("externalId", "email", "visitorId")
@@ -34,20 +36,20 @@ class Plan(NamedTuple):
 async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: Belongings, salt: str) -> Plan:
     """Reads the entries that may have to be redacted, and redacts them in memory."""
     redactor = Redactor(workspace, belongings, salt)
-    duplicates, unfolded = set(log.ownership.duplicates), {*log.ownership.unfolded, *log.excluded}
+    kind_of = kinds(log)
     redacted = dict[str, bytes]()
     texts = {each for field in _IDENTIFIERS for each in redactor.identifiers[field]}
-    wanted = belongings.entries | redactor.mentioned | duplicates | unfolded
+    wanted = belongings.entries | redactor.mentioned | belongings.erased_takes | kind_of.keys()
     async with aclosing(own_entries(client, workspace, wanted)) as pages:
         async for page in pages:
             for raw, entry in zip(page, read_entries(page, log.rules), strict=True):
-                kind: Kind = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
-                event = redactor.redacted(entry, kind, raw)
+                event = redactor.redacted(entry, kind_of.get(entry.id, "folded"), raw)
                 if event is None:
                     continue
                 redacted[entry.id] = event
                 if isinstance(entry, Entry):
                     texts.update(_said_texts(entry, redactor.identifiers))
+    redacted |= await _redacted_elsewhere(client, workspace, log, redactor)
     removed = Removed(
         contacts=len(belongings.contacts),
         visitors=len(belongings.visitors - belongings.shared_visitors),
@@ -59,6 +61,39 @@ async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: 
         shared_emails=len(belongings.shared_emails),
     )
     return Plan(belongings, redacted, frozenset(texts), removed, redactor.token)
+
+
+async def _redacted_elsewhere(client: Client, workspace: str, log: FoldedLog, redactor: Redactor) -> dict[str, bytes]:
+    """What takes the place of entries that the log has lost: rejects hold them, and what earlier erasures kept of them."""
+    raws = dict[str, RawEntry]()
+    async with aclosing(stored_rejects(client, workspace)) as rejects:
+        async for reject in rejects:
+            _note(raws, redactor, (reject.entry.encode(), dict(reject.fields)))
+    for entry_id, kept in (await erased_entries(client, workspace)).items():
+        _note(raws, redactor, (entry_id, {EVENT_FIELD: kept}))
+    async with aclosing(own_entries(client, workspace, list(raws))) as pages:
+        async for page in pages:
+            for entry_id, _ in page:
+                del raws[entry_id.decode()]
+    found = dict[str, bytes]()
+    for raw, entry in zip(raws.values(), read_entries(list(raws.values()), log.rules), strict=True):
+        if (event := redactor.redacted(entry, "unfolded", raw)) is not None:
+            found[entry.id] = event
+    return found
+
+
+def _note(raws: dict[str, RawEntry], redactor: Redactor, raw: RawEntry) -> None:
+    if redactor.names_them(raw):
+        raws[raw[0].decode()] = raw
+
+
+def kinds(log: FoldedLog) -> dict[str, Kind]:
+    """By entry id: how the fold treated each entry that it did not simply fold."""
+    owned = log.ownership
+    found: dict[str, Kind] = dict.fromkeys(owned.idle, "idle")
+    found |= dict.fromkeys(owned.duplicates, "duplicate")
+    found |= dict.fromkeys((*owned.unfolded, *log.excluded), "unfolded")
+    return found
 
 
 def hashes_of(belongings: Belongings, secret: bytes) -> list[str]:

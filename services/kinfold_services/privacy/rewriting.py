@@ -9,9 +9,11 @@ Producers append at any time, also between our last copy and the script, so the 
 anywhere before the script, everything stays as it was. The hold ends by itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final, cast
+
+import msgspec
 
 import kinfold_services.privacy
 from kinfold_schemas.changes import Change
@@ -21,6 +23,8 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.streams import pairs_of
 from kinfold_services.privacy.baselines import Forgetting
+from kinfold_services.privacy.planning import Plan
+from kinfold_services.privacy.searching import MIN_CHARS
 from kinfold_services.replay.replay import CHECK, SWAP, Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -29,6 +33,8 @@ from kinfold_services.state.writes import pack
 _PAGE_ENTRIES: Final = 500
 _NEAR_ENTRIES: Final = 1000
 _AT_ONCE: Final = 1000
+_FEW_TEXTS: Final = 100
+"""So many identifiers are searched for one by one in a page of the feed; of more, all strings of the page are looked up."""
 
 
 def _script(name: str) -> str:
@@ -38,15 +44,15 @@ def _script(name: str) -> str:
 class Rewriting(Replay):
     """One rewriting of one workspace's log. `run`, and `close` in any case."""
 
-    def __init__(
-        self, client: Client, settings: Settings, rules: IdentifierRules, redacted: Mapping[str, bytes], forgetting: Forgetting
-    ) -> None:
-        """`redacted`: entry id → the event that takes its place. `forgetting`: what the log's baseline loses."""
+    def __init__(self, client: Client, settings: Settings, rules: IdentifierRules, plan: Plan, forgetting: Forgetting) -> None:
+        """`forgetting`: what the log's baseline loses."""
+        redacted = plan.redacted
         super().__init__(client, settings, rules, rewritten=redacted, forget=forgetting)
         self._forgetting: Final = forgetting
         self.feed_entries = 0
         """How many entries of the feed lost their body."""
         self._redacted: Final = redacted
+        self._texts: Final = sorted(_in_json(each) for each in plan.texts if len(each) >= MIN_CHARS)
         self._waiting: list[str] = []
         self._records: Callable[[], Sequence[tuple[str, bytes]]] = tuple
         self._events: Sequence[bytes] = ()
@@ -105,7 +111,7 @@ class Rewriting(Replay):
 
     async def _begin_copies(self) -> None:
         erased = key(self._workspace, "erased", "replay").encode()
-        ids = self._forgetting.contacts
+        ids = self._forgetting.contacts + (self._texts if len(self._texts) > _FEW_TEXTS else [])
         await self._staging.write(
             pack(b"SADD", erased, *ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE)
         )
@@ -147,11 +153,18 @@ class Rewriting(Replay):
 
     async def _copy_feed_page(self) -> int:
         keys = [key(self._workspace, name, area) for name, area in _FEED_KEYS]
-        last, count, changed = await self._copy_feed(keys=keys, args=[self._copied_feed, _PAGE_ENTRIES])
+        are_many = len(self._texts) > _FEW_TEXTS
+        texts = [] if are_many else self._texts
+        last, count, changed = await self._copy_feed(keys=keys, args=[self._copied_feed, _PAGE_ENTRIES, int(are_many), *texts])
         if last:
             self._copied_feed = last.decode()
         self.feed_entries += int(changed)
         return int(count)
+
+
+def _in_json(text: str) -> str:
+    """A text as JSON writes it between quotes."""
+    return msgspec.json.encode(text).decode()[1:-1]
 
 
 _FEED_KEYS: Final[Sequence[tuple[Any, Any]]] = (("changes", None), ("changes", "replay"), ("erased", "replay"))

@@ -18,18 +18,18 @@ from typing import IO, Any, Final, NamedTuple, cast
 
 import msgspec
 
-from kinfold_projections.entries import EVENT_FIELD, BadEntry, read_entries
+from kinfold_projections.entries import EVENT_FIELD, read_entries
 from kinfold_projections.ownership import Belongings, Mention
 from kinfold_projections.records import public_contact, public_visitor
 from kinfold_projections.redaction import Kind, Redactor
 from kinfold_schemas.identifiers import IdentifierRules, email_key
 from kinfold_schemas.keys import key
-from kinfold_schemas.rejections import Rejection
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.baseline import read_baseline
 from kinfold_services.log.pages import read_pages
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, pairs_of
 from kinfold_services.privacy.person import FoldedLog, find_people, fold_ownership, own_entries
+from kinfold_services.privacy.planning import kinds
 from kinfold_services.privacy.subject_page import PAGE_END, page_head, page_row, page_section, time_of
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.settings import Settings
@@ -41,7 +41,6 @@ _IN_MEMORY_BYTES: Final = 1 << 22
 _OTHERS: Final = ("previousContactId", "nextContactId", "heldBy")
 """Fields of a change that may name another person's contact."""
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
-_NOT_FOLDED: Final = Rejection("invalid", "event", "an event", "another entry")
 
 DirectoryRows = Callable[[str], AsyncIterator[dict[str, Any]]]
 """What the directory holds of a contact, row by row. Raises DirectoryUnavailable."""
@@ -136,9 +135,9 @@ class Subject:
 
     async def _events(self) -> AsyncGenerator[dict[str, Any]]:
         log, owned, redactor = self._log, self._owned, self._redactor
-        duplicates, unfolded = set(log.ownership.duplicates), {*log.ownership.unfolded, *log.excluded}
+        kind_of = kinds(log)
         others, mentions = log.ownership.named_others(owned), _by_entry(owned.mentions)
-        wanted = owned.entries | redactor.mentioned | mentions.keys() | duplicates | unfolded
+        wanted = owned.entries | redactor.mentioned | mentions.keys() | kind_of.keys()
         async with aclosing(own_entries(self._client, self._workspace, wanted)) as pages:
             async for page in pages:
                 for raw, entry in zip(page, read_entries(page, log.rules), strict=True):
@@ -146,9 +145,13 @@ class Subject:
                         for each in mentions[entry.id]:
                             yield {"entry": entry.id, "at": time_of(entry.id), "names": {each.field: each.identifier}}
                         continue
-                    kind: Kind = "unfolded" if entry.id in unfolded else "duplicate" if entry.id in duplicates else "folded"
-                    if redactor.redacted(entry, kind, raw) is not None:
-                        yield _shown_entry(raw, kind, others.get(entry.id, []))
+                    kind = kind_of.get(entry.id, "folded")
+                    if redactor.redacted(entry, kind, raw) is None:
+                        continue
+                    if kind == "idle" and entry.id not in owned.entries:
+                        yield {"entry": entry.id, "at": time_of(entry.id), "names": {"all": ""}}
+                    else:
+                        yield _shown_entry(raw, "folded" if kind == "idle" else kind, others.get(entry.id, []))
 
     async def _feed(self) -> AsyncGenerator[dict[str, Any]]:
         contacts, own_emails = self._owned.contacts, self._owned.emails
@@ -168,7 +171,7 @@ class Subject:
                     yield _with_withheld({"entry": entry_id.decode(), "change": shown}, withheld)
 
     async def _rejects(self) -> AsyncGenerator[dict[str, Any]]:
-        stream, behind = key(self._workspace, "rejects"), "-"
+        stream, behind, idle = key(self._workspace, "rejects"), "-", set(self._log.ownership.idle)
         while True:
             reply = await self._client.xrange(stream, min=behind, count=STREAM_PAGE_ENTRIES)
             page = cast("list[RawEntry]", reply)
@@ -178,8 +181,13 @@ class Subject:
                     continue
                 raw = reject.entry.encode(), dict(reject.fields)
                 is_theirs = reject.entry in self._owned.entries
-                if is_theirs or self._redactor.redacted(BadEntry("", _NOT_FOLDED), "unfolded", raw) is not None:
-                    yield {"reject": reject_id.decode(), "reason": reject.reason, "detail": reject.detail, **_shown_entry(raw)}
+                if not (is_theirs or self._redactor.names_them(raw)):
+                    continue
+                told = {"reject": reject_id.decode(), "reason": reject.reason}
+                if not is_theirs and reject.entry in idle:  # another person's
+                    yield {**told, "entry": reject.entry, "at": time_of(reject.entry), "names": {"all": ""}}
+                else:
+                    yield {**told, "detail": reject.detail, **_shown_entry(raw)}
             if len(page) < STREAM_PAGE_ENTRIES:
                 return
             behind = f"({page[-1][0].decode()}"

@@ -23,8 +23,8 @@ the state (`swap.lua`). The replies to EXEC and to the arm behind it say what ha
 | none | before the batch | is sent again, on a new connection |
 
 How large a batch can be (contract section 2, Weight): one entry changes at most three contacts, each of 80 KiB with stamps of
-270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 640 KiB
-(1,000 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2.5 MiB. A batch
+270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 40 KiB
+(64 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2 MiB. A batch
 ends behind the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
 
 A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
@@ -122,6 +122,12 @@ class Committer:
         self._client: Final = client
         self._writes: Final = Writes(workspace)
         self._wire: Final = Wire(client, self._writes.key("position").decode(), answer_s)
+        position, hold = self._writes.key("position"), self._writes.key("hold")
+        self._arming: Final = (
+            pack(b"WATCH", position, hold),
+            pack(b"HMGET", position, b"stream_id", b"generation", b"owner"),
+            pack(b"EXISTS", hold),
+        )
         self._lease: Final = pack(b"SET", self._writes.key("owner"), token, b"PX", lease_ms)
         self.committed = Position("", Counts())
         """The position of the last batch that was committed here."""
@@ -242,7 +248,7 @@ class Committer:
                 return
 
     def _send(self, transaction: Transaction) -> None:
-        self._wire.send((_MULTI, *transaction.commands, _EXEC, *self._arming()))
+        self._wire.send((_MULTI, *transaction.commands, _EXEC, *self._arming))
         self._armed, self._is_sent = None, True
 
     async def _arm(self, transaction: Transaction) -> Armed:
@@ -250,11 +256,11 @@ class Committer:
         await self._connect()
         armed = self._armed
         if armed is None:
-            self._wire.send(self._arming())
+            self._wire.send(self._arming)
             armed = _armed(await self._wire.replies(_ARM_REPLIES))
         while armed.is_held and _is_before(armed, transaction, self._token):
             await asyncio.sleep(_HELD_S)
-            self._wire.send((_UNWATCH, *self._arming()))
+            self._wire.send((_UNWATCH, *self._arming))
             armed = _armed((await self._wire.replies(1 + _ARM_REPLIES))[1:])
         self._armed = armed
         return armed
@@ -292,14 +298,6 @@ class Committer:
         if armed.stream_id != transaction.before.stream_id:
             expected = transaction.before.stream_id
             raise LostPlace(f"workspace {self._workspace}: expected position {expected!r}, got {armed.stream_id!r}")
-
-    def _arming(self) -> tuple[bytes, ...]:
-        keys = self._writes
-        return (
-            pack(b"WATCH", keys.key("position"), keys.key("hold")),
-            pack(b"HMGET", keys.key("position"), b"stream_id", b"generation", b"owner"),
-            pack(b"EXISTS", keys.key("hold")),
-        )
 
 
 def _is_before(armed: Armed, transaction: Transaction, token: str) -> bool:

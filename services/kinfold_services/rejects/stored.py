@@ -4,7 +4,7 @@ If the log has lost the entry of a reject, no fold can reject it again: `rejects
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Any, Final, cast
 
 from kinfold_schemas.keys import key
@@ -24,13 +24,15 @@ class StoredRejects:
     Changes `client` as `read_pages` does.
     """
 
-    def __init__(self, client: Client, workspace: str) -> None:
+    def __init__(self, client: Client, workspace: str, removed: Collection[str] = ()) -> None:
+        """`removed`: entries whose rejects go, although the log has lost them (an erasure)."""
         client.set_response_callback("XRANGE", cast("Any", as_entries))
         self.differ = False
         """Whether the rejects merged so far differ from the stored ones."""
         self._client: Final = client
         self._rejects: Final = key(workspace, "rejects")
         self._retention: Final = key(workspace, "retention")
+        self._removed: Final = removed
         self._last = "0-0"
         self._first: tuple[int, int] | None = None
         """Rejects of entries before this one were trimmed; `(0, 0)` if none were."""
@@ -58,6 +60,7 @@ class StoredRejects:
             for reject in stored
             if (reject.entry not in there or (reject.reason == REFUSED_BY_SERVER and reject.entry in excluded))
             and _order(reject) > self._merged
+            and reject.entry not in self._removed
         ]
         self._merged = upto
         kept = [reject for reject in found if _order(reject) >= self._first]
@@ -78,6 +81,10 @@ class StoredRejects:
             self._ahead.extend(rejects)
         return self._ahead[0]
 
+    async def take(self) -> Reject | None:
+        """The next stored reject; None at the end."""
+        return self._ahead.popleft() if await self.next() is not None else None
+
     async def _first_kept(self) -> tuple[int, int]:
         """By what a retention run has removed, and by what was trimmed because there were too many."""
         reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
@@ -92,3 +99,10 @@ class StoredRejects:
 
 def _order(reject: Reject) -> tuple[int, int]:
     return position_key(reject.entry)
+
+
+async def stored_rejects(client: Client, workspace: str) -> AsyncGenerator[Reject]:
+    """All rejects that a projector wrote, the oldest first. Changes `client` as `read_pages` does."""
+    stored = StoredRejects(client, workspace)
+    while (reject := await stored.take()) is not None:
+        yield reject

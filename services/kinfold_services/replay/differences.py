@@ -54,8 +54,9 @@ class Sides:
         found, unseen = set[str](), self._rebuild.ids(part)
         async for ids, living in self._scan(part):
             unseen.difference_update(ids)
-            rebuilt = self._rebuild.stored(part, ids)
-            found.update(each for each, one, other in zip(ids, living, rebuilt, strict=True) if one != other)
+            rebuilt = list(self._rebuild.stored(part, ids))
+            if rebuilt != living:
+                found.update(each for each, one, other in zip(ids, living, rebuilt, strict=True) if one != other)
         return found | unseen
 
     async def at_one_position(self, part: Part, ids: Iterable[str]) -> AsyncIterator[tuple[str, bytes | None, bytes | None]]:

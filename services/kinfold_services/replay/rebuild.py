@@ -111,7 +111,7 @@ class Rebuild:
         """Begin at the log's beginning. Raises NoLog."""
         await self._begin()
         self.unwritten, self.uncompared = None, None
-        self.rejects, self.stored_rejects = [], StoredRejects(self._client, self._workspace)
+        self.rejects, self.stored_rejects = [], StoredRejects(self._client, self._workspace, self._rewritten or ())
         if self.position.stream_id:
             self.rejects += await self.stored_rejects.merge((), [], self.position.stream_id)
         self.beginnings += 1

@@ -23,6 +23,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
+from kinfold_schemas.rejections import found
 from kinfold_services.connections import OLDEST
 from kinfold_services.server.binary import ServerBinary, dotted, release
 from kinfold_services.server.errors import DataDirMismatch, DataDirUnusable
@@ -96,7 +97,7 @@ def read_record(data_dir: Path) -> dict[str, str] | None:
             raise DataDirMismatch(f"{path}: expected JSON that names the server of {data_dir}, got {error}") from error
     fields = cast("dict[str, Any]", record) if isinstance(record, dict) else {}
     if fields.get("engine") not in OLDEST or not re.match(r"\d+\.\d+", str(fields.get("version"))) or "socket" not in fields:
-        raise DataDirMismatch(f"{path}: expected an engine, a version and a socket, got {record!r}")
+        raise DataDirMismatch(f"{path}: expected an engine, a version and a socket, got {found(cast('object', record))}")
     return {key: str(value) for key, value in fields.items()}
 
 

@@ -15,9 +15,9 @@ So the result is the state at the last page's entry.
 """
 
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from importlib.resources import files
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
@@ -26,6 +26,7 @@ from kinfold_projections.directory_feed import FeedEntry, read_entry
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
+from kinfold_services.log.feed import read_feed_page
 
 Stored = tuple[str, bytes | None]
 """A contact's id and its JSON; None: it is not living any more."""
@@ -79,16 +80,18 @@ class SnapshotReader:
         feed = key(self._workspace, "changes")
         after, last = self._positions[0], self._positions[-1]
         while position_key(after) < position_key(last):
-            reply = await self._client.xrange(feed, min=f"({after}", max=last, count=_CHANGES)
-            entries = cast("Sequence[tuple[bytes, dict[bytes, bytes]]]", reply)
-            if not entries:
+            page = await read_feed_page(self._client, feed, after, _CHANGES)
+            if not page.goes_on:
                 raise FeedOverran(
-                    f"workspace {self._workspace}: the feed dropped entries before {last} while the contacts were read"
+                    f"workspace {self._workspace}: the feed dropped entries behind {after} while the contacts were read"
                 )
+            entries = [each for each in page.entries if position_key(each[0].decode()) <= position_key(last)]
+            if not entries:
+                return
             yield [each for entry, fields in entries for each in self._corrected(entry.decode(), fields)]
             after = entries[-1][0].decode()
 
-    def _corrected(self, entry_id: str, fields: dict[bytes, bytes]) -> Iterator[Stored]:
+    def _corrected(self, entry_id: str, fields: Mapping[bytes, bytes]) -> Iterator[Stored]:
         entry = entry_of(entry_id, fields)
         if entry is None:
             return

@@ -36,11 +36,14 @@ class Writes:
     def __init__(self, workspace: str, area: AreaName | None = None) -> None:
         self._workspace: Final = workspace
         self._area: Final[AreaName | None] = area
+        self._keys: Final[dict[str, bytes]] = {}
         self._change: Final = pack(b"XADD", self.key("changes"), b"*", b"change", b"")[: -len(b"\r\n$0\r\n\r\n")]
 
     def key(self, name: PublicName | PrivateName) -> bytes:
         """A key, encoded. The log and the feed are never in a staging area."""
-        return key(self._workspace, name, None if name in {"changes", "events"} else self._area).encode()
+        if name not in self._keys:
+            self._keys[name] = key(self._workspace, name, None if name in {"changes", "events"} else self._area).encode()
+        return self._keys[name]
 
     def state(self, changes: StateChanges) -> Iterator[bytes]:
         """Yield the commands that write what a fold changed, except the position."""

@@ -36,11 +36,21 @@ _BUFFER_BYTES: Final = 1 << 20
 _GZIP_LEVEL: Final = 6  # level 9 takes three times as long for a file that is 1 % smaller
 
 
+def unpacked_at_most(path: Path) -> int:
+    """How many bytes a packed file may unpack to. Raises OSError."""
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+
+
+def unpacks_to_more_than(most_bytes: int) -> UnpacksToTooMuch:
+    """The error for a file that unpacks to more."""
+    return UnpacksToTooMuch(f"expected at most {most_bytes} bytes once unpacked, got more")
+
+
 def open_packed(path: Path) -> IO[bytes]:
     """Opens a file for reading. Raises OSError; reading it, OSError and `UNPACKING_ERRORS`."""
     if path.suffix not in {".gz", ".zst"}:
         return path.open("rb", buffering=_BUFFER_BYTES)
-    room = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+    room = unpacked_at_most(path)
     unpacked = cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else zstd.open(path))  # noqa: SIM115
     return io.BufferedReader(_Bounded(unpacked, room), _BUFFER_BYTES)
 
@@ -71,7 +81,7 @@ class _Bounded(io.RawIOBase):
         data = self._file.read(len(buffer))
         self._room -= len(data)
         if self._room < 0:
-            raise UnpacksToTooMuch(f"expected at most {self._most} bytes once unpacked, got more")
+            raise unpacks_to_more_than(self._most)
         buffer[: len(data)] = data
         return len(data)
 

@@ -37,6 +37,7 @@ import msgspec
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.positions import position_key
+from kinfold_schemas.rejections import found_bytes
 from kinfold_services.log.baseline import SHAPE, Baseline
 from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
@@ -136,7 +137,7 @@ def decode_entry(line: bytes) -> StreamEntry:
     match = _ENTRY.match(line)
     if match is None:
         shape = '{"id":"…","event":{…}} or {"id":"…","base64":[[…]]}'
-        message = f"expected {shape}, got {line[:60]!r}"
+        message = f"expected {shape}, got {found_bytes(line)}"
         raise ValueError(message)
     entry_id, form, data = match.groups()
     if form == b"event":
@@ -144,7 +145,7 @@ def decode_entry(line: bytes) -> StreamEntry:
     try:
         fields = _decode_fields(data)
     except ValueError as error:
-        message = f"base64: expected pairs of a name and a value in base64, got {data[:60]!r} ({error})"
+        message = f"base64: expected pairs of a name and a value in base64, got {found_bytes(data)} ({error})"
         raise ValueError(message) from error
     return StreamEntry(entry_id, [item for pair in fields for item in pair])
 
@@ -229,7 +230,7 @@ class LogFile:
             except UNPACKING_ERRORS as error:
                 self._break(f"expected a piece of the baseline, got data that cannot be unpacked ({error})")
             except ValueError as error:
-                self._break(f"expected a piece of the baseline, got {line[:60]!r} ({error})")
+                self._break(f"expected a piece of the baseline, got {found_bytes(line)} ({error})")
             self._digest.update(line)
             yield data
 
@@ -299,7 +300,7 @@ class LogFile:
         except ValueError as error:
             if line.endswith(b"\n"):
                 self._break(str(error))
-            self._break(f"expected a whole line, got {line[:60]!r} without a line end: the file is truncated")
+            self._break(f"expected a whole line, got {found_bytes(line)} without a line end: the file is truncated")
 
     def _check_end(self, line: bytes, counted: Trailer) -> None:
         try:

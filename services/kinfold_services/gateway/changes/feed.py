@@ -27,7 +27,6 @@ from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
 
 _TYPES: Final = [str(each.__struct_config__.tag) for each in get_args(Change)]
-_MAX_ID: Final = 2**64
 _RESTART: Final = 1012
 _POLICY: Final = 1008
 STREAM_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -149,8 +148,6 @@ def _subscription(after: str | None, contacts: list[str] | None, types: list[str
             milliseconds, number = position_key(after)
         except ValueError as error:
             raise Problem(400, f"since: {str(error).removeprefix('position: ')}") from error
-        if max(milliseconds, number) >= _MAX_ID:
-            raise Problem(400, f"since: expected the id of a feed entry, got {after!r}")
         after = f"{milliseconds}-{number}"
     if unknown := [each for each in types or () if each not in _TYPES]:
         raise Problem(400, f"type: expected one of {', '.join(_TYPES)} (repeat the parameter for several), got {unknown[0]!r}")

@@ -62,7 +62,8 @@ def _array(body: bytes) -> list[bytes]:
     try:
         return [bytes(raw) for raw in _decode_array(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(400, f"body: expected an array of events, got text that is not JSON ({error})") from error
+        why = str(error).removeprefix("JSON is malformed: ")
+        raise Problem(400, f"body: expected an array of events, got text that is not JSON ({why})") from error
 
 
 def _one_or_lines(body: bytes) -> list[bytes]:

@@ -43,8 +43,6 @@ _FIELD_CHARS: Final = 60
 """How much of the name of an unknown field a response shows."""
 
 _OWN_FIELDS: Final = (TOKEN, "source", "visitorProven")
-_OWN_NAMES: Final = (b'"token"', b'"source"', b'"visitorProven"', b"\\u")
-"""What an event with one of these fields contains; a name may be written with escapes."""
 _FROM_PAGE: Final = f',"source":"{BROWSER}"'.encode()
 _PROVEN: Final = b',"visitorProven":true'
 
@@ -153,7 +151,8 @@ async def judge(events: list[bytes], author: Author, ignored: Listed[Ignored]) -
         else:
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
-            _note_unknown(index, unknown_fields(*verdict), verdict[1], ignored)
+            if names := unknown_fields(*verdict):
+                _note_unknown(index, names, verdict[1], ignored)
     return judged
 
 
@@ -166,7 +165,7 @@ def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | R
     more = b"" if author.secrets is None else _from_page(event, names, data, author.secrets, author.is_developer)
     if isinstance(more, RejectedEvent):
         return more
-    if any(name in data for name in _OWN_NAMES):
+    if _may_have_own_fields(data):
         data = _without_own_fields(data)
     if not event.id:
         more += f',"id":"{new_id}"'.encode()
@@ -239,6 +238,11 @@ def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
     status = 403 if any(rejected.counts[reason] for reason in _FORBIDDEN) else 422
     detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
     return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
+
+
+def _may_have_own_fields(data: bytes) -> bool:
+    """Whether an event contains the name of one of these fields; a name may be written with escapes."""
+    return b'"token"' in data or b'"source"' in data or b'"visitorProven"' in data or b"\\u" in data
 
 
 def _without_own_fields(data: bytes) -> bytes:

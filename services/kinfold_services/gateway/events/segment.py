@@ -182,6 +182,9 @@ async def _append(
         judged = await _judge_claims(claims, workspace, author, judged.rejected)
     for reason, count in ignored.counts.items():
         gateway.metrics.ignored.labels(workspace.name, reason).inc(count)
+    if ignored:
+        workspace.ignored.update(ignored.counts)
+        workspace.last_ignored = ignored.first[-1].detail
     if ignored.counts["time"]:
         first = next((each.detail for each in ignored.first if each.reason == "time"), None)
         log = structlog.get_logger()

@@ -4,12 +4,12 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response, Router
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import ControllerRouterHandler
 from redis.exceptions import RedisError
 
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, WrongQuery
-from kinfold_services.gateway.problems import request_id, sentence_of
+from kinfold_services.gateway.problems import limited, on_http_error, request_id, sentence_of
 from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
 from kinfold_services.gateway.screen.corrections import confirm, correct, correction, merge, preview, take, undo, unmerge
@@ -65,14 +65,22 @@ _TITLES: Final = {
     400: "That did not work",
     403: "Not allowed",
     404: "Not found",
+    405: "No page to open",
     410: "Erased",
+    413: "Too large",
     429: "Too many requests",
     503: "Not available right now",
 }
+_PASSING: Final = frozenset({429, 500, 503})
+"""The same page may come a moment later."""
 _NO_DIRECTORY: Final = (
     "Search and lists come from the directory, and none is running for this workspace yet. `kinfold directory` starts one; it "
     "builds itself from the change feed."
 )
+
+
+_API: Final = "/v1/"
+"""Paths below it are answered in JSON, also to a browser."""
 
 
 def screen_router() -> Router:
@@ -85,6 +93,7 @@ def screen_router() -> Router:
         exception_handlers={
             NotSignedIn: to_sign_in,
             HTTPException: _on_http_error,
+            NotFoundException: _on_http_error,
             RedisError: _on_redis_error,
             OSError: _on_redis_error,
             TimeoutError: _on_redis_error,
@@ -97,7 +106,8 @@ def screen_router() -> Router:
 
 def _error(request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str] | None = None) -> Response[bytes]:
     """An error as a page, or as the part of a page that htmx asked for."""
-    shown: dict[str, Any] = {"title": _TITLES.get(status, "Something went wrong"), "detail": detail}
+    again = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" and status in _PASSING else None
+    shown: dict[str, Any] = {"title": _TITLES.get(status, "Something went wrong"), "detail": detail, "again": again}
     if is_fragment(request):
         return html(request, render("_error.html", **shown), status=status, headers=headers)
     frame = chrome(request) if "signed_in" in request.scope else {"workspace": None}
@@ -105,7 +115,27 @@ def _error(request: Request[Any, Any, Any], status: int, detail: str, headers: d
 
 
 def _on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    return _error(request, error.status_code, sentence_of(request, error), dict(error.headers or {}))
+    match error:
+        case NotFoundException():
+            detail = "There is no page at this address. It may be misspelt, or out of date."
+        case MethodNotAllowedException():
+            detail = "This address belongs to a form and shows nothing by itself. Go back to the page with the form."
+        case HTTPException(status_code=429):
+            wait_s = (error.headers or {}).get("Retry-After", "1")
+            detail = f"Too many requests have come from this address. Try again in {wait_s} s."
+        case _:
+            detail = sentence_of(request, error)
+    return _error(request, error.status_code, detail, dict(error.headers or {}))
+
+
+def _on_no_route(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """Respond to a path, or a method of a path, that no route has: a person gets a page, a program what the API says."""
+    is_person = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(_API)
+    return _on_http_error(request, limited(request, error)) if is_person else on_http_error(request, error)
+
+
+NO_PAGE: Final[dict[Any, Any]] = {NotFoundException: _on_no_route, MethodNotAllowedException: _on_no_route}
+"""The application's handlers for paths and methods that no route has."""
 
 
 def _on_redis_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -175,7 +175,8 @@ def _row(seen: Seen) -> Row:
     mood, sentences, person = "waiting", ["Not folded yet"], None
     if did is not None and did.rejection is not None:
         reason, detail = did.rejection
-        mood, sentences = "bad", [f"Rejected, {reason_words(reason)[0].lower()}: {detail}"]
+        named = reason_words(reason)[0]
+        mood, sentences = "bad", [f"Rejected, {named[:1].lower()}{named[1:]}: {detail}"]
     elif did is not None and did.changes:
         is_visit = all(each.type == "ContactSeen" for each in did.changes)
         mood, sentences = "quiet" if is_visit else "good", list(dict.fromkeys(_sentences(did.changes)))

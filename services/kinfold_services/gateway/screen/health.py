@@ -59,6 +59,8 @@ async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
         "troubles": list(troubles(status, samples)),
         "charts": _charts(samples),
         "figures": status,
+        "ignored": workspace.ignored,
+        "last_ignored": workspace.last_ignored,
         "width": _WIDTH,
         "height": _HEIGHT,
     }

@@ -32,6 +32,7 @@ from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.screen.listing import Listing, values_of
 from kinfold_services.gateway.screen.pages import SECURE, render
 from kinfold_services.gateway.screen.people import Columns, SortBy, Where, Words
+from kinfold_services.gateway.screen.presence import devices_seen
 from kinfold_services.gateway.screen.sessions import COOKIE, cookie_of, workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.runtime.tasks import end_tasks
@@ -109,13 +110,19 @@ async def live_person(request: Request[Any, Any, Any], contact_id: FromPath[str]
 
 
 @lru_cache(512)
-def _row_event(contact_id: str, change: bytes, keys: tuple[str, ...]) -> bytes:
+def _contact_of(change: bytes) -> Contact | None:
+    """The contact after a change."""
+    return _decode(change).contact
+
+
+@lru_cache(512)
+def _row_event(contact_id: str, change: bytes, keys: tuple[str, ...], seen_at: str) -> bytes:
     """The row of a person after a change, as an event. Screens with the same columns share it."""
-    contact = _decode(change).contact
+    contact = _contact_of(change)
     is_merged = contact is not None and contact.id != contact_id
-    return event(
-        contact_id, render("_row.html", contact=contact, is_merged=is_merged, column_keys=list(keys), values_of=values_of)
-    )
+    seen = {} if contact is None else {contact.id: seen_at}
+    shown: dict[str, Any] = {"column_keys": list(keys), "values_of": values_of, "seen": seen}
+    return event(contact_id, render("_row.html", contact=contact, is_merged=is_merged, **shown))
 
 
 MISSED: Final = event("news", "Changes were missed. Show the list again")
@@ -153,8 +160,9 @@ class _People:
         rows = dict(self._rows)
         self._rows.clear()
         keys = self._listing.columns or ()
+        seen = await self._devices_seen(rows)
         for contact_id, message in rows.items():
-            yield _row_event(contact_id, message.data or b"{}", keys)
+            yield _row_event(contact_id, message.data or b"{}", keys, seen.get(contact_id, ""))
         if self._others and time.monotonic() - self._asked_at >= NEWS_S:
             self._asked_at = time.monotonic()
             before = len(self._news)
@@ -167,6 +175,18 @@ class _People:
     def is_waiting(self) -> bool:
         """Whether something is noted that was not sent yet."""
         return bool(self._rows or self._others)
+
+    async def _devices_seen(self, rows: dict[str, Message]) -> dict[str, str]:
+        """When a device of each was last seen. A visit says it itself; for other changes, the devices are looked up."""
+        changed = {contact_id: _contact_of(message.data or b"{}") for contact_id, message in rows.items()}
+        living = {contact_id: contact for contact_id, contact in changed.items() if contact is not None}
+        visits = {each: contact.last_seen_at for each, contact in living.items() if rows[each].type == "ContactSeen"}
+        try:
+            return visits | await devices_seen(
+                self._workspace, [contact for each, contact in living.items() if each not in visits]
+            )
+        except (RedisError, OSError):
+            return visits  # the dot moves with the next change
 
     async def _look_for_news(self) -> None:
         """Find who of the others matches: everybody matches a list of everybody."""

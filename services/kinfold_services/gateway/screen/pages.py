@@ -139,7 +139,11 @@ def static_file(
     file = _FILES.get(name.lstrip("/"))
     if file is None:
         raise NotFoundException
+    tag = f'W/"{file.version}"'  # weak: the same for compressed and plain bytes
     headers = {**SECURE, "Vary": "Accept-Encoding", "Cache-Control": _FOR_A_YEAR if version == file.version else "no-cache"}
+    headers["ETag"] = tag
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(b"", status_code=304, headers=headers)
     data = file.data
     if accepts_gzip(request):
         data = file.compressed

@@ -32,6 +32,7 @@ from kinfold_services.gateway.screen.listing import (
     values_of,
 )
 from kinfold_services.gateway.screen.pages import SECURE, html, is_fragment, page, redirect, render
+from kinfold_services.gateway.screen.presence import devices_seen
 from kinfold_services.gateway.screen.sessions import first_key, session_of, workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace
 
@@ -53,10 +54,11 @@ class Found(NamedTuple):
 
     page: Page
     counted: Count
-    everybody: Count
     keys: MetadataKeys
     unknown: list[str]
-    """The metadata keys of the filters and the order that no person has."""
+    """The metadata keys of the filters and the order that no person has, if nobody matches."""
+    is_empty: bool
+    """Whether the workspace has nobody at all."""
     warning: str | None = None
 
 
@@ -95,9 +97,10 @@ async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
     if is_form:
         return redirect(listing.url())
     shown = shown_values(listing, found)
+    shown["seen"] = await devices_seen(workspace, shown["contacts"])
     if is_fragment(request):
         return html(request, render("_results.html", **shown), headers={"HX-Replace-Url": listing.url()})
-    if found.everybody.count == 0:
+    if found.is_empty:
         shown["gateway"] = str(request.base_url).rstrip("/")
         shown["key"] = first_key(request)
         return page(request, "first_event.html", **chrome(request), **shown)
@@ -183,6 +186,7 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
         "columns": listing.metadata_columns(keys),
         "column_keys": keys,
         "values_of": values_of,
+        "figures": _figures(contacts, keys),
         "headings": listing.headings(),
         "chips": listing.chips(),
         "counted": found.counted,
@@ -199,15 +203,21 @@ def shown_values(listing: Listing, found: Found) -> dict[str, Any]:
     }
 
 
+def _figures(contacts: list[Contact], keys: list[str]) -> set[str]:
+    """The columns of numbers: their heads stand on the right, as numbers do."""
+    shown = {key: [contact.metadata[key] for contact in contacts if key in contact.metadata] for key in keys}
+    return {key for key, given in shown.items() if given and all(type(each) in {int, float} for each in given)}
+
+
 async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:
     at_ms = now_ms()
 
     def ask(connection: sa.Connection) -> Found:
         found = search(connection, workspace.name, query, at_ms)
-        everybody = count(connection, workspace.name, Query(), at_ms)
-        counted = everybody if listing.is_everybody else count(connection, workspace.name, query, at_ms)
-        unknown = unknown_keys(connection, workspace.name, query.fields)
-        return Found(found, counted, everybody, metadata_keys(connection, workspace.name), unknown)
+        counted = count(connection, workspace.name, query, at_ms)
+        is_empty = counted.count == 0 and (listing.is_everybody or count(connection, workspace.name, Query(), at_ms).count == 0)
+        unknown = [] if found.records else unknown_keys(connection, workspace.name, query.fields)
+        return Found(found, counted, metadata_keys(connection, workspace.name), unknown, is_empty=is_empty)
 
     found = await workspace.directory.ask(ask)
     try:

@@ -6,8 +6,8 @@ in once. It opens the same form, which has to be sent, so that no program that l
 
 import hmac
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, cast
-from urllib.parse import parse_qsl, urlencode
+from typing import Annotated, Any, Final, Literal, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from litestar import Request, Response, get, post
 from litestar.handlers.base import BaseRouteHandler
@@ -34,7 +34,10 @@ KEY_COOKIE: Final = "kinfold_first_key"
 HOME: Final = "/people"
 
 _USED: Final = "This link was used already, or has expired. Sign in with a key."
+_ENDED: Final = "Your session has ended. Sign in again to go on. A form that you sent meanwhile changed nothing."
 _KEY_COOKIE_S: Final = 600
+_COOKIE_S: Final = 2 * SESSION_S
+"""A browser keeps the cookie longer than the session lasts, so that the sign-in page can say that it has ended."""
 _MAX_FORM_BYTES: Final = 64 * 1024
 _MAX_FIELDS: Final = 100
 _TRUSTED_SITES: Final = {"same-origin", "none"}
@@ -125,13 +128,14 @@ async def sign_in_page(
     request: Request[Any, Any, Any],
     link: Annotated[str | None, QueryParameter(name="link", max_length=256)] = None,
     next_path: Annotated[str | None, QueryParameter(name="next", max_length=4096)] = None,
+    ended: Annotated[Literal["1"] | None, QueryParameter(name="ended")] = None,
 ) -> Response[bytes]:
-    """The form to sign in with, or to follow a link with."""
+    """The form to sign in with, or to follow a link with. `ended` says that a session has ended."""
     found = None if link is None else await look_at_link(shared(request).client, link)
-    error = _USED if link is not None and found is None else None
+    error = _USED if link is not None and found is None else _ENDED if ended and link is None else None
     by = "" if found is None else found.by
     shown_link = link if found is not None else None
-    return page(request, "sign_in.html", error=error, link=shown_link, by=by, next=_local(next_path))
+    return page(request, "sign_in.html", error=error, is_wrong=False, link=shown_link, by=by, next=_local(next_path))
 
 
 @post("/sign-in", opt={"open": "/sign-in"})
@@ -156,10 +160,10 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         caller = None
     if caller is None:
         shown: dict[str, Any] = {"error": error, "link": link or None, "by": by, "next": _local(fields.get("next"))}
-        return page(request, "sign_in.html", status=401, **shown)
+        return page(request, "sign_in.html", status=401, is_wrong=True, **shown)
     response = redirect(_local(fields.get("next")))
     text = await gateway.sessions.start(caller, by)
-    _set_cookie(request, response, COOKIE, text, SESSION_S)
+    _set_cookie(request, response, COOKIE, text, _COOKIE_S)
     if caller.kind == "secret" and presented and await _is_empty(gateway.workspace(caller.workspace)):
         _set_cookie(request, response, KEY_COOKIE, presented, _KEY_COOKIE_S)
     return response
@@ -177,16 +181,23 @@ async def sign_out(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 def to_sign_in(request: Request[Any, Any, Any], _: NotSignedIn) -> Response[bytes]:
     """Respond to a request without a session: a page leads to the form, a part of a page makes htmx go there."""
-    if is_fragment(request):
-        return page(request, "empty.html", headers={"HX-Redirect": "/sign-in"})
     if request.headers.get("accept", "") == "text/event-stream":
         return page(request, "empty.html", status=204)  # the browser must not try again
-    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return redirect(_sign_in_url(path) if request.method == "GET" else "/sign-in")
+    ended = bool(cookie_of(request, COOKIE))
+    if is_fragment(request):
+        shown = urlsplit(request.headers.get("hx-current-url", ""))
+        return page(request, "empty.html", headers={"HX-Redirect": _sign_in_url(shown.path, shown.query, ended=ended)})
+    is_page = request.method == "GET"
+    path, query = (request.url.path, request.url.query) if is_page else ("", "")
+    return redirect(_sign_in_url(path, query, ended=ended))
 
 
-def _sign_in_url(path: str) -> str:
-    return "/sign-in" if path in {"/", HOME} else f"/sign-in?{urlencode({'next': path})}"
+def _sign_in_url(path: str, query: str, *, ended: bool) -> str:
+    """The address of the form that leads on to a page, and says whether a session has ended."""
+    asked = f"{path}?{query}" if query else path
+    given = {"next": asked} if asked not in {"", "/", HOME} else {}
+    given |= {"ended": "1"} if ended else {}
+    return f"/sign-in?{urlencode(given)}" if given else "/sign-in"
 
 
 def _local(path: str | None) -> str:

@@ -15,6 +15,7 @@ import ua_parser
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import Field, WrongFilter, field, field_text
+from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import to_ms
 
 ONLINE_MS: Final = 5 * 60 * 1000
@@ -38,8 +39,8 @@ def ms_of(text: str) -> int:
 
 
 def is_online(seen_at: str, now_ms: int | None = None) -> bool:
-    """Whether somebody who was last seen then is online."""
-    return -ONLINE_MS < (_now_ms() if now_ms is None else now_ms) - ms_of(seen_at) < ONLINE_MS
+    """Whether somebody whose devices were last seen then is online. Nobody is without a device: an empty time."""
+    return bool(seen_at) and -ONLINE_MS < (_now_ms() if now_ms is None else now_ms) - ms_of(seen_at) < ONLINE_MS
 
 
 def ago(text: str, now_ms: int | None = None) -> str:
@@ -103,6 +104,15 @@ def short(identifier: str) -> str:
     return identifier if len(identifier) <= _SHORT_ID + 3 else f"{identifier[:_SHORT_ID]}…"
 
 
+def is_entry(cause: str) -> bool:
+    """Whether the cause of a change is an entry of the log. Otherwise it is `replay`."""
+    try:
+        position_key(cause)
+    except ValueError:
+        return False
+    return "-" in cause
+
+
 def field_name(key: str) -> str:
     """A metadata key as filters name it: with `metadata.` only where the plain name would mean something else."""
     named = Field(key, in_metadata=True)
@@ -134,7 +144,10 @@ class Avatar(NamedTuple):
 def avatar(contact: Contact) -> Avatar:
     """The picture of a person. The policy of the pages allows images over https only."""
     image = contact.image if contact.image is not None and contact.image.lower().startswith("https://") else None
-    letters = [word[0] for word in title(contact).replace("@", " ").replace(".", " ").split() if word[0].isalnum()]
+    named = title(contact)
+    if not contact.name and named == contact.email:
+        named = named.partition("@")[0].replace(".", " ").replace("_", " ").replace("-", " ")
+    letters = [word[0] for word in named.replace(".", " ").split() if word[0].isalnum()]
     initials = "".join(letters[:1] if len(letters) < 2 else (letters[0], letters[-1] if contact.name else letters[1]))  # noqa: PLR2004
     return Avatar(image, initials.upper() or "?", zlib.crc32(contact.id.encode()) % _HUES)
 
@@ -196,6 +209,7 @@ FILTERS: Final[dict[str, Any]] = {
     "day": day,
     "device": device,
     "field_name": field_name,
+    "is_entry": is_entry,
     "is_online": _is_online,
     "local_time": local_time,
     "moment": moment,

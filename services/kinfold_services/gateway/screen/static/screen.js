@@ -32,7 +32,9 @@
   // --- live connections: closed while the page is hidden, since a browser has only six for each site
 
   const RESTS_AFTER_MS = 10000;
+  const AWAY_AFTER_MS = 4000; // a stream that was cut is open again by then, if the server is there
   let isPaused = false;
+  let isLeaving = false;
   const connections = new Set();
 
   class LiveConnection {
@@ -86,8 +88,15 @@
       const url = new URL(this.#url, location.href);
       if (this.#since) url.searchParams.set("since", this.#since);
       this.#source = new EventSource(url);
-      this.#source.onopen = (event) => this.onopen?.(event);
-      this.#source.onerror = (event) => this.onerror?.(event);
+      this.#source.onopen = (event) => {
+        isAway(false);
+        this.onopen?.(event);
+      };
+      this.#source.onerror = (event) => {
+        clearTimeout(awaySoon);
+        awaySoon = setTimeout(() => !isLeaving && isAway(true), AWAY_AFTER_MS);
+        this.onerror?.(event);
+      };
       for (const [name, , heard] of this.#listeners) this.#source.addEventListener(name, heard);
     }
   }
@@ -117,6 +126,28 @@
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (document.hidden && event.target.closest("[data-rests]")) event.preventDefault();
   });
+  // --- what takes long, and a server that is away
+
+  const away = document.getElementById("away");
+  let awaySoon = 0;
+  const isAway = (yes) => {
+    clearTimeout(awaySoon);
+    if (away.hidden === yes) away.hidden = !yes;
+  };
+  document.addEventListener("htmx:sendError", () => isAway(true));
+  document.addEventListener("htmx:afterOnLoad", () => isAway(false));
+  // A form that folds the log takes a while: the button says so, and cannot be pressed twice.
+  document.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    if (!button || event.target.method !== "post" || event.defaultPrevented) return;
+    if (button.getAttribute("aria-busy")) return event.preventDefault();
+    button.setAttribute("aria-busy", "true");
+  });
+  addEventListener("pageshow", () => {
+    for (const button of document.querySelectorAll("[aria-busy]")) button.removeAttribute("aria-busy");
+  });
+  addEventListener("pagehide", () => (isLeaving = true));
+  addEventListener("pageshow", () => (isLeaving = false));
   addEventListener("pagehide", () => connections.forEach((each) => each.rest()));
   addEventListener("pageshow", (event) => event.persisted && connections.forEach((each) => each.wake()));
 
