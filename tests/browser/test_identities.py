@@ -93,7 +93,7 @@ async def test_value_that_was_changed_elsewhere_can_be_set_back(shop: Shop):
 
 
 async def test_identity_is_sent_again_after_a_day(shop: Shop):
-    """The gateway may have lost or erased it. The gateway has what it says already, so that this changes nothing."""
+    """The gateway may have lost or erased it. Otherwise this changes nothing there."""
     await shop.context.clock.install()
     page = await shop.open()
     await page.evaluate(f"kinfold.identify({ADA})")
@@ -109,7 +109,25 @@ async def test_identity_is_sent_again_after_a_day(shop: Shop):
     assert (await shop.folded("/v1/contacts", externalId="u-1"))["version"] == 2  # created, and linked
 
 
-async def test_identity_that_is_too_large_is_not_taken_for_sent(shop: Shop):
+async def test_next_user_is_another_visitor_though_an_identity_was_too_large(shop: Shop):
+    page = await shop.open()
+    await page.evaluate(
+        """kinfold.identify({
+            externalId: 'u-1', metadata: Object.fromEntries([...'abcdefg'].map((name) => [name, 'x'.repeat(8000)])),
+        })"""
+    )
+    first = await visitor_id(page)
+    await page.reload()
+    await page.wait_for_function("window.kinfold && !kinfold.q")
+    await page.evaluate(f"kinfold.identify({LIN})")
+    second = await visitor_id(page)
+    assert await page.evaluate("kinfold.flush()")
+
+    assert (said(await shop.log()), first != second) == ([("VisitorIdentified", "u-2")], True)
+    assert len(shop.warnings) == 1
+
+
+async def test_identity_is_sent_after_one_that_was_too_large(shop: Shop):
     page = await shop.open()
     await page.evaluate(
         """kinfold.identify({
@@ -119,8 +137,7 @@ async def test_identity_that_is_too_large_is_not_taken_for_sent(shop: Shop):
     await page.evaluate("kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' } })")
     assert await page.evaluate("kinfold.flush()")
 
-    assert said(await shop.log()) == [("VisitorIdentified", "u-1")]
-    assert len(shop.warnings) == 1
+    assert [event["metadata"] for event in await shop.log()] == [{"plan": "pro"}]
 
 
 async def test_another_gateway_is_told_everything_and_gets_no_event_of_the_first(shop: Shop):

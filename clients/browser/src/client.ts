@@ -113,7 +113,7 @@ export class Client {
   #say(type: string, known: Known, at: number, fields: Fields, sent: Known["sent"]): void {
     if (!some(sent)) return;
     const isStored = this.#send(type, known, at, fields);
-    if (isStored !== undefined) this.#visitors.keep({ ...known, sent: { ...known.sent, ...sent } }, isStored);
+    this.#visitors.keep({ ...known, sent: { ...known.sent, ...(isStored !== undefined && sent) } }, isStored !== false);
   }
 
   #send(type: string, known: Known, at: number, fields: Fields, finish?: () => void): boolean | undefined {
