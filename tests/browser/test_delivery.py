@@ -163,6 +163,7 @@ async def test_events_of_a_page_that_is_left_are_sent_once(shop: Shop):
     await storage.goto(shop.stage.site.url)
 
     async def slow(route: Route) -> None:
+        await shop.logged(2 * number + 2)
         await nothing_waits(storage)
         await route.continue_()
 
