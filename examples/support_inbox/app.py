@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import uvicorn
 from fastapi import Cookie, Depends, FastAPI, HTTPException, Query, Request, Response
@@ -22,7 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
 import kinfold
-from kinfold_schemas.changes import Change, ContactGone, ContactsMerged
+from kinfold_schemas.changes import Change, ContactErased, ContactGone, ContactsMerged
 
 GATEWAY = os.environ.get("GATEWAY", "http://127.0.0.1:8000")
 SECRET_KEY = os.environ["SECRET_KEY"]  # of this server alone
@@ -31,6 +31,7 @@ IDENTITY_SECRET = os.environ["IDENTITY_SECRET"]
 HERE = Path(__file__).parent
 
 Json = dict[str, Any]
+T = TypeVar("T")
 VisitorId = Annotated[str, Query(pattern=r"^v_[\w-]{22}$")]
 """The id that kinfold.js has made. It is a secret of the browser, and proves that a page is this visitor's."""
 
@@ -97,7 +98,7 @@ contact_ids: dict[str, str] = {}
 
 def learn(change: Change) -> None:
     """Take in a change. It has the whole contact as it is then, also after a link, a move or a merge."""
-    if isinstance(change, ContactGone):
+    if isinstance(change, ContactGone | ContactErased):
         contacts.pop(change.contact_id, None)
         return
     if isinstance(change, ContactsMerged):
@@ -118,6 +119,20 @@ def person(visitor: str) -> tuple[kinfold.Contact | None, list[str]]:
     """The contact that a visitor is, and all visitors who are this contact: the person's devices."""
     contact = contacts.get(contact_ids.get(visitor, ""))
     return contact, contact.visitor_ids if contact else [visitor]
+
+
+def is_own(visitor: str, user: User | None) -> bool:
+    """Whether a page may read and write as this visitor: a known person's page only while this person is logged in."""
+    contact, _ = person(visitor)
+    return contact is None or contact.external_id is None or (user is not None and contact.external_id == user.id)
+
+
+def only_own(visitor: VisitorId, user: SignedIn) -> None:
+    if not is_own(visitor, user):
+        raise HTTPException(409, "the visitor is another user: call reset()")
+
+
+OwnOnly = [Depends(only_own)]
 
 
 def inbox() -> list[Json]:
@@ -141,14 +156,15 @@ def ring() -> None:
         bell.set()
 
 
-async def live(read: Callable[[], list[Json]]) -> AsyncIterator[list[Json]]:
-    bell, told = asyncio.Event(), None
+async def live(read: Callable[[], T]) -> AsyncIterator[T]:
+    bell, told = asyncio.Event(), object()
     bells.add(bell)
     try:
         while True:
             bell.clear()
             if (now := read()) != told:
-                yield (told := now)
+                told = now
+                yield now
             await bell.wait()
     finally:
         bells.discard(bell)
@@ -181,7 +197,7 @@ async def customer() -> HTMLResponse:
     return page("customer")
 
 
-@app.get("/me")
+@app.get("/me", dependencies=OwnOnly)
 async def me(visitor: VisitorId, user: SignedIn) -> Json | None:
     return for_page(user, visitor)
 
@@ -200,6 +216,7 @@ async def log_in(name: str, visitor: VisitorId, response: Response) -> Json | No
 async def log_out(response: Response, session: Annotated[str, Cookie()] = "") -> None:
     sessions.pop(session, None)
     response.delete_cookie("session")
+    ring()  # for the other tabs
 
 
 @app.post("/upgrade")
@@ -210,17 +227,24 @@ async def upgrade(user: SignedIn) -> None:
     backend.set_metadata(external_id=user.id, metadata={"plan": user.plan})
 
 
-@app.post("/messages")
+@app.post("/messages", dependencies=OwnOnly)
 async def write(visitor: VisitorId, message: Message) -> None:
     add_message(visitor, message.text, is_agent=False)
 
 
 @app.get("/thread", response_class=EventSourceResponse)
-async def thread(visitor: VisitorId, request: Request) -> AsyncIterable[list[Json]]:
+async def thread(
+    visitor: VisitorId, request: Request, session: Annotated[str, Cookie()] = ""
+) -> AsyncIterable[list[Json] | None]:
+    """Send the messages. Null: they are not this user's, for example after a log-out in another tab."""
     agent = request.headers.get("User-Agent", "")
     device = next(iter(re.findall("iPhone|iPad|Android|Windows|Mac|Linux", agent)), "a device")
     database.execute("REPLACE INTO devices VALUES (?, ?)", (visitor, device))
-    async for messages in live(lambda: messages_of(person(visitor)[1])):
+
+    def read() -> list[Json] | None:
+        return messages_of(person(visitor)[1]) if is_own(visitor, signed_in(session)) else None
+
+    async for messages in live(read):
         yield messages
 
 

@@ -1,32 +1,43 @@
 // The customer's page. useVisitor says who is there, and the server what this person and the agents have written.
 import { IdentifyVisitor, KinfoldProvider, useVisitor } from "@kinfold/react";
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { Thread, post, useLive } from "./thread";
+import { Thread, get, post, useLive } from "./thread";
 import "./style.css";
 
 function Customer() {
   const { visitor, reset } = useVisitor();
   const [user, setUser] = useState(null);
+  const latest = useRef();
   const mine = `visitor=${visitor?.id}`;
-  const messages = useLive(visitor && `/thread?${mine}`);
+  const messages = useLive(visitor && `/thread?${mine}`, user);
 
-  // Also for the new visitor after a log-out: the server has a token for the user who is logged in, if there is one.
+  // Also for the new visitor after a log-out, and when the thread is not this user's any more, because another tab has logged in
+  // or out: the server has a token for the user who is logged in, if there is one.
   useEffect(() => {
     if (!visitor) return;
-    const request = new AbortController();
-    fetch(`/me?${mine}`, { signal: request.signal }).then((answer) => answer.json()).then(setUser, () => {});
-    return () => request.abort();
-  }, [visitor?.id]);
+    become(get(`/me?${mine}`)).catch(({ status }) => status === 409 && leave());
+  }, [visitor?.id, messages === null]);
+
+  /** Wait for a user. Only the last answer counts that was asked for. */
+  async function become(asked) {
+    latest.current = asked;
+    const user = await asked;
+    if (latest.current === asked) setUser(user);
+  }
+
+  function leave() {
+    become(null);
+    reset();
+  }
 
   async function logIn(name) {
-    setUser(await post(`/log-in/${name}?${mine}`));
+    await become(post(`/log-in/${name}?${mine}`));
   }
 
   async function logOut() {
     await post("/log-out");
-    setUser(null);
-    reset();
+    leave();
   }
 
   const plan = visitor?.contact?.metadata.plan; // live: it changes here, too, when it is upgraded on another device

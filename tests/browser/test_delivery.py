@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from kinfold_schemas.times import text_ms
 from tests.support.gateways import serving
@@ -156,8 +156,50 @@ async def test_last_call_before_the_page_is_left_arrives(shop: Shop):
     assert event["metadata"] == {"last": True}
 
 
+async def test_events_of_a_page_that_is_left_are_sent_once(shop: Shop):
+    """They are sent before the next page comes, whose server takes longer than the gateway."""
+    page = await shop.open(pages="")
+    storage = await shop.context.new_page()  # a page that is being left can be asked nothing
+    await storage.goto(shop.stage.site.url)
+
+    async def slow(route: Route) -> None:
+        await shop.logged(2 * number + 2)
+        await nothing_waits(storage)
+        await route.continue_()
+
+    await page.route(shop.url, slow)
+    for number in range(3):
+        async with page.expect_navigation():
+            await page.evaluate(f"kinfold.setMetadata({{ a{number}: 1 }}), location.reload()")
+        await page.wait_for_function("window.kinfold && !kinfold.q")
+    await nothing_waits(page)
+
+    events = await shop.log()
+    assert (keys(events), len(events)) == (numbered("a", 3), 7)
+
+
+async def test_next_page_waits_with_what_an_answer_may_be_under_way_for(shop: Shop, cut: Proxy):
+    """The request arrived, and its answer did not. The next page sends the event again after 10 s, and no earlier."""
+    await shop.context.clock.install()
+    page = await shop.open()
+    cut.delay_s = 4.0
+    await page.evaluate("kinfold.setMetadata({ a0: 1 }), void kinfold.flush()")
+    await shop.logged(1)
+    await page.close()
+    cut.delay_s = 0.0
+    page = await shop.open()
+    await page.evaluate("kinfold.setMetadata({ a1: 1 })")
+    await page.evaluate("kinfold.flush()")
+    assert keys(await shop.log()) == ["a0", "a1"]
+    await page.clock.fast_forward(11_000)
+    await nothing_waits(page)
+
+    assert keys(await shop.log()) == ["a0", "a1", "a0"]
+
+
 async def test_tab_closed_in_mid_call_loses_nothing(shop: Shop, cut: Proxy):
     """The request arrives, and its answer does not. The next page sends the event again, and it counts once."""
+    await shop.context.clock.install()
     page = await shop.open()
     cut.delay_s = 4.0
     await page.evaluate("void kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' } }), void kinfold.flush()")
@@ -165,6 +207,7 @@ async def test_tab_closed_in_mid_call_loses_nothing(shop: Shop, cut: Proxy):
     await page.close()
     cut.delay_s = 0.0
     page = await shop.open()
+    await page.clock.fast_forward(11_000)
     await nothing_waits(page)
 
     (event,) = await shop.logged_once(1)
@@ -175,12 +218,14 @@ async def test_tab_closed_in_mid_call_loses_nothing(shop: Shop, cut: Proxy):
 
 async def test_tab_closed_before_the_request_arrives_loses_nothing(shop: Shop, cut: Proxy):
     """The browser may repeat the old page's last request by itself, so an event may be in the log twice, with one id."""
+    await shop.context.clock.install()
     page = await shop.open()
     cut.refuse()
     await page.evaluate(COUNT.format(3, "a"))
     await page.close()
     cut.accept()
     page = await shop.open()
+    await page.clock.fast_forward(11_000)
     await nothing_waits(page)
 
     assert keys(await shop.logged_once(3)) == numbered("a", 3)
@@ -203,6 +248,20 @@ async def test_two_tabs_send_every_call_once(shop: Shop):
     assert len({event["visitorId"] for event in events}) == 1
     for name in "ab":
         assert [key for key in keys(events) if key[0] == name] == numbered(name, 30) + numbered(f"{name}x", 5)
+
+
+async def test_two_tabs_without_locks_send_every_call_once(shop: Shop):
+    """As on pages without TLS. Each leaves the other one's calls to it."""
+    await shop.context.add_init_script("Object.defineProperty(navigator, 'locks', { value: undefined })")
+    pages = [await shop.open(), await shop.open()]
+    for page, name in zip(pages, "ab", strict=True):
+        await page.evaluate(COUNT.format(3, name))
+    for page in pages:
+        await page.evaluate("kinfold.flush()")
+    for page in pages:
+        await nothing_waits(page)
+
+    assert sorted(keys(await shop.log())) == numbered("a", 3) + numbered("b", 3)
 
 
 async def test_storage_full(shop: Shop):
@@ -275,6 +334,43 @@ async def test_page_views_of_a_single_page_application(shop: Shop):
     assert context == [(shop.url, None), (shop.url, shop.url), (elsewhere, shop.url), (shop.url, elsewhere)]
 
 
+async def test_page_view_has_the_title_that_the_application_sets_after_the_url(shop: Shop):
+    """As React does, in a later task. Where the URL has changed again, the title is another page's."""
+    page = await shop.open(pages="")
+    assert await page.evaluate("kinfold.flush()")
+    await page.evaluate("history.pushState({}, '', '/short')")
+    await page.evaluate("history.pushState({}, '', '/prices'), setTimeout(() => document.title = 'Prices')")
+    events = await shop.logged(3)
+
+    assert [event["context"]["title"] for event in events] == ["Shop", "Shop", "Prices"]
+
+
+async def test_page_as_a_listener_and_a_long_title_are_a_page_view(shop: Shop):
+    """What `page` is called with does not count, and no character is cut in half."""
+    page = await shop.open("<script>document.title = 't'.repeat(1999) + '😀'; kinfold.page('Home')</script>")
+    await page.evaluate("kinfold.page('Home'), document.body.onclick = kinfold.page, document.body.click()")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert [(event["type"], event["context"]["title"]) for event in await shop.log()] == [("VisitorSeen", "t" * 1999)] * 3
+
+
+async def test_second_element_of_a_page_does_nothing(shop: Shop):
+    page = await shop.open(before=shop.element(pages=""), pages="")
+    await page.wait_for_function("document.readyState === 'complete'")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert len(await shop.log()) == 1
+
+
+async def test_calls_end_where_the_script_cannot_be_loaded(shop: Shop):
+    """Also those made later. A listener can be removed before the script is there."""
+    await shop.context.route("**/kinfold.js", lambda route: route.abort())
+    page = await shop.open_html(f"{snippet()}<script>early = kinfold.reset()</script>{shop.element()}")
+
+    assert await page.evaluate("early.then(() => kinfold.flush())") is False
+    assert await page.evaluate("typeof kinfold.onChange(() => {})") == "function"
+
+
 async def test_values_that_no_event_may_contain_do_not_stop_the_others(shop: Shop):
     """No error reaches the page."""
     page = await shop.open()
@@ -298,8 +394,9 @@ async def test_values_that_no_event_may_contain_do_not_stop_the_others(shop: Sho
 
 async def test_damaged_storage_does_not_stop_the_page(shop: Shop):
     page = await shop.open()
-    await page.evaluate("for (const name of Object.keys(localStorage)) localStorage[name] = '{'")
-    await page.evaluate(f"localStorage['kinfold_{shop.workspace}.unsent.0.0'] = '5'")
+    await page.evaluate(
+        "kinfold.setMetadata({ lost: 1 }); for (const name of Object.keys(localStorage)) localStorage[name] = '{'"
+    )
     await page.evaluate("document.cookie = document.cookie.split('=')[0] + '=<script>; path=/'")
     await page.reload()
     await page.wait_for_function("window.kinfold && !kinfold.q")

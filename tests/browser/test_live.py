@@ -169,3 +169,22 @@ async def test_usual_script_opens_no_stream(shop: Shop):
 
     assert asked.index("/kinfold.js") < asked.index("/kinfold-live.js") < asked.index("/v1/own-contact")
     assert asked.count("/v1/own-contact") == 1
+
+
+async def test_value_that_the_gateway_shows_otherwise_can_be_set_back_at_once(stage: Stage, workspace: str):
+    """Without the live contact, `setMetadata` leaves out what it sent in the last 10 s."""
+    async with stage.shop(workspace, "publishable") as shop:
+        shop.key = await create_key(stage.redis, shop.workspace, "publishable", shows_metadata=True)
+        await shop.context.clock.install()
+        page = await open_live(shop)
+        await page.clock.pause_at(await page.evaluate("Date.now() / 1000 + 1"))
+        visitor_id = await page.evaluate("kinfold.visitor.id")
+        for _ in range(2):
+            await page.evaluate("kinfold.setMetadata({ theme: 'dark' })")
+        assert await page.evaluate("kinfold.flush()")
+        await put(shop, "u-1", visitorId=visitor_id, name="Ada", metadata={"theme": "light"})
+        await shows(page, "Ada")
+        await page.evaluate("kinfold.setMetadata({ theme: 'dark' })")
+        assert await page.evaluate("kinfold.flush()")
+
+        assert [event["metadata"]["theme"] for event in await shop.log()] == ["dark", "light", "dark"]

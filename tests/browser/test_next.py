@@ -27,10 +27,18 @@ async def test_server_component_renders_the_components(redis_url: str, workspace
         shop.stage.site.pages["/"] = (tmp_path / "out/index.html").read_text()
         page = await shop.context.new_page()
         page.on("pageerror", lambda error: shop.errors.append(str(error)))
+        sent = list[str]()
+        page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
         await page.goto(stage.site.url)
+        for _ in range(2):  # the second render sends nothing
+            await page.get_by_role("button", name="free").wait_for()
+            assert await page.evaluate("kinfold.flush()")
+            assert len(sent) == 1
+            await page.reload()
         await page.get_by_role("button", name="free").click()
         await page.get_by_role("button", name="pro").wait_for()
         assert await page.evaluate("kinfold.flush()")
+        assert len(sent) == 2
         contact = await shop.folded("/v1/contacts", externalId="u-1")
 
     assert (contact["name"], contact["email"]) == ("Ada", "ada@example.org")

@@ -11,6 +11,7 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, Request, expect
 
 from kinfold_schemas.keys import key
+from kinfold_services.access.keys import create_key
 from tests.support.applications import REACT_VERSIONS, applications, rendered
 from tests.support.visits import Shop, Stage, staging
 
@@ -189,6 +190,36 @@ async def test_consent_that_comes_late_identifies_the_visitor(shop: Shop, built:
     await visitor(page)
     await flush(page)
     assert [event["externalId"] for event in application.sent] == ["u-1"]
+
+
+async def test_provider_that_is_mounted_again_leaves_a_denial_as_it_is(shop: Shop, built: Path):
+    page = await Application(shop, built).open("component", ADA, consent="granted")
+    await visitor(page)
+    await page.evaluate("kinfold.setConsent('denied')")
+    await press(page, "Mount again")
+    await press(page, "Render again")
+    await expect(page.locator("#renders")).to_have_text("2")
+
+    assert await page.locator("#visitor").inner_text() == "null"
+    assert await page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
+
+
+async def test_another_key_ends_what_the_first_one_started(shop: Shop, built: Path):
+    """A page view is one, and of the same visitor."""
+    application = Application(shop, built)
+    next_key = await create_key(shop.stage.redis, shop.workspace, "development")
+    page = await application.open("component", None, pages=True, nextKey=next_key)
+    await flush(page)
+    await page.evaluate("first = kinfold")
+    await press(page, "Next key")
+    await page.wait_for_function("kinfold !== first")
+    await flush(page)
+    await page.evaluate("history.pushState({}, '', '/next')")
+    await flush(page)
+
+    events = await shop.logged(3)
+    assert len({event["visitorId"] for event in events}) == 1
+    assert len(events) == len(application.sent) == 3
 
 
 async def test_without_a_user_nothing_is_said(shop: Shop, built: Path):

@@ -180,3 +180,41 @@ def test_thread_is_shown_only_to_a_page_that_knows_the_visitors_secret_id(url: s
             urllib.request.urlopen(url + path, timeout=10)  # noqa: S310  our own application
     with urllib.request.urlopen(f"{url}/thread?visitor=v_{'0' * 22}", timeout=10) as stream:  # noqa: S310  our own application
         assert stream.readline() == b"data: []\n"
+
+
+async def test_next_user_sees_and_writes_nothing_of_the_first_after_an_expired_session_and_in_another_tab(url: str):
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        laptop = await visit(browser, url)
+        await press(laptop, "Log in as Ada")
+        await write(laptop, "My card is stolen")
+        await expect(thread(laptop).last).to_have_text("My card is stolen", timeout=PATIENCE_MS)
+        tab = await laptop.context.new_page()
+        await tab.goto(url)
+        await expect(thread(tab).last).to_have_text("My card is stolen", timeout=PATIENCE_MS)
+
+        # A log-out counts for both tabs.
+        await press(laptop, "Log out")
+        for page in (laptop, tab):
+            await shows(thread(page))
+            await expect(page.get_by_role("button", name="Log in as Lin")).to_be_visible(timeout=PATIENCE_MS)
+
+        # So does a session that has expired.
+        await tab.close()
+        await press(laptop, "Log in as Ada")
+        await expect(thread(laptop).last).to_have_text("My card is stolen", timeout=PATIENCE_MS)
+        await laptop.context.clear_cookies(name="session")
+        await laptop.reload()
+        await shows(thread(laptop))
+        await press(laptop, "Log in as Lin")
+        await expect(laptop.locator(".plan")).to_have_text("free", timeout=PATIENCE_MS)
+
+        # A message that cannot be sent is not lost.
+        await laptop.context.set_offline(True)
+        await write(laptop, "Do you ship to Spain?")
+        await expect(laptop.get_by_role("alert")).to_have_text("Not sent. Try again.", timeout=PATIENCE_MS)
+        await laptop.context.set_offline(False)
+        await press(laptop, "Send")
+        await expect(thread(laptop).last).to_have_text("Do you ship to Spain?", timeout=PATIENCE_MS)
+        await expect(thread(laptop).filter(has_text="My card is stolen")).to_have_count(0)
+        await browser.close()

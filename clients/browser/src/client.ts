@@ -1,7 +1,7 @@
 /** The calls of a page, while this browser may be followed. */
 
-import { live } from "./live.js";
-import { watchPages } from "./pages.js";
+import { hash } from "./hash.js";
+import { type Shown, live } from "./live.js";
 import { type Event, Sender } from "./sender.js";
 import { openStore, writeCookie } from "./storage.js";
 import type { Contact, Identity, Metadata, Options, Visitor } from "./types.js";
@@ -10,6 +10,14 @@ import { type Known, Visitors, digest, newId } from "./visitors.js";
 import { warn } from "./safely.js";
 
 type Fields = Record<string, unknown>;
+
+/** After a denial, an item with this end of its name tells other tabs. */
+export const DENIED = ".denied";
+
+/** So long an unchanged identity is not sent again. Later it is: the gateway may have lost or erased it meanwhile. */
+const IDENTITY_MS = 86_400_000;
+/** So long an unchanged `setMetadata` is not sent again. Later it is: somebody else may have changed the value meanwhile. */
+const METADATA_MS = 10_000;
 
 export class Client {
   visitor!: Visitor;
@@ -22,40 +30,39 @@ export class Client {
   readonly #changed: () => void;
   readonly #live = LIVE
     ? live((shown) => {
-        if (shown) this.#show(this.visitor.id, combined(this.visitor.contact, shown));
+        if (!shown) return;
+        const known = this.#visitors.current();
+        this.#visitors.keep({ ...known, sent: doubted(known, shown) }, true);
+        this.#show(this.visitor.id, combined(this.visitor.contact, shown));
       })
     : undefined;
 
-  constructor(
-    options: Options,
-    name: string,
-    changed: () => void,
-  ) {
+  constructor(options: Options, name: string, changed: () => void) {
     this.#options = options;
     this.#changed = changed;
     const store = openStore();
-    this.#visitors = new Visitors(store, name, options.domain);
-    this.#sender = new Sender(store, name, this.#url("events", "partial=true"), (event) => this.#rejected(event));
+    const { key } = options;
+    const host = this.#url("");
+    // What was sent to one gateway is news to another one. The visitor, in the cookie, is the same; so are its events for all keys.
+    this.#visitors = new Visitors(store, name, `${name}.${hash(host + key)}`, options.domain);
+    this.#sender = new Sender(store, `${name}.${hash(host)}`, this.#url("events", "partial=true"), (event) => this.#rejected(event));
     this.#show(this.#visitors.current().id, null);
   }
 
-  watch(): void {
-    watchPages(() => this.page(Date.now()));
-  }
-
   page(at: number): void {
-    const url = this.#address(location.href);
-    const context: Fields = {
-      url,
-      referrer: this.#address(this.#referrer),
-      title: document.title,
-      userAgent: navigator.userAgent,
-      locale: navigator.language,
-      timezone: Intl.DateTimeFormat().resolvedOptions().timeZone,
-    };
-    for (const each in context) context[each] = text(context[each])?.slice(0, 2000);
-    this.#referrer = location.href;
-    this.#send("VisitorSeen", this.#follow(), at, { context });
+    const { href } = location;
+    const context: Fields = {};
+    const set = (name: string, value: string) => (context[name] = text(value?.slice(0, 2000)));
+    const title = () => set("title", document.title);
+    set("url", this.#address(href));
+    set("referrer", this.#address(this.#referrer));
+    title();
+    set("userAgent", navigator.userAgent);
+    set("locale", navigator.language);
+    set("timezone", Intl.DateTimeFormat().resolvedOptions().timeZone);
+    this.#referrer = href;
+    // Applications set the title after the URL.
+    this.#send("VisitorSeen", this.#follow(), at, { context }, () => location.href === href && title());
   }
 
   identify(identity: Identity, at: number): void {
@@ -67,15 +74,15 @@ export class Client {
       return;
     }
     for (const field in unknown) warn("identify: expected no", field);
-    const compared = email?.toLowerCase();
-    const known = this.#visitors.identified(externalId, compared);
+    const ids = { externalId, email: email?.toLowerCase() };
+    const known = this.#visitors.identified(ids.externalId, ids.email);
     const fields = { externalId, email, name, image, metadata: some(metadata), token: token ?? undefined };
-    const ids = { externalId: known.externalId, email: known.email };
-    if (externalId) ids.externalId = digest(known.id, "externalId", externalId);
-    if (compared) ids.email = digest(known.id, "email", compared);
-    const { changed, digests } = news(known, { name, image, metadata });
-    if (ids.externalId === known.externalId && ids.email === known.email) this.#say("MetadataSet", known, at, changed, digests);
-    else if (!this.#refused.has(claim(fields))) this.#say("VisitorIdentified", known, at, fields, digests, ids);
+    // What waits may have a token that has expired.
+    const tokens = token ? this.#sender.tokens(known.id) : [];
+    const isDue = some(news(known, ids, at, IDENTITY_MS).sent) || (tokens.length && !tokens.includes(token));
+    const { changed, sent } = news(known, { ...ids, name, image, metadata }, at, isDue ? 0 : Infinity);
+    if (!isDue) this.#say("MetadataSet", known, at, changed, sent);
+    else if (!this.#refused.has(claim(fields))) this.#say("VisitorIdentified", known, at, fields, sent);
     const before = this.visitor.id === known.id ? this.visitor.contact : null;
     this.#show(known.id, combined(before, { externalId, email, name, image, metadata }));
   }
@@ -83,8 +90,8 @@ export class Client {
   setMetadata(given: Metadata, at: number): void {
     const metadata = values(given);
     const known = this.#follow();
-    const { changed, digests } = news(known, { metadata });
-    this.#say("MetadataSet", known, at, changed, digests);
+    const { changed, sent } = news(known, { metadata }, at, METADATA_MS);
+    this.#say("MetadataSet", known, at, changed, sent);
     const { id, contact } = this.visitor;
     if (contact) this.#show(id, combined(contact, { metadata }));
   }
@@ -103,30 +110,24 @@ export class Client {
   }
 
   /** Send an event, unless it says nothing, and remember what it said. */
-  #say(type: string, known: Known, at: number, fields: Fields, digests: Known["values"], ids: Partial<Known> = {}): void {
-    if (type === "MetadataSet" && !Object.keys(digests).length) return;
+  #say(type: string, known: Known, at: number, fields: Fields, sent: Known["sent"]): void {
+    if (!some(sent)) return;
     const isStored = this.#send(type, known, at, fields);
-    this.#visitors.keep({ ...known, ...ids, values: { ...known.values, ...digests } }, isStored);
+    this.#visitors.keep({ ...known, sent: { ...known.sent, ...(isStored !== undefined && sent) } }, isStored !== false);
   }
 
-  #send(type: string, known: Known, at: number, fields: Fields): boolean {
-    return this.#sender.add({ type, id: newId(), at: new Date(at).toISOString(), visitorId: known.id, ...fields });
+  #send(type: string, known: Known, at: number, fields: Fields, finish?: () => void): boolean | undefined {
+    return this.#sender.add({ type, id: newId(), at: new Date(at).toISOString(), visitorId: known.id, ...fields }, finish);
   }
 
   /** What the gateway has rejected was not said: a later call says it again, but not with the same token. */
   #rejected(event: Event): void {
+    if (event.type === "VisitorIdentified") this.#refused.add(claim(event));
     const known = this.#visitors.current();
     if (known.id !== event.visitorId) return;
-    const values = { ...known.values };
-    const names = Object.keys((event.metadata as object | undefined) ?? {}).map((key) => `metadata.${key}`);
-    for (const name of ["name", "image", ...names]) delete values[name];
-    const kept: Known = { ...known, values };
-    if (event.type === "VisitorIdentified") {
-      this.#refused.add(claim(event));
-      delete kept.externalId;
-      delete kept.email;
-    }
-    this.#visitors.keep(kept, true);
+    const sent = { ...known.sent };
+    for (const name in { ...event, ...named(event.metadata) }) delete sent[name];
+    this.#visitors.keep({ ...known, sent }, true);
   }
 
   /** The visitor of this tab, which may be another one since another tab logged out. */
@@ -144,9 +145,9 @@ export class Client {
     if (LIVE && this.#options.live && before?.id !== id) this.#live?.(this.#url("own-contact", `visitorId=${id}`));
   }
 
-  #url(path: string, query: string): string {
+  #url(path: string, query?: string): string {
     const { host, key } = this.#options;
-    return `${host.replace(/\/+$/, "")}/v1/${path}?${query}&writeKey=${encodeURIComponent(key)}`;
+    return `${host.replace(/\/+$/, "")}/v1/${path}` + (query ? `?${query}&writeKey=${encodeURIComponent(key)}` : "");
   }
 
   #address(url: string): string {
@@ -157,7 +158,8 @@ export class Client {
 /** Remove what this page or an earlier one has stored. */
 export function forget(name: string, domain: string | undefined): void {
   const store = openStore();
-  for (const each of [name, ...store.names(`${name}.`)]) store.remove(each);
+  store.set(name + DENIED, "1");
+  for (const each of store.names(`${name}.`)) store.remove(each);
   writeCookie(name, "", domain);
 }
 
@@ -172,18 +174,30 @@ interface Profile {
 /** What a token proves. */
 const claim = ({ externalId, email, token }: Fields) => JSON.stringify([externalId, email, token]);
 
-/** Which of the fields were not sent before, each with its digest. */
-function news(known: Known, { name, image, metadata }: Profile): { changed: Fields; digests: Record<string, string> } {
-  const digests: Record<string, string> = {};
-  const isNew = (key: string, value: unknown) => {
-    const made = digest(known.id, key, value);
-    return known.values[key] !== made && !!(digests[key] = made);
+/** The metadata by the names under which it is remembered. */
+const named = (metadata: unknown): Fields =>
+  Object.fromEntries(Object.entries(metadata ?? {}).map(([key, value]) => [`metadata.${key}`, value]));
+
+/** Which of the fields were not sent in the last `ms`, and what to remember of them. */
+function news(known: Known, { metadata, ...fields }: Profile, at: number, ms: number): { changed: Fields; sent: Known["sent"] } {
+  const sent: Known["sent"] = {};
+  const isNew = (name: string, value: unknown) => {
+    const made = digest(known.id, name, value);
+    const [was, when] = known.sent[name] ?? [];
+    return !(was === made && Math.abs(at - when!) < ms) && !!(sent[name] = [made, at]);
   };
-  const patch = Object.entries(metadata ?? {}).filter(([key, value]) => isNew(`metadata.${key}`, value));
-  const changed: Fields = { metadata: some(Object.fromEntries(patch)) };
-  if (name && isNew("name", name)) changed.name = name;
-  if (image && isNew("image", image)) changed.image = image;
-  return { changed, digests };
+  const only = (given: Fields, prefix = "") => Object.fromEntries(Object.entries(given).filter(([name, value]) => value !== undefined && isNew(prefix + name, value)));
+  return { changed: { ...only(fields), metadata: some(only(metadata ?? {}, "metadata.")) }, sent };
+}
+
+/**
+ * What was sent, so that `setMetadata` sends again what the gateway shows otherwise. `identify` does not: two pages that declare
+ * different values would do so forever.
+ */
+function doubted({ id, sent }: Known, { metadata }: Shown): Known["sent"] {
+  const shown = named(metadata);
+  const isWrong = (name: string) => metadata && name.startsWith("metadata.") && sent[name]![0] !== digest(id, name, shown[name]);
+  return Object.fromEntries(Object.entries(sent).map(([name, [was, at]]) => [name, [was, isWrong(name) ? 0 : at]]));
 }
 
 /** A contact, with what the page or the gateway says of it. */

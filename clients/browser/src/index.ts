@@ -1,22 +1,26 @@
 /** kinfold for pages: `start` gives an object that follows the visitor of this browser. */
 
-import { Client, forget } from "./client.js";
-import type { Consent, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
-import { safely, warn } from "./safely.js";
+import { Client, DENIED, forget } from "./client.js";
+import { watchPages } from "./pages.js";
+import type { Consent, Kinfold, Options, Visitor } from "./types.js";
+import { repeated, safely, warn } from "./safely.js";
 
 export type { Consent, Contact, Identity, Kinfold, Metadata, Options, Visitor } from "./types.js";
 
 const AUTOMATED = /bot\b|crawl|spider|headless|lighthouse|prerender/i;
 
+const isBrowser = typeof window !== "undefined";
+
 const started = new Map<string, Kinfold>();
+const nameOf = ({ host, key }: Options) => `${host} ${key}`;
 
 /**
  * Start to follow the visitor of this browser. With the host and the key of an earlier call, the object of that call.
  * On a server, an object that does nothing.
  */
 export function start(options: Options): Kinfold {
-  if (typeof window === "undefined") return make(options, false);
-  const name = `${options.host} ${options.key}`;
+  if (!isBrowser) return make(options, false);
+  const name = nameOf(options);
   const kinfold = started.get(name) ?? make(options, !!safely(() => isWelcome(options)));
   started.set(name, kinfold);
   return kinfold;
@@ -27,52 +31,67 @@ function make(options: Options, mayFollow: boolean): Kinfold {
   const listeners = new Set<(visitor: Visitor | null) => void>();
   let held: Array<(client: Client) => void> | undefined = [];
   let client: Client | undefined;
+  let isWatching = false;
 
-  const visitor = () => client?.visitor ?? null;
-  const changed = () => listeners.forEach((listener) => safely(() => listener(visitor())));
+  const changed = () => listeners.forEach((listener) => safely(() => listener(kinfold.visitor)));
 
-  const call = async (action: (client: Client) => void): Promise<void> => {
-    if (client) safely(() => action(client!));
-    else held?.push(action);
+  const call = async (action: (client: Client, at: number) => void): Promise<void> => {
+    const at = repeated.at ?? Date.now();
+    const made = (client: Client) => action(client, at);
+    if (client) safely(() => made(client!));
+    else held?.push(made);
+  };
+
+  const stop = () => {
+    safely(() => client?.stop());
+    held = client = undefined;
+    changed();
   };
 
   const setConsent = async (consent: Consent): Promise<void> => {
     if (consent === "granted" && mayFollow) {
       if (client) return;
       safely(() => (client = new Client(options, name, changed)));
-      const kept = held ?? [];
+      held?.forEach((made) => safely(() => made(client!)));
       held = undefined;
-      kept.forEach(call);
-      if (options.pages) await call((client) => client.watch());
+      if (options.pages) {
+        void kinfold.page();
+        if (!isWatching) watchPages(kinfold.page);
+        isWatching = true;
+      }
+      changed();
     } else if (consent === "pending" && mayFollow) {
       if (!client) held ??= [];
-      return;
     } else {
-      held = undefined;
-      safely(() => client?.stop());
-      client = undefined;
-      if (typeof window !== "undefined") safely(() => forget(name, options.domain));
+      stop();
+      if (isBrowser) safely(() => forget(name, options.domain));
     }
-    changed();
   };
 
-  // The time of a call is the last argument: the snippet passes when it was made.
-  const kinfold = {
+  const kinfold: Kinfold = {
     get visitor() {
-      return visitor();
+      return client?.visitor ?? null;
     },
-    page: (at = Date.now()) => call((client) => client.page(at)),
-    identify: (identity: Identity, at = Date.now()) => call((client) => client.identify(identity, at)),
-    setMetadata: (metadata: Metadata, at = Date.now()) => call((client) => client.setMetadata(metadata, at)),
+    page: () => call((client, at) => client.page(at)),
+    identify: (identity) => call((client, at) => client.identify(identity, at)),
+    setMetadata: (metadata) => call((client, at) => client.setMetadata(metadata, at)),
     reset: () => call((client) => client.reset()),
     setConsent,
-    onChange(listener: (visitor: Visitor | null) => void) {
+    onChange(listener) {
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
     flush: async () => client?.flush() ?? false,
+    stop() {
+      started.delete(nameOf(options));
+      stop();
+    },
   };
   void setConsent(options.consent ?? "granted");
+  if (isBrowser)
+    addEventListener("storage", ({ key, newValue }) => {
+      if (key === name + DENIED && newValue && (client || held)) void setConsent("denied"); // in another tab
+    });
   return kinfold;
 }
 

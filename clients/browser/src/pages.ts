@@ -1,14 +1,11 @@
 /** Page views of applications that change the URL without loading a page. */
 
-/** Call `changed` now, and whenever the path or the query of the URL has changed. */
+/** Call `changed` whenever the path or the query of the URL has changed. */
 export function watchPages(changed: () => void): void {
-  let last = "";
+  const here = () => location.pathname + location.search;
+  let last = here();
   const look = () => {
-    const url = location.pathname + location.search;
-    if (url !== last) {
-      last = url;
-      changed();
-    }
+    if (last !== (last = here())) changed();
   };
   for (const name of ["pushState", "replaceState"] as const) {
     const original = history[name];
@@ -18,5 +15,4 @@ export function watchPages(changed: () => void): void {
     };
   }
   addEventListener("popstate", look);
-  look();
 }

@@ -5,12 +5,12 @@
 
 import { start } from "./index.js";
 import type { Consent, Options } from "./types.js";
-import { safely } from "./safely.js";
+import { repeated, safely } from "./safely.js";
 
 type Kept = [method: string, args: unknown[], answer: (result: unknown) => void, at: number];
 
 safely(() => {
-  const page = window as unknown as { kinfold?: { q?: Kept[] } };
+  const page = window as unknown as Record<string, unknown> & { kinfold?: { q?: Kept[] } };
   const script = document.currentScript as HTMLScriptElement;
   const { host, key, consent, domain, ...flags } = script.dataset;
   if (!key) {
@@ -18,6 +18,9 @@ safely(() => {
     return;
   }
   const options: Options = { host: host ?? new URL(script.src).origin, key };
+  const name = `kinfold ${options.host} ${key}`;
+  if (page[name]) return; // a page may have the element twice
+  page[name] = true;
   if (LIVE) options.live = true;
   if (consent) options.consent = consent as Consent;
   if (domain) options.domain = domain;
@@ -25,7 +28,11 @@ safely(() => {
   const kept = page.kinfold?.q ?? [];
   const kinfold = start(options) as unknown as Record<string, (...args: unknown[]) => unknown>;
   page.kinfold = kinfold as object;
-  const run = ([method, args, answer, at]: Kept) => safely(() => answer(kinfold[method]!(...args, at)));
+  const run = ([method, args, answer, at]: Kept) => {
+    repeated.at = at;
+    safely(() => answer(kinfold[method]!(...args)));
+    repeated.at = undefined;
+  };
   kept.forEach(run);
   kept.push = (...calls) => calls.map(run).length; // by those who took a function of the snippet's before
 });

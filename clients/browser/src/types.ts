@@ -62,16 +62,18 @@ export interface Kinfold {
   readonly visitor: Visitor | null;
   /** Send a page view. */
   page(): Promise<void>;
-  /** Say who the visitor is. Another `externalId` than before makes a new visitor. What did not change is not sent. */
+  /** Say who the visitor is. Another person than before is a new visitor. What did not change for a day is not sent again. */
   identify(identity: Identity): Promise<void>;
-  /** Set metadata of the visitor, or of the visitor's contact. What did not change is not sent. */
+  /** Set metadata of the visitor, or of the visitor's contact. What this browser has sent in the last 10 s is not sent again. */
   setMetadata(metadata: Metadata): Promise<void>;
   /** Forget the visitor, after a log-out: the next user of this browser is another visitor. */
   reset(): Promise<void>;
-  /** Grant or deny consent. Denying removes what is stored, and discards what is not sent. */
+  /** Grant or deny consent. Denying removes what is stored, and discards what is not sent, also in other tabs of the site. */
   setConsent(consent: Consent): Promise<void>;
   /** Call `listener` whenever `visitor` changes. Returns a function that ends this. */
   onChange(listener: (visitor: Visitor | null) => void): () => void;
-  /** Send now. Resolves to whether everything has arrived. */
+  /** Send now. Resolves to whether nothing waits any more: everything has arrived, or was rejected. */
   flush(): Promise<boolean>;
+  /** Follow the visitor no more on this page, for example before a start with another key. What is stored stays. */
+  stop(): void;
 }

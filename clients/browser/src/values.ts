@@ -19,12 +19,16 @@ export function text(value: unknown): string | undefined {
 /** The metadata that can be sent. */
 export function values(metadata: Record<string, unknown> | null | undefined): Record<string, Value> {
   const kept: Record<string, Value> = {};
+  // A text or an array has an entry for each character or item, and a Map has none.
+  if (metadata && Object.prototype.toString.call(metadata) !== "[object Object]") {
+    warn("metadata: expected an object, got", metadata);
+    return kept;
+  }
   for (const [name, given] of Object.entries(metadata ?? {})) {
     if (given === undefined) continue;
     let value = given instanceof Date ? (given.toJSON() ?? NaN) : typeof given === "bigint" ? Number(given) : given;
     if (typeof value === "string") value = legal(value);
-    // Text has an entry for each character: `setMetadata("plan")` would set them.
-    if (typeof metadata === "string" || !isValue(value)) warn(`metadata.${name}: expected a short text, a number, a boolean, null or a date, got`, given);
+    if (!isValue(value)) warn(`metadata.${name}: expected a short text, a number, a boolean, null or a date, got`, given);
     else if (!name || name.length > MAX_NAME_CHARS) warn(`metadata: expected names of 1 to 128 characters, got`, name);
     else kept[legal(name)] = value;
   }

@@ -6,18 +6,21 @@ import { safely } from "./safely.js";
 
 /**
  * What local storage holds, as JSON. It holds hashes rather than values: the next user of a shared browser may read it.
- * The cookie has the visitor's id and, once the visitor is identified, a dot and `externalId`: it may be shared by subdomains.
+ * The cookie has `id`, `externalId` and `email`, with dots between them: it may be shared by subdomains.
  */
 export interface Known {
   id: string;
-  /** Hashes of the external id and of the address that were sent. */
+  /**
+   * Hashes of the external id and of the address that the page has passed for this visitor, also if the gateway has rejected them
+   * since. A person with another one is another visitor.
+   */
   externalId?: string | undefined;
   email?: string | undefined;
-  /** A hash for each value that was sent: `name`, `image` and `metadata.<key>`. */
-  values: Record<string, string>;
+  /** What was sent, and not rejected: a hash and a time for each of `externalId`, `email`, `name`, `image` and `metadata.<key>`. */
+  sent: Record<string, [hash: string, at: number]>;
 }
 
-const COOKIE = /^(v_[\w-]{22})(?:\.([0-9a-f]{32}))?$/;
+const COOKIE = /^(v_[\w-]{22})\.(\w*)\.(\w*)$/;
 
 export function newId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -31,15 +34,14 @@ export const digest = (visitorId: string, name: string, value: unknown) =>
 export class Visitors {
   #own: Known | undefined;
   readonly #store: Store;
+  readonly #cookie: string;
   readonly #name: string;
   readonly #domain: string | undefined;
 
-  constructor(
-    store: Store,
-    name: string,
-    domain: string | undefined,
-  ) {
+  /** `cookie` is the cookie's name, and `name` that of the item in the storage. */
+  constructor(store: Store, cookie: string, name: string, domain: string | undefined) {
     this.#store = store;
+    this.#cookie = cookie;
     this.#name = name;
     this.#domain = domain;
   }
@@ -56,22 +58,29 @@ export class Visitors {
     return !own || stored.id === own.id || !(own.externalId || own.email) ? (this.#own = stored) : own;
   }
 
-  /** The visitor to identify as `externalId` and `email`: another one if this tab's has been identified as somebody else. */
+  /**
+   * The visitor to identify as `externalId` and `email`: another one if this tab's has been identified as somebody else. Somebody
+   * else has another external id; where only one of the two has an external id, another address, or an unknown one.
+   */
   identified(externalId: string | undefined, email: string | undefined): Known {
     const isOther = (known: Known) => {
-      const was = (name: "externalId" | "email", value: string | undefined) =>
-        known[name] && value ? known[name] === digest(known.id, name, value) : undefined;
-      return (was("externalId", externalId) ?? was("email", email)) === false;
+      const is = (name: "externalId" | "email", value: string | undefined) =>
+        known[name] && value ? known[name] !== digest(known.id, name, value) : undefined;
+      return is("externalId", externalId) ?? is("email", email) ?? !!(known.externalId || known.email);
     };
-    const own = this.current();
-    if (!isOther(own)) return own;
-    const stored = this.#stored();
-    if (stored && stored.id !== own.id && !isOther(stored)) return (this.#own = stored); // another tab was here first
-    return this.renew();
+    let known = this.current();
+    if (isOther(known)) {
+      const stored = this.#stored();
+      known = stored && stored.id !== known.id && !isOther(stored) ? stored : this.renew(); // another tab was here first
+    }
+    this.#own = { ...known };
+    if (externalId) this.#own.externalId = digest(known.id, "externalId", externalId);
+    if (email) this.#own.email = digest(known.id, "email", email);
+    return this.#own;
   }
 
   renew(): Known {
-    const known = { id: `v_${newId()}`, values: {} };
+    const known = { id: `v_${newId()}`, sent: {} };
     this.#write(known);
     return (this.#own = known);
   }
@@ -81,19 +90,20 @@ export class Visitors {
     const stored = this.#stored();
     this.#own = known;
     if (stored && stored.id !== known.id) return; // another tab has another visitor
-    if (isStored) this.#write(known);
-    else this.#store.hold(this.#name, JSON.stringify(known));
+    this.#write(known, isStored);
   }
 
-  #write(known: Known): void {
-    this.#store.set(this.#name, JSON.stringify(known));
-    writeCookie(this.#name, known.id + (known.externalId ? `.${known.externalId}` : ""), this.#domain);
+  #write(known: Known, isStored = true): void {
+    this.#store[isStored ? "set" : "hold"](this.#name, JSON.stringify(known));
+    writeCookie(this.#cookie, `${known.id}.${known.externalId ?? ""}.${known.email ?? ""}`, this.#domain);
   }
 
   #stored(): Known | undefined {
     const read = safely(() => JSON.parse(this.#store.get(this.#name) ?? "null") as Known | null);
-    const known = read?.values && COOKIE.test(read.id) ? read : undefined;
-    const [, id, externalId] = COOKIE.exec(readCookie(this.#name)) ?? [];
-    return !id || id === known?.id ? known : { id, externalId, values: {} };
+    const known = read?.sent && COOKIE.test(`${read.id}..`) ? read : undefined;
+    const [, id, externalId, email] = COOKIE.exec(readCookie(this.#cookie)) ?? [];
+    if (!id) return known;
+    const same = id === known?.id ? known : undefined;
+    return { id, sent: {}, ...same, externalId: externalId || same?.externalId, email: email || same?.email };
   }
 }

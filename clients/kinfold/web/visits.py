@@ -48,8 +48,8 @@ class Visit:
     def identify(self, person: Person) -> bool:
         """Publish who the visitor is. Returns False if the visitor opted out. Raises EventError.
 
-        A browser that came with an id gets a new one, which is linked to the same contact, unless the application has identified
-        this person with the present one. So an id that somebody else has put into the browser before is worth nothing.
+        A browser that came with an id gets a new one, which is linked to the same contact, unless the application has
+        identified this person with the present one. So an id that somebody else put into the browser before is worth nothing.
         """
         if self._browser is None:
             return False

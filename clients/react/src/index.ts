@@ -3,11 +3,14 @@
 /** kinfold for React 18 and later, also for rendering on a server and for Next's app router. */
 
 import { type Identity, type Kinfold, type Metadata, type Options, type Visitor, start } from "kinfold";
-import { type ReactNode, createContext, createElement, useContext, useEffect, useSyncExternalStore } from "react";
+import { type ReactNode, createContext, createElement, useContext, useEffect, useRef, useSyncExternalStore } from "react";
 
 export type { Consent, Contact, Identity, Kinfold, Metadata, Options, Visitor } from "kinfold";
 
 const Current = createContext<Kinfold | null>(null);
+
+/** The consent that the options had. Only a change of it counts: a provider that is mounted again overrides no `setConsent`. */
+const consents = new WeakMap<Kinfold, Options["consent"]>();
 
 export interface KinfoldProviderProps {
   /** The options of `start`. A change of `host`, `key` or `consent` takes effect; of the others, only the first values count. */
@@ -19,9 +22,16 @@ export interface KinfoldProviderProps {
 export function KinfoldProvider({ options, children }: KinfoldProviderProps) {
   const kinfold = start(options); // in a browser, the same object for each render
   const { consent } = options;
+  if (!consents.has(kinfold)) consents.set(kinfold, consent); // as `start` has it
   useEffect(() => {
-    if (consent) void kinfold.setConsent(consent);
+    if (consent && consents.get(kinfold) !== consent) void kinfold.setConsent(consent);
+    consents.set(kinfold, consent);
   }, [kinfold, consent]);
+  const before = useRef(kinfold);
+  useEffect(() => {
+    if (before.current !== kinfold) before.current.stop();
+    before.current = kinfold;
+  }, [kinfold]);
   return createElement(Current.Provider, { value: kinfold }, children);
 }
 
@@ -86,4 +96,5 @@ const IDLE: Kinfold = {
   setConsent: nothing,
   onChange: () => () => {},
   flush: async () => false,
+  stop: () => {},
 };

@@ -12,6 +12,8 @@ const EXAMPLES = {
 export function App({ options, example, user }) {
   const [renders, setRenders] = useState(1);
   const [consent, setConsent] = useState(options.consent);
+  const [key, setKey] = useState(options.key);
+  const [mounts, setMounts] = useState(0);
   const Example = EXAMPLES[example];
   const Provider = example === "outside" ? Fragment : KinfoldProvider;
   return (
@@ -19,8 +21,10 @@ export function App({ options, example, user }) {
       <p id="version">{version}</p>
       <button onClick={() => setRenders(renders + 1)}>Render again</button>
       <button onClick={() => setConsent("granted")}>Agree</button>
+      <button onClick={() => setKey(options.nextKey)}>Next key</button>
+      <button onClick={() => setMounts(mounts + 1)}>Mount again</button>
       <output id="renders">{renders}</output>
-      <Provider {...(Provider === Fragment ? {} : { options: { ...options, consent } })}>
+      <Provider {...(Provider === Fragment ? {} : { options: { ...options, consent, key } })} key={mounts}>
         {user && <Example user={{ ...user }} />}
         <Upgrade />
         <Account />
