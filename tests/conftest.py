@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -16,6 +17,9 @@ from tests.support.servers import TestServer
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
+
+hypothesis.settings.register_profile("kinfold", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("kinfold")  # a busy machine takes its time
 
 _SERVERS_USED: pytest.StashKey[set[str]] = pytest.StashKey()
 

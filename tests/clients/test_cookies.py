@@ -162,6 +162,27 @@ def test_browser_gets_a_new_id_with_an_identification():
     assert seen == [planted, identified, identified, identified]
 
 
+def test_browser_without_an_id_gets_one_when_it_is_identified():
+    """Nobody else can know the id that was made for this request, so the person has one visitor."""
+    app = App()
+    identified = app.ask({"external_id": "u-1"}).visitor_id
+
+    assert app.ask().visitor_id == identified
+    assert app.linked == [[identified]]
+
+
+def test_second_person_in_one_request_gets_another_id():
+    app = App()
+    page = Page({"host": SITE})
+    visit = app.tracking.begin(page)
+    visit.identify({"external_id": "u-1"})
+    visit.identify({"external_id": "u-2"})
+    cookie = app.tracking.answered(page, visit, 200, "text/html")
+
+    assert str(visit.visitor_id) in str(cookie)
+    assert [visit.visitor_id] in app.linked
+
+
 def test_cookie_of_another_person_is_worth_nothing_either():
     """An attacker logs in, and plants the cookie that the application made. The visitor who logs in with it gets another id."""
     attacker, victim = App(), App()

@@ -173,7 +173,8 @@ def test_spooled_events_that_disappear_are_counted_as_lost(workspace: str, tmp_p
     """The files were removed: the producer does not wait for them."""
     with Proxy(folding_url) as proxy:
         proxy.refuse()
-        with kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **QUICK) as visitors:
+        only_on_flush: dict[str, Any] = {**QUICK, "first_retry_s": 600, "last_retry_s": 600}
+        with kinfold.Producer(proxy.url, workspace=workspace, spool=tmp_path, **only_on_flush) as visitors:
             visitors.seen("v-1")
             wait_until_sync(lambda: visitors.counters.spooled == 1)
             for path in tmp_path.glob("*/*.ndjson"):

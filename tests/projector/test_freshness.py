@@ -1,6 +1,8 @@
-"""An event is visible within a tenth of a second, and in a new workspace within a second."""
+"""An event is visible within a tenth of a second, also in a new workspace."""
 
+import asyncio
 import json
+import statistics
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,32 +17,12 @@ TRIES = 15
 
 
 async def test_event_is_visible_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
+    """Also the first one of a workspace that is added: XADD and SADD together."""
     async with projecting(redis_url):
         await appears(redis, "default", "v-first")  # the projector is running
 
-        delays_s = [await measured(partial(appears, redis, "default", f"v-{number}")) for number in range(TRIES)]
-
-    assert usual(delays_s) < 0.1, delays_s
-
-
-async def test_workspace_that_is_added_is_served_within_a_second(redis: Redis, redis_url: str) -> None:
-    """After `SADD kinfold:workspaces acme`, its events are folded."""
-    async with projecting(redis_url):
-        await appears(redis, "default", "v-first")
-
-        delays_s = [await measured(partial(joins_and_appears, redis, f"acme-{number}")) for number in range(TRIES)]
-
-    assert usual(delays_s) < 1.0, delays_s
-
-
-async def test_event_in_an_added_workspace_is_visible_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
-    """From the first event on: XADD and SADD together, in either order."""
-    async with projecting(redis_url):
-        await appears(redis, "default", "v-first")
-
-        delays_s = [await measured(partial(joins_and_appears, redis, f"acme-{number}")) for number in range(TRIES)]
-
-    assert usual(delays_s) < 0.1, delays_s
+        await assert_fresh(redis, lambda number: appears(redis, "default", f"v-{number}"))
+        await assert_fresh(redis, lambda number: joins_and_appears(redis, f"acme-{number}"))
 
 
 async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) -> None:
@@ -53,21 +35,29 @@ async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) 
     async with projecting(redis_url):
         for name in names:
             await wait_until(partial(shows, redis, name, "v-1"), 30)
-        last = names[-1]
-        delays_s = [await measured(partial(appears, redis, last, f"v-x{number}")) for number in range(TRIES)]
 
-    assert usual(delays_s) < 0.1, delays_s
+        await assert_fresh(redis, lambda number: appears(redis, names[-1], f"v-x{number}"))
 
 
-def usual(delays_s: list[float]) -> float:
-    """The delay that a quarter of the attempts stay below: a busy machine may delay the others."""
-    return sorted(delays_s)[len(delays_s) // 4]
+async def assert_fresh(client: Redis, work: Callable[[int], Awaitable[None]]) -> None:
+    """Assert that the median of several attempts is below 0.1 s, or below 20 short waits on a machine that is busy now."""
+    delays_s, waits_s = list[float](), list[float]()
+    for number in range(TRIES):
+        delays_s.append(await measured(work(number)))
+        waits_s.append(await measured(short_wait(client)))
+    assert statistics.median(delays_s) < max(0.1, 20 * statistics.median(waits_s)), (delays_s, waits_s)
 
 
-async def measured(work: Callable[[], Awaitable[None]]) -> float:
+async def short_wait(client: Redis) -> None:
+    """What each look of `wait_until` costs."""
+    await client.ping()
+    await asyncio.sleep(0.005)
+
+
+async def measured(work: Awaitable[None]) -> float:
     """How many seconds the work takes."""
     started = time.perf_counter()
-    await work()
+    await work
     return time.perf_counter() - started
 
 

@@ -54,15 +54,15 @@ class Visit:
         if self._browser is None:
             return False
         self.is_used = True
-        self._publish(self._browser.visitor_id, **person)
-        who = self._signer.person(person.get("external_id"), person.get("email"))
-        if who == self._browser.person or self.is_answered:
-            return True
-        if self.is_known or self._browser.person:
+        before, who = self._browser, self._signer.person(person.get("external_id"), person.get("email"))
+        gets_another = (self.is_known or before.person) and who != before.person and not self.is_answered
+        if not (gets_another and before.person):  # the id of somebody else stays theirs
+            self._publish(before.visitor_id, **person)
+        if gets_another:
             self._browser, self.is_known = Browser(new_visitor_id(), who), False
             self._publish(self._browser.visitor_id, **person)
-        else:  # made for this request, so nobody else has it
-            self._browser = Browser(self._browser.visitor_id, who)
+        elif not self.is_known:  # it was made for this request, so nobody else has it
+            self._browser = Browser(before.visitor_id, who)
         return True
 
     def set_cookie(self) -> str | None:

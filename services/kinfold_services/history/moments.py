@@ -1,6 +1,7 @@
 """Parses a moment of a log: a time or a position."""
 
 import re
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -28,7 +29,8 @@ def parse_moment(text: str) -> str:
     """
     if _POSITION.match(text):
         position = text if "-" in text else f"{text}-{_LAST_SEQ}"
-        if max(position_key(position)) <= _LAST_SEQ:
+        with suppress(ValueError):  # no entry id has such large numbers
+            position_key(position)
             return position
     ms = _time_ms(text)
     if ms is None or not 0 <= ms <= LAST_MS:
