@@ -85,7 +85,7 @@ async def list_erasures(settings: Settings) -> int:
 
 async def _finish(client: Client, settings: Settings, log: FoldedLog, erasure: str, page: Path | None) -> int:
     try:
-        with progress("erasing", len(log.ownership.entries)) as advance:
+        with progress("erasing", (await log_extent(client, settings.workspace)).entries) as advance:
             eraser = Eraser(client, settings, advance)
             await eraser.finish_pending(log)
     except (WouldLose, Replaced) as error:

@@ -35,7 +35,7 @@ def progress(label: str, total: int | None) -> Generator[Advance]:
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed is not None else "")
+        return Text(f"{task.speed:,.0f}/s" if task.speed is not None and task.speed > 0 else "")  # a replay may begin again
 
 
 def _lines(label: str, total: int | None) -> Advance:

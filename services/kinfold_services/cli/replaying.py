@@ -48,6 +48,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
                 return complain(f"{exclude}: {reason}; nothing was done", NO)
         rules = _rules(await StateReader(client, settings.workspace).blocked_identifiers(), blocked)
         job = Replay(client, settings, rules, frozenset(excluded))
+        recorded: str | None = None
         try:
             with progress("replaying", extent.entries) as advance:
                 await job.build(advance)
@@ -56,7 +57,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
                 if not allow_truncated:
                     await job.check_loss()
                 unrecorded = [each for each in excluded if each not in job.rebuild.excluded_by_log]
-                await record_exclusions(client, settings.workspace, unrecorded, "kinfold replay --exclude-events")
+                recorded = await record_exclusions(client, settings.workspace, unrecorded, "kinfold replay --exclude-events")
                 if blocked:
                     await client.sadd(key(settings.workspace, "blocked-identifiers"), *blocked)
                 changes = await job.replace(allow_lost=allow_truncated)
@@ -72,6 +73,8 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
     for change in changes:
         print_json(change)
     _warn_about_exclusions(job.rebuild.too_late)
+    if recorded is not None:
+        say(f"the log excludes them from now on, by entry {recorded}; exclude that entry to take it back")
     folded = job.rebuild.position.counts.entries
     say(f"{folded} entries folded, {len(changes)} contacts {'differ, nothing is replaced' if dry_run else 'changed'}")
     return DONE
