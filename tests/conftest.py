@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from kinfold_services.server.embedded import running_url
 from tests.support.command_line import Kinfold
+from tests.support.lengths import short_or_long
 from tests.support.postgres import NoPostgres, PostgresServer, postgres_server
 from tests.support.prefork import stop_parent
 from tests.support.servers import TestServer
@@ -18,8 +19,15 @@ from tests.support.servers import TestServer
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-hypothesis.settings.register_profile("kinfold", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("kinfold")  # a busy machine takes its time
+# A busy machine takes its time. The short form tries the same examples in each run, so that a run that passed passes again; the
+# long form tries new ones.
+hypothesis.settings.register_profile(
+    "kinfold",
+    deadline=None,
+    derandomize=short_or_long(True, False),  # noqa: FBT003
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("kinfold")
 
 _SERVERS_USED: pytest.StashKey[set[str]] = pytest.StashKey()
 

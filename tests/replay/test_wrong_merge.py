@@ -124,8 +124,8 @@ async def test_excluding_the_event_separates_the_contacts(
     async with projecting(redis_url, workspace):
         answer = await kinfold(redis_url, workspace, "replay", "--exclude-events", file)
         assert answer.status == 0, answer.said
-        log_entries = await redis.xrange(key(workspace, "events"))
-        (record,) = (entry.decode() for entry, fields in log_entries if b"EventsExcluded" in fields[b"event"])
+        entries = await read_stream(redis, workspace, "events")
+        (record,) = (entry.decode() for entry, fields in entries if b"EventsExcluded" in fields[b"event"])
         assert f"by entry {record}" in answer.said
         last = await append(redis, workspace, [later(number) for number in range(100)], start=len(log) + 1)
         await wait_until_folded(redis, workspace, last)
