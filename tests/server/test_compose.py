@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any, Final, cast
@@ -56,7 +57,9 @@ def test_server_of_the_compose_file_asks_for_the_password(services: dict[str, An
     script = command[2].replace("docker-entrypoint.sh valkey-server -", server)
     assert script != command[2]
     environment = {**os.environ, **services["redis"]["environment"]}
-    with subprocess.Popen([*command[:2], script], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [*command[:2], script], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         try:
             wait_until_sync(socket.exists)
             with redis.Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(redis.AuthenticationError):
@@ -66,7 +69,7 @@ def test_server_of_the_compose_file_asks_for_the_password(services: dict[str, An
                 kept = client.config_get("append*"), client.config_get("maxmemory-policy")
             listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)  # the shell and the server that it has started
 
     assert str(socket) in listed
     assert PASSWORD not in listed
