@@ -39,6 +39,15 @@ def goes_on_behind(position: str, extent: Extent, *, is_there: bool) -> bool:
     return at <= position_key(extent.max_deleted)
 
 
+def is_entry_id(text: str) -> bool:
+    """Whether a text is the whole id of an entry. A position may also be empty, or name all entries of a millisecond."""
+    try:
+        position_key(text)
+    except ValueError:
+        return False
+    return "-" in text
+
+
 def position_key(position: str) -> tuple[int, int]:
     """Return the sort key of an entry id. The empty position sorts first. Raises ValueError for an invalid id.
 

@@ -178,16 +178,21 @@ async def test_events_of_a_page_that_is_left_are_sent_once(shop: Shop):
     assert (keys(events), len(events)) == (numbered("a", 3), 7)
 
 
-async def test_next_page_waits_with_what_an_answer_may_be_under_way_for(shop: Shop, cut: Proxy):
-    """The request arrived, and its answer did not. The next page sends the event again after 10 s, and no earlier."""
+async def closed_before_the_answer(shop: Shop, cut: Proxy, call: str) -> Page:
+    """Close a page after its request has arrived and before the answer comes. Returns the next page."""
     await shop.context.clock.install()
     page = await shop.open()
     cut.delay_s = 4.0
-    await page.evaluate("kinfold.setMetadata({ a0: 1 }), void kinfold.flush()")
+    await page.evaluate(f"void {call}, void kinfold.flush()")
     await shop.logged(1)
     await page.close()
     cut.delay_s = 0.0
-    page = await shop.open()
+    return await shop.open()
+
+
+async def test_next_page_waits_with_what_an_answer_may_be_under_way_for(shop: Shop, cut: Proxy):
+    """The request arrived, and its answer did not. The next page sends the event again after 10 s, and no earlier."""
+    page = await closed_before_the_answer(shop, cut, "kinfold.setMetadata({ a0: 1 })")
     await page.evaluate("kinfold.setMetadata({ a1: 1 })")
     await page.evaluate("kinfold.flush()")
     assert keys(await shop.log()) == ["a0", "a1"]
@@ -199,14 +204,7 @@ async def test_next_page_waits_with_what_an_answer_may_be_under_way_for(shop: Sh
 
 async def test_tab_closed_in_mid_call_loses_nothing(shop: Shop, cut: Proxy):
     """The request arrives, and its answer does not. The next page sends the event again, and it counts once."""
-    await shop.context.clock.install()
-    page = await shop.open()
-    cut.delay_s = 4.0
-    await page.evaluate("void kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' } }), void kinfold.flush()")
-    await shop.logged(1)
-    await page.close()
-    cut.delay_s = 0.0
-    page = await shop.open()
+    page = await closed_before_the_answer(shop, cut, "kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' } })")
     await page.clock.fast_forward(11_000)
     await nothing_waits(page)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kinfold_schemas.positions import Extent, goes_on_behind, position_key
+from kinfold_schemas.positions import Extent, goes_on_behind, is_entry_id, position_key
 
 NEVER_THERE = Extent("", "0-0", "0-0", 0)
 WHOLE = Extent("1-0", "9-0", "0-0", 0)
@@ -46,3 +46,9 @@ def test_anything_else_is_not_a_position(text: str) -> None:
     """A larger number is not one: Redis would refuse it."""
     with pytest.raises(ValueError, match="expected a log entry's id"):
         position_key(text)
+
+
+def test_only_a_whole_id_names_one_entry() -> None:
+    """Redis takes `5` for all entries of that millisecond."""
+    texts = ["5-0", "5-1", "5", "", "replay", "5-"]
+    assert [is_entry_id(text) for text in texts] == [True, True, False, False, False, False]

@@ -117,6 +117,8 @@ async def test_too_many_requests_and_a_server_that_is_away_are_pages(agent: Agen
             await wait_until(is_limited)
             await expect(tab.get_by_role("alert")).to_contain_text("Try again in")
             await expect(tab.get_by_role("link", name="Try again")).to_have_attribute("href", "/nowhere")
+            await tab.goto(f"{gateway.url}//elsewhere.example/")
+            await expect(tab.get_by_role("link", name="Try again")).to_have_attribute("href", "/people")
             assert await violations(tab) == []
 
             server.stop()

@@ -100,7 +100,7 @@ class SnapshotBuild:
 
     # --- the build before
 
-    def _earlier(self, connection: sa.Connection) -> "_Source | None":
+    def _earlier(self, connection: sa.Connection) -> _Source | None:
         """The current build."""
         query = sa.select(builds.c.id, builds.c.shape, builds.c.position)
         query = query.where(builds.c.workspace == self._workspace, builds.c.state == "current")
@@ -120,7 +120,7 @@ class SnapshotBuild:
         if connection.execute(sa.select(builds.c.id).where(*same).with_for_update(read=True)).first() is None:
             raise Overtaken(f"build {self._source.id} was replaced or went on while its past was copied")
 
-    async def _carry_over(self, earlier: "_Source") -> None:
+    async def _carry_over(self, earlier: _Source) -> None:
         """Copy what the build before knows of the past. Tables that an older shape had not are left out."""
         upto: tuple[int, int] | None = None
         for table in (timeline, identifiers, conflicts):

@@ -1,17 +1,14 @@
 """Parses a moment of a log: a time or a position."""
 
-import re
-from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
 from kinfold_schemas.filters import text_time_ms
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import is_entry_id, position_key
 from kinfold_schemas.times import LAST_MS, to_ms, to_text
 from kinfold_services.log.baseline import Baseline
 from kinfold_services.log.pages import LogExtent
 
-_POSITION: Final = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
 _DATE_CHARS: Final = len("2026-11-22")
 _LAST_SEQ: Final = 2**64 - 1
 """The greatest sequence number of an entry id, and also its greatest milliseconds."""
@@ -27,11 +24,9 @@ def parse_moment(text: str) -> str:
     A date means its first instant in UTC, as in filters. A time, or an id without its sequence number, means the last entry of
     that millisecond.
     """
-    if _POSITION.match(text):
-        position = text if "-" in text else f"{text}-{_LAST_SEQ}"
-        with suppress(ValueError):  # no entry id has such large numbers
-            position_key(position)
-            return position
+    position = text if "-" in text else f"{text}-{_LAST_SEQ}"
+    if is_entry_id(position):
+        return position
     ms = _time_ms(text)
     if ms is None or not 0 <= ms <= LAST_MS:
         raise ValueError(

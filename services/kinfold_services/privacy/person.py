@@ -17,7 +17,7 @@ from kinfold_projections.ownership import Belongings, Ownership
 from kinfold_projections.records import ContactRecord
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules, email_key, id_key
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import is_entry_id, position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
@@ -27,7 +27,6 @@ from kinfold_services.state.baseline import restore
 from kinfold_services.state.queries import Which
 
 _AT_ONCE: Final = 500
-"""The greatest part of an entry's id."""
 _FORGOTTEN_AFTER: Final = 100_000
 
 
@@ -122,19 +121,12 @@ async def own_entries(client: Client, workspace: str, entries: Iterable[str]) ->
     """
     client.set_response_callback("XRANGE", cast("Any", as_entries))
     log = key(workspace, "events")
-    ordered = sorted(filter(_is_id, entries), key=position_key)
+    ordered = sorted(filter(is_entry_id, entries), key=position_key)
     for first in range(0, len(ordered), _AT_ONCE):
         pipeline = client.pipeline(transaction=False)
         for entry_id in ordered[first : first + _AT_ONCE]:
             pipeline.xrange(log, entry_id, entry_id)
         yield [raw for found in await pipeline.execute() for raw in found]
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return position_key(text) > (0, 0)
-    except ValueError:
-        return False
 
 
 def _contact_id(ownership: Ownership, which: Which) -> str | None:

@@ -1,7 +1,7 @@
 """The projector under FastStream's own command line: `faststream run kinfold_services.projector.app:app`.
 
 The environment holds the settings. If they name no server, or are wrong, importing this module ends the program with a message.
-The import connects to nothing. Only if `KINFOLD_REDIS_URL` is not set, it looks for the embedded server of the data dir.
+The import connects to nothing. Without `KINFOLD_REDIS_URL` it looks for the embedded server of the data dir.
 """
 
 import os

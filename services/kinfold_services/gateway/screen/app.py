@@ -21,7 +21,15 @@ from kinfold_services.gateway.screen.pages import html, is_fragment, page, rende
 from kinfold_services.gateway.screen.people import chrome, home, newest, people, people_csv, values
 from kinfold_services.gateway.screen.person import person, why
 from kinfold_services.gateway.screen.rejects import reject, rejects, retry
-from kinfold_services.gateway.screen.sessions import NotSignedIn, sign_in, sign_in_page, sign_out, signed_in, to_sign_in
+from kinfold_services.gateway.screen.sessions import (
+    NotSignedIn,
+    local_path,
+    sign_in,
+    sign_in_page,
+    sign_out,
+    signed_in,
+    to_sign_in,
+)
 
 ROUTES: Final[list[ControllerRouterHandler]] = [
     home,
@@ -106,7 +114,9 @@ def screen_router() -> Router:
 
 def _error(request: Request[Any, Any, Any], status: int, detail: str, headers: dict[str, str] | None = None) -> Response[bytes]:
     """An error as a page, or as the part of a page that htmx asked for."""
-    again = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" and status in _PASSING else None
+    again = None
+    if request.method == "GET" and status in _PASSING:
+        again = local_path(f"{request.url.path}?{request.url.query}".rstrip("?"))
     shown: dict[str, Any] = {"title": _TITLES.get(status, "Something went wrong"), "detail": detail, "again": again}
     if is_fragment(request):
         return html(request, render("_error.html", **shown), status=status, headers=headers)

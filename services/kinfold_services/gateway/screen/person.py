@@ -14,14 +14,13 @@ from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import is_entry_id, position_key
 from kinfold_services.connections import Client
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.directory.lineage import Lineage, read_lineage
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
 from kinfold_services.gateway.log_watch import Seen
 from kinfold_services.gateway.problems import Problem
-from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.folding import fold_log
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, redirect, render
 from kinfold_services.gateway.screen.people import chrome
@@ -148,7 +147,7 @@ async def _sources(workspace: GatewayWorkspace, contact: Contact, newest: list[T
     found = sources(newest, contact.id)
     shown = {*_FACTS, *(f"metadata.{name}" for name in contact.metadata), *(f"device {each}" for each in contact.visitor_ids)}
     found = {field: source for field, source in found.items() if field in shown}
-    causes = list(dict.fromkeys(source.cause for source in found.values() if words.is_entry(source.cause)))[:MAX_ORIGINS]
+    causes = list(dict.fromkeys(source.cause for source in found.values() if is_entry_id(source.cause)))[:MAX_ORIGINS]
     pipeline = workspace.client.pipeline(transaction=False)
     for cause in causes:
         pipeline.xrange(key(workspace.name, "events"), min=cause, max=cause)
@@ -157,7 +156,7 @@ async def _sources(workspace: GatewayWorkspace, contact: Contact, newest: list[T
         for entry, fields in entries:
             origins[cause] = origin(Seen(entry.decode(), fields.get(EVENT_FIELD)).said)
     return {
-        field: source._replace(origin=origins.get(source.cause, "") if words.is_entry(source.cause) else source.cause)
+        field: source._replace(origin=origins.get(source.cause, "") if is_entry_id(source.cause) else source.cause)
         for field, source in found.items()
     }
 

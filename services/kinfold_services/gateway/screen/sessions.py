@@ -135,7 +135,7 @@ async def sign_in_page(
     error = _USED if link is not None and found is None else _ENDED if ended and link is None else None
     by = "" if found is None else found.by
     shown_link = link if found is not None else None
-    return page(request, "sign_in.html", error=error, is_wrong=False, link=shown_link, by=by, next=_local(next_path))
+    return page(request, "sign_in.html", error=error, is_wrong=False, link=shown_link, by=by, next=local_path(next_path))
 
 
 @post("/sign-in", opt={"open": "/sign-in"})
@@ -159,9 +159,9 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         error = f"Expected a secret or a read key, got a {caller.kind} one: it may not see people."
         caller = None
     if caller is None:
-        shown: dict[str, Any] = {"error": error, "link": link or None, "by": by, "next": _local(fields.get("next"))}
+        shown: dict[str, Any] = {"error": error, "link": link or None, "by": by, "next": local_path(fields.get("next"))}
         return page(request, "sign_in.html", status=401, is_wrong=True, **shown)
-    response = redirect(_local(fields.get("next")))
+    response = redirect(local_path(fields.get("next")))
     text = await gateway.sessions.start(caller, by)
     _set_cookie(request, response, COOKIE, text, _COOKIE_S)
     if caller.kind == "secret" and presented and await _is_empty(gateway.workspace(caller.workspace)):
@@ -200,7 +200,7 @@ def _sign_in_url(path: str, query: str, *, ended: bool) -> str:
     return f"/sign-in?{urlencode(given)}" if given else "/sign-in"
 
 
-def _local(path: str | None) -> str:
+def local_path(path: str | None) -> str:
     """The path if it is one of this site, else the first page."""
     if path is None or not path.startswith("/") or path.startswith(("//", "/\\")) or not path.isprintable():
         return HOME

@@ -15,7 +15,7 @@ import ua_parser
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import Field, WrongFilter, field, field_text
-from kinfold_schemas.positions import position_key
+from kinfold_schemas.positions import is_entry_id
 from kinfold_schemas.times import to_ms
 
 ONLINE_MS: Final = 5 * 60 * 1000
@@ -102,15 +102,6 @@ def title(contact: Contact) -> str:
 def short(identifier: str) -> str:
     """The beginning of a long id."""
     return identifier if len(identifier) <= _SHORT_ID + 3 else f"{identifier[:_SHORT_ID]}…"
-
-
-def is_entry(cause: str) -> bool:
-    """Whether the cause of a change is an entry of the log. Otherwise it is `replay`."""
-    try:
-        position_key(cause)
-    except ValueError:
-        return False
-    return "-" in cause
 
 
 def field_name(key: str) -> str:
@@ -209,7 +200,7 @@ FILTERS: Final[dict[str, Any]] = {
     "day": day,
     "device": device,
     "field_name": field_name,
-    "is_entry": is_entry,
+    "is_entry_id": is_entry_id,
     "is_online": _is_online,
     "local_time": local_time,
     "moment": moment,
