@@ -178,12 +178,15 @@ async def test_every_program_works_with_the_rights_in_the_docs(tmp_path: Path, e
             ):
                 said = await asyncio.to_thread(Kinfold("--redis-url", server.url(name)).run, name, *arguments)
                 assert said.status == 0, said
-            with DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "data"}):
-                await asyncio.to_thread(produce, server.url("producer"))
-                await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
-                for workspace in ("default", "shop"):
-                    await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
             assert projector.process.poll() is None, projector.log.read_text()
+        with (
+            ProjectorProcess(server.url("projector"), "default", tmp_path / "projector"),
+            DirectoryProcess(server.url("directory"), tmp_path / "directory", {"data_dir": tmp_path / "data"}),
+        ):
+            await asyncio.to_thread(produce, server.url("producer"))
+            await wait_until_folded(server.admin, "default", await newest_entry(server.admin, "default", "events"))
+            for workspace in ("default", "shop"):
+                await wait_until_current(server.admin, Settings(data_dir=tmp_path / "data"), workspace)
         await server.admin.xtrim(key("default", "changes"), maxlen=1, approximate=False)
         other = Settings(data_dir=tmp_path / "other data")
         async with directory_following(other, server.url("directory")):
