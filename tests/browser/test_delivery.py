@@ -68,11 +68,15 @@ async def test_calls_before_the_script_is_loaded_are_kept_with_their_times(shop:
     assert text_ms(changed["at"]) <= called_at < text_ms(changed["sentAt"])
 
 
-async def test_offline_and_back(shop: Shop):
-    """One tab stays open, another is closed offline: its calls arrive from the next page."""
+async def test_offline_and_back(shop: Shop, cut: Proxy):
+    """One tab stays open, another is closed offline: its calls arrive from the next page.
+
+    The proxy is offline, too: Chromium lets the last request of a page that closes through.
+    """
     page = await shop.open(pages="")
     closed = await shop.open()
     assert await page.evaluate("kinfold.flush()")
+    cut.refuse()
     await shop.context.set_offline(True)
     await page.evaluate(COUNT.format(10, "a"))
     await closed.evaluate(COUNT.format(10, "b"))
@@ -81,6 +85,7 @@ async def test_offline_and_back(shop: Shop):
     assert await page.evaluate(WAITING) == 20
     assert len(await shop.log()) == 1
 
+    cut.accept()
     await shop.context.set_offline(False)
     await nothing_waits(page)
 

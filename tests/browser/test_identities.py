@@ -142,15 +142,15 @@ async def test_identity_is_sent_after_one_that_was_too_large(shop: Shop):
 
 async def test_another_gateway_is_told_everything_and_gets_no_event_of_the_first(shop: Shop):
     """Its workspace may have the same name. The visitor is the same."""
-    page = await shop.open()
-    await page.evaluate(f"kinfold.identify({ADA})")
-    assert await page.evaluate("kinfold.flush()")
-    await shop.context.set_offline(True)
-    await page.evaluate("kinfold.setMetadata({ only: 'first' })")
-    await page.close()
-    await shop.context.set_offline(False)
-    with Proxy(shop.stage.gateway_url) as other:
-        shop.gateway_url = other.url
+    with Proxy(shop.gateway_url) as first_gateway:
+        shop.gateway_url = first_gateway.url
+        page = await shop.open()
+        await page.evaluate(f"kinfold.identify({ADA})")
+        assert await page.evaluate("kinfold.flush()")
+        first_gateway.refuse()
+        await page.evaluate("kinfold.setMetadata({ only: 'first' })")
+        await page.close()
+        shop.gateway_url = shop.stage.gateway_url
         page = await shop.open()
         await page.evaluate(f"kinfold.identify({ADA})")
         assert await page.evaluate("kinfold.flush()")
