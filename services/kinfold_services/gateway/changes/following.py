@@ -86,6 +86,7 @@ async def _messages(hub: FeedHub, subscription: Subscription, follower: Follower
             for messages in _chunks([each for each in snapshot.contacts if _is_wanted(each, follower)]):
                 yield messages
             after = snapshot.position
+            del snapshot  # all contacts, which this stream would hold for as long as it lasts
             yield [snapshot_end(after)]
         else:
             if after is None:
@@ -105,6 +106,7 @@ async def _messages(hub: FeedHub, subscription: Subscription, follower: Follower
 async def _changes_behind(hub: FeedHub, follower: Follower, after: str) -> AsyncGenerator[list[Message]]:
     async for messages in _missed(hub, follower, after):
         yield messages
+    messages = []  # do not hold the last ones: somebody in them may be erased
     while True:
         if follower.pending:
             yield follower.take(_CHUNK)

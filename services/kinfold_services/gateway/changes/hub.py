@@ -271,6 +271,7 @@ class FeedHub:
             if count > _MANY:
                 await asyncio.sleep(count * _PAUSE_EACH_S)
         self._snapshot = None
+        self._begin_at(self.last)  # an erasure that comes now is not seen here, so nothing of anybody stays in memory
 
     async def _next_entries(self) -> list[Message]:
         async with asyncio.timeout(_SILENCE_S):
@@ -309,12 +310,17 @@ class FeedHub:
             self._offer(follower, messages)
 
     def _forget_erased(self, messages: list[Message]) -> None:
-        """Takes the bodies of erased contacts out of memory (contract section 10). Their ids stay, to resume from."""
+        """Takes erased contacts out of memory (contract section 10), before `messages` tell of them.
+
+        The ring is emptied, because changes of other contacts may show the person as well. Redis has all of it, redacted.
+        """
         erased = {message.contact_id: message for message in messages if message.type == ERASED}
         if not erased:
             return
         self._snapshot = None
-        for waiting in (self._ring, *(follower.pending for follower in self._followers)):
+        self._begin_at(self.last)
+        for follower in self._followers:
+            waiting = follower.pending
             for index, message in enumerate(waiting):
                 if message.contact_id in erased:
                     waiting[index] = message.erased(cast("bytes", erased[message.contact_id].data))

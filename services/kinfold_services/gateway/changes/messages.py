@@ -28,7 +28,10 @@ _quoted: Final = msgspec.json.Encoder().encode
 
 
 class Message(msgspec.Struct, eq=False):
-    """One message. Encoded once for all its readers. `order` is the position of its entry, for comparison."""
+    """One message. Encoded once for all its readers. `order` is the position of its entry, for comparison.
+
+    `shown` is what a screen has made of it last, behind what it was made of besides: it ends with the message.
+    """
 
     id: str | None = None
     data: bytes | None = None
@@ -41,6 +44,7 @@ class Message(msgspec.Struct, eq=False):
     visitor_id: str | None = None
     held_by: str | None = None
     order: tuple[int, int] = (-1, 0)
+    shown: tuple[tuple[str, tuple[str, ...], str], bytes] | None = None
     _sse: bytes | None = None
     _ws: bytes | None = None
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from functools import lru_cache
 from typing import Annotated, Any, Final, Protocol
 
 import msgspec
@@ -109,20 +108,26 @@ async def live_person(request: Request[Any, Any, Any], contact_id: FromPath[str]
     return await stream(request, _Person(workspace_of(request)), since, frozenset({contact_id}))
 
 
-@lru_cache(512)
-def _contact_of(change: bytes) -> Contact | None:
+def _contact_of(message: Message) -> Contact | None:
     """The contact after a change."""
-    return _decode(change).contact
+    return _decode(message.data or b"{}").contact
 
 
-@lru_cache(512)
-def _row_event(contact_id: str, change: bytes, keys: tuple[str, ...], seen_at: str) -> bytes:
-    """The row of a person after a change, as an event. Screens with the same columns share it."""
-    contact = _contact_of(change)
+def _row_event(contact_id: str, message: Message, keys: tuple[str, ...], seen_at: str) -> bytes:
+    """The row of a person after a change, as an event. Screens with the same columns share it.
+
+    It is kept with the change. So it goes with that from memory, when a person is erased.
+    """
+    made_of = contact_id, keys, seen_at
+    if message.shown is not None and message.shown[0] == made_of:
+        return message.shown[1]
+    contact = _contact_of(message)
     is_merged = contact is not None and contact.id != contact_id
     seen = {} if contact is None else {contact.id: seen_at}
     shown: dict[str, Any] = {"column_keys": list(keys), "values_of": values_of, "seen": seen}
-    return event(contact_id, render("_row.html", contact=contact, is_merged=is_merged, **shown))
+    row = event(contact_id, render("_row.html", contact=contact, is_merged=is_merged, **shown))
+    message.shown = made_of, row
+    return row
 
 
 MISSED: Final = event("news", "Changes were missed. Show the list again")
@@ -162,7 +167,7 @@ class _People:
         keys = self._listing.columns or ()
         seen = await self._devices_seen(rows)
         for contact_id, message in rows.items():
-            yield _row_event(contact_id, message.data or b"{}", keys, seen.get(contact_id, ""))
+            yield _row_event(contact_id, message, keys, seen.get(contact_id, ""))
         if self._others and time.monotonic() - self._asked_at >= NEWS_S:
             self._asked_at = time.monotonic()
             before = len(self._news)
@@ -178,7 +183,7 @@ class _People:
 
     async def _devices_seen(self, rows: dict[str, Message]) -> dict[str, str]:
         """When a device of each was last seen. A visit says it itself; for other changes, the devices are looked up."""
-        changed = {contact_id: _contact_of(message.data or b"{}") for contact_id, message in rows.items()}
+        changed = {contact_id: _contact_of(message) for contact_id, message in rows.items()}
         living = {contact_id: contact for contact_id, contact in changed.items() if contact is not None}
         visits = {each: contact.last_seen_at for each, contact in living.items() if rows[each].type == "ContactSeen"}
         try:
