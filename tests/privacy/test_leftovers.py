@@ -164,6 +164,28 @@ async def test_person_leaves_the_feed_of_a_contact_from_which_a_replay_separated
     assert await verify(redis, workspace) == []
 
 
+async def test_person_leaves_the_conflict_of_a_contact_that_was_theirs_until_a_replay(
+    redis: Redis, redis_url: str, workspace: str
+) -> None:
+    """Ben had her address by mistake, so she was a contact of her own, and in conflict with him."""
+    await publish(
+        redis,
+        workspace,
+        {"type": "VisitorIdentified", "email": "ada@example.org", "visitorId": "adas-laptop"},
+        {"type": "VisitorIdentified", "externalId": "ben", "email": "ada@example.org"},
+    )
+    await fold_log(redis, redis_url, workspace)
+    wrong = (await newest_entry(redis, workspace, "events")).decode()
+    await publish(redis, workspace, adas_events()[1], {"type": "EventsExcluded", "entries": [wrong]})
+    await fold_log(redis, redis_url, workspace)
+    assert await replay(redis, workspace) != []
+
+    await erase(redis, workspace, ADA)
+
+    assert await keys_with(redis, workspace, ADAS_TEXTS) == {}
+    assert await verify(redis, workspace) == []
+
+
 async def test_screen_that_watches_the_log_forgets_what_it_has_shown(redis: Redis, redis_url: str, workspace: str) -> None:
     """Somebody watches meanwhile, so the gateway holds the newest entries in memory."""
     await publish(redis, workspace, *adas_events())

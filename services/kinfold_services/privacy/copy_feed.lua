@@ -96,13 +96,6 @@ for index, entry in ipairs(page) do
     fields = {'change', '{"type":"ContactErased","contactId":"' .. erased[index] .. '","version":' .. version .. ',"at":"' .. at
       .. '","cause":"erasure"}'}
     changed = changed + 1
-  elseif holders[index] then
-    -- The contact's own address stands in its body, so the last one is the conflict's.
-    local before, behind = string.match(fields[2], '^(.*"email":)".*"(,"heldBy":"ct_[0-9a-z]+".*)$')
-    if before then
-      fields = {'change', before .. '"erased@erased.invalid"' .. behind}
-      changed = changed + 1
-    end
   elseif shows(fields[2] or '') then
     local id = string.match(fields[2], '"contactId":"(ct_[0-9a-z]+)"')
     local times = string.gsub('"firstSeenAt":?,"lastSeenAt":?,"createdAt":?,"updatedAt":?', '?', '"' .. at .. '"')
@@ -110,6 +103,13 @@ for index, entry in ipairs(page) do
       .. '","cause":"erasure","contact":{"id":"' .. id .. '",' .. nothing .. ',' .. times .. ',"version":' .. version
       .. '},"changed":[]}'}
     changed = changed + 1
+  elseif holders[index] then
+    -- The contact's own address stands in its body, so the last one is the conflict's.
+    local before, behind = string.match(fields[2], '^(.*"email":)".*"(,"heldBy":"ct_[0-9a-z]+".*)$')
+    if before then
+      fields = {'change', before .. '"erased@erased.invalid"' .. behind}
+      changed = changed + 1
+    end
   end
   redis.call('XADD', KEYS[2], entry[1], unpack(fields))
   last = entry[1]
