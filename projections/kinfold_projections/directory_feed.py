@@ -11,6 +11,9 @@ from kinfold_schemas.positions import position_key
 REPLAY: Final = "replay"
 """The cause of a replay's changes."""
 
+ERASURE: Final = "erasure"
+"""The cause of what an erasure has left of other contacts' changes, where these showed the person."""
+
 ERASED: Final = "ContactErased"
 """The type of the change after which nothing of a contact is kept."""
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from kinfold_projections.directory import Row, folded_strings, index_text, index_value, is_sampled, search_text
-from kinfold_projections.directory_feed import ERASED, REPLAY, VISITORS, FeedChange, FeedEntry
+from kinfold_projections.directory_feed import ERASED, ERASURE, REPLAY, VISITORS, FeedChange, FeedEntry
 from kinfold_projections.directory_timeline import TimelineRow, timeline_row
 from kinfold_schemas.contacts import Contact, Link
 from kinfold_schemas.identifiers import email_key
@@ -80,6 +80,8 @@ class Erase(msgspec.Struct, frozen=True, gc=False):
     """The contact was erased: every row that is about it goes, and what other rows tell of it."""
 
     contact_id: str
+    known: Contact | None
+    """The contact before, if it was living."""
 
 
 Step = AddIdentifier | Merge | Unmerge | AddConflict | Settle | Dismiss | Erase
@@ -218,15 +220,21 @@ def named_contacts(entries: Iterable[FeedEntry]) -> set[str]:
     return ids - created
 
 
-def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> set[str]:
-    """The visitors whose links have to be read from the state, because the feed does not tell what became of them.
+def may_relink(entry: FeedEntry) -> bool:
+    """Whether visitors of the contact may have other links now, without a change that tells them.
 
-    A replay tells of contacts alone. An event that came late may change the order of a contact's visitors.
+    A replay tells of contacts alone, and an erasure empties some changes. An event that came late may change the order of a
+    contact's visitors.
     """
+    return entry.change.cause in {REPLAY, ERASURE} or VISITORS in entry.change.changed
+
+
+def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> set[str]:
+    """The visitors whose links have to be read from the state, because the feed does not tell what became of them."""
     found = set[str]()
     for entry in entries:
         change = entry.change
-        if change.cause != REPLAY and VISITORS not in change.changed:
+        if not may_relink(entry):
             continue
         known = [each.contact for name in (change.contact_id, change.merged_contact_id) if (each := before.get(name or ""))]
         for contact in (*known, entry.contact):
@@ -243,7 +251,7 @@ def fold_changes(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> 
         change = entry.change
         known = _known(rows, change.contact_id)
         if change.type == ERASED:
-            rows.steps.append(Erase(change.contact_id))
+            rows.steps.append(Erase(change.contact_id, known))
         elif change.type != "ContactSeen":
             rows.timeline.append(timeline_row(entry, known))
             _tell_identifiers(rows, entry, known)

@@ -1,8 +1,10 @@
 """The directory forgets an erased person, and its file does as well (contract section 10)."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import pytest
 from redis.asyncio import Redis
 
 from kinfold_services.directory import tables
@@ -11,7 +13,8 @@ from tests.support.directories import following, must_equal_contacts, read_rows,
 from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
 from tests.support.erasures import erase
 from tests.support.event_log import append, history
-from tests.support.projecting import fold_log
+from tests.support.projecting import fold_log, newest_entry
+from tests.support.replaying import replay
 from tests.support.waiting import wait_until
 
 TABLES = (tables.contacts, tables.metadata, tables.visitors, tables.identifiers, tables.timeline, tables.conflicts)
@@ -60,6 +63,91 @@ async def test_directory_and_its_file_forget_the_person(
     if directory_settings.directory_url is not None:
         assert _in_postgresql(directory_settings.directory_url) == []
     assert _found(directory_settings, workspace) == []
+    await must_equal_contacts(redis, directory_settings, workspace)
+
+
+def _ben_with_adas_address() -> list[dict[str, Any]]:
+    """A wrong merge: Ben's backend names her address."""
+    ada = {"externalId": "ada-1815", "email": "ada@example.org", "visitorId": "adas-laptop", "name": "Ada Lovelace"}
+    return [
+        {"type": "VisitorIdentified", "email": "ada@example.org", "visitorId": "adas-laptop", "name": "Ada Lovelace"},
+        {"type": "VisitorIdentified", "externalId": "ben", "email": "ada@example.org"},
+        {"type": "MetadataSet", "externalId": "ben", "metadata": {"title": "first programmer"}},
+        {"type": "MetadataSet", "externalId": "ben", "name": "Ben", "metadata": {"title": "clerk"}},
+        {"type": "VisitorIdentified", **ada, "metadata": {"title": "first programmer"}},
+    ]
+
+
+def _ben_first() -> list[dict[str, Any]]:
+    """The same, where the merged contact is hers."""
+    ben = {"type": "VisitorIdentified", "externalId": "ben", "at": "2020-01-01T00:00:00Z"}
+    wrong = _ben_with_adas_address()
+    return [wrong[0], ben, *wrong[1:]]
+
+
+def _ben_with_adas_laptop() -> list[dict[str, Any]]:
+    """Nothing but a device was linked to the wrong person."""
+    return [
+        {"type": "VisitorIdentified", "externalId": "ben", "name": "Ben"},
+        {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "adas-laptop"},
+        {"type": "MetadataSet", "externalId": "ben", "metadata": {"plan": "pro"}},
+        {"type": "VisitorIdentified", "externalId": "ada-1815", "visitorId": "adas-laptop", "name": "Ada Lovelace"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "wrong", "away_since"),
+    [
+        (_ben_with_adas_address(), 1, "replay"),
+        (_ben_first(), 2, "erasure"),
+        (_ben_with_adas_laptop(), 1, "never"),
+    ],
+)
+async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_replay_separated_them(  # noqa: PLR0917
+    redis: Redis,
+    redis_url: str,
+    workspace: str,
+    directory_settings: Settings,
+    events: list[dict[str, Any]],
+    wrong: int,
+    away_since: str,
+) -> None:
+    """Former identifiers, timeline and conflicts, also where the directory was not there, or is built from a snapshot."""
+    await publish(redis, workspace, *events[: wrong + 1])
+    excluded = (await newest_entry(redis, workspace, "events")).decode()
+    await publish(redis, workspace, *events[wrong + 1 : -1])
+    await fold_log(redis, redis_url, workspace)
+
+    async def separate() -> None:
+        await publish(redis, workspace, events[-1], {"type": "EventsExcluded", "entries": [excluded]})
+        await fold_log(redis, redis_url, workspace)
+        assert await replay(redis, workspace) != []
+        await publish(redis, workspace, {"type": "MetadataSet", "externalId": "ben", "metadata": {"plan": "max"}})
+        await fold_log(redis, redis_url, workspace)
+
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+        if away_since != "replay":
+            await separate()
+            await wait_until_current(redis, directory_settings, workspace)
+        if away_since == "never":
+            await erase(redis, workspace, ADA)
+            await wait_until_current(redis, directory_settings, workspace)
+    if away_since == "replay":
+        await separate()
+    if away_since != "never":
+        await erase(redis, workspace, ADA)
+    if away_since == "erasure":
+        await append(redis, workspace, history()[200:300], start=1000)
+        await fold_log(redis, redis_url, workspace)
+        await truncate_feed(redis, workspace, 3)
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+
+    assert _found(directory_settings, workspace) == []
+    assert "'max'" in repr(read_rows(directory_settings, workspace, tables.timeline))
+    former = {(row["kind"], row["value"]) for row in read_rows(directory_settings, workspace, tables.identifiers)}
+    assert ("external_id", "ben") not in former
     await must_equal_contacts(redis, directory_settings, workspace)
 
 

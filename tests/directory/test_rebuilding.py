@@ -28,9 +28,10 @@ from tests.support.directories import (
     truncate_feed,
     wait_until_current,
 )
+from tests.support.erased_people import publish
 from tests.support.event_log import append, entry_id
 from tests.support.projecting import fold_log, newest_entry
-from tests.support.replaying import kinfold
+from tests.support.replaying import kinfold, replay
 from tests.support.waiting import wait_until
 
 
@@ -65,6 +66,25 @@ async def test_a_directory_from_a_truncated_feed_equals_the_state(
         await wait_until_current(redis, directory_settings, workspace)
     await must_equal_state(redis, directory_settings, workspace)
     assert await timeline_must_equal_feed(redis, directory_settings, workspace, after=position) is not None
+
+
+async def test_link_that_a_replay_took_back_leaves_the_directory(
+    redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
+) -> None:
+    """Also where it was the contact's only one, so that the feed names no visitor."""
+    await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben"})
+    await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "v-wrong"})
+    wrong = (await newest_entry(redis, workspace, "events")).decode()
+    await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "cleo", "visitorId": "v-cleo"})
+    await fold_log(redis, redis_url, workspace)
+    async with following(directory_settings, redis_url, workspace):
+        await wait_until_current(redis, directory_settings, workspace)
+        await publish(redis, workspace, {"type": "EventsExcluded", "entries": [wrong]})
+        await fold_log(redis, redis_url, workspace)
+        assert await replay(redis, workspace) != []
+        await wait_until_current(redis, directory_settings, workspace)
+
+    assert await links_must_equal_state(redis, directory_settings, workspace) == 1
 
 
 async def test_a_directory_that_misses_changes_keeps_its_timeline(

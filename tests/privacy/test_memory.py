@@ -55,6 +55,13 @@ def _bytes_of(referent: object) -> list[bytes]:
     return [each for each in gc.get_referents(referent) if type(each) is bytes] if type(referent) is Message else []
 
 
+def note_seats(people: _People, messages: list[Message]) -> None:
+    """Show a list the changes of the metadata `seat`."""
+    for message in messages:
+        if b'"seat":7' in (message.data or b""):
+            people.note(message)
+
+
 async def test_row_of_an_erased_person_leaves_memory(redis: Redis, redis_url: str, workspace: str) -> None:
     """A list of people shows her, and is told of a change."""
     await publish(redis, workspace, *adas_events())
@@ -68,10 +75,7 @@ async def test_row_of_an_erased_person_leaves_memory(redis: Redis, redis_url: st
         people = _People(served, Listing.of(None, None, None, None, None), frozenset({ada}))
         following = follow(served.hub, WANTED, is_allowed)
         while not people.is_waiting:
-            for message in await anext(following):
-                if b'"seat":7' in (message.data or b""):
-                    people.note(message)
-        del message
+            note_seats(people, await anext(following))
         assert [b"Ada Lovelace" in each async for each in people.events()] == [True]
         assert any(each.startswith(b"event: ct_") for each in held())
 

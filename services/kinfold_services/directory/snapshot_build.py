@@ -21,8 +21,9 @@ from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
+from kinfold_services.directory.erasing import Source, erase
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, earlier_table, identifiers, timeline
+from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, earlier_table, identifiers, timeline, visitors
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
 from kinfold_services.state.scans import scan_links, scan_tombstones
@@ -169,13 +170,19 @@ class SnapshotBuild:
         self._check_source(connection)
         for each in load_contacts(connection, self._build, self._merged):
             del self._merged[each]  # it was merged after the snapshot's position: the feed tells it
-        for each in self._erased:  # the build before may not have been told
-            store.erase(connection, self._build, each)
+        if self._erased:  # the build before may not have been told
+            erase(connection, self._build, dict.fromkeys(self._erased), before=self._tables_before(connection))
         roots = {each: self._root(each) for each in self._merged}
         self._complete_identifiers(connection, roots, position)
         self._complete_conflicts(connection, roots)
         # The timeline lacks what happened while the snapshot was read, too.
         building.touch_build(connection, self._build, at := now(), position=position, timeline_since=at)
+
+    def _tables_before(self, connection: sa.Connection) -> Source | None:
+        if self._source is None:
+            return None
+        found = [earlier_table(connection, each, self._source.shape) for each in (contacts, visitors, identifiers)]
+        return Source(self._source.id, *(each for each in found if each is not None)) if None not in found else None
 
     def _root(self, contact_id: str) -> str:
         """The contact that a merged one has become.

@@ -29,6 +29,7 @@ from kinfold_projections.directory_rows import (
 from kinfold_schemas.contacts import Link
 from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
+from kinfold_services.directory.erasing import erase
 from kinfold_services.directory.tables import builds, conflicts, encode_json, identifiers, timeline, visitors
 
 
@@ -61,7 +62,7 @@ def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str,
     _ADD_TO_TIMELINE.run(connection, [(build, *each[:-1], encode_json(each[-1])) for each in rows.timeline])
     _write_links(connection, build, rows.visitors)
     replace_links(connection, build, links)
-    _take_steps(connection, build, rows.steps)
+    _take_steps(connection, build, rows.steps, [visitor_id for visitor_id, history in links.items() if not history])
 
 
 _ADD_TO_TIMELINE: Final = insert_into(
@@ -125,13 +126,19 @@ _REMOVE_LINKS: Final = Bulk(["b", "v"], lambda _: sa.delete(visitors).where(_of_
 # --- identifiers and conflicts --------------------------------------------------------------------------------------------
 
 
-def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) -> None:  # noqa: C901  a kind of step each
+def _take_steps(  # noqa: C901  a kind of step each
+    connection: sa.Connection, build: int, steps: Sequence[Step], visitors_gone: Sequence[str]
+) -> None:
     for kind, group in groupby(steps, type):
         for_kind = list(group)
         if kind is AddIdentifier:
             added = cast("list[AddIdentifier]", for_kind)
             rows = [(build, *(each.row[name] for name in IDENTIFIER_COLUMNS)) for each in added]
             _ADD_IDENTIFIER.run(connection, rows)
+            continue
+        if kind is Erase:
+            told = cast("list[Erase]", for_kind)  # those of one contact say the same, but the first one knows what it was
+            erase(connection, build, {each.contact_id: each.known for each in reversed(told)}, visitors_gone)
             continue
         for step in for_kind:
             match step:
@@ -145,44 +152,12 @@ def _take_steps(connection: sa.Connection, build: int, steps: Sequence[Step]) ->
                     _settle(connection, build, step)
                 case Dismiss():
                     _dismiss(connection, build, step)
-                case Erase():
-                    erase(connection, build, step.contact_id)
-                case AddIdentifier():
+                case AddIdentifier() | Erase():
                     pass
-
-
-def erase(connection: sa.Connection, build: int, contact_id: str) -> None:
-    """Removes every row about an erased contact but its row of `contacts`, and its address from the rows of other contacts."""
-    parameters = {"b": build, "one": contact_id}
-    for row in connection.execute(_CONFLICTS_TOLD, parameters):
-        if row.details.get("heldBy") == contact_id:
-            details = {**row.details, "email": "erased@erased.invalid"}
-            at = (
-                timeline.c.build == build,
-                timeline.c.position_ms == row.position_ms,
-                timeline.c.position_seq == row.position_seq,
-            )
-            connection.execute(sa.update(timeline).where(*at).values(details=details))
-    for statement in _ERASE:
-        connection.execute(statement, parameters)
 
 
 _one: Final[sa.BindParameter[str]] = sa.bindparam("one")
 _other: Final[sa.BindParameter[str]] = sa.bindparam("other")
-_CONFLICTS_TOLD: Final = sa.select(timeline.c.position_ms, timeline.c.position_seq, timeline.c.details).where(
-    timeline.c.build == sa.bindparam("b"),
-    timeline.c.type == "IdentityConflict",
-    timeline.c.contact_id.in_(
-        sa.select(conflicts.c.contact_id).where(conflicts.c.build == sa.bindparam("b"), conflicts.c.held_by == _one)
-    ),
-)
-_ERASE: Final = (
-    *(sa.delete(each).where(each.c.build == sa.bindparam("b"), each.c.contact_id == _one) for each in (timeline, visitors)),
-    *(
-        sa.delete(each).where(each.c.build == sa.bindparam("b"), sa.or_(each.c.contact_id == _one, each.c.held_by == _one))
-        for each in (identifiers, conflicts)
-    ),
-)
 _IDENTIFIER: Final = ("build", *IDENTIFIER_COLUMNS)
 _ADD_IDENTIFIER: Final = Bulk(
     _IDENTIFIER, lambda insert: insert(identifiers).values(bound(identifiers, _IDENTIFIER)).on_conflict_do_nothing()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from kinfold_projections.directory_feed import ERASURE
 from kinfold_schemas.directory import TimelineEntry
 from kinfold_schemas.events import BROWSER
 from kinfold_services.gateway.log_watch import Said
@@ -97,6 +98,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each ty
             return Told("plus", "Became known", differences, **rest)
         case "ContactUpdated" if differences:
             return Told("edit", f"{_listed([each.label for each in differences])} changed", differences, **rest)
+        case "ContactUpdated" if entry.cause == ERASURE:
+            return Told("edit", "Something changed that was erased since with another person", [], **rest)
         case "ContactUpdated":
             return Told("desktop", "The order of the devices changed", [], **rest)
         case "VisitorLinked":
