@@ -33,7 +33,9 @@ KEY_COOKIE: Final = "kinfold_first_key"
 
 HOME: Final = "/people"
 
-_USED: Final = "This link was used already, or has expired. Sign in with a key."
+_USED: Final = (
+    "This link was used already, or has expired. Sign in with a key, or with the new link that `kinfold up --detach` prints."
+)
 _ENDED: Final = "Your session has ended. Sign in again to go on. A form that you sent meanwhile changed nothing."
 _KEY_COOKIE_S: Final = 600
 _COOKIE_S: Final = 2 * SESSION_S
