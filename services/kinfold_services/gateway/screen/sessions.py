@@ -156,7 +156,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         link, error = "", _USED
     elif by:
         caller = None if presented is None else await gateway.keys.recognise(presented)
-        error = "This is not a key of a workspace here, or it was revoked."
+        error = "This is not a key of a workspace here, or it was revoked. `kinfold keys create` creates a key."
     if caller is not None and caller.kind not in KINDS:
         error = f"Expected a secret or a read key, got a {caller.kind} one: it may not see people."
         caller = None
