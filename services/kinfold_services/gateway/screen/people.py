@@ -114,7 +114,7 @@ async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
     """The page, or the part with the results while somebody types.
 
     A form without JavaScript sends `field`, `operator` and `value` of a new filter, and empty fields. It is led to the address
-    that says the same without them. What is wrong in a filter, the sort or the cursor is said on the page, with status 400.
+    that says the same without them. A wrong filter, sort or cursor gives the page with the reason, and status 400.
     """
     workspace = workspace_of(request)
     is_form = operator is not None and not is_fragment(request)
