@@ -125,7 +125,7 @@ async def test_charts_name_their_units():
         "Projector delay": ("0.4 s", "1 event waits in the log"),
         "Directory delay": ("2.0 s", "age of search and lists"),
         "Rejected events per minute": ("12/min", "1 rejected in total"),
-        "Feed readers": ("3", "programs and screens connected to this gateway"),
+        "Feed readers": ("3", "connected to this gateway"),
         "People": ("3", "4 devices"),
     }
 

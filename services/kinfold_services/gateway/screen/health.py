@@ -143,7 +143,7 @@ def charts(samples: Sequence[Sample]) -> list[Chart]:
             f"{now.rejected:,} rejected in total",
             is_bad=now.rejected > samples[0].rejected,
         ),
-        _chart("Feed readers", each(lambda sample: sample.readers), _figure, "programs and screens connected to this gateway"),
+        _chart("Feed readers", each(lambda sample: sample.readers), _figure, "connected to this gateway"),
         _chart("People", each(lambda sample: sample.contacts), _figure, plural(now.visitors, "device"), from_zero=False),
     ]
 
