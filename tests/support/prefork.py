@@ -7,6 +7,7 @@ the start of the program start it themselves.
 """
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -115,7 +116,7 @@ def start_service(
         if _SERVICES_ARE_FORKED.is_set():
             return Forked(arguments, environment, (nothing, output, output), max_files)
         limited = [] if max_files is None else ["sh", "-c", 'ulimit -n "$1" && shift && exec "$@"', "sh", str(max_files)]
-        command = [*limited, sys.executable, "-m", "kinfold_services.cli", *arguments]
+        command = [*limited, sys.executable, "-m", "kinfold_services", *arguments]
         return subprocess.Popen(command, env=environment, stdin=nothing, stdout=output, stderr=output)
 
 
@@ -213,6 +214,7 @@ def _serve(path: str) -> None:
     """Fork for each connection until standard input ends."""
     for each in _IMPORTED:  # so that every fork has it
         import_module(each)
+    gc.freeze()  # a fork that looked for garbage among these objects, as it does when it ends, would copy their memory first
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the handlers
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

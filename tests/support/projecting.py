@@ -17,7 +17,7 @@ from tests.support.prefork import start_service
 from tests.support.waiting import wait_until
 
 FOLD_S: Final = 60.0
-KINFOLD: Final = [sys.executable, "-m", "kinfold_services.cli"]
+KINFOLD: Final = [sys.executable, "-m", "kinfold_services"]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
