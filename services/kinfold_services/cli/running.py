@@ -29,6 +29,7 @@ from kinfold_services.cli.process_file import AlreadyUp, process_file, process_o
 from kinfold_services.cli.what_next import what_next
 from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.sqlite_version import sqlite_problem
+from kinfold_services.runtime.garbage import importing
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.server.choice import check, server_url
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
@@ -49,7 +50,8 @@ _LOOK_AGAIN_S: Final = 0.05
 
 def run_projector(settings: Settings) -> int:
     """Runs the projector until a signal."""
-    from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream loads slowly
+    with importing():
+        from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream loads slowly
 
     uvloop.run(ProjectorService(settings, server_url(settings)).run())
     return DONE
@@ -233,7 +235,7 @@ def _after_ctrl_c() -> Generator[None]:
 
 
 def _spawn(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "kinfold_services.cli", "up"]
+    command = [sys.executable, "-m", "kinfold_services", "up"]
     command += ["--data-dir", str(settings.data_dir), "--workspace", settings.workspace]
     if "gateway_port" in settings.model_fields_set:
         command += ["--port", str(settings.gateway_port)]
