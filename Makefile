@@ -15,6 +15,8 @@ PYTEST_ARGS ?= -n $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --dist workst
 UV_ARGS ?=
 
 BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 UNFINISHED := .venv/.unfinished
 # One sentence, where pip would say of the first dependency that it has no such version.
@@ -23,13 +25,13 @@ CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or \
 
 .PHONY: help
 help: ## list what can be done
-	@awk -F ':.*## ' '/^[a-z][a-z.%-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z.%-]*:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
+# What running needs. Two steps, because pip in hash-checking mode wants a hash for everything, and a work tree has none:
 # first every dependency (and the build backend) with its hash, then the project itself, alone and editable.
 # A .venv without pip is what a Python without ensurepip leaves behind, and one with $(UNFINISHED) was interrupted while it was
 # made or filled: what is in it may be half there, and pip would take it for installed. Both are made again.
-$(STAMP): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints-service.txt
 	@if test -e $(UNFINISHED) || ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
 		$(PYTHON) -c '$(CHECK_PYTHON)'; \
 		rm -rf $(BIN) .venv; \
@@ -38,21 +40,32 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PYTHON) -m venv .venv; \
 	fi
 	@touch $(UNFINISHED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) --require-hashes -r constraints-service.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip check
 	@rm $(UNFINISHED)
 	touch $@
 
+# The rest. It has the same versions of what is there, so it only adds.
+$(STAMP): $(RUNTIME) constraints.txt
+	@mv $(RUNTIME) $(UNFINISHED)
+	$(PIP_INSTALL) --require-hashes -r constraints.txt
+	$(BIN)/python -m pip check
+	@mv $(UNFINISHED) $(RUNTIME)
+	touch $@
+
+.PHONY: install-service
+install-service: $(RUNTIME) ## make .venv with what running needs, as `make up` and `make demo` do
+
 .PHONY: install
-install: $(STAMP) ## make .venv with everything in it (again only if pyproject.toml or constraints.txt changed)
+install: $(STAMP) ## make .venv with everything in it, as every other target does (again only if something changed)
 
 .PHONY: up
-up: $(STAMP) ## start everything in the background, with an embedded server whose data is in .kinfold
+up: $(RUNTIME) ## start everything in the background, with an embedded server whose data is in .kinfold
 	$(BIN)/kinfold up --detach
 
 .PHONY: down
-down: $(STAMP) ## stop what `make up` started; the data stays
+down: $(RUNTIME) ## stop what `make up` started; the data stays
 	$(BIN)/kinfold down
 
 .PHONY: demo

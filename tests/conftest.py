@@ -13,7 +13,7 @@ from kinfold_services.server.embedded import running_url
 from tests.support.command_line import Kinfold
 from tests.support.lengths import short_or_long
 from tests.support.postgres import NoPostgres, PostgresServer, postgres_server
-from tests.support.prefork import stop_parent
+from tests.support.prefork import fork_services, stop_parent
 from tests.support.servers import TestServer
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def workspace(request: pytest.FixtureRequest) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SERVERS_USED] = set()
+    fork_services()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -62,7 +62,7 @@ class Projector:
 
         """
         profiler = ("-m", "cProfile", "-o", str(run.profile)) if run.profile is not None else ()
-        program = run.program or ("-m", "kinfold_services.cli", "projector", "--redis-url", server.url)
+        program = run.program or ("-m", "kinfold_services", "projector", "--redis-url", server.url)
         own = {f"KINFOLD_{name.upper()}": str(value) for name, value in (settings or {}).items()}
         self._server: Final = server
         self._process: Final = subprocess.Popen(

@@ -3,6 +3,8 @@
 import sys
 from typing import Final
 
+from kinfold_services.runtime.garbage import importing
+
 _WRONG_USAGE: Final = 2  # these two as in `cli.output`, which cannot be imported without them
 _INTERRUPTED: Final = 130
 
@@ -10,7 +12,8 @@ _INTERRUPTED: Final = 130
 def main() -> None:
     """Runs the command line, or names what to install."""
     try:
-        from kinfold_services import cli  # noqa: PLC0415  fails in a base install
+        with importing():
+            from kinfold_services import cli  # noqa: PLC0415  fails in a base install
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("kinfold"):
             raise

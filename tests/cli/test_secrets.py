@@ -57,7 +57,7 @@ def test_password_of_a_url_is_in_no_process_list_and_no_log(data_dir: Path, guar
         status = up.wait(PATIENCE_S)
 
     assert status == 0
-    assert f"kinfold_services.cli gateway --until-stdin-ends --data-dir {data_dir}" in seen
+    assert f"kinfold_services gateway --until-stdin-ends --data-dir {data_dir}" in seen
     assert PASSWORD not in seen
     assert PASSWORD not in said.read_text()
 

@@ -4,7 +4,6 @@ import asyncio
 import re
 import secrets
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.directories import DirectoryProcess
 from tests.support.gateways import GatewayProcess
-from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.projecting import ProjectorProcess
 from tests.support.proxy import Proxy
 
 
@@ -26,17 +25,10 @@ from tests.support.proxy import Proxy
 def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of a server with a projector for all workspaces. It is never emptied."""
     directory = tmp_path_factory.mktemp("folding")
-    with EmbeddedServer.start(directory / "data") as server, (directory / "projector.log").open("wb") as output:
-        projector = subprocess.Popen(
-            [*KINFOLD, "projector", "--redis-url", server.url],
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+    log = directory / "projector.log"
+    with EmbeddedServer.start(directory / "data") as server, ProjectorProcess(server.url, None, log) as projector:
         yield server.url
         projector.terminate()
-        projector.wait(30)
 
 
 @pytest.fixture(scope="session")

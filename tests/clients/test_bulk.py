@@ -15,7 +15,7 @@ import kinfold
 from kinfold_schemas.keys import key
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
-from tests.support.projecting import KINFOLD, clean_environment
+from tests.support.projecting import ProjectorProcess
 from tests.support.waiting import wait_until_sync
 
 SCRIPT: Final = Path(__file__).parents[2] / "examples" / "load_users.py"
@@ -26,12 +26,9 @@ USERS: Final = int(os.environ.get("KINFOLD_TEST_USERS", "12000"))
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """Give the URL of a new server with a projector."""
-    with EmbeddedServer.start(tmp_path / "data") as server, (tmp_path / "log").open("wb") as log:
-        command = [*KINFOLD, "projector", "--redis-url", server.url]
-        projector = subprocess.Popen(command, env=clean_environment(), stdout=log, stderr=log)
+    with EmbeddedServer.start(tmp_path / "data") as server, ProjectorProcess(server.url, None, tmp_path / "log") as projector:
         yield server.url
         projector.terminate()
-        projector.wait(20)
 
 
 def load(path: Path, url: str) -> "subprocess.CompletedProcess[str]":

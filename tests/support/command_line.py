@@ -3,13 +3,13 @@
 import io
 import json
 import os
-import subprocess
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from kinfold_services.cli import main
+from tests.support.prefork import run_to_end
 from tests.support.projecting import KINFOLD, clean_environment
 
 PATIENCE_S: Final = 60
@@ -54,15 +54,8 @@ class Kinfold:
 
     def run_apart(self, *arguments: object, stdin: bytes = b"") -> Said:
         """Run a command to its end in a new process."""
-        done = subprocess.run(
-            self.command(*arguments),
-            input=stdin,
-            capture_output=True,
-            env=self.environment(),
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr.decode())
+        ended = run_to_end([*map(str, arguments), *self._options], self.environment(), PATIENCE_S, stdin)
+        return Said(ended.status, ended.out, ended.err.decode())
 
     def lines(self, *arguments: object, stdin: bytes = b"") -> list[Any]:
         """Run a command that must succeed; returns its output lines."""

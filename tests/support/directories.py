@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
@@ -25,7 +24,8 @@ from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.service import DirectoryService
 from kinfold_services.settings import Settings
-from tests.support.projecting import KINFOLD, newest_entry, variables
+from tests.support.prefork import start_service
+from tests.support.projecting import newest_entry, variables
 from tests.support.waiting import wait_until
 
 FOLLOW_S = 60.0
@@ -51,14 +51,7 @@ class DirectoryProcess:
     """A `kinfold directory` process that can be killed."""
 
     def __init__(self, url: str, log: Path, settings: Mapping[str, object]) -> None:
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*KINFOLD, "directory", "--redis-url", url],
-                env=variables(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        self.process = start_service(["directory", "--redis-url", url], variables(settings), log)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Final, Self
 
-from tests.support.projecting import KINFOLD, variables
+from tests.support.prefork import Forked, start_service
+from tests.support.projecting import variables
 
 _STOP_S: Final = 30.0
 
@@ -16,9 +17,9 @@ class Member:
 
     def __init__(self, url: str, workspaces: tuple[str, ...], log: Path) -> None:
         self.log: Final = log
-        self._command: Final = [*KINFOLD, "projector", "--redis-url", url]
+        self._arguments: Final = ["projector", "--redis-url", url]
         self._environment: Final = variables({"serve": ",".join(workspaces), "log_format": "json"})
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | subprocess.Popen[bytes] | None = None
         self._log_before = 0
         self.is_hung = False
 
@@ -26,10 +27,7 @@ class Member:
         """Start it; does nothing if it is running."""
         if self._process is None:
             self._log_before = self.log.stat().st_size if self.log.exists() else 0
-            with self.log.open("ab") as output:
-                self._process = subprocess.Popen(
-                    self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                )
+            self._process = start_service(self._arguments, self._environment, self.log)
 
     @property
     def is_running(self) -> bool:

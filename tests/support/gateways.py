@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Mapping
@@ -20,7 +19,8 @@ from kinfold_services.connections import connect
 from kinfold_services.gateway.server import GatewayServer
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.settings import Settings
-from tests.support.projecting import KINFOLD, variables
+from tests.support.prefork import start_service
+from tests.support.projecting import variables
 from tests.support.waiting import wait_until, wait_until_sync
 
 PATIENCE_S: Final = 30.0
@@ -117,15 +117,8 @@ class GatewayProcess:
     def __init__(self, redis_url: str, port: int, log: Path, max_files: int | None = None, **settings: Any) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        limited = [] if max_files is None else ["sh", "-c", 'ulimit -n "$1" && shift && exec "$@"', "sh", str(max_files)]
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*limited, *KINFOLD, "gateway", "--redis-url", redis_url, "--port", str(port)],
-                env=variables(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        arguments = ["gateway", "--redis-url", redis_url, "--port", str(port)]
+        self.process = start_service(arguments, variables(settings), log, max_files)
 
     def __enter__(self) -> Self:
         """Wait until it answers."""

@@ -1,13 +1,16 @@
 """Run `kinfold` in a separate process without starting Python for it.
 
-Importing `kinfold` takes half a second of CPU time, and the tests run hundreds of commands. So one process per pytest process
-imports it once, and forks for each command. The command has its own environment, working directory, standard streams and exit
-status, as if a shell had started it. Tests about the start of the program, or about signals to it, start it themselves.
+Importing `kinfold` takes half a second of CPU time, a service takes a second, and the tests run hundreds. So one process
+per pytest process imports it once, and forks for each command. The command has its own environment, working directory, standard
+streams and exit status, as if a shell had started it, and it can be killed, hung and terminated like any process. Tests about
+the start of the program start it themselves.
 """
 
 import asyncio
+import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,8 +29,16 @@ from tests.support.waiting import wait_until_sync
 
 _LENGTH: Final = struct.Struct("!I")
 _START_S: Final = 60.0
+# The program, and what its services import when they start.
+_IMPORTED: Final = (
+    "kinfold_services.cli",
+    "kinfold_services.directory.service",
+    "kinfold_services.gateway.server",
+    "kinfold_services.projector.service",
+)
 _ROOT: Final = Path(__file__).parents[2]
 _LOCK: Final = threading.Lock()
+_SERVICES_ARE_FORKED: Final = threading.Event()
 
 
 class Ended(NamedTuple):
@@ -39,29 +50,97 @@ class Ended(NamedTuple):
     err: bytes
 
 
+class Forked:
+    """A `kinfold` process, with what tests use of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+        max_files: int | None = None,
+        parent: str | None = None,
+    ) -> None:
+        """Start it with these standard streams, which can be closed afterwards, and a limit of open files.
+
+        `parent` is the socket of the process that forks. By default it is the one of this process.
+        """
+        fields = {"arguments": arguments, "environment": dict(environment), "cwd": str(Path.cwd()), "max_files": max_files}
+        request = json.dumps(fields).encode()
+        self.returncode: int | None = None
+        """As in `subprocess`: negative if a signal ended the process, None while it runs."""
+        self._connection: Final = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(_START_S)
+        self._connection.connect(parent or preforked())
+        socket.send_fds(self._connection, [_LENGTH.pack(len(request))], [each.fileno() for each in streams])
+        self._connection.sendall(request)
+        self.pid: Final = int(_receive(self._connection))
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; returns the exit status. Raises TimeoutError."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            self.returncode = os.waitstatus_to_exitcode(int(_receive(self._connection)))
+            self._connection.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; does nothing if it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+
+def start_service(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path, max_files: int | None = None
+) -> "Forked | subprocess.Popen[bytes]":
+    """Start `kinfold` with these arguments; what it prints is appended to the log.
+
+    The tests fork it. Benchmarks start Python, because they measure the program as it is installed.
+    """
+    with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+        if _SERVICES_ARE_FORKED.is_set():
+            return Forked(arguments, environment, (nothing, output, output), max_files)
+        limited = [] if max_files is None else ["sh", "-c", 'ulimit -n "$1" && shift && exec "$@"', "sh", str(max_files)]
+        command = [*limited, sys.executable, "-m", "kinfold_services", *arguments]
+        return subprocess.Popen(command, env=environment, stdin=nothing, stdout=output, stderr=output)
+
+
+def fork_services() -> None:
+    """Make `start_service` fork from now on."""
+    _SERVICES_ARE_FORKED.set()
+
+
 async def run_kinfold(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> Ended:
     """Run `kinfold` with these arguments to its end. Raises TimeoutError, and kills it, after `timeout_s`."""
-    return await asyncio.to_thread(_run, arguments, environment, timeout_s)
+    return await asyncio.to_thread(run_to_end, arguments, environment, timeout_s)
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> Ended:
-    request = json.dumps({"arguments": list(arguments), "environment": dict(environment), "cwd": str(Path.cwd())}).encode()
-    with (
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-        Path(os.devnull).open("rb") as stdin,
-        socket.socket(socket.AF_UNIX) as connection,
-    ):
-        connection.settimeout(timeout_s)
-        connection.connect(_parent().socket)
-        socket.send_fds(connection, [_LENGTH.pack(len(request))], [stdin.fileno(), out.fileno(), err.fileno()])
-        connection.sendall(request)
-        process_id = int(_receive(connection))
+def run_to_end(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float, given: bytes = b"") -> Ended:
+    """As `run_kinfold`, with these bytes as standard input."""
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        stdin.write(given)
+        stdin.seek(0)
+        process = Forked(arguments, environment, (stdin, out, err))
         try:
-            status = os.waitstatus_to_exitcode(int(_receive(connection)))
+            status = process.wait(timeout_s)
         except TimeoutError:
-            with suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGKILL)
+            process.kill()
+            process.wait()
             raise
         return Ended(status, _content(out), _content(err))
 
@@ -97,12 +176,12 @@ class _Parent:
 _parents: Final[list[_Parent]] = []
 
 
-def _parent() -> _Parent:
-    """The process that forks for this one, started when it is first needed."""
+def preforked() -> str:
+    """The socket of the process that forks for this one, which is started when it is first needed."""
     with _LOCK:
         if not _parents:
             _parents.append(_Parent())
-        return _parents[0]
+        return _parents[0].socket
 
 
 def stop_parent() -> None:
@@ -133,7 +212,9 @@ def _send(connection: socket.socket, value: int) -> None:
 
 def _serve(path: str) -> None:
     """Fork for each connection until standard input ends."""
-    import_module("kinfold_services.cli")  # so that every fork has it
+    for each in _IMPORTED:  # so that every fork has it
+        import_module(each)
+    gc.freeze()  # a fork that looked for garbage among these objects, as it does when it ends, would copy their memory first
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for the handlers
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
@@ -161,6 +242,8 @@ def _handle(connection: socket.socket) -> NoReturn:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
+        if (limit := request["max_files"]) is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         _become(request["arguments"], request["environment"], request["cwd"])
     _send(connection, process_id)
     _send(connection, os.waitpid(process_id, 0)[1])

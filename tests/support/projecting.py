@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
@@ -14,10 +13,11 @@ from redis.asyncio import Redis
 from kinfold_schemas.keys import PublicName, key
 from kinfold_services.projector.service import ProjectorService
 from kinfold_services.settings import Settings
+from tests.support.prefork import start_service
 from tests.support.waiting import wait_until
 
 FOLD_S: Final = 60.0
-KINFOLD: Final = [sys.executable, "-m", "kinfold_services.cli"]
+KINFOLD: Final = [sys.executable, "-m", "kinfold_services"]
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -81,14 +81,8 @@ class ProjectorProcess:
 
     def __init__(self, url: str, workspace: str | None, log: Path, **settings: object) -> None:
         self.log = log
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*KINFOLD, "projector", "--redis-url", url, *(["--workspace", workspace] if workspace else [])],
-                env=variables(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        served = [] if workspace is None else ["--workspace", workspace]
+        self.process = start_service(["projector", "--redis-url", url, *served], variables(settings), log)
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ class ChildProcess:
         """Start `kinfold COMMAND` with some options. Sets `ended` if it ends by itself."""
         self._command: Final = command
         self._process: Final = subprocess.Popen(  # noqa: S603  our own program
-            [sys.executable, "-m", "kinfold_services.cli", command, "--until-stdin-ends", *options],
+            [sys.executable, "-m", "kinfold_services", command, "--until-stdin-ends", *options],
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches this process alone
             env={**inherited_environment(), "KINFOLD_REDIS_URL": redis_url},

@@ -8,6 +8,7 @@ import uvloop
 
 from kinfold_services.cli.output import DONE, NO, UNREACHABLE, complain
 from kinfold_services.directory.sqlite_version import sqlite_problem
+from kinfold_services.runtime.garbage import importing
 from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 
@@ -19,7 +20,8 @@ _CANNOT_LISTEN: Final = frozenset(
 
 def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
     """Runs the gateway until a signal. Exit status 1 if it cannot listen."""
-    from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar loads slowly
+    with importing():
+        from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar loads slowly
 
     try:
         uvloop.run(serve(settings, server_url(settings), until_stdin_ends=until_stdin_ends))
@@ -36,7 +38,8 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
 
 def run_directory(settings: Settings, *, until_stdin_ends: bool = False) -> int:
     """Runs the directory until a signal. Exit status 3 if this Python's SQLite is too old."""
-    from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
+    with importing():
+        from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
 
     async def serve_directory() -> None:
         await DirectoryService(settings, server_url(settings)).run(until_stdin_ends=until_stdin_ends)

@@ -33,7 +33,7 @@ async def take_back_apart(  # noqa: PLR0913  who, why and how, by name
     """
     options = [f"--by={by}", "--dry-run" if dry_run else "--yes", "--json", *([f"--reason={reason}"] if reason else [])]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "kinfold_services.cli", "correct", command, *options, "--", *subjects),
+        *(sys.executable, "-m", "kinfold_services", "correct", command, *options, "--", *subjects),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,

@@ -27,7 +27,7 @@ async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) 
 
 async def _erase(settings: Settings, url: str) -> int:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "kinfold_services.cli", "erase", "--resume", "--workspace", settings.workspace),
+        *(sys.executable, "-m", "kinfold_services", "erase", "--resume", "--workspace", settings.workspace),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         env={**inherited_environment(), "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},

@@ -53,7 +53,7 @@ class RetentionJob:
         variables = {f"KINFOLD_{name.upper()}": str(getattr(settings, name)) for name in names}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "kinfold_services.cli", "retention", "run", "--by-projector"),
+            *("-m", "kinfold_services", "retention", "run", "--by-projector"),
             env={
                 **inherited_environment(),
                 **variables,
