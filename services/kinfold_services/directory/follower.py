@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from kinfold_projections.directory_feed import ERASED
+from kinfold_projections.directory_feed import ERASED, ERASURE
 from kinfold_projections.directory_rows import may_relink, named_contacts, relinked_visitors
 from kinfold_schemas.contacts import Link
 from kinfold_schemas.keys import key
@@ -22,7 +22,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
-from kinfold_services.directory.contact_writes import load_contacts
+from kinfold_services.directory.contact_writes import Numbered, load_contacts
 from kinfold_services.directory.erasing import linked_visitors
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.snapshot_build import SnapshotBuild
@@ -144,14 +144,18 @@ class Follower:
         entries = [each for entry, fields in raws if (each := entry_of(entry.decode(), fields)) is not None]
         page = store.Page(before, raws[-1][0].decode(), entries)
         links: dict[str, list[Link]] = {}
+        known: dict[str, Numbered] = {}
         if any(map(may_relink, entries)):  # seldom
             known = await self._write(partial(load_contacts, build=build, ids=named_contacts(entries)))
             links = await links_of(self._client, self._workspace, relinked_visitors(entries, known))
+        gone = list[str]()
         if erased := {entry.change.contact_id for entry in entries if entry.change.type == ERASED}:
             # Those that others share stay, with the links that the log has now.
             of_erased = await self._write(lambda connection: linked_visitors(connection, build, erased))
+            of_erased |= relinked_visitors([each for each in entries if each.change.cause == ERASURE], known)
             links |= await links_of(self._client, self._workspace, of_erased)
-        await self._write(lambda connection: store.apply(connection, build, page, links, now()))
+            gone = [visitor_id for visitor_id in of_erased if not links[visitor_id]]
+        await self._write(lambda connection: store.apply(connection, build, page, links, now(), gone))
         self._must_clean = self._must_clean or bool(erased)
         return page.after
 

@@ -45,8 +45,17 @@ class Page(NamedTuple):
     entries: Sequence[FeedEntry]
 
 
-def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str, Sequence[Link]], now: str) -> None:
+def apply(  # noqa: PLR0913, PLR0917  a page, and what the state tells of it
+    connection: sa.Connection,
+    build: int,
+    page: Page,
+    links: Mapping[str, Sequence[Link]],
+    now: str,
+    visitors_gone: Sequence[str] = (),
+) -> None:
     """Apply a page in the transaction of `connection`. `links` replace those of some visitors (`relinked_visitors`).
+
+    `visitors_gone` are those that went with a person whom the page tells to be erased.
 
     Raises:
         Overtaken: the build is not at the position before.
@@ -62,7 +71,7 @@ def apply(connection: sa.Connection, build: int, page: Page, links: Mapping[str,
     _ADD_TO_TIMELINE.run(connection, [(build, *each[:-1], encode_json(each[-1])) for each in rows.timeline])
     _write_links(connection, build, rows.visitors)
     replace_links(connection, build, links)
-    _take_steps(connection, build, rows.steps, [visitor_id for visitor_id, history in links.items() if not history])
+    _take_steps(connection, build, rows.steps, visitors_gone)
 
 
 _ADD_TO_TIMELINE: Final = insert_into(
