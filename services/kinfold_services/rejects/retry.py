@@ -28,6 +28,7 @@ from kinfold_projections.entries import EVENT_FIELD, BadEntry, read_entry
 from kinfold_projections.fold import fold
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
+from kinfold_schemas.codec import why_rejected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -182,6 +183,8 @@ def renew(entry: str, event: bytes, by: str | None = None) -> bytes | Rejection:
     read = read_entry(entry.encode(), {EVENT_FIELD: event})
     if isinstance(read, BadEntry):
         return read.rejection
+    if (rejection := why_rejected(event)) is not None:  # the fold takes what only an erasure may write
+        return rejection
     fields = _decode_raw(event)
     fields.pop("sentAt", None)
     fields["id"] = msgspec.Raw(_encode(f"retry-{entry}"))
