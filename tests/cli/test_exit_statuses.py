@@ -180,14 +180,19 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_server_that_requires_a_password_is_status_3(tmp_path: Path) -> None:
-    """The server answers, but refuses the connection."""
+    """The server answers, but refuses the connection. The message says where the password belongs."""
     port = free_port()
     with running(tmp_path, "--port", port, "--requirepass", "s3cret"):
         wait_until_sync(lambda: Kinfold("--redis-url", f"redis://:s3cret@127.0.0.1:{port}").run("status").status == 0)
-        said = Kinfold("--redis-url", f"redis://127.0.0.1:{port}").run("status")
+        without = Kinfold("--redis-url", f"redis://127.0.0.1:{port}").run("status")
+        wrong = Kinfold("--redis-url", f"redis://:wr0ng@127.0.0.1:{port}").run("publish", "/dev/null")
 
-    assert (said.status, said.out) == (3, b"")
-    assert "s3cret" not in said.err
+    for said in (without, wrong):
+        assert (said.status, said.out) == (3, b"")
+        assert "redis: the login was refused (" in said.err
+        assert "KINFOLD_REDIS_URL" in said.err
+        assert "s3cret" not in said.err
+        assert "wr0ng" not in said.err
 
 
 def test_statuses_are_those_of_the_process(tmp_path: Path) -> None:

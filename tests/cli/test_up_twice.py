@@ -10,11 +10,13 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kinfold_services.cli.gateway_process import gateway_url
 from tests.support.command_line import PATIENCE_S, Kinfold, Said
 from tests.support.engines import free_port
+from tests.support.shown_secrets import as_on_a_terminal
 from tests.support.waiting import wait_until_sync
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,49 @@ def test_second_up_in_the_foreground_is_refused(data_dir: Path) -> None:
 
     assert (second.status, status) == (1, 0)
     assert f"kinfold already runs on {data_dir}; `kinfold down --data-dir {shlex.quote(str(data_dir))}` stops it" in second.err
+    assert f"`kinfold up --detach --data-dir {shlex.quote(str(data_dir))}` prints its addresses, where its key is" in second.err
+
+
+def test_second_up_names_the_file_of_the_key_and_a_new_link(house: Path, workspace: str) -> None:
+    """The first link may have been used. The first key is not shown again, but its file is named."""
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+    key, link = key_and_link(kinfold.run("up", "--detach"))
+    said = kinfold.run("up", "--detach")
+    same_key, new_link = key_and_link(said)
+
+    assert said.status == 0
+    assert "its key        \"$(cat '" in said.err
+    assert "`kinfold up --detach" in said.err
+    assert (same_key, key.startswith(f"kf_sk_{workspace}_")) == (key, True)
+    assert new_link != link
+    for each in (link, new_link):
+        url, _, token = each.partition("?link=")
+        assert httpx.post(url, data={"link": token, "by": "Ada"}, trust_env=False).status_code == 303
+
+
+def test_up_says_how_to_create_a_key_if_it_knows_no_file_with_one(house: Path, workspace: str) -> None:
+    """Neither for a key whose file is gone, nor for a revoked key, whose link would not sign in."""
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+    kinfold.run("up", "--detach")
+    (key,) = kinfold.lines("keys", "list")
+    (house / "keys" / f"{workspace}-secret-{key['id']}").unlink()
+
+    said = kinfold.run("up", "--detach")
+    assert re.search(r"^  its key +was shown only when it was created; `kinfold keys create ", said.err, re.MULTILINE)
+    assert re.search(r"^  open +\"\$\(cat .+\)\"$", said.err, re.MULTILINE)
+
+    kinfold.run("keys", "revoke", key["id"])
+    said = kinfold.run("up", "--detach")
+    assert re.search(r"^  its key +there is no valid secret key; `kinfold keys create .+` creates one$", said.err, re.MULTILINE)
+    assert re.search(r"^  open +http://[^?]+$", said.err, re.MULTILINE)
+
+
+def key_and_link(said: Said) -> tuple[str, str]:
+    """The key and the link that `up` would have shown on a terminal."""
+    shown = as_on_a_terminal(said.err)
+    (key,) = re.findall(r"^  its key +(\S+)$", shown, re.MULTILINE)
+    (link,) = re.findall(r"^  open +(\S+)$", shown, re.MULTILINE)
+    return key, link
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])

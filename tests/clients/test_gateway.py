@@ -262,6 +262,7 @@ def test_wrong_key_is_reported_and_loses_nothing(gateway_url: str):
     wait_until_sync(lambda: failures)
     assert isinstance(failures[0].error, kinfold.Refused)
     assert "401" in str(failures[0].error)
+    assert "argument `key`" in str(failures[0].error)
     assert (failures[0].lost, visitors.counters.buffered) == (False, 1)
     visitors.close(timeout_s=0)
     with kinfold.Contacts(gateway_url, key="nonsense") as contacts, pytest.raises(kinfold.Refused, match="401"):

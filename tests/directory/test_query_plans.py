@@ -1,7 +1,7 @@
 """How the databases find contacts: by the plans that they make for the statements of a search."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -15,7 +15,7 @@ from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.keys import metadata_keys
 from kinfold_services.directory.rare import Most
-from kinfold_services.directory.search import Query, parse_sort, search
+from kinfold_services.directory.search import Count, Page, Query, count, parse_sort, search
 from kinfold_services.directory.tables import contacts, create_tables
 from kinfold_services.settings import Settings
 from tests.support.directory import insert_contacts
@@ -39,8 +39,8 @@ def _filled(directory_settings: Settings) -> Iterator[Database]:
     reader.close()
 
 
-def plan_of(database: Database, query: Query) -> str:
-    """The plan of the last statement of a search, made in the search's own transaction."""
+def plan_of(database: Database, query: Query, ask: Callable[..., Page | Count] = search) -> str:
+    """The plan of the last statement of a search or a count, made in its own transaction."""
     statements: list[tuple[str, Any]] = []
 
     @event.listens_for(database.engine, "before_cursor_execute")
@@ -48,7 +48,8 @@ def plan_of(database: Database, query: Query) -> str:
         statements.append((statement, parameters))
 
     with database.reading() as connection:
-        assert search(connection, "ours", query, NOW_MS).records
+        found = ask(connection, "ours", query, NOW_MS)
+        assert found.records if isinstance(found, Page) else found.count
         explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
         statement, parameters = statements[-1]
         return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
@@ -76,6 +77,22 @@ def test_contacts_with_a_rare_word_are_taken_by_number_and_sorted(filled: Databa
     plan = plan_of(filled, Query(q="u-00001"))
     assert BY_NUMBER in plan
     assert SORTS in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
+def test_contacts_with_a_short_word_that_few_have_are_taken_by_number(filled: Database):
+    """Names in Chinese have two characters. A walk that tests every contact for them would take seconds."""
+    plan = plan_of(filled, Query(q="ud"))
+    assert "trigrams" in plan
+    assert BY_NUMBER in plan
+
+
+@pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
+def test_contacts_with_a_word_are_counted_in_the_sample_without_reading_them(filled: Database, monkeypatch: pytest.MonkeyPatch):
+    """The screen counts for every letter that somebody types."""
+    monkeypatch.setattr(searching, "_FEW", 0)
+    plan = plan_of(filled, Query(q="ada"), count)
+    assert "COVERING INDEX directory1_contacts_sampled" in plan
 
 
 @pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)

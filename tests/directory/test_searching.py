@@ -149,6 +149,16 @@ def test_words_are_found_in_every_identifier_without_case_and_accents(database: 
     assert ids(database, Query(q=make_contact_id("ours", f"{NOW_MS - 999}-0").upper())) == ["crm-77"]
 
 
+def test_words_of_one_and_two_letters_are_found_at_any_place(database: Database):
+    """SQLite finds trigrams that begin with them. At the end of a field, the next one belongs to the trigram."""
+    people = [("王伟", "wei@example.org", "u-lo"), ("李王", "lo@example.org", "u-il"), ("Silo", "s@example.org", "u-2")]
+    fill(database, [person(n, name=name, email=email, external_id=own) for n, (name, email, own) in enumerate(people)])
+    asked = {"王": ["u-lo", "u-il"], "王伟": ["u-lo"], "伟": ["u-lo"], "李": ["u-il"], "伟王": [], "il": ["u-il", "u-2"]}
+    asked |= {"LO il": ["u-il", "u-2"], "lo": ["u-lo", "u-il", "u-2"], "x": ["u-lo", "u-il", "u-2"]}
+    for q, expected in asked.items():
+        assert ids(database, Query(q=q, sort=BY_ID)) == expected, q
+
+
 def test_misspelt_words_find_similar_ones_on_postgresql_alone(database: Database):
     fill(
         database, [person(number, name=name) for number, name in enumerate(["Swift", "Johnson", "Katherine Johnson", "Johan"])]

@@ -19,6 +19,8 @@ LOADED: Final = re.compile(
     r"""<link\b[^>]*\brel=["']?(?:stylesheet|preconnect|preload|icon)["']?[^>]*\bhref=["']?(?:https?:)?//"""
 )
 
+FILLED_IN: Final = re.compile(r"^(<!-- generated: |--8<-- )", re.MULTILINE)
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,6 +34,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(site: Path, page: str) -> str:
     return (site / page).read_text("utf-8")
+
+
+def test_page_with_a_generated_part_says_how_to_see_it():
+    """On GitHub the part is missing."""
+    pages = [page for page in (ROOT / "docs").rglob("*.md") if FILLED_IN.search(page.read_text())]
+
+    assert len(pages) > 5
+    assert [page.name for page in pages if "`make docs`" not in page.read_text()] == []
 
 
 @pytest.mark.slow

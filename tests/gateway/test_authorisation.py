@@ -327,6 +327,16 @@ async def test_authorization_header_without_a_valid_key_is_rejected(gateway: Gat
         assert (await client.post("/v1/batch", content=b"no json")).status_code == 401
 
 
+@pytest.mark.parametrize(("header", "expected"), [("", "Authorization: Bearer KEY"), ("Bearer kf_sk_default", "revoked")])
+async def test_rejected_caller_hears_what_to_do_next(gateway: Gateway, header: str, expected: str):
+    async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": header}) as client:
+        detail = (await client.get("/v1/contacts")).json()["detail"]
+
+    assert expected in detail
+    assert "`kinfold keys list`" in detail
+    assert "`kinfold keys create`" in detail
+
+
 async def test_redis_stores_only_the_hash_of_a_key(redis: Redis, gateway: Gateway):
     """A reader of Redis cannot use the keys."""
     stored = await redis.hgetall(key("default", "api-keys"))

@@ -5,6 +5,7 @@ from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from kinfold_schemas.changes import ContactErased
 from kinfold_schemas.keys import key
@@ -64,3 +65,16 @@ async def test_replay_and_the_projector_bring_nobody_back(redis: Redis, redis_ur
     answer = await kinfold(redis_url, workspace, "replay")
     assert (answer.status, answer.out) == (0, []), answer.said
     assert (await kinfold(redis_url, workspace, "verify")).status == 0
+
+
+async def test_projector_reads_the_end_of_the_rewritten_log_once(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Events wait meanwhile: for a second, where the duplicate window is full."""
+    await publish(redis, workspace, *adas_events())
+    with capture_logs() as logs:
+        async with projecting(redis_url, workspace):
+            await wait_until_folded(redis, workspace, await newest_entry(redis, workspace, "events"))
+            await erase(redis, workspace, ADA)
+            await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben"})
+            await wait_until_folded(redis, workspace, await newest_entry(redis, workspace, "events"))
+
+    assert [each["event"] for each in logs].count("workspace opened") == 2

@@ -37,6 +37,23 @@ async def test_both_people_stand_side_by_side_with_what_they_share_and_what_diff
     await tab.wait_for_url("**/people/ct_*")
 
 
+async def test_address_of_a_person_without_a_name_is_shown_once(agent: Agent):
+    """Besides the heading, which is the address that the conflict is about."""
+    await agent.publish(
+        {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-grace", "email": "grace@example.org"},
+        {"type": "VisitorIdentified", "visitorId": "phone", "externalId": "u-ada", "email": "ada@example.org"},
+        CLAIM,
+    )
+    tab = await agent.sign_in(path="/conflicts")
+
+    card = tab.locator("article")
+    await expect(card.locator("thead a.person")).to_have_text(["ada@example.org", "grace@example.org"])
+    await expect(card.locator("tbody")).to_contain_text("External id\tu-ada\tu-grace", use_inner_text=True)
+    text = await card.locator(".body").inner_text()
+    assert [text.count("ada@example.org"), text.count("grace@example.org")] == [3, 1]
+    assert "but a person without a name has it and keeps it" in text
+
+
 async def test_new_conflict_waits_above_and_a_changed_person_changes_in_place(agent: Agent):
     await conflict(agent)
     await agent.publish(person("Alan"))

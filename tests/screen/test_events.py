@@ -42,6 +42,31 @@ async def test_events_say_what_they_did(agent: Agent):
     assert await violations(tab) == []
 
 
+async def test_events_that_change_no_contact_say_what_they_did(agent: Agent):
+    """Both those on the page at first, and those that come in."""
+    silent = (
+        {"type": "VisitorSeen", "visitorId": "laptop", "at": "2026-11-01T10:00:00Z", "context": {"url": "/pricing"}},
+        {"type": "VisitorSeen", "visitorId": "laptop", "at": "2026-11-01T10:00:01Z"},
+        {"type": "MetadataSet", "visitorId": "laptop", "metadata": {"plan": "pro"}},
+        {"type": "EventsExcluded", "entries": ["1-0", "2-0"]},
+    )
+    said = [
+        "Events excluded: 1-0, 2-0. The next replay leaves them out",
+        "Kept with the device until it is identified",
+        "Seen again",
+        "First seen",
+    ]
+    await agent.publish(*silent, {"type": "VisitorIdentified", "visitorId": "laptop", "externalId": "u-1"})
+    tab = await agent.sign_in(path="/live")
+    assert (await events(tab))[1:] == said
+
+    await agent.publish(*[{**each, "visitorId": "phone"} if "visitorId" in each else each for each in silent])
+
+    await expect(tab.locator(".events .did")).to_have_count(9)
+    await expect(tab.locator(".events .did").nth(3)).to_have_text("First seen")
+    assert (await events(tab))[:4] == said
+
+
 async def test_new_events_come_in_above(agent: Agent):
     await agent.people("Ada")
     tab = await agent.sign_in(path="/live")

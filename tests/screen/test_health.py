@@ -10,7 +10,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
-from kinfold_services.gateway.screen.health import duration, troubles
+from kinfold_services.gateway.screen.health import charts, duration, troubles
 from kinfold_services.gateway.vitals import Sample, Vitals
 from kinfold_services.state.queries import DirectoryStatus, StateQueries, Status
 from tests.support.screen import Agent, Stage, violations
@@ -48,7 +48,8 @@ async def test_all_is_well(agent: Agent):
 
     await expect(tab.get_by_role("status")).to_contain_text("All is well.")
     await expect(tab.get_by_role("img", name="People: 1 now")).to_be_visible()
-    await expect(tab.locator(".facts")).to_contain_text("1 entry, folded up to")
+    await expect(tab.locator(".facts")).to_contain_text("1 entry, folded up to log entry")
+    await expect(tab.locator(".facts")).to_contain_text("1 changed something, 0 said nothing new")
     assert await tab.locator("[style]").count() == 0
     assert await violations(tab) == []
 
@@ -112,6 +113,21 @@ async def test_each_trouble_has_a_sentence(status: dict[str, object], sample: di
     assert [each.sentence for each in said][:1] == ([] if not sentence else [said[0].sentence])
     assert (said[0].sentence if said else "").startswith(sentence)
     assert len(said) <= 1
+
+
+async def test_charts_name_their_units():
+    later = WELL._replace(at_s=1005.0, lag=1, behind_s=0.42, entries=60, rejected=1, directory_s=2.0, readers=3)
+
+    shown = {chart.title: (chart.now, chart.note) for chart in charts([WELL, later])}
+
+    assert shown == {
+        "Events per second": ("10/s", "all events, rejected ones included"),
+        "Projector delay": ("0.4 s", "1 event waits in the log"),
+        "Directory delay": ("2.0 s", "age of search and lists"),
+        "Rejected events per minute": ("12/min", "1 rejected in total"),
+        "Feed readers": ("3", "connected to this gateway"),
+        "People": ("3", "4 devices"),
+    }
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (0.42, "0.4 s"), (12.3, "12 s"), (150, "2 min"), (9000, "2 h")])

@@ -192,12 +192,67 @@ async def test_keys_move_through_the_list_and_open_a_person(agent: Agent):
     await tab.wait_for_url("**/people/ct_*")
 
 
-async def test_wrong_filter_says_what_was_expected(agent: Agent):
-    await agent.people("Ada")
-    tab = await agent.sign_in(path="/people?where=plan%3D%3D%3Dpro")
+async def test_wrong_filter_of_an_address_can_be_corrected_on_the_page(agent: Agent):
+    """The page stays, with what was expected, and the other parameters."""
+    await agent.publish(person("Ada", plan="pro"), person("Grace", plan="free"))
+    tab = await agent.sign_in(path="/people?q=a&where=plan%3D%3D%3Dpro&sort=name")
 
-    await expect(tab.get_by_role("alert")).to_contain_text("expected")
     await expect(tab.get_by_role("alert")).to_contain_text("plan===pro")
+    await expect(tab.get_by_role("alert")).to_contain_text("expected")
+    await expect(tab.get_by_label("Search people")).to_have_value("a")
+    await expect(tab.locator(".chip")).to_have_text(["Remove the filter plan===pro"])
+    assert await violations(tab) == []
+
+    await tab.get_by_label("Search people").press("End")
+    await tab.keyboard.type("d")  # the part of the page that htmx loads says the same
+    await tab.wait_for_url("**/people?q=ad&**")
+    await expect(tab.get_by_role("alert")).to_contain_text("plan===pro")
+    await tab.get_by_label("Filter to correct").fill("plan=pro")
+    await tab.get_by_label("Filter to correct").press("Enter")
+    await expect(tab.locator(".chip")).to_have_text(["Remove the filter plan is pro"])
+    assert await names(tab) == ["Ada"]
+
+
+async def test_wrong_filter_that_was_built_stays_in_the_form_beside_the_error(agent: Agent):
+    await agent.people("Ada", "Grace")
+    tab = await agent.sign_in()
+
+    await tab.locator("summary", has_text="Filter").click()
+    await tab.get_by_label("Field").fill("lastSeenAt")
+    await tab.get_by_label("Operator").select_option("is after")
+    await tab.get_by_label("Value").fill("soon")
+    await tab.get_by_role("button", name="Add filter").click()
+
+    await expect(tab.locator(".panel").get_by_role("alert")).to_contain_text("soon")
+    await expect(tab.get_by_label("Field")).to_have_value("lastSeenAt")
+    await expect(tab.get_by_label("Operator")).to_have_value("after")
+    await expect(tab.get_by_label("Value")).to_have_value("soon")
+    assert sorted(await names(tab)) == ["Ada", "Grace"]
+    assert await violations(tab) == []
+
+
+async def test_list_that_is_asked_for_wrongly_is_a_page_with_status_400(agent: Agent):
+    """And so is the part that htmx loads, but for a filter that is not sent yet."""
+    await agent.people("Ada")
+    await agent.sign_in()
+    (cookie,) = [each for each in await agent.context.cookies() if each.get("name") == "kinfold_session"]
+    headers = {"Cookie": f"kinfold_session={cookie.get('value')}"}
+    expected = {
+        "where=plan%3D%3D": 400,
+        "sort=a%20b": 400,
+        "cursor=x": 400,
+        "operator=like&field=a": 200,
+        "operator=%3D&value=pro": 200,
+    }
+
+    async with agent.client() as client:
+        for query, status in expected.items():
+            whole = await client.get(f"/people?{query}", headers=headers)
+            part = await client.get(f"/people?{query}", headers={**headers, "HX-Request": "true"})
+            assert (whole.status_code, part.status_code) == (400, status), query
+            assert 'role="alert"' in whole.text, query
+            assert 'id="find"' in whole.text, query
+            assert "<html" not in part.text, query
 
 
 async def test_empty_list_names_keys_that_no_person_has(agent: Agent):

@@ -22,6 +22,7 @@ from kinfold.errors import Refused, Unreachable
 _NETWORK_ERRORS: Final = (OSError, http.client.HTTPException)
 _MAX_RETRY_AFTER_S: Final = 300.0
 _OK: Final = 200
+_UNAUTHORIZED: Final = 401
 _NOT_FOUND: Final = 404
 _TRANSIENT: Final = frozenset([408, 429])
 _SERVER_ERROR: Final = 500
@@ -186,6 +187,8 @@ def problem(response: Response) -> Unreachable | Refused:
         text = f"gateway: {response.status} {decoded.error}: {decoded.detail}"
     except msgspec.MsgspecError:
         text = f"gateway: {response.status} {response.body[:100].decode(errors='replace')}"
+    if response.status == _UNAUTHORIZED:
+        text += " (the key is the argument `key` of this client)"
     if response.status in _TRANSIENT or response.status >= _SERVER_ERROR:
         return Unreachable(text, response.retry_after_s)
     return Refused(text)

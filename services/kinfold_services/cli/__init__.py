@@ -2,9 +2,10 @@
 
 import os
 import sys
+from typing import Final
 
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.identifiers import BadPattern
@@ -22,6 +23,8 @@ from kinfold_services.server.errors import EmbeddedServerError
 from kinfold_services.settings import unknown_variables
 from kinfold_services.state.queries import NotFolded
 
+_LOGIN: Final = "put user and password into the URL of KINFOLD_REDIS_URL or --redis-url (redis://user:password@host:6379/0)"
+
 
 def main() -> None:
     """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
@@ -37,6 +40,8 @@ def main() -> None:
         status = complain(str(error), USAGE)
     except (CannotPrint, NotFolded, NoLog, NoMoment, BadPattern, UnknownBaseline, LogCut) as error:
         status = complain(str(error), NO)
+    except AuthenticationError as error:
+        status = complain(f"redis: the login was refused ({str(error).rstrip('.')}); {_LOGIN}", UNREACHABLE)
     except (
         RedisConnectionError,
         RedisTimeoutError,

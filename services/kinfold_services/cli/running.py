@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -11,29 +10,23 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import uvloop
 
-from kinfold_services.access.keys import id_of
 from kinfold_services.cli.child_process import DirectoryProcess
 from kinfold_services.cli.gateway_process import (
     CannotListen,
     GatewayProcess,
-    Port,
-    first_key,
     forget_gateway,
     gateway_port,
     gateway_url,
-    is_local,
-    is_proxied,
     serve_workspace,
 )
-from kinfold_services.cli.options import repeated_options, shown_url
+from kinfold_services.cli.options import repeated_options
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, UNREACHABLE, USAGE, complain, say
 from kinfold_services.cli.process_file import AlreadyUp, process_file, process_on
-from kinfold_services.cli.secret_output import write_secret
-from kinfold_services.cli.signing_in import sign_in_url
+from kinfold_services.cli.what_next import what_next
 from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.runtime.garbage import importing
@@ -108,7 +101,9 @@ def _up(settings: Settings) -> int:
             return NO if has_ended.is_set() else status
     except AlreadyUp:
         stop = f"`kinfold down{repeated_options(settings, 'data_dir')}` stops it"
-        return complain(f"kinfold already runs on {settings.data_dir}; {stop}", NO)
+        again = f"`kinfold up --detach{repeated_options(settings, 'data_dir', 'workspace')}`"
+        look = f"{again} prints its addresses, where its key is, and a new link to the screen"
+        return complain(f"kinfold already runs on {settings.data_dir}; {stop}, and {look}", NO)
     except ServerAlreadyRunning as error:
         return complain(f"{error}, and it does not belong to a `kinfold up`", NO)
 
@@ -149,7 +144,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
                     say(f"kinfold: no directory: {problem}")
                 serve_workspace(url, settings.workspace)
                 if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
-                    say(_what_next(settings, url, gateway.url, gateway.port, detached=False))
+                    say(what_next(settings, url, gateway.url, gateway.port, detached=False))
                 status = run_projector(settings)
             finally:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
@@ -191,7 +186,7 @@ def up_detached(settings: Settings) -> int:
             NO,
         )
     serve_workspace(url, settings.workspace)
-    say(_what_next(settings, url, gateway, port, detached=True))
+    say(what_next(settings, url, gateway, port, detached=True))
     return DONE
 
 
@@ -284,56 +279,6 @@ def down(settings: Settings) -> int:
         return complain(f"process {process_id} did not stop within {_STOP_S:g} s", NO)
     say("stopped")
     return DONE
-
-
-def _what_next(settings: Settings, url: str, gateway: str, port: Port, *, detached: bool) -> str:
-    """The text that `up` prints: addresses and commands to try, and the first API key of the workspace, which it creates."""
-    new_key = first_key(url, settings.workspace)
-    program = shlex.quote(sys.argv[0]) if sys.argv[0].endswith("kinfold") else "kinfold"
-    with_options = repeated_options(settings, "redis_url", "data_dir", "workspace")
-    stop = "Ctrl-C"
-    if settings.redis_url is None:
-        stop = f"{program} down{repeated_options(settings, 'data_dir')}{'' if detached else ' (or Ctrl-C)'}"
-    for_now = new_key is not None and not is_local(settings.gateway_host)
-    notes = [f"on {settings.gateway_host} from the next start on, because there is a key now"] if for_now else []
-    if port.why:
-        notes.append(port.why)
-    directly = " --noproxy '*'" if is_proxied(gateway) else ""
-    shown = _shown_secrets(settings, new_key, sign_in_url(gateway, url, settings.workspace, new_key))
-    return f"""\
-kinfold is up.
-  the log        {shown_url(url)}
-  the gateway    {gateway}{"".join(f" ({note})" for note in notes)}
-  its key        {shown.key or f"was shown when it was created; `{program} keys create{with_options}` creates another"}
-  publish        {program} publish events.ndjson{with_options}
-                 echo '{{"type":"VisitorSeen","visitorId":"v-1"}}' | {program} publish{with_options}
-  look           {program} show --visitor v-1{with_options}
-                 {program} contacts{with_options}
-                 {program} status{with_options}
-  follow         {program} tail{with_options}
-  open           {shown.link}
-                 (the screen; the link signs in once, within an hour. {gateway}/docs is the API)
-  run            curl{directly} -H {shown.header} '{gateway}/v1/contacts?limit=3'
-  stop           {stop}"""
-
-
-class _Shown(NamedTuple):
-    """How the text of `up` shows the new key (None: there is none), the link to sign in, and the header with the key."""
-
-    key: str | None
-    link: str
-    header: str
-
-
-def _shown_secrets(settings: Settings, new_key: str | None, link: str) -> _Shown:
-    """The secrets themselves on a terminal. Anywhere else the text stays in a log: there it names the files."""
-    if sys.stderr.isatty():
-        return _Shown(new_key, link, f"'Authorization: Bearer {new_key or 'KEY'}'")
-    link_file = shlex.quote(str(write_secret(link, f"{settings.workspace}-link", settings.data_dir)))
-    if new_key is None:
-        return _Shown(None, f'"$(cat {link_file})"', "'Authorization: Bearer KEY'")
-    key_file = shlex.quote(str(write_secret(new_key, f"{settings.workspace}-secret-{id_of(new_key)}", settings.data_dir)))
-    return _Shown(f'"$(cat {key_file})"', f'"$(cat {link_file})"', f'"Authorization: Bearer $(cat {key_file})"')
 
 
 def _is_up(data_dir: Path) -> bool:

@@ -24,9 +24,14 @@ def shown_or_written(secret: str, field: str, name: str, data_dir: Path) -> dict
     return {f"{field}File": str(path)}
 
 
+def secret_file(name: str, data_dir: Path) -> Path:
+    """The path of a secret's file, whether it exists or not."""
+    return data_dir.absolute() / KEYS / name
+
+
 def write_secret(secret: str, name: str, data_dir: Path) -> Path:
     """Writes a secret to a file that only its owner can read, and returns the file's path. Raises DataDirUnusable."""
-    path = data_dir.absolute() / KEYS / name
+    path = secret_file(name, data_dir)
     make_data_dir(data_dir)
     make_data_dir(path.parent)
     with using_data_dir(data_dir), _create(path) as file:

@@ -4,26 +4,31 @@ import asyncio
 import getpass
 from urllib.parse import quote
 
-from kinfold_services.access.keys import id_of, list_keys
+from kinfold_services.access.keys import list_keys
 from kinfold_services.access.sessions import create_link
 from kinfold_services.connections import connect
 from kinfold_services.server.choice import ANSWER_S
 
 
-def sign_in_url(gateway: str, redis_url: str, workspace: str, new_key: str | None) -> str:
-    """The address to open: with a link for the new key, else for the oldest secret key. Without a secret key it has no link."""
+def secret_key_ids(redis_url: str, workspace: str) -> list[str]:
+    """The ids of the workspace's secret keys that are not revoked, oldest first."""
 
-    async def token() -> str | None:
+    async def ids() -> list[str]:
         async with connect(redis_url, ANSWER_S) as client:
-            if new_key is not None:
-                return await create_link(client, workspace, id_of(new_key), _user(), new_key)
-            for each in await list_keys(client, workspace):
-                if each.kind == "secret" and each.revoked_at is None:
-                    return await create_link(client, workspace, each.id, _user())
-        return None
+            found = await list_keys(client, workspace)
+        return [each.id for each in found if each.kind == "secret" and each.revoked_at is None]
 
-    link = asyncio.run(token())
-    return gateway if link is None else f"{gateway}/sign-in?link={quote(link)}"
+    return asyncio.run(ids())
+
+
+def sign_in_url(gateway: str, redis_url: str, workspace: str, key_id: str, new_key: str | None) -> str:
+    """The address to open, with a new link for a key. `new_key` is the key itself, if it was created just now."""
+
+    async def token() -> str:
+        async with connect(redis_url, ANSWER_S) as client:
+            return await create_link(client, workspace, key_id, _user(), new_key)
+
+    return f"{gateway}/sign-in?link={quote(asyncio.run(token()))}"
 
 
 def _user() -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from kinfold_schemas.filters import text_time_ms
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
 from kinfold_services.directory.sqlite_version import sqlite_problem
-from kinfold_services.directory.tables import POSTGRESQL_SCHEMA, decode_json, encode_json, search
+from kinfold_services.directory.tables import CREATE_TRIGRAMS, POSTGRESQL_SCHEMA, decode_json, encode_json, search
 from kinfold_services.server.data_dir import make_data_dir
 from kinfold_services.server.errors import DataDirUnusable
 from kinfold_services.settings import Settings
@@ -204,6 +204,7 @@ def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> s
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA secure_delete = ON")  # no page keeps what was erased
+        connection.execute(CREATE_TRIGRAMS)
         connection.execute(f"PRAGMA query_only = {int(read_only)}")
         connection.create_function("kinfold_time_ms", 1, _time_ms, deterministic=True)  # for conditions.py
         return connection

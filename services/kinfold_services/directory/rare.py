@@ -12,11 +12,12 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from kinfold_projections.contact_ids import CONTACT_ID_CHARACTERS
 from kinfold_projections.directory import INDEXED_CHARS, NUMBER, STRING, fold_text, index_text, index_value
 from kinfold_schemas.filters import And, Comparison, Contains, Dated, Exists, Field, Filter, Not, OneOf, Or, Value
 from kinfold_schemas.identifiers import email_key, id_key, stripped
 from kinfold_services.directory.conditions import COLUMNS, COMPARE, DOUBLE, Condition, Sql, Sqlite, bound
-from kinfold_services.directory.tables import contacts, counts, metadata, search
+from kinfold_services.directory.tables import contacts, counts, metadata, search, trigrams
 
 TRIGRAM: Final = 3
 LEAST_SORTED: Final = 1000
@@ -199,9 +200,14 @@ class Finder:
         return _Candidate(found, contacts.c.id)
 
     def _with_word(self, word: str) -> Iterator[_Candidate]:
-        if len(word) < TRIGRAM or "\n" in word:
+        if "\n" in word:
             return
-        if self._is_sqlite:
+        if len(word) < TRIGRAM:
+            # Every text ends with a contact id. So a word that cannot be a part of one is the beginning of a trigram.
+            if self._is_sqlite and not CONTACT_ID_CHARACTERS.issuperset(word):
+                begins = trigrams.c.term >= word, trigrams.c.term < word + _LAST_CHARACTER
+                yield _Candidate(sa.select(trigrams.c.doc).where(*begins), contacts.c.n, word=word)
+        elif self._is_sqlite:
             quoted = '"' + word.replace('"', '""') + '"'
             found = sa.select(search.c.rowid).where(search.c.search_text.op("MATCH")(quoted))
             yield _Candidate(found, contacts.c.n, word=word, is_quick=True)

@@ -147,9 +147,12 @@ sa.Index(
     contacts.c.build,
     contacts.c.sampled,  # the same in every row, but without it SQLite prefers other indexes
     contacts.c.id,
+    contacts.c.search_text,  # to count those with a word without reading contacts
     sqlite_where=sa.text("sampled = 1"),  # as SQLAlchemy writes it in queries
-    postgresql_where=contacts.c.sampled,
-)
+).ddl_if(dialect="sqlite")
+sa.Index(
+    f"{_PREFIX}contacts_sampled", contacts.c.build, contacts.c.sampled, contacts.c.id, postgresql_where=contacts.c.sampled
+).ddl_if(dialect="postgresql")
 sa.Index(
     f"{_PREFIX}contacts_metadata",
     contacts.c.metadata,
@@ -178,6 +181,11 @@ _CREATE_SEARCH: Final = sa.DDL(  # type: ignore[no-untyped-call]
     "tokenize='trigram case_sensitive 1')"
 )
 event.listen(contacts, "after_create", _CREATE_SEARCH.execute_if(dialect="sqlite"))
+
+trigrams: Final = sa.table("trigrams", sa.column("term", sa.Text), sa.column("doc", sa.Integer), schema="temp")
+"""Each trigram of SQLite's full-text index, with `contacts.n`, in the order of the trigrams (fts5vocab)."""
+CREATE_TRIGRAMS: Final = f"CREATE VIRTUAL TABLE temp.trigrams USING fts5vocab('main', '{search.name}', 'instance')"
+"""For each connection: a reader may not create tables in the file."""
 
 metadata: Final = _table(
     "metadata",

@@ -18,6 +18,9 @@ from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import MAX_BROWSER_EVENTS, shared
 
 _ASK: Final = {"WWW-Authenticate": "Bearer"}
+_NEXT: Final = "`kinfold keys list` shows which keys there are, and `kinfold keys create` creates one"
+_NO_KEY: Final = f"key: expected a key in the header `Authorization: Bearer KEY`, got nothing; {_NEXT}"
+_WRONG_KEY: Final = f"key: expected a key of this gateway that is not revoked, got another value; {_NEXT}"
 WRITE_KEY: Final = "writeKey"
 """Where beacons put the key, since they cannot set headers: kinfold.js and RudderStack in the query, Segment in the body."""
 
@@ -124,8 +127,7 @@ async def identify(connection: Connection, presented: str) -> Caller:
         strangers.take("", address)
     caller = await gateway.keys.recognise(presented) if presented else None
     if caller is None:
-        got = "another value" if presented else "nothing"
-        raise Problem(401, f"key: expected a key of `kinfold keys create` that is not revoked, got {got}", headers=_ASK)
+        raise Problem(401, _WRONG_KEY if presented else _NO_KEY, headers=_ASK)
     if not is_known:
         strangers.give_back("", address)
     if caller.kind == "development":

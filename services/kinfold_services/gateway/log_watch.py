@@ -8,20 +8,23 @@ is bounded: of many entries at once it shows the newest, and counts the others.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextvars import Context
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
-from kinfold_projections.entries import EVENT_FIELD
+from kinfold_projections.entries import EVENT_FIELD, Entry, read_entry
 from kinfold_schemas.events import MAX_EVENT_BYTES
+from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
+from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.connections import Client
 from kinfold_services.runtime.tasks import end_tasks
+from kinfold_services.state.queries import StateQueries
 
 RING: Final = 200
 """How many entries a watch holds."""
@@ -58,6 +61,11 @@ class Change(msgspec.Struct, rename="camel", gc=False):
     contact: Person | None = None
 
 
+OnlyDevice = Literal["first-seen", "seen", "kept", ""]
+"""What an entry did to its device, where no contact changed and the feed tells nothing. first-seen: it is the first event of
+the device. seen: the device was known. kept: its metadata stay with the device until an event identifies it."""
+
+
 class Did(NamedTuple):
     """What an entry did. `is_known` is False if the feed no longer tells."""
 
@@ -65,6 +73,7 @@ class Did(NamedTuple):
     rejection: tuple[str, str] | None
     """The reason and the detail."""
     is_known: bool = True
+    only_device: OnlyDevice = ""
 
 
 class Said(msgspec.Struct, rename="camel", gc=False):
@@ -81,6 +90,7 @@ class Said(msgspec.Struct, rename="camel", gc=False):
     metadata: Any = None
     unset: Any = None
     context: Any = None
+    entries: Any = None
 
 
 class Seen:
@@ -107,6 +117,7 @@ class Look(NamedTuple):
     entries: list[Seen]
     changes: dict[str, list[Change]]
     rejects: dict[str, tuple[str, str]]
+    only_devices: dict[str, OnlyDevice]
     folded: tuple[int, int]
     """The position of the projector."""
     told_from: tuple[int, int]
@@ -129,8 +140,8 @@ _decode: Final = msgspec.json.Decoder(Change).decode
 _decode_event: Final = msgspec.json.Decoder(Said).decode
 
 
-async def look(client: Client, workspace: str, since: Reached, count: int) -> Look:
-    """Read the newest entries after `since`, up to `count`, and what they did. Raises RedisError."""
+async def look(client: Client, workspace: str, since: Reached, count: int, waiting: Iterable[Seen] = ()) -> Look:
+    """Read the newest entries after `since`, up to `count`, and what they and those that wait did. Raises RedisError."""
     log, feed, rejects = (key(workspace, name) for name in ("events", "changes", "rejects"))
     pipeline = client.pipeline(transaction=True)
     pipeline.xrevrange(log, min=f"({since.event}" if since.event else "-", count=count)
@@ -164,7 +175,48 @@ async def look(client: Client, workspace: str, since: Reached, count: int) -> Lo
         rejected[0][0].decode() if rejected else since.reject,
         added,
     )
-    return Look(entries, changes, found, _position((folded or b"").decode()), told_from, reached, rewriting)
+    folded_to = _position((folded or b"").decode())
+    silent = [
+        each
+        for each in (*waiting, *entries)
+        if told_from < position_key(each.entry) <= folded_to and each.entry not in changes and each.entry not in found
+    ]
+    only_devices = await _only_devices(client, workspace, silent)
+    return Look(entries, changes, found, only_devices, folded_to, told_from, reached, rewriting)
+
+
+async def _only_devices(client: Client, workspace: str, silent: Iterable[Seen]) -> dict[str, OnlyDevice]:
+    """What entries without a change on the feed did to their devices, by entry."""
+    named = {
+        each.entry: (each, id_key(each.said.visitor_id))
+        for each in silent
+        if each.said.type in {"VisitorSeen", "MetadataSet"} and isinstance(each.said.visitor_id, str)
+    }
+    ids = list(dict.fromkeys(visitor_id for _, visitor_id in named.values()))
+    visitors = {each.id: each for each in await StateQueries(client, workspace).visitors(ids)}
+    found: dict[str, OnlyDevice] = {}
+    begun = set[str]()
+    for entry, (seen, visitor_id) in named.items():
+        visitor, at = visitors.get(visitor_id), _seen_at(seen)
+        if visitor is None:
+            continue
+        if seen.said.type == "MetadataSet":
+            found[entry] = "" if any(each.since < at for each in visitor.links) else "kept"
+        elif visitor_id not in begun and at == visitor.first_seen_at:
+            begun.add(visitor_id)  # another event in the same millisecond is not the first
+            found[entry] = "first-seen"
+        else:
+            found[entry] = "seen"
+    return found
+
+
+def _seen_at(seen: Seen) -> str:
+    """The effective time of an event; that of its entry if the event is too long to be held."""
+    if seen.event is not None and len(seen.event) == seen.size:
+        entry = read_entry(seen.entry.encode(), {EVENT_FIELD: seen.event})
+        if isinstance(entry, Entry):
+            return entry.seen_at
+    return to_text(min(position_key(seen.entry)[0], LAST_MS))
 
 
 def settle(entry: Seen, found: Look) -> bool:
@@ -173,7 +225,8 @@ def settle(entry: Seen, found: Look) -> bool:
     if at > found.folded:
         return False
     changes, rejection = found.changes.get(entry.entry, []), found.rejects.get(entry.entry)
-    entry.did = Did(changes, rejection, bool(changes or rejection or at > found.told_from))
+    is_known = bool(changes or rejection or at > found.told_from)
+    entry.did = Did(changes, rejection, is_known, found.only_devices.get(entry.entry, ""))
     return True
 
 
@@ -237,7 +290,8 @@ class LogWatch:
         while self._watchers:
             try:
                 await asyncio.sleep(_POLL_S)
-                self._take(await look(self._client, self._workspace, self._reached, _AT_ONCE))
+                waiting = list(self._waiting.values())
+                self._take(await look(self._client, self._workspace, self._reached, _AT_ONCE, waiting))
             except (RedisError, OSError) as error:
                 structlog.get_logger().warning("log cannot be watched", workspace=self._workspace, error=str(error))
                 await asyncio.sleep(_RETRY_S)

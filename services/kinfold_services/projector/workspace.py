@@ -227,8 +227,9 @@ class WorkspaceProjector:
                 # already.
                 raws, committed = [*self._uncommitted, *raws], self._committer.committed.stream_id
                 log = self.position.log
+                self._check_log(log, await self._reader.position())  # before `open` reads what the next turn would read again
                 await self.open()
-                self._check_log(log)
+                self._check_log(log, self.position)
                 if position_key(self.position.stream_id) < position_key(committed):  # the entries between are not at hand
                     found = self.position.stream_id
                     raise LostPlace(
@@ -237,12 +238,10 @@ class WorkspaceProjector:
             else:
                 return
 
-    def _check_log(self, log: str) -> None:
+    def _check_log(self, log: str, position: Position) -> None:
         """Raises LostPlace where an erasure has rewritten the log: what was read before may be of the old one."""
-        if self.position.log != log:
-            raise LostPlace(
-                f"workspace {self.workspace}: the log was rewritten; it is read again from {self.position.stream_id}"
-            )
+        if position.log != log:
+            raise LostPlace(f"workspace {self.workspace}: the log was rewritten; it is read again from {position.stream_id}")
 
     def _unfolded(self, raws: Sequence[RawEntry]) -> Sequence[RawEntry]:
         position = position_key(self.position.stream_id)

@@ -16,6 +16,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.directory.reading import Conflicts, count_conflicts, read_conflict, read_conflicts
 from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.gateway.problems import Problem
+from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.live import MAX_SHOWN, MISSED, Since, event, stream, wait_until_applied
 from kinfold_services.gateway.screen.pages import html, is_fragment, page, render
 from kinfold_services.gateway.screen.people import Cursor, chrome
@@ -35,12 +36,21 @@ Shown = Literal["open", "all"]
 
 
 class Difference(NamedTuple):
-    """A field of both people. `None` is a field that one does not have."""
+    """A field of both people. `None` is a field that one does not have.
+
+    The head of a column shows what the person is called: the name, else the address or the external id. That value is `above`.
+    """
 
     label: str
     one: Any
     other: Any
-    is_metadata: bool = False
+    is_one_above: bool = False
+    is_other_above: bool = False
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it shows more than the heads of the columns."""
+        return not ((self.one is None or self.is_one_above) and (self.other is None or self.is_other_above))
 
 
 class Case(NamedTuple):
@@ -55,6 +65,22 @@ class Case(NamedTuple):
     """How many differences are left out."""
     devices: list[str]
     """Devices that belonged to both at some time."""
+
+    @property
+    def named(self) -> str:
+        """What the person who was named with the address is called."""
+        return self._called(self.one)
+
+    @property
+    def holder(self) -> str:
+        """What the person who has the address is called."""
+        return self._called(self.other)
+
+    def _called(self, contact: Contact | None) -> str:
+        if contact is None:
+            return "somebody who no longer exists"
+        title = words.title(contact)
+        return "a person without a name" if title == self.conflict.email else title  # the heading shows the address
 
     @property
     def is_one_person(self) -> bool:
@@ -198,8 +224,11 @@ def _case(conflict: Conflict, one: tuple[Contact | None, list[Visitor]], other: 
     for label, here, there, is_metadata in _fields(left, right):
         if here == there and here.__class__ is there.__class__:
             shared.append((label, here))
-        else:
-            differences.append(Difference(label, here, there, is_metadata))
+            continue
+        above = [not is_metadata and given == words.title(contact) for given, contact in ((here, left), (there, right))]
+        difference = Difference(label, here, there, *above)
+        if difference.is_news:
+            differences.append(difference)
     devices = [each.id for each in left_devices if any(link.contact_id == right.id for link in each.links)]
     devices += [each.id for each in right_devices if any(link.contact_id == left.id for link in each.links)]
     shown = differences[:MAX_DIFFERENCES]

@@ -18,7 +18,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.gateway.changes.following import PING_EVERY_S
-from kinfold_services.gateway.log_watch import Change, Reached, Seen, look, settle
+from kinfold_services.gateway.log_watch import Change, Did, OnlyDevice, Reached, Said, Seen, look, settle
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.live import STREAM_HEADERS, Since, event, still_signed_in
@@ -41,6 +41,12 @@ _WHOLE_BYTES: Final = 64 * 1024
 _MAX_CHARS: Final = 80
 _MAX_PARTS: Final = 4
 _NAMES: Final = {"email": "e-mail", "externalId": "external id"}
+_ONLY_DEVICE: Final[dict[OnlyDevice, str]] = {
+    "first-seen": "First seen",
+    "seen": "Seen again",
+    "kept": "Kept with the device until it is identified",
+    "": "",
+}
 
 Type = Annotated[str | None, QueryParameter(name="type", max_length=64)]
 Who = Annotated[str | None, QueryParameter(name="who", max_length=320)]
@@ -184,7 +190,7 @@ def _row(seen: Seen) -> Row:
         if newest is not None:
             person = newest.id, newest.name or newest.email or newest.external_id or newest.id
     elif did is not None:
-        mood, sentences = "quiet", ["Nothing new" if did.is_known else "Folded"]
+        mood, sentences = "good" if did.only_device == "first-seen" else "quiet", [_without_change(said, did)]
     ms = min(position_key(seen.entry)[0], LAST_MS)
     is_text = isinstance(said.type, str)
     return Row(
@@ -264,6 +270,22 @@ def _sentences(changes: Iterable[Change]) -> Iterator[str]:  # noqa: C901  one f
                 yield "Erased the contact"
             case other:
                 yield other
+
+
+def _without_change(said: Said, did: Did) -> str:
+    """What an entry did that changed no contact, so the feed tells nothing about it."""
+    match said.type:
+        case "EventsExcluded":
+            entries = cast("list[object]", said.entries) if isinstance(said.entries, list) else []
+            shown = ", ".join(str(each)[:_MAX_CHARS] for each in entries[:_MAX_PARTS])
+            more = f" and {len(entries) - _MAX_PARTS} more" if len(entries) > _MAX_PARTS else ""
+            return f"Events excluded: {shown}{more}. The next replay leaves them out" if entries else "No events excluded"
+        case "SubjectErased":
+            return "Recorded that a person was erased"
+        case "Erased":
+            return "Erased"
+        case _:
+            return _ONLY_DEVICE[did.only_device] or ("Nothing new" if did.is_known else "Folded")
 
 
 def _pretty(seen: Seen) -> str:

@@ -57,7 +57,7 @@ async def health(request: Request[Any, Any, Any]) -> Response[bytes]:
     shown: dict[str, Any] = {
         "workspace": workspace.name,
         "troubles": list(troubles(status, samples)),
-        "charts": _charts(samples),
+        "charts": charts(samples),
         "figures": status,
         "ignored": workspace.ignored,
         "last_ignored": workspace.last_ignored,
@@ -108,7 +108,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 or seconds < 0.05 else f"{seconds:.1f} s"  # noqa: PLR2004  as precise as it is useful
 
 
-def _charts(samples: Sequence[Sample]) -> list[Chart]:
+def charts(samples: Sequence[Sample]) -> list[Chart]:
+    """The charts, in the order of the page."""
     now = samples[-1]
     rates = [(each.at_s, rate) for each, rate in _rates(samples, lambda sample: sample.entries)]
     rejects = [(each.at_s, rate * 60) for each, rate in _rates(samples, lambda sample: sample.rejected)]
@@ -118,26 +119,32 @@ def _charts(samples: Sequence[Sample]) -> list[Chart]:
         return [(sample.at_s, of(sample)) for sample in samples]
 
     return [
-        _chart("Events a second", rates, _figure, "folded, with every outcome"),
+        _chart("Events per second", rates, lambda rate: f"{_figure(rate)}/s", "all events, rejected ones included"),
         _chart(
-            "Projector behind",
+            "Projector delay",
             each(lambda sample: sample.behind_s),
             duration,
-            f"{plural(now.lag, 'event waits', 'events wait')}",
+            f"{plural(now.lag, 'event waits', 'events wait')} in the log",
             is_bad=now.behind_s >= BEHIND_S,
             at_least=BEHIND_S,
         ),
         _chart(
-            "Directory behind",
+            "Directory delay",
             directory,
             duration,
-            "lists and search" if directory else "no directory follows",
+            "age of search and lists" if directory else "no directory is running",
             is_bad=now.directory_s is None or now.directory_s >= DIRECTORY_BEHIND_S,
             at_least=DIRECTORY_BEHIND_S,
         ),
-        _chart("Rejects a minute", rejects, _figure, f"{now.rejected:,} ever", is_bad=now.rejected > samples[0].rejected),
-        _chart("Readers of the feed", each(lambda sample: sample.readers), _figure, "at this gateway, screens included"),
-        _chart("People", each(lambda sample: sample.contacts), _figure, f"{now.visitors:,} visitors", from_zero=False),
+        _chart(
+            "Rejected events per minute",
+            rejects,
+            lambda rate: f"{_figure(rate)}/min",
+            f"{now.rejected:,} rejected in total",
+            is_bad=now.rejected > samples[0].rejected,
+        ),
+        _chart("Feed readers", each(lambda sample: sample.readers), _figure, "connected to this gateway"),
+        _chart("People", each(lambda sample: sample.contacts), _figure, plural(now.visitors, "device"), from_zero=False),
     ]
 
 

@@ -217,6 +217,15 @@ def in_words(text: str) -> str:  # noqa: PLR0911  one for each kind of filter
             return text
 
 
+def is_filter(text: str) -> bool:
+    """Whether a text is a filter."""
+    try:
+        filters.parse(text)
+    except WrongFilter:
+        return False
+    return True
+
+
 def label(field: Field) -> str:
     """What people call a field."""
     return field.name if field.in_metadata else LABELS[field.name]

@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -12,15 +12,17 @@ import sqlalchemy as sa
 from litestar import Request, Response, get
 from litestar.params import QueryParameter
 from litestar.response import Stream
+from litestar.status_codes import HTTP_400_BAD_REQUEST
 
 from kinfold_schemas import filters
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import WrongFilter
-from kinfold_services.directory.errors import NoDirectory
+from kinfold_services.directory.errors import NoDirectory, WrongQuery
 from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
 from kinfold_services.directory.search import Count, Page, Query, count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
+from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.listing import (
     LABELS,
@@ -28,6 +30,7 @@ from kinfold_services.gateway.screen.listing import (
     USUAL_COLUMNS,
     Listing,
     composed,
+    is_filter,
     suggestion,
     values_of,
 )
@@ -62,6 +65,34 @@ class Found(NamedTuple):
     warning: str | None = None
 
 
+class Typed(NamedTuple):
+    """The parts of a new filter, as somebody typed them."""
+
+    field: str = ""
+    operator: str = "="
+    value: str = ""
+
+    def added_to(self, listing: Listing) -> Listing:
+        """The first page of the list with this filter, too; the list itself if nothing was typed. Raises Problem (400)."""
+        if not self.field.strip() and not self.value.strip():
+            return listing
+        if not self.field.strip():
+            raise Problem(400, "field: expected the name of a field or of a metadata key, got nothing")
+        text = composed(self.field.strip(), self.operator, self.value)
+        longer = listing._replace(where=tuple(dict.fromkeys((*listing.where, text))), cursor=None)
+        longer.filter()  # a list has only so many filters
+        return longer
+
+
+class Wrong(NamedTuple):
+    """Why the list cannot be shown, and the filter that has to be corrected, if it is one."""
+
+    sentence: str
+    where: str | None = None
+    others: Sequence[tuple[str, str]] = ()
+    """The parameters of the list without that filter."""
+
+
 @get("/")
 async def home() -> Response[bytes]:
     """The first page."""
@@ -83,23 +114,36 @@ async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
     """The page, or the part with the results while somebody types.
 
     A form without JavaScript sends `field`, `operator` and `value` of a new filter, and empty fields. It is led to the address
-    that says the same without them.
+    that says the same without them. A wrong filter, sort or cursor gives the page with the reason, and status 400.
     """
-    listing = Listing.of(q, where, sort, column, cursor)
     workspace = workspace_of(request)
     is_form = operator is not None and not is_fragment(request)
-    if is_form and field and field.strip():
-        text = composed(field.strip(), operator or "=", value or "")
-        listing = listing._replace(where=tuple(dict.fromkeys((*listing.where, text))), cursor=None)
-    found = await _find(workspace, listing, listing.query())
+    typed, wrong_typed = Typed(field or "", operator or "=", value or "") if is_form else Typed(), None
+    try:
+        listing = Listing.of(q, where, sort, column, cursor)
+        query = listing.query()
+        try:
+            listing = typed.added_to(listing)
+            query = listing.query()
+        except Problem as wrong:
+            wrong_typed = wrong.detail
+        found = await _find(workspace, listing, query)
+    except (WrongQuery, Problem) as wrong:
+        if isinstance(wrong, Problem) and wrong.status_code != HTTP_400_BAD_REQUEST:
+            raise
+        without_sort = Listing.of(q, where, None, column, None)
+        return await _wrong_list(request, without_sort, typed, wrong.detail if isinstance(wrong, Problem) else str(wrong))
     if listing.columns is not None and set(listing.columns) == set(found.keys.frequent[:USUAL_COLUMNS]):
         listing = listing._replace(columns=None)
-    if is_form:
+    if is_form and wrong_typed is None:
         return redirect(listing.url())
     shown = shown_values(listing, found)
+    shown |= {"wrong": None, "typed": typed, "wrong_typed": wrong_typed}
     shown["seen"] = await devices_seen(workspace, shown["contacts"])
     if is_fragment(request):
         return html(request, render("_results.html", **shown), headers={"HX-Replace-Url": listing.url()})
+    if wrong_typed is not None:
+        return page(request, "people.html", status=400, **chrome(request), **shown)
     if found.is_empty:
         shown["gateway"] = str(request.base_url).rstrip("/")
         shown["key"] = first_key(request)
@@ -207,6 +251,21 @@ def _figures(contacts: list[Contact], keys: list[str]) -> set[str]:
     """The columns of numbers: their heads stand on the right, as numbers do."""
     shown = {key: [contact.metadata[key] for contact in contacts if key in contact.metadata] for key in keys}
     return {key for key, given in shown.items() if given and all(type(each) in {int, float} for each in given)}
+
+
+async def _wrong_list(request: Request[Any, Any, Any], listing: Listing, typed: Typed, sentence: str) -> Response[bytes]:
+    """The page without rows: the form as it was filled in, and why there are no rows."""
+    workspace = workspace_of(request)
+    keys = await workspace.directory.ask(lambda connection: metadata_keys(connection, workspace.name))
+    none = Page([], None, approximate=False, position="0-0")
+    nothing = Found(none, Count(0, is_exact=True, position="0-0"), keys, [], is_empty=False)
+    where = next((text for text in listing.where if not is_filter(text)), None)
+    others = listing._replace(where=tuple(text for text in listing.where if text != where)).parameters()
+    shown: dict[str, Any] = shown_values(listing, nothing)
+    shown |= {"wrong": Wrong(sentence, where, others), "typed": typed, "wrong_typed": None}
+    if is_fragment(request):
+        return html(request, render("_results.html", **shown), status=400, headers={"HX-Replace-Url": listing.url()})
+    return page(request, "people.html", status=400, **chrome(request), **shown)
 
 
 async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:

@@ -33,7 +33,9 @@ KEY_COOKIE: Final = "kinfold_first_key"
 
 HOME: Final = "/people"
 
-_USED: Final = "This link was used already, or has expired. Sign in with a key."
+_USED: Final = (
+    "This link was used already, or has expired. Sign in with a key, or with the new link that `kinfold up --detach` prints."
+)
 _ENDED: Final = "Your session has ended. Sign in again to go on. A form that you sent meanwhile changed nothing."
 _KEY_COOKIE_S: Final = 600
 _COOKIE_S: Final = 2 * SESSION_S
@@ -154,7 +156,7 @@ async def sign_in(request: Request[Any, Any, Any]) -> Response[bytes]:
         link, error = "", _USED
     elif by:
         caller = None if presented is None else await gateway.keys.recognise(presented)
-        error = "This is not a key of a workspace here, or it was revoked."
+        error = "This is not a key of a workspace here, or it was revoked. `kinfold keys create` creates a key."
     if caller is not None and caller.kind not in KINDS:
         error = f"Expected a secret or a read key, got a {caller.kind} one: it may not see people."
         caller = None
