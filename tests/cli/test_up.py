@@ -292,7 +292,7 @@ def test_up_ends_when_its_directory_ends(data_dir: Path) -> None:
 def child_of(process_id: int, command: str) -> int:
     """The process id of the child that runs a command of kinfold."""
     said = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True, check=True)
-    (found,) = (line.split()[0] for line in said.stdout.splitlines() if f"cli {command} " in line)
+    (found,) = (line.split()[0] for line in said.stdout.splitlines() if f"-m kinfold_services {command} " in line)
     return int(found)
 
 
