@@ -382,11 +382,17 @@ async def test_reject_cannot_be_edited_into_an_erasure(redis: Redis, redis_url: 
     """Only an erasure writes these (contract section 10): they would take a contact away without a receipt."""
     await append(redis, "default", [KIOSK, {"type": "Nope"}])
     await fold_log(redis, redis_url, "default")
-    (contact,) = (each.decode() for each in await redis.hkeys(key("default", "contacts")))
+    contact = cast("bytes", await redis.hget(key("default", "external-ids"), "kiosk")).decode()
     rejects = Rejects(client, "default")
     (reject,) = [each async for each in rejects.each()]
-    erased = {"type": "Erased", "id": "0" * 16, "salt": "0" * 16, "content": "0" * 16, "contactId": contact}
-    subject = {"type": "SubjectErased", "erasure": "er_1", "contacts": [contact], "entries": [], "identifiers": []}
+    erased: dict[str, Any] = {"type": "Erased", "id": "0" * 16, "salt": "0" * 16, "content": "0" * 16, "contactId": contact}
+    subject: dict[str, Any] = {
+        "type": "SubjectErased",
+        "erasure": "er_1",
+        "contacts": [contact],
+        "entries": [],
+        "identifiers": [],
+    }
 
     outcome = await rejects.retry(reject, json.dumps(erased if event_type == "Erased" else subject).encode(), "Grace")
 
