@@ -285,6 +285,23 @@ def test_spooled_events_are_for_their_owner_alone(tmp_path: Path):
     assert [path for path in (tmp_path / "spool").rglob("*") if path.stat().st_mode & 0o077] == []
 
 
+def test_spooled_batch_and_its_name_are_on_disk_when_put_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a sync of the directory, a power failure could lose the name."""
+    synced = list[int]()
+
+    def see(opened: int) -> None:
+        synced.append(os.fstat(opened).st_ino)
+
+    monkeypatch.setattr(os, "fsync", see)
+    spool = Spool(str(tmp_path), 1000)
+    assert spool.put(1, [b'{"type":"VisitorSeen","visitorId":"v-1"}'])
+
+    (own,) = tmp_path.iterdir()
+    (batch,) = own.glob("*.ndjson")
+    assert synced == [each.stat().st_ino for each in (tmp_path, batch, own)]
+    spool.close()
+
+
 def test_closed_spool_still_keeps_events(tmp_path: Path):
     """`close` may time out just when the background thread ends: the second of the two must not lose events."""
     spool = Spool(str(tmp_path), 1000)

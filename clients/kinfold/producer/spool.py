@@ -182,6 +182,7 @@ class Spool:
         while True:
             own = self._root / f"{time.time_ns():020}-{os.getpid()}-{os.urandom(4).hex()}"
             own.mkdir(mode=0o700)
+            _sync(self._root)
             # A process that starts just now may have taken the new directory for an abandoned one.
             with contextlib.suppress(FileNotFoundError):
                 if self._hold(own):
@@ -196,8 +197,10 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
+            _sync(self._own)
         except OSError:  # do not fill a full disk with partial files
             partial.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
         return path
 
@@ -221,6 +224,15 @@ class Spool:
             with contextlib.suppress(OSError):
                 length = len(path.read_bytes().splitlines())
             self._files.append(_File(path, 0, own=False, length=length))
+
+
+def _sync(directory: Path) -> None:
+    """Write a directory to disk: after a power failure, a new or renamed file is in it."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _is_ours(directory: Path) -> bool:
