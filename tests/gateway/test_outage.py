@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.gateways import Gateway, serving
 from tests.support.projecting import projecting
@@ -80,8 +81,7 @@ async def test_no_acknowledged_event_is_lost(tmp_path: Path, how: str):
         assert (await gateway.client.get("/v1/contacts", params={"after": last})).status_code == 200
         assert {each.decode() for each in contacts} == set(acknowledged)
         assert len(seen) == len(set(seen)) == len(acknowledged)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await end_tasks([watching])
     server.stop()
 
 

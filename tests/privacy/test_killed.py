@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 from tests.support.erasures import erase, keys_with
@@ -64,9 +64,7 @@ async def _load(client: Redis, workspace: str) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        publishing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await publishing
+        await end_tasks([publishing])
 
 
 def _begin(url: str, workspace: str, number: int) -> "subprocess.Popen[bytes]":

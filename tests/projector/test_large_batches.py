@@ -17,6 +17,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
 from kinfold_services.projector import workspace
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Transaction
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.state.queries import StateQueries
 from tests.support.event_log import append
@@ -209,6 +210,6 @@ async def test_connection_that_is_cut_is_no_reason_to_leave_an_entry_out(server:
     async with projecting(server.url, WORKSPACE):
         cutting = asyncio.create_task(cut())
         await wait_until_folded(server.admin, WORKSPACE, last, FOLDED_S)
-        cutting.cancel()
+        await end_tasks([cutting])
     assert await server.admin.xlen(key(WORKSPACE, "rejects")) == 0
     assert await server.admin.xlen(key(WORKSPACE, "events")) == 5

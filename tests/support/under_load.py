@@ -24,6 +24,7 @@ from kinfold_projections.state import State
 from kinfold_schemas.changes import ContactErased, ContactGone, ContactsMerged
 from kinfold_schemas.contacts import Contact, merged_into
 from kinfold_schemas.keys import key
+from kinfold_services.runtime.tasks import end_tasks
 from tests.support import replaying
 from tests.support.feed_reader import contacts_of
 from tests.support.projecting import ProjectorProcess, stored_position
@@ -270,8 +271,7 @@ async def in_use(url: str, workspace: str, directory: Path) -> AsyncGenerator[Us
             with _shown_where_a_test_fails(projector.log):
                 yield use
         finally:
-            talking.cancel()
-            await asyncio.gather(talking, return_exceptions=True)
+            await end_tasks([talking])
             await asyncio.to_thread(use.close)
 
 

@@ -245,10 +245,11 @@ export class Sender {
   async #post(names: string[]): Promise<boolean> {
     const events: Event[] = [];
     const sent: string[] = [];
+    const sentAt = new Date().toISOString(); // one for all: the gateway's correction of the clock keeps their distance
     for (const name of names) {
       const event = this.#read(name);
       if (event) {
-        events.push({ ...event, sentAt: new Date().toISOString() });
+        events.push({ ...event, sentAt });
         sent.push(name);
       } else this.#done([name]); // it was damaged
     }
