@@ -93,7 +93,7 @@ async def test_run_removes_what_is_older_and_leaves_a_receipt(redis: Redis, redi
     again = await kinfold(redis_url, workspace, "retention", "run")
     assert (again.status, again.out) == (0, [])
     assert "nothing is older than the limits" in again.said
-    assert "ada" not in json.dumps(receipt)
+    assert not {text for text in ("v-ada", "u-1", "Ada", "ada@") if text in json.dumps(receipt)}  # "ada" may be in a digest
     answer = await kinfold(redis_url, workspace, "replay")
     assert (answer.status, answer.out) == (0, []), "what was removed does not come back"
     assert len(await read_stream(redis, workspace, "rejects")) == 1
