@@ -321,6 +321,20 @@ async def test_clock_an_hour_wrong(shop: Shop, wrong_ms: int):
     assert text_ms(visitor["lastSeenAt"]) - text_ms(visitor["firstSeenAt"]) == text_ms(second["at"]) - text_ms(first["at"])
 
 
+async def test_events_of_a_request_have_one_time_of_sending(shop: Shop):
+    """The gateway corrects each by its own difference. The clock of this page goes on whenever it is read."""
+    await shop.context.add_init_script(
+        "{ const real = Date; let ms = real.now(); Date = class extends real "
+        "{ constructor(...given) { given.length ? super(...given) : super(Date.now()) } static now() { return ms += 1 } } }"
+    )
+    page = await shop.open()
+    await page.evaluate("kinfold.page(), kinfold.page()")
+    assert await page.evaluate("kinfold.flush()")
+
+    first, second = await shop.log()
+    assert first["sentAt"] == second["sentAt"]
+
+
 async def test_page_views_of_a_single_page_application(shop: Shop):
     """A change of the hash is none, and the query is not sent."""
     page = await shop.open(pages="")

@@ -138,9 +138,7 @@ async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_re
     if away_since != "never":
         await erase(redis, workspace, ADA)
     if away_since == "erasure":
-        await append(redis, workspace, history()[200:300], start=1000)
-        await fold_log(redis, redis_url, workspace)
-        await truncate_feed(redis, workspace, 3)
+        await cut_feed_behind_others(redis, redis_url, workspace)
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
 
@@ -161,12 +159,17 @@ async def test_directory_that_was_away_forgets_the_person_in_its_next_build(
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
     await erase(redis, workspace, ADA)
-    await append(redis, workspace, history()[200:300], start=1000)
-    await fold_log(redis, redis_url, workspace)
-    await truncate_feed(redis, workspace, 3)
+    await cut_feed_behind_others(redis, redis_url, workspace)
 
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
 
     assert _found(directory_settings, workspace) == []
     await must_equal_contacts(redis, directory_settings, workspace)
+
+
+async def cut_feed_behind_others(redis: Redis, redis_url: str, workspace: str) -> None:
+    """Fold events of others, and truncate the feed. So a directory that was away has to build anew from a snapshot."""
+    await append(redis, workspace, history()[200:300], start=1000)
+    await fold_log(redis, redis_url, workspace)
+    await truncate_feed(redis, workspace, 3)

@@ -1,4 +1,4 @@
-"""An event is visible at once, also in a new workspace: nothing polls for it. `benchmarks/latency.py` measures how soon."""
+"""An event is visible within a tenth of a second, also in a new workspace."""
 
 import asyncio
 import json
@@ -6,7 +6,9 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import count
 
+import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES, key
@@ -14,9 +16,10 @@ from tests.support.projecting import projecting
 from tests.support.waiting import wait_until
 
 TRIES = 15
+ROUNDS = 4
 
 
-async def test_event_is_visible_at_once(redis: Redis, redis_url: str) -> None:
+async def test_event_is_visible_within_a_tenth_of_a_second(redis: Redis, redis_url: str) -> None:
     """Also the first one of a workspace that is added: XADD and SADD together."""
     async with projecting(redis_url):
         await appears(redis, "default", "v-first")  # the projector is running
@@ -40,15 +43,20 @@ async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) 
 
 
 async def assert_fresh(client: Redis, work: Callable[[int], Awaitable[None]]) -> None:
-    """Assert that the median of several attempts is less than half of what a poll once a second would take.
+    """Assert that the median of several attempts is below 0.1 s, or below 20 short waits on a machine that is busy now.
 
-    On a machine that is busy now, it may be 50 short waits.
+    Other programs may get busy in between, so there are some rounds. With a poll once a second, each would take half a second.
     """
-    delays_s, waits_s = list[float](), list[float]()
-    for number in range(TRIES):
-        delays_s.append(await measured(work(number)))
-        waits_s.append(await measured(short_wait(client)))
-    assert statistics.median(delays_s) < max(0.25, 50 * statistics.median(waits_s)), (delays_s, waits_s)
+    numbers, rounds = count(), list[tuple[list[float], list[float]]]()
+    for _ in range(ROUNDS):
+        delays_s, waits_s = list[float](), list[float]()
+        for _ in range(TRIES):
+            delays_s.append(await measured(work(next(numbers))))
+            waits_s.append(await measured(short_wait(client)))
+        if statistics.median(delays_s) < max(0.1, 20 * statistics.median(waits_s)):
+            return
+        rounds.append((delays_s, waits_s))
+    pytest.fail(f"not visible in time: {rounds}")
 
 
 async def short_wait(client: Redis) -> None:

@@ -1,6 +1,7 @@
 """`kinfold retention`: limits, runs, receipts, and what other commands say about a log that was cut."""
 
 import json
+import re
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final, cast
@@ -93,7 +94,7 @@ async def test_run_removes_what_is_older_and_leaves_a_receipt(redis: Redis, redi
     again = await kinfold(redis_url, workspace, "retention", "run")
     assert (again.status, again.out) == (0, [])
     assert "nothing is older than the limits" in again.said
-    assert not {text for text in ("v-ada", "u-1", "Ada", "ada@") if text in json.dumps(receipt)}  # "ada" may be in a digest
+    assert "ada" not in re.sub(r"[0-9a-f]{32,}", "", json.dumps(receipt))  # a digest may have these letters
     answer = await kinfold(redis_url, workspace, "replay")
     assert (answer.status, answer.out) == (0, []), "what was removed does not come back"
     assert len(await read_stream(redis, workspace, "rejects")) == 1

@@ -60,40 +60,38 @@ def erase(
     `people`: the contacts by id, as they were if that is known. `visitors_gone`: visitors without rows in `visitors` any more.
     `before`: the build that the past of this one is from.
     """
-    ordered = sorted(people)
-    for first in range(0, len(ordered), _AT_ONCE):
-        ids = ordered[first : first + _AT_ONCE]
-        sources = [Source(build)] if before is None else [Source(build), before]
-        theirs = _theirs(connection, sources, ids, [known for each in ids if (known := people[each]) is not None])
-        theirs.visitors.update(visitors_gone)
-        _leave_shared(connection, build, ids, theirs)
-        _forget_others(connection, sources, ids, theirs)
+    theirs = _Theirs(set(), set(), set(visitors_gone))
+    for contact in people.values():
+        if contact is not None:
+            _add(theirs, None if contact.email is None else email_key(contact.email), contact.external_id)
+    for source in [Source(build)] if before is None else [Source(build), before]:
+        for ids in _some(people):
+            _add_stored(theirs, connection, source, ids)
+    _leave_shared(connection, build, frozenset(people), theirs)
+    _forget_others(connection, build, frozenset(people), theirs)
+    for ids in _some(people):
         _remove(connection, build, ids)
 
 
 # --- what is theirs -------------------------------------------------------------------------------------------------------
 
 
-def _theirs(connection: sa.Connection, sources: Sequence[Source], ids: Sequence[str], known: Iterable[Contact]) -> _Theirs:
-    found = _Theirs(set(), set(), set())
-    for contact in known:
-        _add(found, None if contact.email is None else email_key(contact.email), contact.external_id)
-    for source in sources:
-        holders = _holders(connection, source, ids)
-        its = source.contacts.c
-        held = sa.select(its.email_key, its.external_id).where(its.build == source.build, its.id.in_(holders))
-        for row in connection.execute(held):
-            _add(found, *row)
-        had = source.identifiers.c
-        # An entry without its body, which the build has not known before, takes from a contact all that it had.
-        of_them = sa.or_(had.contact_id.in_(ids), had.held_by.in_(ids), had.cause == ERASURE)
-        former = sa.select(had.kind, had.value_key).where(had.build == source.build, had.kind != "contact_id", of_them)
-        for kind, value in connection.execute(former):
-            (found.emails if kind == "email" else found.external_ids).add(value)
-        linked = source.visitors.c
-        of_visitors = sa.select(linked.visitor_id).where(linked.build == source.build, linked.contact_id.in_(holders))
-        found.visitors.update(connection.execute(of_visitors).scalars())
-    return found
+def _add_stored(found: _Theirs, connection: sa.Connection, source: Source, ids: Sequence[str]) -> None:
+    """Add what a build knows of some of the people."""
+    holders = _holders(connection, source, ids)
+    its = source.contacts.c
+    held = sa.select(its.email_key, its.external_id).where(its.build == source.build, its.id.in_(holders))
+    for row in connection.execute(held):
+        _add(found, *row)
+    had = source.identifiers.c
+    # An entry without its body, which the build has not known before, takes from a contact all that it had.
+    of_them = sa.or_(had.contact_id.in_(ids), had.held_by.in_(ids), had.cause == ERASURE)
+    former = sa.select(had.kind, had.value_key).where(had.build == source.build, had.kind != "contact_id", of_them)
+    for kind, value in connection.execute(former):
+        (found.emails if kind == "email" else found.external_ids).add(value)
+    linked = source.visitors.c
+    of_visitors = sa.select(linked.visitor_id).where(linked.build == source.build, linked.contact_id.in_(holders))
+    found.visitors.update(connection.execute(of_visitors).scalars())
 
 
 def _add(found: _Theirs, email: str | None, external_id: str | None) -> None:
@@ -110,7 +108,7 @@ def _holders(connection: sa.Connection, source: Source, ids: Sequence[str]) -> l
     return [*ids, *connection.execute(merged).scalars()]
 
 
-def _leave_shared(connection: sa.Connection, build: int, ids: Sequence[str], found: _Theirs) -> None:
+def _leave_shared(connection: sa.Connection, build: int, people: frozenset[str], found: _Theirs) -> None:
     """Take out what others have, or have had: it stays with them. What a replay took from them, they never had."""
     living, had, linked = contacts.c, identifiers.c, visitors.c
     for kind, values, column in (
@@ -118,11 +116,12 @@ def _leave_shared(connection: sa.Connection, build: int, ids: Sequence[str], fou
         ("external_id", found.external_ids, living.external_id),
     ):
         for some in _some(values):
-            others = sa.select(column).where(living.build == build, column.in_(some), living.id.not_in(ids))
-            values.difference_update(connection.execute(others).scalars())
-            of_others = had.cause.not_in([REPLAY, ERASURE]), had.contact_id.not_in(ids), had.held_by.not_in(ids)
-            former = sa.select(had.value_key).where(had.build == build, had.kind == kind, had.value_key.in_(some), *of_others)
-            values.difference_update(connection.execute(former).scalars())
+            held = sa.select(column, living.id).where(living.build == build, column.in_(some))
+            values.difference_update([value for value, holder in connection.execute(held) if holder not in people])
+            former = sa.select(had.value_key, had.contact_id, had.held_by).where(
+                had.build == build, had.kind == kind, had.value_key.in_(some), had.cause.not_in([REPLAY, ERASURE])
+            )
+            values.difference_update([value for value, *holders in connection.execute(former) if people.isdisjoint(holders)])
     for some in _some(found.visitors):
         shared = sa.select(linked.visitor_id).where(linked.build == build, linked.visitor_id.in_(some))
         found.visitors.difference_update(connection.execute(shared).scalars())
@@ -137,8 +136,8 @@ def _some(values: Iterable[str]) -> list[list[str]]:
 # --- what others show of it -----------------------------------------------------------------------------------------------
 
 
-def _forget_others(connection: sa.Connection, sources: Sequence[Source], ids: Sequence[str], theirs: _Theirs) -> None:
-    build, had, told = sources[0].build, identifiers.c, conflicts.c
+def _forget_others(connection: sa.Connection, build: int, people: frozenset[str], theirs: _Theirs) -> None:
+    had, told = identifiers.c, conflicts.c
     others = set[str]()
     for kind, values in (("email", theirs.emails), ("external_id", theirs.external_ids)):
         for some in _some(values):
@@ -147,16 +146,17 @@ def _forget_others(connection: sa.Connection, sources: Sequence[Source], ids: Se
                 others.update(row)
             connection.execute(sa.delete(identifiers).where(*former))
     connection.execute(sa.delete(identifiers).where(had.build == build, had.cause == ERASURE))
-    of_ids = told.build == build, told.held_by.in_(ids)
-    others.update(connection.execute(sa.select(told.contact_id).where(*of_ids)).scalars())
+    for some in _some(people):
+        held = sa.select(told.contact_id).where(told.build == build, told.held_by.in_(some))
+        others.update(connection.execute(held).scalars())
     for some in _some(theirs.emails):
         over_it = told.build == build, told.email_key.in_(some)
         others.update(connection.execute(sa.select(told.contact_id).where(*over_it)).scalars())
         connection.execute(sa.delete(conflicts).where(*over_it))
     if theirs.visitors:
         others.update(_linked_once(connection, build, theirs.visitors))
-    for each in others.difference(ids):
-        _forget_in_timeline(connection, build, each, ids, theirs)
+    for each in others.difference(people):
+        _forget_in_timeline(connection, build, each, people, theirs)
 
 
 def _linked_once(connection: sa.Connection, build: int, gone: set[str]) -> set[str]:
@@ -168,7 +168,9 @@ def _linked_once(connection: sa.Connection, build: int, gone: set[str]) -> set[s
     return {contact_id for contact_id, visitor in connection.execute(query) if visitor in gone}
 
 
-def _forget_in_timeline(connection: sa.Connection, build: int, contact_id: str, ids: Sequence[str], theirs: _Theirs) -> None:
+def _forget_in_timeline(
+    connection: sa.Connection, build: int, contact_id: str, people: frozenset[str], theirs: _Theirs
+) -> None:
     """Empty the rows from each one that shows what is theirs up to the replay that took it away: they may show more of it."""
     its = timeline.c
     query = sa.select(its.position_ms, its.position_seq, its.type, its.cause, its.details)
@@ -179,7 +181,7 @@ def _forget_in_timeline(connection: sa.Connection, build: int, contact_id: str, 
     for number, row in enumerate(rows):
         values: dict[str, Any] | None = None
         if row.type in _OF_CONFLICTS:
-            if row.details.get("heldBy") in ids or email_key(row.details.get("email", "")) in theirs.emails:
+            if row.details.get("heldBy") in people or email_key(row.details.get("email", "")) in theirs.emails:
                 values = {"details": {**row.details, "email": NO_ADDRESS}}
         else:
             if _shows(row.details, theirs):

@@ -93,11 +93,13 @@ async def _content(client: Any, name: bytes) -> AsyncGenerator[Sequence[bytes]]:
                 return
     elif kind == "stream":
         client.set_response_callback("XRANGE", cast("Any", as_entries))
-        after, page = "-", [None] * _PAGE
-        while len(page) == _PAGE:  # a stream grows all the time, so there may be no end to a wait for an empty page
+        after = "-"
+        while True:
             page = await client.xrange(name, min=after, count=_PAGE)
             yield [item for _, fields in page for pair in pairs_of(fields) for item in pair]
-            after = f"({page[-1][0].decode()}" if page else after
+            if len(page) < _PAGE:  # not until one is empty: a stream may grow as quickly as it is read
+                return
+            after = f"({page[-1][0].decode()}"
     elif kind == "list":
         first = 0
         while page := await client.lrange(name, first, first + 9):
