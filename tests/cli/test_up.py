@@ -202,7 +202,7 @@ def test_up_ends_when_its_server_ends(data_dir: Path, *, is_up: bool) -> None:
         _, err = up.communicate(timeout=PATIENCE_S)
 
     assert b"kinfold: the embedded server ended" in err
-    assert up.returncode == 1
+    assert up.returncode == 1, err.decode()
     assert kinfold.run_apart("up", "--detach").status == 0
 
 
@@ -230,11 +230,36 @@ main()
 """
 
 
+# The server ends just before the projector starts, and the thread that watches it is slow to say so.
+_UP_LOSES_ITS_SERVER = """
+import os, signal, time, redis
+from kinfold_services.cli import main, running
+from kinfold_services.server.embedded import running_url
+
+def what_next(settings, url, *arguments, **options):
+    with redis.Redis.from_url(url) as client:
+        real_kill(client.info("server")["process_id"], signal.SIGKILL)
+    while running_url(settings.data_dir) is not None:
+        time.sleep(0.01)
+    return "kinfold is up."
+
+def kill(process_id, number):
+    if process_id == os.getpid():
+        time.sleep(2)
+    real_kill(process_id, number)
+
+running.what_next = what_next
+real_kill, os.kill = os.kill, kill
+main()
+"""
+
+
 @pytest.mark.slow
-def test_up_ends_with_status_1_if_its_server_ends_before_it_is_watched(data_dir: Path) -> None:
+@pytest.mark.parametrize("program", [_UP_ON_A_DEAD_SERVER, _UP_LOSES_ITS_SERVER], ids=["it is watched", "the projector starts"])
+def test_up_ends_with_status_1_if_its_server_ends_before(data_dir: Path, program: str) -> None:
     kinfold = Kinfold("--data-dir", data_dir)
     up = subprocess.run(
-        [sys.executable, "-c", _UP_ON_A_DEAD_SERVER, *kinfold.command("up")[len(KINFOLD) :]],
+        [sys.executable, "-c", program, *kinfold.command("up")[len(KINFOLD) :]],
         env=kinfold.environment(),
         capture_output=True,
         timeout=PATIENCE_S,

@@ -35,6 +35,7 @@ from kinfold_services.cli.privacy_commands import PRIVACY_COMMANDS
 from kinfold_services.cli.retention_commands import retention_commands
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.runtime.tasks import cancellable
+from kinfold_services.server.choice import server_url
 from kinfold_services.settings import expected_and_got
 
 
@@ -145,7 +146,7 @@ def projector(
         log_level=log_level,
     )
     configure_logs(settings.log_format, settings.log_level)
-    return running.run_projector(settings)
+    return running.run_projector(settings, server_url(settings))
 
 
 @app.command()

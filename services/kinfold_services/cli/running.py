@@ -31,7 +31,7 @@ from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.sqlite_version import sqlite_problem
 from kinfold_services.runtime.garbage import importing
 from kinfold_services.runtime.logs import configure_logs
-from kinfold_services.server.choice import check, server_url
+from kinfold_services.server.choice import check
 from kinfold_services.server.data_dir import disk_is_full, make_data_dir, using_data_dir
 from kinfold_services.server.embedded import EmbeddedServer, running_url
 from kinfold_services.server.errors import ServerAlreadyRunning
@@ -48,12 +48,12 @@ _PREFIX: Final = "kinfold: "
 _LOOK_AGAIN_S: Final = 0.05
 
 
-def run_projector(settings: Settings) -> int:
-    """Runs the projector until a signal."""
+def run_projector(settings: Settings, url: str) -> int:
+    """Runs the projector on the server at `url` until a signal."""
     with importing():
         from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream loads slowly
 
-    uvloop.run(ProjectorService(settings, server_url(settings)).run())
+    uvloop.run(ProjectorService(settings, url).run())
     return DONE
 
 
@@ -145,7 +145,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
                 serve_workspace(url, settings.workspace)
                 if DETACHED not in os.environ:  # the `up --detach` that started this process prints it
                     say(what_next(settings, url, gateway.url, gateway.port, detached=False))
-                status = run_projector(settings)
+                status = run_projector(settings, url)
             finally:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # we are stopping already
     except CannotListen as error:
