@@ -104,6 +104,34 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
 
 
+def test_cleaning_fails_as_any_other_write_does(tmp_path: Path) -> None:
+    """It does not pass through SQLAlchemy, whose errors are translated."""
+    (tmp_path / FILE).write_bytes(b"this is no database " * 1000)
+    database = Database(Settings(data_dir=tmp_path))
+    with pytest.raises(DirectoryUnavailable, match="file is not a database"):
+        database.clean()
+    database.close()
+
+
+def test_cleaning_reports_a_reader_that_keeps_it_from_emptying_the_log(tmp_path: Path) -> None:
+    """Otherwise the log would keep what was erased, and the directory would take it for gone."""
+    database, backup = Database(Settings(data_dir=tmp_path)), Database(Settings(data_dir=tmp_path), read_only=True)
+    with database.writing() as connection:
+        tables.create_tables(connection)
+    log = tmp_path / f"{FILE}-wal"
+    with backup.reading() as connection:
+        connection.execute(sa.select(tables.builds))
+        with pytest.raises(DirectoryUnavailable, match="another process reads from it"):
+            database.clean()
+        assert log.stat().st_size > 0
+
+    database.clean()
+
+    assert log.stat().st_size == 0
+    backup.close()
+    database.close()
+
+
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql", "postgres", "PostgreSQL"])
 def test_a_url_of_postgresql_is_known_by_several_names(scheme: str) -> None:
     assert Settings(directory_url=f"{scheme}://u:p%40@h/d?sslmode=require").directory_url == (

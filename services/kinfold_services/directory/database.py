@@ -31,6 +31,8 @@ READ_TIMEOUT_S: Final = 5.0
 
 _LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_RETRY_S: Final = 0.01
+_CLEAN_TIMEOUT_S: Final = 1.0
+"""How long the cleaning waits for readers to end. Nobody can write in the meantime."""
 _IDLE_TIMEOUT_S: Final = 30.0
 """PostgreSQL ends the transaction of a process that hangs, so that others do not wait for its locks."""
 _CONNECT_TIMEOUT_S: Final = 5
@@ -118,10 +120,13 @@ class Database:
             connection = self.engine.raw_connection()
             try:
                 cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout = {_CLEAN_TIMEOUT_S * 1000:.0f}")
                 cursor.execute(f"INSERT INTO {search.name} ({search.name}) VALUES ('optimize')")  # noqa: S608  a name of ours
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (is_busy, *_) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
-                connection.close()
+                connection.invalidate()  # with its timeout
+        if is_busy:
+            raise DirectoryUnavailable(f"the write-ahead log of {self.name} cannot be emptied: another process reads from it")
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
@@ -165,9 +170,14 @@ class Database:
                 raise QueryTookTooLong(f"the query took longer than {self._read_timeout_s:g} s; narrow it") from error
             if state == _UNDEFINED_TABLE or "no such table" in str(error.orig) or self._is_missing():
                 raise NoDirectory(_not_built(self.name)) from error
-            raise DirectoryUnavailable(f"the directory's database ({self.name}) failed: {_first_line(error.orig)}") from error
+            raise self._failed(error.orig) from error
+        except sqlite3.Error as error:  # of a statement that does not pass through SQLAlchemy
+            raise self._failed(error) from error
         except exc.TimeoutError as error:
             raise DirectoryUnavailable("all connections to the directory's database are busy") from error
+
+    def _failed(self, error: object) -> DirectoryUnavailable:
+        return DirectoryUnavailable(f"the directory's database ({self.name}) failed: {_first_line(error)}")
 
     def _is_missing(self) -> bool:
         return self._is_sqlite and not self._path.exists()
