@@ -22,7 +22,8 @@ _TABS: Final = frozenset({"tab", "\\t", "\t"})
 
 def import_contacts(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CSV, also packed as .gz or .zst, or .parquet; `-`: CSV from standard input.")
+        Path,
+        typer.Argument(metavar="FILE", help="CSV, also as .gz or .zst, or .parquet; `-`: CSV from standard input."),
     ],
     maps: Annotated[
         list[str] | None,

@@ -27,7 +27,7 @@ from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
 _NAMED_LINES: Final = 20
-_PROMPT: Final = "reading events from the terminal, one JSON object a line; Ctrl-D publishes them, Ctrl-C cancels"
+_PROMPT: Final = "reading events from the terminal, one JSON object per line; Ctrl-D publishes them, Ctrl-C cancels"
 _UNPACK: Final = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 
 

@@ -138,7 +138,7 @@ async def correction(
     data = await _entry(workspace, entry)
     event = decode_event(data)
     if not isinstance(event, IdentityCorrected | EventsExcluded):
-        raise Problem(404, f"The entry {entry!r} of the log is no correction.")
+        raise Problem(404, f"The entry {entry!r} of the log is not a correction.")
     contact = None if isinstance(event, EventsExcluded) else await workspace.queries.contact(event.contact_id)
     shown: dict[str, Any] = {
         "entry": entry,
