@@ -55,7 +55,7 @@ WORKSPACE: Final = "default"
 PAGE: Final = 1000
 CHANGES_PER_S: Final = 1000
 EVENTS_PER_CHANGE: Final = 1.58
-"""Of the mix of `latency.py` that follows its population, so many events make one change."""
+"""How many events of the mix of `latency.py`, after its population, make one change."""
 _LOOK_S: Final = 0.002
 _PATIENCE_S: Final = 3600.0
 

@@ -167,7 +167,7 @@ def literal(page: Any) -> int:
 
 
 def by_filter(side: Side, questions: int, _: int) -> Iterator[Asked]:
-    """`plan=pro and mrr>=99`, sorted by lastSeenAt: the first page and those behind it."""
+    """`plan=pro and mrr>=99`, sorted by lastSeenAt: the first page and those after it."""
     query = Query(where=parse("plan=pro and mrr>=99"), sort=parse_sort("-lastSeenAt"), limit=PAGE)
     after = (LAST_TIME, "")
     for _ in range(questions):

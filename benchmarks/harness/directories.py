@@ -51,7 +51,7 @@ def kept_in(contacts: int) -> Path:
 
 
 def sqlite_directory(contacts: int) -> Settings:
-    """A directory of so many contacts in SQLite."""
+    """A directory in SQLite with a number of contacts."""
     data_dir = kept_in(contacts) / "sqlite"
     settings = Settings(data_dir=data_dir)
     if not (data_dir / FILE).exists():
@@ -67,7 +67,7 @@ def sqlite_directory(contacts: int) -> Settings:
 
 @contextmanager
 def postgresql_directory(contacts: int) -> Generator[Settings]:
-    """A running server with a directory of so many contacts."""
+    """A running server with a directory with a number of contacts."""
     with postgres_server(kept_in(contacts) / "postgresql", _POSTGRESQL) as server:
         if not server.execute("SELECT 1 FROM pg_database WHERE datname = 'filled'"):
             started = time.monotonic()

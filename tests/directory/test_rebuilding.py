@@ -1,4 +1,4 @@
-"""The directory builds itself again when the feed does not go on behind its position, beside what readers see."""
+"""The directory builds itself again when the feed does not continue after its position, beside what readers see."""
 
 import asyncio
 from pathlib import Path
@@ -71,7 +71,7 @@ async def test_a_directory_from_a_truncated_feed_equals_the_state(
 async def test_link_that_a_replay_took_back_leaves_the_directory(
     redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
 ) -> None:
-    """Also where it was the contact's only one, so that the feed names no visitor."""
+    """Even where it was the contact's only one, so that the feed names no visitor."""
     await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben"})
     await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "v-wrong"})
     wrong = (await newest_entry(redis, workspace, "events")).decode()

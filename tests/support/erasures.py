@@ -58,6 +58,6 @@ async def _values_of(client: Any, name: bytes) -> bytes:
 
 
 async def _entries_of(client: Any, name: bytes) -> list[list[bytes]]:
-    """Names and values of a stream's entries, also if the test's client reads XRANGE in another form."""
+    """Names and values of a stream's entries, even if the test's client reads XRANGE in another form."""
     script = "local all = {} for _, e in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do all[#all + 1] = e[2] end return all"
     return cast("list[list[bytes]]", await client.eval(script, 1, name))

@@ -36,7 +36,7 @@ _PROMPT: Final = "reading CSV from the terminal; Ctrl-D imports it, Ctrl-C cance
 _NAMED_ROWS: Final = 20
 _SHOWN_EVENTS: Final = 5
 _STEP: Final = 1000
-"""Progress is reported once in so many rows."""
+"""How many rows lie between two reports of progress."""
 
 
 class Options(NamedTuple):

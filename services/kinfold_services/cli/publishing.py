@@ -140,7 +140,7 @@ class _Appending:
 
 
 def _from_line(name: Path, number: int) -> str:
-    """A shell command that prints a file from a line on."""
+    """A shell command that prints a file, beginning at a line."""
     tail, quoted = f"tail -n +{number}", shlex.quote(str(name))
     if name == STANDARD_INPUT or not name.is_file():
         return f"… | {tail}"  # only the user knows how to make the input again

@@ -43,7 +43,7 @@ EXACT: Final = 10_000
 """Counts up to this are exact."""
 
 _FEW: Final = 2 * EXACT
-"""As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
+"""Up to this many, contacts are counted one by one. A larger estimate never comes from `EXACT` contacts or fewer."""
 MANY: Final = 20_000
 """With fewer contacts, any walk is short."""
 _SELDOM: Final = 4
@@ -307,7 +307,7 @@ class _Question:
             yield Conditions(self._sql, self._now_ms, indexed).of(self._query.where)
 
     def _found(self, most: Most, sorted_by: Field | None) -> Found | None:
-        """A condition that at most so many contacts meet; or conditions that hardly ever meet."""
+        """A condition that at most `most` contacts meet; or conditions that hardly ever meet."""
         words = () if sorted_by is not None and self._sql.knows_words else self.words
         conjuncts = list(_conjuncts(self._query.where))
         found = self._finder().rarest(conjuncts, words, sorted_by, most)

@@ -1,7 +1,7 @@
 """Fills a build from a snapshot of the state, if the feed does not hold every change.
 
 What the state does not tell comes from the build before: the timeline, former identifiers and settled conflicts. Its last rows
-may be of changes that a failover took away, and these are left out: rows behind the last one that the feed still has.
+may be of changes that a failover took away, and these are left out: rows after the last one that the feed still has.
 
 Between the build before and the snapshot, the timeline has a gap: the new build has `timeline_since`.
 """
@@ -266,7 +266,7 @@ class _Copy:
     """Copies rows of a build to another one, some at a time, in the order of the primary key."""
 
     def __init__(self, source: sa.Table, target: sa.Table, earlier: int, build: int, upto: tuple[int, int]) -> None:
-        """Rows behind the position `upto` are left out."""
+        """Rows after the position `upto` are left out."""
         self._source: Final = source
         self._target: Final = target
         self._build: Final = build

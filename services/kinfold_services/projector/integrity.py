@@ -133,7 +133,7 @@ class Integrity:
             )
 
     async def _check_baseline(self, position: Position) -> None:
-        """The log was cut at its baseline, and only behind that do entries follow."""
+        """The log was cut at its baseline, and entries follow only after that."""
         cut = await baseline_position(self._client, self._workspace)
         if position_key(position.stream_id) < position_key(cut):
             raise NeedsRebuild(

@@ -80,7 +80,7 @@ class Typed(NamedTuple):
             raise Problem(400, "field: expected the name of a field or of a metadata key, got nothing")
         text = composed(self.field.strip(), self.operator, self.value)
         longer = listing._replace(where=tuple(dict.fromkeys((*listing.where, text))), cursor=None)
-        longer.filter()  # a list has only so many filters
+        longer.filter()  # the number of filters is limited
         return longer
 
 
