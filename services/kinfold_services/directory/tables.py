@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from kinfold_schemas.times import to_ms, to_text
 
-SHAPE: Final = 1
+SHAPE: Final = 2
 """The version of the tables."""
 
 POSTGRESQL_SCHEMA: Final = "kinfold"
