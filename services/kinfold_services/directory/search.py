@@ -287,10 +287,12 @@ class _Question:
         """The select, of contacts that match. With `walks`, it reads them in an order and not as they are found."""
         text = self._sql.unindexed(contacts.c.search_text)
         words = [self._sql.has_part(text, word) for word in self.words if found is None or word != found.word]
-        # If SQLite is to take the contacts by number, it must not take an index for the build.
-        by_number = found is not None and not walks and found.column is contacts.c.n
-        select = select.where((self._sql.unindexed(contacts.c.build) if by_number else contacts.c.build) == self.build.id)
         conditions = [*self._filter(indexed), *words]
+        by_number = found is not None and not walks and found.column is contacts.c.n
+        is_read = bool(conditions) or select.selected_columns.keys() != ["n"]
+        # If SQLite is to read the contacts by number, it must not take an index for the build.
+        build = self._sql.unindexed(contacts.c.build) if by_number and is_read else contacts.c.build
+        select = select.where(build == self.build.id)
         if found is None:
             return select.where(*(self._sql.probed(conditions, self._probes()) if walks else conditions))
         few = found.select.cte("few").prefix_with("MATERIALIZED")
