@@ -89,9 +89,12 @@ def test_contacts_with_a_short_word_that_few_have_are_taken_by_number(filled: Da
 
 
 @pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("word", ["ud", "u-00001"])
-def test_few_contacts_with_a_word_are_counted_without_reading_them(filled: Database, word: str):
-    """Each of them may be on another page of the file, that the disk has to be asked for."""
+@pytest.mark.parametrize(("few", "word"), [(10_000, "ud"), (10_000, "u-00001"), (0, "ud")])
+def test_contacts_with_a_word_are_counted_without_reading_them(
+    filled: Database, monkeypatch: pytest.MonkeyPatch, few: int, word: str
+):
+    """Each of them may be on another page of the file. With `few` 0, nobody in the sample has the word."""
+    monkeypatch.setattr(searching, "_FEW", few)
     plan = plan_of(filled, Query(q=word), count)
     assert "COVERING INDEX directory2_contacts_build" in plan
     assert BY_NUMBER not in plan

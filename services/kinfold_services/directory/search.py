@@ -177,6 +177,11 @@ class _Question:
         """Whether every contact matches."""
         return self._query.where is None and not self.words
 
+    @property
+    def _is_indexed_word(self) -> bool:
+        """Whether SQLite can count those who match without reading contacts: they have one word."""
+        return self._query.where is None and len(self.words) == 1 and not self._sql.knows_words
+
     # --- pages
 
     def page(self) -> Page:
@@ -333,10 +338,14 @@ class _Question:
         known = self._known()
         if known is not None:
             return known, True
-        if (found := self._found(Most(_FEW, _FEW), None)) is not None:
-            return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
-        if (estimate := self._estimate()) > _FEW:
+        found = self._found(Most(_FEW, _FEW), None)
+        estimate = 0 if found is not None else self._estimate()
+        if estimate > _FEW:
             return estimate, False
+        if found is None and self._is_indexed_word:
+            found = self._found(Most(self.build.contacts, self.build.contacts), None)
+        if found is not None:
+            return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
         counted = self._counted(self._matching(sa.select(contacts.c.n), None, None).limit(EXACT + 1))
         return (counted, True) if counted <= EXACT else (max(counted, estimate), False)
 
