@@ -44,7 +44,8 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.directory import building, store
 from kinfold_services.directory.database import FILE, Database
-from kinfold_services.directory.tables import builds, create_tables
+from kinfold_services.directory.shapes import create_tables
+from kinfold_services.directory.tables import builds
 from kinfold_services.directory.transactions import now
 from kinfold_services.settings import Settings
 from kinfold_services.state.snapshot import entry_of

@@ -37,7 +37,9 @@ from harness.servers import precise_cpu_s
 from kinfold_projections.directory import fold_text, index_value
 from kinfold_schemas.filters import Field, parse
 from kinfold_services.directory.database import FILE, Database
-from kinfold_services.directory.search import Query, count_by, parse_sort, search
+from kinfold_services.directory.query import Query
+from kinfold_services.directory.search import count_by, search
+from kinfold_services.directory.sorting import parse_sort
 from kinfold_services.directory.tables import POSTGRESQL_SCHEMA
 from kinfold_services.settings import Settings
 

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from harness.population import NOW_MS, Population
 from kinfold_projections.directory import index_value
 from kinfold_schemas.times import to_text
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.database import FILE, Database
 from kinfold_services.settings import Settings
 from tests.support.directory import contact_row
@@ -86,7 +86,7 @@ def _settings(server: PostgresServer, database: str) -> Settings:
 def _create(settings: Settings, contacts: int) -> None:
     database = Database(settings)
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
         now = to_text(NOW_MS)
         row = {"id": BUILD, "workspace": WORKSPACE, "shape": tables.SHAPE, "state": "current", "position": f"{NOW_MS}-0"}
         connection.execute(sa.insert(tables.builds).values(**row, contacts=contacts, updated_at=now))

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import STATE, PublicName, key
 from kinfold_services.connections import connect
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.building import open_builds
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import Database
@@ -197,7 +197,7 @@ async def test_slower_directory_does_not_replace_the_build_of_a_faster_one(
     await truncate_feed(redis, workspace, 10)
     write = Transactions(Database(directory_settings), at_once=1)
     try:
-        await write(tables.create_tables)
+        await write(shapes.create_tables)
         async with connect(redis_url) as client:
             slower, faster = Follower(client, workspace, write, set()), Follower(client, workspace, write, set())
             late, early = await slower._build(), await faster._build()

@@ -17,7 +17,8 @@ from kinfold_services.directory import tables
 from kinfold_services.directory.conditions import COMPARE
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import NoDirectory, QueryTookTooLong, WrongQuery
-from kinfold_services.directory.search import Query, count, count_by, search
+from kinfold_services.directory.query import Query
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import Sort, parse_sort
 from kinfold_services.settings import Settings
 from tests.support.directory import add_contacts, contact_row, insert_contacts

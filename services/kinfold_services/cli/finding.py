@@ -21,6 +21,7 @@ from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.keys import metadata_keys, unknown_keys
+from kinfold_services.directory.query import Count, Counts, Page, Query
 from kinfold_services.directory.reading import (
     By,
     Conflicts,
@@ -31,7 +32,7 @@ from kinfold_services.directory.reading import (
     read_conflicts,
     read_timeline,
 )
-from kinfold_services.directory.search import Count, Counts, Page, Query, count, count_by, search
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
 from kinfold_services.runtime.terminal import visible

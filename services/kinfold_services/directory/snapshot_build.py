@@ -22,8 +22,9 @@ from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
 from kinfold_services.directory.erasing import Source, erase
+from kinfold_services.directory.shapes import earlier_table
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, earlier_table, identifiers, timeline, visitors
+from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, identifiers, timeline, visitors
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
 from kinfold_services.state.scans import scan_links, scan_tombstones

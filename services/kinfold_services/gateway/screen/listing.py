@@ -10,7 +10,7 @@ from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filter_tokens import quoted
 from kinfold_schemas.filters import Comparison, Contains, Dated, Exists, Field, Filter, Not, WrongFilter, field_text
-from kinfold_services.directory.search import Query
+from kinfold_services.directory.query import Query
 from kinfold_services.directory.sorting import Sort, parse_sort
 from kinfold_services.gateway.problems import Problem
 

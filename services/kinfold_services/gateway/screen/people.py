@@ -20,7 +20,8 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import WrongFilter
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
 from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
-from kinfold_services.directory.search import Count, Page, Query, count, count_by, search
+from kinfold_services.directory.query import Count, Page, Query
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
