@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
         return (self.search, self.where, self.sort) != (None, None, None)
 
     def query(self, limit: int, cursor: str | None = None) -> Query:
-        """The question to the directory, about one page."""
+        """The query for one page."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
         return Query(q=self.search, where=self.where, sort=sort, limit=limit, cursor=cursor)
 

@@ -21,7 +21,7 @@ else:
 
 
 class UnpacksToTooMuch(Exception):
-    """A packed file is larger, once unpacked, than any file that was packed in earnest."""
+    """A packed file is larger, once unpacked, than any genuine file."""
 
 
 UNPACKING_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError, UnpacksToTooMuch)
