@@ -130,4 +130,4 @@ async def _check_known(workspace: GatewayWorkspace, which: Which) -> None:
         return
     if which.contact is not None and await workspace.queries.is_erased(which.contact):
         raise Problem(410, "contact: the person was erased")
-    raise Problem(404, f"{which}: no contact has it")
+    raise Problem(404, f"{which}: nobody has it")

@@ -72,7 +72,7 @@ async def subject(
             raise
     if not is_found:
         file.close()
-        raise Problem(404, f"{which}: no contact has it")
+        raise Problem(404, f"{which}: nobody has it")
     headers = {"Content-Disposition": 'attachment; filename="subject.zip"', "Cache-Control": "no-store"}
     return Stream(_blocks(file), media_type="application/zip", headers=headers)
 
