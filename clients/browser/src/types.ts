@@ -42,7 +42,7 @@ export interface Options {
   /** A publishable key. */
   key: string;
   /** Default: `granted`. With `pending`, calls are kept in memory until `setConsent`. */
-  consent?: Consent;
+  consent?: Consent | undefined;
   /** Send a page view now and whenever the path or the query of the URL changes. Default: false. */
   pages?: boolean;
   /** Whether `url` and `referrer` keep their query. Default: false, because a query may contain secrets. */
@@ -54,7 +54,7 @@ export interface Options {
   /** Update `visitor.contact` when the contact changes in the gateway. Default: false. */
   live?: boolean;
   /** The domain of the cookie, for a visitor who is the same on all its subdomains. Default: the page's host alone. */
-  domain?: string;
+  domain?: string | undefined;
 }
 
 export interface Kinfold {
