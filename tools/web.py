@@ -1,4 +1,4 @@
-"""Builds the clients for browsers (`make web`): type-checks them, bundles them with esbuild, and renames their variables with terser.
+"""Builds the clients for browsers (`make web`): type-checks them, bundles them with esbuild, and renames variables with terser.
 
     python -m tools.web [--into DIRECTORY]
 
@@ -171,7 +171,8 @@ def copy_vendored(directory: Path) -> None:
 def bundle(source: Path, target: Path, *options: str) -> None:
     """Bundle and minify a file. Raises CalledProcessError.
 
-    esbuild gives no variable a name that a function around it uses, so few repeat. terser does: its output is 4 % smaller, gzipped.
+    esbuild gives a variable no name that a function around it uses, so few names repeat. terser does, and its output is 4 %
+    smaller, gzipped.
     """
     _run("esbuild", str(source), f"--outfile={target}", *_BUNDLED, *options)
     module = ["--module"] if "--format=esm" in options else []

@@ -3,6 +3,7 @@
 import { hash } from "./hash.js";
 import { live } from "./live.js";
 import { type Fields, type Profile, combined, doubted, news, some, unsaid } from "./news.js";
+import type { Event } from "./queue.js";
 import { openSender } from "./sender.js";
 import { names, remove, write, writeCookie } from "./storage.js";
 import type { Contact, Identity, Metadata, Options, Visitor } from "./types.js";
@@ -107,7 +108,8 @@ export function follow(options: Options, name: string, changed: () => void) {
       for (const field in unknown) warn("identify: expected no", field);
       const known = visitors.identified(ids);
       // What waits may have a token that has expired.
-      const waiting = token ? sender.waiting().filter((event) => event?.visitorId === known.id && event.type === "VisitorIdentified") : [];
+      const isSame = (event?: Event | null) => event?.visitorId === known.id && event.type === "VisitorIdentified";
+      const waiting = token ? sender.waiting().filter(isSame) : [];
       const isDue = some(news(known, ids, at, DAY_MS).sent) || (waiting.length && waiting.every((event) => event!.token !== token));
       if (!isDue) say("MetadataSet", known, at, profile, Infinity);
       else if (!refused.has(claim({ ...ids, token }))) say("VisitorIdentified", known, at, profile, 0, token ?? undefined);

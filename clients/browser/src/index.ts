@@ -35,7 +35,7 @@ function make(options: Options, ended: () => void): Kinfold {
   const { host, key, domain } = options;
   const isUsable = isBrowser && !!host && !!key;
   const mayFollow = isUsable && isWelcome(options);
-  if (isBrowser && !isUsable) warn("start: expected a host and a key, got", options); // such as an environment variable of the build
+  if (isBrowser && !isUsable) warn("start: expected a host and a key, got", options); // often the build did not have a variable
   const name = "kinfold_" + (`${key}`.split("_").slice(2, -2).join("_") || "default");
   const listeners = new Set<(visitor: Visitor | null) => void>();
   let held: Array<(client: Client) => void> | undefined = [];

@@ -182,7 +182,7 @@ export function openSender(prefix: string, url: string, onRejected: (event: Even
   return {
     flush,
 
-    /** Add an event. Returns whether it outlives the page; undefined if it is not sent. Before it is sent, `change` may change it. */
+    /** Add an event. Returns whether it outlives the page; undefined if it is not sent. Before that, `change` may change it. */
     add(event: Event, change?: () => unknown): boolean | undefined {
       const isStored = queue.add(event, tabs.own(), change);
       if (change) settle();
