@@ -407,13 +407,15 @@ async def test_page_from_the_back_forward_cache_is_a_page_view(shop: Shop):
 
 
 async def test_page_that_the_browser_loads_in_advance_is_a_view_when_the_visitor_opens_it(shop: Shop):
-    """Chromium says `prerendering` of it. Calls are kept."""
+    """Chromium says `prerendering` of it. Calls are kept, and the last word on consent counts."""
     await shop.context.add_init_script("Object.defineProperty(document, 'prerendering', { value: true, configurable: true })")
     page = await shop.open(pages="")
     await page.evaluate("kinfold.setMetadata({ plan: 'pro' })")
     assert not await page.evaluate("kinfold.flush()")
-    assert await page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
+    await page.evaluate("kinfold.setConsent('granted'), kinfold.setConsent('pending')")
     await page.evaluate("delete document.prerendering, document.dispatchEvent(new Event('prerenderingchange')), null")
+    assert await page.evaluate("[kinfold.visitor, document.cookie, localStorage.length]") == [None, "", 0]
+    await page.evaluate("kinfold.setConsent('granted')")
     assert await page.evaluate("kinfold.flush()")
 
     assert [event["type"] for event in await shop.log()] == ["MetadataSet", "VisitorSeen"]

@@ -2,7 +2,7 @@
 
 import { hash } from "./hash.js";
 import { live } from "./live.js";
-import { type Fields, type Profile, combined, doubted, news, some, unsaid } from "./news.js";
+import { type Fields, type Profile, combined, doubted, news, some } from "./news.js";
 import type { Event } from "./queue.js";
 import { openSender } from "./sender.js";
 import { names, remove, write, writeCookie } from "./storage.js";
@@ -33,11 +33,11 @@ export function follow(options: Options, name: string, changed: () => void) {
   let referrer = document.referrer;
   let visitor: Visitor;
 
-  /** What the gateway has rejected was not said: a later call says it again, but not with the same token. */
+  /** After a rejection, a later call says everything again, but not with the same token. */
   const sender = openSender(`${name}.${hash(host)}`, `${host}events?partial=true&writeKey=${key}`, (event) => {
     if (event.type === "VisitorIdentified") refused.add(claim(event));
     const known = visitors.current();
-    if (known.id === event.visitorId) visitors.keep({ ...known, sent: unsaid(known.sent, event) }, true);
+    if (known.id === event.visitorId) visitors.keep({ ...known, sent: {} }, true);
   });
 
   const updates = LIVE

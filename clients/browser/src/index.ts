@@ -41,6 +41,7 @@ function make(options: Options, ended: () => void): Kinfold {
   let held: Array<(client: Client) => void> | undefined = [];
   let client: Client | undefined;
   let isWatching = false;
+  let wanted: Consent | undefined;
 
   const changed = () => listeners.forEach((listener) => safely(() => listener(kinfold.visitor)));
 
@@ -60,6 +61,8 @@ function make(options: Options, ended: () => void): Kinfold {
   };
 
   const setConsent = async (consent: Consent): Promise<void> => {
+    wanted = consent;
+    if (isUsable && document.prerendering) return;
     if (consent === "granted" && mayFollow) {
       if (client) return;
       safely(() => (client = follow(options, name, changed)));
@@ -67,7 +70,7 @@ function make(options: Options, ended: () => void): Kinfold {
       held = undefined;
       if (options.pages) {
         void kinfold.page();
-        if (!isWatching) watchPages(kinfold.page);
+        if (!isWatching) watchPages(() => client && kinfold.page());
         isWatching = true;
       }
       changed();
@@ -98,15 +101,16 @@ function make(options: Options, ended: () => void): Kinfold {
     stop() {
       ended();
       stop();
+      wanted = undefined;
     },
   };
-  const begin = () => void setConsent(options.consent || "granted"); // an attribute may be empty
-  if (isUsable && document.prerendering) document.addEventListener("prerenderingchange", begin, { once: true });
-  else begin();
-  if (isUsable)
+  void setConsent(options.consent || "granted"); // an attribute may be empty
+  if (isUsable) {
+    document.addEventListener("prerenderingchange", () => wanted && setConsent(wanted));
     addEventListener("storage", ({ key, newValue }) => {
       if (key === name + DENIED && newValue && (client || held)) void setConsent("denied"); // in another tab
     });
+  }
   return kinfold;
 }
 

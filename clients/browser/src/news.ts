@@ -27,12 +27,6 @@ export function news({ id, sent }: Known, { metadata, ...fields }: Profile, at: 
   return { changed, sent: made };
 }
 
-/** What was sent, without what an event said. */
-export function unsaid(sent: Known["sent"], event: Fields): Known["sent"] {
-  const metadata = (event.metadata ?? {}) as Fields;
-  return filtered(sent, (_, name) => !(name in event || (name.startsWith(KEY) && name.slice(KEY.length) in metadata)));
-}
-
 /**
  * What was sent, so that `setMetadata` sends again what the gateway shows otherwise. `identify` does not: two pages that declare
  * different values would do so forever.
