@@ -14,9 +14,9 @@ import { warn } from "./safely.js";
 /** After a denial, an item with this end of its name tells other tabs. */
 export const DENIED = ".denied";
 
-/** So long an unchanged value is not sent again. Later it is: the gateway may have lost or erased it meanwhile. */
+/** After a day, an unchanged value is sent again: the gateway may have lost or erased it. */
 const DAY_MS = 86_400_000;
-/** So long in what a person does, such as a click: another device may have changed the value meanwhile. */
+/** In the seconds after a click or a key press, it is sent again after 10 s: another device may have changed it. */
 const ACT_MS = 10_000;
 
 export type Client = ReturnType<typeof follow>;
@@ -120,7 +120,7 @@ export function follow(options: Options, name: string, changed: () => void) {
       const metadata = values(given);
       const known = current();
       const ms = navigator.userActivation?.isActive === false ? DAY_MS : ACT_MS;
-      // All of it if any of it is news: what is not may have been changed by another device meanwhile.
+      // If any value is news, all are sent: another device may have changed the others.
       if (some(news(known, { metadata }, at, ms).sent)) say("MetadataSet", known, at, { metadata }, 0);
       if (visitor.contact) show(visitor.id, combined(visitor.contact, { metadata }));
     },

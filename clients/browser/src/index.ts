@@ -11,7 +11,7 @@ const AUTOMATED = /bot\b|crawl|spider|headless|lighthouse|prerender/i;
 
 declare global {
   interface Document {
-    /** Whether the browser has loaded the page in case that the visitor opens it. */
+    /** Whether the browser has loaded the page in advance, and the visitor has not opened it. */
     readonly prerendering?: boolean;
   }
 }
@@ -62,7 +62,7 @@ function make(options: Options, ended: () => void): Kinfold {
 
   const setConsent = async (consent: Consent): Promise<void> => {
     wanted = consent;
-    if (isUsable && document.prerendering) return;
+    if (isUsable && document.prerendering) return; // until the visitor opens the page
     if (consent === "granted" && mayFollow) {
       if (client) return;
       safely(() => (client = follow(options, name, changed)));

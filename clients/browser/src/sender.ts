@@ -16,7 +16,7 @@ const enum Limit {
   GATHER_MS = 100,
   ANSWER_MS = 20_000,
   TOLD_MS = 3_600_000,
-  /** So long after a tab has sent events, others leave them: they may have arrived, although the tab ended before the answer. */
+  /** For this long after a tab has sent events, others leave them: they may have arrived, though the tab ended before the answer. */
   OTHERS_MS = 10_000,
 }
 

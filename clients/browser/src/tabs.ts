@@ -19,7 +19,8 @@ export function openTabs(prefix: string) {
         resolve(!!lock);
         return lock && left;
       });
-      request ? request.catch(() => resolve(true)) : resolve(true);
+      if (request) request.catch(() => resolve(true));
+      else resolve(true);
     });
 
   return {

@@ -31,7 +31,7 @@ export function newId(): string {
   return btoa(String.fromCharCode(...bytes)).replace(/\W/g, "_").slice(0, 22);
 }
 
-/** The canonical JSON (RFC 8785) of a primitive is what `JSON.stringify` makes of it. Addresses differ in more than case. */
+/** The canonical JSON (RFC 8785) of a primitive is what `JSON.stringify` makes of it. Case does not count in addresses. */
 export const digest = (visitorId: string, name: string, value: unknown) =>
   hash(`${visitorId}\0${name}\0${JSON.stringify(name === "email" ? `${value}`.toLowerCase() : value)}`);
 
