@@ -6,7 +6,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import piece_texts

@@ -23,7 +23,7 @@ from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_i
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
 from kinfold_services.directory.contact_writes import Numbered, load_contacts
-from kinfold_services.directory.erasing import linked_visitors
+from kinfold_services.directory.erased_rows import linked_visitors
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.snapshot_build import SnapshotBuild
 from kinfold_services.directory.store import Overtaken

@@ -21,7 +21,7 @@ from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
-from kinfold_services.directory.erasing import Source, erase
+from kinfold_services.directory.erased_rows import Source, erase
 from kinfold_services.directory.shapes import earlier_table
 from kinfold_services.directory.store import Overtaken
 from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, identifiers, timeline, visitors
