@@ -7,7 +7,6 @@ drop the whole batch, or send it again forever.
 
 import asyncio
 import json
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast
 
@@ -16,6 +15,7 @@ import structlog
 from litestar import Request, Response, post
 from litestar.params import QueryParameter
 
+from kinfold_schemas.codec import decode_event
 from kinfold_schemas.rejections import Rejection, json_type
 from kinfold_services.gateway.callers import (
     MAX_BODY_BYTES,
@@ -28,7 +28,16 @@ from kinfold_services.gateway.callers import (
     presented_write_key,
 )
 from kinfold_services.gateway.events.bodies import read_body
-from kinfold_services.gateway.events.ingest import BAD_TOKEN, PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.ingest import (
+    BAD_TOKEN,
+    PER_TURN,
+    Author,
+    Judged,
+    Verdict,
+    append_judged,
+    author_of,
+    judge_one,
+)
 from kinfold_services.gateway.events.known_claims import Claim, as_metadata
 from kinfold_services.gateway.events.listing import Ignored, Listed
 from kinfold_services.gateway.events.segment_calls import (
@@ -206,7 +215,7 @@ async def _judge_claims(
     judged = Judged([], [], rejected)
     for claim in claims:
         event = await as_metadata(workspace, claim.event)
-        verdict = claim.rejected if event is None else judge_one(written(event), author, secrets.token_hex(12))
+        verdict = claim.rejected if event is None else _judge_event(written(event), author)
         if isinstance(verdict, RejectedEvent):
             rejected.add(msgspec.structs.replace(verdict, index=claim.rejected.index))
         else:
@@ -253,7 +262,7 @@ def _judge(  # noqa: PLR0913, PLR0917
         data = written(event)
         if len(data) > MAX_WRITTEN_BYTES:
             data = written(fit(event, notes))
-        verdict = judge_one(data, author, secrets.token_hex(12))
+        verdict = _judge_event(data, author)
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
@@ -268,3 +277,7 @@ def _judge(  # noqa: PLR0913, PLR0917
         else:
             judged.rejected.add(msgspec.structs.replace(verdict, index=notes.index))
     return size
+
+
+def _judge_event(data: bytes, author: Author) -> Verdict | RejectedEvent:
+    return judge_one(data, decode_event(data), author)
