@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.params import QueryParameter
+from litestar.response.base import ASGIResponse
 
 from kinfold_schemas.codec import EVENT_FIELDS, decode_events, decode_members, named_by_producer, nearest_field
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
@@ -110,7 +111,7 @@ async def append_events(
     request: Request[Any, Any, Any],
     partial: Partial = False,  # noqa: FBT002  a query parameter
     write_key: WriteKey = None,  # noqa: ARG001  the guard uses it
-) -> Response[bytes]:
+) -> ASGIResponse:
     """Append one event, an array or NDJSON, plain or gzipped: all events or none, with `?partial=true` the valid ones.
 
     202 means that the events are in the log. If every event has an id, it is safe to send the request again.
@@ -120,7 +121,7 @@ async def append_events(
     body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
     events = split_events(body, request.headers.get("content-type", ""))
     charge_events(request, len(events))
-    ignored = Listed[Ignored]()
+    ignored: Listed[Ignored] = Listed()
     judged = await judge(events, author, ignored)
     for reason, count in judged.rejected.counts.items():
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
@@ -129,7 +130,7 @@ async def append_events(
     position = await append_judged(gateway, workspace, judged)
     appended, rejected = len(judged.good), judged.rejected
     answer = Accepted(position, appended, rejected.first, len(rejected), len(ignored), ignored.first)
-    return Response(_encode(answer), status_code=202, media_type="application/json")
+    return ASGIResponse(body=_encode(answer), status_code=202)
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
@@ -172,7 +173,8 @@ def judge_one(data: bytes, event: Event | Rejection, author: Author) -> Verdict 
     more = b"" if author.secrets is None else _from_page(event, names, members, author)
     if type(more) is RejectedEvent:
         return more
-    event_type, unknown = type(event).__name__, list[str]()
+    event_type = type(event).__name__
+    unknown: list[str] = []
     if not members.keys() <= _PRODUCER_FIELDS[event_type]:
         unknown = [name for name in members if name not in EVENT_FIELDS[event_type] and name not in _OWN_FIELDS]
         if not _OWN_FIELDS.isdisjoint(members):  # raw values: an unknown field may hold a number that we cannot decode
@@ -241,6 +243,6 @@ def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
 
 def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
     first = rejected.first[0]
-    status = 403 if any(rejected.counts[reason] for reason in _FORBIDDEN) else 422
+    status = 403 if any(rejected.counts.get(reason) for reason in _FORBIDDEN) else 422
     detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
     return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)

@@ -194,10 +194,10 @@ async def _append(
     if ignored:
         workspace.ignored.update(ignored.counts)
         workspace.last_ignored = ignored.first[-1].detail
-    if ignored.counts["time"]:
+    if times := ignored.counts.get("time"):
         first = next((each.detail for each in ignored.first if each.reason == "time"), None)
         log = structlog.get_logger()
-        log.warning("times of calls ignored", workspace=workspace.name, count=ignored.counts["time"], first=first)
+        log.warning("times of calls ignored", workspace=workspace.name, count=times, first=first)
     for reason, count in judged.rejected.counts.items():
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if one and judged.rejected:
