@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).parents[1]
 COUNTED: Final = {1: 100, 100: 30}
 """How many requests of each size are counted. Ten come before, which fill the caches."""
 _WARM: Final = 10
-_PATIENCE_S: Final = 120.0
+_PATIENCE_S: Final = 600.0
 _PACKAGES: Final = ("schemas", "projections", "services", "clients")
 _CREATE_KEY: Final = """
 import asyncio, importlib, sys

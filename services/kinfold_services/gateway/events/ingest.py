@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
-from litestar import Request, post
+from litestar import Request
 from litestar.params import QueryParameter
 from litestar.response.base import ASGIResponse
 
@@ -31,6 +31,7 @@ from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.events.listing import MAX_LISTED, Ignored, Listed
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.routes import FrequentRoute
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
 
 PER_TURN: Final = 250
@@ -98,8 +99,9 @@ class Judged(NamedTuple):
     rejected: Listed[RejectedEvent]
 
 
-@post(
+@FrequentRoute(
     "/v1/events",
+    http_method="POST",
     guards=[any_key_or_write_key],
     status_code=202,
     operation_class=EventsOperation,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 import structlog
-from litestar import Request, Response, post
+from litestar import Request, Response
 from litestar.params import QueryParameter
 
 from kinfold_schemas.codec import decode_event
@@ -52,6 +52,7 @@ from kinfold_services.gateway.events.segment_calls import (
 from kinfold_services.gateway.events.segment_traits import Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.routes import FrequentRoute
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 
 BATCH_PATHS: Final = ["/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch"]
@@ -90,8 +91,9 @@ class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     error: str | None = None
 
 
-@post(
+@FrequentRoute(
     BATCH_PATHS,
+    http_method="POST",
     status_code=200,
     operation_class=SegmentOperation,
     responses=answers(SegmentAnswer, 400, 401, 403, 413, 415, 429, 503),
@@ -108,8 +110,9 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     return await _append(request, cast("list[object]", calls), body)
 
 
-@post(
+@FrequentRoute(
     CALL_PATHS,
+    http_method="POST",
     status_code=200,
     operation_class=SegmentOperation,
     responses=answers(SegmentAnswer, 400, 401, 403, 413, 415, 422, 429, 503),
