@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -104,7 +104,7 @@ class Counted:
 
 
 @contextmanager
-def counted_gateway(url: str, port: int, environment: dict[str, str]) -> Iterator[Counted]:
+def counted_gateway(url: str, port: int, environment: dict[str, str]) -> Generator[Counted]:
     """The gateway of a version, once it accepts connections."""
     with tempfile.TemporaryDirectory(prefix="kinfold-bench-") as directory:
         under = ["valgrind", "--tool=callgrind", "-q", f"--callgrind-out-file={directory}/counts"]

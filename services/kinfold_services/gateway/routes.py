@@ -1,8 +1,14 @@
 """Routes for requests that come often."""
 
+from collections.abc import Awaitable, Callable
+from typing import cast
+
 from litestar.handlers import HTTPRouteHandler
+from litestar.handlers.base import BaseRouteHandler
 
 from kinfold_services.gateway.problems import Connection
+
+_Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 
 
 class FrequentRoute(HTTPRouteHandler):
@@ -15,6 +21,5 @@ class FrequentRoute(HTTPRouteHandler):
 
     async def authorize_connection(self, connection: Connection) -> None:
         """Run the guards."""
-        for guard in self.resolve_guards():
-            if (checked := guard(connection, self)) is not None:
-                await checked
+        for guard in cast("list[_Guard]", self.resolve_guards()):
+            await guard(connection, self)
