@@ -244,7 +244,7 @@ async def test_anonymous_visitor_stays_itself_when_it_is_identified(shop: Shop):
 @pytest.mark.parametrize("first", ["{ externalId: 'u-1' }", "{ email: 'ada@example.org' }"])
 @pytest.mark.parametrize("forgetting", ["", "localStorage.clear()"])
 async def test_somebody_known_by_another_address_is_another_visitor(shop: Shop, first: str, forgetting: str):
-    """Also where only the cookie is left, as on another subdomain."""
+    """Even where only the cookie is left, as on another subdomain."""
     page = await shop.open()
     await page.evaluate(f"kinfold.identify({first})")
     assert await page.evaluate("kinfold.flush()")

@@ -286,8 +286,8 @@ class WorkspaceProjector:
         try:
             await self._fold(raws)
         except LookupError:  # mainly DamagedState
-            # A state contradicts itself if it is damaged, and also if a replay has replaced it between two loads. The latter
-            # is no reason to stop.
+            # A state contradicts itself if it is damaged, or if a replay has replaced it between two loads. The latter does
+            # not stop the projector.
             await self._arrive()
             found, expected = (await self._reader.position()).generation, self.position.generation
             if found != expected:
