@@ -7,10 +7,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-import kinfold_services.projector.erasures
+import kinfold_services.projector.pending_erasures
 import kinfold_services.projector.serving
 from kinfold_schemas.keys import key
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.retention.job import RetentionJob
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
@@ -26,7 +26,7 @@ async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
 ) -> None:
     """Its process cannot start at first, as without memory. Later the projector opens the workspace anew, and it goes on."""
     ended: list[object] = []
-    erase = kinfold_services.projector.erasures._erase
+    erase = kinfold_services.projector.pending_erasures._erase
 
     async def noting(settings: Settings, url: str) -> int:
         try:
@@ -36,7 +36,7 @@ async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
             raise
         return 0
 
-    monkeypatch.setattr(kinfold_services.projector.erasures, "_erase", noting)
+    monkeypatch.setattr(kinfold_services.projector.pending_erasures, "_erase", noting)
     monkeypatch.setattr(kinfold_services.projector.serving, "TRY_AGAIN_S", 0.1)
     last = await append(redis, workspace, [ADA])
     with capture_logs() as logs:
