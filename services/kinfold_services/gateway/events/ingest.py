@@ -35,7 +35,7 @@ from kinfold_services.gateway.routes import FrequentRoute
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
 
 PER_TURN: Final = 250
-"""At most this many events are checked at once. Then the event loop runs other tasks, so a large body does not delay the feed."""
+"""At most this many events are checked at once. Then the event loop runs other tasks: a large body must not delay the feed."""
 
 TOKEN: Final = "token"  # noqa: S105  the name of a field
 """The field of an event that holds an identity token."""
