@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from kinfold_services.runtime.processes import running
 from kinfold_services.settings import Settings, inherited_environment
 
 _TRY_AGAIN_S: Final = 10.0
@@ -32,9 +33,5 @@ async def _erase(settings: Settings, url: str) -> int:
         stdout=asyncio.subprocess.DEVNULL,
         env={**inherited_environment(), "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},
     )
-    try:
+    async with running(process):  # if it is ended, the next one goes on where it was
         return await process.wait()
-    except asyncio.CancelledError:
-        process.kill()  # the next one goes on where it was
-        await process.wait()
-        raise
