@@ -83,9 +83,50 @@ def test_first_key_is_shown_on_a_terminal_and_kept_in_a_file(house: Path, worksp
     shown = run_on_a_terminal(kinfold.command("up", "--detach"), kinfold.environment()).data.decode()
 
     (key,) = re.findall(r"^  its key +(kf_sk_\S+)", shown, re.MULTILINE)
-    (file,) = (house / "keys").glob(f"{workspace}-secret-*")
+    file = house / "keys" / f"{workspace}-first"
     assert file.read_text() == f"{key}\n"
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_file_of_the_first_key_keeps_its_name_and_key_beside_later_keys(house: Path, workspace: str) -> None:
+    """`kinfold keys create` writes another file, because its output is no terminal here."""
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+    kinfold.run("up", "--detach")
+    file = house / "keys" / f"{workspace}-first"
+    (first,) = kinfold.lines("keys", "list")
+    kept = file.read_text()
+    kinfold.run("keys", "create")
+
+    said = kinfold.run("up", "--detach")
+
+    assert f"_{first['id']}_" in kept
+    assert (file.read_text(), str(file) in said.err) == (kept, True)
+
+
+def test_first_key_that_an_older_version_kept_under_its_id_is_found_under_both_names(house: Path, workspace: str) -> None:
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+    kinfold.run("up", "--detach")
+    (key,) = kinfold.lines("keys", "list")
+    file = house / "keys" / f"{workspace}-first"
+    old = file.rename(file.with_name(f"{workspace}-secret-{key['id']}"))
+
+    said = kinfold.run("up", "--detach")
+
+    assert str(file) in said.err
+    assert file.read_text() == old.read_text()
+
+
+def test_file_of_a_revoked_first_key_is_not_named(house: Path, workspace: str) -> None:
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+    kinfold.run("up", "--detach")
+    (first,) = kinfold.lines("keys", "list")
+    another = kinfold.json("keys", "create")
+    kinfold.run("keys", "revoke", first["id"])
+
+    said = kinfold.run("up", "--detach")
+
+    assert str(house / "keys" / f"{workspace}-first") not in said.err
+    assert another["keyFile"] in said.err
 
 
 def test_up_says_how_to_create_a_key_if_it_knows_no_file_with_one(house: Path, workspace: str) -> None:
@@ -93,7 +134,7 @@ def test_up_says_how_to_create_a_key_if_it_knows_no_file_with_one(house: Path, w
     kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
     kinfold.run("up", "--detach")
     (key,) = kinfold.lines("keys", "list")
-    (house / "keys" / f"{workspace}-secret-{key['id']}").unlink()
+    (house / "keys" / f"{workspace}-first").unlink()
 
     said = kinfold.run("up", "--detach")
     assert re.search(r"^  its key +was shown only when it was created; `kinfold keys create ", said.err, re.MULTILINE)

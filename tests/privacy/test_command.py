@@ -47,6 +47,7 @@ async def test_dry_run_says_what_would_go_and_erases_nothing(redis: Redis, works
     assert would["shared"] == ["kiosk"]
     assert would["removed"]["entries"] == 5
     assert would["removed"]["redactedEntries"] == 1
+    assert would["removed"]["feedEntries"] is None  # only the erasure counts them
     assert await redis.dump(key(workspace, "events")) == before
 
 
@@ -62,6 +63,7 @@ async def test_erase_leaves_a_receipt_and_the_old_id_says_erased(
     (receipt,) = said.lines
     assert (receipt["state"], receipt["by"], receipt["reason"]) == ("done", "the office", "asked by letter")
     assert receipt["contactIds"] == [ada]
+    assert receipt["removed"]["feedEntries"] > 0
     assert await keys_with(redis, workspace, ADAS_TEXTS) == {}
     shown = page.read_text(encoding="utf-8")
     assert receipt["erasure"] in shown
@@ -73,6 +75,21 @@ async def test_erase_leaves_a_receipt_and_the_old_id_says_erased(
     again = run("erase", *ADA, "--yes")
     assert (again.status, again.out) == (1, b"")
     assert "names nobody" in again.err
+
+
+async def test_receipt_says_how_many_identifiers_were_too_short_to_search_for(
+    redis: Redis, redis_url: str, workspace: str, run: Run, tmp_path: Path
+) -> None:
+    """They were not found anywhere, so the exit status is 0."""
+    await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "z-1", "visitorId": "zoes-phone"})
+    await fold_log(redis, redis_url, workspace)
+
+    said = run("erase", "--external-id", "z-1", "--yes", "--receipt", tmp_path / "receipt.html")
+
+    assert said.status == 0, said
+    (check,) = [each for each in said.lines[0]["checks"] if each["place"] == "not searched"]
+    assert check == {"place": "not searched", "found": 0, "note": "1 identifier is too short"}
+    assert "<th>not searched</th><td>1 identifier is too short</td>" in (tmp_path / "receipt.html").read_text("utf-8")
 
 
 def test_without_a_terminal_it_wants_yes(run: Run) -> None:

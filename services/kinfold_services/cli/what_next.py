@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from kinfold_services.access.keys import id_of
@@ -9,6 +11,7 @@ from kinfold_services.cli.gateway_process import Port, first_key, is_local, is_p
 from kinfold_services.cli.options import repeated_options, shown_url
 from kinfold_services.cli.secret_output import secret_file, write_secret
 from kinfold_services.cli.signing_in import secret_key_ids, sign_in_url
+from kinfold_services.server.data_dir import using_data_dir
 from kinfold_services.settings import Settings
 
 _INDENT: Final = " " * 17
@@ -60,20 +63,45 @@ def _shown_key(settings: Settings, ids: list[str], new_key: str | None, create: 
 
     The file of an older key is named, too. `ids` are those of the valid secret keys, oldest first; `create` is the command that
     creates another one. With an embedded server the file is also written on a terminal: anybody who can read the data dir can
-    create keys on that server anyway.
+    create keys on that server anyway. Its name is always the same, because the docs name it.
     """
     is_shown = sys.stderr.isatty()
-    if new_key is not None and (settings.redis_url is None or not is_shown):
+    if new_key is not None and settings.redis_url is None:
+        write_secret(new_key, _first(settings), settings.data_dir)
+    elif new_key is not None and not is_shown:
         write_secret(new_key, _file_name(settings, id_of(new_key)), settings.data_dir)
     if new_key is not None and is_shown:
         return _Key(new_key, f"'Authorization: Bearer {new_key}'")
-    for each in ids:
-        path = secret_file(_file_name(settings, each), settings.data_dir)
-        if path.exists():
-            cat = f"$(cat {shlex.quote(str(path))})"
-            return _Key(f'"{cat}"', f'"Authorization: Bearer {cat}"')
+    path = _kept_key(settings, ids)
+    if path is not None:
+        cat = f"$(cat {shlex.quote(str(path))})"
+        return _Key(f'"{cat}"', f'"Authorization: Bearer {cat}"')
     why = "was shown only when it was created" if ids else "there is no valid secret key"
     return _Key(f"{why}; {create} creates {'another' if ids else 'one'}", "'Authorization: Bearer KEY'")
+
+
+def _kept_key(settings: Settings, ids: list[str]) -> Path | None:
+    """The file of the first key, else of the oldest valid key that has a file. Raises DataDirUnusable.
+
+    Older versions named the file of the first key as `kinfold keys create` does. Such a file gets a link with the present name.
+    """
+    first = secret_file(_first(settings), settings.data_dir)
+    with using_data_dir(settings.data_dir):
+        if settings.redis_url is None and first.exists() and any(f"_{each}_" in first.read_text() for each in ids):
+            return first
+        paths = (secret_file(_file_name(settings, each), settings.data_dir) for each in ids)
+        older = next((path for path in paths if path.exists()), None)
+        if older is None or settings.redis_url is not None or first.exists():
+            return older
+        first.unlink(missing_ok=True)  # a link to a file that is gone
+        with suppress(FileExistsError):  # another `kinfold up --detach` made it just now
+            first.symlink_to(older.name)
+        return first
+
+
+def _first(settings: Settings) -> str:
+    """The name of the file with the first key of an embedded server."""
+    return f"{settings.workspace}-first"
 
 
 def _file_name(settings: Settings, key_id: str) -> str:

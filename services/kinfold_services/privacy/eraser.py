@@ -172,7 +172,10 @@ class Eraser:
         found = await search_keys(self._client, self._workspace, searcher, ("erasures-pending",))
         checks = [Check(place, count) for place, count in sorted(found.items())] or [Check("every key of the workspace", 0)]
         if searcher.left_out:
-            checks.append(Check("identifiers that are too short to be searched for", searcher.left_out))
+            count = searcher.left_out
+            checks.append(
+                Check("not searched", 0, "1 identifier is too short" if count == 1 else f"{count} identifiers are too short")
+            )
         for each in pending:
             each.receipt.checks = checks
             await self.records.advance(msgspec.structs.replace(each, stage="forgotten", whiches=[], texts=[]))

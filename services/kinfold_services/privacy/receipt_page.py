@@ -61,9 +61,9 @@ def facts_of(receipt: Receipt) -> dict[str, Any]:
 
 
 def removed_of(removed: Removed | None) -> list[tuple[str, int]]:
-    """What was removed, in words, and how much of it."""
-    counts: dict[str, int] = {} if removed is None else msgspec.to_builtins(removed)
-    return [(_REMOVED.get(name, name), count) for name, count in counts.items()]
+    """What was removed, in words, and how much of it. What is not counted yet is left out."""
+    counts: dict[str, int | None] = {} if removed is None else msgspec.to_builtins(removed)
+    return [(_REMOVED.get(name, name), count) for name, count in counts.items() if count is not None]
 
 
 def _table(rows: Any) -> str:

@@ -41,8 +41,8 @@ class Removed(msgspec.Struct, rename="camel"):
     """Log entries that were theirs, or that nobody could fold and that named them."""
     redacted_entries: int = 0
     """Log entries of other people that named them, and name them no more."""
-    feed_entries: int = 0
-    """Entries of the feed that lost their body."""
+    feed_entries: int | None = None
+    """Entries of the feed that lost their body. Null before the erasure, which counts them."""
     shared_visitors: int = 0
     """Visitors that other people share, and that stay with those."""
     shared_emails: int = 0
