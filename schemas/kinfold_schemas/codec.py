@@ -5,7 +5,7 @@ A good event costs one msgspec call and a few comparisons. Only a rejected event
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Final, NoReturn, cast, get_args
 
@@ -56,6 +56,25 @@ EVENT_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     for kind in get_args(Event)
 }
 """The fields of each event type."""
+
+_OTHER_NAMES: Final[Mapping[str, Sequence[str]]] = {
+    "userId": ["externalId"],
+    "user_id": ["externalId"],
+    "anonymousId": ["visitorId"],
+    "anonymous_id": ["visitorId"],
+    "distinct_id": ["externalId", "visitorId"],
+    "distinctId": ["externalId", "visitorId"],
+    "traits": ["metadata"],
+    "properties": ["metadata", "context"],
+    "$set": ["metadata"],
+    "timestamp": ["at"],
+    "messageId": ["id"],
+}
+"""The names of fields in events of Segment and PostHog, and the fields that hold the same here: the first that a type has."""
+
+_MAX_HINTS: Final = 3
+"""How many unknown fields of a rejected event are explained."""
+_HINT_CHARS: Final = 60
 
 
 def decode_event(data: bytes) -> Event | Rejection:
@@ -145,9 +164,38 @@ def unknown_fields(data: bytes, event_type: str) -> list[str]:
 
 
 def nearest_field(name: str, event_type: str) -> str | None:
-    """The field of an event type that `name` is probably a misspelling of."""
-    nearest = get_close_matches(name[:MAX_KEY_CHARS], EVENT_FIELDS[event_type], n=1)
+    """The field of an event type that `name` is probably a misspelling of, or that Segment or PostHog call `name`."""
+    known = EVENT_FIELDS[event_type]
+    nearest = [each for each in _OTHER_NAMES.get(name, ()) if each in known] or get_close_matches(
+        name[:MAX_KEY_CHARS], known, n=1
+    )
     return nearest[0] if nearest else None
+
+
+def unknown_in_rejected(data: bytes, known: Collection[str] = ()) -> str:
+    """What a person needs to know of the unknown fields of a rejected encoded event, to put behind the reason.
+
+    Empty if there are none, or if the type of the event cannot be read. Slow. `known`: other fields that the caller takes.
+    """
+    if len(data) > MAX_EVENT_BYTES:
+        return ""
+    try:
+        members = decode_members(data)
+        event_type = msgspec.json.decode(members["type"], type=str)
+        fields = EVENT_FIELDS[event_type]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+        return ""
+    unknown = [name for name in members if name not in fields and name not in known]
+    hints = [f"; {_hint(name, event_type)}" for name in unknown[:_MAX_HINTS]]
+    if len(unknown) > _MAX_HINTS:
+        hints.append(f"; and {len(unknown) - _MAX_HINTS} more unknown fields")
+    return "".join(hints)
+
+
+def _hint(name: str, event_type: str) -> str:
+    nearest = nearest_field(name, event_type)
+    hint = f" (did you mean `{nearest}`?)" if nearest else ""
+    return f"`{name[:_HINT_CHARS]}` is not a field of {event_type}{hint}"
 
 
 # --- checks that msgspec cannot do -----------------------------------------------------------------------------------

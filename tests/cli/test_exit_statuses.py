@@ -52,6 +52,7 @@ def test_missing_server_is_status_3(tmp_path: Path, command: str) -> None:
 
     assert (said.status, said.out) == (3, b"")
     assert f"no server runs on {tmp_path}" in said.err
+    assert "change to the directory where you ran `kinfold up`, or give --data-dir" in said.err
     assert "expected --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`, got none" in said.err
 
 

@@ -83,6 +83,17 @@ def test_fields_that_an_event_type_does_not_have_are_named(kinfold: Kinfold, log
     ]
 
 
+def test_rejection_names_the_fields_that_the_event_type_does_not_have(kinfold: Kinfold) -> None:
+    """As the gateway does: they are often where the missing value is."""
+    said = kinfold.run("publish", stdin=b'{"type":"VisitorIdentified","visitorId":"v-1","userId":"u-1"}')
+
+    assert said.status != 0
+    assert said.err.splitlines()[0] == (
+        "-:1: no-identifier: externalId, email: expected at least one of them, got neither; "
+        "`userId` is not a field of VisitorIdentified (did you mean `externalId`?)"
+    )
+
+
 def test_unknown_fields_are_named_up_to_a_number(kinfold: Kinfold) -> None:
     """A file may have another unknown field on each line."""
     said = kinfold.run("publish", stdin=b"\n".join(b'{"type":"VisitorSeen","visitorId":"v","x%d":1}' % n for n in range(50)))

@@ -155,6 +155,44 @@ async def test_one_invalid_event_rejects_the_request(unfolded: Gateway):
     assert await log_of(unfolded) == []
 
 
+@pytest.mark.parametrize(
+    ("event", "hint"),
+    [
+        (
+            {"type": "VisitorIdentified", "visitorId": "x", "userId": "u-5"},
+            "; `userId` is not a field of VisitorIdentified (did you mean `externalId`?)",
+        ),
+        (
+            {"type": "VisitorIdentified", "distinct_id": "u-5", "traits": {}},
+            "; `distinct_id` is not a field of VisitorIdentified (did you mean `externalId`?)"
+            "; `traits` is not a field of VisitorIdentified (did you mean `metadata`?)",
+        ),
+        (
+            {"type": "VisitorSeen", "distinct_id": "d-5", "properties": {}},
+            "; `distinct_id` is not a field of VisitorSeen (did you mean `visitorId`?)"
+            "; `properties` is not a field of VisitorSeen (did you mean `context`?)",
+        ),
+        ({"type": "VisitorSeen", "vistorId": "x"}, "; `vistorId` is not a field of VisitorSeen (did you mean `visitorId`?)"),
+        ({"type": "VisitorSeen", "token": "x"}, ""),  # a field of a page
+        ({"type": "VisitorSeen", "zzz": 1}, "; `zzz` is not a field of VisitorSeen"),
+        (
+            {"type": "VisitorSeen", "z1": 1, "z2": 1, "z" * 90: 1, "z4": 1, "z5": 1},
+            "; `z1` is not a field of VisitorSeen; `z2` is not a field of VisitorSeen"
+            f"; `{'z' * 60}` is not a field of VisitorSeen; and 2 more unknown fields",
+        ),
+        ({"type": "Sung", "userId": "u-5"}, ""),
+    ],
+)
+async def test_rejection_names_the_fields_that_the_type_does_not_have(unfolded: Gateway, event: dict[str, Any], hint: str):
+    """They are often where the missing value is. The names of Segment and PostHog are known."""
+    answer = (await unfolded.post(event)).json()
+
+    (rejected,) = answer["rejected"]
+    reason = f"{rejected['field']}: expected {rejected['expected']}, got {rejected['got']}"
+    assert rejected["detail"] == reason + hint
+    assert answer["detail"] == f"events[0]: {reason}{hint}; no event of the request was appended"
+
+
 async def test_value_that_looks_like_a_sentence_stays_in_got(unfolded: Gateway):
     """`got` is the value itself and is never parsed out of `detail`."""
     answer = await unfolded.post({"type": "a, got b: expected c, got d"})

@@ -93,7 +93,7 @@ async def _whole(page: Awaitable[T]) -> T:
 async def _until_folded(workspace: StateQueries, position: str, patience_s: float) -> None:
     status = await workspace.status()
     moved_at = time.monotonic()
-    with progress("folding", status.lag) as advance:
+    with progress("folding the remaining events", status.lag) as advance:
         while position_key(status.position or "") < position_key(position):
             if time.monotonic() - moved_at > patience_s:
                 raise NotFolded(f"position {position} was not folded within {patience_s:g} s; is a projector running?")

@@ -10,7 +10,7 @@ from typing import IO, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from kinfold_schemas.codec import decode_event, nearest_field, unknown_fields
+from kinfold_schemas.codec import decode_event, nearest_field, unknown_fields, unknown_in_rejected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import found
 from kinfold_services.cli.appending import Appender, report
@@ -159,7 +159,7 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
                 continue
             bad += 1
             if bad <= _NAMED_LINES:
-                say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}")
+                say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}{unknown_in_rejected(line.data)}")
     if bad > _NAMED_LINES:
         say(f"{name}: and {bad - _NAMED_LINES} more invalid lines")
     _say_ignored(name, ignored)

@@ -61,7 +61,7 @@ NO_SUCH_PATH: Final = "no-such-path"
 class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A rejected event of a request; `index` counts the request's events from 0.
 
-    `detail` is `field`, `expected` and `got` as one sentence.
+    `detail` is `field`, `expected` and `got` as one sentence. Fields that the type of the event does not have follow, if any.
     """
 
     index: int

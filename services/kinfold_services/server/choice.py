@@ -24,10 +24,11 @@ def server_url(settings: Settings) -> str:
         return settings.redis_url
     url = running_url(settings.data_dir)
     if url is None:
-        full = " (its disk is full)" if disk_is_full(settings.data_dir) else ""
+        where = "; change to the directory where you ran `kinfold up`, or give --data-dir"
+        why = " (its disk is full)" if disk_is_full(settings.data_dir) else where
         raise NoServer(
             f"redis URL: expected --redis-url, KINFOLD_REDIS_URL, or a running `kinfold up`, got none, and no server runs on "
-            f"{settings.data_dir.absolute()}{full}"
+            f"{settings.data_dir.absolute()}{why}"
         )
     return url
 

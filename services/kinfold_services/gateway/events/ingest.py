@@ -20,7 +20,14 @@ from litestar import Request
 from litestar.params import QueryParameter
 from litestar.response.base import ASGIResponse
 
-from kinfold_schemas.codec import EVENT_FIELDS, decode_events, decode_members, named_by_producer, nearest_field
+from kinfold_schemas.codec import (
+    EVENT_FIELDS,
+    decode_events,
+    decode_members,
+    named_by_producer,
+    nearest_field,
+    unknown_in_rejected,
+)
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import Names
@@ -155,7 +162,9 @@ async def judge(events: list[bytes], author: Author, ignored: Listed[Ignored]) -
         for index, (data, event) in enumerate(zip(datas, decode_events(datas), strict=True), start):
             verdict = judge_one(data, event, author)
             if type(verdict) is RejectedEvent:
-                judged.rejected.add(msgspec.structs.replace(verdict, index=index))
+                # Slow, so only for those that are listed.
+                hint = unknown_in_rejected(data, _OWN_FIELDS) if len(judged.rejected.first) < MAX_LISTED else ""
+                judged.rejected.add(msgspec.structs.replace(verdict, index=index, detail=verdict.detail + hint))
                 continue
             good, event_type, unknown = verdict
             judged.good.append(good)
