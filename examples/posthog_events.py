@@ -5,9 +5,13 @@ Run `python posthog_events.py events.jsonl | kinfold publish -`.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+left_out: Counter[str] = Counter()
+"""How often each property of `$set` was an object or an array, which metadata cannot hold."""
 
 PAGE = {"$current_url": "url", "$referrer": "referrer", "title": "title"}
 
@@ -37,7 +41,10 @@ def row_of(line: str) -> dict[str, Any]:
 def person_of(row: dict[str, Any]) -> dict[str, Any]:
     """The identified person. Properties that are objects or arrays, or that PostHog sets itself (`$browser`), are left out."""
     given: dict[str, Any] = row["properties"].get("$set") or {}
-    own = {name: value for name, value in given.items() if not name.startswith("$") and not isinstance(value, (dict, list))}
+    own = {name: value for name, value in given.items() if not name.startswith("$")}
+    for name in [name for name, value in own.items() if isinstance(value, (dict, list))]:
+        left_out[name] += 1
+        del own[name]
     email, name = own.pop("email", None), own.pop("name", None)
     removed: list[str] = row["properties"].get("$unset") or []
     unset = [key for key in removed if not key.startswith("$")]
@@ -49,3 +56,6 @@ if __name__ == "__main__":
         for line in file:
             for event in events_of(row_of(line)):
                 print(json.dumps(event))
+    if left_out:
+        names = ", ".join(f"{name}: {count}" for name, count in left_out.most_common())
+        print(f"left out {left_out.total()} values of $set that are objects or arrays ({names})", file=sys.stderr)

@@ -89,7 +89,7 @@ def test_first_key_is_shown_on_a_terminal_and_kept_in_a_file(house: Path, worksp
 
 
 def test_file_of_the_first_key_keeps_its_name_and_key_beside_later_keys(house: Path, workspace: str) -> None:
-    """`kinfold keys create` writes another file, because its output is no terminal here."""
+    """`kinfold keys create` writes another file, because its output is not a terminal here."""
     kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
     kinfold.run("up", "--detach")
     file = house / "keys" / f"{workspace}-first"

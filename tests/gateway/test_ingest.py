@@ -164,21 +164,27 @@ async def test_one_invalid_event_rejects_the_request(unfolded: Gateway):
         ),
         (
             {"type": "VisitorIdentified", "distinct_id": "u-5", "traits": {}},
-            "; `distinct_id` is not a field of VisitorIdentified (did you mean `externalId`?)"
-            "; `traits` is not a field of VisitorIdentified (did you mean `metadata`?)",
+            (
+                "; `distinct_id` is not a field of VisitorIdentified (did you mean `externalId`?)"
+                "; `traits` is not a field of VisitorIdentified (did you mean `metadata`?)"
+            ),
         ),
         (
             {"type": "VisitorSeen", "distinct_id": "d-5", "properties": {}},
-            "; `distinct_id` is not a field of VisitorSeen (did you mean `visitorId`?)"
-            "; `properties` is not a field of VisitorSeen (did you mean `context`?)",
+            (
+                "; `distinct_id` is not a field of VisitorSeen (did you mean `visitorId`?)"
+                "; `properties` is not a field of VisitorSeen (did you mean `context`?)"
+            ),
         ),
         ({"type": "VisitorSeen", "vistorId": "x"}, "; `vistorId` is not a field of VisitorSeen (did you mean `visitorId`?)"),
         ({"type": "VisitorSeen", "token": "x"}, ""),  # a field of a page
         ({"type": "VisitorSeen", "zzz": 1}, "; `zzz` is not a field of VisitorSeen"),
         (
             {"type": "VisitorSeen", "z1": 1, "z2": 1, "z" * 90: 1, "z4": 1, "z5": 1},
-            "; `z1` is not a field of VisitorSeen; `z2` is not a field of VisitorSeen"
-            f"; `{'z' * 60}` is not a field of VisitorSeen; and 2 more unknown fields",
+            (
+                "; `z1` is not a field of VisitorSeen; `z2` is not a field of VisitorSeen"
+                f"; `{'z' * 60}` is not a field of VisitorSeen; and 2 more unknown fields"
+            ),
         ),
         ({"type": "Sung", "userId": "u-5"}, ""),
     ],

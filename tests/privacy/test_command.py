@@ -44,6 +44,7 @@ async def test_dry_run_says_what_would_go_and_erases_nothing(redis: Redis, works
     assert would["externalIds"] == ["ada-1815"]
     assert would["emails"] == ["ada@example.org"]
     assert would["visitors"] == ["adas-laptop", "kiosk"]
+    assert "1 person with 1 contact id to erase:\n  5 log entries, 1 visitor, 1 address\n" in said.err
     assert would["shared"] == ["kiosk"]
     assert would["removed"]["entries"] == 5
     assert would["removed"]["redactedEntries"] == 1

@@ -127,7 +127,7 @@ async def test_trimmed_log_is_reported(redis: Redis, redis_url: str, workspace: 
         ),
         NO,
         lost,
-        "5 contacts with them",
+        "5 contacts are gone",
         "--allow-truncated",
     )
     (await take_snapshot(redis, workspace)).must_equal(before)
@@ -156,7 +156,7 @@ async def test_trimmed_log_without_lost_contacts_is_replayed(redis: Redis, redis
     await redis.xdel(key(workspace, "events"), entry_id(10))
     answer = await kinfold(redis_url, workspace, "replay")
     assert answer.status == DONE
-    assert "the log has lost 1 entries" in answer.said
+    assert "the log has lost 1 entry" in answer.said
     assert {change["type"] for change in answer.out} <= {"ContactUpdated"}
 
 
@@ -164,7 +164,7 @@ async def test_trimmed_log_without_lost_contacts_is_replayed(redis: Redis, redis
 async def test_replay_of_an_empty_log_is_refused(redis: Redis, redis_url: str, workspace: str):
     """It would lose every contact."""
     await redis.xtrim(key(workspace, "events"), maxlen=0, approximate=False)
-    refused(await kinfold(redis_url, workspace, "replay"), NO, "nothing is left of it", "10 contacts with them")
+    refused(await kinfold(redis_url, workspace, "replay"), NO, "nothing is left of it", "10 contacts are gone")
     refused(await kinfold(redis_url, workspace, "contacts", "--at", entry_id(1)), NO, "before the log, which is empty")
 
 

@@ -180,7 +180,7 @@ async def test_entry_that_was_cut_cannot_be_excluded(redis: Redis, redis_url: st
     await fold_log(redis, redis_url, workspace)
     answer = await kinfold(redis_url, workspace, "replay")
     assert (answer.status, answer.out) == (0, [])
-    assert f"the log excludes 1 entries that were cut before, {entries[0]} the first" in answer.said
+    assert f"the log excludes 1 entry that was cut before ({entries[0]})" in answer.said
     (shown,) = (await kinfold(redis_url, workspace, "show", "--external-id", "u-1")).out
     assert shown["name"] == "Ada"
 

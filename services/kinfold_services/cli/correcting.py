@@ -23,7 +23,7 @@ from kinfold_services.corrections.undoing import NotInLog, NotMerged, TakenBack,
 from kinfold_services.log.pages import NoLog, log_extent
 from kinfold_services.replay.replay import WouldLose
 from kinfold_services.runtime.garbage import collect_seldom
-from kinfold_services.runtime.terminal import visible
+from kinfold_services.runtime.terminal import counted, visible
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -120,7 +120,11 @@ async def _take_back(client: Client, settings: Settings, entries: list[str], how
             if how.dry_run:
                 _print(found, how)
                 return DONE
-            _say_table(found.contacts, None, [f"{len(entries)} entries of the log are left out from now on."])
+            _say_table(
+                found.contacts,
+                None,
+                [f"{counted(len(entries), 'entry of the log is', 'entries of the log are')} left out from now on."],
+            )
             if not _is_confirmed():
                 return complain("not confirmed; nothing was done", NO)
         done = await attempt(dry_run=False)
@@ -172,7 +176,7 @@ def _table(console: Console, contacts: Sequence[ContactChange], visitor: Visitor
     else:
         console.print("no contact changes")
     if len(contacts) > _SHOWN:
-        console.print(f"and {len(contacts) - _SHOWN} more contacts")
+        console.print(f"and {counted(len(contacts) - _SHOWN, 'more contact')}")
     for note in notes:
         console.print(Text(visible(f"note: {note}")))
 

@@ -17,6 +17,7 @@ from kinfold_services.privacy.receipt_page import receipt_page
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.replay.replay import WouldLose
 from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -41,7 +42,7 @@ async def erase(settings: Settings, whiches: Sequence[Which], request: Request) 
         for which in people.missing[:_NAMED]:
             complain(f"{which} names nobody in workspace {settings.workspace}", NO)
         if len(people.missing) > _NAMED:
-            say(f"and {len(people.missing) - _NAMED} more identifiers name nobody")
+            say(f"and {counted(len(people.missing) - _NAMED, 'more identifier names', 'more identifiers name')} nobody")
         if not people.found:
             return NO
         eraser = Eraser(client, settings)
@@ -68,7 +69,7 @@ async def resume(settings: Settings) -> int:
             return complain(str(error), NO)
     for receipt in receipts:
         print_json(receipt)
-    say(f"{len(receipts)} erasures were finished")
+    say(f"{counted(len(receipts), 'erasure was', 'erasures were')} finished")
     return DONE
 
 
@@ -127,14 +128,17 @@ def _tell(people: People, plan: Plan) -> None:
     """Says in words what goes."""
     removed = plan.removed
     count = len(set(people.found.values()))
-    say(f"{count} {'person' if count == 1 else 'people'} with {removed.contacts} contact ids to erase:")
-    say(f"  {removed.entries} log entries, {removed.visitors} visitors, {removed.emails} addresses")
+    say(f"{counted(count, 'person', 'people')} with {counted(removed.contacts, 'contact id')} to erase:")
+    entries, visitors = counted(removed.entries, "log entry", "log entries"), counted(removed.visitors, "visitor")
+    say(f"  {entries}, {visitors}, {counted(removed.emails, 'address', 'addresses')}")
     if removed.contacts > count:
         say("  contacts that were merged are one person: all of them go")
     if removed.shared_visitors or removed.shared_emails:
-        say(f"  {removed.shared_visitors} visitors and {removed.shared_emails} addresses stay with other people who share them")
+        visitors, emails = counted(removed.shared_visitors, "visitor"), counted(removed.shared_emails, "address", "addresses")
+        say(f"  {visitors} and {emails} stay with other people who share them")
     if removed.redacted_entries:
-        say(f"  {removed.redacted_entries} entries of other people lose what names them")
+        entries = counted(removed.redacted_entries, "entry of other people loses", "entries of other people lose")
+        say(f"  {entries} what names them")
 
 
 def _confirm() -> int | None:

@@ -8,6 +8,7 @@ from kinfold_services.cli.output import say
 from kinfold_services.connections import Client
 from kinfold_services.history.moments import what_was_cut
 from kinfold_services.log.pages import LogExtent
+from kinfold_services.runtime.terminal import counted
 
 
 async def warn_if_not_served(client: Client, workspace: str) -> bool:
@@ -34,4 +35,4 @@ def warn_about_losses(extent: LogExtent) -> None:
         say(what_was_cut(extent.baseline))
     if extent.lost:
         begins = f"it begins at {extent.first}" if extent.first else "nothing is left of it"
-        say(f"the log has lost {extent.lost} entries: {begins}, and the lost entries cannot be folded")
+        say(f"the log has lost {counted(extent.lost, 'entry', 'entries')}: {begins}, and what is lost cannot be folded")

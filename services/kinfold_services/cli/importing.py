@@ -26,6 +26,7 @@ from kinfold_services.contact_files.reading_csv import CsvTable
 from kinfold_services.contact_files.reading_parquet import ParquetTable
 from kinfold_services.contact_files.row_events import RowEvents
 from kinfold_services.contact_files.tables import Table, WrongFile
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
@@ -158,7 +159,7 @@ class _Refusals:
 
     def end(self) -> None:
         if self._named is not None and self.count > self._named:
-            say(f"{self._name}: and {self.count - self._named} more wrong rows")
+            say(f"{self._name}: and {counted(self.count - self._named, 'more wrong row')}")
 
 
 def _spool(rows: RowEvents, spool: IO[bytes], refusals: _Refusals, advance: Advance) -> _Prepared:

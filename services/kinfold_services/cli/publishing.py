@@ -21,6 +21,7 @@ from kinfold_services.cli.options import repeated_options
 from kinfold_services.cli.output import DONE, INTERRUPTED, NO, USAGE, complain, say
 from kinfold_services.cli.progress import Advance, progress
 from kinfold_services.connections import Client
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
@@ -161,7 +162,7 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
             if bad <= _NAMED_LINES:
                 say(f"{name}:{line.number}: {line.rejection.reason}: {line.rejection.detail}{unknown_in_rejected(line.data)}")
     if bad > _NAMED_LINES:
-        say(f"{name}: and {bad - _NAMED_LINES} more invalid lines")
+        say(f"{name}: and {counted(bad - _NAMED_LINES, 'more invalid line')}")
     _say_ignored(name, ignored)
     return good if bad == 0 else None
 

@@ -22,6 +22,7 @@ from kinfold_services.log.pages import LogExtent, log_extent
 from kinfold_services.replay.replay import Replay, WouldLose
 from kinfold_services.replay.verify import Verification
 from kinfold_services.runtime.garbage import collect_seldom
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -76,7 +77,10 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
     if recorded is not None:
         say(f"the log excludes them from now on, by entry {recorded}; exclude that entry to take it back")
     folded = job.rebuild.position.counts.entries
-    say(f"{folded} entries folded, {len(changes)} contacts {'differ, nothing is replaced' if dry_run else 'changed'}")
+    count = len(changes)
+    differ = f"{counted(count, 'contact differs', 'contacts differ')}, nothing is replaced"
+    changed = f"{counted(count, 'contact')} changed"
+    say(f"{counted(folded, 'entry', 'entries')} folded, {differ if dry_run else changed}")
     return DONE
 
 
@@ -96,8 +100,8 @@ async def verify(settings: Settings) -> int:
     position = job.rebuild.position
     if differences:
         advice = "lost log entries may be the cause" if position.counts.lost else "kinfold replay repairs them"
-        return complain(f"{len(differences)} differences at {position.stream_id}; {advice}", NO)
-    say(f"equal at {position.stream_id or 'the beginning'}: {position.counts.entries} entries folded")
+        return complain(f"{counted(len(differences), 'difference')} at {position.stream_id}; {advice}", NO)
+    say(f"equal at {position.stream_id or 'the beginning'}: {counted(position.counts.entries, 'entry', 'entries')} folded")
     return DONE
 
 
@@ -121,7 +125,9 @@ def _warn_about_exclusions(too_late: frozenset[str]) -> None:
     """Warns about exclusions that came after their entries were cut."""
     if too_late:
         first = min(too_late, key=position_key)
-        say(f"the log excludes {len(too_late)} entries that were cut before, {first} the first; they stay")
+        entries = counted(len(too_late), "entry that was cut before", "entries that were cut before")
+        first_of = "" if len(too_late) == 1 else ", the first of them"
+        say(f"the log excludes {entries} ({first}{first_of}); what was cut stays in the baseline")
 
 
 def _is_erased(raw: RawEntry) -> bool:

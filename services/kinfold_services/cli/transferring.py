@@ -9,6 +9,7 @@ from kinfold_services.cli.output import DONE, INTERRUPTED, NO, complain, print_j
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import log_extent
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
@@ -29,7 +30,8 @@ async def export_file(settings: Settings, path: Path) -> int:
         except OSError as error:
             return _file_error(path, error)
     if trailer.lost:
-        say(f"the log has lost {trailer.lost} entries (trimmed or deleted): contacts made from the file may differ")
+        lost = counted(trailer.lost, "entry", "entries")
+        say(f"the log has lost {lost} (trimmed or deleted): contacts made from the file may differ")
     print_json({"workspace": settings.workspace, "trailer": trailer})
     return DONE
 
@@ -49,7 +51,8 @@ async def import_file(settings: Settings, path: Path, *, rename: bool, allow_tru
             except asyncio.CancelledError:
                 return complain("interrupted; part of the file may be in the log; repeat the command to continue", INTERRUPTED)
             if job.erased:
-                say(f"{job.erased} entries of the file stay erased: their people were erased since it was written")
+                entries = counted(job.erased, "entry of the file stays", "entries of the file stay")
+                say(f"{entries} erased: people were erased since it was written")
             await _print_hints(client, settings.workspace, checked)
     except (BrokenFile, ImportRefused) as error:
         return complain(str(error), NO)
@@ -76,8 +79,8 @@ def _why_refused(settings: Settings, checked: Checked, *, rename: bool, allow_tr
         )
     if trailer.lost and not allow_truncated:
         return (
-            f"lost: expected a complete log, got one that had lost {trailer.lost} entries before it was exported; "
-            "contacts may differ. --allow-truncated imports the remaining entries"
+            f"lost: expected a complete log, got one that had lost {counted(trailer.lost, 'entry', 'entries')} before it was "
+            "exported; contacts may differ. --allow-truncated imports the remaining entries"
         )
     return None
 

@@ -34,6 +34,7 @@ from kinfold_services.privacy.records import Check, Pending, Receipt, Records, e
 from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.privacy.searching import Searcher, search_keys
 from kinfold_services.runtime.tasks import end_tasks
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
 from kinfold_services.state.queries import Which
@@ -172,9 +173,8 @@ class Eraser:
         found = await search_keys(self._client, self._workspace, searcher, ("erasures-pending",))
         checks = [Check(place, count) for place, count in sorted(found.items())] or [Check("every key of the workspace", 0)]
         if searcher.left_out:
-            count = searcher.left_out
             checks.append(
-                Check("not searched", 0, "1 identifier is too short" if count == 1 else f"{count} identifiers are too short")
+                Check("not searched", 0, counted(searcher.left_out, "identifier is", "identifiers are") + " too short")
             )
         for each in pending:
             each.receipt.checks = checks

@@ -32,6 +32,7 @@ from kinfold_services.replay.differences import Sides, as_change
 from kinfold_services.replay.rebuild import PARTS, Forget, Part, Progress, Rebuild, nothing_touched
 from kinfold_services.replay.staging import StagingArea
 from kinfold_services.runtime.tasks import end_tasks
+from kinfold_services.runtime.terminal import counted
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Position, Replaced, position_fields
 from kinfold_services.state.reader import StateReader
@@ -114,7 +115,8 @@ class Replay:
         extent = await log_extent(self._client, self._workspace)  # it may have been trimmed just now
         if extent.lost:
             raise WouldLose(
-                f"workspace {self._workspace}: the log has lost {extent.lost} entries, and {gone} contacts with them; "
+                f"workspace {self._workspace}: the log has lost {counted(extent.lost, 'entry', 'entries')}, "
+                f"and {counted(gone, 'contact is', 'contacts are')} gone; "
                 "nothing is replaced; --allow-truncated replaces all the same"
             )
 
