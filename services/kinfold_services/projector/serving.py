@@ -103,19 +103,13 @@ class Serving:
             await self._rebuild(lease, error)
 
     async def _fold(self, projector: WorkspaceProjector, lease: Lease) -> None:
-        subscriber = subscribe(
-            self._broker,
-            self._workspace,
-            after=projector.position.stream_id,
-            page_entries=max(_PAGE_ENTRIES, self._settings.batch_entries),
-            handle=projector.receive,
-        )
         self._open_ones[self._workspace] = projector
         retaining = asyncio.create_task(RetentionJob(self._client, self._settings, self._url).run())
         erasing = asyncio.create_task(finish_erasures(lease.erasure_pending, self._settings, self._url))
         try:
-            await subscriber.start()
-            await projector.run()
+            while True:
+                await self._follow_log(projector)
+                await projector.open()
         except (CommitFailed, WrongType) as error:  # repairing the key by hand does not repair the state
             damage = str(error)
             await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
@@ -123,6 +117,25 @@ class Serving:
         finally:
             await end_tasks([erasing, retaining])
             del self._open_ones[self._workspace]
+
+    async def _follow_log(self, projector: WorkspaceProjector) -> None:
+        """Read the log from the projector's position, and fold it, until another state replaces the stored one.
+
+        What was read until then, and not committed, may be of the log before an erasure.
+        """
+        subscriber = subscribe(
+            self._broker,
+            self._workspace,
+            after=projector.position.stream_id,
+            page_entries=max(_PAGE_ENTRIES, self._settings.batch_entries),
+            handle=projector.receive,
+        )
+        try:
+            await subscriber.start()
+            await projector.run()
+        except Replaced as error:
+            self._log.info("state replaced", reason=str(error))
+        finally:
             projector.close()  # otherwise FastStream waits for a handler that waits for us
             await subscriber.stop()
 
