@@ -52,6 +52,7 @@ class Load:
         self._sent: Final[dict[bytes, float]] = {}
         self._came: Final[dict[bytes, float]] = {}
         """By log entry: when the event was sent, and when its change came."""
+        self._last: Any = self._reader.xinfo_stream(key(WORKSPACE, "changes"))["last-generated-id"]  # type: ignore[index]
         self._sends = self._reads = True
         self._threads: Final = [threading.Thread(target=each, daemon=True) for each in (self._send, self._read)]
 
@@ -89,7 +90,7 @@ class Load:
             time.sleep(max(0.0, due - time.perf_counter()))
 
     def _read(self) -> None:
-        last: Any = self._reader.xinfo_stream(key(WORKSPACE, "changes"))["last-generated-id"]
+        last = self._last
         while self._reads:
             for _, entries in self._reader.xread({key(WORKSPACE, "changes"): last}, block=200, count=1000) or ():  # type: ignore[union-attr]
                 now = time.perf_counter()
