@@ -148,13 +148,13 @@ def by_word(side: Side, questions: int, contacts: int) -> Iterator[Asked]:
         query = Query(q=word, limit=PAGE)
         if side.is_sqlite:
             statement = (
-                "SELECT record FROM directory1_contacts WHERE build = ? AND n IN "
-                "(SELECT rowid FROM directory1_search WHERE search_text MATCH ?) ORDER BY created_at DESC, id DESC LIMIT ?"
+                "SELECT record FROM directory2_contacts WHERE build = ? AND n IN "
+                "(SELECT rowid FROM directory2_search WHERE search_text MATCH ?) ORDER BY created_at DESC, id DESC LIMIT ?"
             )
             parameters: tuple[Any, ...] = (BUILD, f'"{word}"', PAGE)
         else:
             statement = (
-                "SELECT record FROM directory1_contacts WHERE build = %s AND search_text LIKE %s "
+                "SELECT record FROM directory2_contacts WHERE build = %s AND search_text LIKE %s "
                 "ORDER BY created_at DESC, id DESC LIMIT %s"
             )
             parameters = (BUILD, f"%{word}%", PAGE)
@@ -191,13 +191,13 @@ def filtered(side: Side, query: Query, values: tuple[str, int], after: tuple[str
     """A page of contacts with a plan and at least this mrr, behind a time and an id."""
     if side.is_sqlite:
         statement = (
-            "SELECT record FROM directory1_contacts WHERE build = ? AND metadata ->> 'plan' = ? AND "
+            "SELECT record FROM directory2_contacts WHERE build = ? AND metadata ->> 'plan' = ? AND "
             "json_type(metadata, '$.mrr') IN ('integer', 'real') AND metadata ->> 'mrr' >= ? AND (last_seen_at, id) < (?, ?) "
             "ORDER BY last_seen_at DESC, id DESC LIMIT ?"
         )
     else:
         statement = (
-            "SELECT record FROM directory1_contacts WHERE build = %s AND metadata -> 'plan' = to_jsonb(%s::text) AND "
+            "SELECT record FROM directory2_contacts WHERE build = %s AND metadata -> 'plan' = to_jsonb(%s::text) AND "
             "jsonb_typeof(metadata -> 'mrr') = 'number' AND metadata -> 'mrr' >= to_jsonb(%s::int) AND "
             "(last_seen_at, id) < (%s, %s) ORDER BY last_seen_at DESC, id DESC LIMIT %s"
         )
@@ -208,7 +208,7 @@ def counted(side: Side, questions: int, _: int) -> Iterator[Asked]:
     """How many contacts have each plan, and each value of two other keys. By hand it is asked of the table of counts."""
     mark = "?" if side.is_sqlite else "%s"
     statement = (
-        f"SELECT kind, number, text, contacts FROM directory1_counts WHERE build = {mark} AND key = {mark} "
+        f"SELECT kind, number, text, contacts FROM directory2_counts WHERE build = {mark} AND key = {mark} "
         f"ORDER BY contacts DESC, kind, number, text LIMIT {mark}"
     )
     for number in range(questions):
@@ -228,7 +228,7 @@ def late_page_of_field(side: Side, questions: int, contacts: int) -> Iterator[As
         query = at_page(side, Query(sort=parse_sort(f"-{field}"), limit=PAGE), contacts)
         present = f" AND {column} IS NOT NULL" if column in _NULLABLE else ""
         statement = (
-            f"SELECT record FROM directory1_contacts WHERE build = {mark}{present} AND ({column}, id) < ({mark}, {mark}) "
+            f"SELECT record FROM directory2_contacts WHERE build = {mark}{present} AND ({column}, id) < ({mark}, {mark}) "
             f"ORDER BY {column} DESC, id DESC LIMIT {mark}"
         )
         for _ in range(questions // len(SORTS)):
@@ -246,8 +246,8 @@ def late_page_of_key(side: Side, questions: int, contacts: int) -> Iterator[Aske
     for key in KEYS:
         query = at_page(side, Query(sort=parse_sort(f"-metadata.{key}"), limit=PAGE), contacts)
         statement = (
-            "SELECT c.record FROM directory1_metadata AS m "
-            "JOIN directory1_contacts AS c ON c.build = m.build AND c.id = m.contact_id "
+            "SELECT c.record FROM directory2_metadata AS m "
+            "JOIN directory2_contacts AS c ON c.build = m.build AND c.id = m.contact_id "
             f"WHERE m.build = {mark} AND m.key = {mark} AND (m.kind, m.number, m.text, m.contact_id) < {marks} "
             f"ORDER BY m.kind DESC, m.number DESC, m.text DESC, m.contact_id DESC LIMIT {mark}"
         )

@@ -102,7 +102,7 @@ def _fill_sqlite(settings: Settings, contacts: int) -> None:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -262144"):
             connection.execute(f"PRAGMA {pragma}")
         indexes = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND name LIKE 'directory1_%'"
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND name LIKE 'directory2_%'"
         ).fetchall()
         for name, _ in indexes:
             connection.execute(f"DROP INDEX {name}")
@@ -158,7 +158,7 @@ def _fill_postgresql(settings: Settings, source: Path) -> None:
         indexes = connection.execute(
             "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s AND indexname LIKE %s AND indexname NOT IN "
             "(SELECT conname FROM pg_constraint)",
-            (tables.POSTGRESQL_SCHEMA, "directory1_%"),
+            (tables.POSTGRESQL_SCHEMA, "directory2_%"),
         ).fetchall()
         for name, _ in indexes:
             connection.execute(f"DROP INDEX {name}")

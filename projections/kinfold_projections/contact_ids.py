@@ -4,8 +4,6 @@ import hashlib
 from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-CONTACT_ID_CHARACTERS: Final = frozenset("ct_" + _ALPHABET)
-"""The characters that a contact id may have."""
 _PAIRS: Final = [one + other for one in _ALPHABET for other in _ALPHABET]
 _MAX_MS: Final = 2**48 - 1
 

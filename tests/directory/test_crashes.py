@@ -191,13 +191,13 @@ def refuse(database: Database, build: int) -> None:
         if connection.dialect.name == "sqlite":
             connection.execute(
                 sa.text(
-                    "CREATE TRIGGER refusal BEFORE INSERT ON directory1_timeline "
+                    "CREATE TRIGGER refusal BEFORE INSERT ON directory2_timeline "
                     f"WHEN new.build = {build} BEGIN SELECT RAISE(ABORT, 'refused'); END"
                 )
             )
         else:
             connection.execute(
-                sa.text(f"ALTER TABLE directory1_timeline ADD CONSTRAINT refusal CHECK (build <> {build}) NOT VALID")
+                sa.text(f"ALTER TABLE directory2_timeline ADD CONSTRAINT refusal CHECK (build <> {build}) NOT VALID")
             )
 
 
@@ -207,7 +207,7 @@ def accept(database: Database) -> None:
         if connection.dialect.name == "sqlite":
             connection.execute(sa.text("DROP TRIGGER refusal"))
         else:
-            connection.execute(sa.text("ALTER TABLE directory1_timeline DROP CONSTRAINT refusal"))
+            connection.execute(sa.text("ALTER TABLE directory2_timeline DROP CONSTRAINT refusal"))
 
 
 async def test_a_new_workspace_is_followed_at_once(

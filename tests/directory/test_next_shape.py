@@ -15,6 +15,7 @@ from kinfold_services.directory.errors import NoDirectory
 from kinfold_services.settings import Settings
 from tests.support.directories import following, life, read_rows, truncate_feed, wait_until_current
 from tests.support.event_log import append
+from tests.support.next_shape import NEXT
 from tests.support.projecting import fold_log, variables
 from tests.support.waiting import wait_until
 
@@ -58,7 +59,7 @@ async def test_the_views_change_when_every_workspace_has_the_new_tables(
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, env=variables(settings), stderr=log)
         try:
-            await wait_until(lambda: shapes() == {2}, 60)
+            await wait_until(lambda: shapes() == {NEXT}, 60)
             await wait_until(lambda: not has_old_tables(), 30)
             kept = ask(database, "SELECT workspace, count(*) FROM contact_timeline GROUP BY workspace")
         finally:
@@ -70,7 +71,7 @@ async def test_the_views_change_when_every_workspace_has_the_new_tables(
     # The version before stands by: it neither serves its own tables nor builds them again.
     async with following(directory_settings, redis_url, workspace, other) as service:
         await wait_until(lambda: service.standing_by == {workspace, other}, 10)
-    assert {shape for (shape,) in ask(database, "SELECT shape FROM directory_builds")} == {2}
+    assert {shape for (shape,) in ask(database, "SELECT shape FROM directory_builds")} == {NEXT}
     assert ask(database, LISTED) == expected
     database.close()
     with pytest.raises(NoDirectory, match="has no directory"):  # a reader of the version before

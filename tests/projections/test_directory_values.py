@@ -98,7 +98,7 @@ def test_strings_sort_as_their_index_texts_do(texts: list[str]) -> None:
 def test_a_search_looks_at_name_address_and_ids() -> None:
     at = to_text(1_700_000_000_000)
     contact = Contact("ct_1", "U-7", None, "Zoë", None, {}, EMPTY_HASH, 0, [], at, at, at, at, 1)
-    assert search_text(contact) == "zoe\nu-7\nct_1"
+    assert search_text(contact) == "zoe\nu-7\nct_1\n"
 
 
 def test_non_ascii_strings_are_folded_under_the_name_that_filters_give_them() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import ModuleType
 
 NAME = "kinfold_services.directory.tables"
-SHAPE = "SHAPE: Final = 1\n"
-NEXT_SHAPE = "SHAPE: Final = 2\n"
+SHAPE = "SHAPE: Final = 2\n"
+NEXT = 3
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     assert source.count(SHAPE) == 1
     module = sys.modules[NAME] = ModuleType(NAME)
     module.__spec__, module.__file__ = spec, spec.origin
-    exec(compile(source.replace(SHAPE, NEXT_SHAPE), spec.origin, "exec"), module.__dict__)  # noqa: S102  our own module
+    exec(compile(source.replace(SHAPE, f"SHAPE: Final = {NEXT}\n"), spec.origin, "exec"), module.__dict__)  # noqa: S102  our own module
     from kinfold_services.cli import main as kinfold  # noqa: PLC0415  after the tables
 
     kinfold()

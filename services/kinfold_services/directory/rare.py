@@ -12,7 +12,6 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from kinfold_projections.contact_ids import CONTACT_ID_CHARACTERS
 from kinfold_projections.directory import INDEXED_CHARS, NUMBER, STRING, fold_text, index_text, index_value
 from kinfold_schemas.filters import And, Comparison, Contains, Dated, Exists, Field, Filter, Not, OneOf, Or, Value
 from kinfold_schemas.identifiers import email_key, id_key, stripped
@@ -203,8 +202,7 @@ class Finder:
         if "\n" in word:
             return
         if len(word) < TRIGRAM:
-            # Every text ends with a contact id. So a word that cannot be a part of one is the beginning of a trigram.
-            if self._is_sqlite and not CONTACT_ID_CHARACTERS.issuperset(word):
+            if self._is_sqlite:
                 begins = trigrams.c.term >= word, trigrams.c.term < word + _LAST_CHARACTER
                 yield _Candidate(sa.select(trigrams.c.doc).where(*begins), contacts.c.n, word=word)
         elif self._is_sqlite:

@@ -177,6 +177,11 @@ class _Question:
         """Whether every contact matches."""
         return self._query.where is None and not self.words
 
+    @property
+    def _is_indexed_word(self) -> bool:
+        """Whether SQLite can count those who match without reading contacts: they have one word."""
+        return self._query.where is None and len(self.words) == 1 and not self._sql.knows_words
+
     # --- pages
 
     def page(self) -> Page:
@@ -287,10 +292,12 @@ class _Question:
         """The select, of contacts that match. With `walks`, it reads them in an order and not as they are found."""
         text = self._sql.unindexed(contacts.c.search_text)
         words = [self._sql.has_part(text, word) for word in self.words if found is None or word != found.word]
-        # If SQLite is to take the contacts by number, it must not take an index for the build.
-        by_number = found is not None and not walks and found.column is contacts.c.n
-        select = select.where((self._sql.unindexed(contacts.c.build) if by_number else contacts.c.build) == self.build.id)
         conditions = [*self._filter(indexed), *words]
+        by_number = found is not None and not walks and found.column is contacts.c.n
+        is_read = bool(conditions) or select.selected_columns.keys() != ["n"]
+        # If SQLite is to read the contacts by number, it must not take an index for the build.
+        build = self._sql.unindexed(contacts.c.build) if by_number and is_read else contacts.c.build
+        select = select.where(build == self.build.id)
         if found is None:
             return select.where(*(self._sql.probed(conditions, self._probes()) if walks else conditions))
         few = found.select.cte("few").prefix_with("MATERIALIZED")
@@ -331,10 +338,14 @@ class _Question:
         known = self._known()
         if known is not None:
             return known, True
-        if (found := self._found(Most(_FEW, _FEW), None)) is not None:
-            return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
-        if (estimate := self._estimate()) > _FEW:
+        found = self._found(Most(_FEW, _FEW), None)
+        estimate = 0 if found is not None else self._estimate()
+        if estimate > _FEW:
             return estimate, False
+        if found is None and self._is_indexed_word:
+            found = self._found(Most(self.build.contacts, self.build.contacts), None)
+        if found is not None:
+            return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
         counted = self._counted(self._matching(sa.select(contacts.c.n), None, None).limit(EXACT + 1))
         return (counted, True) if counted <= EXACT else (max(counted, estimate), False)
 

@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from kinfold_schemas.times import to_ms, to_text
 
-SHAPE: Final = 1
+SHAPE: Final = 2
 """The version of the tables."""
 
 POSTGRESQL_SCHEMA: Final = "kinfold"
@@ -153,6 +153,8 @@ sa.Index(
 sa.Index(
     f"{_PREFIX}contacts_sampled", contacts.c.build, contacts.c.sampled, contacts.c.id, postgresql_where=contacts.c.sampled
 ).ddl_if(dialect="postgresql")
+# To count those with a word without reading contacts: SQLite adds `n` to each index.
+sa.Index(f"{_PREFIX}contacts_build", contacts.c.build).ddl_if(dialect="sqlite")
 sa.Index(
     f"{_PREFIX}contacts_metadata",
     contacts.c.metadata,
