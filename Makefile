@@ -21,7 +21,7 @@ STAMP := .venv/.installed
 UNFINISHED := .venv/.unfinished
 # One sentence, where pip would say of the first dependency that it has no such version.
 CHECK_PYTHON := import sys; sys.version_info >= (3, 11) or \
-	sys.exit("found Python %d.%d, needed is 3.11 or newer: make PYTHON=python3.11 ..." % sys.version_info[:2])
+	sys.exit("expected Python 3.11 or newer, got %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])
 
 .PHONY: help
 help: ## list what can be done

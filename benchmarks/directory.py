@@ -44,7 +44,8 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.directory import building, store
 from kinfold_services.directory.database import FILE, Database
-from kinfold_services.directory.tables import builds, create_tables
+from kinfold_services.directory.shapes import create_tables
+from kinfold_services.directory.tables import builds
 from kinfold_services.directory.transactions import now
 from kinfold_services.settings import Settings
 from kinfold_services.state.snapshot import entry_of
@@ -55,7 +56,7 @@ WORKSPACE: Final = "default"
 PAGE: Final = 1000
 CHANGES_PER_S: Final = 1000
 EVENTS_PER_CHANGE: Final = 1.58
-"""Of the mix of `latency.py` that follows its population, so many events make one change."""
+"""How many events of the mix of `latency.py`, after its population, make one change."""
 _LOOK_S: Final = 0.002
 _PATIENCE_S: Final = 3600.0
 

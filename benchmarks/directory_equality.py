@@ -53,7 +53,7 @@ _PAGE: Final = 2000
 _PATIENCE_S: Final = 3600.0
 _LOOK_AGAIN_S: Final = 0.1
 _EXCLUDED: Final = 500
-"""The replay leaves one event in so many out."""
+"""The replay leaves out one event in this many."""
 _DIGEST_BITS: Final = 128
 
 _VALUES: Final = ("contact_id", "key", "kind", "number", "text")
@@ -244,7 +244,7 @@ class Comparison:
 
 
 def has_filled(rows: int) -> Callable[[sa.Connection], bool]:
-    """Whether builds have so many contacts together."""
+    """Whether the builds together have this many contacts."""
     count = sa.select(sa.func.coalesce(sa.func.sum(tables.builds.c.contacts), 0))
     rows_there = sa.select(sa.func.count()).select_from(sa.select(tables.contacts.c.n).limit(rows).subquery())
     return lambda connection: max(connection.scalar(count) or 0, connection.scalar(rows_there) or 0) >= rows

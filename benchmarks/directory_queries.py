@@ -37,7 +37,9 @@ from harness.servers import precise_cpu_s
 from kinfold_projections.directory import fold_text, index_value
 from kinfold_schemas.filters import Field, parse
 from kinfold_services.directory.database import FILE, Database
-from kinfold_services.directory.search import Query, count_by, parse_sort, search
+from kinfold_services.directory.query import Query
+from kinfold_services.directory.search import count_by, search
+from kinfold_services.directory.sorting import parse_sort
 from kinfold_services.directory.tables import POSTGRESQL_SCHEMA
 from kinfold_services.settings import Settings
 
@@ -167,7 +169,7 @@ def literal(page: Any) -> int:
 
 
 def by_filter(side: Side, questions: int, _: int) -> Iterator[Asked]:
-    """`plan=pro and mrr>=99`, sorted by lastSeenAt: the first page and those behind it."""
+    """`plan=pro and mrr>=99`, sorted by lastSeenAt: the first page and those after it."""
     query = Query(where=parse("plan=pro and mrr>=99"), sort=parse_sort("-lastSeenAt"), limit=PAGE)
     after = (LAST_TIME, "")
     for _ in range(questions):

@@ -28,7 +28,7 @@ from harness.workloads import MIDDLE, Producer, uniform
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.logs import configure_logs

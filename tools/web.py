@@ -1,4 +1,4 @@
-"""Builds the clients for browsers (`make web`): type-checks them, and bundles them with esbuild.
+"""Builds the clients for browsers (`make web`): type-checks them, bundles them with esbuild, and renames variables with terser.
 
     python -m tools.web [--into DIRECTORY]
 
@@ -169,8 +169,14 @@ def copy_vendored(directory: Path) -> None:
 
 
 def bundle(source: Path, target: Path, *options: str) -> None:
-    """Bundle and minify a file. Raises CalledProcessError."""
+    """Bundle and minify a file. Raises CalledProcessError.
+
+    esbuild gives a variable no name that a function around it uses, so few names repeat. terser does, and its output is 4 %
+    smaller, gzipped.
+    """
     _run("esbuild", str(source), f"--outfile={target}", *_BUNDLED, *options)
+    module = ["--module"] if "--format=esm" in options else []
+    _run("terser", str(target), f"--output={target}", "--ecma=2022", "--compress=directives=false", "--mangle", *module)
 
 
 def _run(program: str, *arguments: str) -> None:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from harness.population import NOW_MS, Population
 from kinfold_projections.directory import index_value
 from kinfold_schemas.times import to_text
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.database import FILE, Database
 from kinfold_services.settings import Settings
 from tests.support.directory import contact_row
@@ -51,7 +51,7 @@ def kept_in(contacts: int) -> Path:
 
 
 def sqlite_directory(contacts: int) -> Settings:
-    """A directory of so many contacts in SQLite."""
+    """A directory in SQLite with a number of contacts."""
     data_dir = kept_in(contacts) / "sqlite"
     settings = Settings(data_dir=data_dir)
     if not (data_dir / FILE).exists():
@@ -67,7 +67,7 @@ def sqlite_directory(contacts: int) -> Settings:
 
 @contextmanager
 def postgresql_directory(contacts: int) -> Generator[Settings]:
-    """A running server with a directory of so many contacts."""
+    """A running server with a directory with a number of contacts."""
     with postgres_server(kept_in(contacts) / "postgresql", _POSTGRESQL) as server:
         if not server.execute("SELECT 1 FROM pg_database WHERE datname = 'filled'"):
             started = time.monotonic()
@@ -86,7 +86,7 @@ def _settings(server: PostgresServer, database: str) -> Settings:
 def _create(settings: Settings, contacts: int) -> None:
     database = Database(settings)
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
         now = to_text(NOW_MS)
         row = {"id": BUILD, "workspace": WORKSPACE, "shape": tables.SHAPE, "state": "current", "position": f"{NOW_MS}-0"}
         connection.execute(sa.insert(tables.builds).values(**row, contacts=contacts, updated_at=now))

@@ -187,7 +187,7 @@ def _note(roll: _Roll) -> str:
     return " ".join([_PAIRS[int(roll() * len(_PAIRS))] for _ in range(words)])
 
 
-# --- the events, and what a projector makes of them ------------------------------------------------------------------
+# --- the events, and the state that they give ------------------------------------------------------------------------
 
 
 def _creating_entry(person: Person) -> str:

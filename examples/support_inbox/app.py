@@ -97,7 +97,7 @@ contact_ids: dict[str, str] = {}
 
 
 def learn(change: Change) -> None:
-    """Take in a change. It has the whole contact as it is then, also after a link, a move or a merge."""
+    """Take in a change. It has the whole contact as it is then, even after a link, a move or a merge."""
     if isinstance(change, ContactGone | ContactErased):
         contacts.pop(change.contact_id, None)
         return

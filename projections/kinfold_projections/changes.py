@@ -45,7 +45,7 @@ class ChangeWriter(msgspec.Struct, gc=False):
     def tell(self, change: type[ContactChange], contact: ContactRecord, **more: Any) -> None:
         """Report one change of a contact, with the fields of its type.
 
-        Every change but presence gives the contact its next version.
+        Every change except presence gives the contact its next version.
         """
         entry, state = self.entry, self.state
         self.told = True
@@ -67,7 +67,7 @@ class ChangeWriter(msgspec.Struct, gc=False):
 def outcome_of(
     entry: Entry, writer: ChangeWriter | None = None, *, late: bool = False, folded: bool = False, untrusted: int = 0
 ) -> Outcome:
-    """The outcome of an entry that was not refused: what the writer told, or whether anything else is other than it was."""
+    """The outcome of an entry that was not refused: what the writer told, or whether anything else has changed."""
     if writer is not None and writer.told:
         return Outcome("folded", tuple(writer.changes), blocked=entry.names.blocked, untrusted=untrusted)
     outcome = FOLDED if folded else STALE if late else NO_OP

@@ -12,7 +12,7 @@ REPLAY: Final = "replay"
 """The cause of a replay's changes."""
 
 ERASURE: Final = "erasure"
-"""The cause of what an erasure has left of other contacts' changes, where these showed the person."""
+"""The cause of other contacts' changes from which an erasure has removed the person."""
 
 ERASED: Final = "ContactErased"
 """The type of the change after which nothing of a contact is kept."""
@@ -24,7 +24,7 @@ _NO_CONTACT: Final = msgspec.Raw()
 
 
 class FeedChange(msgspec.Struct, rename="camel", gc=False):
-    """A change of any type, also of one that later versions add; `contact` is the contact's JSON as it is, or empty."""
+    """A change of any type, even of one that a later version adds; `contact` is the contact's JSON as it is, or empty."""
 
     type: str
     contact_id: str

@@ -50,13 +50,13 @@ class Unmerge(msgspec.Struct, gc=False):
 
 
 class AddConflict(msgspec.Struct, gc=False):
-    """A conflict was reported. It is not another one if the same is open."""
+    """A conflict was reported. If the same conflict is open, nothing is added."""
 
     row: Row
 
 
 class Settle(msgspec.Struct, gc=False):
-    """Conflicts are settled in which the contact holds another address than the one in question.
+    """The contact's address changed, so conflicts about its former address are settled.
 
     `email_key`: the address that it holds, if any. With `is_gone`, it is in no conflict any more.
     """
@@ -77,7 +77,7 @@ class Dismiss(msgspec.Struct, gc=False):
 
 
 class Erase(msgspec.Struct, frozen=True, gc=False):
-    """The contact was erased: every row that is about it goes, and what other rows tell of it."""
+    """The contact was erased: every row about it goes, and what other rows say about it."""
 
     contact_id: str
     known: Contact | None
@@ -107,7 +107,7 @@ class Rows(msgspec.Struct):
 
 
 class MetadataRows(msgspec.Struct):
-    """Metadata values that contacts have no more, and have now, each with the contact's id; and how the counts change."""
+    """Metadata values that contacts lost and got, each with the contact's id, and how the counts change."""
 
     removed: list[tuple[str, Value]]
     added: list[tuple[str, Value]]
@@ -221,16 +221,16 @@ def named_contacts(entries: Iterable[FeedEntry]) -> set[str]:
 
 
 def may_relink(entry: FeedEntry) -> bool:
-    """Whether visitors of the contact may have other links now, without a change that tells them.
+    """Whether visitors of the contact may have other links now, without a change that says so.
 
-    A replay tells of contacts alone, and an erasure empties some changes. An event that came late may change the order of a
+    A replay reports only contacts, and an erasure empties some changes. An event that came late may change the order of a
     contact's visitors.
     """
     return entry.change.cause in {REPLAY, ERASURE} or VISITORS in entry.change.changed
 
 
 def relinked_visitors(entries: Iterable[FeedEntry], before: Mapping[str, Living]) -> set[str]:
-    """The visitors whose links have to be read from the state, because the feed does not tell what became of them."""
+    """The visitors whose links have to be read from the state, because the feed does not have them."""
     found = set[str]()
     for entry in entries:
         change = entry.change
@@ -276,7 +276,7 @@ def _known(rows: Rows, contact_id: str) -> Contact | None:
 
 
 def _tell_identifiers(rows: Rows, entry: FeedEntry, known: Contact | None) -> None:
-    """What the contact is not known by any more, and what becomes of the conflicts about its address."""
+    """Note the identifiers that the contact lost, and what becomes of the conflicts about its address."""
     change, contact = entry.change, entry.contact
     if change.type == "ContactCreated" and change.cause == REPLAY and known is None:
         rows.steps.append(Unmerge(change.contact_id))
@@ -289,7 +289,7 @@ def _tell_identifiers(rows: Rows, entry: FeedEntry, known: Contact | None) -> No
 
 
 def _former(entry: FeedEntry, known: Contact, now: Contact | None, living_id: str) -> Iterator[AddIdentifier]:
-    """The identifiers that a contact had, and that the one which it is now has not."""
+    """The identifiers that a contact had and that its present contact does not have."""
     if known.email is not None:
         key = email_key(known.email)
         if now is None or now.email is None or email_key(now.email) != key:

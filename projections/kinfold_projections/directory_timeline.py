@@ -43,7 +43,7 @@ _METADATA: Final = "metadata."
 
 
 def _set_fields(contact: Contact) -> list[Row]:
-    """What is known of a new contact."""
+    """The fields of a new contact that have a value."""
     told = (
         ("externalId", contact.external_id),
         ("email", contact.email),
@@ -55,7 +55,7 @@ def _set_fields(contact: Contact) -> list[Row]:
 
 
 def _difference(name: str, old: Contact | None, new: Contact | None) -> Row:
-    """A field before and after. What was not there, or is not any more, has no `before` or `after`."""
+    """A field before and after. An absent value has no `before` or no `after`."""
     difference: Row = {"field": name}
     if name == VISITORS:  # up to 100 ids each
         return difference

@@ -51,7 +51,7 @@ class Occurred(NamedTuple):
 
 
 def occurred(entry: Entry | BadEntry, salt: str) -> Occurred | None:
-    """What to keep of an entry for a window; None for an entry that is no event."""
+    """What to keep of an entry for a window; None for an entry that is not an event."""
     if not isinstance(entry, Entry):
         return None
     if isinstance(entry.event, Erased):

@@ -70,7 +70,7 @@ def fold(state: State, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
 def fold_while(
     state: State, entries: Sequence[Entry | BadEntry], occurrences: Mapping[int, Occurrence], most_bytes: int
 ) -> list[Outcome]:
-    """As `fold`, for entries that have occurred. Ends behind the entry with which the state tells more than `most_bytes`."""
+    """As `fold`, for entries that have occurred. Ends after the entry with which the state tells more than `most_bytes`."""
     outcomes: list[Outcome] = []
     append = outcomes.append
     if not occurrences:

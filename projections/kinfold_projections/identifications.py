@@ -92,7 +92,7 @@ def _identified_metadata(
     joining: list[Metadata] = []
     if decision.rule == "merges":
         joining.append(metadata_of(state, decision.other))
-    if anonymous is not None and anonymous[1].metadata:  # a name alone is no metadata
+    if anonymous is not None and anonymous[1].metadata:  # a name is not metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
     metadata, late, untrusted = NO_METADATA, False, 0

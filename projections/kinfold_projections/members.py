@@ -38,7 +38,7 @@ class Membership(NamedTuple):
 
 _THE_OLDEST: Final = Membership(-1, "")
 _SURELY_SHOWN: Final = 10
-"""So many ids fit into `LISTED_BYTES`: as JSON, 255 characters have at most 1,532 bytes."""
+"""How many ids always fit into `LISTED_BYTES`: as JSON, 255 characters have at most 1,532 bytes."""
 _ESCAPED_BYTES: Final = 6
 """Of a character, as JSON, at most. The quotes and commas of a hundred ids have no 8 KiB."""
 

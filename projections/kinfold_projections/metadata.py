@@ -94,7 +94,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return Metadata(values, _forget_long_removed(values, stamps))
 
     def lightened(self, excess: int, *, trusted_too: bool = False) -> tuple["Metadata", int]:
-        """This without the keys that go where a record weighs so many bytes too much, and what it weighs too much then.
+        """This without the keys that go where a record is `excess` bytes too heavy, and the excess that is left.
 
         The keys with the least stamps go, one after the other; those of trusted sources only with `trusted_too`.
         """

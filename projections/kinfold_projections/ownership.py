@@ -4,7 +4,7 @@
 - An event that names only a visitor is the contact's that held the visitor at the event's effective time.
 - An event of an anonymous visitor is the contact's that the visitor was linked to first, because that contact took its values.
 
-So on a shared browser each user has their own events. Contacts that were merged are one person, also before the merge.
+So on a shared browser each user has their own events. Contacts that were merged are one person, even before the merge.
 
 An event may also name a second person: an address that another contact keeps (a conflict), or a visitor that another contact
 keeps (a page's link that was dropped). A correction may take an identifier from another contact. An event that did nothing,
@@ -37,11 +37,11 @@ class Mention(msgspec.Struct, frozen=True, gc=False):
 
     entry: str
     field: Literal["email", "visitorId", "all"]
-    """The field that names the other person. all: the event did nothing, so nothing of it has to stay."""
+    """The field that names the other person. all: the event did nothing, so none of it has to stay."""
     identifier: str
     """The identifier, in the form in which it is compared; empty if the field `all` names a contact by another identifier."""
     contact_id: str
-    """The contact that is mentioned, as of that time; empty for a visitor that was no contact's."""
+    """The contact that is mentioned, as of that time; empty for a visitor without a contact."""
     reason: ConflictReason | None = None
     """The reason of the conflict, if it has one."""
 
@@ -168,7 +168,7 @@ class Ownership:
         self.state.take_changes()
 
     def former_holder(self, email_key: str) -> str | None:
-        """The living contact that had an address last; None if there is none, or if it was erased."""
+        """The living contact that had an address last; None if there is none or it was erased."""
         known = self._emails.get(email_key)
         if known is None:
             return None

@@ -149,7 +149,7 @@ class State:
         self._contact_bytes[contact_id] = size
 
     def may_exceed(self, contact_id: str, growth: int) -> bool:
-        """Whether a contact may weigh more than it may, once an event adds so many bytes at most. Never wrong with False."""
+        """Whether a contact may become too heavy if an event adds at most `growth` bytes. False is always right."""
         at_most = self._contact_bytes.get(contact_id, MAX_CONTACT_BYTES) + growth
         if not self.tells:  # else it is weighed as it is written
             self._contact_bytes[contact_id] = at_most

@@ -1,6 +1,6 @@
 """How much a contact and a visitor may weigh: the bytes of their stored JSON (contract section 2, Limits).
 
-To encode a record is dear, so the fold first asks for an upper estimate (`State.may_exceed`). Only where that is above the
+Encoding a record is expensive, so the fold first asks for an upper estimate (`State.may_exceed`). Only if that is above the
 limit, it encodes the record as the event would leave it. The measurement decides, so the estimate never shows.
 """
 
@@ -35,7 +35,7 @@ Anonymous = tuple[VisitorRecord, VisitorStamps]
 GROWTH: Final = 5
 """An event adds at most this many times its own bytes to a record. A number can grow: `9e15` becomes `9000000000000000`."""
 LARGE_EVENT_BYTES: Final = 3000
-"""A smaller event makes no light contact too heavy (`state.LIGHT_BYTES`)."""
+"""A smaller event cannot make a light contact too heavy (`state.LIGHT_BYTES`)."""
 
 FRAME_BYTES: Final = 500
 """An upper bound for the weight of a contact or a visitor without values."""

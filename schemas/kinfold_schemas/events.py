@@ -173,7 +173,7 @@ class Erased(_Common, frozen=True, tag="Erased"):
     occurred: Annotated[bool, Meta(description="false: the event was rejected in any state, so its id never occurred")] = True
     contact_id: Annotated[str, Meta(description="A contact of the erased person")] | None = None
     visitor_id: Annotated[str, Meta(description="A visitor that others share, linked to `contactId` at `at`")] | None = None
-    unlinks: Annotated[bool, Meta(description="The visitor was unlinked from `contactId`, and is no contact's")] = False
+    unlinks: Annotated[bool, Meta(description="The visitor was unlinked from `contactId`, and has no contact")] = False
     taken_external_id: Annotated[str, Meta(description="What a correction took from another contact")] | None = None
     taken_email: Annotated[str, Meta(description="As `takenExternalId`")] | None = None
     kept: VisitorIdentified | IdentityCorrected | None = None

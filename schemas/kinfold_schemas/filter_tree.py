@@ -50,7 +50,7 @@ class Moment(msgspec.Struct, frozen=True, tag=True):
 
 
 class Age(msgspec.Struct, frozen=True, tag=True):
-    """A time relative to now: so many milliseconds ago."""
+    """A time relative to now, in milliseconds before it."""
 
     ms: int
 

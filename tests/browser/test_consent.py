@@ -62,6 +62,44 @@ async def test_withdrawn_consent_reaches_the_other_tabs(shop: Shop):
     assert [event["type"] for event in await shop.log()] == ["VisitorIdentified"]
 
 
+async def test_denial_reaches_the_other_tabs_though_storage_is_full(shop: Shop):
+    here, there = await shop.open(), await shop.open()
+    used = await here.evaluate("Object.entries(localStorage).flat().join('').length")
+    await here.evaluate(f"localStorage.fill = 'x'.repeat(5 * 1024 * 1024 - 4 - {used})")
+    await here.evaluate("kinfold.setConsent('denied')")
+
+    await there.wait_for_function("kinfold.visitor === null")
+
+
+async def test_consent_that_is_pending_again_stores_and_sends_nothing(shop: Shop):
+    """The calls are kept for the same visitor until the next grant."""
+    page = await shop.open()
+    await page.evaluate("kinfold.page()")
+    assert await page.evaluate("kinfold.flush()")
+    first, stored = await page.evaluate("[kinfold.visitor.id, JSON.stringify(localStorage)]")
+    await page.evaluate("kinfold.setConsent('pending')")
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro' }), kinfold.setConsent('pending'), kinfold.setMetadata({ mrr: 9 })")
+    assert await page.evaluate("[kinfold.visitor, JSON.stringify(localStorage)]") == [None, stored]
+    await page.evaluate("kinfold.setConsent('granted')")
+    assert await page.evaluate("kinfold.flush()")
+
+    events = await shop.log()
+    assert [event.get("metadata") for event in events] == [None, {"plan": "pro"}, {"mrr": 9}]
+    assert {event["visitorId"] for event in events} == {first}
+
+
+async def test_page_without_a_key_removes_nothing_of_another_one(shop: Shop):
+    """Such as a page whose build did not have an environment variable."""
+    page = await shop.open(key="kf_dk_0_0")
+    stored = await page.evaluate(STORED)
+    broken = await shop.open_html(shop.element(key=""))
+    await broken.wait_for_function("window.kinfold")
+    assert await broken.evaluate("kinfold.start({ host: location.origin }).visitor") is None
+
+    assert await broken.evaluate(STORED) == stored
+    assert await page.evaluate("kinfold.visitor") is not None
+
+
 async def test_denied_consent_stores_and_sends_nothing(shop: Shop):
     page = await shop.open(consent="pending")
     await page.evaluate(CALLS)

@@ -1,5 +1,6 @@
 """Every call of a page arrives once, as the log tells it: early, offline, on the way out, and in several tabs."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -371,6 +372,55 @@ async def test_page_as_a_listener_and_a_long_title_are_a_page_view(shop: Shop):
     assert [(event["type"], event["context"]["title"]) for event in await shop.log()] == [("VisitorSeen", "t" * 1999)] * 3
 
 
+async def test_calls_after_a_page_view_keep_their_place(shop: Shop):
+    """The page view waits for its title while a request is under way, and they wait with it."""
+    await shop.context.clock.install()
+    page = await shop.open()
+    await page.clock.pause_at(await page.evaluate("Date.now() / 1000 + 1"))
+    first = asyncio.get_running_loop().create_future()
+
+    async def hold_the_first(route: Route) -> None:
+        if first.done():
+            await route.continue_()
+        else:
+            first.set_result(route)
+
+    await page.route("**/v1/events*", hold_the_first)
+    await page.evaluate("kinfold.setMetadata({ a: 0 }), flushed = kinfold.flush(), null")
+    await page.evaluate("kinfold.page(), kinfold.setMetadata({ b: 1 })")
+    await (await first).continue_()
+    await page.evaluate("flushed")
+    await page.clock.run_for(200)
+    await nothing_waits(page)
+
+    assert [event.get("metadata") for event in await shop.log()] == [{"a": 0}, None, {"b": 1}]
+
+
+async def test_page_from_the_back_forward_cache_is_a_page_view(shop: Shop):
+    page = await shop.open(pages="")
+    assert await page.evaluate("kinfold.flush()")
+    for event in ("pagehide", "pageshow"):
+        await page.evaluate(f"void dispatchEvent(new PageTransitionEvent('{event}', {{ persisted: true }}))")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert [event["type"] for event in await shop.log()] == ["VisitorSeen"] * 2
+
+
+async def test_page_that_the_browser_loads_in_advance_is_a_view_when_the_visitor_opens_it(shop: Shop):
+    """Chromium says `prerendering` of it. Calls are kept, and the last word on consent counts."""
+    await shop.context.add_init_script("Object.defineProperty(document, 'prerendering', { value: true, configurable: true })")
+    page = await shop.open(pages="")
+    await page.evaluate("kinfold.setMetadata({ plan: 'pro' })")
+    assert not await page.evaluate("kinfold.flush()")
+    await page.evaluate("kinfold.setConsent('granted'), kinfold.setConsent('pending')")
+    await page.evaluate("delete document.prerendering, document.dispatchEvent(new Event('prerenderingchange')), null")
+    assert await page.evaluate("[kinfold.visitor, document.cookie, localStorage.length]") == [None, "", 0]
+    await page.evaluate("kinfold.setConsent('granted')")
+    assert await page.evaluate("kinfold.flush()")
+
+    assert [event["type"] for event in await shop.log()] == ["MetadataSet", "VisitorSeen"]
+
+
 async def test_second_element_of_a_page_does_nothing(shop: Shop):
     page = await shop.open(before=shop.element(pages=""), pages="")
     await page.wait_for_function("document.readyState === 'complete'")
@@ -394,7 +444,7 @@ async def test_values_that_no_event_may_contain_do_not_stop_the_others(shop: Sho
     await page.evaluate(
         """kinfold.setMetadata({
             good: 'ok', nested: { a: 1 }, list: [1], nan: NaN, huge: 2 ** 60, big: 10n, long: 'x'.repeat(9000), none: undefined,
-            half: 'a\\ud800b', nul: 'a\\0b', no: Symbol(), date: new Date(NaN), [`x${'y'.repeat(200)}`]: 1, '': 1,
+            half: 'a\\ud800b', nul: 'a\\0b', no: Symbol(), date: new Date(NaN), [`x${'y'.repeat(200)}`]: 1, '': 1, '\\0': 1,
         })"""
     )
     await page.evaluate(

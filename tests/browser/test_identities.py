@@ -7,7 +7,6 @@ import pytest
 from playwright.async_api import Page
 
 import kinfold
-from kinfold_schemas.keys import key
 from kinfold_services.access.identity_tokens import ensure_identity_secret
 from tests.support.proxy import Proxy
 from tests.support.visits import Shop, Stage
@@ -16,7 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 ADA = "{ externalId: 'u-1', email: 'ada@example.org', name: 'Ada', metadata: { plan: 'free', seats: 3, since: new Date(0) } }"
 LIN = "{ externalId: 'u-2', email: 'lin@example.org' }"
-LIGHT = {"metadata": {"theme": "light"}}
 
 
 def said(events: list[dict[str, Any]]) -> list[tuple[str, Any]]:
@@ -70,26 +68,56 @@ async def test_what_did_not_change_is_not_sent_across_page_loads(shop: Shop):
     assert events == [("VisitorIdentified", "u-1"), ("MetadataSet", {"plan": "pro"}), ("MetadataSet", {"seats": "3"})]
 
 
-async def test_value_that_was_changed_elsewhere_can_be_set_back(shop: Shop):
-    """`setMetadata` is a person's act: 10 s later the same one is sent again. An identity that is rendered again is not."""
+async def test_metadata_that_a_page_sets_when_it_is_loaded_is_sent_once_a_day(shop: Shop):
+    """Nobody has clicked. A subset of what was sent is recognised."""
     await shop.context.clock.install()
-    laptop = await shop.open()
-    await laptop.evaluate(f"kinfold.identify({ADA})")
-    await laptop.evaluate("kinfold.setMetadata({ theme: 'dark' }), kinfold.setMetadata({ theme: 'dark' })")
+    for keys, hours in (("seats: 3, plan: 'free'", 1), ("plan: 'free', seats: 3", 22), ("seats: 3", 2), ("plan: 'free'", 0)):
+        page = await shop.open(f"<script>kinfold.setMetadata({{ {keys} }})</script>")
+        assert await page.evaluate("kinfold.flush()")
+        await page.clock.fast_forward(3_600_000 * hours)
+
+    assert [event["metadata"] for event in await shop.log()] == [{"seats": 3, "plan": "free"}, {"plan": "free"}]
+
+
+async def say_on_the_phone(shop: Shop, **metadata: Any) -> None:
+    """Set metadata of the contact `u-1` as a page on another device does."""
+    event = {"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v_phone", "metadata": metadata}
+    url = f"{shop.gateway_url}/v1/events?writeKey={shop.key}"
+    answer = await shop.context.request.post(url, data=[event], headers={"Origin": shop.stage.site.url})
+    assert answer.ok, await answer.text()
+
+
+async def test_click_sets_back_a_value_that_another_device_has_changed(shop: Shop):
+    """10 s after it was last sent. An identity that is rendered again does not."""
+    await shop.context.clock.install()
+    button = "<button onclick=\"kinfold.setMetadata({ theme: 'dark' })\">Dark</button>"
+    laptop = await shop.open(f"<script>kinfold.identify({ADA})</script>{button}")
+    await laptop.dblclick("button")
     assert await laptop.evaluate("kinfold.flush()")
-    await shop.stage.redis.xadd(
-        key(shop.workspace, "events"),
-        {"event": json.dumps({"type": "VisitorIdentified", "externalId": "u-1", "visitorId": "v_phone", **LIGHT})},
-    )
+    await say_on_the_phone(shop, theme="light")
     await laptop.reload()
     await laptop.wait_for_function("window.kinfold && !kinfold.q")
     await laptop.clock.fast_forward(11_000)
     await laptop.evaluate("kinfold.identify({ externalId: 'u-1', metadata: { theme: 'dark' } })")
-    await laptop.evaluate("kinfold.setMetadata({ theme: 'dark' })")
+    await laptop.dblclick("button")
     assert await laptop.evaluate("kinfold.flush()")
 
     dark = ("MetadataSet", {"theme": "dark"})
     assert said(await shop.log()) == [("VisitorIdentified", "u-1"), dark, ("VisitorIdentified", "u-1"), dark]
+    assert (await shop.folded("/v1/contacts", externalId="u-1"))["metadata"]["theme"] == "dark"
+
+
+async def test_plan_that_another_device_has_changed_arrives_together_with_what_is_new(shop: Shop):
+    """Nobody has clicked: the visitor comes back from the page of the payment."""
+    upgrade = "kinfold.setMetadata({ plan: 'pro', upgradedAt: new Date().toISOString(), mrr: 99 })"
+    page = await shop.open(f"<script>kinfold.identify({{ externalId: 'u-1' }}), {upgrade}</script>")
+    assert await page.evaluate("kinfold.flush()")
+    await say_on_the_phone(shop, plan="free", mrr=0)
+    await page.reload()
+    assert len(await shop.logged(4)) == 4
+
+    contact = await shop.folded("/v1/contacts", externalId="u-1")
+    assert (contact["metadata"]["plan"], contact["metadata"]["mrr"]) == ("pro", 99)
 
 
 async def test_identity_is_sent_again_after_a_day(shop: Shop):
@@ -216,7 +244,7 @@ async def test_anonymous_visitor_stays_itself_when_it_is_identified(shop: Shop):
 @pytest.mark.parametrize("first", ["{ externalId: 'u-1' }", "{ email: 'ada@example.org' }"])
 @pytest.mark.parametrize("forgetting", ["", "localStorage.clear()"])
 async def test_somebody_known_by_another_address_is_another_visitor(shop: Shop, first: str, forgetting: str):
-    """Also where only the cookie is left, as on another subdomain."""
+    """Even where only the cookie is left, as on another subdomain."""
     page = await shop.open()
     await page.evaluate(f"kinfold.identify({first})")
     assert await page.evaluate("kinfold.flush()")
@@ -261,6 +289,38 @@ async def test_tab_of_the_first_user_does_not_speak_for_the_second(shop: Shop):
     )
     assert (await shop.folded("/v1/contacts", externalId="u-1"))["metadata"]["plan"] == "pro"
     assert (await shop.folded("/v1/contacts", externalId="u-2"))["metadata"] == {"plan": "team"}
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "shop.localhost"), ("shop.localhost", "")], ids=["set", "removed"])
+async def test_log_out_holds_where_a_site_has_changed_the_domain_of_its_cookie(shop: Shop, before: str, after: str):
+    """The browser may have a cookie of each kind. The visitor who has logged out does not come back."""
+    url = shop.url.replace("//", "//shop.")
+    page = await shop.open(domain=before)
+    await page.goto(url)
+    await page.wait_for_function("window.kinfold && !kinfold.q")
+    page = await shop.open(domain=after)
+    await page.goto(url)
+    await page.wait_for_function("window.kinfold && !kinfold.q")
+    first = await visitor_id(page)
+    assert await page.evaluate("document.cookie.includes(kinfold.visitor.id)")
+    await page.evaluate("kinfold.reset()")
+    second = await visitor_id(page)
+    await page.reload()
+    await page.wait_for_function("window.kinfold && !kinfold.q")
+
+    assert (await visitor_id(page), first != second) == (second, True)
+
+
+async def test_number_that_is_not_exact_is_no_identifier(shop: Shop):
+    """`Number(undefined)` would be one person for many, and 2 ** 60 may be a neighbour's number."""
+    page = await shop.open()
+    await page.evaluate("kinfold.identify({ externalId: Number(undefined), email: 'ada@example.org' })")
+    await page.evaluate("kinfold.identify({ externalId: 2 ** 60 })")
+    assert await page.evaluate("kinfold.flush()")
+
+    (event,) = await shop.log()
+    assert ("externalId" in event, event["email"]) == (False, "ada@example.org")
+    assert len(shop.warnings) == 1
 
 
 async def test_two_browsers_are_two_visitors_of_one_contact(shop: Shop):

@@ -48,7 +48,7 @@ async def shows(page: Page, name: str | None) -> None:
 
 
 async def readers(shop: Shop, count: int) -> None:
-    """Wait until so many read the workspace's feed in the gateway. All its pages are one."""
+    """Wait until this many readers follow the workspace's feed in the gateway. All its pages are one."""
     line = f'kinfold_gateway_subscribers{{workspace="{shop.workspace}"}} {count}.0\n'
 
     async def are_so_many() -> bool:
@@ -113,7 +113,7 @@ async def test_next_user_of_the_browser_sees_nothing_of_the_first(shop: Shop):
 
 
 async def test_page_catches_up_after_an_outage(shop: Shop):
-    """It asks again by itself, also after an answer with which an EventSource gives up."""
+    """It asks again by itself, even after an answer with which an EventSource gives up."""
     with Proxy(shop.stage.gateway_url) as proxy:
         shop.gateway_url = proxy.url
         page = await open_live(shop)

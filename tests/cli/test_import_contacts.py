@@ -379,7 +379,7 @@ def test_wait_without_a_projector_gives_up(users: Path, tmp_path: Path) -> None:
         said = Kinfold("--redis-url", server.url).run("import-contacts", users, "--wait", "--wait-timeout", 0.2)
 
     assert said.status == 1
-    assert "is not folded after 0.2 s; does a projector run?" in said.err
+    assert "was not folded within 0.2 s; is a projector running?" in said.err
 
 
 def test_unreachable_server_is_status_3(users: Path, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_wait_without_a_projector_gives_up(tmp_path: Path) -> None:
         said = Kinfold("--redis-url", server.url).run("publish", "--wait", "--wait-timeout", 0.2, stdin=GOOD[0])
 
     assert said.status == 1
-    assert "is not folded after 0.2 s; does a projector run?" in said.err
+    assert "was not folded within 0.2 s; is a projector running?" in said.err
 
 
 def test_wait_does_not_wait_for_a_workspace_that_is_not_served(house: Path, log: redis_py.Redis) -> None:

@@ -195,7 +195,7 @@ def test_wait_gives_up_after_its_timeout(filled: Kinfold) -> None:
     said = filled.run("show", "--visitor", "v-1", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
 
     assert (said.status, said.out) == (1, b"")
-    assert "position 99999999999999-0 is not folded after 0.1 s; does a projector run?" in said.err
+    assert "position 99999999999999-0 was not folded within 0.1 s; is a projector running?" in said.err
 
 
 @pytest.mark.parametrize("command", ["contacts", "tail --since 0", "status"])

@@ -172,7 +172,7 @@ def test_tail_with_wait_gives_up_after_its_timeout(kinfold: Kinfold) -> None:
     said = kinfold.run("tail", "--since", "0", "--wait", "99999999999999-0", "--wait-timeout", "0.1")
 
     assert (said.status, said.out) == (1, b"")
-    assert "position 99999999999999-0 is not folded after 0.1 s" in said.err
+    assert "position 99999999999999-0 was not folded within 0.1 s" in said.err
 
 
 def test_tail_skips_entries_that_are_not_changes(kinfold: Kinfold, log: redis_py.Redis, workspace: str) -> None:

@@ -17,6 +17,7 @@ from kinfold_services.cli.gateway_process import gateway_url
 from tests.support.command_line import PATIENCE_S, Kinfold, Said
 from tests.support.engines import free_port
 from tests.support.shown_secrets import as_on_a_terminal
+from tests.support.terminals import run_on_a_terminal
 from tests.support.waiting import wait_until_sync
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,18 @@ def test_second_up_names_the_file_of_the_key_and_a_new_link(house: Path, workspa
     for each in (link, new_link):
         url, _, token = each.partition("?link=")
         assert httpx.post(url, data={"link": token, "by": "Ada"}, trust_env=False).status_code == 303
+
+
+def test_first_key_is_shown_on_a_terminal_and_kept_in_a_file(house: Path, workspace: str) -> None:
+    """The pages set KEY from the file."""
+    kinfold = Kinfold("--data-dir", house, "--workspace", workspace)
+
+    shown = run_on_a_terminal(kinfold.command("up", "--detach"), kinfold.environment()).data.decode()
+
+    (key,) = re.findall(r"^  its key +(kf_sk_\S+)", shown, re.MULTILINE)
+    (file,) = (house / "keys").glob(f"{workspace}-secret-*")
+    assert file.read_text() == f"{key}\n"
+    assert file.stat().st_mode & 0o077 == 0
 
 
 def test_up_says_how_to_create_a_key_if_it_knows_no_file_with_one(house: Path, workspace: str) -> None:

@@ -225,7 +225,7 @@ def test_identification_after_the_response_keeps_the_id():
 
 
 def test_cookie_tells_nobody_who_the_person_is():
-    """The same person has another mark in another application, and the mark is no hash that can be guessed back."""
+    """The same person has another mark in another application, and nobody can guess the person from the mark."""
     app = App()
     app.ask({"external_id": "u-1"})
 

@@ -320,7 +320,7 @@ def test_feed_over_breaking_connections_has_every_change_once(proxy: Proxy, gate
 
 
 def test_live_contacts_work_over_http(proxy: Proxy, gateway_url: str, api_key: str):
-    """A snapshot, then changes, also after an outage."""
+    """A snapshot, then changes, even after an outage."""
     with kinfold.Producer(gateway_url, key=api_key) as visitors, kinfold.Contacts(gateway_url, key=api_key) as lookups:
         visitors.identify("v-1", external_id="u-1")
         assert lookups.by_external_id("u-1", after=visitors.flush())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kinfold_services.directory.database import Database
-from kinfold_services.directory.tables import create_tables
+from kinfold_services.directory.shapes import create_tables
 from kinfold_services.settings import Settings
 from tests.support.postgres import PostgresServer
 

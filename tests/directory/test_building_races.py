@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
-from kinfold_services.directory import building, service, snapshot_build, tables
+from kinfold_services.directory import building, service, shapes, snapshot_build, tables
 from kinfold_services.directory.building import begin_build, give_up, make_current, open_builds
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import Database
@@ -38,7 +38,7 @@ def settings(tmp_path: Path) -> Settings:
 async def write(directory_settings: Settings) -> AsyncIterator[Transactions]:
     """Run transactions on a database with the tables, of each kind."""
     write = Transactions(Database(directory_settings), at_once=2)
-    await write(tables.create_tables)
+    await write(shapes.create_tables)
     yield write
     write.close()
 

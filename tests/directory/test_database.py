@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy import event
 
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import FILE, Database
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory, QueryTookTooLong
@@ -99,7 +99,7 @@ def test_a_database_that_is_away_is_named_without_its_password() -> None:
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     database = Database(Settings(data_dir=tmp_path / "new"))
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
     database.close()
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
 
@@ -117,7 +117,7 @@ def test_cleaning_reports_a_reader_that_keeps_it_from_emptying_the_log(tmp_path:
     """Otherwise the log would keep what was erased, and the directory would take it for gone."""
     database, backup = Database(Settings(data_dir=tmp_path)), Database(Settings(data_dir=tmp_path), read_only=True)
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
     log = tmp_path / f"{FILE}-wal"
     with backup.reading() as connection:
         connection.execute(sa.select(tables.builds))

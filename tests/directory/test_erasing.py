@@ -114,7 +114,7 @@ async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_re
     wrong: int,
     away_since: str,
 ) -> None:
-    """Former identifiers, timeline and conflicts, also where the directory was not there, or is built from a snapshot."""
+    """Former identifiers, timeline and conflicts, even if the directory did not exist before, or is built from a snapshot."""
     await publish(redis, workspace, *events[: wrong + 1])
     excluded = (await newest_entry(redis, workspace, "events")).decode()
     await publish(redis, workspace, *events[wrong + 1 : -1])

@@ -12,7 +12,9 @@ from kinfold_schemas.filters import Field, WrongFilter
 from kinfold_services.directory import tables
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import WrongQuery
-from kinfold_services.directory.search import Query, count, count_by, parse_sort, search
+from kinfold_services.directory.query import Query
+from kinfold_services.directory.search import count, count_by, search
+from kinfold_services.directory.sorting import parse_sort
 from tests.support.directory import insert_contacts
 from tests.support.injections import MARK, Hostile
 from tests.support.people import NOW_MS, person

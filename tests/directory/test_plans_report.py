@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from kinfold_schemas.times import to_ms, to_text
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.database import Database
 from kinfold_services.settings import Settings
 from tests.support.directory_rows import add_build, contact
@@ -43,7 +43,7 @@ def url(postgres: PostgresServer, postgres_url: str, tmp_path: Path) -> str:
     database = Database(Settings(data_dir=tmp_path, directory_url=postgres_url))
     try:
         with database.writing() as connection:
-            tables.create_tables(connection)
+            shapes.create_tables(connection)
             add_contacts(connection)
     finally:
         database.close()

@@ -14,7 +14,7 @@ from kinfold_projections.state import State
 from kinfold_schemas.changes import Change, ContactsMerged, encode_change
 from kinfold_schemas.contacts import MergedContact
 from kinfold_schemas.identifiers import email_key
-from kinfold_services.directory import building, store, tables
+from kinfold_services.directory import building, shapes, store, tables
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.transactions import now
 from kinfold_services.replay.differences import as_change
@@ -37,7 +37,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         url = request.getfixturevalue("shared_postgres_url")
     database = Database(Settings(data_dir=tmp_path_factory.mktemp("data"), directory_url=url))
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
     yield database
     database.close()
 

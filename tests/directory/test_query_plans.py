@@ -14,9 +14,12 @@ from kinfold_services.directory import rare
 from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.keys import metadata_keys
+from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.rare import Most
-from kinfold_services.directory.search import Count, Page, Query, count, parse_sort, search
-from kinfold_services.directory.tables import contacts, create_tables
+from kinfold_services.directory.search import count, search
+from kinfold_services.directory.shapes import create_tables
+from kinfold_services.directory.sorting import parse_sort
+from kinfold_services.directory.tables import contacts
 from kinfold_services.settings import Settings
 from tests.support.directory import insert_contacts
 

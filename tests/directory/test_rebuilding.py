@@ -1,4 +1,4 @@
-"""The directory builds itself again when the feed does not go on behind its position, beside what readers see."""
+"""The directory builds itself again when the feed does not continue after its position, beside what readers see."""
 
 import asyncio
 from pathlib import Path
@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import STATE, PublicName, key
 from kinfold_services.connections import connect
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.building import open_builds
 from kinfold_services.directory.builds import current_build
 from kinfold_services.directory.database import Database
@@ -71,7 +71,7 @@ async def test_a_directory_from_a_truncated_feed_equals_the_state(
 async def test_link_that_a_replay_took_back_leaves_the_directory(
     redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
 ) -> None:
-    """Also where it was the contact's only one, so that the feed names no visitor."""
+    """Even where it was the contact's only one, so that the feed names no visitor."""
     await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben"})
     await publish(redis, workspace, {"type": "VisitorIdentified", "externalId": "ben", "visitorId": "v-wrong"})
     wrong = (await newest_entry(redis, workspace, "events")).decode()
@@ -197,7 +197,7 @@ async def test_slower_directory_does_not_replace_the_build_of_a_faster_one(
     await truncate_feed(redis, workspace, 10)
     write = Transactions(Database(directory_settings), at_once=1)
     try:
-        await write(tables.create_tables)
+        await write(shapes.create_tables)
         async with connect(redis_url) as client:
             slower, faster = Follower(client, workspace, write, set()), Follower(client, workspace, write, set())
             late, early = await slower._build(), await faster._build()

@@ -21,9 +21,11 @@ from kinfold_schemas.times import to_text
 from kinfold_services.directory import rare
 from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
+from kinfold_services.directory.query import Query
 from kinfold_services.directory.rare import Finder
-from kinfold_services.directory.search import Query, Sort, count, count_by, search
-from kinfold_services.directory.tables import create_tables
+from kinfold_services.directory.search import count, count_by, search
+from kinfold_services.directory.shapes import create_tables
+from kinfold_services.directory.sorting import Sort
 from kinfold_services.settings import Settings
 from tests.support.directory import in_order, insert_contacts, matches, value_of
 from tests.support.filters import DAY_MS, KEYS, NOW_MS, PRIMITIVES, TEXTS, filters, texts

@@ -17,7 +17,8 @@ from kinfold_services.directory import tables
 from kinfold_services.directory.conditions import COMPARE
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import NoDirectory, QueryTookTooLong, WrongQuery
-from kinfold_services.directory.search import Query, count, count_by, search
+from kinfold_services.directory.query import Query
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import Sort, parse_sort
 from kinfold_services.settings import Settings
 from tests.support.directory import add_contacts, contact_row, insert_contacts
@@ -252,7 +253,7 @@ def test_a_cursor_of_another_question_or_none_at_all_is_refused(database: Databa
             msgspec.structs.replace(query, sort=parse_sort("-metadata.a")),
         ]
         for other in others:
-            with pytest.raises(WrongQuery, match="got one of another question"):
+            with pytest.raises(WrongQuery, match="got one of another query"):
                 search(connection, "ours", msgspec.structs.replace(other, cursor=cursor), NOW_MS)
         unfit: list[list[Any]] = [[], [9, 0, "", "\0"], [2**70, 0, "", ""], ["x", 0, "", ""], [1, "", "", ""]]
         decoded = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from kinfold_services.directory import tables
+from kinfold_services.directory import shapes, tables
 from kinfold_services.directory.builds import Build, current_build
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import NoDirectory
@@ -232,7 +232,7 @@ def test_tables_that_exist_are_left_alone(database: Database) -> None:
     with database.writing() as connection:
         add_build(connection)
     with database.writing() as connection:
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
     with database.reading() as connection:
         current_build(connection, "w")
 
@@ -242,7 +242,7 @@ def test_tables_are_created_once_by_several_at_once(directory_settings: Settings
 
     def create(database: Database) -> None:
         with database.writing() as connection:
-            tables.create_tables(connection)
+            shapes.create_tables(connection)
         database.close()
 
     with ThreadPoolExecutor(len(databases)) as threads:
@@ -254,10 +254,10 @@ def test_views_of_another_shape_stay_while_it_has_a_current_build(database: Data
         build = add_build(connection, shape=tables.SHAPE + 1)
         connection.exec_driver_sql("DROP VIEW contacts")
         connection.exec_driver_sql("CREATE VIEW contacts AS SELECT 'other' AS shape")
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
         assert rows(connection, "SELECT * FROM contacts") == [("other",)]
         connection.execute(tables.builds.update().where(tables.builds.c.id == build).values(state="old"))
         if connection.dialect.name == "postgresql":  # it replaces a view only by one with the same columns, and more
             connection.exec_driver_sql("DROP VIEW contacts")
-        tables.create_tables(connection)
+        shapes.create_tables(connection)
         assert rows(connection, "SELECT id FROM contacts") == []

@@ -49,7 +49,7 @@ async def test_what_was_lost_with_the_old_server_is_forgotten_by_everybody(tmp_p
     """The replica was cut off before the primary died: the projector and the reader have come further than it has.
 
     Its log goes on with entries whose ids are greater than those that both have seen, so only a look at the place itself tells
-    them that something is missing behind it.
+    them that something is missing after it.
     """
     async with three_sentinels(tmp_path) as servers, in_use(servers.url, WORKSPACE, tmp_path) as use:
         primary, replica = await servers.primary(), await servers.replica()

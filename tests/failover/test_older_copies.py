@@ -72,7 +72,7 @@ async def test_a_server_that_is_restored_from_an_older_copy(tmp_path: Path, warm
 async def test_a_log_that_is_restored_from_an_older_copy_beneath_a_newer_state(tmp_path: Path, warm_up: int) -> None:
     """The state holds what no entry of the log says. It is rebuilt from the log, and the feed tells what differs.
 
-    New entries get ids behind the position at once, so it does not show in the last entry's id that some before it are missing.
+    New entries get ids after the position at once, so it does not show in the last entry's id that some before it are missing.
     """
     log = key(WORKSPACE, "events")
     async with one_server(tmp_path) as (_, client, use):

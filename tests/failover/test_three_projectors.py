@@ -66,7 +66,7 @@ class Watch:
         self._fleet.must_live()
         ages = {each: await oldest_unfolded_s(self._redis, each) for each in WORKSPACES}
         worst = max(ages.values())
-        assert worst < FOLDS_AGAIN_S * SLACK, f"unfolded for so many seconds: {ages}; at {self._now()}, after {self.done[-8:]}"
+        assert worst < FOLDS_AGAIN_S * SLACK, f"seconds unfolded: {ages}; at {self._now()}, after {self.done[-8:]}"
         return worst
 
     async def until_calm(self) -> None:

@@ -231,7 +231,7 @@ async def test_no_key_opens_the_screen(client: httpx.AsyncClient, keys: dict[str
         answer = await client.request(method, path, headers=headers)
         where = answer.headers.get("Location", "").partition("?")[0]
         is_open = (method, route) in SCREEN_OPEN
-        expected = (400 if method == "POST" else 200, "") if is_open else (303, "/sign-in")  # 400: it is no form
+        expected = (400 if method == "POST" else 200, "") if is_open else (303, "/sign-in")  # 400: it is not a form
         assert (answer.status_code, where) == expected, (method, route, caller)
 
     assert {(method, path) for method, path in SCREEN} > SCREEN_OPEN

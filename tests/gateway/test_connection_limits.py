@@ -171,7 +171,7 @@ async def test_pipeline_is_bounded(unfolded: Gateway):
     ids=["headers", "method", "nothing", "an empty line", "body"],
 )
 async def test_half_a_request_is_given_up(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch, part: bytes, deadline: str):
-    """408 after a deadline, also where bytes keep coming in between."""
+    """408 after a deadline, even where bytes keep coming in between."""
     monkeypatch.setattr(HttpProtocol, deadline, 0.5)
     async with connected(unfolded.url) as peer:
         await peer.send(part % unfolded.secret.encode() if part is HALF_BODY else part)

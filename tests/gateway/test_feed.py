@@ -253,7 +253,7 @@ async def test_reader_is_reset_if_others_follow_past_its_lost_entry(gateway: Gat
 
 
 async def test_feed_entry_that_is_not_a_change_is_skipped(gateway: Gateway):
-    """Readers that follow, resume before it or resume at it get the changes behind it."""
+    """Readers that follow, resume before it or resume at it get the changes after it."""
     feed = key("default", "changes")
     await put_and_fold(gateway, identified("u-1"))
     async with following(gateway.client) as near, following(gateway.client, {"snapshot": "true"}) as other:

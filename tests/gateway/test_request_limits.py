@@ -36,7 +36,7 @@ def batch(count: int, **more: Any) -> bytes:
 
 
 def members(count: int) -> bytes:
-    """An event in gzip of so many members."""
+    """An event as gzip with this many members."""
     return gzip.compress(SEEN) + gzip.compress(b"") * (count - 1)
 
 

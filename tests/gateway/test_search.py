@@ -200,7 +200,7 @@ async def test_cursor_of_another_question_is_rejected(people: Gateway):
     ],
 )
 async def test_unknown_parameter_is_explained_as_a_filter(unfolded: Gateway, params: dict[str, str], hint: str):
-    """A name that is no misspelling of a parameter is likely a metadata key."""
+    """A name that does not look like a misspelt parameter is likely a metadata key."""
     answer = await unfolded.client.get("/v1/contacts", params=params)
 
     assert answer.status_code == 400

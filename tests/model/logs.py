@@ -94,7 +94,7 @@ class Writer:
         self.corrections = dice.choice([0, 0.05, 0.05, 0.3])
         """The share of corrections."""
         self.people = 0
-        """If not 0, so many entries at the beginning of the log create contacts, and corrections are mostly of these."""
+        """If not 0, this many entries at the beginning of the log create contacts, and corrections are mostly of these."""
 
     def log(self) -> list[LoggedEvent]:
         """All entries."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which

@@ -117,7 +117,7 @@ async def test_what_an_earlier_erasure_kept_of_an_entry_goes_when_its_person_is_
 async def test_address_leaves_the_conflicts_that_somebody_else_had_over_it(
     redis: Redis, redis_url: str, workspace: str
 ) -> None:
-    """On the feed, also where a correction dismissed the conflict; its reason stays."""
+    """On the feed, even where a correction dismissed the conflict; its reason stays."""
     await publish(redis, workspace, *adas_events())
     await fold_log(redis, redis_url, workspace)
     ben = cast("bytes", await redis.hget(key(workspace, "external-ids"), "ben")).decode()

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced

@@ -96,7 +96,7 @@ def test_unlinked_visitor_belongs_to_no_contact() -> None:
     assert (visitor.contact_id, visitor.metadata, ada.visitor_ids, ada.visitor_count) == (None, {}, [], 0)
     assert ada.metadata == {"theme": "dark"}
     assert [external_id for external_id, _ in story.holders()] == ["u-1", None]
-    assert visitor.last_seen_at == moment(2), "an operator is no visitor"
+    assert visitor.last_seen_at == moment(2), "an operator is not a visitor"
 
 
 def test_events_of_an_unlinked_visitor_are_its_own() -> None:
@@ -299,7 +299,7 @@ def test_correction_of_a_merged_contact_is_about_the_living_one() -> None:
 
 
 def test_correction_from_a_page_is_rejected() -> None:
-    """Also where a token proves the visitor."""
+    """Even where a token proves the visitor."""
     story = two_people()
     event = corrected(story, "u-1", name="Eve", source="browser", visitorProven=True)
     story.when(event).then_rejected("not-allowed", "source")

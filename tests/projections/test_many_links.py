@@ -19,7 +19,7 @@ SAID = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abc")), max_size=
 
 
 def limit_links(patch: pytest.MonkeyPatch, most: int) -> None:
-    """Let a visitor have so many links."""
+    """Give a visitor this many links."""
     for module in (links, linking):
         patch.setattr(module, "MAX_LINKS", most)
 

@@ -48,7 +48,7 @@ def test_page_that_repeats_what_a_trusted_source_set_drops_nothing() -> None:
 
 
 def test_trusted_source_overwrites_what_a_page_set_also_when_it_is_late() -> None:
-    """And from then on the key is the trusted source's, also where it repeats the value."""
+    """And from then on the key is the trusted source's, even where it repeats the value."""
     story = given(identified("u-1", None, "v-1"), page(metadata_set(visitorId="v-1", metadata={"plan": "free", "a": 1}, at=9)))
     story.when(metadata_set(externalId="u-1", metadata={"plan": "pro", "a": 1}, at=2)).then("ContactUpdated")
 

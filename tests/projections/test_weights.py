@@ -27,7 +27,7 @@ def page(event: Event) -> Event:
 
 
 def full(count: int = 8, *, of_pages: int = 0) -> Story:
-    """A contact with so many heavy keys, the first ones from pages."""
+    """A contact with this many heavy keys, the first ones from pages."""
     story = given(identified("u-1", at=1))
     for number in range(count):
         event = metadata_set(externalId="u-1", metadata=heavy(1, first=number), at=2 + number)

@@ -44,7 +44,7 @@ async def test_log_is_never_trimmed(redis: Redis, redis_url: str, workspace: str
 
 
 async def test_feed_keeps_no_more_bytes_than_the_setting_says(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Also where another projector has appended some of them."""
+    """Even where another projector has appended some of them."""
     feed, start = key(workspace, "changes"), 0
     for _ in range(3):
         values = [{"k": f"{number}" + "x" * 8000} for number in range(start, start + 300)]

@@ -263,7 +263,7 @@ async def test_deleted_log_does_not_delete_the_state(redis: Redis, redis_url: st
         return (await status_of(redis, workspace)).damage
 
     async with projecting(redis_url, workspace):
-        assert "empty log" in str(await wait_until(damage, MEND_S))
+        assert "expected the log that the state was made from, got an empty one" in str(await wait_until(damage, MEND_S))
 
     assert await redis.hlen(key(workspace, "contacts")) == 3
 

@@ -49,7 +49,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 def filling(count: int, name: str = "u-1") -> list[Mapping[str, Any]]:
-    """So many keys of 8 KiB, each in an event of its own."""
+    """This many keys of 8 KiB, each in its own event."""
     return [{"type": "MetadataSet", "externalId": name, "metadata": {f"k{number:03}": VALUE}} for number in range(count)]
 
 

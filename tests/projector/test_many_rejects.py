@@ -16,11 +16,11 @@ from tests.support.snapshots import read_stream
 
 KEPT = 200
 NODE = 100
-"""Redis trims whole nodes of a stream, of so many entries."""
+"""How many entries a node of a stream has. Redis trims whole nodes."""
 
 
 def limit_rejects(patch: pytest.MonkeyPatch, *, entries: int = 100_000, size: int = 1 << 28) -> None:
-    """Keep so many rejects."""
+    """Keep this many rejects."""
     for module in (writes, projector_workspace):
         patch.setattr(module, "REJECTS_ENTRIES", entries)
     patch.setattr(projector_workspace, "REJECTS_BYTES", size)

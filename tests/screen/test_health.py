@@ -60,7 +60,7 @@ async def test_all_is_well(agent: Agent):
 
 
 async def test_ignored_traits_of_segment_are_named(agent: Agent):
-    """A nested trait is no metadata. An SDK does not show the answer, so the page says which trait it was."""
+    """A nested trait cannot be metadata. An SDK does not show the answer, so the page says which trait it was."""
     await agent.people("Ada")
     call = {"userId": "u-ada", "traits": {"plan": "pro", "address": {"city": "London"}}}
     async with agent.client() as client:

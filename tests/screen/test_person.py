@@ -22,7 +22,7 @@ CONTEXT: Final = {
     "timezone": "Europe/Berlin",
 }
 MARKUP: Final = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>\"'><svg/onload=window.hacked=1>{{7*7}}"
-MARKED_ID: Final = MARKUP.removesuffix("{{7*7}}")  # an unfilled template is no identity
+MARKED_ID: Final = MARKUP.removesuffix("{{7*7}}")  # an unfilled template is a blocked identifier
 
 
 async def open_person(agent: Agent, name: str) -> Page:

@@ -159,7 +159,7 @@ async def test_revoked_key_ends_its_sessions(agent: Agent):
 
 
 async def test_session_in_use_makes_the_name_of_its_key_no_key(agent: Agent):
-    """The id of a key is no secret: it is in lists of keys, and in every session."""
+    """The id of a key is not secret: it is in lists of keys, and in every session."""
     key = await agent.key()
     name = f"{agent.workspace}/{key.split('_')[-2]}"
     async with agent.client() as client, agent.client() as stranger:

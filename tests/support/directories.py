@@ -80,7 +80,7 @@ async def wait_until_current(redis: Redis, settings: Settings, workspace: str, t
         try:
             with database.reading() as connection:
                 return position_key(current_build(connection, workspace).position) >= position_key(last)
-        except DirectoryUnavailable:  # also while its file is made
+        except DirectoryUnavailable:  # or its file is being created
             return False
 
     try:

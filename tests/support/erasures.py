@@ -6,7 +6,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import piece_texts
@@ -58,6 +58,6 @@ async def _values_of(client: Any, name: bytes) -> bytes:
 
 
 async def _entries_of(client: Any, name: bytes) -> list[list[bytes]]:
-    """Names and values of a stream's entries, also if the test's client reads XRANGE in another form."""
+    """Names and values of a stream's entries, even if the test's client reads XRANGE in another form."""
     script = "local all = {} for _, e in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do all[#all + 1] = e[2] end return all"
     return cast("list[list[bytes]]", await client.eval(script, 1, name))

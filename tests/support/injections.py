@@ -13,7 +13,7 @@ import msgspec
 
 from kinfold_schemas.filter_tokens import quoted
 from kinfold_schemas.filters import parse
-from kinfold_services.directory.search import Query
+from kinfold_services.directory.query import Query
 from kinfold_services.directory.sorting import parse_sort
 
 MARK: Final = "zqxjv"

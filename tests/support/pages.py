@@ -4,10 +4,11 @@
   dir. Lines that begin with `$ ` are commands (`> ` continues the command before); the lines below are what it prints, on
   standard output and standard error together. `...` stands for any text, also in the middle of a line. Every command has to end
   with status 0. A command that prints something has to show it, if only as `...`.
+- An `sh` block is run by bash as a reader pastes it: all lines at once, up to the first that fails. A `text` block directly
+  below it is what it prints; without one it may print anything. Variables that it exports are set for what follows on the page.
 - A `python` block is run as a script, in its place among the others.
-- Other blocks (`sh`, `json`, …) are only read. So is a block below a comment `<!-- not run: why -->`.
+- Other blocks (`js`, `json`, …) are only read. So is a block below a comment `<!-- not run: why -->`.
 - Commands that need a program of `OPTIONAL_PROGRAMS` are left out where it is missing. Port 8000 stands for one that is free.
-- `$GATEWAY` and `$KEY` are what `kinfold up` printed: a reader copies them from there.
 - A page with such blocks says below its title where they run: `<!-- server: shared -->` is a server with the Swift history that
   all those pages use one after the other; with `<!-- server: own -->` the page starts what it needs itself.
 """
@@ -40,13 +41,11 @@ _PREFORKED: Final = Path(__file__).with_name("preforked_kinfold.py")
 Place = Literal["own", "shared"]
 
 _BLOCK: Final = re.compile(
-    r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?P<skip><!-- not run: .+? -->\n+)?```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$(?:\n+```text\n(?P<printed>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
 )
 _PLACE: Final = re.compile(r"^<!-- server: (own|shared) -->$", re.MULTILINE)
-_PRINTED: Final = {
-    "GATEWAY": re.compile(r"^  the gateway +(http://\S+)", re.MULTILINE),
-    "KEY": re.compile(r"^  its key +(kf_sk_\S+)", re.MULTILINE),
-}
+_RUN: Final = frozenset({"console", "python", "sh"})
 
 
 class Block(NamedTuple):
@@ -57,6 +56,8 @@ class Block(NamedTuple):
     line: int
     is_skipped: bool = False
     """Whether a comment says why it is not run."""
+    printed: str | None = None
+    """The `text` block directly below it."""
 
 
 class Command(NamedTuple):
@@ -71,12 +72,13 @@ def blocks(page: Path) -> Iterator[Block]:
     """Every block of a page, also those that are only read."""
     text = page.read_text("utf-8")
     for match in _BLOCK.finditer(text):
-        yield Block(match["kind"], match["text"], text.count("\n", 0, match.start("text")) + 1, match["skip"] is not None)
+        line = text.count("\n", 0, match.start("text")) + 1
+        yield Block(match["kind"], match["text"], line, match["skip"] is not None, match["printed"])
 
 
 def runnable(page: Path) -> list[Block]:
     """The blocks that are run."""
-    return [block for block in blocks(page) if block.kind in {"console", "python"} and not block.is_skipped]
+    return [block for block in blocks(page) if block.kind in _RUN and not block.is_skipped]
 
 
 def place(page: Path) -> Place | None:
@@ -147,6 +149,8 @@ class Shell:
         for block in runnable(page):
             if block.kind == "python":
                 self._check_python(block, name)
+            elif block.kind == "sh":
+                self.check_pasted(block, name)
             else:
                 for command in commands(block):
                     self.check(command, name)
@@ -158,11 +162,16 @@ class Shell:
         done = self.run(command.text)
         where = f"{page}:{command.line}: $ {command.text}\n"
         assert done.returncode == 0, f"{where}ended with status {done.returncode} and printed\n{done.stdout}"
-        for name, line in _PRINTED.items():
-            if (found := line.search(done.stdout)) is not None:
-                self._environment[name] = found[1]
         printed = done.stdout.replace(self._port, PORT)
         assert matches(printed, command.expected), f"{where}printed\n{printed}\nand the page shows\n{command.expected}"
+
+    def check_pasted(self, block: Block, page: str) -> None:
+        """Runs an `sh` block, and compares what it prints."""
+        exported = self._directory / "exported"
+        exported.touch()  # a block whose program is missing is not run
+        self.check(Command(f"set -e\n{block.text}env -0 > '{exported}'", block.printed or "...", block.line), page)
+        pairs = (each.partition("=") for each in exported.read_text().split("\0"))
+        self._environment.update({name: value for name, _, value in pairs if name})
 
     def _check_python(self, block: Block, page: str) -> None:
         done = self._run([sys.executable, "-W", "error", "-c", block.text.replace(PORT, self._port)])

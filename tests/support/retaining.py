@@ -41,12 +41,12 @@ async def fold_in_place(client: Redis, workspace: str, rules: IdentifierRules = 
 
 
 def ago(days: float) -> int:
-    """The time so many days ago, in ms."""
+    """The time this many days ago, in ms."""
     return time.time_ns() // 1_000_000 - round(days * DAY_MS)
 
 
 async def append_aged(client: Redis, workspace: str, *aged: tuple[float, dict[str, Any] | bytes]) -> list[str]:
-    """Append events that are so many days old; returns their entries."""
+    """Append events that are this many days old; returns their entries."""
     entries: list[str] = []
     for days, event in aged:
         data = event if isinstance(event, bytes) else json.dumps(event).encode()
@@ -56,7 +56,7 @@ async def append_aged(client: Redis, workspace: str, *aged: tuple[float, dict[st
 
 
 async def append_history(client: Redis, workspace: str, days: float, count: int = 2000, *, every_ms: int = 1) -> None:
-    """Append some of the example history, one entry in so many milliseconds, from so many days ago."""
+    """Append some of the example history, at a fixed interval in milliseconds, from a number of days ago on."""
     start = ago(days)
     pipeline = client.pipeline(transaction=False)
     for number, event in enumerate(history()[:count]):

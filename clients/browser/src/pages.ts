@@ -1,7 +1,7 @@
 /** Page views of applications that change the URL without loading a page. */
 
-/** Call `changed` whenever the path or the query of the URL has changed. */
-export function watchPages(changed: () => void): void {
+/** Call `changed` whenever the path or the query of the URL has changed, and when the visitor comes back to the page. */
+export function watchPages(changed: () => unknown): void {
   const here = () => location.pathname + location.search;
   let last = here();
   const look = () => {
@@ -15,4 +15,5 @@ export function watchPages(changed: () => void): void {
     };
   }
   addEventListener("popstate", look);
+  addEventListener("pageshow", ({ persisted }) => persisted && changed()); // from the back/forward cache
 }

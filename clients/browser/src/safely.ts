@@ -10,10 +10,8 @@ export function safely<T>(action: () => T): T | undefined {
   }
 }
 
-const LONGEST_WAIT_MS = 300_000;
-
-/** How long to wait after so many failures: longer and longer, and not all pages at the same time. */
-export const backOffMs = (failures: number) => Math.min(LONGEST_WAIT_MS, 1000 * 2 ** failures) * (0.5 + Math.random() / 2);
+/** How long to wait after so many failures: longer and longer, up to 5 minutes, and not all pages at the same time. */
+export const backOffMs = (failures: number) => Math.min(300_000, 1000 * 2 ** failures) * (0.5 + Math.random() / 2);
 
 /** `at`: when the call was made that is being repeated, if one is. */
 export const repeated: { at?: number | undefined } = {};

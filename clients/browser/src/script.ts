@@ -12,18 +12,16 @@ type Kept = [method: string, args: unknown[], answer: (result: unknown) => void,
 safely(() => {
   const page = window as unknown as Record<string, unknown> & { kinfold?: { q?: Kept[] } };
   const script = document.currentScript as HTMLScriptElement;
-  const { host, key, consent, domain, ...flags } = script.dataset;
+  const { key, consent, domain, host: given, ...flags } = script.dataset;
   if (!key) {
     page.kinfold = { ...page.kinfold, start } as object;
     return;
   }
-  const options: Options = { host: host ?? new URL(script.src).origin, key };
-  const name = `kinfold ${options.host} ${key}`;
+  const host = given ?? new URL(script.src).origin;
+  const name = `kinfold ${host} ${key}`;
   if (page[name]) return; // a page may have the element twice
   page[name] = true;
-  if (LIVE) options.live = true;
-  if (consent) options.consent = consent as Consent;
-  if (domain) options.domain = domain;
+  const options: Options = { host, key, consent: consent as Consent, domain, live: LIVE };
   for (const name in flags) options[name as "pages"] = flags[name] !== "false"; // or "query" and so on
   const kept = page.kinfold?.q ?? [];
   const kinfold = start(options) as unknown as Record<string, (...args: unknown[]) => unknown>;
@@ -34,5 +32,5 @@ safely(() => {
     repeated.at = undefined;
   };
   kept.forEach(run);
-  kept.push = (...calls) => calls.map(run).length; // by those who took a function of the snippet's before
+  kept.push = run as () => never; // by those who took a function of the snippet's before
 });

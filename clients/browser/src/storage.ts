@@ -1,52 +1,46 @@
-/** Where a browser keeps things. What cannot be stored is kept in memory, until the page ends. */
+/** Where a browser keeps things, as JSON. What cannot be stored is kept in memory, until the page ends. */
 
-const LONGEST_COOKIE_S = 400 * 24 * 3600; // RFC 6265bis, 5.5
+import { safely } from "./safely.js";
 
-export interface Store {
-  get(name: string): string | null;
-  /** Returns whether it will be there after the page ends. */
-  set(name: string, value: string): boolean;
-  /** Keep it until the page ends. */
-  hold(name: string, value: string): void;
-  remove(name: string): void;
-  /** The names with a prefix, sorted. */
-  names(prefix: string): string[];
+const LONGEST_COOKIE_S = 34_560_000; // 400 days: RFC 6265bis, 5.5
+
+const memory = new Map<string, string>();
+
+/** What was written; null if nothing was, and undefined if it is damaged. */
+export const read = (name: string): unknown =>
+  safely(() => JSON.parse(memory.get(name) ?? attempt(() => localStorage.getItem(name)) ?? "null"));
+
+/** Returns whether it will be there after the page ends. */
+export function write(name: string, json: string): boolean {
+  hold(name, json);
+  return !!attempt(() => {
+    localStorage.setItem(name, json); // throws where storage is full
+    return memory.delete(name);
+  });
 }
 
-export function openStore(): Store {
-  const memory = new Map<string, string>();
-  const local = attempt(() => localStorage); // reading it throws where cookies are blocked
-  return {
-    get: (name) => memory.get(name) ?? attempt(() => local!.getItem(name)) ?? null,
-    set(name, value) {
-      memory.set(name, value);
-      return !!attempt(() => {
-        local!.setItem(name, value); // throws where storage is full
-        return memory.delete(name);
-      });
-    },
-    hold: (name, value) => void memory.set(name, value),
-    remove(name) {
-      memory.delete(name);
-      attempt(() => local!.removeItem(name));
-    },
-    names: (prefix) =>
-      [...memory.keys(), ...(attempt(() => Object.keys(local!)) ?? [])]
-        .filter((name) => name.startsWith(prefix))
-        .sort(),
-  };
+/** Keep it until the page ends. */
+export const hold = (name: string, json: string) => void memory.set(name, json);
+
+export function remove(name: string): void {
+  memory.delete(name);
+  attempt(() => localStorage.removeItem(name));
 }
 
-export function readCookie(name: string): string {
-  const found = attempt(() => document.cookie.split("; ").find((each) => each.startsWith(name + "=")));
-  return found ? found.slice(name.length + 1) : "";
-}
+/** The names with a prefix, sorted. */
+export const names = (prefix: string): string[] =>
+  [...memory.keys(), ...(attempt(() => Object.keys(localStorage)) ?? [])] // reading it throws where cookies are blocked
+    .filter((name) => name.startsWith(prefix))
+    .sort();
+
+export const cookies = () => attempt(() => document.cookie) ?? "";
 
 /** Set a cookie; an empty value removes it. */
 export function writeCookie(name: string, value: string, domain: string | undefined): void {
-  const scope = (domain ? `; Domain=${domain}` : "") + (location.protocol === "https:" ? "; Secure" : "");
-  const age = value ? LONGEST_COOKIE_S : 0;
-  attempt(() => (document.cookie = `${name}=${value}; Max-Age=${age}; Path=/; SameSite=Lax${scope}`));
+  const put = (value: string, scope = "") =>
+    attempt(() => (document.cookie = `${name}=${value}; Max-Age=${value ? LONGEST_COOKIE_S : 0}; Path=/; SameSite=Lax${scope}`));
+  if (domain) put(""); // of a page, or a time, without the setting: there would be two visitors
+  put(value, (domain ? `; Domain=${domain}` : "") + (location.protocol === "https:" ? "; Secure" : ""));
 }
 
 function attempt<T>(action: () => T): T | undefined {

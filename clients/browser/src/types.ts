@@ -42,8 +42,8 @@ export interface Options {
   /** A publishable key. */
   key: string;
   /** Default: `granted`. With `pending`, calls are kept in memory until `setConsent`. */
-  consent?: Consent;
-  /** Send a page view now and whenever the path or the query of the URL changes. Default: false. */
+  consent?: Consent | undefined;
+  /** Send a page view now, when the path or the query of the URL changes, and when the visitor comes back. Default: false. */
   pages?: boolean;
   /** Whether `url` and `referrer` keep their query. Default: false, because a query may contain secrets. */
   query?: boolean;
@@ -54,7 +54,7 @@ export interface Options {
   /** Update `visitor.contact` when the contact changes in the gateway. Default: false. */
   live?: boolean;
   /** The domain of the cookie, for a visitor who is the same on all its subdomains. Default: the page's host alone. */
-  domain?: string;
+  domain?: string | undefined;
 }
 
 export interface Kinfold {
@@ -64,7 +64,7 @@ export interface Kinfold {
   page(): Promise<void>;
   /** Say who the visitor is. Another person than before is a new visitor. What did not change for a day is not sent again. */
   identify(identity: Identity): Promise<void>;
-  /** Set metadata of the visitor, or of the visitor's contact. What this browser has sent in the last 10 s is not sent again. */
+  /** Set metadata of the visitor, or of the visitor's contact. What did not change is sent once a day, or after a click. */
   setMetadata(metadata: Metadata): Promise<void>;
   /** Forget the visitor, after a log-out: the next user of this browser is another visitor. */
   reset(): Promise<void>;

@@ -42,7 +42,7 @@ class GatewayLog:
         """Post a batch; the gateway appends the valid events and refuses the others. Raises Unreachable or Refused.
 
         A proxy may refuse a batch for its size or its content (a firewall that sees an attack in a user agent). It would do so
-        every time, and everything behind the batch would wait. Such a batch is split in halves, down to the single event that
+        every time, and everything after the batch would wait. Such a batch is split in halves, down to the single event that
         the proxy refuses.
         """
         stamped = self._stamps.stamp(events)
@@ -63,7 +63,7 @@ class GatewayLog:
         self._stamps.arrived(accepted.position, stamped)
         refused = tuple((each.index, each.detail) for each in accepted.rejected)
         if refused and accepted.rejected_count > len(refused):
-            # The answer lists only the first ones. What was appended behind them is a duplicate when it is sent again.
+            # The answer lists only the first ones. What was appended after them is a duplicate when it is sent again.
             known = refused[-1][0] + 1
             rest = self.append(number, events[known:])
             return Receipt(rest.position or accepted.position, (*refused, *((known + at, why) for at, why in rest.refused)))

@@ -91,7 +91,7 @@ class GatewayClient:
         return self._exchange(self.connect(), "GET", self._target(path, query), timeout_s=timeout_s)
 
     def post(self, path: str, query: Mapping[str, str], body: bytes, content_type: str) -> Response:
-        """Send a POST, once. Raises Unreachable, also if the gateway may have received it."""
+        """Send a POST, once. Raises Unreachable, even if the gateway may have received it."""
         connection = self._idle_connection() or self.connect()
         return self._exchange(connection, "POST", self._target(path, query), body, content_type=content_type)
 

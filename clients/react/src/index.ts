@@ -47,7 +47,7 @@ export interface VisitorHook {
   visitor: Visitor | null;
   /** Say who the visitor is. What did not change is not sent. The function stays the same between renders, like the next two. */
   identify: (identity: Identity) => Promise<void>;
-  /** Set metadata of the visitor, or of the visitor's contact. What did not change is not sent. */
+  /** Set metadata of the visitor, or of the visitor's contact. What did not change is not sent, except after a click. */
   setVisitorMetadata: (metadata: Metadata) => Promise<void>;
   /** Forget the visitor, after a log-out. */
   reset: () => Promise<void>;

@@ -129,7 +129,7 @@ class Sessions:
             name = key(workspace, "session-secret")
             await self._client.set(name, secrets.token_hex(_SECRET_BYTES), nx=True)
             if (secret := await self._secret(workspace)) is None:
-                raise RuntimeError(f"{name} was deleted while it was made")
+                raise RuntimeError(f"{name} was deleted while it was being created")
         return secret
 
     async def _secret(self, workspace: str) -> bytes | None:

@@ -96,7 +96,7 @@ async def _until_folded(workspace: StateQueries, position: str, patience_s: floa
     with progress("folding", status.lag) as advance:
         while position_key(status.position or "") < position_key(position):
             if time.monotonic() - moved_at > patience_s:
-                raise NotFolded(f"position {position} is not folded after {patience_s:g} s; does a projector run?")
+                raise NotFolded(f"position {position} was not folded within {patience_s:g} s; is a projector running?")
             await asyncio.sleep(_LOOK_AGAIN_S)
             before, status = status, await workspace.status()
             if status.position != before.position:

@@ -86,7 +86,7 @@ def kinfold(
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Prints the version.")
     ] = False,
 ) -> None:
-    """Folds what visitors do into who they are: an event-sourced identity service over Redis Streams."""
+    """Turns events on a Redis stream into contacts: one for each person, with all their devices."""
 
 
 @app.command()
@@ -110,14 +110,14 @@ def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; return when everything is ready.")] = False,
 ) -> int:
-    """Runs everything: the projector, the gateway and, without a URL, an embedded server."""
+    """Runs everything: projector, directory, gateway and, without a Redis URL, an embedded Valkey server."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace, gateway_port=port)
     return running.up_detached(settings) if detach else running.up(settings)
 
 
 @app.command()
 def down(data_dir: DataDir = None) -> int:
-    """Stops the `kinfold up --detach` of a data dir."""
+    """Stops what `kinfold up` started on a data dir. The data stays."""
     return running.down(settings_from(data_dir=data_dir))
 
 
@@ -137,7 +137,7 @@ def projector(
     log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> int:
-    """Runs the projector alone."""
+    """Runs the projector alone: folds the log into contacts, and writes the feed."""
     settings = settings_from(
         redis_url=redis_url,
         data_dir=data_dir,
@@ -184,7 +184,7 @@ def tail(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Follows the change feed: one object a line, `entry` (its id on the feed) and `change`."""
+    """Follows the change feed: one object per line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     try:
         return uvloop.run(cancellable(reading.tail(settings, since, wait, wait_timeout)))
@@ -203,7 +203,7 @@ def status(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints the status of every workspace, one a line: entries, position, lag, contacts, visitors, and counts by outcome.
+    """Prints the status of every workspace, one per line: entries, position, lag, contacts, visitors, and counts by outcome.
 
     --workspace or KINFOLD_WORKSPACE selects one workspace.
     """
@@ -220,17 +220,17 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would differ, and replace nothing.")] = False,
     exclude_events: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Fold as if these log entries (an id a line) were not there."),
+        typer.Option(exists=True, dir_okay=False, help="Fold as if these log entries (one id per line) were not in the log."),
     ] = None,
     blocked_identifiers: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Block these identifiers as well (a value or /pattern/ a line)."),
+        typer.Option(exists=True, dir_okay=False, help="Block these identifiers as well (one value or /pattern/ per line)."),
     ] = None,
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Replace even where the log has lost entries and contacts with them.")
     ] = False,
 ) -> int:
-    """Rebuilds the state from the log, and puts it in the old one's place at once. Prints the changes that this makes."""
+    """Rebuilds all contacts from the log, replaces the present ones in one step, and prints what changed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     work = replaying.replay(
         settings, dry_run=dry_run, allow_truncated=allow_truncated, exclude=exclude_events, block=blocked_identifiers
@@ -254,7 +254,7 @@ def schema() -> int:
 
 @app.command(name="export")
 def export_log(
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="NDJSON; packed if it ends in .gz or .zst.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="NDJSON; compressed if it ends in .gz or .zst.")],
     redis_url: RedisUrl = None,
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
@@ -303,7 +303,7 @@ def rejects(
         bool, typer.Option("--edit", help="Open each event in $EDITOR first, and append the changed ones. Implies --retry.")
     ] = False,
 ) -> int:
-    """Prints the rejects that are not settled: entries that could not be folded, one a line, each with the reason."""
+    """Prints the rejects that are not settled: entries that could not be folded, one per line, each with the reason."""
     if (retry or edit) and (count or everything):
         raise typer.BadParameter("expected --count and --all, or --retry and --edit, got options of both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)

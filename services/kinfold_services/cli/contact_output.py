@@ -56,7 +56,7 @@ FormatName = Annotated[
         "--format",
         metavar="|".join(get_args(Format)),
         callback=_check_format,
-        help="table for people, json (one object a line), csv, or parquet. Default: by the name of --output, or json.",
+        help="table for people, json (one object per line), csv, or parquet. Default: by the name of --output, or json.",
     ),
 ]
 Output = Annotated[
@@ -65,7 +65,7 @@ Output = Annotated[
         "--output",
         metavar="FILE",
         dir_okay=False,
-        help="Write to this file, which only its owner can read, and replace a file of that name; packed as .gz or .zst.",
+        help="Write to this file, which only its owner can read, and replace a file of that name; compressed as .gz or .zst.",
     ),
 ]
 

@@ -10,7 +10,7 @@ from kinfold_services.cli.output import DONE, NO, USAGE, complain, print_json, s
 from kinfold_services.cli.progress import progress
 from kinfold_services.connections import Client
 from kinfold_services.log.pages import log_extent
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.person import FoldedLog, People
 from kinfold_services.privacy.planning import Plan
 from kinfold_services.privacy.receipt_page import receipt_page

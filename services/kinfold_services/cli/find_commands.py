@@ -56,7 +56,7 @@ def show(
 ) -> int:
     """Prints one contact. Exit status 1: not found.
 
-    A contact that had the e-mail address before is found by the directory.
+    The directory also finds a contact by an e-mail address that it had before.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     which = which_from(visitor, external_id, email, contact, contact_id)
@@ -78,7 +78,7 @@ def contacts(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints contacts: those that match a search, or every living one by id. One JSON object a line, or another format.
+    """Prints contacts: those that match a search, or every living one by id. One JSON object per line, or another format.
 
     --search, --where, --seen-before and --sort ask the directory.
     """
@@ -86,7 +86,7 @@ def contacts(
     if (search, where or None, seen_before, sort) == (None, None, None, None):
         return asyncio.run(reading.contacts(settings, limit, reading.When(at, wait, wait_timeout), form, output))
     if at is not None:
-        raise typer.BadParameter("expected --at or a search, got both: the directory has the present state alone")
+        raise typer.BadParameter("expected --at or a search, got both: the directory has only the present state")
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     wanted = finding.Wanted(search, filter_from(where, seen_before), sort, limit)
@@ -106,7 +106,7 @@ def explain(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, also on a terminal.")] = False,
 ) -> int:
     """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -145,7 +145,7 @@ def conflicts(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Include settled conflicts.")] = False,
 ) -> int:
-    """Prints addresses that an event named for one contact while another one holds them, one a line, newest first."""
+    """Prints addresses that an event named for one contact while another one holds them, one per line, newest first."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -165,7 +165,7 @@ def timeline(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, also on a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, also on a terminal.")] = False,
 ) -> int:
     """Prints the changes of a contact and of those merged into it, newest first. Exit status 1: not found."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly

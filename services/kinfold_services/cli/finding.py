@@ -21,6 +21,7 @@ from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.keys import metadata_keys, unknown_keys
+from kinfold_services.directory.query import Count, Counts, Page, Query
 from kinfold_services.directory.reading import (
     By,
     Conflicts,
@@ -31,7 +32,7 @@ from kinfold_services.directory.reading import (
     read_conflicts,
     read_timeline,
 )
-from kinfold_services.directory.search import Count, Counts, Page, Query, count, count_by, search
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
 from kinfold_services.runtime.terminal import visible
@@ -59,7 +60,7 @@ class Wanted(NamedTuple):
         return (self.search, self.where, self.sort) != (None, None, None)
 
     def query(self, limit: int, cursor: str | None = None) -> Query:
-        """The question to the directory, about one page."""
+        """The query for one page."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
         return Query(q=self.search, where=self.where, sort=sort, limit=limit, cursor=cursor)
 
@@ -123,7 +124,7 @@ class _Directory:
             say(f"no contact has the metadata key {name!r}{hint}")
 
     async def check(self, position: str) -> None:
-        """Raises NoDirectory if an answer as of this position is old, because no directory runs."""
+        """Raises NoDirectory if an answer as of this position is out of date, because no directory runs."""
         await check_running(self._client, self._database, self.workspace, position)
 
 

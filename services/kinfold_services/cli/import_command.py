@@ -22,7 +22,8 @@ _TABS: Final = frozenset({"tab", "\\t", "\t"})
 
 def import_contacts(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CSV, also packed as .gz or .zst, or .parquet; `-`: CSV from standard input.")
+        Path,
+        typer.Argument(metavar="FILE", help="CSV, also as .gz or .zst, or .parquet; `-`: CSV from standard input."),
     ],
     maps: Annotated[
         list[str] | None,
@@ -119,7 +120,7 @@ def _parse_delimiter(text: str | None) -> str | None:
 def _parse_encoding(name: str | None) -> str | None:
     try:
         io.TextIOWrapper(io.BytesIO(), name)
-    except LookupError as error:  # also for a codec whose bytes are no text, such as base64
+    except LookupError as error:  # or it is a codec for bytes and not for text, such as base64
         raise typer.BadParameter(f"--encoding: expected the name of an encoding, got {name!r}") from error
     return name
 

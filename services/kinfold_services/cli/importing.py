@@ -36,7 +36,7 @@ _PROMPT: Final = "reading CSV from the terminal; Ctrl-D imports it, Ctrl-C cance
 _NAMED_ROWS: Final = 20
 _SHOWN_EVENTS: Final = 5
 _STEP: Final = 1000
-"""Progress is reported once in so many rows."""
+"""How many rows lie between two reports of progress."""
 
 
 class Options(NamedTuple):
@@ -120,7 +120,7 @@ def _prepare_or_complain(name: Path, path: Path, options: Options, rules: Identi
 
 
 def _prepare(name: Path, path: Path, options: Options, rules: IdentifierRules) -> _Prepared:
-    """Writes the events of the good rows to `path`, an event a line, and names the rows that are refused."""
+    """Writes the events of the good rows to `path`, one event per line, and names the rows that are refused."""
     source = readable_twice(name, path.with_suffix(name.suffix or ".csv"), _PROMPT)
     at = options.at or _written_at(name if source == name else None)
     table: Table = (

@@ -39,7 +39,7 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
     kind: Annotated[
         keys.Kind,
         typer.Option(
-            help="secret (full access), read (questions and the feed), publishable (for browsers) or development (for "
+            help="secret (full access), read (queries and the feed), publishable (for browsers) or development (for "
             "browsers, without proof)."
         ),
     ] = "secret",
@@ -74,7 +74,7 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
 
 @key_commands.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the keys of a workspace, one a line, without their secrets.
+    """Prints the keys of a workspace, one per line, without their secrets.
 
     `may` tells what a key is for, and `lastUsedAt` when a gateway last saw it, to the minute (null: never).
     """

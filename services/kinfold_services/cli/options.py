@@ -97,7 +97,7 @@ ExternalIdOption = Annotated[
 ]
 EmailOption = Annotated[
     str | None,
-    typer.Option("--email", callback=check_text, help="The contact with this e-mail address, or that had it last."),
+    typer.Option("--email", callback=check_text, help="The contact that has this e-mail address, or that had it last."),
 ]
 ContactOption = Annotated[
     str | None,
@@ -150,7 +150,7 @@ SeenBefore = Annotated[
         "--seen-before",
         metavar="TIME|AGE",
         callback=_callback(_check_time),
-        help="Only contacts that were last seen before this time, or so long ago: 30d.",
+        help="Only contacts last seen before this time, or longer ago than an age such as 30d.",
     ),
 ]
 SortOption = Annotated[

@@ -37,11 +37,11 @@ def erase(
             _FROM,
             exists=True,
             dir_okay=False,
-            help="Erase many at once: a line each, such as `email ada@example.org` (or external-id, visitor, contact).",
+            help="Erase many at once: one on each line, such as `email ada@example.org` (or external-id, visitor, contact).",
         ),
     ] = None,
     reason: Annotated[str | None, typer.Option(callback=check_text, help="For the receipt. Name no person.")] = None,
-    by: Annotated[str | None, typer.Option(callback=check_text, help="Who erases. Default: the login.")] = None,
+    by: Annotated[str | None, typer.Option(callback=check_text, help="Who erases. Default: your login name.")] = None,
     receipt: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also write the receipt as an HTML page.")
     ] = None,
@@ -82,7 +82,7 @@ def _read(path: Path | None) -> list[Which]:
             raise typer.BadParameter(f"{path}, line {number}: expected {expected}, got {line[:80]!r}", param_hint=_FROM)
         whiches.append(Which(**{field: value.strip()}))
     if not whiches:
-        raise typer.BadParameter(f"{path}: expected a person a line, got none", param_hint=_FROM)
+        raise typer.BadParameter(f"{path}: expected one person per line, got none", param_hint=_FROM)
     return whiches
 
 

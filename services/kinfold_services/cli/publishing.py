@@ -27,7 +27,7 @@ from kinfold_services.state.reader import StateReader
 from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
 
 _NAMED_LINES: Final = 20
-_PROMPT: Final = "reading events from the terminal, one JSON object a line; Ctrl-D publishes them, Ctrl-C cancels"
+_PROMPT: Final = "reading events from the terminal, one JSON object per line; Ctrl-D publishes them, Ctrl-C cancels"
 _UNPACK: Final = {".gz": "gzip -dc", ".zst": "zstd -dc"}
 
 
@@ -140,7 +140,7 @@ class _Appending:
 
 
 def _from_line(name: Path, number: int) -> str:
-    """A shell command that prints a file from a line on."""
+    """A shell command that prints a file, beginning at a line."""
     tail, quoted = f"tail -n +{number}", shlex.quote(str(name))
     if name == STANDARD_INPUT or not name.is_file():
         return f"… | {tail}"  # only the user knows how to make the input again

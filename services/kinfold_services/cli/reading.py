@@ -71,7 +71,7 @@ def say_how_found(which: Which, contact: Contact) -> None:
 
 
 def _former_holder(settings: Settings, which: Which) -> str | None:
-    """The contact that had an identifier, according to the directory; None also if there is no directory."""
+    """The contact that had an identifier, according to the directory; None if there is none, or no directory."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     try:

@@ -115,7 +115,7 @@ def run(
 ) -> int:
     """Removes now what is older than the limits, and prints the receipt.
 
-    Exit status 1: nothing was removed, because the state is not what the log makes of it, or changed too often meanwhile.
+    Exit status 1: nothing was removed, because the state differs from a fold of the log, or changed too often meanwhile.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     collect_seldom()
@@ -141,7 +141,7 @@ def run(
 
 @retention_commands.command()
 def receipts(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints what every run has removed, one receipt a line, the oldest first."""
+    """Prints what every run has removed, one receipt per line, oldest first."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def read(client: Client) -> int:

@@ -59,12 +59,14 @@ def _shown_key(settings: Settings, ids: list[str], new_key: str | None, create: 
     """The new key itself on a terminal. Anywhere else the text stays in a log: there it names the file with a key.
 
     The file of an older key is named, too. `ids` are those of the valid secret keys, oldest first; `create` is the command that
-    creates another one.
+    creates another one. With an embedded server the file is also written on a terminal: anybody who can read the data dir can
+    create keys on that server anyway.
     """
-    if new_key is not None and sys.stderr.isatty():
-        return _Key(new_key, f"'Authorization: Bearer {new_key}'")
-    if new_key is not None:
+    is_shown = sys.stderr.isatty()
+    if new_key is not None and (settings.redis_url is None or not is_shown):
         write_secret(new_key, _file_name(settings, id_of(new_key)), settings.data_dir)
+    if new_key is not None and is_shown:
+        return _Key(new_key, f"'Authorization: Bearer {new_key}'")
     for each in ids:
         path = secret_file(_file_name(settings, each), settings.data_dir)
         if path.exists():

@@ -24,7 +24,7 @@ Convert = Callable[[Any], Primitive]
 """Makes a metadata value of a cell; None where the cell is empty. Raises WrongCell."""
 
 _EXACT_DIGITS: Final = 15
-"""Every decimal number of so many digits comes back from a double as it was."""
+"""A decimal number of at most this many digits survives the conversion to a double and back."""
 _BOOLEANS: Final = {"true": True, "TRUE": True, "True": True, "false": False, "FALSE": False, "False": False}
 """As JSON, spreadsheets and Python write them."""
 _ANSWERS: Final = {"true": True, "yes": True, "y": True, "t": True, "1": True} | {

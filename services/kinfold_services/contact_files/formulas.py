@@ -2,7 +2,7 @@
 
 Anybody on the Internet can choose a name, and a spreadsheet runs `=HYPERLINK(…)` in a cell. So text that begins with `=`, `@`,
 a tab or a carriage return is written with an apostrophe before it (OWASP, CSV Injection). The same holds for `+` and `-`,
-unless only digits and `( ) . , / -` and spaces follow: a telephone number is no danger, and stays as it is. Reading takes the
+unless only digits and `( ) . , / -` and spaces follow: a telephone number is harmless, and stays as it is. Reading takes the
 apostrophe away again, so a value comes back as it was.
 """
 

@@ -21,7 +21,7 @@ class Guess:
     key: str
     numbers: int = 0
     text: tuple[int, str] | None = None
-    """The first cell that is no number."""
+    """The first cell that is not a number."""
     odd: tuple[int, str] | None = None
     """The first number that would not come back as it is written."""
 

@@ -18,13 +18,13 @@ _SEPARATOR: Final = "sep="
 """A first line `sep=;` tells Excel the delimiter."""
 _FIRST_SURROGATE: Final = 0xDC00
 MAX_ROW_CHARS: Final = 4 << 20
-"""A row may take so many characters, its line breaks included."""
+"""The most characters that a row may have, line breaks included."""
 
 
 class CsvTable:
     """A CSV file whose first row has the headings. Skips rows without content.
 
-    Raises WrongFile where it is no CSV, OSError, and `UNPACKING_ERRORS`.
+    Raises WrongFile if it is not CSV, OSError, and `UNPACKING_ERRORS`.
     """
 
     has_types = False

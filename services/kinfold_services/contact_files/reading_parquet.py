@@ -25,7 +25,7 @@ _PAGE_BYTES: Final = 16 << 20
 class ParquetTable:
     """A Parquet file. Its columns have their own types.
 
-    Raises NoPyarrow, OSError, WrongFile where it is no Parquet, and UnpacksToTooMuch.
+    Raises NoPyarrow, OSError, WrongFile if it is not Parquet, and UnpacksToTooMuch.
     """
 
     has_types = True
@@ -76,7 +76,7 @@ class ParquetTable:
                     number += 1
                     yield number, row
         except (self._arrow.lib.ArrowException, ValueError) as error:
-            raise WrongFile(f"behind row {number}: expected Parquet, got damaged data ({error})") from error
+            raise WrongFile(f"after row {number}: expected Parquet, got damaged data ({error})") from error
 
     def _check_groups(self) -> None:
         about = self._file.metadata

@@ -34,7 +34,7 @@ class RowEvents:
 
     `kinds` are the kinds of metadata keys that somebody chose. `at` is when the values were true, as RFC 3339, unless a row has
     a time of its own.
-    Raises WrongColumns where a kind is for a key that no column fills, or where a column can be no metadata.
+    Raises WrongColumns if a kind is for a key that no column fills, or if a column cannot be metadata.
     """
 
     def __init__(self, table: Table, columns: Columns, kinds: Mapping[str, Kind], at: str, rules: IdentifierRules) -> None:

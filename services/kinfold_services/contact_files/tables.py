@@ -43,5 +43,5 @@ class Table(Protocol):
         ...
 
     def place(self, number: int) -> str:
-        """How a message names a row, behind the name of the file."""
+        """How a message names a row, after the name of the file."""
         ...

@@ -82,7 +82,7 @@ async def _append(client: Client, workspace: str, event: IdentityCorrected, if_v
         if state == "moved":
             raise _moved(event.contact_id, if_version, value or "none")
         if time.monotonic() > deadline:
-            raise NotFolded(f"position {value} is not folded after {_WAIT_S:g} s; does a projector run?")
+            raise NotFolded(f"position {value} was not folded within {_WAIT_S:g} s; is a projector running?")
         await asyncio.sleep(_LOOK_AGAIN_S)
 
 

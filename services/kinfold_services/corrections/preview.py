@@ -39,7 +39,7 @@ class ContactChange(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class VisitorChange(msgspec.Struct, frozen=True, rename="camel"):
-    """The contact of a visitor before and after a correction; None: it is no contact's."""
+    """The contact of a visitor before and after a correction; None if it has no contact."""
 
     visitor_id: str
     before: str | None

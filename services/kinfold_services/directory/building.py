@@ -11,8 +11,9 @@ import msgspec
 import sqlalchemy as sa
 
 from kinfold_services.directory.contact_writes import forget_texts
+from kinfold_services.directory.shapes import drop_older_tables, show_shape
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, contacts, drop_older_tables, schema, show_shape
+from kinfold_services.directory.tables import SHAPE, builds, contacts, schema
 
 NO_POSITION: Final = ""
 """The position of a build that is filled from a snapshot."""

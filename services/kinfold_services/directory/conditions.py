@@ -223,7 +223,7 @@ def bound(value: Value, now_ms: int) -> Expression:
 
 
 def time_text(ms: int) -> str:
-    """A time as the contract writes it, also before 1970."""
+    """A time as the contract writes it, even before 1970."""
     return (EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,8 +1,8 @@
 """One workspace's way from the feed to its tables: find a build or make one, bring it up to the feed, and follow the feed.
 
 Everything that the follower knows is in the database, so that it can die at any time: the next one reads the build's position
-and goes on behind it. If anything fails, it finds the build anew. Nothing is applied twice, because rows and position are one
-transaction. Nothing is skipped, because each page of the feed shows whether it goes on behind the position.
+and continues after it. If anything fails, it finds the build anew. Nothing is applied twice, because rows and position are one
+transaction. Nothing is skipped, because each page of the feed shows whether it continues after the position.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_i
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
 from kinfold_services.directory.contact_writes import Numbered, load_contacts
-from kinfold_services.directory.erasing import linked_visitors, unlinked_visitors
+from kinfold_services.directory.erased_rows import linked_visitors, unlinked_visitors
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.snapshot_build import SnapshotBuild
 from kinfold_services.directory.store import Overtaken
@@ -44,7 +44,7 @@ _NEAR: Final = 5 * PAGE_ENTRIES
 
 
 class Lost(Exception):
-    """The feed does not go on behind the build's position."""
+    """The feed does not continue after the build's position."""
 
 
 class Incomplete(Exception):
@@ -137,7 +137,7 @@ class Follower:
     async def _page(self, position: str) -> FeedPage:
         page = await read_feed_page(self._client, self._feed, position, PAGE_ENTRIES)
         if not page.goes_on:
-            raise Lost(f"the feed does not go on behind {position}; it was trimmed, or lost entries")
+            raise Lost(f"the feed does not continue after {position}; it was trimmed, or lost entries")
         return page
 
     async def _apply(self, build: int, before: str, raws: Sequence[RawEntry]) -> str:
@@ -165,7 +165,7 @@ class Follower:
     # --- finding or making a build
 
     async def _open(self) -> OpenBuild:
-        """A current build that the feed goes on behind. Readers see the one before until it is there."""
+        """A current build after whose position the feed continues. Readers see the one before until it is there."""
         while True:
             if await self._write(lambda connection: building.has_newer_shape(connection, self._workspace)):
                 self._tell("workspace not followed", DirectoryUnavailable("a newer kinfold keeps its directory"), is_known=True)
@@ -214,7 +214,7 @@ class Follower:
 
     async def _finish(self, build: OpenBuild) -> OpenBuild:
         """Bring a build up to the feed and make it current. Raises Lost, Overtaken and Incomplete."""
-        self._ours.add(build.id)  # also while Redis is away: the next try goes on with it
+        self._ours.add(build.id)  # even while Redis is away: the next try continues it
         while True:
             target, size = await self._extent()
             applied, position = 0, build.position
@@ -242,7 +242,7 @@ class Follower:
     async def _replaced_by(self, build: int) -> int | None:
         """The current build that another one is to replace. Raises Overtaken if another directory was faster.
 
-        If the feed goes on behind its build, that one may be further than ours, and readers must not be set back. If not, its
+        If the feed continues after its build, that one may be further than ours, and readers must not be set back. If not, its
         timeline may have changes that ours was never told, unless ours has its past from there.
         """
         for each in await self._write(lambda connection: building.open_builds(connection, self._workspace)):

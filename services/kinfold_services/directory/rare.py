@@ -20,11 +20,11 @@ from kinfold_services.directory.tables import contacts, counts, metadata, search
 
 TRIGRAM: Final = 3
 LEAST_SORTED: Final = 1000
-"""So few contacts are always read and sorted."""
+"""Up to this many, contacts are always read and sorted."""
 _ENOUGH: Final = 100
-"""With as few contacts as these, no other condition is looked at."""
+"""If a condition leaves no more contacts than this, no other one is looked at."""
 _WORTH_READING: Final = 4
-"""To read one contact in so many is quicker than to walk through all, if hardly any is on the page."""
+"""If fewer than one contact in this many match, reading them all is quicker than walking through the order."""
 _IN_SEARCH_TEXT: Final = frozenset({"id", "externalId", "email", "name"})
 _RANGES: Final = frozenset({"visitorCount", "firstSeenAt", "lastSeenAt", "createdAt", "updatedAt"})
 _Leaf = Comparison | OneOf | Contains | Exists
@@ -65,7 +65,7 @@ def most_found(sql: Sql, work: int) -> Most:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A select of the contacts that meet a condition: its one column is `n` or `id`. `rows` are at most so many."""
+    """A select of the contacts that meet a condition: its one column is `n` or `id`. `rows` is the most that it gives."""
 
     select: Select
     column: sa.Column[Any]

@@ -17,33 +17,27 @@ import sqlalchemy as sa
 
 from kinfold_projections.directory import INDEXED_CHARS, SAMPLE, STRING, fold_text, index_value
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.filters import And, Comparison, Field, Filter, fields_of, unparse
+from kinfold_schemas.filters import And, Comparison, Field, Filter, unparse
 from kinfold_services.directory.builds import Build, current_build
 from kinfold_services.directory.conditions import COLUMNS, Condition, Conditions, sql_of
 from kinfold_services.directory.errors import WrongQuery
+from kinfold_services.directory.query import MAX_LIMIT, MAX_Q_CHARS, Count, Counts, Page, Query
 from kinfold_services.directory.rare import Finder, Found, Most, Select, has_value, most_found, most_sorted
 from kinfold_services.directory.sorting import (
-    DEFAULT_SORT,
     Cursor,
     Segment,
-    Sort,
     indexed_column,
-    parse_sort,
     read_cursor,
     segments,
     write_cursor,
 )
 from kinfold_services.directory.tables import contacts, counts, metadata
 
-__all__ = ["Count", "Counts", "Page", "Query", "Sort", "count", "count_by", "parse_sort", "search"]
-
-MAX_Q_CHARS: Final = 200
-MAX_LIMIT: Final = 1000
 EXACT: Final = 10_000
 """Counts up to this are exact."""
 
 _FEW: Final = 2 * EXACT
-"""As many contacts are always counted one by one: no estimate of so many comes from 10,000 or fewer."""
+"""Up to this many, contacts are counted one by one. A larger estimate never comes from `EXACT` contacts or fewer."""
 MANY: Final = 20_000
 """With fewer contacts, any walk is short."""
 _SELDOM: Final = 4
@@ -56,52 +50,6 @@ _MOST_SIMILAR: Final = 2000
 """How many contacts are compared in each turn."""
 _SEEN_CHARS: Final = INDEXED_CHARS + 1
 """How much of a long string `count_by` shows: its beginning, and `…`."""
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A question: words, a filter, an order, and which page."""
-
-    q: str | None = None
-    where: Filter | None = None
-    sort: Sort = DEFAULT_SORT
-    limit: int = 100
-    cursor: str | None = None
-
-    @property
-    def fields(self) -> list[Field]:
-        """The fields of the filter and of the order."""
-        return [*(() if self.where is None else fields_of(self.where)), self.sort.field]
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Contacts as the feed shows them, encoded.
-
-    `approximate`: no contact has the words themselves. These have the most similar ones, the best first, on one page.
-    """
-
-    records: list[bytes]
-    next_cursor: str | None
-    approximate: bool
-    position: str
-    """The feed entry that the directory has applied."""
-
-
-class Count(msgspec.Struct, frozen=True):
-    """How many contacts match: exactly, or estimated from a sample of one in 64."""
-
-    count: int
-    is_exact: bool
-    position: str
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """How many contacts have each value, the most frequent first; have another one; and have none."""
-
-    values: list[tuple[Primitive, int]]
-    other: int
-    missing: int
-    is_exact: bool
-    position: str
 
 
 def search(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Page:
@@ -314,7 +262,7 @@ class _Question:
             yield Conditions(self._sql, self._now_ms, indexed).of(self._query.where)
 
     def _found(self, most: Most, sorted_by: Field | None) -> Found | None:
-        """A condition that at most so many contacts meet; or conditions that hardly ever meet."""
+        """A condition that at most `most` contacts meet; or conditions that hardly ever meet."""
         words = () if sorted_by is not None and self._sql.knows_words else self.words
         conjuncts = list(_conjuncts(self._query.where))
         found = self._finder().rarest(conjuncts, words, sorted_by, most)

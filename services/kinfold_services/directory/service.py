@@ -17,7 +17,7 @@ from kinfold_services.directory.building import OpenBuild
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.follower import Follower
-from kinfold_services.directory.tables import create_tables
+from kinfold_services.directory.shapes import create_tables
 from kinfold_services.directory.transactions import THREADS, Transactions, now
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.tasks import end_tasks

@@ -1,7 +1,7 @@
 """Fills a build from a snapshot of the state, if the feed does not hold every change.
 
 What the state does not tell comes from the build before: the timeline, former identifiers and settled conflicts. Its last rows
-may be of changes that a failover took away, and these are left out: rows behind the last one that the feed still has.
+may be of changes that a failover took away, and these are left out: rows after the last one that the feed still has.
 
 Between the build before and the snapshot, the timeline has a gap: the new build has `timeline_since`.
 """
@@ -21,9 +21,10 @@ from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
-from kinfold_services.directory.erasing import Source, erase, unlinked_visitors
+from kinfold_services.directory.erased_rows import Source, erase, unlinked_visitors
+from kinfold_services.directory.shapes import earlier_table
 from kinfold_services.directory.store import Overtaken
-from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, earlier_table, identifiers, timeline, visitors
+from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, identifiers, timeline, visitors
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
 from kinfold_services.state.scans import absent_visitors, scan_links, scan_tombstones
@@ -274,7 +275,7 @@ class _Copy:
     """Copies rows of a build to another one, some at a time, in the order of the primary key."""
 
     def __init__(self, source: sa.Table, target: sa.Table, earlier: int, build: int, upto: tuple[int, int]) -> None:
-        """Rows behind the position `upto` are left out."""
+        """Rows after the position `upto` are left out."""
         self._source: Final = source
         self._target: Final = target
         self._build: Final = build

@@ -120,7 +120,7 @@ def read_cursor(text: str, question: str, its_segments: list[Segment]) -> Cursor
     if cursor is None or not 0 <= cursor.now_ms <= LAST_MS or not 0 <= cursor.segment < len(its_segments):
         raise WrongQuery(_NO_CURSOR)
     if cursor.question != question:
-        raise WrongQuery("cursor: expected a cursor of the same search, filter and sort, got one of another question")
+        raise WrongQuery("cursor: expected a cursor of the same search, filter and sort, got one of another query")
     keys = its_segments[cursor.segment].keys
     if len(keys) != len(cursor.values) or not all(map(_fits, keys, cursor.values)):
         raise WrongQuery(_NO_CURSOR)

@@ -29,7 +29,7 @@ from kinfold_projections.directory_rows import (
 from kinfold_schemas.contacts import Link
 from kinfold_services.directory.bulk import Bulk, Values, bound, insert_into
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
-from kinfold_services.directory.erasing import erase
+from kinfold_services.directory.erased_rows import erase
 from kinfold_services.directory.tables import builds, conflicts, encode_json, identifiers, timeline, visitors
 
 

@@ -1,4 +1,4 @@
-"""The directory's tables and views, for SQLite and PostgreSQL.
+"""The directory's tables, for SQLite and PostgreSQL. `shapes.py` creates them, with the views.
 
 Every table except `directory_builds` has the shape's number in its name and the build as its first column. A build is one
 complete copy of one workspace's contacts. Readers ask the workspace's current build (`builds.current_build`), and nothing but
@@ -9,7 +9,6 @@ A change of any table, or of what a column holds, is a new SHAPE. Then the direc
 Strings compare by code point, in every column and on both databases. On PostgreSQL, everything is in the schema `kinfold`.
 """
 
-import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,10 +26,8 @@ SHAPE: Final = 2
 
 POSTGRESQL_SCHEMA: Final = "kinfold"
 
-_PREFIX: Final = f"directory{SHAPE}_"
-_ANY_CONTACTS: Final = re.compile(r"directory(\d+)_contacts")
-_CREATION_LOCK: Final = int.from_bytes(b"kinfold")
-"""The key of PostgreSQL's advisory lock, so that two processes do not create the tables at once."""
+PREFIX: Final = f"directory{SHAPE}_"
+"""Of the names of all tables of this shape."""
 
 
 class Time(sa.TypeDecorator[str]):
@@ -67,9 +64,9 @@ def _table(name: str, *columns: sa.schema.SchemaItem, primary_key: str = "", **o
     """A table of this shape. With a primary key of several columns, the table is stored in its order (SQLite)."""
     build = sa.Column("build", sa.Integer, nullable=False)
     if not primary_key:
-        return sa.Table(_PREFIX + name, schema, columns[0], build, *columns[1:], **options)
+        return sa.Table(PREFIX + name, schema, columns[0], build, *columns[1:], **options)
     key = sa.PrimaryKeyConstraint("build", *primary_key.split())
-    return sa.Table(_PREFIX + name, schema, build, *columns, key, sqlite_with_rowid=False, **options)
+    return sa.Table(PREFIX + name, schema, build, *columns, key, sqlite_with_rowid=False, **options)
 
 
 def _index(table: sa.Table, *columns: Any, **options: Any) -> sa.Index:
@@ -143,7 +140,7 @@ for _sorted_by in (
     _index(contacts, _sorted_by, "id")
 _index(contacts, "email_key")
 sa.Index(
-    f"{_PREFIX}contacts_sampled",
+    f"{PREFIX}contacts_sampled",
     contacts.c.build,
     contacts.c.sampled,  # the same in every row, but without it SQLite prefers other indexes
     contacts.c.id,
@@ -151,18 +148,18 @@ sa.Index(
     sqlite_where=sa.text("sampled = 1"),  # as SQLAlchemy writes it in queries
 ).ddl_if(dialect="sqlite")
 sa.Index(
-    f"{_PREFIX}contacts_sampled", contacts.c.build, contacts.c.sampled, contacts.c.id, postgresql_where=contacts.c.sampled
+    f"{PREFIX}contacts_sampled", contacts.c.build, contacts.c.sampled, contacts.c.id, postgresql_where=contacts.c.sampled
 ).ddl_if(dialect="postgresql")
 # To count those with a word without reading contacts: SQLite adds `n` to each index.
-sa.Index(f"{_PREFIX}contacts_build", contacts.c.build).ddl_if(dialect="sqlite")
+sa.Index(f"{PREFIX}contacts_build", contacts.c.build).ddl_if(dialect="sqlite")
 sa.Index(
-    f"{_PREFIX}contacts_metadata",
+    f"{PREFIX}contacts_metadata",
     contacts.c.metadata,
     postgresql_using="gin",
     postgresql_ops={"metadata": "jsonb_path_ops"},
 ).ddl_if(dialect="postgresql")
 sa.Index(
-    f"{_PREFIX}contacts_search_text",
+    f"{PREFIX}contacts_search_text",
     contacts.c.search_text,
     postgresql_using="gin",
     postgresql_ops={"search_text": "gin_trgm_ops"},
@@ -172,7 +169,7 @@ sa.Index(
 _COUNT_WORDS: Final = sa.DDL(f"ALTER TABLE {contacts.name} ALTER COLUMN search_text SET STATISTICS 1000")  # type: ignore[no-untyped-call]
 event.listen(contacts, "after_create", _COUNT_WORDS.execute_if(dialect="postgresql"))
 
-search: Final = sa.table(f"{_PREFIX}search", sa.column("rowid", sa.Integer), sa.column("search_text", sa.Text))
+search: Final = sa.table(f"{PREFIX}search", sa.column("rowid", sa.Integer), sa.column("search_text", sa.Text))
 """SQLite's full-text index (FTS5, trigrams) of `contacts.search_text`; `rowid` is `contacts.n`.
 
 `search.c.search_text.op("MATCH")('"ada"')` finds the contacts of all builds whose text contains `ada`. The index does not fold
@@ -288,119 +285,3 @@ _open: Final = {"sqlite_where": conflicts.c.settled_at.is_(None), "postgresql_wh
 _index(conflicts, "contact_id", **_open)
 _index(conflicts, "held_by", **_open)
 _index(conflicts, "at", "position_ms", "position_seq")
-
-
-def _position(table: sa.Table) -> sa.ColumnElement[str]:
-    return (sa.cast(table.c.position_ms, sa.Text) + "-" + sa.cast(table.c.position_seq, sa.Text)).label("position")
-
-
-def _view(table: sa.Table, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    current = sa.and_(builds.c.id == table.c.build, builds.c.shape == SHAPE, builds.c.state == "current")
-    return sa.select(builds.c.workspace, *columns).select_from(sa.join(builds, table, current))
-
-
-def _living_view(table: sa.Table, *columns: sa.ColumnElement[Any]) -> sa.CompoundSelect[Any]:
-    """A view that shows what merged contacts had as the living contact's. Both parts can use an index on `contact_id`."""
-    merged = identifiers.alias("merged")
-    became = sa.and_(
-        merged.c.build == table.c.build,
-        merged.c.kind == "contact_id",
-        merged.c.value_key == table.c.contact_id,
-    )
-    original = table.c.contact_id.label("original_contact_id")
-    living = _view(table, table.c.contact_id, *columns, original).where(~sa.exists().where(became))
-    return living.union_all(_view(table, merged.c.contact_id, *columns, original).where(became))
-
-
-views: Final[dict[str, sa.Select[Any] | sa.CompoundSelect[Any]]] = {
-    "contacts": _view(
-        contacts,
-        *(contacts.c[name] for name in ("id", "external_id", "email", "name", "image", "metadata", "visitor_count")),
-        *(contacts.c[name] for name in ("first_seen_at", "last_seen_at", "created_at", "updated_at", "version")),
-    ),
-    "contact_timeline": _living_view(
-        timeline,
-        *(timeline.c[name] for name in ("at", "type", "rule", "details", "cause", "position_ms", "position_seq")),
-        _position(timeline),
-    ),
-    "contact_visitors": _living_view(visitors, visitors.c.visitor_id, visitors.c.since, visitors.c.until),
-    "contact_identifiers": _view(
-        identifiers,
-        *(identifiers.c[name] for name in ("contact_id", "kind", "value", "held_by", "until", "cause")),
-    ),
-    "identity_conflicts": _view(
-        conflicts,
-        *(conflicts.c[name] for name in ("contact_id", "email", "held_by", "reason", "at", "settled_at")),
-        _position(conflicts),
-    ),
-}
-"""The public views, by name: the current builds of all workspaces."""
-
-
-def earlier_table(connection: sa.Connection, table: sa.Table, shape: int) -> sa.Table | None:
-    """A table as another shape had it; None if that had no such table, or not all of the columns."""
-    if shape == SHAPE:
-        return table
-    name = f"directory{shape}_{table.name.removeprefix(_PREFIX)}"
-    if not sa.inspect(connection).has_table(name):
-        return None
-    earlier = sa.Table(name, sa.MetaData(), autoload_with=connection)
-    return earlier if {column.name for column in table.columns} <= set(earlier.columns.keys()) else None
-
-
-def drop_older_tables(connection: sa.Connection) -> None:
-    """Drop the tables of older shapes without a current build, and forget their builds. Needs a write transaction."""
-    for name in sa.inspect(connection).get_table_names():
-        match = _ANY_CONTACTS.fullmatch(name)
-        if match is None or (shape := int(match[1])) >= SHAPE:
-            continue
-        used = sa.select(builds.c.id).where(builds.c.shape == shape, builds.c.state == "current").limit(1)
-        if connection.execute(used).first() is not None:
-            continue
-        for table in (search.name, *(each.name for each in schema.sorted_tables if each is not builds)):
-            connection.execute(sa.text(f"DROP TABLE IF EXISTS directory{shape}_{table.removeprefix(_PREFIX)}"))
-        connection.execute(sa.delete(builds).where(builds.c.shape == shape))
-
-
-def create_tables(connection: sa.Connection) -> None:
-    """Create what is missing of the tables and views.
-
-    Views of another shape stay, as long as it has a current build. Needs a write transaction. On PostgreSQL, the user needs the
-    right to create the schema `kinfold` and the extension pg_trgm in the database, unless both exist.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION_LOCK)))
-        # IF NOT EXISTS alone would need the right to create schemas even if the schema exists.
-        if not sa.inspect(connection).has_schema(POSTGRESQL_SCHEMA):
-            connection.execute(sa.schema.CreateSchema(POSTGRESQL_SCHEMA))
-        connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
-    schema.create_all(connection)
-    show_shape(connection)
-
-
-def show_shape(connection: sa.Connection) -> None:
-    """Make the public views show this shape, unless another one has a current build. Needs a write transaction.
-
-    So readers see either all old views or all new ones.
-    """
-    others = sa.select(builds.c.id).where(builds.c.shape != SHAPE, builds.c.state == "current").limit(1)
-    # Replacing a view waits for everybody who reads it, so it is done only if it has to be.
-    if connection.execute(others).first() is None and not _views_are_ours(connection):
-        _replace_views(connection)
-
-
-def _views_are_ours(connection: sa.Connection) -> bool:
-    """Whether all views exist and show this shape."""
-    inspector = sa.inspect(connection)
-    if not set(views) <= set(inspector.get_view_names()):
-        return False
-    return all(_PREFIX in (inspector.get_view_definition(name) or "") for name in views)
-
-
-def _replace_views(connection: sa.Connection) -> None:
-    is_sqlite = connection.dialect.name == "sqlite"
-    for name, query in views.items():
-        view = sa.schema.CreateView(query, name, or_replace=not is_sqlite)
-        if is_sqlite:
-            connection.execute(sa.text(f"DROP VIEW IF EXISTS {name}"))
-        connection.execute(view)

@@ -37,7 +37,7 @@ class Directory:
         Raises Problem (503) if too many questions wait, and what `Database.reading` and the question raise.
         """
         if self._asked >= THREADS + WAITING:
-            raise unavailable(f"{WAITING} questions already wait for the directory; try again")
+            raise unavailable(f"{WAITING} queries already wait for the directory; try again")
         self._asked += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)

@@ -14,7 +14,7 @@ from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Problem, wrong_body
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.receipt_page import receipt_page
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.state.queries import Which, find_contact

@@ -191,7 +191,7 @@ def openapi_config(version: str, routes: Iterable[ControllerRouterHandler]) -> O
     return OpenAPIConfig(
         title="kinfold",
         version=version,
-        description="Folds what visitors do into who they are.",
+        description="Turns events into contacts: one for each person, with all their devices.",
         components=Components(security_schemes={"key": bearer, "writeKey": basic}),
         security=[{"key": []}],
         use_handler_docstrings=True,

@@ -8,7 +8,7 @@ from kinfold_schemas.positions import position_key
 
 
 class Progress:
-    """A position that only grows. It is polled while anybody waits for it, once for all that wait."""
+    """A position that only grows. While anybody waits for it, one poll serves all who wait."""
 
     def __init__(self, read: Callable[[], Awaitable[str]], interval_s: float) -> None:
         self._read: Final = read
@@ -19,11 +19,11 @@ class Progress:
         self._moved = asyncio.Event()
 
     def has_reached(self, target: tuple[int, int]) -> bool:
-        """Whether the position was seen at `target` or behind it. Asks nobody."""
+        """Whether the position was seen at `target` or after it. Sends no command."""
         return position_key(self._reached) >= target
 
     async def wait_for(self, target: tuple[int, int]) -> None:
-        """Wait until the position is `target` or behind it. Raises what reading it raises. The caller bounds the time."""
+        """Wait until the position is `target` or after it. Raises what reading it raises. The caller bounds the time."""
         self._waiting += 1
         try:
             while not self.has_reached(target):

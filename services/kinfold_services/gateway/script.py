@@ -30,7 +30,7 @@ async def kinfold_js(
     ] = None,
     if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match")] = None,
 ) -> Response[bytes]:
-    """The script of this gateway, also if another version is asked for. Every page may load it.
+    """The script of this gateway, even if another version is asked for. Every page may load it.
 
     `/kinfold-live.js` has the visitor's live contact, too.
     """

@@ -98,7 +98,7 @@ class GatewayWorkspace:
             async with asyncio.timeout(ANSWER_S):
                 await self._folded.wait_for(target)
         except TimeoutError:
-            raise NotFolded(f"position {position} is not folded after {ANSWER_S:g} s; does a projector run?") from None
+            raise NotFolded(f"position {position} was not folded within {ANSWER_S:g} s; is a projector running?") from None
 
     async def wait_until_in_directory(self, position: str) -> None:
         """Wait until the log is folded up to `position`, and the directory has every change that the feed has by then.

@@ -69,7 +69,7 @@ def _time_ms(text: str) -> int | None:
 
 
 def date_ms(text: str) -> int | None:
-    """The first instant of a date in UTC, in milliseconds since 1970. None if `text` is no date."""
+    """The first instant of a date in UTC, in milliseconds since 1970. None if `text` is not a date."""
     return text_time_ms(text) if len(text) == _DATE_CHARS else None
 
 

@@ -45,7 +45,7 @@ class Baseline(msgspec.Struct, frozen=True, rename="camel"):
     window_pieces: int
     """How many of the pieces, the last ones, hold the duplicate window."""
     sha256: str
-    """Of all pieces, one behind the other."""
+    """Of all pieces, in their order."""
     shape: int = SHAPE
 
 

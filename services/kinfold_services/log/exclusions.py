@@ -53,7 +53,7 @@ async def excluded_entries(client: Client, workspace: str, upto: str, also: froz
 
 
 def is_cut(entry_id: str, cut: tuple[int, int]) -> bool:
-    """Whether an `EventsExcluded` names an entry up to this position; what is no id names none."""
+    """Whether an `EventsExcluded` names an entry up to this position; text that is not an id names no entry."""
     try:
         return (0, 0) <= position_key(entry_id) <= cut
     except ValueError:

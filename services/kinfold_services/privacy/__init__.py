@@ -6,5 +6,5 @@ rewriting.py  the log, the feed and the state are rewritten, and swapped in one 
 searching.py  every key is searched for what must not be there any more
 files.py      the server's files
 records.py    what is stored of erasures: pending ones, and receipts
-erasing.py    an erasure from the request to the receipt
+eraser.py     an erasure from the request to the receipt
 """

@@ -11,7 +11,7 @@ from kinfold_schemas.codec import encode_event
 from kinfold_schemas.events import Erased, IdentityCorrected, MetadataSet, SubjectErased, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_services.connections import Client, RawEntry
-from kinfold_services.log.erasures import erased_entries
+from kinfold_services.log.erased_entries import erased_entries
 from kinfold_services.privacy.person import FoldedLog, own_entries
 from kinfold_services.privacy.records import Receipt, Removed, hashed, in_order
 from kinfold_services.rejects.stored import stored_rejects

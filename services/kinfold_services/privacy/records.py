@@ -125,7 +125,7 @@ class Records:
         return None
 
     async def receipts(self) -> list[Receipt]:
-        """All receipts, the oldest first, and behind them those of pending erasures."""
+        """All receipts, the oldest first, and then those of pending erasures."""
         stored: Mapping[bytes, bytes] = await self._client.hgetall(self._done)
         done = sorted(map(_decode_receipt, stored.values()), key=lambda each: each.requested_at)
         return [*done, *map(shown, await self.pending())]

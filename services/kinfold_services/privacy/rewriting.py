@@ -37,7 +37,7 @@ _PAGE_ENTRIES: Final = 50
 """The server copies so many in about 0.5 ms, and answers nobody meanwhile. It copies a page while we fold as many entries."""
 _AT_ONCE: Final = 1000
 _FEW_TEXTS: Final = 100
-"""So many identifiers are searched for one by one in a page of the feed; of more, all strings of the page are looked up."""
+"""In a page of the feed, up to this many identifiers are searched for one by one. Of more, all strings of it are looked up."""
 
 
 def _script(name: str) -> str:

@@ -128,12 +128,12 @@ class Integrity:
         found = [name for name, exists in zip(names, await pipeline.execute(), strict=True) if exists]
         if found:
             raise NeedsRebuild(
-                f"workspace {self._workspace}: found {found[0]} and no {key(self._workspace, 'position')}, expected both or "
-                "neither: the server has evicted keys, or somebody has deleted them"
+                f"workspace {self._workspace}: expected {found[0]} and {key(self._workspace, 'position')}, or neither, got "
+                "only the first: the server has evicted keys, or somebody has deleted them"
             )
 
     async def _check_baseline(self, position: Position) -> None:
-        """The log was cut at its baseline, and only behind that do entries follow."""
+        """The log was cut at its baseline, and entries follow only after that."""
         cut = await baseline_position(self._client, self._workspace)
         if position_key(position.stream_id) < position_key(cut):
             raise NeedsRebuild(
@@ -160,7 +160,7 @@ class Integrity:
         for name, has, wants in zip(names, found, expected, strict=True):
             if has < wants:
                 raise NeedsRebuild(
-                    f"workspace {self._workspace}: {name}: expected {wants} fields, found {has}: the "
+                    f"workspace {self._workspace}: {name}: expected {wants} fields, got {has}: the "
                     "server has evicted keys, or somebody has deleted them"
                 )
         return None
@@ -177,12 +177,12 @@ class Integrity:
             if not is_trimmed and at > position_key(info.deleted):
                 raise NeedsRebuild(
                     f"workspace {self._workspace}: the state is ahead of the log: expected entry {position.stream_id}, which "
-                    f"was folded, found a log that ends at {info.last} and never held it: an older copy, or its end is lost"
+                    f"was folded, got a log that ends at {info.last} and never held it: an older copy, or its end is lost"
                 )
         elif position.digest and found != position.digest:
             raise NeedsRebuild(
-                f"workspace {self._workspace}: the log is another one: found another entry {position.stream_id} than the one "
-                "that was folded"
+                f"workspace {self._workspace}: the log is another one: expected the entry {position.stream_id} that was "
+                "folded, got another one with this id"
             )
 
     async def _entry(self, entry_id: str) -> str | None:

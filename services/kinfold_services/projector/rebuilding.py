@@ -21,7 +21,7 @@ async def rebuild_state(url: str, settings: Settings) -> list[Change]:
     async with connect(url) as client:  # its own client: a replay reads and writes more at once than a projector does
         if (await log_extent(client, settings.workspace)).last == _NOTHING:
             raise WouldLose(
-                f"workspace {settings.workspace}: found an empty log, and a state that was made from another one; nothing is "
+                f"workspace {settings.workspace}: expected the log that the state was made from, got an empty one; nothing is "
                 "replaced; bring the log back, or let kinfold replay --allow-truncated empty the state"
             )
         rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())

@@ -18,9 +18,9 @@ from kinfold_schemas.identifiers import BadPattern
 from kinfold_schemas.keys import key
 from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
 from kinfold_services.projector.commit import CommitFailed
-from kinfold_services.projector.erasures import finish_erasures
 from kinfold_services.projector.integrity import NeedsRebuild, WrongType, check_types
 from kinfold_services.projector.lease import Lease
+from kinfold_services.projector.pending_erasures import finish_erasures
 from kinfold_services.projector.reading import subscribe
 from kinfold_services.projector.rebuilding import rebuild_state
 from kinfold_services.projector.workspace import WorkspaceProjector

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from kinfold_services.connections import Client, RawEntry
 
 _PARTS: Final = 256
-"""So exactly the length is known: to a part of so many."""
+"""The length is known to within one part in this many."""
 _SAMPLED: Final = 20
 _ENTRY_BYTES: Final = 64
 """Of an entry in Redis besides its values, about."""

@@ -285,8 +285,8 @@ class WorkspaceProjector:
         try:
             await self._fold(raws)
         except LookupError:  # mainly DamagedState
-            # A state contradicts itself if it is damaged, and also if a replay has replaced it between two loads. The latter
-            # is no reason to stop.
+            # A state contradicts itself if it is damaged, or if a replay has replaced it between two loads. The latter does
+            # not stop the projector.
             await self._arrive()
             await self._check_generation()
             raise

@@ -12,7 +12,7 @@ from kinfold_services.log.streams import untouched
 from kinfold_services.rejects.retry import DamagedReject, RejectedEntry
 
 LOOKS_AT: Final = 2000
-"""A page looks at so many rejects, of the reasons that it does not show, too."""
+"""How many rejects a page looks at, those of other reasons included."""
 LOOKS_AT_BYTES: Final = 16 * 1024 * 1024
 """A page also stops when it has read this much."""
 

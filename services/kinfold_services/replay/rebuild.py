@@ -16,7 +16,7 @@ from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, IdentifierRules
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.baseline import Baseline, LogCut, UnknownBaseline, read_baseline
-from kinfold_services.log.erasures import erased_before
+from kinfold_services.log.erased_entries import erased_before
 from kinfold_services.log.exclusions import excluded_entries, excludes
 from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.rejects.entries import Reject, as_rejects

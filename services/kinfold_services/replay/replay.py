@@ -284,7 +284,7 @@ class Replay:
         return msgspec.structs.replace(ours, counts=msgspec.structs.replace(ours.counts, lost=lost))
 
     async def _write(self) -> None:
-        """Write into the staging area what is not there yet."""
+        """Write into the staging area what it does not have yet."""
         rebuild = self.rebuild
         if rebuild.unwritten is None:
             await self._staging.empty()

@@ -141,7 +141,7 @@ class Making:
             for part in PARTS:
                 if await sides.is_other(part, await sides.suspects(part)):
                     raise Differs(
-                        f"workspace {self._workspace}: the state is not what the log makes of it ({part}); kinfold verify "
+                        f"workspace {self._workspace}: the state differs from a fold of the log ({part}); kinfold verify "
                         "shows what differs and kinfold replay repairs it; nothing was cut"
                     )
         return check.position.stream_id

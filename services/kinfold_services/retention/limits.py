@@ -1,6 +1,6 @@
 """How long a workspace keeps its log, its rejects, its feed, and visitors that no event identified (contract section 11).
 
-They are in the hash `retention`, in milliseconds. A missing field is no limit. Beside them are `rejects_from`
+They are in the hash `retention`, in milliseconds. A missing field means no limit. Beside them are `rejects_from`
 (`rejects/stored.py`), `anonymous_at`, when a run looked for old visitors last, and `pending`, the receipt of a run that is not
 done.
 """

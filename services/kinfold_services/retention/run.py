@@ -23,7 +23,7 @@ from kinfold_services.connections import Client, RawEntry
 from kinfold_services.history.past import drop_unusable_snapshots
 from kinfold_services.log.pages import log_extent
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, as_entries, pairs_of
-from kinfold_services.privacy.erasing import Eraser
+from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.replay.rebuild import Progress
 from kinfold_services.retention.anonymous import Unidentified

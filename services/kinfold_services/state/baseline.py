@@ -6,7 +6,7 @@ A piece is zlib-compressed MessagePack, `[part, items, window]`. `items` is a pa
     members   the members of the sorted set, each with an empty value
     older     contact id → `[[since in ms, visitor id], …]`, the visitors after the listed ones
     window    no items; `window` has the last entries before the cut, in order: hashes (`duplicates.Occurred`), or nil for an
-              entry that is no event
+              entry that is not an event
 """
 
 import hashlib

@@ -211,7 +211,7 @@ class StateQueries:
         deadline = time.monotonic() + timeout_s
         while position_key((await self.position()).stream_id) < target:
             if time.monotonic() > deadline:
-                raise NotFolded(f"position {position} is not folded after {timeout_s:g} s; does a projector run?")
+                raise NotFolded(f"position {position} was not folded within {timeout_s:g} s; is a projector running?")
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def status(self) -> Status:

@@ -9,7 +9,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import LogCut, read_baseline
-from kinfold_services.log.erasures import erased_entries
+from kinfold_services.log.erased_entries import erased_entries
 from kinfold_services.log.pages import LogExtent
 from kinfold_services.log.streams import read_stream
 from kinfold_services.rejects.retry import settled_rejects

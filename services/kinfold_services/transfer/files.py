@@ -21,16 +21,16 @@ else:
 
 
 class UnpacksToTooMuch(Exception):
-    """A packed file is larger, once unpacked, than any file that was packed in earnest."""
+    """A packed file is larger, once unpacked, than any genuine file."""
 
 
 UNPACKING_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError, UnpacksToTooMuch)
 """What reading a packed file raises if the file is damaged or truncated, or unpacks to too much."""
 
 UNPACKED_RATIO: Final = 1000
-"""A packed file may unpack to so many times its size. Logs take a tenth to a hundredth of their size."""
+"""A packed file may unpack to this many times its size. Logs take a tenth to a hundredth of their size."""
 UNPACKED_BYTES: Final = 1 << 30
-"""A packed file may always unpack to so many bytes."""
+"""A packed file may always unpack to this many bytes."""
 
 _BUFFER_BYTES: Final = 1 << 20
 _GZIP_LEVEL: Final = 6  # level 9 takes three times as long for a file that is 1 % smaller

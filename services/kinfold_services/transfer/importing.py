@@ -18,7 +18,7 @@ from kinfold_schemas.keys import PrivateName, PublicName, key, staged_baseline_k
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import read_baseline
-from kinfold_services.log.erasures import erased_entries
+from kinfold_services.log.erased_entries import erased_entries
 from kinfold_services.log.exclusions import excludes
 from kinfold_services.log.streams import STREAM_PAGE_ENTRIES, StreamEntry, read_stream
 from kinfold_services.privacy.records import Records

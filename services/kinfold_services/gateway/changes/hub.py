@@ -76,7 +76,7 @@ class Follower:
         self.behind: tuple[int, int] | None = None
 
     def take(self, count: int) -> list[Message]:
-        """The next messages in the buffer, at most so many, which leave it."""
+        """Take the next messages out of the buffer, up to a maximum."""
         taken = [self.pending.popleft() for _ in range(min(count, len(self.pending)))]
         self.pending_bytes -= _bytes_of(taken)
         return taken

@@ -30,7 +30,7 @@ _quoted: Final = msgspec.json.Encoder().encode
 class Message(msgspec.Struct, eq=False):
     """One message. Encoded once for all its readers. `order` is the position of its entry, for comparison.
 
-    `shown` is what a screen has made of it last, behind what it was made of besides: it ends with the message.
+    `shown` is what a screen made of it last, after what else it was made from: it ends with the message.
     """
 
     id: str | None = None
@@ -52,7 +52,7 @@ class Message(msgspec.Struct, eq=False):
     def change(cls, entry: str, fields: Mapping[bytes, bytes]) -> "Message":
         """The message for an entry of the feed.
 
-        For an entry that is not a change, it has an id only: readers continue behind it, and no handler is called.
+        For an entry that is not a change, it has an id only: readers continue after it, and no handler is called.
         """
         data = fields.get(b"change", b"")
         order = position_key(entry)

@@ -15,7 +15,8 @@ from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
 from kinfold_schemas.rejections import found
 from kinfold_services.directory.keys import unknown_keys
-from kinfold_services.directory.search import MAX_Q_CHARS, Count, Counts, Page, Query, count, count_by, search
+from kinfold_services.directory.query import MAX_Q_CHARS, Count, Counts, Page, Query
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.gateway.callers import caller_of, reading_key
 from kinfold_services.gateway.contacts.lookups import After

@@ -26,7 +26,7 @@ async def contact_timeline(
 ) -> Response[bytes]:
     """The changes of the contact and of those merged into it, newest first. The id may be that of a merged contact.
 
-    A visit (`ContactSeen`) is no change. This asks the directory, and `after` also waits for it.
+    A visit (`ContactSeen`) is not listed. This asks the directory, and `after` also waits for it.
     """
     workspace = await in_directory(request, after)
     try:

@@ -11,7 +11,7 @@ from kinfold_schemas.rejections import found
 from kinfold_services.gateway.problems import Problem
 
 MAX_MEMBERS: Final = 16
-"""A gzip stream may consist of several members. Each costs a decompressor, also if it is empty."""
+"""A gzip stream may consist of several members. Each costs a decompressor, even if it is empty."""
 
 _WHITE: Final = b" \t\r\n"
 _NDJSON: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"})

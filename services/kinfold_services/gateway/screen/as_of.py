@@ -38,7 +38,7 @@ MAX_TICKS: Final = 100
 """How many changes the slider has marks for, the newest."""
 
 _STEPS: Final = 500
-"""A slider has at most so many steps, so that the keys of the keyboard move it by something."""
+"""The most steps of a slider: with more, a key press would hardly move it."""
 
 
 class Life(NamedTuple):
@@ -114,7 +114,7 @@ async def _life(workspace: GatewayWorkspace, contact: Contact) -> Life:
         return Life([], {}, [contact.id])  # the slider has no marks then
     sentences: dict[str, str] = {}
     for event in told(entries):
-        if event.cause[:1].isdecimal():  # a replay is no entry of the log
+        if event.cause[:1].isdecimal():  # a replay has no entry in the log
             sentences.setdefault(event.cause, event.changes[0].sentence)
     return Life(sorted(sentences, key=position_key), sentences, [contact.id, *merged])
 

@@ -23,8 +23,9 @@ from kinfold_services.corrections.preview import ContactChange, Preview
 from kinfold_services.corrections.preview import preview as preview_of
 from kinfold_services.corrections.undoing import TakenBack
 from kinfold_services.directory.errors import DirectoryUnavailable
+from kinfold_services.directory.query import Query
 from kinfold_services.directory.reading import NoContact, read_timeline
-from kinfold_services.directory.search import Query, search
+from kinfold_services.directory.search import search
 from kinfold_services.gateway.correcting import taken_back
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
@@ -138,7 +139,7 @@ async def correction(
     data = await _entry(workspace, entry)
     event = decode_event(data)
     if not isinstance(event, IdentityCorrected | EventsExcluded):
-        raise Problem(404, f"The entry {entry!r} of the log is no correction.")
+        raise Problem(404, f"The entry {entry!r} of the log is not a correction.")
     contact = None if isinstance(event, EventsExcluded) else await workspace.queries.contact(event.contact_id)
     shown: dict[str, Any] = {
         "entry": entry,

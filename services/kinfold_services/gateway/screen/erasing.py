@@ -20,7 +20,7 @@ from kinfold_services.gateway.screen.person import living
 from kinfold_services.gateway.screen.sessions import form_of, reason_of, require_secret, session_of, workspace_of
 from kinfold_services.gateway.workspaces import shared
 from kinfold_services.log.pages import NoLog
-from kinfold_services.privacy.erasing import ELSEWHERE, Eraser
+from kinfold_services.privacy.eraser import ELSEWHERE, Eraser
 from kinfold_services.privacy.planning import Plan
 from kinfold_services.privacy.receipt_page import facts_of, removed_of
 from kinfold_services.settings import Settings

@@ -32,7 +32,7 @@ from kinfold_services.rejects.retry import editable_text
 ROWS: Final = 50
 """How many events a page has at first."""
 LOOKS_AT: Final = 500
-"""With a filter, a page looks at so many events to find them."""
+"""How many events a page with a filter looks at."""
 
 _COLLECT_S: Final = 0.25
 _EVENT_BYTES: Final = 1000

@@ -1,4 +1,4 @@
-"""What a list of people shows, as its address says it: words, filters, order, columns and page."""
+"""What a list of people shows, as its URL says it: words, filters, order, columns and page."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filter_tokens import quoted
 from kinfold_schemas.filters import Comparison, Contains, Dated, Exists, Field, Filter, Not, WrongFilter, field_text
-from kinfold_services.directory.search import Query
+from kinfold_services.directory.query import Query
 from kinfold_services.directory.sorting import Sort, parse_sort
 from kinfold_services.gateway.problems import Problem
 
@@ -54,7 +54,7 @@ _LITERALS: Final[dict[str, Primitive]] = {"true": True, "false": False, "null": 
 
 
 class Chip(NamedTuple):
-    """A filter that is on: in words, as it is written, and the address without it."""
+    """A filter that is on: in words, as it is written, and the URL without it."""
 
     words: str
     text: str
@@ -62,14 +62,14 @@ class Chip(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of metadata: its key, and the address that sorts by it."""
+    """A column of metadata: its key, and the URL that sorts by it."""
 
     key: str
     heading: "Heading"
 
 
 class Heading(NamedTuple):
-    """The head of a column: how it is sorted now (`ascending`, `descending` or `none`), and the address that sorts by it."""
+    """The head of a column: how it is sorted now (`ascending`, `descending` or `none`), and the URL that sorts by it."""
 
     label: str
     sorted: str
@@ -108,11 +108,11 @@ class Listing(NamedTuple):
             raise Problem(400, f"filters: {wrong}") from None
 
     def query(self, limit: int = ROWS) -> Query:
-        """The question to the directory. Raises Problem (400) if a filter is wrong."""
+        """The query for the directory. Raises Problem (400) if a filter is wrong."""
         return Query(q=self.q or None, where=self.filter(), sort=self.sort, limit=limit, cursor=self.cursor)
 
     def parameters(self) -> list[tuple[str, str]]:
-        """The parameters of the address, without those that have their default."""
+        """The parameters of the URL, without those that have their default."""
         given = [("q", self.q)] if self.q else []
         given += [("where", text) for text in self.where]
         if self.sort != _BY_LAST_SEEN:
@@ -123,13 +123,13 @@ class Listing(NamedTuple):
         return given
 
     def url(self, path: str = "/people") -> str:
-        """The address."""
+        """The URL."""
         given = self.parameters()
         return f"{path}?{urlencode(given)}" if given else path
 
     @property
     def sort_text(self) -> str:
-        """The sort as the address has it."""
+        """The sort as the URL has it."""
         return f"{'-' if self.sort.descending else ''}{field_text(self.sort.field)}"
 
     def first_page(self) -> "Listing":

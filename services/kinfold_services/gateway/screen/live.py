@@ -41,7 +41,7 @@ COLLECT_S: Final = 0.25
 NEWS_S: Final = 1.0
 """How often a list is asked whether people have come to match it."""
 MAX_NEWS: Final = 30
-"""A list looks at so many people at once; it says `30 or more` beyond."""
+"""How many people a list looks at; if there are more, it says `30 or more`."""
 
 STREAM_HEADERS: Final = {**SECURE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """The headers of a stream of events."""
@@ -256,7 +256,7 @@ async def wait_until_applied(workspace: GatewayWorkspace, order: tuple[int, int]
 async def stream(
     request: Request[Any, Any, Any], watched: Watched, since: str, contacts: frozenset[str] = frozenset()
 ) -> Stream:
-    """The events of a screen, from the feed entry `since` on. Raises Problem (400) if that is no position."""
+    """The events of a screen, from the feed entry `since` on. Raises Problem (400) if that is not a position."""
     after = request.headers.get("last-event-id") or since
     try:
         position_key(after)
@@ -270,7 +270,7 @@ async def stream(
 
 
 async def _events(hub: FeedHub, feed: AsyncGenerator[list[Message]], watched: Watched) -> AsyncGenerator[bytes]:
-    """The events of a stream. Changes are read all the time, also while nobody reads what is sent."""
+    """The events of a stream. Changes are read all the time, even while nobody reads what is sent."""
     state = _Reading()
     reading = asyncio.create_task(_read(feed, watched, state))
     try:

@@ -18,7 +18,7 @@ CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""No inline script, no inline style, and nothing of another site but images over TLS."""
+"""No inline script, no inline style, and nothing from other sites except images over TLS."""
 
 SECURE: Final = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -41,7 +41,7 @@ _FOR_A_YEAR: Final = "public, max-age=31536000, immutable"
 
 
 class _File(NamedTuple):
-    """A file that browsers load: also compressed, once for all."""
+    """A file that browsers load, with a compressed copy that is made once."""
 
     data: bytes
     compressed: bytes

@@ -20,7 +20,8 @@ from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import WrongFilter
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
 from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
-from kinfold_services.directory.search import Count, Page, Query, count, count_by, search
+from kinfold_services.directory.query import Count, Page, Query
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
@@ -80,7 +81,7 @@ class Typed(NamedTuple):
             raise Problem(400, "field: expected the name of a field or of a metadata key, got nothing")
         text = composed(self.field.strip(), self.operator, self.value)
         longer = listing._replace(where=tuple(dict.fromkeys((*listing.where, text))), cursor=None)
-        longer.filter()  # a list has only so many filters
+        longer.filter()  # the number of filters is limited
         return longer
 
 

@@ -58,7 +58,7 @@ class Known(NamedTuple):
 
     timeline: Timeline | None
     newest: list[TimelineEntry]
-    """The newest changes, also if the page shows older ones."""
+    """The newest changes, even if the page shows older ones."""
     lineage: Lineage
     warning: str | None
 

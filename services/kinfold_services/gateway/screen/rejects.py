@@ -28,7 +28,7 @@ SHOWN_BYTES: Final = 64 * 1024
 """The page of one reject shows this much of each field."""
 
 _MAX_FORM_BYTES: Final = 4 * SHOWN_BYTES
-"""A form encodes every character of JSON that is no letter with three."""
+"""A form encodes every character of JSON that is not a letter as three."""
 
 REASONS: Final = {
     "not-json": ("Not JSON", "The bytes of the event are not valid JSON."),

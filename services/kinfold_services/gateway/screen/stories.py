@@ -139,6 +139,6 @@ def _label(name: str) -> str:
 
 
 def _listed(labels: list[str]) -> str:
-    if len(labels) > 3:  # noqa: PLR2004  more is no sentence
+    if len(labels) > 3:  # noqa: PLR2004  more do not read as a sentence
         return f"{labels[0]}, {labels[1]} and {len(labels) - 2} more"
     return " and ".join([*([", ".join(labels[:-1])] if labels[1:] else []), labels[-1]])

@@ -25,7 +25,7 @@ from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
 from kinfold_services.connections import Client
-from kinfold_services.log.erasures import remember_erased
+from kinfold_services.log.erased_entries import remember_erased
 from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
 from kinfold_services.privacy.person import FoldedLog, People, find_people, fold_ownership

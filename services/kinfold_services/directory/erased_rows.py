@@ -1,7 +1,7 @@
 """Removes erased people from a build (contract section 10): what is theirs, and what other contacts' rows show of them.
 
 A replay may have separated a person from somebody who had their identifiers by mistake. Entries of the feed that showed this
-have lost their bodies (`copy_feed.lua`). The same rows lose them here, also where the feed was trimmed since.
+have lost their bodies (`copy_feed.lua`). The same rows lose them here, even where the feed was trimmed since.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
