@@ -44,9 +44,9 @@ _HOLD_MS: Final = 5000
 """How long the projector waits for a replay that was killed."""
 _HOLD_AGAIN_S: Final = 1.0
 _NEAR_ENTRIES: Final = 500
-"""Folded again while the projector is held: 10 ms."""
+"""How many entries at most are folded while the projector is held, mostly. It takes about 10 ms."""
 _FAR_ENTRIES: Final = 4 * PAGE_ENTRIES
-"""Of a projector that folds so many while we fold as many, we come no nearer."""
+"""The same while the projector is so busy that we come no nearer."""
 _AT_ONCE: Final = 1000
 
 
