@@ -4,12 +4,13 @@
 
 The log is that of `live.py`'s middle population. A sender appends events at a fixed rate while one person is erased, and the
 latency from XADD to the change on the feed is measured for the events of that time, of a few seconds after it, and of a few
-seconds before it. Afterwards many people are erased at once. Each erasure runs in a process of its own, as the command does:
-fold, rewrite, search every key, and have the server rewrite its file.
+seconds before it. Afterwards many people are erased at once. Each erasure runs in a process like that which the projector
+starts: fold, rewrite, search every key, and have the server rewrite its file.
 """
 
 import argparse
 import json
+import os
 import statistics
 import threading
 import time
@@ -40,6 +41,7 @@ BEFORE_S: Final = 5.0
 AFTER_S: Final = 5.0
 """The projector may still have to do because of the erasure."""
 ARRIVE_S: Final = 30.0
+_NICER: Final = 10
 
 
 class Load:
@@ -101,7 +103,8 @@ class Load:
 
 
 def prepare() -> None:
-    """What the command does before it erases."""
+    """What the command does before it erases, in a process that the projector starts."""
+    os.nice(_NICER)
     configure_logs(level="warning")
     collect_seldom()
 
@@ -140,7 +143,7 @@ def main() -> None:
         left = options.entries - server.client.xlen(key(WORKSPACE, "events"))  # type: ignore[operator]
         last = append(server.socket, WORKSPACE, producer.mix(uniform(MIDDLE), left))
         projector.fold({WORKSPACE: last})
-        apart.submit(prepare).result()  # the process has started
+        apart.submit(time.sleep, 0).result()  # the process has started
         load = Load(server, options.rate)
         load.start()
         begun = time.perf_counter()
