@@ -47,9 +47,11 @@ encode_event: Final = msgspec.json.Encoder().encode
 """Encode an event as JSON, for the field `event` of a log entry."""
 
 _decode: Final[Callable[[bytes], Event]] = msgspec.json.Decoder(Event).decode
-_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Decode an encoded event to its fields, each as raw JSON."""
+
+EVENT_FIELDS: Final[Mapping[str, frozenset[str]]] = {
     kind.__name__: frozenset(["type", *(field.encode_name for field in msgspec.structs.fields(kind))])
     for kind in get_args(Event)
 }
@@ -138,13 +140,13 @@ def named_by_producer(event: Event, rules: IdentifierRules) -> Names | Rejection
 
 def unknown_fields(data: bytes, event_type: str) -> list[str]:
     """The fields of a valid encoded event that its type does not have: the fold ignores them (contract section 2)."""
-    known = _FIELDS[event_type]
-    return [name for name in _decode_members(data) if name not in known]
+    known = EVENT_FIELDS[event_type]
+    return [name for name in decode_members(data) if name not in known]
 
 
 def nearest_field(name: str, event_type: str) -> str | None:
     """The field of an event type that `name` is probably a misspelling of."""
-    nearest = get_close_matches(name[:MAX_KEY_CHARS], _FIELDS[event_type], n=1)
+    nearest = get_close_matches(name[:MAX_KEY_CHARS], EVENT_FIELDS[event_type], n=1)
     return nearest[0] if nearest else None
 
 

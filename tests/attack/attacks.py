@@ -111,7 +111,7 @@ async def _strangers_members(target: Target, account: Account, scale: float) -> 
         await flood(client, account, "POST", times(50, scale, "/v1/batch", content=bomb, headers=PACKED))
 
 
-@attack("requests to what needs no key", "200", "404", "405", "429")
+@attack("requests to what needs no key", "200", "404", "405", "429", "503")  # 503: /readyz, if Redis does not answer within 2 s
 async def _keyless(target: Target, account: Account, scale: float) -> None:
     paths = ["/metrics", "/readyz", "/docs", "/none", "/" + "x" * 20_000, "/kinfold.js", "/sign-in"]
     async with browser(target.url) as client:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kinfold_services.settings import Settings
 from tests.gateway.test_connection_limits import connected
-from tests.support.gateways import Gateway, serving
+from tests.support.gateways import Gateway, logged_requests, serving
 from tests.support.waiting import wait_until
 
 PROXY: Final = "127.0.0.2"
@@ -50,7 +50,7 @@ async def test_forwarded_address_is_believed_from_trusted_proxies_alone(redis: R
                 with capture_logs() as logs:
                     given: Any = [("X-Forwarded-For", each.encode("latin-1")) for each in headers]
                     assert (await client.get("/none", headers=given)).status_code == 404
-            (line,) = [each for each in logs if each["event"] == "request"]
+                    (line,) = await logged_requests(logs, 1)
             assert line["address"] == expected, (peer, headers)
 
 

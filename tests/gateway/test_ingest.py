@@ -93,6 +93,30 @@ async def test_events_are_appended_in_order(unfolded: Gateway, body: bytes, head
     assert [event["visitorId"] for event in await log_of(unfolded)] == ["a", "b"]
 
 
+async def test_bytes_of_an_event_are_kept(unfolded: Gateway, redis: Redis):
+    """Spaces, escapes, other alphabets, repeated fields and numbers that Python cannot represent."""
+    sent = [
+        '{ "type":"VisitorSeen", "visitorId" : "v-1", "id":"e-1", "context": {"title": "Zürich 東京 🐦"} }',
+        r'{"type":"VisitorSeen","visitorId":"v-\u00fc","id":"e-2","id":"e-3","newer":1e999}',
+    ]
+    answer = await unfolded.post("\n".join(sent).encode())
+
+    assert answer.status_code == 202, answer.text
+    entries: Any = await redis.xrange(key("default", "events"))
+    assert [fields[b"event"].decode() for _, fields in entries] == sent
+
+
+async def test_index_counts_all_events_of_a_long_request(unfolded: Gateway):
+    """Events are checked in groups."""
+    events: list[dict[str, Any]] = [{**SEEN, "id": f"e-{number}"} for number in range(600)]
+    events[249], events[250], events[599] = BAD, {**events[250], "page": "/"}, BAD
+    answer = (await unfolded.post(*events, partial="true")).json()
+
+    assert [each["index"] for each in answer["rejected"]] == [249, 599]
+    assert [each["index"] for each in answer["ignored"]] == [250]
+    assert [event["id"] for event in await log_of(unfolded)] == [event["id"] for event in events if "id" in event]
+
+
 async def test_pretty_printed_event_is_one_event(unfolded: Gateway):
     assert (await unfolded.post(json.dumps(SEEN, indent=2).encode())).json()["appended"] == 1
 

@@ -91,7 +91,8 @@ async def test_stream_shows_nobody_but_the_visitors_present_contact(gateway: Gat
 
 async def test_all_pages_share_one_reader_of_the_feed(gateway: Gateway):
     """Two of one visitor, and one of another. When all have left, it leaves, too, and the next page begins again."""
-    await gateway.put(identified("u-1", ADA, name="Ada"), identified("u-2", LIN, name="Lin"))
+    folded = await gateway.put(identified("u-1", ADA, name="Ada"), identified("u-2", LIN, name="Lin"))
+    await gateway.get("/v1/contacts", after=folded)
 
     async def readers() -> str:
         metrics = (await gateway.client.get("/metrics")).text

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from kinfold_schemas.keys import key
 from kinfold_services.gateway import rate_limits
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
-from tests.support.gateways import Gateway, serving
+from tests.support.gateways import Gateway, logged_requests, serving
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
 PACKED = {"Content-Encoding": "gzip"}
@@ -201,10 +201,10 @@ async def test_keys_in_use_work_on_whatever_their_address_sends(slow: Gateway):
 async def test_long_paths_are_cut_in_logs_and_answers(unfolded: Gateway):
     with capture_logs() as logs:
         answer = await unfolded.client.get("/" + "x" * 20_000)
+        (line,) = await logged_requests(logs, 1)
 
     assert answer.status_code == 404
     assert len(answer.json()["detail"]) < 200
-    (line,) = [each for each in logs if each["event"] == "request"]
     assert line["path"] == "/" + "x" * 255 + "…"
 
 
@@ -213,7 +213,8 @@ async def test_refused_requests_do_not_fill_the_log(slow: Gateway):
     async with slow.client_of(None) as client:
         with capture_logs() as logs:
             answers: list[httpx.Response] = await asyncio.gather(*[client.get("/none") for _ in range(60)])
+            lines = await logged_requests(logs, len(answers))
 
     refused = [each for each in answers if each.status_code == 429]
     assert len(refused) == 40
-    assert [each["log_level"] for each in logs if each.get("status") == 429] == ["debug"] * len(refused)
+    assert [each["log_level"] for each in lines if each.get("status") == 429] == ["debug"] * len(refused)

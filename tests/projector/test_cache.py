@@ -1,5 +1,6 @@
 """The cache of a projector changes nothing: it stores the same as one state over the whole log."""
 
+import asyncio
 import json
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ async def fold(redis: Redis, url: str, log: Log, sizes: list[int], cache_bytes: 
     await redis.flushdb()
     expected = Expected(WORKSPACE)
     async with connect(url) as client:
-        lease = Lease(client, WORKSPACE)
+        lease = Lease(client, WORKSPACE, asyncio.Event())
         await lease.take()
         projector = WorkspaceProjector(client, Settings(workspace=WORKSPACE, cache_bytes=cache_bytes), lease)
         await projector.open()

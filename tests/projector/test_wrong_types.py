@@ -71,6 +71,16 @@ async def test_wrong_type_is_named_and_nothing_is_written(redis: Redis, redis_ur
     assert after == before
 
 
+async def test_damaged_position_stops_its_workspace_alone(redis: Redis, redis_url: str) -> None:
+    """Another workspace is served meanwhile, and this one again when its position is repaired."""
+    await redis.hset(key("wrong", "position"), "folded", "many")
+    async with projecting(redis_url, "wrong", "right"):
+        assert "got `str`" in await damage(redis, "wrong")
+        await wait_until_folded(redis, "right", await append(redis, "right", [identified(1)]))
+        await redis.hset(key("wrong", "position"), mapping={"folded": 0, "generation": "repaired"})
+        await wait_until_folded(redis, "wrong", await append(redis, "wrong", [identified(1)]))
+
+
 async def test_type_that_changes_between_two_commits_stops_the_workspace(redis: Redis, redis_url: str) -> None:
     """The message names the command and the key, and other workspaces continue."""
     last = await append(redis, "wrong", [identified(1)])

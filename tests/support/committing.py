@@ -1,5 +1,6 @@
 """Commits without a projector: fold events into batches, pass them to a `Committer`, and check what is stored afterwards."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -31,7 +32,7 @@ class Committing:
     def __init__(self, client: Client, redis: Redis, workspace: str, answer_s: float = ANSWER_S) -> None:
         self.workspace: Final = workspace
         self.redis: Final = redis
-        self.lease: Final = Lease(client, workspace)
+        self.lease: Final = Lease(client, workspace, asyncio.Event())
         self.committer: Final = Committer(client, workspace, self.lease.token, LEASE_MS, answer_s)
         self.expected: Final = Expected(workspace)
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Self, cast
@@ -109,6 +109,16 @@ async def serving(url: str, redis: Redis, workspace: str = "default", **options:
         await gateway.aclose()
         server.stop()
         await running
+
+
+async def logged_requests(logs: Sequence[MutableMapping[str, Any]], count: int) -> list[MutableMapping[str, Any]]:
+    """The lines of so many requests in `logs`. A gateway logs a request after its response."""
+
+    def lines() -> list[MutableMapping[str, Any]]:
+        return [each for each in logs if each["event"] == "request"]
+
+    await wait_until(lambda: len(lines()) >= count)
+    return lines()
 
 
 class GatewayProcess:

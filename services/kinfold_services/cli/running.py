@@ -63,12 +63,12 @@ def up(settings: Settings) -> int:
     configure_logs(settings.log_format, settings.log_level)
     try:
         return _up(settings)
-    except _Terminated:
+    except (_Terminated, KeyboardInterrupt):  # before the projector handles signals
         return DONE
 
 
 class _Terminated(BaseException):
-    """SIGTERM came before the projector handled signals."""
+    """SIGTERM."""
 
 
 def _terminate(*_: object) -> None:

@@ -3,6 +3,7 @@
 A route that has a policy of its own keeps it (the screen).
 """
 
+from collections.abc import Awaitable
 from typing import Any, Final, cast
 
 from litestar.enums import ScopeType
@@ -19,10 +20,9 @@ _DOCS: Final = b"%b; style-src 'sha256-%b'; img-src data:" % (_NOTHING, STYLE_HA
 def with_page_policies(app: ASGIApp) -> ASGIApp:
     """Wrap the application. Every HTTP answer gets the headers that it does not have."""
 
-    async def secured(scope: Scope, receive: Receive, send: Send) -> None:
+    def secured(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, send)
-            return
+            return app(scope, receive, send)
         policy = _DOCS if scope["path"].rstrip("/") == "/docs" else _NOTHING
 
         async def send_secured(message: Message) -> None:
@@ -36,6 +36,6 @@ def with_page_policies(app: ASGIApp) -> ASGIApp:
                 message = cast("Any", {**message, "headers": headers})
             await send(message)
 
-        await app(scope, receive, send_secured)
+        return app(scope, receive, send_secured)
 
     return secured

@@ -4,6 +4,7 @@ A page may send every header that it asks for. SDKs add headers of their own, so
 are lost. There is nothing to protect: the gateway reads no cookie, so that a page can do no more than its key may do.
 """
 
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -39,14 +40,14 @@ def cors_config(settings: Settings) -> CORSConfig | None:
 def with_refused_preflights(app: ASGIApp, cors: CORSConfig) -> ASGIApp:
     """Wrap the application: a rejected preflight gets an `Error` like every other request. The framework sends plain text."""
 
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        detail = _refusal(Headers.from_scope(scope), cors) if scope.get("method") == "OPTIONS" else ""
-        if not detail:
-            await app(scope, receive, send)
-            return
+    async def refused(detail: str, send: Send) -> None:
         body = msgspec.json.encode(Error("bad-request", detail, request_id()))
         await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def answered(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        detail = _refusal(Headers.from_scope(scope), cors) if scope.get("method") == "OPTIONS" else ""
+        return refused(detail, send) if detail else app(scope, receive, send)
 
     return answered
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast, final
 
 import msgspec
 import structlog
@@ -57,6 +57,7 @@ NO_SUCH_PATH: Final = "no-such-path"
 """Not `not-found`: a client with a wrong URL must not conclude that a contact does not exist."""
 
 
+@final
 class RejectedEvent(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A rejected event of a request; `index` counts the request's events from 0.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Final, cast
 
+import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
@@ -44,6 +45,7 @@ _REMIND_EVERY_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.004
 _APPENDING: Final = 256
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 _APPEND: Final = files(kinfold_services.gateway).joinpath("append.lua").read_text()
 
 
@@ -82,7 +84,8 @@ class GatewayWorkspace:
 
     async def append(self, events: list[bytes]) -> str:
         """Append events, all or none. Returns the position of the last."""
-        return cast("bytes", await self._append(keys=[key(self.name, "events")], args=events)).decode()
+        texts = list(map(bytes.decode, events))  # the server's MessagePack knows text, but no bytes
+        return cast("bytes", await self._append(keys=[key(self.name, "events")], args=[_encode(texts)])).decode()
 
     async def wait_until_folded(self, position: str) -> None:
         """Wait until the projector has folded the log up to `position`.

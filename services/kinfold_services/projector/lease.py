@@ -34,10 +34,13 @@ _LEASE: Final = files(kinfold_services.projector).joinpath("lease.lua").read_tex
 class Lease:
     """One projector's claim to one workspace, from taking it until it is lost or released."""
 
-    def __init__(self, client: Client, workspace: str) -> None:
+    def __init__(self, client: Client, workspace: str, erasure_pending: asyncio.Event) -> None:
+        """`erasure_pending` is set where an erasure is pending and no process is at it.
+
+        Renewing the lease finds out, so nothing else has to ask.
+        """
         self.token: Final = uuid.uuid4().hex
-        self.erasure_pending: Final = asyncio.Event()
-        """Set where an erasure is pending and no process is at it. Renewing the lease finds out, so nothing else has to ask."""
+        self._erasure_pending: Final = erasure_pending
         self._workspace: Final = workspace
         self._keys: Final = [key(workspace, name) for name in ("owner", "position", "erasures-pending", "erasing")]
         self._script: Final = client.register_script(_LEASE)
@@ -64,7 +67,7 @@ class Lease:
                 raise
             return
         if owned_ms < 0:
-            self.erasure_pending.set()
+            self._erasure_pending.set()
         if owned_ms > 0:
             raise LostPlace(f"workspace {self._workspace}: another projector owns the workspace")
 

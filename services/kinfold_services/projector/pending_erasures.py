@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from kinfold_services.runtime.processes import running
 from kinfold_services.settings import Settings, inherited_environment
 
 _TRY_AGAIN_S: Final = 10.0
@@ -37,11 +38,7 @@ async def _erase(settings: Settings, url: str) -> int:
         stdout=asyncio.subprocess.DEVNULL,
         env={**inherited_environment(), "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},
     )
-    with suppress(ProcessLookupError):
-        os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
-    try:
+    async with running(process):  # if it is ended, the next one goes on where it was
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
         return await process.wait()
-    except asyncio.CancelledError:
-        process.kill()  # the next one goes on where it was
-        await process.wait()
-        raise

@@ -9,7 +9,8 @@ replaced.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import structlog
 from faststream.redis import RedisBroker
@@ -35,8 +36,8 @@ _PAGE_ENTRIES: Final = 1000
 _RETRY_S: Final = 0.25
 _LOOK_AGAIN_S: Final = 0.5
 """How often to check whether the state of an unserved workspace was replaced."""
-_TRY_AGAIN_S: Final = 10.0
-"""How long to wait before trying an unserved workspace again: the cause may not have been its state."""
+TRY_AGAIN_S: Final = 10.0
+"""How long to wait before trying again what failed: an unserved workspace, or work beside the fold. Its cause may be gone."""
 
 
 class Serving:
@@ -61,29 +62,38 @@ class Serving:
         self._rebuilt = ""
         """The generation of the state that we rebuilt, until it is opened."""
         self._said = ""
+        self._erasure_pending: Final = asyncio.Event()
         self._log: Final = structlog.get_logger().bind(workspace=settings.workspace)
 
     async def run(self) -> None:
         """Serve until cancelled. Never raises an error that concerns only the workspace."""
-        while True:
-            lease = Lease(self._client, self._workspace)
-            try:
-                await self._take_turn(lease)
-            except LostPlace as error:
-                self._log.warning("workspace lost", error=str(error))
-            except Replaced as error:
-                self._log.warning("state replaced meanwhile", error=str(error))
-            except (*SERVER_ERRORS, OSError) as error:  # FastStream's start can time out, too
-                if is_passing(error) or isinstance(error, OSError):
-                    self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
-                    await drop_idle_connections(self._client)
-                    await asyncio.sleep(_RETRY_S)
-                else:
-                    await self._wait_for_mending(lease, error)
-            except Exception as error:  # noqa: BLE001  of one workspace: the others must go on
+        # A turn may end while an erasure runs. The erasure goes on all the same.
+        erasures = partial(finish_erasures, self._erasure_pending, self._settings, self._url)
+        erasing = asyncio.create_task(self._beside("erasures", erasures))
+        try:
+            while True:
+                await self._try_turn(Lease(self._client, self._workspace, self._erasure_pending))
+        finally:
+            await end_tasks([erasing])
+
+    async def _try_turn(self, lease: Lease) -> None:
+        try:
+            await self._take_turn(lease)
+        except LostPlace as error:
+            self._log.warning("workspace lost", error=str(error))
+        except Replaced as error:
+            self._log.warning("state replaced meanwhile", error=str(error))
+        except (*SERVER_ERRORS, OSError) as error:  # FastStream's start can time out, too
+            if is_passing(error) or isinstance(error, OSError):
+                self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
+                await drop_idle_connections(self._client)
+                await asyncio.sleep(_RETRY_S)
+            else:
                 await self._wait_for_mending(lease, error)
-            finally:
-                await lease.release()
+        except Exception as error:  # noqa: BLE001  of one workspace: the others must go on
+            await self._wait_for_mending(lease, error)
+        finally:
+            await lease.release()
 
     def fail(self, error: BaseException) -> None:
         """Stop the workspace, because a page of its log was lost on the way to it."""
@@ -98,14 +108,14 @@ class Serving:
         try:
             await projector.open()
             await self._tell_mended()
-            await self._fold(projector, lease)
+            await self._fold(projector)
         except NeedsRebuild as error:
             await self._rebuild(lease, error)
 
-    async def _fold(self, projector: WorkspaceProjector, lease: Lease) -> None:
+    async def _fold(self, projector: WorkspaceProjector) -> None:
         self._open_ones[self._workspace] = projector
-        retaining = asyncio.create_task(RetentionJob(self._client, self._settings, self._url).run())
-        erasing = asyncio.create_task(finish_erasures(lease.erasure_pending, self._settings, self._url))
+        retention = RetentionJob(self._client, self._settings, self._url)
+        retaining = asyncio.create_task(self._beside("retention", retention.run))
         try:
             while True:
                 await self._follow_log(projector)
@@ -115,8 +125,8 @@ class Serving:
             await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
             raise
         finally:
-            await end_tasks([erasing, retaining])
             del self._open_ones[self._workspace]
+            await end_tasks([retaining])
 
     async def _follow_log(self, projector: WorkspaceProjector) -> None:
         """Read the log from the projector's position, and fold it, until another state replaces the stored one.
@@ -138,6 +148,15 @@ class Serving:
         finally:
             projector.close()  # otherwise FastStream waits for a handler that waits for us
             await subscriber.stop()
+
+    async def _beside(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run what never ends beside the fold, and again where it fails: it must not end unnoticed."""
+        while True:
+            try:
+                await run()
+            except Exception as error:  # noqa: BLE001  the fold must go on
+                self._log.error("work beside the fold failed", what=what, error=str(error), exc_info=error)
+            await asyncio.sleep(TRY_AGAIN_S)
 
     async def _rebuild(self, lease: Lease, reason: NeedsRebuild) -> None:
         if self._rebuilt and (await self._reader.position()).generation == self._rebuilt:
@@ -168,7 +187,7 @@ class Serving:
             await asyncio.sleep(_LOOK_AGAIN_S)
             return
         before = await self._generation()
-        deadline = time.monotonic() + _TRY_AGAIN_S
+        deadline = time.monotonic() + TRY_AGAIN_S
         while time.monotonic() < deadline and await self._generation() == before:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
@@ -179,12 +198,13 @@ class Serving:
         await self._client.hdel(key(self._workspace, "projector"), "damage")
 
     async def _generation(self) -> str | None:
-        """The generation of the stored state; None if the server does not answer."""
+        """The generation of the stored state; None if the server does not answer. The rest of the position may be damaged."""
         generation: str | None = None
 
         async def look() -> None:
             nonlocal generation
-            generation = (await self._reader.position()).generation
+            stored = await cast("Awaitable[bytes | None]", self._client.hget(key(self._workspace, "position"), "generation"))
+            generation = (stored or b"").decode(errors="replace")
 
         await self._quietly(look)
         return generation

@@ -6,7 +6,6 @@ run that fails, or is killed with the projector, has removed nothing, and is due
 
 import asyncio
 import sys
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -16,9 +15,8 @@ from kinfold_services.log.baseline import UnknownBaseline
 from kinfold_services.log.pages import NoLog
 from kinfold_services.retention.limits import read_limits
 from kinfold_services.retention.run import RetentionRun, server_ms
+from kinfold_services.runtime.processes import running
 from kinfold_services.settings import Settings, inherited_environment
-
-_STOP_S: Final = 5.0
 
 
 class RetentionJob:
@@ -65,24 +63,10 @@ class RetentionJob:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the projector alone
         )
-        try:
+        async with running(process):
             output, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                await _end(process)
         said = output.decode(errors="replace").strip()
         if process.returncode == 0:
             self._log.info("retention run done", output=said)
         else:
             self._log.error("retention run failed", status=process.returncode, output=said)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), _STOP_S)
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

@@ -1,1 +1,1 @@
-"""What every process sets up: logs, the garbage collector, and tasks that end."""
+"""What every process sets up: logs, the garbage collector, and tasks and child processes that end."""

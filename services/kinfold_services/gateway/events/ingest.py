@@ -16,24 +16,26 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple, cast
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request
 from litestar.params import QueryParameter
+from litestar.response.base import ASGIResponse
 
-from kinfold_schemas.codec import decode_event, named_by_producer, nearest_field, unknown_fields
+from kinfold_schemas.codec import EVENT_FIELDS, decode_events, decode_members, named_by_producer, nearest_field
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import Names
 from kinfold_schemas.rejections import Rejection, found
-from kinfold_services.access.identity_tokens import BadToken, Proof, prove
+from kinfold_services.access.identity_tokens import BadToken, prove
 from kinfold_services.gateway.callers import WRITE_KEY, any_key_or_write_key, bounds_of, caller_of, charge_events
 from kinfold_services.gateway.events.bodies import read_body, split_events
 from kinfold_services.gateway.events.listing import MAX_LISTED, Ignored, Listed
 from kinfold_services.gateway.openapi import EventsOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.routes import FrequentRoute
 from kinfold_services.gateway.workspaces import Gateway, GatewayWorkspace, shared
 
 PER_TURN: Final = 250
-"""After this many events the event loop runs other tasks, so that a large body does not delay the feed."""
+"""At most this many events are checked at once. Then the event loop runs other tasks: a large body must not delay the feed."""
 
 TOKEN: Final = "token"  # noqa: S105  the name of a field
 """The field of an event that holds an identity token."""
@@ -42,7 +44,9 @@ _UNKNOWN: Final = "unknown-field"
 _FIELD_CHARS: Final = 60
 """How much of the name of an unknown field a response shows."""
 
-_OWN_FIELDS: Final = (TOKEN, "source", "visitorProven")
+_OWN_FIELDS: Final = frozenset([TOKEN, "source", "visitorProven"])
+_PRODUCER_FIELDS: Final = {event_type: fields - _OWN_FIELDS for event_type, fields in EVENT_FIELDS.items()}
+"""The fields of each event type that a caller may set."""
 _FROM_PAGE: Final = f',"source":"{BROWSER}"'.encode()
 _PROVEN: Final = b',"visitorProven":true'
 
@@ -52,8 +56,6 @@ _FORBIDDEN: Final = frozenset({"not-allowed", BAD_TOKEN})
 WriteKey = Annotated[str | None, QueryParameter(name=WRITE_KEY, description="The publishable key of a page")]
 Partial = Annotated[bool, QueryParameter(name="partial", description="Append the valid events, and list the rejected ones")]
 
-_decode_token: Final = msgspec.json.Decoder(msgspec.defstruct("_WithToken", [(TOKEN, Any, None)])).decode
-_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -85,6 +87,10 @@ class Author(NamedTuple):
     is_developer: bool = False
 
 
+Verdict = tuple[bytes, str, list[str]]
+"""Of a valid event: the bytes to append, its type, and its fields that the type does not have."""
+
+
 class Judged(NamedTuple):
     """The events of a request, in order: the valid ones, their types, and the rejected ones."""
 
@@ -93,8 +99,9 @@ class Judged(NamedTuple):
     rejected: Listed[RejectedEvent]
 
 
-@post(
+@FrequentRoute(
     "/v1/events",
+    http_method="POST",
     guards=[any_key_or_write_key],
     status_code=202,
     operation_class=EventsOperation,
@@ -106,7 +113,7 @@ async def append_events(
     request: Request[Any, Any, Any],
     partial: Partial = False,  # noqa: FBT002  a query parameter
     write_key: WriteKey = None,  # noqa: ARG001  the guard uses it
-) -> Response[bytes]:
+) -> ASGIResponse:
     """Append one event, an array or NDJSON, plain or gzipped: all events or none, with `?partial=true` the valid ones.
 
     202 means that the events are in the log. If every event has an id, it is safe to send the request again.
@@ -116,7 +123,7 @@ async def append_events(
     body = await read_body(request, bounds_of(caller_of(request)).body_bytes)
     events = split_events(body, request.headers.get("content-type", ""))
     charge_events(request, len(events))
-    ignored = Listed[Ignored]()
+    ignored: Listed[Ignored] = Listed()
     judged = await judge(events, author, ignored)
     for reason, count in judged.rejected.counts.items():
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
@@ -125,7 +132,7 @@ async def append_events(
     position = await append_judged(gateway, workspace, judged)
     appended, rejected = len(judged.good), judged.rejected
     answer = Accepted(position, appended, rejected.first, len(rejected), len(ignored), ignored.first)
-    return Response(_encode(answer), status_code=202, media_type="application/json")
+    return ASGIResponse(body=_encode(answer), status_code=202)
 
 
 async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWorkspace]:
@@ -141,41 +148,48 @@ async def author_of(request: Request[Any, Any, Any]) -> tuple[Author, GatewayWor
 async def judge(events: list[bytes], author: Author, ignored: Listed[Ignored]) -> Judged:
     """Check the events of a request. Adds the unknown fields of the valid ones to `ignored`."""
     judged = Judged([], [], Listed())
-    batch = secrets.token_hex(10)
-    for index, data in enumerate(events):
-        if index % PER_TURN == PER_TURN - 1:
+    for start in range(0, len(events), PER_TURN):
+        if start:
             await asyncio.sleep(0)
-        verdict = judge_one(data, author, f"{batch}-{index}")
-        if isinstance(verdict, RejectedEvent):
-            judged.rejected.add(msgspec.structs.replace(verdict, index=index))
-        else:
-            judged.good.append(verdict[0])
-            judged.types.append(verdict[1])
-            if names := unknown_fields(*verdict):
-                _note_unknown(index, names, verdict[1], ignored)
+        datas = events[start : start + PER_TURN]
+        for index, (data, event) in enumerate(zip(datas, decode_events(datas), strict=True), start):
+            verdict = judge_one(data, event, author)
+            if type(verdict) is RejectedEvent:
+                judged.rejected.add(msgspec.structs.replace(verdict, index=index))
+                continue
+            good, event_type, unknown = verdict
+            judged.good.append(good)
+            judged.types.append(event_type)
+            if unknown:
+                _note_unknown(index, unknown, event_type, ignored)
     return judged
 
 
-def judge_one(data: bytes, author: Author, new_id: str) -> tuple[bytes, str] | RejectedEvent:
-    """Check one event. Returns the bytes to append and the event's type, or the rejection."""
-    event = decode_event(data)
-    names = event if isinstance(event, Rejection) else named_by_producer(event, author.rules)
-    if isinstance(event, Rejection) or isinstance(names, Rejection):
+def judge_one(data: bytes, event: Event | Rejection, author: Author) -> Verdict | RejectedEvent:
+    """Check one event, which `data` was decoded to."""
+    # `type` and not `isinstance`, which is slow for the types of msgspec (see `kinfold_schemas.events`).
+    names = event if type(event) is Rejection else named_by_producer(event, author.rules)
+    if type(event) is Rejection or type(names) is Rejection:
         return RejectedEvent.of(0, cast("Rejection", names))
-    more = b"" if author.secrets is None else _from_page(event, names, data, author.secrets, author.is_developer)
-    if isinstance(more, RejectedEvent):
+    members = decode_members(data)
+    more = b"" if author.secrets is None else _from_page(event, names, members, author)
+    if type(more) is RejectedEvent:
         return more
-    if _may_have_own_fields(data):
-        data = _without_own_fields(data)
+    event_type = type(event).__name__
+    unknown: list[str] = []
+    if not members.keys() <= _PRODUCER_FIELDS[event_type]:
+        unknown = [name for name in members if name not in EVENT_FIELDS[event_type] and name not in _OWN_FIELDS]
+        if not _OWN_FIELDS.isdisjoint(members):  # raw values: an unknown field may hold a number that we cannot decode
+            data = _encode({name: value for name, value in members.items() if name not in _OWN_FIELDS})
     if not event.id:
-        more += f',"id":"{new_id}"'.encode()
+        more += f',"id":"{secrets.token_hex(12)}"'.encode()
     if more:
         # At the end: the event may contain `"id": null`, and JSON readers use the last of two fields with one name.
         data = data.rstrip()[:-1] + more + b"}"
     if len(data) > MAX_EVENT_BYTES:
         too_large = Rejection("too-large", "event", f"at most {MAX_EVENT_BYTES} bytes", f"{len(data)} bytes")
         return RejectedEvent.of(0, too_large)
-    return data, type(event).__name__
+    return data, event_type, unknown
 
 
 def _note_unknown(index: int, names: list[str], event_type: str, ignored: Listed[Ignored]) -> None:
@@ -202,29 +216,25 @@ async def append_judged(gateway: Gateway, workspace: GatewayWorkspace, judged: J
     return position
 
 
-def _from_page(
-    event: Event,
-    names: Names,
-    data: bytes,
-    by_kid: Mapping[str, str],
-    is_developer: bool,  # noqa: FBT001
-) -> bytes | RejectedEvent:
+def _from_page(event: Event, names: Names, members: Mapping[str, msgspec.Raw], author: Author) -> bytes | RejectedEvent:
     """The fields that say that a page sent the event, as JSON, or why a page may not send it."""
-    if isinstance(event, VisitorSeen) or (isinstance(event, MetadataSet) and event.visitor_id is not None):
+    if type(event) is VisitorSeen or (type(event) is MetadataSet and event.visitor_id is not None):
         return _FROM_PAGE
-    if isinstance(event, VisitorIdentified):
-        proof = Proof(visitor=True) if is_developer else prove(_token_of(data), by_kid, event, names)
+    if type(event) is VisitorIdentified:
+        if author.is_developer:
+            return _FROM_PAGE + _PROVEN
+        proof = prove(_token_of(members), author.secrets or {}, event, names)
         if isinstance(proof, BadToken):
             return _refused(BAD_TOKEN, TOKEN, *proof)
         return _FROM_PAGE + _PROVEN if proof.visitor else _FROM_PAGE
     expected = "VisitorSeen, MetadataSet for a visitor or VisitorIdentified with a token, with a key for pages"
-    got = "MetadataSet for a contact" if isinstance(event, MetadataSet) else type(event).__name__
+    got = "MetadataSet for a contact" if type(event) is MetadataSet else type(event).__name__
     return _refused("not-allowed", "type", expected, got)
 
 
-def _token_of(data: bytes) -> object:
+def _token_of(members: Mapping[str, msgspec.Raw]) -> object:
     try:
-        return cast("Any", _decode_token(data)).token
+        return msgspec.json.decode(members[TOKEN]) if TOKEN in members else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""  # such a value cannot be a token
 
@@ -235,17 +245,6 @@ def _refused(reason: Any, field: str, expected: str, got: str) -> RejectedEvent:
 
 def _refusal(rejected: Listed[RejectedEvent]) -> Problem:
     first = rejected.first[0]
-    status = 403 if any(rejected.counts[reason] for reason in _FORBIDDEN) else 422
+    status = 403 if any(rejected.counts.get(reason) for reason in _FORBIDDEN) else 422
     detail = f"events[{first.index}]: {first.detail}; no event of the request was appended"
     return Problem(status, detail, appended=0, rejected_count=len(rejected), rejected=rejected.first)
-
-
-def _may_have_own_fields(data: bytes) -> bool:
-    """Whether an event contains the name of one of these fields; a name may be written with escapes."""
-    return b'"token"' in data or b'"source"' in data or b'"visitorProven"' in data or b"\\u" in data
-
-
-def _without_own_fields(data: bytes) -> bytes:
-    fields = _decode_members(data)  # raw values: an unknown field may hold a number that we cannot decode
-    own = [fields.pop(name, None) for name in _OWN_FIELDS]
-    return data if own == [None] * len(own) else _encode(fields)

@@ -1,6 +1,6 @@
 """A bounded list of what was rejected or ignored in a request: answers, memory and logs must not grow with what is wrong."""
 
-from collections import Counter
+from collections import defaultdict
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -34,7 +34,7 @@ class Listed(Generic[T]):
     """Counts all that is added, by reason, and keeps the first `MAX_LISTED`."""
 
     def __init__(self) -> None:
-        self.counts: Final[Counter[str]] = Counter()
+        self.counts: Final[defaultdict[str, int]] = defaultdict(int)
         self.first: Final[list[T]] = []
 
     def add(self, one: T) -> None:
@@ -45,4 +45,4 @@ class Listed(Generic[T]):
 
     def __len__(self) -> int:
         """How many there are, the kept ones among them."""
-        return self.counts.total()
+        return sum(self.counts.values())

@@ -7,15 +7,15 @@ drop the whole batch, or send it again forever.
 
 import asyncio
 import json
-import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast
 
 import msgspec
 import structlog
-from litestar import Request, Response, post
+from litestar import Request, Response
 from litestar.params import QueryParameter
 
+from kinfold_schemas.codec import decode_event
 from kinfold_schemas.rejections import Rejection, json_type
 from kinfold_services.gateway.callers import (
     MAX_BODY_BYTES,
@@ -28,7 +28,16 @@ from kinfold_services.gateway.callers import (
     presented_write_key,
 )
 from kinfold_services.gateway.events.bodies import read_body
-from kinfold_services.gateway.events.ingest import BAD_TOKEN, PER_TURN, Author, Judged, append_judged, author_of, judge_one
+from kinfold_services.gateway.events.ingest import (
+    BAD_TOKEN,
+    PER_TURN,
+    Author,
+    Judged,
+    Verdict,
+    append_judged,
+    author_of,
+    judge_one,
+)
 from kinfold_services.gateway.events.known_claims import Claim, as_metadata
 from kinfold_services.gateway.events.listing import Ignored, Listed
 from kinfold_services.gateway.events.segment_calls import (
@@ -43,6 +52,7 @@ from kinfold_services.gateway.events.segment_calls import (
 from kinfold_services.gateway.events.segment_traits import Notes
 from kinfold_services.gateway.openapi import SegmentOperation, answers
 from kinfold_services.gateway.problems import Problem, RejectedEvent
+from kinfold_services.gateway.routes import FrequentRoute
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 
 BATCH_PATHS: Final = ["/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch"]
@@ -81,8 +91,9 @@ class SegmentAnswer(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     error: str | None = None
 
 
-@post(
+@FrequentRoute(
     BATCH_PATHS,
+    http_method="POST",
     status_code=200,
     operation_class=SegmentOperation,
     responses=answers(SegmentAnswer, 400, 401, 403, 413, 415, 429, 503),
@@ -99,8 +110,9 @@ async def segment_batch(request: Request[Any, Any, Any], write_key: WriteKey = N
     return await _append(request, cast("list[object]", calls), body)
 
 
-@post(
+@FrequentRoute(
     CALL_PATHS,
+    http_method="POST",
     status_code=200,
     operation_class=SegmentOperation,
     responses=answers(SegmentAnswer, 400, 401, 403, 413, 415, 422, 429, 503),
@@ -185,10 +197,10 @@ async def _append(
     if ignored:
         workspace.ignored.update(ignored.counts)
         workspace.last_ignored = ignored.first[-1].detail
-    if ignored.counts["time"]:
+    if times := ignored.counts.get("time"):
         first = next((each.detail for each in ignored.first if each.reason == "time"), None)
         log = structlog.get_logger()
-        log.warning("times of calls ignored", workspace=workspace.name, count=ignored.counts["time"], first=first)
+        log.warning("times of calls ignored", workspace=workspace.name, count=times, first=first)
     for reason, count in judged.rejected.counts.items():
         gateway.metrics.refused.labels(workspace.name, reason).inc(count)
     if one and judged.rejected:
@@ -206,7 +218,7 @@ async def _judge_claims(
     judged = Judged([], [], rejected)
     for claim in claims:
         event = await as_metadata(workspace, claim.event)
-        verdict = claim.rejected if event is None else judge_one(written(event), author, secrets.token_hex(12))
+        verdict = claim.rejected if event is None else _judge_event(written(event), author)
         if isinstance(verdict, RejectedEvent):
             rejected.add(msgspec.structs.replace(verdict, index=claim.rejected.index))
         else:
@@ -253,7 +265,7 @@ def _judge(  # noqa: PLR0913, PLR0917
         data = written(event)
         if len(data) > MAX_WRITTEN_BYTES:
             data = written(fit(event, notes))
-        verdict = judge_one(data, author, secrets.token_hex(12))
+        verdict = _judge_event(data, author)
         if not isinstance(verdict, RejectedEvent):
             judged.good.append(verdict[0])
             judged.types.append(verdict[1])
@@ -268,3 +280,7 @@ def _judge(  # noqa: PLR0913, PLR0917
         else:
             judged.rejected.add(msgspec.structs.replace(verdict, index=notes.index))
     return size
+
+
+def _judge_event(data: bytes, author: Author) -> Verdict | RejectedEvent:
+    return judge_one(data, decode_event(data), author)
