@@ -147,10 +147,10 @@ def test_close_spools_the_batch_in_flight(folding_url: str, client: Redis, works
 
 
 @pytest.mark.parametrize("broken", [b'{"type":"VisitorSeen","visitorId":"v-l', b"\0" * 100 + b"\n", b"{}\n", b""])
-def test_invalid_data_in_the_spool_does_not_stop_the_rest(
-    folding_url: str, client: Redis, workspace: str, tmp_path: Path, broken: bytes
+def test_invalid_data_in_the_spool_does_not_stop_the_rest(  # noqa: PLR0917  fixtures are arguments
+    folding_url: str, client: Redis, workspace: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: bytes
 ):
-    """Truncated files or zeros, as after a power failure: only these lines are lost."""
+    """Truncated files or zeros, as after a power failure: only these lines are lost. The log does not show them."""
     with kinfold.Producer(NOWHERE, workspace=workspace, spool=tmp_path, exit_timeout_s=0, **QUICK) as first:
         first.seen("v-1")
         wait_until_sync(lambda: first.counters.spooled == 1)
@@ -167,6 +167,9 @@ def test_invalid_data_in_the_spool_does_not_stop_the_rest(
     assert Log(client, workspace).visitors == Counter(["v-1", "v-2"])
     assert [failure.lost for failure in failures] == [True] * 2 * bool(broken)
     assert [path.name for path in tmp_path.glob("*/0.*")] == ["0.unread"]
+    lines = [record.getMessage() for record in caplog.records if "as a producer spools them" in record.getMessage()]
+    assert bool(lines) == bool(broken)
+    assert not any("visitorId" in line for line in lines)
 
 
 def test_spooled_events_that_disappear_are_counted_as_lost(workspace: str, tmp_path: Path, folding_url: str):

@@ -101,6 +101,8 @@ def _ben_with_adas_laptop() -> list[dict[str, Any]]:
         (_ben_with_adas_address(), 1, "replay"),
         (_ben_first(), 2, "erasure"),
         (_ben_with_adas_laptop(), 1, "never"),
+        (_ben_with_adas_laptop(), 1, "replay, and the feed was cut"),
+        (_ben_with_adas_laptop(), 1, "replay, and she came later"),
     ],
 )
 async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_replay_separated_them(  # noqa: PLR0917
@@ -119,31 +121,35 @@ async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_re
     await fold_log(redis, redis_url, workspace)
 
     async def separate() -> None:
-        await publish(redis, workspace, events[-1], {"type": "EventsExcluded", "entries": [excluded]})
+        exclusion, is_later = {"type": "EventsExcluded", "entries": [excluded]}, "later" in away_since
+        await publish(redis, workspace, *([exclusion] if is_later else [events[-1], exclusion]))
         await fold_log(redis, redis_url, workspace)
         assert await replay(redis, workspace) != []
-        await publish(redis, workspace, {"type": "MetadataSet", "externalId": "ben", "metadata": {"plan": "max"}})
+        await publish(
+            redis, workspace, *events[-1:] * is_later, {"type": "MetadataSet", "externalId": "ben", "metadata": {"plan": "max"}}
+        )
         await fold_log(redis, redis_url, workspace)
 
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
-        if away_since != "replay":
+        if not away_since.startswith("replay"):
             await separate()
             await wait_until_current(redis, directory_settings, workspace)
         if away_since == "never":
             await erase(redis, workspace, ADA)
             await wait_until_current(redis, directory_settings, workspace)
-    if away_since == "replay":
+    if away_since.startswith("replay"):
         await separate()
     if away_since != "never":
         await erase(redis, workspace, ADA)
-    if away_since == "erasure":
+    if away_since in {"erasure", "replay, and the feed was cut"}:
         await cut_feed_behind_others(redis, redis_url, workspace)
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
 
     assert _found(directory_settings, workspace) == []
-    assert "'max'" in repr(read_rows(directory_settings, workspace, tables.timeline))
+    if "cut" not in away_since:  # else it was not told
+        assert "'max'" in repr(read_rows(directory_settings, workspace, tables.timeline))
     former = {(row["kind"], row["value"]) for row in read_rows(directory_settings, workspace, tables.identifiers)}
     assert ("external_id", "ben") not in former
     await must_equal_contacts(redis, directory_settings, workspace)

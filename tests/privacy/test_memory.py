@@ -19,6 +19,7 @@ from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.listing import Listing
 from kinfold_services.gateway.screen.live import _People
 from kinfold_services.gateway.workspaces import GatewayWorkspace
@@ -45,18 +46,19 @@ def held(*roots: object) -> list[bytes]:
     shown = [text.encode() for text in ADAS_TEXTS]
     modules = [vars(module) for name, module in sys.modules.items() if name.startswith("kinfold_services.gateway")]
     gc.collect()  # what only a cycle refers to is not held
-    return [each for each in _reachable([*roots, *modules]) if b"ct_" in each and any(text in each for text in shown)]
+    held = (each for each in _reachable([*roots, *modules]) if isinstance(each, bytes) and b"ct_" in each)
+    return [each for each in held if any(text in each for text in shown)]
 
 
-def _reachable(roots: Iterable[object]) -> Iterator[bytes]:
-    """Every bytes object that these refer to, except through modules, classes, functions and event loops."""
+def _reachable(roots: Iterable[object]) -> Iterator[bytes | str]:
+    """All bytes and strings that these refer to, except through modules, classes, functions and event loops."""
     waiting, seen = list(roots), set[int]()
     while waiting:
         each = waiting.pop()
         if id(each) in seen or isinstance(each, _PASSED_OVER):
             continue
         seen.add(id(each))
-        if isinstance(each, bytes):
+        if isinstance(each, bytes | str):
             yield each
         else:
             waiting += gc.get_referents(each)
@@ -155,6 +157,15 @@ async def test_snapshot_leaves_memory_while_its_reader_follows_the_feed(redis: R
         assert "ContactErased" in {each.type for each in await told}
         assert held(hub, following) == []
         await following.aclose()
+
+
+def test_user_agent_leaves_memory_with_the_page_that_shows_it() -> None:
+    """A rare one names a person's device."""
+    agent = "Mozilla/5.0 (Linux; Android 14; adas-own-phone) AppleWebKit/537.36 Chrome/120.0.0.0 Mobile Safari/537.36"
+    assert words.device(agent).kind == "phone"
+
+    shown_by = [vars(module) for name, module in sys.modules.items() if name.startswith(("kinfold_services", "ua_parser"))]
+    assert [each for each in _reachable(shown_by) if each == agent] == []
 
 
 @asynccontextmanager

@@ -1,7 +1,9 @@
 """Everything held about one person: `kinfold subject` and `GET /v1/subjects`, given events, when asked, then the file."""
 
+import asyncio
 import io
 import json
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any, Final, cast
@@ -11,7 +13,11 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
+from kinfold_services.gateway.directory import Directory
+from kinfold_services.gateway.subjects import make_file
+from kinfold_services.privacy.subject import Subject
 from kinfold_services.settings import Settings
+from kinfold_services.state.queries import Which
 from tests.support.directories import following, wait_until_current
 from tests.support.event_log import LOG_START_MS, append, entry_id
 from tests.support.gateways import serving
@@ -19,6 +25,7 @@ from tests.support.projecting import fold_log, projecting, wait_until_folded
 from tests.support.replaying import kinfold
 from tests.support.retaining import cut_upto
 from tests.support.transferring import names_in
+from tests.support.waiting import wait_until
 
 ADA: Final = {"type": "VisitorIdentified", "externalId": "u-ada", "email": "ada@example.org", "name": "Ada <b>L</b>"}
 BEN: Final = {"type": "VisitorIdentified", "externalId": "u-ben", "email": "ben@example.org", "name": "Ben Secret"}
@@ -161,6 +168,33 @@ async def test_gateway_answers_with_the_same_file(redis: Redis, redis_url: str, 
     for each in (held, written):
         del each["madeAt"]
     assert written == held
+
+
+async def test_cancelled_request_ends_the_fold(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes on in a thread when the next request may begin."""
+    await append(redis, workspace, EVENTS)
+    has_begun, has_ended = threading.Event(), threading.Event()
+
+    async def find_for_long(*_: object) -> bool:
+        has_begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            has_ended.set()
+        return True
+
+    monkeypatch.setattr(Subject, "find", find_for_long)
+    settings = Settings(workspace=workspace, redis_url=redis_url, data_dir=tmp_path)
+    making = asyncio.create_task(make_file(settings, Which(external_id="u-ada"), Directory(settings).database))
+    await wait_until(has_begun.is_set)
+
+    making.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert has_ended.is_set()
 
 
 async def test_exclusion_of_what_is_no_entry_is_harmless(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
-from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow, Occurrence
+from kinfold_projections.duplicates import WINDOW_ENTRIES, DuplicateWindow, Occurrence, erased_content, erased_id
 from kinfold_projections.entries import BadEntry, Entry
 from tests.support.folding import Story, entry_of, given, identified, metadata_set, moment, seen
 
@@ -289,3 +289,32 @@ def test_sources_do_not_meet_in_batches_of_any_size(occurring: list[tuple[str, i
         occurrences = together.enter(batch)
         found += [occurrences.get(index, "new") for index in range(len(batch))]
     assert found == expected
+
+
+_OCCURRING: Final = st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.booleans())
+
+
+@given_any(
+    st.lists(_OCCURRING, max_size=20),
+    st.sets(_OCCURRING, min_size=1, max_size=4),
+    st.lists(_OCCURRING, min_size=1, max_size=20),
+)
+def test_window_of_entries_finds_what_a_window_of_their_hashes_finds(
+    before: list[tuple[str, int, bool]], gone: set[tuple[str, int, bool]], after: list[tuple[str, int, bool]]
+) -> None:
+    """So a projector may go on with its window after an erasure, until it has read the rewritten log again."""
+
+    def entry(event_id: str, content: int, is_page: bool) -> Entry | BadEntry:  # noqa: FBT001
+        return (page_with if is_page else entry_with)(event_id, content)
+
+    as_was, rewritten = DuplicateWindow(), DuplicateWindow()
+    as_was.enter([entry(*each) for each in before])
+    rewritten.enter([hashed(entry(*each)) if each in gone else entry(*each) for each in before])
+    assert as_was.enter([entry(*each) for each in after]) == rewritten.enter([entry(*each) for each in after])
+
+
+def hashed(entry: Entry | BadEntry) -> Entry | BadEntry:
+    """What an erasure leaves of an entry."""
+    assert isinstance(entry, Entry)
+    hashes = {"id": erased_id("salt", entry.event_id), "content": erased_content("salt", entry), "salt": "salt"}
+    return entry_of(entry.id, {"type": "Erased", **hashes, **({} if entry.is_trusted else {"source": "browser"})})

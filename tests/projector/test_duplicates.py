@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kinfold_projections import duplicates
 from kinfold_schemas.keys import key
-from kinfold_services.projector import workspace as projector_workspace
+from kinfold_services.projector import window as projector_window
 from kinfold_services.state.queries import StateQueries, Status
 from tests.support.event_log import append, entry_id
 from tests.support.projecting import fold_log
@@ -22,7 +22,7 @@ def _small_window() -> Iterator[None]:
     """A window that a few entries fill, and the same length for the projector that restores it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "WINDOW_ENTRIES", WINDOW)
-        patch.setattr(projector_workspace, "LOOKBACK_ENTRIES", 2 * WINDOW)
+        patch.setattr(projector_window, "LOOKBACK_ENTRIES", 2 * WINDOW)
         yield
 
 

@@ -112,7 +112,7 @@ async def serving(url: str, redis: Redis, workspace: str = "default", **options:
 
 
 async def logged_requests(logs: Sequence[MutableMapping[str, Any]], count: int) -> list[MutableMapping[str, Any]]:
-    """The lines of so many requests in `logs`. A gateway logs a request after its response."""
+    """Wait for the lines of `count` requests in `logs`. A gateway logs a request after its response."""
 
     def lines() -> list[MutableMapping[str, Any]]:
         return [each for each in logs if each["event"] == "request"]

@@ -66,6 +66,12 @@ def at_of(event: bytes) -> str:
     return event[start : start + _AT_BYTES].decode()
 
 
+def name_of(event: bytes) -> str:
+    """The type and the id of an encoded event, for a log: everything else may be personal data."""
+    decoded = _decode_encoded(event)
+    return f"{decoded.type} {decoded.id}"
+
+
 def uuid7s(times_ms: Sequence[int]) -> list[str]:
     """One UUIDv7 for each time in milliseconds since 1970.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kinfold.calls.drafts import Draft
-from kinfold.calls.encoding import encode_valid
+from kinfold.calls.encoding import encode_valid, name_of
 from kinfold.errors import BufferFull, KinfoldError, NotSent, Refused, Unreachable
 from kinfold.producer.buffer import Buffer
 from kinfold.producer.counters import Counters
@@ -336,7 +336,7 @@ class Delivery:
             self._on_failure(error, len(events))
             return False
         for index, reason in receipt.refused:
-            log.error("an event was refused: %s: %s", reason, events[index].decode())
+            log.error("an event was refused: %s: %s", name_of(events[index]), reason)
         if receipt.refused:
             self._suppression.forget()
             notify(self._on_error, Failure(KinfoldError(receipt.refused[0][1]), len(receipt.refused), lost=True))

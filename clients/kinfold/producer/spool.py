@@ -163,8 +163,8 @@ class Spool:
             return []
         events = [line for line in lines if is_encoded(line)]
         if len(events) < len(lines):
-            invalid = next(line for line in lines if not is_encoded(line))
-            log.error("%s: expected events as a producer spools them, got %r", path, invalid[:200])
+            number = next(number for number, line in enumerate(lines, 1) if not is_encoded(line))  # it may be personal data
+            log.error("%s: expected events as a producer spools them, got something else in line %d", path, number)
         return events
 
     def _release(self) -> None:

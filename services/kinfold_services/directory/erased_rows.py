@@ -48,6 +48,18 @@ def linked_visitors(connection: sa.Connection, build: int, ids: Iterable[str]) -
     return found
 
 
+def unlinked_visitors(connection: sa.Connection, build: int) -> set[str]:
+    """The visitors that timelines show and that are linked to nobody now. It passes the whole timeline.
+
+    A replay has taken some of them from somebody who had them by mistake. If their own person came and was erased while the
+    directory was away, it was not told that they were linked again.
+    """
+    shown = sa.select(timeline.c.details["visitorId"].as_string())
+    shown = shown.where(timeline.c.build == build, timeline.c.type.in_(_OF_VISITORS)).distinct()
+    linked = sa.select(visitors.c.visitor_id).where(visitors.c.build == build)
+    return set(connection.execute(shown).scalars()).difference(connection.execute(linked).scalars())
+
+
 def erase(
     connection: sa.Connection,
     build: int,

@@ -23,13 +23,13 @@ from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_i
 from kinfold_services.directory import building, store
 from kinfold_services.directory.building import BEGINNING, NO_POSITION, OpenBuild
 from kinfold_services.directory.contact_writes import Numbered, load_contacts
-from kinfold_services.directory.erased_rows import linked_visitors
+from kinfold_services.directory.erased_rows import linked_visitors, unlinked_visitors
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.snapshot_build import SnapshotBuild
 from kinfold_services.directory.store import Overtaken
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import FeedPage, read_feed_page
-from kinfold_services.state.scans import links_of
+from kinfold_services.state.scans import absent_visitors, links_of
 from kinfold_services.state.snapshot import FeedOverran, entry_of
 
 PAGE_ENTRIES: Final = 1000
@@ -155,6 +155,9 @@ class Follower:
             of_erased |= relinked_visitors([each for each in entries if each.change.cause == ERASURE], known)
             links |= await links_of(self._client, self._workspace, of_erased)
             gone = [visitor_id for visitor_id in of_erased if not links[visitor_id]]
+            unlinked = await self._write(lambda connection: unlinked_visitors(connection, build))
+            unlinked.update(visitor_id for visitor_id in links if not links[visitor_id])
+            gone += await absent_visitors(self._client, self._workspace, unlinked.difference(of_erased))
         await self._write(lambda connection: store.apply(connection, build, page, links, now(), gone))
         self._must_clean = self._must_clean or bool(erased)
         return page.after

@@ -21,13 +21,13 @@ from kinfold_schemas.times import LAST_MS
 from kinfold_services.connections import Client
 from kinfold_services.directory import building, store
 from kinfold_services.directory.contact_writes import load_contacts, write_contacts
-from kinfold_services.directory.erased_rows import Source, erase
+from kinfold_services.directory.erased_rows import Source, erase, unlinked_visitors
 from kinfold_services.directory.shapes import earlier_table
 from kinfold_services.directory.store import Overtaken
 from kinfold_services.directory.tables import SHAPE, builds, conflicts, contacts, identifiers, timeline, visitors
 from kinfold_services.directory.transactions import Transactions, now
 from kinfold_services.log.feed import read_feed_page
-from kinfold_services.state.scans import scan_links, scan_tombstones
+from kinfold_services.state.scans import absent_visitors, scan_links, scan_tombstones
 from kinfold_services.state.snapshot import SnapshotReader, Stored
 
 CAUSE: Final = "snapshot"
@@ -76,8 +76,12 @@ class SnapshotBuild:
             self._merged.update((each, into) for each, into in found.items() if into != ERASED)
             self._erased.extend(each for each, into in found.items() if into == ERASED)
         await self._copy_links()
+        gone = list[str]()
+        if self._erased:  # the build before may not have been told
+            unlinked = await self._write(lambda connection: unlinked_visitors(connection, self._build))
+            gone = await absent_visitors(self._client, self._workspace, unlinked)
         position = reader.position
-        await self._write(lambda connection: self._complete(connection, position))
+        await self._write(lambda connection: self._complete(connection, position, gone))
         return None if self._source is None else self._source.id
 
     async def _fill(self, work: Callable[[sa.Connection], None]) -> None:
@@ -166,13 +170,17 @@ class SnapshotBuild:
 
     # --- the end
 
-    def _complete(self, connection: sa.Connection, position: str) -> None:
-        """Give what was carried over to the living contacts, and add the merges that only the state tells of."""
+    def _complete(self, connection: sa.Connection, position: str, visitors_gone: Sequence[str]) -> None:
+        """Give what was carried over to the living contacts, and add the merges that only the state tells of.
+
+        `visitors_gone`: visitors that the past shows and that do not exist any more.
+        """
         self._check_source(connection)
         for each in load_contacts(connection, self._build, self._merged):
             del self._merged[each]  # it was merged after the snapshot's position: the feed tells it
-        if self._erased:  # the build before may not have been told
-            erase(connection, self._build, dict.fromkeys(self._erased), before=self._tables_before(connection))
+        if self._erased:
+            before = self._tables_before(connection)
+            erase(connection, self._build, dict.fromkeys(self._erased), visitors_gone, before)
         roots = {each: self._root(each) for each in self._merged}
         self._complete_identifiers(connection, roots, position)
         self._complete_conflicts(connection, roots)

@@ -6,6 +6,7 @@ without a name.
 
 import asyncio
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import IO, Annotated, Any, Final
@@ -25,11 +26,14 @@ from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.workspaces import ANSWER_S, shared
 from kinfold_services.log.pages import NoLog
 from kinfold_services.privacy.subject import DirectoryRows, Subject, write_subject
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import Which
 
 _LIMIT_S: Final = 120.0
+_LOOK_AGAIN_S: Final = 0.1
+"""How often the thread looks whether the request was cancelled."""
 _BLOCK_BYTES: Final = 1 << 16
 _making: Final = asyncio.Semaphore(1)
 
@@ -61,24 +65,37 @@ async def subject(
     gateway, workspace = shared(request), caller_of(request).workspace
     settings = gateway.settings.model_copy(update={"workspace": workspace})
     async with _making:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  the stream closes it
         try:
-            is_found = await asyncio.to_thread(_make, settings, which, file, gateway.workspace(workspace).directory.database)
+            file = await make_file(settings, which, gateway.workspace(workspace).directory.database)
         except TimeoutError:
-            file.close()
             raise unavailable(f"the log is too long to fold within {_LIMIT_S:g} s; kinfold subject has no limit") from None
-        except BaseException:
-            file.close()
-            raise
-    if not is_found:
-        file.close()
+    if file is None:
         raise Problem(404, f"{which}: nobody has it")
     headers = {"Content-Disposition": 'attachment; filename="subject.zip"', "Cache-Control": "no-store"}
     return Stream(_blocks(file), media_type="application/zip", headers=headers)
 
 
-def _make(settings: Settings, which: Which, file: IO[bytes], database: Database) -> bool:
-    """Writes the file; returns False if nobody is named so. Runs in a thread."""
+async def make_file(settings: Settings, which: Which, database: Database) -> IO[bytes] | None:
+    """The file, which the caller closes; None if nobody is named so. Raises TimeoutError.
+
+    A cancellation also ends the work in the thread, and waits for that.
+    """
+    file, is_given_up = tempfile.TemporaryFile(), threading.Event()  # noqa: SIM115  see above
+    making = asyncio.ensure_future(asyncio.to_thread(_make, settings, which, file, database, is_given_up))
+    try:
+        if await asyncio.shield(making):
+            return file
+    except BaseException:
+        is_given_up.set()
+        await asyncio.wait([making])
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _make(settings: Settings, which: Which, file: IO[bytes], database: Database, is_given_up: threading.Event) -> bool:
+    """Writes the file; returns False if nobody is named so, or if it is given up. Runs in a thread."""
 
     async def make() -> bool:
         async with asyncio.timeout(_LIMIT_S), connect(server_url(settings), ANSWER_S) as client:
@@ -91,7 +108,16 @@ def _make(settings: Settings, which: Which, file: IO[bytes], database: Database)
             await write_subject(found, file, to_text(time.time_ns() // 1_000_000), _directory(settings, database))
             return True
 
-    return asyncio.run(make())
+    async def make_unless_given_up() -> bool:
+        making = asyncio.create_task(make())
+        while not making.done():
+            await asyncio.wait([making], timeout=_LOOK_AGAIN_S)
+            if is_given_up.is_set():
+                await end_tasks([making])
+                return False
+        return await making
+
+    return asyncio.run(make_unless_given_up())
 
 
 def _directory(settings: Settings, database: Database) -> DirectoryRows:

@@ -90,14 +90,20 @@ async def read_pages(
         ahead.cancel()
 
 
-async def entries_before(
-    client: Client, workspace: str, last: str, count: int, between: Callable[[], Awaitable[None]] | None = None
+async def entries_before(  # noqa: PLR0913  how it reads, and what it reads
+    client: Client,
+    workspace: str,
+    last: str,
+    count: int,
+    between: Callable[[], Awaitable[None]] | None = None,
+    *,
+    page_entries: int = PAGE_ENTRIES,
 ) -> AsyncIterator[list[RawEntry]]:
     """The last `count` log entries up to and including `last`, in log order, in pages. Awaits `between` after each read."""
     pages: list[list[RawEntry]] = []
     upper = last
     while count > 0:
-        reply = await client.xrevrange(key(workspace, "events"), max=upper, count=min(count, PAGE_ENTRIES))
+        reply = await client.xrevrange(key(workspace, "events"), max=upper, count=min(count, page_entries))
         page = cast("list[RawEntry]", reply)
         if not page:
             break

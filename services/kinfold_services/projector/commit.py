@@ -193,7 +193,7 @@ class Committer:
 
     async def close(self) -> None:
         """Close the connection. A batch in flight may be committed or not: the next owner finds out."""
-        self._transaction, self._armed, self._is_sent = None, None, False
+        self._transaction, self._armed, self._is_sent, self.left_entry = None, None, False, None
         await self._wire.close()
 
     async def _patiently(self, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:

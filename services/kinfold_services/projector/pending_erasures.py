@@ -1,10 +1,13 @@
 """Finishes erasures that are pending: those asked for over HTTP, and those that a crash interrupted (contract section 10).
 
-An erasure folds the whole log. So it runs in a process of its own, and the projector goes on folding meanwhile.
+An erasure folds the whole log. So it runs in a process of its own, and the projector goes on folding meanwhile. Where there are
+few processors, the server and the projector go first.
 """
 
 import asyncio
+import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -13,6 +16,8 @@ from kinfold_services.runtime.processes import running
 from kinfold_services.settings import Settings, inherited_environment
 
 _TRY_AGAIN_S: Final = 10.0
+_NICER: Final = 10
+"""By how much its niceness is greater than that of the projector."""
 
 
 async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) -> None:
@@ -34,4 +39,6 @@ async def _erase(settings: Settings, url: str) -> int:
         env={**inherited_environment(), "KINFOLD_REDIS_URL": url, "KINFOLD_DATA_DIR": str(settings.data_dir)},
     )
     async with running(process):  # if it is ended, the next one goes on where it was
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
         return await process.wait()

@@ -67,7 +67,7 @@ class Serving:
 
     async def run(self) -> None:
         """Serve until cancelled. Never raises an error that concerns only the workspace."""
-        # An erasure replaces log and state, and so ends the turn in which it began. It goes on all the same.
+        # A turn may end while an erasure runs. The erasure goes on all the same.
         erasures = partial(finish_erasures, self._erasure_pending, self._settings, self._url)
         erasing = asyncio.create_task(self._beside("erasures", erasures))
         try:
@@ -113,6 +113,26 @@ class Serving:
             await self._rebuild(lease, error)
 
     async def _fold(self, projector: WorkspaceProjector) -> None:
+        self._open_ones[self._workspace] = projector
+        retention = RetentionJob(self._client, self._settings, self._url)
+        retaining = asyncio.create_task(self._beside("retention", retention.run))
+        try:
+            while True:
+                await self._follow_log(projector)
+                await projector.open()
+        except (CommitFailed, WrongType) as error:  # repairing the key by hand does not repair the state
+            damage = str(error)
+            await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
+            raise
+        finally:
+            del self._open_ones[self._workspace]
+            await end_tasks([retaining])
+
+    async def _follow_log(self, projector: WorkspaceProjector) -> None:
+        """Read the log from the projector's position, and fold it, until another state replaces the stored one.
+
+        What was read until then, and not committed, may be of the log before an erasure.
+        """
         subscriber = subscribe(
             self._broker,
             self._workspace,
@@ -120,23 +140,14 @@ class Serving:
             page_entries=max(_PAGE_ENTRIES, self._settings.batch_entries),
             handle=projector.receive,
         )
-        self._open_ones[self._workspace] = projector
-        retention = RetentionJob(self._client, self._settings, self._url)
-        retaining = asyncio.create_task(self._beside("retention", retention.run))
         try:
             await subscriber.start()
             await projector.run()
-        except (CommitFailed, WrongType) as error:  # repairing the key by hand does not repair the state
-            damage = str(error)
-            await self._quietly(lambda: self._client.hset(key(self._workspace, "position"), "damaged", damage))
-            raise
+        except Replaced as error:
+            self._log.info("state replaced", reason=str(error))
         finally:
-            del self._open_ones[self._workspace]
             projector.close()  # otherwise FastStream waits for a handler that waits for us
-            try:
-                await end_tasks([retaining])
-            finally:  # a process that takes long to end makes `end_tasks` cancel this one again
-                await subscriber.stop()
+            await subscriber.stop()
 
     async def _beside(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run what never ends beside the fold, and again where it fails: it must not end unnoticed."""

@@ -25,24 +25,24 @@ from redis.exceptions import ResponseError
 
 from kinfold_projections.batches import Batch, Folded, RawEntry, fold_batch, read_batch
 from kinfold_projections.counts import Counts
-from kinfold_projections.duplicates import LOOKBACK_ENTRIES
 from kinfold_projections.entries import Entry
 from kinfold_projections.needs import older_memberships
 from kinfold_projections.state import State
 from kinfold_schemas.identifiers import REMEMBERED_IDENTIFIERS, BadPattern, IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client
+from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.stream_length import StreamLength
+from kinfold_services.projector.window import ProjectorWindow
 from kinfold_services.rejects.entries import as_rejects, refused_by_server
+from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
-from kinfold_services.state.baseline import window_before
 from kinfold_services.state.group import make_group, set_group
 from kinfold_services.state.loading import Loader
-from kinfold_services.state.position import LostPlace, Position, Replaced, entry_digest
+from kinfold_services.state.position import Position, Replaced, entry_digest
 from kinfold_services.state.reader import StateReader
 from kinfold_services.state.writes import REJECTS_BYTES, REJECTS_ENTRIES, Writes
 
@@ -50,6 +50,7 @@ ANSWER_S: Final = 3.0
 """How long the server may take to answer. A dead connection is noticed after this time."""
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
+_RENEW_AGAIN_S: Final = 0.5
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
 """Of an event's id in the log: it may have 64 KiB."""
@@ -74,6 +75,7 @@ class WorkspaceProjector:
         self._writes: Final = Writes(workspace)
         self._integrity: Final = Integrity(client, workspace)
         self._state = State(workspace)
+        self._window = ProjectorWindow(client, workspace)
         self._is_whole = False
         """Whether the state holds everything that is stored."""
         self._rules = IdentifierRules()
@@ -100,10 +102,13 @@ class WorkspaceProjector:
     async def open(self) -> None:
         """Load what the last projector left: the position, the rules, and the events before the position.
 
-        Raises NeedsRebuild if the state does not belong to the log, and BadPattern.
+        Also goes on with a state that has replaced the stored one: then the log has to be read again from the position. Raises
+        NeedsRebuild if the state does not belong to the log, and BadPattern.
         """
         await self._committer.close()
         self._folded, self._uncommitted = None, ()
+        self.close()
+        self._closed = False
         await make_group(self._client, self.workspace)
         await self._read_rules()
         self._state = State(self.workspace)
@@ -114,12 +119,8 @@ class WorkspaceProjector:
         self._excluded = await self._reader.excluded()
         await self._feed.measure(self._client, key(self.workspace, "changes"))
         await self._rejects.measure(self._client, key(self.workspace, "rejects"))
-        if at := self.position.stream_id:
-            count = LOOKBACK_ENTRIES + len(self._excluded)
-            recalled, pages = await window_before(self._client, self.workspace, at, count, self._lease.keep)
-            self._state.window.recall(recalled)
-            for page in pages:
-                self._state.window.enter(read_batch(page, self._rules, self._excluded).entries)
+        committed = self._committer.committed.stream_id
+        await self._window.open(self.position, committed, self._rules, self._excluded, self._lease.keep)
         self._committer.committed = self.position
         self._log.info("workspace opened", position=self.position.stream_id, entries=self.position.counts.entries)
 
@@ -145,10 +146,10 @@ class WorkspaceProjector:
     async def run(self) -> None:
         """Fold and commit what `receive` takes, until cancelled.
 
-        Raises LostPlace, DamagedState, CommitFailed, NeedsRebuild, the error given to `fail`, or an error that is not
-        temporary.
+        Raises Replaced, after which `open` goes on; LostPlace, DamagedState, CommitFailed, NeedsRebuild, the error given to
+        `fail`, or an error that is not temporary.
         """
-        ticking = asyncio.create_task(self._tick())
+        besides = [asyncio.create_task(self._tick()), asyncio.create_task(self._renew_window())]
         try:
             while True:
                 page = await self._waiting()
@@ -161,7 +162,7 @@ class WorkspaceProjector:
                 if time.monotonic() >= self._beat_at:
                     await self._beat()
         finally:
-            ticking.cancel()
+            await end_tasks(besides)
             await self._committer.close()
 
     async def _waiting(self) -> Sequence[RawEntry]:
@@ -179,6 +180,20 @@ class WorkspaceProjector:
             await asyncio.sleep(KEEP_S)
             if self._queue.empty():
                 self._queue.put_nowait(())
+
+    async def _renew_window(self) -> None:
+        """After an erasure, make the duplicate window anew without what was erased, while folding goes on."""
+        while True:
+            try:
+                return await self._window.renew()
+            except SERVER_ERRORS as error:
+                if not is_passing(error):
+                    return self.fail(error)
+                self._log.warning("duplicate window not renewed", error=str(error), retry_in_s=_RENEW_AGAIN_S)
+                await drop_idle_connections(self._client)
+                await asyncio.sleep(_RENEW_AGAIN_S)
+            except Exception as error:  # noqa: BLE001  `run` raises it
+                return self.fail(error)
 
     async def _beat(self) -> None:
         self._beat_at = time.monotonic() + KEEP_S
@@ -203,9 +218,10 @@ class WorkspaceProjector:
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
     async def _check_generation(self) -> None:
-        """Raises LostPlace where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
-        if (await self._reader.position()).generation != self.position.generation:
-            raise LostPlace(f"workspace {self.workspace}: another state has replaced the one in memory")
+        """Raises Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        found, expected = (await self._reader.position()).generation, self.position.generation
+        if found != expected:
+            raise Replaced(f"workspace {self.workspace}: another state, {found!r}, replaced {expected!r}")
 
     # --- folding
 
@@ -222,26 +238,8 @@ class WorkspaceProjector:
                     await self._arrive()
             except Refused as error:
                 raws = await self._retreat(raws, error)
-            except Replaced:
-                # A replay has replaced the state. What was not committed is folded onto the new one, unless that contains it
-                # already.
-                raws, committed = [*self._uncommitted, *raws], self._committer.committed.stream_id
-                log = self.position.log
-                self._check_log(log, await self._reader.position())  # before `open` reads what the next turn would read again
-                await self.open()
-                self._check_log(log, self.position)
-                if position_key(self.position.stream_id) < position_key(committed):  # the entries between are not at hand
-                    found = self.position.stream_id
-                    raise LostPlace(
-                        f"workspace {self.workspace}: expected a state at {committed!r} or later, got one at {found!r}"
-                    ) from None
             else:
                 return
-
-    def _check_log(self, log: str, position: Position) -> None:
-        """Raises LostPlace where an erasure has rewritten the log: what was read before may be of the old one."""
-        if position.log != log:
-            raise LostPlace(f"workspace {self.workspace}: the log was rewritten; it is read again from {position.stream_id}")
 
     def _unfolded(self, raws: Sequence[RawEntry]) -> Sequence[RawEntry]:
         position = position_key(self.position.stream_id)
@@ -260,6 +258,7 @@ class WorkspaceProjector:
         The next batch has half as many entries. Where it had one, that one is left out.
         """
         refused, raws = self._uncommitted, [*self._uncommitted, *raws]
+        self._window = ProjectorWindow(self._client, self.workspace)  # it may be that an entry has to be left out of it
         await self.open()
         self._most_entries = max(1, len(refused) // 2)
         self._log.warning("batch was too large", entries=len(refused), error=str(error), next_entries=self._most_entries)
@@ -289,9 +288,7 @@ class WorkspaceProjector:
             # A state contradicts itself if it is damaged, or if a replay has replaced it between two loads. The latter does
             # not stop the projector.
             await self._arrive()
-            found, expected = (await self._reader.position()).generation, self.position.generation
-            if found != expected:
-                raise Replaced(f"workspace {self.workspace}: another state, {found!r}, replaced {expected!r}") from None
+            await self._check_generation()
             raise
 
     async def _fold(self, raws: Sequence[RawEntry]) -> None:
@@ -309,6 +306,7 @@ class WorkspaceProjector:
         if not self._is_whole and (leaving := older_memberships(state, batch.entries)):
             await self._arrive()
             await self._loader.load_older(state, leaving)
+        batch.occurrences = self._window.enter(batch, self._committer.committed.stream_id)
         rest: Batch | None = batch
         while rest is not None:
             await self._send()

@@ -1,5 +1,6 @@
 """Folds a state in memory, from the log's beginning up to any position."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Literal, get_args
@@ -26,6 +27,9 @@ from kinfold_services.state.position import Position, entry_digest
 
 _TAKEN_ENTRIES: Final = 100_000
 """After how many entries the state encodes what they changed. A projector that rebuilds renews its leases in between."""
+
+_TURNS: Final = 2
+"""Of the event loop, after each batch: an erasure copies the log meanwhile. One turn reads a reply, the next one acts on it."""
 
 Progress = Callable[[int], None]
 
@@ -240,6 +244,8 @@ class Rebuild:
             folded = fold_batch(self.state, batch, counts)
             counts = folded.counts
             rejects += as_rejects(folded.rejects)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
         self.position = Position(last.decode(), counts, digest=entry_digest(fields))
         self.rejects += await self.stored_rejects.merge(page, rejects, last.decode(), self.excluded)
 

@@ -26,7 +26,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.baseline import Baseline, UnknownBaseline, read_baseline
-from kinfold_services.log.pages import entries_before
+from kinfold_services.log.pages import PAGE_ENTRIES, entries_before
 
 _PIECE_RECORDS: Final = 10_000
 _READ_AT_ONCE: Final = 20
@@ -173,15 +173,22 @@ def _unpacked(workspace: str, data: bytes) -> _Piece:
 # --- the duplicate window at a position
 
 
-async def window_before(
-    client: Client, workspace: str, position: str, count: int, between: Callable[[], Awaitable[None]] | None = None
+async def window_before(  # noqa: PLR0913  how it reads, and what it reads
+    client: Client,
+    workspace: str,
+    position: str,
+    count: int,
+    between: Callable[[], Awaitable[None]] | None = None,
+    *,
+    page_entries: int = PAGE_ENTRIES,
 ) -> tuple[list[Occurred | None], list[list[RawEntry]]]:
     """What fills a new duplicate window: the last `count` entries up to a position, and what the baseline has of earlier ones.
 
     The baseline is read after the log, so that a cut in between leaves no gap.
     """
     while True:
-        pages = [page async for page in entries_before(client, workspace, position, count, between)]
+        before = entries_before(client, workspace, position, count, between, page_entries=page_entries)
+        pages = [page async for page in before]
         baseline = await read_baseline(client, workspace)
         recalled = list[Occurred | None]()
         if baseline is not None:

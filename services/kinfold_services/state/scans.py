@@ -51,11 +51,21 @@ async def scan_links(client: Client, workspace: str) -> AsyncGenerator[dict[str,
 
 async def links_of(client: Client, workspace: str, visitor_ids: Iterable[str]) -> dict[str, list[Link]]:
     """The links of some visitors; none for a visitor that does not exist. Raises RedisError."""
+    return {
+        visitor_id: [] if data is None else _decode_linked(data).links
+        async for visitor_id, data in _stored(client, workspace, visitor_ids)
+    }
+
+
+async def absent_visitors(client: Client, workspace: str, visitor_ids: Iterable[str]) -> list[str]:
+    """Those of the visitors that do not exist. Raises RedisError."""
+    return [visitor_id async for visitor_id, data in _stored(client, workspace, visitor_ids) if data is None]
+
+
+async def _stored(client: Client, workspace: str, visitor_ids: Iterable[str]) -> AsyncGenerator[tuple[str, bytes | None]]:
     ordered = sorted(visitor_ids)
-    found: dict[str, list[Link]] = {}
     for first in range(0, len(ordered), _AT_ONCE):
         some = ordered[first : first + _AT_ONCE]
         reply = await cast("Awaitable[list[bytes | None]]", client.hmget(key(workspace, "visitors"), some))
-        for visitor_id, data in zip(some, reply, strict=True):
-            found[visitor_id] = [] if data is None else _decode_linked(data).links
-    return found
+        for pair in zip(some, reply, strict=True):
+            yield pair

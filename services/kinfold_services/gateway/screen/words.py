@@ -4,7 +4,7 @@ import json
 import time
 import zlib
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -150,12 +150,17 @@ class Device(NamedTuple):
     kind: str
 
 
-@lru_cache(4096)
+@cache
+def _user_agents() -> ua_parser.Parser:
+    """A parser that remembers nothing: an agent may name a person's device, and the person may be erased."""
+    return ua_parser.Parser(ua_parser.BestAvailableResolver(ua_parser.load_lazy_builtins()))
+
+
 def device(agent: Primitive) -> Device:
     """The device of a user agent."""
     if not isinstance(agent, str) or not agent.strip():
         return Device("Unknown device", "unknown")
-    found = ua_parser.parse(agent[:_MAX_AGENT_CHARS])
+    found = _user_agents().parse(agent[:_MAX_AGENT_CHARS])
     browser, system, hardware = found.user_agent, found.os, found.device
     parts: list[str] = []
     if browser is not None:
