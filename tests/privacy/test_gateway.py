@@ -5,13 +5,15 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
+from kinfold_services.access.keys import create_key
 from tests.support.erased_people import ADAS_TEXTS, adas_events
 from tests.support.erasures import keys_with
 from tests.support.gateways import Gateway, serving
-from tests.support.projecting import projecting
+from tests.support.projecting import fold_log, projecting
 from tests.support.waiting import wait_until
 
 PERSON = {"externalId": "ada-1815"}
@@ -54,6 +56,33 @@ async def test_person_is_erased_and_the_old_id_answers_410(redis: Redis, gateway
     assert page.headers["Content-Type"].startswith("text/html")
     assert receipt["erasure"] in page.text
     assert [each["erasure"] for each in await gateway.get("/v1/erasures")] == [receipt["erasure"]]
+
+
+@pytest.mark.parametrize("named", ["externalId", "email", "visitorId", "contactId"])
+async def test_page_of_a_person_says_that_an_erasure_is_pending(redis: Redis, redis_url: str, named: str) -> None:
+    """Those of other people do not. No projector runs, so the erasure stays pending."""
+    ada = {"externalId": "u-ada", "email": "Ada@example.org", "visitorId": "v-ada"}
+    ben = {"externalId": "u-ben", "email": "ben@example.org", "visitorId": "v-ben"}
+    async with serving(redis_url, redis) as gateway:
+        await gateway.put(*[{"type": "VisitorIdentified", **each} for each in (ada, ben)])
+        await fold_log(redis, redis_url, gateway.workspace)
+        ada["contactId"], ben["contactId"] = [
+            (await gateway.get("/v1/contacts", externalId=each["externalId"]))["id"] for each in (ada, ben)
+        ]
+        asked = await gateway.client.post("/v1/erasures", json={named: ada[named].replace("Ada", "ADA")})
+        async with httpx.AsyncClient(base_url=gateway.url) as screen:
+            await screen.post("/sign-in", data={"key": gateway.secret, "by": "Sam"})
+            adas, bens = [(await screen.get(f"/people/{each['contactId']}")).text for each in (ada, ben)]
+            await screen.post("/sign-in", data={"key": await create_key(redis, gateway.workspace, "read"), "by": "Sam"})
+            read = (await screen.get(f"/people/{ada['contactId']}")).text
+
+    receipt = f'<a href="/erasures/{asked.json()["erasure"]}">'
+    assert "This person is being erased. The erasure was requested" in adas
+    assert receipt in adas
+    assert "u-ben" in bens
+    assert "This person is being erased" not in bens
+    assert "This person is being erased" in read
+    assert receipt not in read  # receipts need a secret key
 
 
 async def test_subscribers_are_told_and_the_ring_has_no_body_any_more(gateway: Gateway) -> None:

@@ -68,6 +68,10 @@ async def test_person_is_erased_and_the_receipt_shown(agent: Agent):
         assert answer is not None
         assert answer.status == 410, path
         await expect(tab.get_by_role("alert")).to_contain_text("This person was erased.")
+    await tab.goto(f"{agent.stage.url}/people?q=v-ada")
+    await expect(tab.locator(".empty")).to_contain_text("no visitor has this id")
+    await tab.goto(f"{agent.stage.url}/people?q=kiosk")
+    await expect(tab.locator(".empty")).to_contain_text("The visitor kiosk belongs to Grace.")
 
 
 async def test_person_is_erased_without_javascript(stage: Stage, workspace: str):

@@ -3,12 +3,15 @@
 The projector does it. These routes record the request, and show the receipt.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import FromPath, QueryParameter
 
+from kinfold_schemas.contacts import Contact
+from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_services.gateway.callers import caller_of, secret_key
 from kinfold_services.gateway.events.bodies import read_body
 from kinfold_services.gateway.openapi import answers
@@ -120,6 +123,28 @@ def _workspace(request: Request[Any, Any, Any]) -> GatewayWorkspace:
 def eraser_of(request: Request[Any, Any, Any], workspace: GatewayWorkspace) -> Eraser:
     """What requests erasures in a workspace, and reads their receipts."""
     return Eraser(workspace.client, shared(request).settings.model_copy(update={"workspace": workspace.name}))
+
+
+async def pending_erasure(eraser: Eraser, contact: Contact, merged: Iterable[str] = ()) -> Receipt | None:
+    """The oldest erasure that is requested and not done for a contact, by an identifier that it has; None if there is none.
+
+    `merged`: the ids of contacts that were merged into it. It takes one round trip.
+    """
+    ids = {contact.id, *merged}
+    for each in await eraser.records.pending():
+        if any(_names(which, contact, ids) for which in each.whiches):
+            return each.receipt
+    return None
+
+
+def _names(which: Which, contact: Contact, ids: set[str]) -> bool:
+    if which.visitor is not None:
+        return id_key(which.visitor) in contact.visitor_ids
+    if which.external_id is not None:
+        return contact.external_id is not None and id_key(which.external_id) == id_key(contact.external_id)
+    if which.email is not None:
+        return contact.email is not None and email_key(which.email) == email_key(contact.email)
+    return which.contact in ids
 
 
 async def _check_known(workspace: GatewayWorkspace, which: Which) -> None:

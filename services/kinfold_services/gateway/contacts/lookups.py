@@ -153,6 +153,12 @@ async def visitor_by_id(
     return _tagged(answer, contact.metadata_hash if contact is not None and moment is None else None, if_none_match)
 
 
+async def find_visitor(workspace: GatewayWorkspace, visitor_id: str) -> tuple[Visitor, Contact | None] | None:
+    """The visitor with this id, and the living contact that has it now; None if no visitor has the id."""
+    found = await _visitor(workspace, visitor_id, _NEWEST)
+    return None if found is None else (found.visitor, _history(found, None)[1])
+
+
 def _visitor_id(request: Request[Any, Any, Any]) -> str:
     """The id in the path. The framework's parameter no longer tells which slashes were escaped, nor how many there were."""
     raw_path = cast("bytes", cast("dict[str, Any]", request.scope)["raw_path"]).decode()

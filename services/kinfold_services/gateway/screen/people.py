@@ -1,5 +1,6 @@
 """The list of people: search, filters, order, columns, and the same as CSV."""
 
+import asyncio
 import csv
 import io
 import time
@@ -9,20 +10,23 @@ from urllib.parse import urlencode
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 from litestar import Request, Response, get
 from litestar.params import QueryParameter
 from litestar.response import Stream
 from litestar.status_codes import HTTP_400_BAD_REQUEST
+from redis.exceptions import RedisError
 
 from kinfold_schemas import filters
 from kinfold_schemas.canonical import Primitive
-from kinfold_schemas.contacts import Contact
+from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.filters import WrongFilter
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
 from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
 from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
+from kinfold_services.gateway.contacts.lookups import find_visitor
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
 from kinfold_services.gateway.screen.listing import (
@@ -47,6 +51,8 @@ Columns = Annotated[list[str] | None, QueryParameter(name="column")]
 Cursor = Annotated[str | None, QueryParameter(name="cursor", max_length=4096)]
 
 SUGGESTIONS: Final = 12
+LOOKUP_S: Final = 1.0
+"""How long a list waits for the visitor whose id may have been searched for."""
 
 _CSV_PAGE: Final = 500
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -64,6 +70,15 @@ class Found(NamedTuple):
     is_empty: bool
     """Whether the workspace has nobody at all."""
     warning: str | None = None
+
+
+class Searched(NamedTuple):
+    """What the state has under the text of a search that nobody matches, as the id of a visitor."""
+
+    visitor: Visitor | None = None
+    """None if no visitor has the id."""
+    contact: Contact | None = None
+    """The person who has the visitor now."""
 
 
 class Typed(NamedTuple):
@@ -139,13 +154,14 @@ async def people(  # noqa: PLR0913, PLR0917  each is a query parameter
     if is_form and wrong_typed is None:
         return redirect(listing.url())
     shown = shown_values(listing, found)
-    shown |= {"wrong": None, "typed": typed, "wrong_typed": wrong_typed}
+    searched = await visitor_searched(workspace, listing.q) if not found.page.records or found.page.approximate else None
+    shown |= {"wrong": None, "typed": typed, "wrong_typed": wrong_typed, "searched": searched}
     shown["seen"] = await devices_seen(workspace, shown["contacts"])
     if is_fragment(request):
         return html(request, render("_results.html", **shown), headers={"HX-Replace-Url": listing.url()})
     if wrong_typed is not None:
         return page(request, "people.html", status=400, **chrome(request), **shown)
-    if found.is_empty:
+    if found.is_empty and (searched is None or searched.visitor is None):
         shown["gateway"] = str(request.base_url).rstrip("/")
         shown["key"] = first_key(request)
         return page(request, "first_event.html", **chrome(request), **shown)
@@ -267,6 +283,19 @@ async def _wrong_list(request: Request[Any, Any, Any], listing: Listing, typed: 
     if is_fragment(request):
         return html(request, render("_results.html", **shown), status=400, headers={"HX-Replace-Url": listing.url()})
     return page(request, "people.html", status=400, **chrome(request), **shown)
+
+
+async def visitor_searched(workspace: GatewayWorkspace, q: str) -> Searched | None:
+    """The visitor with the searched text as its id. None if nothing was typed, or if Redis does not answer in time."""
+    if not q:
+        return None
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            found = await find_visitor(workspace, q)
+    except (RedisError, OSError) as error:  # the list is there without it
+        structlog.get_logger().warning("a visitor was not looked up", error=str(error), kind=type(error).__name__)
+        return None
+    return Searched() if found is None else Searched(*found)
 
 
 async def _find(workspace: GatewayWorkspace, listing: Listing, query: Query) -> Found:

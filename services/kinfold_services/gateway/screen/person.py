@@ -19,6 +19,7 @@ from kinfold_services.connections import Client
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
 from kinfold_services.directory.lineage import Lineage, read_lineage
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
+from kinfold_services.gateway.erasures import eraser_of, pending_erasure
 from kinfold_services.gateway.log_watch import Seen
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen.folding import fold_log
@@ -79,6 +80,8 @@ async def person(
     known = await _known(workspace, contact_id, cursor)
     devices = await workspace.queries.visitors(contact.visitor_ids[:MAX_DEVICES])
     shown = _shown_values(contact, devices, known)
+    merges = [each.value for each in shown["merges"]]
+    shown["erasure"] = await pending_erasure(eraser_of(request, workspace), contact, merges)
     shown["sources"] = await _sources(workspace, contact, known.newest)
     shown.update(chrome(request), merged=merged)
     if is_fragment(request):
