@@ -1,6 +1,8 @@
 """Erasures and replays at once, and on a cluster (contract section 10)."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from redis.asyncio import Redis
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
+from kinfold_services.privacy import eraser as eraser_module
 from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
@@ -19,7 +22,9 @@ from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
 from tests.support.erasures import erase, keys_with
 from tests.support.event_log import append, history
 from tests.support.projecting import fold_log
+from tests.support.proxy import Proxy
 from tests.support.replaying import leftovers, quietly, verify
+from tests.support.waiting import wait_until
 
 BEN = Which(external_id="ben")
 
@@ -36,6 +41,24 @@ async def test_two_erasures_at_once_both_happen(redis: Redis, redis_url: str, wo
     assert await keys_with(redis, workspace, [*ADAS_TEXTS, "kiosk"]) == {}
     assert await verify(redis, workspace) == []
     assert await leftovers(redis, workspace) == []
+
+
+async def test_lock_of_an_erasure_outlasts_a_moment_without_redis(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise another erasure would begin beside it."""
+    monkeypatch.setattr(eraser_module, "_LOCK_AGAIN_S", 0.05)
+    lock = key(workspace, "erasing")
+
+    async def remains(holds: Callable[[int], bool]) -> bool:
+        return holds(int(await redis.pttl(lock)))
+
+    with Proxy(redis_url) as proxy:
+        async with connect(proxy.url) as client, Eraser(client, Settings(workspace=workspace)).alone():
+            proxy.refuse()
+            await wait_until(partial(remains, lambda ms: ms < 3500))
+            proxy.accept()
+            await wait_until(partial(remains, lambda ms: ms > 3500))
 
 
 async def test_replay_that_began_before_an_erasure_replaces_nothing(redis: Redis, redis_url: str, workspace: str) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, Final, cast
 
@@ -24,7 +24,7 @@ import kinfold_services.replay
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import key, snapshot_key
 from kinfold_schemas.times import to_text
-from kinfold_services.connections import Client
+from kinfold_services.connections import SERVER_ERRORS, Client
 from kinfold_services.log.erased_entries import remember_erased
 from kinfold_services.privacy.baselines import Forgetting
 from kinfold_services.privacy.files import Files
@@ -221,7 +221,8 @@ class Eraser:
         async def keep() -> None:
             while True:
                 await asyncio.sleep(_LOCK_AGAIN_S)
-                await hold(keys=[name], args=[token, _LOCK_MS])
+                with suppress(*SERVER_ERRORS):  # the lock outlasts three tries
+                    await hold(keys=[name], args=[token, _LOCK_MS])
 
         keeping = asyncio.create_task(keep())
         try:
