@@ -17,9 +17,23 @@ from tools import web
 ROOT: Final = Path(__file__).parents[2]
 MAX_BYTES: Final = 5_120
 MAX_LIVE_BYTES: Final = 5_376
-"""Also of the npm package, which has the live contact, too."""
 
 MAX_REACT_BYTES: Final = 2_000
+
+IDENTIFY: Final = """
+import { IdentifySupportVisitor } from "@kinfold/react";
+import { start } from "kinfold";
+declare const user: { id?: string; email?: string; name?: string; image?: string } | undefined;
+const identity = { externalId: user?.id, email: user?.email, name: user?.name, image: user?.image, metadata: { plan: "pro" } };
+void start({ host: "", key: "", live: undefined }).identify(identity);
+IdentifySupportVisitor(identity);
+"""
+
+TYPES: Final = {
+    "kinfold": "browser/dist/index.d.ts",
+    "@kinfold/react": "react/dist/index.d.ts",
+    "react": "node_modules/@types/react",
+}
 
 _OFFSET_BASIS: Final = 0x6C62272E07BB014262B821756295C58D
 _PRIME: Final = 0x1000000000000000000013B
@@ -73,9 +87,27 @@ def test_served_script_is_what_the_source_gives(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "most"), [("browser", MAX_LIVE_BYTES), ("react", MAX_REACT_BYTES)])
+@pytest.mark.parametrize(("name", "most"), [("browser", MAX_BYTES), ("react", MAX_REACT_BYTES)])
 def test_module_is_small(packages: Path, name: str, most: int):
     assert len(gzip.compress((packages / name / "dist/index.js").read_bytes(), mtime=0)) <= most
+
+
+@pytest.mark.slow
+def test_types_take_what_may_be_missing(packages: Path, tmp_path: Path):
+    """A user's name may be undefined, also for a compiler that tells this from a missing property."""
+    (tmp_path / "page.ts").write_text(IDENTIFY)
+    paths = {name: [f"{packages}/{place}"] for name, place in TYPES.items()}
+    options = {
+        "strict": True,
+        "exactOptionalPropertyTypes": True,
+        "noEmit": True,
+        "moduleResolution": "bundler",
+        "paths": paths,
+    }
+    options |= {"module": "ESNext", "target": "ES2022", "lib": ["ES2022", "DOM"], "types": [], "skipLibCheck": True}
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": ["page.ts"]}))
+
+    node(packages / "node_modules/typescript/bin/tsc", "--project", tmp_path)
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ async def test_page_without_a_key_removes_nothing_of_another_one(shop: Shop):
     broken = await shop.open_html(shop.element(key=""))
     await broken.wait_for_function("window.kinfold")
     assert await broken.evaluate("kinfold.start({ host: location.origin }).visitor") is None
+    assert await broken.evaluate("kinfold.start().visitor") is None
 
     assert await broken.evaluate(STORED) == stored
     assert await page.evaluate("kinfold.visitor") is not None

@@ -25,6 +25,7 @@ const started = new Map<string, Kinfold>();
  * On a server, an object that does nothing.
  */
 export function start(options: Options): Kinfold {
+  options ??= {} as Options; // a script without types may pass nothing
   const name = `${options.host} ${options.key}`;
   const kinfold = started.get(name) ?? make(options, () => started.delete(name));
   if (isBrowser) started.set(name, kinfold);

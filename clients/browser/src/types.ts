@@ -9,13 +9,13 @@ export type Metadata = Record<string, unknown>;
 /** Who the visitor is: at least one of `externalId` and `email`. */
 export interface Identity {
   /** The id of the user in your own database. */
-  externalId?: string | number | null;
-  email?: string | null;
-  name?: string | null;
-  image?: string | null;
-  metadata?: Metadata | null;
+  externalId?: string | number | null | undefined;
+  email?: string | null | undefined;
+  name?: string | null | undefined;
+  image?: string | null | undefined;
+  metadata?: Metadata | null | undefined;
   /** An identity token of your backend. A publishable key may identify nobody without one. */
-  token?: string | null;
+  token?: string | null | undefined;
 }
 
 /**
@@ -44,15 +44,15 @@ export interface Options {
   /** Default: `granted`. With `pending`, calls are kept in memory until `setConsent`. */
   consent?: Consent | undefined;
   /** Send a page view now, when the path or the query of the URL changes, and when the visitor comes back. Default: false. */
-  pages?: boolean;
+  pages?: boolean | undefined;
   /** Whether `url` and `referrer` keep their query. Default: false, because a query may contain secrets. */
-  query?: boolean;
+  query?: boolean | undefined;
   /** Follow visitors in spite of Do Not Track and Global Privacy Control. Default: false. */
-  ignorePrivacySignals?: boolean;
+  ignorePrivacySignals?: boolean | undefined;
   /** Follow automated browsers, such as crawlers and your own end-to-end tests. Default: false. */
-  automated?: boolean;
+  automated?: boolean | undefined;
   /** Update `visitor.contact` when the contact changes in the gateway. Default: false. */
-  live?: boolean;
+  live?: boolean | undefined;
   /** The domain of the cookie, for a visitor who is the same on all its subdomains. Default: the page's host alone. */
   domain?: string | undefined;
 }

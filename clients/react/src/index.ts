@@ -66,7 +66,7 @@ export function useVisitor(): VisitorHook {
  */
 export function IdentifyVisitor(identity: Identity): null {
   const { visitor, identify } = useVisitor();
-  const isKnown = !!(identity.externalId || identity.email);
+  const isKnown = !!(identity.externalId || identity.externalId === 0 || identity.email);
   // With `visitor`: a visitor who denies consent and grants it later is identified then.
   useEffect(() => {
     if (isKnown) void identify(identity);
