@@ -236,7 +236,7 @@ async def test_tab_closed_before_the_request_arrives_loses_nothing(shop: Shop, c
 
 
 async def test_two_tabs_send_every_call_once(shop: Shop):
-    """Each tab's calls stay in their order, and one request at a time is under way."""
+    """Each tab's calls stay in their order."""
     pages = [await shop.open(), await shop.open()]
     for page, name in zip(pages, "ab", strict=True):
         await page.evaluate(COUNT.format(30, name))
