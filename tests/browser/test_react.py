@@ -1,4 +1,7 @@
-"""`@kinfold/react` in an application that Vite has built, rendered on a server and hydrated in StrictMode."""
+"""`@kinfold/react` in an application that Vite has built, rendered on a server and hydrated in StrictMode.
+
+React 18 is the development build, where StrictMode runs effects twice. React 19 is that for production.
+"""
 
 import html
 import json

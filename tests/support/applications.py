@@ -56,8 +56,8 @@ def build(directory: Path, *command: str, **env: str) -> None:
 
 def _build(directory: Path) -> None:
     install("react_app", directory)
-    for version in REACT_VERSIONS:
-        build(directory, "vite", "build", REACT=version)
+    for version in REACT_VERSIONS:  # one as developers run it: StrictMode renders and runs effects twice there alone
+        build(directory, "vite", "build", REACT=version, NODE_ENV="development" if version == "18" else "production")
         build(directory, "vite", "build", "--ssr", REACT=version)
 
 
