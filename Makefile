@@ -83,8 +83,8 @@ test: $(STAMP) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-long
-test-long: $(STAMP) ## run all tests in their long form: more random examples, greater sizes
-	KINFOLD_TEST_LONG=1 $(BIN)/python -m pytest --timeout 1800 $(PYTEST_ARGS)
+test-long: $(STAMP) ## run all tests in their long form: more random examples, greater sizes, an application of Next
+	KINFOLD_TEST_LONG=1 KINFOLD_NEXT=1 $(BIN)/python -m pytest --timeout 1800 $(PYTEST_ARGS)
 
 .PHONY: torture-retention
 torture-retention: $(STAMP) ## kill a retention run 20 times, with load

@@ -1,4 +1,4 @@
-"""`@kinfold/react` in an application of Next's app router. Its packages have 340 MB, so this runs with KINFOLD_NEXT=1 only."""
+"""`@kinfold/react` in an application of Next's app router. Its packages have 340 MB, so this runs with KINFOLD_NEXT=1 and in `make test-long` only."""
 
 import asyncio
 import os
