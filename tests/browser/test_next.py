@@ -1,4 +1,7 @@
-"""`@kinfold/react` in an application of Next's app router. Its packages have 340 MB, so this runs with KINFOLD_NEXT=1 and in `make test-long` only."""
+"""`@kinfold/react` in an application of Next's app router.
+
+Its packages have 340 MB, so this runs with KINFOLD_NEXT=1 alone, and in `make test-long`.
+"""
 
 import asyncio
 import os
