@@ -110,6 +110,20 @@ def test_what_dots_stand_for(printed: str, expected: str, *, matching: bool) -> 
     assert matches(printed, expected) is matching
 
 
+@pytest.mark.parametrize(
+    ("printed", "matching"),
+    [
+        ("publishing -: 2 of 2\n{}\n", True),
+        ("publishing -: 1 of 2\npublishing -: 2 of 2\n{}\n", True),
+        ("publishing -: 2 of 2\nfolding the remaining events: 1 of 2\nfolding the remaining events: 2 of 2\n{}\n", True),
+        ("publishing -: 1 of 2\n{}\n", False),
+        ("publishing -: 2 of 2\nexporting: 2 of 2\n{}\n", False),
+    ],
+)
+def test_progress_that_only_a_slow_machine_prints_does_not_count(printed: str, *, matching: bool) -> None:
+    assert matches(printed, "publishing -: 2 of 2\n{}") is matching
+
+
 def test_how_a_block_is_read() -> None:
     """Commands, their continuations and what they print."""
     block = Block("console", "$ one\n$ two \\\n> more\nprints\n> this\n\n$ three\n...\n", 10)
