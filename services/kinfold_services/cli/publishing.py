@@ -10,7 +10,8 @@ from typing import IO, Final, NamedTuple
 
 from redis.exceptions import RedisError
 
-from kinfold_schemas.codec import decode_event, nearest_field, unknown_fields, unknown_in_rejected
+from kinfold_schemas.codec import decode_event
+from kinfold_schemas.event_fields import nearest_field, unknown_fields, unknown_in_rejected
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.rejections import found
 from kinfold_services.cli.appending import Appender, report

@@ -9,6 +9,7 @@ from litestar.params import FromPath, QueryParameter
 
 from kinfold_schemas.codec import decode_event
 from kinfold_schemas.contacts import merged_into
+from kinfold_schemas.event_fields import decode_members
 from kinfold_schemas.events import IdentityCorrected
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
@@ -29,7 +30,6 @@ IsPreview = Annotated[bool, QueryParameter(name="preview", description="Only ans
 MAX_REASON_CHARS: Final = 8192
 _STATUSES: Final = {"unknown-contact": 404, "held-by-another": 409}
 _encode: Final = msgspec.json.Encoder().encode
-_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _undoing: Final = asyncio.Semaphore(1)
 """Taking back folds the whole log: one at a time."""
 
@@ -140,7 +140,7 @@ def _workspace(request: Request[Any, Any, Any]) -> GatewayWorkspace:
 def _read(body: bytes) -> tuple[IdentityCorrected, int | None]:
     """The correction in a body, and `ifVersion`. Raises Problem: 400 for another form, 422 for an invalid event."""
     try:
-        members = _decode_members(body)
+        members = decode_members(body)
         version = _decode_version(body).if_version
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         expected = {"ifVersion": "an integer or null"}

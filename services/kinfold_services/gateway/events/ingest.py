@@ -20,14 +20,8 @@ from litestar import Request
 from litestar.params import QueryParameter
 from litestar.response.base import ASGIResponse
 
-from kinfold_schemas.codec import (
-    EVENT_FIELDS,
-    decode_events,
-    decode_members,
-    named_by_producer,
-    nearest_field,
-    unknown_in_rejected,
-)
+from kinfold_schemas.codec import decode_events, named_by_producer
+from kinfold_schemas.event_fields import EVENT_FIELDS, decode_members, nearest_field, unknown_in_rejected
 from kinfold_schemas.events import BROWSER, MAX_EVENT_BYTES, Event, MetadataSet, VisitorIdentified, VisitorSeen
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.names import Names
