@@ -15,7 +15,7 @@ import kinfold
 from tests.attack.peers import ADDRESS, Account, browser, flood, half_open, raw, send
 
 SEEN: Final = b'{"type":"VisitorSeen","visitorId":"v-evil"}'
-PACKED: Final = {"Content-Encoding": "gzip"}
+COMPRESSED: Final = {"Content-Encoding": "gzip"}
 _VALUE: Final = "x" * 8000
 
 
@@ -108,7 +108,7 @@ async def _pipeline(target: Target, account: Account, scale: float) -> None:
 async def _strangers_members(target: Target, account: Account, scale: float) -> None:
     bomb = gzip.compress(b'{"batch":[]}') + gzip.compress(b"") * some(52_000, scale)
     async with browser(target.url) as client:
-        await flood(client, account, "POST", times(50, scale, "/v1/batch", content=bomb, headers=PACKED))
+        await flood(client, account, "POST", times(50, scale, "/v1/batch", content=bomb, headers=COMPRESSED))
 
 
 @attack("requests to what needs no key", "200", "404", "405", "429", "503")  # 503: /readyz, if Redis does not answer within 2 s
@@ -148,22 +148,22 @@ async def _members(target: Target, account: Account, scale: float) -> None:
     bomb = gzip.compress(SEEN) + gzip.compress(b"") * some(3000, scale)
     async with browser(target.url, target.publishable) as client:
         for path in ("/v1/events", "/v1/batch", "/v1/track"):
-            await flood(client, account, "POST", times(40, scale, path, content=bomb, headers=PACKED))
+            await flood(client, account, "POST", times(40, scale, path, content=bomb, headers=COMPRESSED))
 
 
-@attack("bodies that unpack to a gigabyte", "413", "429")
+@attack("bodies that decompress to a gigabyte", "413", "429")
 async def _bomb(target: Target, account: Account, scale: float) -> None:
     bomb = gzip.compress(b" " * some(60 << 20, max(scale, 0.1)))
     async with browser(target.url, target.publishable) as client:
-        await flood(client, account, "POST", times(60, scale, "/v1/events", content=bomb, headers=PACKED))
+        await flood(client, account, "POST", times(60, scale, "/v1/events", content=bomb, headers=COMPRESSED))
 
 
 @attack("thousands of events in a request", "413", "429", "202")
 async def _many_events(target: Target, account: Account, scale: float) -> None:
-    packed = gzip.compress(b"\n".join([SEEN] * 1400))
+    compressed = gzip.compress(b"\n".join([SEEN] * 1400))
     fits = b"\n".join([SEEN] * 100)
     async with browser(target.url, target.publishable) as client:
-        await flood(client, account, "POST", times(60, scale, "/v1/events", content=packed, headers=PACKED))
+        await flood(client, account, "POST", times(60, scale, "/v1/events", content=compressed, headers=COMPRESSED))
         await flood(client, account, "POST", times(60, scale, "/v1/events", content=fits))
 
 
@@ -171,7 +171,7 @@ async def _many_events(target: Target, account: Account, scale: float) -> None:
 async def _partial(target: Target, account: Account, scale: float) -> None:
     async with browser(target.url, target.publishable) as client:
         body = gzip.compress(b"[" + b",".join([b"{}"] * 100) + b"]")
-        await flood(client, account, "POST", times(100, scale, "/v1/events?partial=true", content=body, headers=PACKED))
+        await flood(client, account, "POST", times(100, scale, "/v1/events?partial=true", content=body, headers=COMPRESSED))
 
 
 @attack("calls that share a context of thousands of keys", "200", "413", "429", "400")
@@ -182,7 +182,7 @@ async def _context(target: Target, account: Account, scale: float) -> None:
     whole = gzip.compress(json.dumps({"batch": calls, "context": dict(list(context.items())[:3500])}).encode())
     async with browser(target.url, target.publishable) as client:
         await flood(client, account, "POST", times(20, scale, "/v1/batch", content=body))
-        await flood(client, account, "POST", times(40, scale, "/v1/batch", content=whole, headers=PACKED))
+        await flood(client, account, "POST", times(40, scale, "/v1/batch", content=whole, headers=COMPRESSED))
 
 
 @attack("a NUL under thousands of keys, and deep nesting", "422", "429")

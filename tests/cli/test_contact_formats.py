@@ -16,7 +16,7 @@ import redis as redis_py
 
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.contact_files.arrow import load_arrow
-from kinfold_services.transfer.files import open_packed
+from kinfold_services.transfer.files import open_compressed
 from tests.support.command_line import Kinfold
 
 pa: Final = load_arrow()
@@ -115,7 +115,7 @@ def test_name_of_the_file_tells_the_format(filled: Kinfold, tmp_path: Path, name
     said = filled.run("contacts", "--output", tmp_path / name)
 
     assert (said.status, said.out) == (0, b"")
-    with open_packed(tmp_path / name) as file:
+    with open_compressed(tmp_path / name) as file:
         assert file.read() == filled.run("contacts", "--format", form).out
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
@@ -239,7 +239,7 @@ def test_full_disk_keeps_the_old_file(filled: Kinfold, tmp_path: Path) -> None:
     assert done.stdout == b"c.csv\nz\nold\n"
 
 
-def test_packed_csv_is_gzip(filled: Kinfold, tmp_path: Path) -> None:
+def test_compressed_csv_is_gzip(filled: Kinfold, tmp_path: Path) -> None:
     filled.run("contacts", "--output", tmp_path / "c.csv.gz")
 
     assert gzip.decompress((tmp_path / "c.csv.gz").read_bytes()).startswith(b"id,externalId,")

@@ -289,7 +289,7 @@ def test_latin_1_needs_an_option(kinfold: Kinfold, log: redis_py.Redis, workspac
     assert logged(log, workspace)[1]["name"] == "René"
 
 
-def test_packed_file_and_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
+def test_compressed_file_and_standard_input(kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path) -> None:
     kinfold.json("import-contacts", written(tmp_path / "users.csv.gz", gzip.compress(USERS.encode())))
     kinfold.json("import-contacts", "-", stdin=USERS.encode())
 

@@ -52,15 +52,15 @@ def test_file_is_appended_line_by_line_and_the_last_position_is_printed(
     assert printed == {"workspace": workspace, "position": last_position(log, workspace)}
 
 
-def test_several_files_with_a_packed_one_and_standard_input(
+def test_several_files_with_a_compressed_one_and_standard_input(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """`-` is standard input, `.gz` files are unpacked, and the order of the arguments is kept."""
+    """`-` is standard input, `.gz` files are decompressed, and the order of the arguments is kept."""
     (tmp_path / "plain").write_bytes(GOOD[0])
-    with gzip.open(tmp_path / "packed.gz", "wb") as file:
+    with gzip.open(tmp_path / "compressed.gz", "wb") as file:
         file.write(GOOD[1] + b"\n" + GOOD[2])
 
-    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "packed.gz", stdin=GOOD[3])
+    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "compressed.gz", stdin=GOOD[3])
 
     assert logged(log, workspace) == [GOOD[0], GOOD[3], GOOD[1], GOOD[2]]
 
@@ -105,12 +105,12 @@ def test_unknown_fields_are_named_up_to_a_number(kinfold: Kinfold) -> None:
 def test_byte_order_mark_at_the_beginning_of_a_file_is_skipped(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path
 ) -> None:
-    """Windows programs write it. It is skipped in every file, packed or not; anywhere else it is invalid."""
+    """Windows programs write it. It is skipped in every file, compressed or not; anywhere else it is invalid."""
     (tmp_path / "plain").write_bytes(BOM_UTF8 + GOOD[0] + b"\r\n" + GOOD[1])
-    with gzip.open(tmp_path / "packed.gz", "wb") as file:
+    with gzip.open(tmp_path / "compressed.gz", "wb") as file:
         file.write(BOM_UTF8 + b"\n" + GOOD[2])
 
-    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "packed.gz", stdin=BOM_UTF8 + GOOD[3])
+    kinfold.json("publish", tmp_path / "plain", "-", tmp_path / "compressed.gz", stdin=BOM_UTF8 + GOOD[3])
 
     assert logged(log, workspace) == [GOOD[0], GOOD[1], GOOD[3], GOOD[2]]
     said = kinfold.run("publish", stdin=GOOD[0] + b"\n" + BOM_UTF8 + GOOD[1])
@@ -244,13 +244,13 @@ def test_no_events_is_not_an_error(kinfold: Kinfold) -> None:
     assert "no events" in said.err
 
 
-@pytest.mark.parametrize("name", ["missing.ndjson", "directory", "not-packed.gz", "cut-short.gz"])
+@pytest.mark.parametrize("name", ["missing.ndjson", "directory", "not-compressed.gz", "cut-short.gz"])
 def test_unreadable_file_is_wrong_usage(
     kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, name: str
 ) -> None:
     """The message names the file, without a traceback, and nothing is appended."""
     (tmp_path / "directory").mkdir()
-    (tmp_path / "not-packed.gz").write_bytes(b"\n".join(GOOD))
+    (tmp_path / "not-compressed.gz").write_bytes(b"\n".join(GOOD))
     (tmp_path / "cut-short.gz").write_bytes(gzip.compress(b"\n".join(GOOD) * 1000)[:-20])
 
     said = kinfold.run("publish", tmp_path / name)
@@ -282,14 +282,14 @@ def test_wait_does_not_wait_for_a_workspace_that_is_not_served(house: Path, log:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
 def test_ctrl_c_tells_what_is_in_the_log_and_how_to_continue(
-    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, *, packed: bool
+    kinfold: Kinfold, log: redis_py.Redis, workspace: str, tmp_path: Path, *, compressed: bool
 ) -> None:
     """The suggested command appends the rest: every line is in the log once, and in order."""
     lines = [b'{"type":"VisitorSeen","visitorId":"v-%d"}' % number for number in range(100_000)]
-    path = tmp_path / ("all of it.ndjson.gz" if packed else "all of it.ndjson")
-    path.write_bytes(gzip.compress(b"\n".join(lines), 1) if packed else b"\n".join(lines))
+    path = tmp_path / ("all of it.ndjson.gz" if compressed else "all of it.ndjson")
+    path.write_bytes(gzip.compress(b"\n".join(lines), 1) if compressed else b"\n".join(lines))
     (tmp_path / "more").write_bytes(GOOD[0])
     command = kinfold.command("publish", path, tmp_path / "more")
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=kinfold.environment()) as process:

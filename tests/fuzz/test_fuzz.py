@@ -44,7 +44,7 @@ from kinfold_services.gateway.events.segment import BATCH_PATHS, CALL_PATHS
 from kinfold_services.log.streams import StreamEntry, pairs_of
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.settings import Settings
-from kinfold_services.transfer.files import UNPACKING_ERRORS
+from kinfold_services.transfer.files import DECOMPRESSION_ERRORS
 from kinfold_services.transfer.log_file import BrokenFile, Header, LogFile, LogWriter
 from tests.fuzz.mutations import as_json, damaged, damaged_text
 from tests.support.gateways import NO_DATA_DIR
@@ -184,7 +184,7 @@ kinds: Final = st.sampled_from(["secret", "publishable"])
 partly: Final = st.sampled_from([b"", b"partial=true", b"partial=x", b"partial=true&partial=false", b"writeKey=%00"])
 
 
-def packed(data: bytes, form: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+def compressed(data: bytes, form: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """A body, plain or gzipped, whole or cut, with its header."""
     if form == 0:
         return data, []
@@ -192,7 +192,7 @@ def packed(data: bytes, form: int) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     return body if form == 1 else body[: len(body) * form // 9] + data[:form], [(b"content-encoding", b"gzip")]
 
 
-bodies: Final = st.builds(packed, damaged(EVENTS), st.sampled_from([0, 0, 0, 1, 2, 5]))
+bodies: Final = st.builds(compressed, damaged(EVENTS), st.sampled_from([0, 0, 0, 1, 2, 5]))
 
 
 @FUZZ
@@ -208,7 +208,7 @@ def test_native_bodies(gateway: Asgi, sent: Any, kind: str, query: bytes, media:
     body=damaged(CALLS), kind=kinds, path=st.sampled_from([*BATCH_PATHS, *CALL_PATHS]), form=st.sampled_from([0, 0, 1, 2, 5])
 )
 def test_segment_bodies(gateway: Asgi, body: bytes, kind: str, path: str, form: int):
-    body, headers = packed(body, form)
+    body, headers = compressed(body, form)
     basic = base64.b64encode(f"{gateway.keys[kind]}:".encode())
     gateway.ask("POST", path.encode(), b"", [(b"authorization", b"Basic " + basic), *headers], body)
 
@@ -387,7 +387,7 @@ def test_export_files(data: bytes, form: int):
             for page in file.pages():
                 assert [position_key(entry.id.decode()) for entry in page]
 
-    in_a_file(*(("", data) if form < 3 else (".gz", packed(data, form - 2)[0])), read)
+    in_a_file(*(("", data) if form < 3 else (".gz", compressed(data, form - 2)[0])), read)
 
 
 TABLES: Final = [
@@ -401,7 +401,7 @@ TABLES: Final = [
 @given(data=damaged(TABLES), suffix=st.sampled_from([".csv", ".csv", ".csv.gz"]))
 def test_tables_of_contacts(data: bytes, suffix: str):
     def read(path: Path) -> None:
-        with contextlib.suppress(WrongFile, WrongColumns, *UNPACKING_ERRORS, OSError):
+        with contextlib.suppress(WrongFile, WrongColumns, *DECOMPRESSION_ERRORS, OSError):
             table = CsvTable(path, delimiter=None, encoding=None)
             columns = columns_of(table.headings, {}, only_mapped=False)
             for _, event, rejection in RowEvents(table, columns, {}, "2026-01-01T00:00:00Z", CONTRACT_RULES):

@@ -281,7 +281,7 @@ async def test_identifier_that_the_workspace_blocks_is_rejected(redis: Redis, un
         "gzip-cut-short",
         "unknown-encoding",
         "too-large",
-        "too-large-unpacked",
+        "too-large-decompressed",
         "too-many",
     ],
 )

@@ -19,7 +19,7 @@ from kinfold_services.gateway.events.bodies import MAX_MEMBERS
 from tests.support.gateways import Gateway, logged_requests, serving
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
-PACKED = {"Content-Encoding": "gzip"}
+COMPRESSED = {"Content-Encoding": "gzip"}
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ async def appended(gateway: Gateway) -> int:
     return await gateway.redis.xlen(key("default", "events"))
 
 
-# --- unpacking
+# --- decompression
 
 
 async def test_gzip_has_few_members(unfolded: Gateway):
     """Each empty member costs 20 bytes and a decompressor."""
     fits, too_many, bomb = [
-        await unfolded.client.post("/v1/events", content=members(count), headers=PACKED)
+        await unfolded.client.post("/v1/events", content=members(count), headers=COMPRESSED)
         for count in (MAX_MEMBERS, MAX_MEMBERS + 1, 52_000)
     ]
 
@@ -62,18 +62,18 @@ async def test_gzip_has_few_members(unfolded: Gateway):
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/batch", "/v1/track"])
 async def test_browser_body_is_small_and_stays_small(unfolded: Gateway, path: str):
-    """64 KiB with a publishable key, as it is sent and unpacked. A backend may send more."""
+    """64 KiB with a publishable key, as it is sent and decompressed. A backend may send more."""
     spaces = b" " * 70_000
     body = {"/v1/events": SEEN, "/v1/batch": batch(1), "/v1/track": b'{"anonymousId":"v-1"}'}[path] + spaces
 
     plain = await unfolded.browser.post(path, content=body)
-    packed = await unfolded.browser.post(path, content=gzip.compress(body), headers=PACKED)
+    compressed = await unfolded.browser.post(path, content=gzip.compress(body), headers=COMPRESSED)
     streamed = await unfolded.browser.post(path, content=_in_parts(body))
-    backend = await unfolded.client.post(path, content=gzip.compress(body), headers=PACKED)
+    backend = await unfolded.client.post(path, content=gzip.compress(body), headers=COMPRESSED)
 
-    assert [each.status_code for each in (plain, packed, streamed)] == [413, 413, 413]
+    assert [each.status_code for each in (plain, compressed, streamed)] == [413, 413, 413]
     assert plain.json()["detail"] == "body: expected at most 65536 bytes, got more"
-    assert packed.json()["detail"] == "body: expected at most 65536 bytes once unpacked, got more"
+    assert compressed.json()["detail"] == "body: expected at most 65536 bytes once decompressed, got more"
     assert backend.status_code in {200, 202}, backend.text
     assert await appended(unfolded) == 1
 
@@ -163,7 +163,7 @@ async def lookups(gateway: Gateway) -> int:
     return int((await gateway.redis.info("commandstats"))["cmdstat_hget"]["calls"])
 
 
-@pytest.mark.parametrize("headers", [{}, PACKED], ids=["plain", "gzip"])
+@pytest.mark.parametrize("headers", [{}, COMPRESSED], ids=["plain", "gzip"])
 async def test_body_of_a_stranger_is_paid_for_before_it_is_read(slow: Gateway, headers: dict[str, str]):
     """On Segment's paths the key may be in the body. A megabyte costs as much as 17 small requests."""
     body = batch(1, writeKey="none") + b" " * 1_000_000
@@ -180,7 +180,7 @@ async def test_valid_keys_in_bodies_cost_their_address_nothing(slow: Gateway):
     """A backend behind the same address as its SDK's users."""
     body = gzip.compress(batch(1, writeKey=slow.secret) + b" " * 1_000_000)
     async with slow.client_of(None) as client:
-        statuses = [(await client.post("/v1/batch", content=body, headers=PACKED)).status_code for _ in range(6)]
+        statuses = [(await client.post("/v1/batch", content=body, headers=COMPRESSED)).status_code for _ in range(6)]
 
     assert statuses == [200] * 6
 

@@ -31,9 +31,9 @@ async def folded(gateway: Gateway, entries: int) -> None:
     await gateway.get("/v1/contacts", after=last)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("make", [segment.Client, rudder.Client], ids=["segment-analytics-python", "rudder-sdk-python"])
-async def test_python_sdks(gateway: Gateway, make: Any, packed: bool):  # noqa: FBT001  a parameter of the test
+async def test_python_sdks(gateway: Gateway, make: Any, compressed: bool):  # noqa: FBT001  a parameter of the test
     """Only host and key differ. A late call counts at its time, and a repeated call changes nothing."""
     errors = list[Any]()
 
@@ -41,7 +41,7 @@ async def test_python_sdks(gateway: Gateway, make: Any, packed: bool):  # noqa: 
         errors.append(error)
 
     def use_it() -> None:
-        client = make(gateway.secret, host=gateway.url, gzip=packed, upload_interval=0.01, on_error=note)
+        client = make(gateway.secret, host=gateway.url, gzip=compressed, upload_interval=0.01, on_error=note)
         client.page("", "Docs", "Start", {"url": "https://x.org/start"}, anonymous_id="v-1", context={"userAgent": "test"})
         client.identify(
             "u-1",

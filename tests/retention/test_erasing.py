@@ -39,7 +39,7 @@ CUT: Final = entry_id(HISTORY + len(BEFORE) - 1)
 
 
 async def baseline_texts(client: Redis, workspace: str) -> bytes:
-    """All that the pieces of the baseline hold, unpacked."""
+    """All that the pieces of the baseline hold, decompressed."""
     pieces = await cast("Awaitable[list[bytes]]", client.lrange(key(workspace, "baseline-pieces"), 0, -1))
     return b" ".join(text for piece in pieces for text in piece_texts(piece))
 

@@ -39,7 +39,7 @@ async def keys_with(client: Redis, workspace: str, texts: Iterable[str]) -> dict
 
 
 async def _values_of(client: Any, name: bytes) -> bytes:
-    """What a client reads of a key; the pieces of a baseline unpacked."""
+    """What a client reads of a key; the pieces of a baseline decompressed."""
     kind = (await client.type(name)).decode()
     items: list[bytes] = []
     if kind == "string":

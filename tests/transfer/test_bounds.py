@@ -1,4 +1,4 @@
-"""A file from somebody else takes no more memory than its lines may have, however much it unpacks to."""
+"""A file from somebody else takes no more memory than its lines may have, however much it decompresses to."""
 
 import io
 import tracemalloc
@@ -19,7 +19,7 @@ from kinfold_services.contact_files.reading_parquet import ParquetTable
 from kinfold_services.contact_files.tables import WrongFile
 from kinfold_services.log.streams import StreamEntry
 from kinfold_services.transfer import files, log_file
-from kinfold_services.transfer.files import UnpacksToTooMuch, bounded_lines, open_packed, replacing
+from kinfold_services.transfer.files import DecompressedTooLarge, bounded_lines, open_compressed, replacing
 from kinfold_services.transfer.log_file import BrokenFile, EntryTooLarge, LogFile, LogWriter, encode_header
 from tests.support.command_line import Kinfold
 from tests.transfer.test_log_file import HEADER
@@ -30,8 +30,8 @@ MOST: Final = 16 << 20
 """What reading may take at most."""
 
 
-def packed(path: Path, *parts: bytes) -> Path:
-    """A file of these parts, packed by its name."""
+def compressed(path: Path, *parts: bytes) -> Path:
+    """A file of these parts, compressed by its name."""
     with replacing(path) as file:
         for part in parts:
             file.write(part)
@@ -57,11 +57,11 @@ def test_long_line_is_skipped_without_being_kept() -> None:
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_long_line_of_events_is_too_large(tmp_path: Path, suffix: str) -> None:
     """It has its number, and so have the lines behind it."""
-    path = packed(tmp_path / f"events.ndjson{suffix}", EVENT + b"\n", *[b" " * (1 << 20)] * 64, b"\n" + EVENT)
+    path = compressed(tmp_path / f"events.ndjson{suffix}", EVENT + b"\n", *[b" " * (1 << 20)] * 64, b"\n" + EVENT)
     found: list[tuple[int, str]] = []
 
     def read() -> None:
-        with open_packed(path) as file:
+        with open_compressed(path) as file:
             found.extend(
                 (line.number, line.rejection.detail if line.rejection else "") for line in read_lines(file, CONTRACT_RULES)
             )
@@ -71,38 +71,40 @@ def test_long_line_of_events_is_too_large(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_packed_file_unpacks_to_a_thousand_times_its_size(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a small one to a gigabyte. A bomb is larger than what anybody packs in earnest."""
-    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
-    monkeypatch.setattr(files, "UNPACKED_RATIO", 100)
-    fits = packed(tmp_path / f"fits{suffix}", b"\n" * (1 << 20))
-    bomb = packed(tmp_path / f"bomb{suffix}", b"\n" * (64 << 20))
+def test_file_may_decompress_to_a_thousand_times_its_size(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a small one to a gigabyte. A bomb is larger than what anybody compresses in earnest."""
+    monkeypatch.setattr(files, "DECOMPRESSED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "DECOMPRESSED_RATIO", 100)
+    fits = compressed(tmp_path / f"fits{suffix}", b"\n" * (1 << 20))
+    bomb = compressed(tmp_path / f"bomb{suffix}", b"\n" * (64 << 20))
 
-    with open_packed(fits) as file:
+    with open_compressed(fits) as file:
         assert sum(map(len, file)) == 1 << 20
-    with open_packed(bomb) as file, pytest.raises(UnpacksToTooMuch, match="bytes once unpacked, got more"):
+    with open_compressed(bomb) as file, pytest.raises(DecompressedTooLarge, match="bytes once decompressed, got more"):
         sum(map(len, file))
 
 
 def test_bomb_is_refused_by_every_command_that_reads_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
-    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
-    monkeypatch.setattr(files, "UNPACKED_RATIO", 10)
+    monkeypatch.setattr(files, "DECOMPRESSED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "DECOMPRESSED_RATIO", 10)
     kinfold = Kinfold("--redis-url", redis_url, "--data-dir", tmp_path / "data")
     bombs = {
-        "publish": (packed(tmp_path / "events.ndjson.gz", (EVENT + b"\n") * 100_000), 2),
-        "import": (packed(tmp_path / "log.zst", encode_header(HEADER), b'{"id":"1-0","event":{}}\n' * 100_000), 1),
-        "import-contacts": (packed(tmp_path / "users.csv.gz", b"email\n", b"a@x.org\n" * 200_000), 2),
+        "publish": (compressed(tmp_path / "events.ndjson.gz", (EVENT + b"\n") * 100_000), 2),
+        "import": (compressed(tmp_path / "log.zst", encode_header(HEADER), b'{"id":"1-0","event":{}}\n' * 100_000), 1),
+        "import-contacts": (compressed(tmp_path / "users.csv.gz", b"email\n", b"a@x.org\n" * 200_000), 2),
     }
     for command, (path, status) in bombs.items():
         said = kinfold.run(command, path)
-        assert (said.status, "bytes once unpacked, got more" in said.err) == (status, True), said
+        assert (said.status, "bytes once decompressed, got more" in said.err) == (status, True), said
 
 
 def test_long_line_of_an_export_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_file, "MAX_LINE_BYTES", 1 << 20)
-    path = packed(tmp_path / "log.gz", encode_header(HEADER), b'{"id":"1-0","event":{}}\n', *[b"x" * (1 << 20)] * (LONG >> 20))
+    path = compressed(
+        tmp_path / "log.gz", encode_header(HEADER), b'{"id":"1-0","event":{}}\n', *[b"x" * (1 << 20)] * (LONG >> 20)
+    )
 
     def read() -> None:
         with (
@@ -152,24 +154,24 @@ def parquet(path: Path, compression: str = "zstd", **columns: list[str]) -> Path
 def test_parquet_that_states_too_large_a_size_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "UNPACKED_BYTES", 1 << 20)
-    monkeypatch.setattr(files, "UNPACKED_RATIO", 10)
+    monkeypatch.setattr(files, "DECOMPRESSED_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "DECOMPRESSED_RATIO", 10)
     bomb = parquet(tmp_path / "bomb.parquet", id=[str(number) + "x" * 100_000 for number in range(40)])
 
-    with pytest.raises(UnpacksToTooMuch, match=r"expected at most 1048576 bytes once unpacked, got more"):
+    with pytest.raises(DecompressedTooLarge, match=r"expected at most 1048576 bytes once decompressed, got more"):
         ParquetTable(bomb)
 
 
 def test_value_that_many_rows_of_parquet_share_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its size is stated once, however many rows have it."""
-    monkeypatch.setattr(files, "UNPACKED_BYTES", 8 << 20)
+    monkeypatch.setattr(files, "DECOMPRESSED_BYTES", 8 << 20)
     bomb = parquet(tmp_path / "bomb.parquet", id=["x" * 30_000] * 2000)
     pool = load_arrow().default_memory_pool()
     before = pool.max_memory()
 
     def read() -> None:
         table = ParquetTable(bomb)
-        with pytest.raises(UnpacksToTooMuch, match=r"once unpacked, got more"):
+        with pytest.raises(DecompressedTooLarge, match=r"once decompressed, got more"):
             for _ in table.rows():
                 pass
 

@@ -116,7 +116,7 @@ class TestLine:
 class TestFile:
     @pytest.mark.parametrize("name", ["log.ndjson", "log.ndjson.gz", "log.ndjson.zst"])
     def test_reading_returns_what_was_written(self, tmp_path: Path, name: str) -> None:
-        """The file's name decides whether it is packed."""
+        """The file's name decides whether it is compressed."""
         path = tmp_path / name
         with replacing(path) as file:
             writer = LogWriter(file, HEADER)
@@ -130,12 +130,12 @@ class TestFile:
         assert trailer == Trailer(entries=4, lost=3, first="1-0", last="7-5", sha256=trailer.sha256)
 
     @pytest.mark.parametrize("name", ["log.ndjson.gz", "log.ndjson.zst"])
-    def test_file_that_is_not_packed_as_its_name_says_is_refused(self, tmp_path: Path, name: str) -> None:
+    def test_file_that_is_not_compressed_as_its_name_says_is_refused(self, tmp_path: Path, name: str) -> None:
         """The suffix decides; kinfold does not guess the format."""
         path = tmp_path / name
         path.write_bytes(file_of(ENTRIES))
 
-        with pytest.raises(BrokenFile, match="cannot be unpacked"):
+        with pytest.raises(BrokenFile, match="cannot be decompressed"):
             read(path)
 
     def test_empty_log_makes_a_valid_file(self, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ class TestFile:
         assert survived == []
 
     @pytest.mark.parametrize("name", ["log.ndjson.gz", "log.ndjson.zst"])
-    def test_damaged_packed_file_is_refused_or_read_correctly(self, tmp_path: Path, name: str) -> None:
+    def test_damaged_compressed_file_is_refused_or_read_correctly(self, tmp_path: Path, name: str) -> None:
         """A flipped bit is harmless if it is not in the data, for example in a gzip header."""
         path = tmp_path / name
         with replacing(path) as file:

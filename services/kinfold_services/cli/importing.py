@@ -30,7 +30,7 @@ from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
-from kinfold_services.transfer.files import UNPACKING_ERRORS
+from kinfold_services.transfer.files import DECOMPRESSION_ERRORS
 
 PARQUET_SUFFIXES: Final = frozenset({".parquet", ".pq"})
 _PROMPT: Final = "reading CSV from the terminal; Ctrl-D imports it, Ctrl-C cancels"
@@ -116,7 +116,7 @@ def _prepare_or_complain(name: Path, path: Path, options: Options, rules: Identi
         return complain(f"interrupted; {nothing}", INTERRUPTED)
     except (WrongFile, WrongColumns, NoPyarrow) as error:
         return complain(f"{name}: {error}; {nothing}", USAGE)
-    except (OSError, *UNPACKING_ERRORS) as error:
+    except (OSError, *DECOMPRESSION_ERRORS) as error:
         return complain(f"{name}: {why_unreadable(error, str(path.parent))}; {nothing}", USAGE)
 
 

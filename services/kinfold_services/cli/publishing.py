@@ -26,7 +26,7 @@ from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.reader import StateReader
-from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
+from kinfold_services.transfer.files import DECOMPRESSION_ERRORS, open_compressed
 
 _NAMED_LINES: Final = 20
 _PROMPT: Final = "reading events from the terminal, one JSON object per line; Ctrl-D publishes them, Ctrl-C cancels"
@@ -77,7 +77,7 @@ def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invali
                 checked.append(_Checked(name, path, _validate(name, path, rules)))
         except KeyboardInterrupt:
             return complain("interrupted; nothing was appended", INTERRUPTED)
-        except (OSError, *UNPACKING_ERRORS) as error:
+        except (OSError, *DECOMPRESSION_ERRORS) as error:
             return complain(f"{name}: {why_unreadable(error, spool)}; nothing was appended", USAGE)
         if checked[-1].events is None and not skip_invalid:
             return complain(f"{name}: nothing was appended; --skip-invalid appends the valid lines", NO)
@@ -131,7 +131,7 @@ class _Appending:
             self._line = self._read_line
             advance(count)
 
-        with open_packed(path) as file:
+        with open_compressed(path) as file:
             await self._log.append(self._good_events(file), acknowledged)
 
     def _good_events(self, file: IO[bytes]) -> Iterator[bytes]:
@@ -153,7 +153,7 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
     """Counts the valid events; prints the invalid lines, and returns None if there are any. Prints unknown fields, too."""
     good = bad = 0
     ignored: dict[tuple[str, str], int] = {}
-    with open_packed(path) as file:
+    with open_compressed(path) as file:
         for line in read_lines(file, rules):
             if line.rejection is None:
                 good += 1

@@ -9,7 +9,7 @@ from typing import Final
 
 from kinfold_services.contact_files.cells import CSV_KINDS
 from kinfold_services.contact_files.tables import WrongFile
-from kinfold_services.transfer.files import open_packed
+from kinfold_services.transfer.files import open_compressed
 
 _DELIMITERS: Final = ",;\t|"
 _UTF_8: Final = "utf-8-sig"
@@ -24,7 +24,7 @@ MAX_ROW_CHARS: Final = 4 << 20
 class CsvTable:
     """A CSV file whose first row has the headings. Skips rows without content.
 
-    Raises WrongFile if it is not CSV, OSError, and `UNPACKING_ERRORS`.
+    Raises WrongFile if it is not CSV, OSError, and `DECOMPRESSION_ERRORS`.
     """
 
     has_types = False
@@ -80,7 +80,7 @@ class CsvTable:
         """The lines. A byte that is not text became a surrogate, and is found here, where its line is known."""
         number = 0
         try:
-            with io.TextIOWrapper(open_packed(self._path), self._encoding, "surrogateescape", newline="") as file:
+            with io.TextIOWrapper(open_compressed(self._path), self._encoding, "surrogateescape", newline="") as file:
                 while line := file.readline(MAX_ROW_CHARS + 1):
                     number += 1
                     self._row_chars += len(line)
@@ -95,7 +95,7 @@ class CsvTable:
             raise WrongFile(_why_not_text(number + 1, self._encoding, error.object[error.start])) from error
 
     def _sniffed_encoding(self) -> str:
-        with open_packed(self._path) as file:
+        with open_compressed(self._path) as file:
             head = file.read(len(_ARCHIVE))
         if head == _ARCHIVE:
             raise WrongFile("expected CSV, got a workbook or another archive; save it as CSV (UTF-8)")

@@ -1,8 +1,8 @@
 """Reads Parquet row by row, with pyarrow (the extra `parquet`).
 
-A Parquet file is always packed, so it has the bounds of a packed file (`transfer/files.py`): before it is read, by the sizes
-that it states, and while it is read, by what its rows hold. pyarrow unpacks a page as a whole, and believes its header: a file
-that lies about its sizes can still take 2 GiB for a page.
+A Parquet file is always compressed, so it has the bounds of a compressed file (`transfer/files.py`): before it is read, by the
+sizes that it states, and while it is read, by what its rows hold. pyarrow decompresses a page as a whole, and believes its
+header: a file that lies about its sizes can still take 2 GiB for a page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,19 +13,19 @@ from kinfold_services.contact_files.arrow import load_arrow
 from kinfold_services.contact_files.cells import PARQUET_KINDS
 from kinfold_services.contact_files.reading_csv import MAX_ROW_CHARS
 from kinfold_services.contact_files.tables import WrongFile
-from kinfold_services.transfer.files import unpacked_at_most, unpacks_to_more_than
+from kinfold_services.transfer.files import decompressed_at_most, larger_than
 
 MAX_GROUP_BYTES: Final = 1 << 30
 """The most that a row group may state as its size. pyarrow writes groups of 1,000,000 rows, others of 128 MB."""
 _PAGE_ROWS: Final = 10_000
 _PAGE_BYTES: Final = 16 << 20
-"""About how many bytes of rows are unpacked at once."""
+"""About how many bytes of rows are decompressed at once."""
 
 
 class ParquetTable:
     """A Parquet file. Its columns have their own types.
 
-    Raises NoPyarrow, OSError, WrongFile if it is not Parquet, and UnpacksToTooMuch.
+    Raises NoPyarrow, OSError, WrongFile if it is not Parquet, and DecompressedTooLarge.
     """
 
     has_types = True
@@ -33,7 +33,7 @@ class ParquetTable:
 
     def __init__(self, path: Path) -> None:
         self._arrow: Final = load_arrow()
-        self._most: Final = unpacked_at_most(path)
+        self._most: Final = decompressed_at_most(path)
         try:
             schema = self._arrow.parquet.read_schema(path)
             # Each value of a column is kept once, as it is in the file, and not once for each row.
@@ -55,19 +55,19 @@ class ParquetTable:
     def rows(self) -> Iterator[tuple[int, Sequence[Any]]]:
         """The rows, numbered from 1. A cell of an unsupported column is None.
 
-        Raises WrongFile, OSError and UnpacksToTooMuch.
+        Raises WrongFile, OSError and DecompressedTooLarge.
         """
         room = self._most
-        for number, row in self._unpacked():
+        for number, row in self._decompressed():
             chars = sum([len(cell) if type(cell) is str else 1 for cell in row])
             if chars > MAX_ROW_CHARS:
                 raise WrongFile(f"row {number}: expected a row of at most {MAX_ROW_CHARS} characters, got more")
             room -= chars
             if room < 0:
-                raise unpacks_to_more_than(self._most)
+                raise larger_than(self._most)
             yield number, row
 
-    def _unpacked(self) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _decompressed(self) -> Iterator[tuple[int, Sequence[Any]]]:
         number = 0
         try:
             for batch in self._batches():
@@ -82,7 +82,7 @@ class ParquetTable:
         about = self._file.metadata
         sizes = [about.row_group(number).total_byte_size for number in range(about.num_row_groups)]
         if sum(sizes) > self._most:
-            raise unpacks_to_more_than(self._most)
+            raise larger_than(self._most)
         if sizes and max(sizes) > MAX_GROUP_BYTES:
             raise WrongFile(f"expected row groups of at most {MAX_GROUP_BYTES} bytes, got one of {max(sizes)}")
 

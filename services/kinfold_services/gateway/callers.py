@@ -31,7 +31,7 @@ _WORKSPACE_HEADER: Final = "kinfold-workspace"
 
 
 class Bounds(NamedTuple):
-    """The most that a request may hold. `body_bytes` counts the body as sent, and again unpacked."""
+    """The most that a request may hold. `body_bytes` counts the body as sent, and again decompressed."""
 
     body_bytes: int
     events: int

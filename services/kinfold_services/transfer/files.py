@@ -1,6 +1,6 @@
-"""Opens files by name: packs and unpacks `.gz` and `.zst`, and replaces a file as a whole or not at all.
+"""Opens files by name: compresses and decompresses `.gz` and `.zst`, and replaces a file as a whole or not at all.
 
-A file may come from somebody else. So what it unpacks to is bounded, and so is a line of it (`bounded_lines`).
+A file may come from somebody else. So what it decompresses to is bounded, and so is a line of it (`bounded_lines`).
 """
 
 import gzip
@@ -20,39 +20,39 @@ else:
     from backports import zstd
 
 
-class UnpacksToTooMuch(Exception):
-    """A packed file is larger, once unpacked, than any genuine file."""
+class DecompressedTooLarge(Exception):
+    """A compressed file is larger, once decompressed, than any genuine file."""
 
 
-UNPACKING_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError, UnpacksToTooMuch)
-"""What reading a packed file raises if the file is damaged or truncated, or unpacks to too much."""
+DECOMPRESSION_ERRORS: Final = (EOFError, zlib.error, gzip.BadGzipFile, zstd.ZstdError, DecompressedTooLarge)
+"""What reading a compressed file raises if the file is damaged or truncated, or decompresses to too much."""
 
-UNPACKED_RATIO: Final = 1000
-"""A packed file may unpack to this many times its size. Logs take a tenth to a hundredth of their size."""
-UNPACKED_BYTES: Final = 1 << 30
-"""A packed file may always unpack to this many bytes."""
+DECOMPRESSED_RATIO: Final = 1000
+"""A compressed file may decompress to this many times its size. Logs take a tenth to a hundredth of their size."""
+DECOMPRESSED_BYTES: Final = 1 << 30
+"""A compressed file may always decompress to this many bytes."""
 
 _BUFFER_BYTES: Final = 1 << 20
 _GZIP_LEVEL: Final = 6  # level 9 takes three times as long for a file that is 1 % smaller
 
 
-def unpacked_at_most(path: Path) -> int:
-    """How many bytes a packed file may unpack to. Raises OSError."""
-    return max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+def decompressed_at_most(path: Path) -> int:
+    """How many bytes a compressed file may decompress to. Raises OSError."""
+    return max(DECOMPRESSED_BYTES, DECOMPRESSED_RATIO * path.stat().st_size)
 
 
-def unpacks_to_more_than(most_bytes: int) -> UnpacksToTooMuch:
-    """The error for a file that unpacks to more."""
-    return UnpacksToTooMuch(f"expected at most {most_bytes} bytes once unpacked, got more")
+def larger_than(most_bytes: int) -> DecompressedTooLarge:
+    """The error for a file that decompresses to more."""
+    return DecompressedTooLarge(f"expected at most {most_bytes} bytes once decompressed, got more")
 
 
-def open_packed(path: Path) -> IO[bytes]:
-    """Opens a file for reading. Raises OSError; reading it, OSError and `UNPACKING_ERRORS`."""
+def open_compressed(path: Path) -> IO[bytes]:
+    """Opens a file for reading. Raises OSError; reading it, OSError and `DECOMPRESSION_ERRORS`."""
     if path.suffix not in {".gz", ".zst"}:
         return path.open("rb", buffering=_BUFFER_BYTES)
-    room = unpacked_at_most(path)
-    unpacked = cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else zstd.open(path))  # noqa: SIM115
-    return io.BufferedReader(_Bounded(unpacked, room), _BUFFER_BYTES)
+    room = decompressed_at_most(path)
+    decompressed = cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else zstd.open(path))  # noqa: SIM115
+    return io.BufferedReader(_Bounded(decompressed, room), _BUFFER_BYTES)
 
 
 def bounded_lines(file: IO[bytes], most_bytes: int) -> Iterator[bytes | None]:
@@ -67,7 +67,7 @@ def bounded_lines(file: IO[bytes], most_bytes: int) -> Iterator[bytes | None]:
 
 
 class _Bounded(io.RawIOBase):
-    """A file that may be read up to a size. Reading more raises UnpacksToTooMuch."""
+    """A file that may be read up to a size. Reading more raises DecompressedTooLarge."""
 
     def __init__(self, file: IO[bytes], room: int) -> None:
         self._file: Final = file
@@ -81,7 +81,7 @@ class _Bounded(io.RawIOBase):
         data = self._file.read(len(buffer))
         self._room -= len(data)
         if self._room < 0:
-            raise unpacks_to_more_than(self._most)
+            raise larger_than(self._most)
         buffer[: len(data)] = data
         return len(data)
 
@@ -117,11 +117,11 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
 def _packing(raw: IO[bytes], suffix: str) -> Generator[IO[bytes]]:
     if suffix == ".gz":
         # Without a name and a time: the same log gives the same file.
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as packed:
-            yield cast("IO[bytes]", packed)
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as compressed:
+            yield cast("IO[bytes]", compressed)
     elif suffix == ".zst":
-        with zstd.open(raw, "wb") as packed:
-            yield cast("IO[bytes]", packed)
+        with zstd.open(raw, "wb") as compressed:
+            yield cast("IO[bytes]", compressed)
     else:
         yield raw
 

@@ -21,8 +21,8 @@ pieces follow the header, before the entries, a line each:
     {"baseline":"eJwB…"}
 
 The trailer comes last: how many entries the file has, how many the log had lost before (trimmed, deleted), the first and the
-last id, and the SHA-256, in hex, of all bytes of the file (unpacked) before the digest itself. This finds every flipped bit,
-every missing line and every truncation.
+last id, and the SHA-256, in hex, of all bytes of the file (decompressed) before the digest itself. This finds every flipped
+bit, every missing line and every truncation.
 
 The header may gain fields; any other change is a new `version`.
 """
@@ -40,7 +40,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import found_bytes
 from kinfold_services.log.baseline import SHAPE, Baseline
 from kinfold_services.log.streams import StreamEntry
-from kinfold_services.transfer.files import UNPACKING_ERRORS, open_packed
+from kinfold_services.transfer.files import DECOMPRESSION_ERRORS, open_compressed
 
 VERSION: Final = 1
 BASELINE_VERSION: Final = 2
@@ -205,7 +205,7 @@ class LogFile:
         """Set when `pages` has ended."""
         self._digest: Final = hashlib.sha256()
         self._line = 1
-        self._file: Final = open_packed(path)
+        self._file: Final = open_compressed(path)
         try:
             self.header: Final = self._read_header()
         except BaseException:
@@ -227,8 +227,8 @@ class LogFile:
             try:
                 line = self._file.readline(_PIECE_BYTES_MAX)
                 data = _decode_piece(line).baseline
-            except UNPACKING_ERRORS as error:
-                self._break(f"expected a piece of the baseline, got data that cannot be unpacked ({error})")
+            except DECOMPRESSION_ERRORS as error:
+                self._break(f"expected a piece of the baseline, got data that cannot be decompressed ({error})")
             except ValueError as error:
                 self._break(f"expected a piece of the baseline, got {found_bytes(line)} ({error})")
             self._digest.update(line)
@@ -264,8 +264,8 @@ class LogFile:
         try:
             line = self._file.readline(_HEADER_BYTES_MAX)
             header = _decode_header(line)
-        except UNPACKING_ERRORS as error:
-            self._break(f"expected a header, got data that cannot be unpacked ({error})")
+        except DECOMPRESSION_ERRORS as error:
+            self._break(f"expected a header, got data that cannot be decompressed ({error})")
         except ValueError as error:
             self._break(f"expected the header of a file that kinfold export made, got something else ({error})")
         if header.kinfold != "log":
@@ -288,9 +288,10 @@ class LogFile:
                     self._break(f"expected a line of at most {MAX_LINE_BYTES} bytes, got more")
                 lines.append(line)
                 size += len(line)
-        except UNPACKING_ERRORS as error:
+        except DECOMPRESSION_ERRORS as error:
             self._break(
-                f"expected more lines, got data that cannot be unpacked ({error}): the file is damaged or truncated", after=True
+                f"expected more lines, got data that cannot be decompressed ({error}): the file is damaged or truncated",
+                after=True,
             )
         return lines
 

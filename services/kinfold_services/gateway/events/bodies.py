@@ -1,4 +1,4 @@
-"""Request bodies: unpacks them, and splits them into events without changing an event's bytes."""
+"""Request bodies: decompresses them, and splits them into events without changing an event's bytes."""
 
 import zlib
 from codecs import BOM_UTF8
@@ -22,10 +22,10 @@ _decode_one: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
-    """The request's body, unpacked.
+    """The request's body, decompressed.
 
-    Raises Problem: 400 or 415 if it is not gzip, 413 if it takes more than `limit` bytes, as it was sent or unpacked. No more
-    than that is read or unpacked.
+    Raises Problem: 400 or 415 if it is not gzip, 413 if it takes more than `limit` bytes, as it was sent or decompressed. No
+    more than that is read or decompressed.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip", "x-gzip"}:
@@ -37,7 +37,7 @@ async def read_body(request: Request[Any, Any, Any], limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise _too_large(limit)
-    return bytes(body) if encoding == "identity" else _unpack(bytes(body), limit)
+    return bytes(body) if encoding == "identity" else _decompress(bytes(body), limit)
 
 
 def split_events(body: bytes, content_type: str) -> list[bytes]:
@@ -85,25 +85,25 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _unpack(packed: bytes, limit: int) -> bytes:
-    """Unpack gzip, and stop at the limit: a small body can unpack to gigabytes."""
-    unpacked: list[bytes] = []
+def _decompress(compressed: bytes, limit: int) -> bytes:
+    """Decompress gzip, and stop at the limit: a small body can decompress to gigabytes."""
+    decompressed: list[bytes] = []
     room = limit
     try:
-        while packed:
-            if len(unpacked) == MAX_MEMBERS:
+        while compressed:
+            if len(decompressed) == MAX_MEMBERS:
                 raise Problem(400, f"body: expected at most {MAX_MEMBERS} gzip members, got more")
             member = zlib.decompressobj(_GZIP)
-            unpacked.append(member.decompress(packed, room + 1))
-            room -= len(unpacked[-1])
+            decompressed.append(member.decompress(compressed, room + 1))
+            room -= len(decompressed[-1])
             if room < 0 or member.unconsumed_tail:
-                raise Problem(413, f"body: expected at most {limit} bytes once unpacked, got more")
+                raise Problem(413, f"body: expected at most {limit} bytes once decompressed, got more")
             if not member.eof:
                 raise Problem(400, "body: expected a complete gzip stream, got one that ends early")
-            packed = member.unused_data
+            compressed = member.unused_data
     except zlib.error as error:
         raise Problem(400, f"body: expected gzip, as Content-Encoding says, got something else ({error})") from error
-    return b"".join(unpacked)
+    return b"".join(decompressed)
 
 
 def _too_large(limit: int) -> Problem:

@@ -63,7 +63,7 @@ _SUMMARY_HEADER: Final = "Kinfold-Ignored"
 """Repeats `SegmentAnswer.error`: the debug output of Node's SDK contains the headers of a response, but not the body."""
 
 _BYTES_A_TOKEN: Final = 64 * 1024
-"""A body without a key beside it costs one token of the rate limit of strangers for each of these that it may unpack to."""
+"""A body without a key beside it costs one token of the rate limit of strangers for each of these that it may decompress to."""
 
 _GROWTH: Final = 8
 """A request's events may take as many times the limit of its body: the calls of a batch share one context."""
@@ -142,8 +142,8 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
 async def _read_to_the_key(request: Request[Any, Any, Any]) -> object:
     """Read a body that has the key in it. The address pays by size in advance, and gets it back if the key is valid."""
     strangers, address = shared(request).limits["unknown"], address_of(request)
-    is_packed = "content-encoding" in request.headers or request.content_length is None
-    size = MAX_BODY_BYTES if is_packed else min(cast("int", request.content_length), MAX_BODY_BYTES)
+    is_compressed = "content-encoding" in request.headers or request.content_length is None
+    size = MAX_BODY_BYTES if is_compressed else min(cast("int", request.content_length), MAX_BODY_BYTES)
     cost = 1 + size // _BYTES_A_TOKEN
     strangers.take("", address, cost)
     data = await read_body(request, MAX_BODY_BYTES)
