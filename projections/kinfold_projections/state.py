@@ -5,7 +5,7 @@ closed under references: a visitor, an external id or an address is held with ev
 tombstones. `take_changes` returns what is to be written.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -39,6 +39,10 @@ LIGHT_BYTES: Final = 24 * 1024
 """A contact of no more than this stays below its limit with an event that is not large, and with what a visitor brings."""
 LARGE_BYTES: Final = 4 * _VISITOR_BYTES
 """A smaller event does not make it worthwhile to weigh the visitor again."""
+
+
+_FREED_AT_ONCE: Final = 1000
+"""How many records `dismantle` frees in a step. It takes about 0.2 ms."""
 
 
 class _EveryContact:
@@ -349,18 +353,13 @@ class State:
                 contact.metadata_hash = contact.metadata_hash or metadata_hash(contact.metadata)
         return changes
 
-    def forget(self) -> None:
-        """Drop everything except the duplicate window. Nothing may have changed since `take_changes`."""
-        self.held_bytes = 0
-        self._contact_bytes.clear()
-        self._heavy.clear()
-        self._visitor_bytes.clear()
-        self.described_bytes.clear()
-        self.large_contexts.clear()
-        self.older.clear()
-        self.visitors.clear()
-        self.visitor_stamps.clear()
-        self.contacts.clear()
-        self.contact_stamps.clear()
-        self.external_ids.clear()
-        self.emails.clear()
+    def dismantle(self) -> Iterator[None]:
+        """Empty the state in steps, for a caller that must not pause: to free a million records at once takes half a second."""
+        left = _FREED_AT_ONCE
+        for part in (self.visitors, self.visitor_stamps, self.contacts, self.contact_stamps, self.external_ids, self.emails):
+            while part:
+                part.popitem()
+                left -= 1
+                if not left:
+                    left = _FREED_AT_ONCE
+                    yield

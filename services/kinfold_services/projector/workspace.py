@@ -51,6 +51,7 @@ ANSWER_S: Final = 3.0
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
 _RENEW_AGAIN_S: Final = 0.5
+_FREE_AGAIN_S: Final = 0.002
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
 """Of an event's id in the log: it may have 64 KiB."""
@@ -75,6 +76,8 @@ class WorkspaceProjector:
         self._writes: Final = Writes(workspace)
         self._integrity: Final = Integrity(client, workspace)
         self._state = State(workspace)
+        self._discarded: Final[asyncio.Queue[State]] = asyncio.Queue()
+        """States to be freed."""
         self._window = ProjectorWindow(client, workspace)
         self._is_whole = False
         """Whether the state holds everything that is stored."""
@@ -111,7 +114,7 @@ class WorkspaceProjector:
         self._closed = False
         await make_group(self._client, self.workspace)
         await self._read_rules()
-        self._state = State(self.workspace)
+        self._discard_state()
         self.position = await self._reader.position()
         await self._integrity.check_opening(self.position)
         await set_group(self._client, self.workspace, self.position)
@@ -149,7 +152,7 @@ class WorkspaceProjector:
         Raises Replaced, after which `open` goes on; LostPlace, DamagedState, CommitFailed, NeedsRebuild, the error given to
         `fail`, or an error that is not temporary.
         """
-        besides = [asyncio.create_task(self._tick()), asyncio.create_task(self._renew_window())]
+        besides = [asyncio.create_task(each) for each in (self._tick(), self._renew_window(), self._free_states())]
         try:
             while True:
                 page = await self._waiting()
@@ -194,6 +197,17 @@ class WorkspaceProjector:
                 await asyncio.sleep(_RENEW_AGAIN_S)
             except Exception as error:  # noqa: BLE001  `run` raises it
                 return self.fail(error)
+
+    def _discard_state(self) -> None:
+        """Begin with an empty state, which loads what it needs."""
+        self._discarded.put_nowait(self._state)
+        self._state, self._is_whole = State(self.workspace), False
+
+    async def _free_states(self) -> None:
+        """Free the states that were discarded, some records at a time, while folding goes on."""
+        while True:
+            for _ in (await self._discarded.get()).dismantle():
+                await asyncio.sleep(_FREE_AGAIN_S)
 
     async def _beat(self) -> None:
         self._beat_at = time.monotonic() + KEEP_S
@@ -293,12 +307,10 @@ class WorkspaceProjector:
 
     async def _fold(self, raws: Sequence[RawEntry]) -> None:
         started = time.perf_counter()
-        state = self._state
-        if state.held_bytes > self._cache_bytes:
+        if self._state.held_bytes > self._cache_bytes:
             await self._arrive()
-            state.forget()
-            self._is_whole = False
-        batch = read_batch(raws, self._rules, self._excluded)
+            self._discard_state()
+        state, batch = self._state, read_batch(raws, self._rules, self._excluded)
         if not self._is_whole:
             state.older.clear()
             await self._loader.load(state, batch.entries)
