@@ -110,14 +110,19 @@ def is_passing(error: BaseException) -> bool:
 
 
 async def drop_idle_connections(client: Client) -> None:
-    """Close the connections that are not in use.
+    """Close the connections that are not in use. Raises nothing, and does not wait.
 
     If one connection hangs, the others in the pool lead to the same server. Each would cost another timeout, even after
     Sentinel has named a new server. A cluster's client does this itself.
     """
     pool = getattr(client, "connection_pool", None)
-    if pool is not None:
-        await pool.disconnect(inuse_connections=False)
+    if pool is None:
+        return
+    # The pool's `disconnect` waits until each connection is closed, and raises if that takes long. After an outage, all
+    # workspaces call this at once.
+    for connection in [*pool._available_connections]:  # noqa: SLF001
+        if connection.is_connected:
+            await connection.disconnect(nowait=True)
 
 
 def check_url(url: str) -> str:

@@ -11,7 +11,16 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ClusterError, RedisError, SlotNotCoveredError
 
-from kinfold_services.connections import OLDEST, Client, ServerTooOld, check_server, check_url, connect, is_passing
+from kinfold_services.connections import (
+    OLDEST,
+    Client,
+    ServerTooOld,
+    check_server,
+    check_url,
+    connect,
+    drop_idle_connections,
+    is_passing,
+)
 from kinfold_services.server.binary import ServerBinary, find_server_binary
 from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.state.queries import StateQueries
@@ -203,3 +212,18 @@ async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: py
     monkeypatch.setattr("kinfold_services.connections.OLDEST", dict.fromkeys(OLDEST, (99, 0)))
     with pytest.raises(ServerTooOld, match=r"expected Redis 7\.0, Valkey 8 or newer, got version \d+\.\d+"):
         await check_server(redis)
+
+
+async def test_workspaces_that_drop_connections_at_once_do_not_wait_for_each_other(redis_url: str) -> None:
+    """After an outage, each of a thousand workspaces closes all connections that are idle."""
+    async with connected(redis_url) as client:
+        pool = client.connection_pool
+        idle = [await pool.get_connection() for _ in range(200)]
+        for connection in idle:
+            await pool.release(connection)
+            connection.socket_connect_timeout = 0.05  # also limits how long closing may take
+
+        await asyncio.gather(*[drop_idle_connections(client) for _ in idle])
+
+        assert not any(connection.is_connected for connection in idle)
+        assert await client.ping()
