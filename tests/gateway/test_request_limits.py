@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway import rate_limits
+from kinfold_services.gateway.events import segment
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
 from tests.support.gateways import Gateway, logged_requests, serving
 
@@ -91,6 +92,53 @@ async def test_key_in_a_body_does_not_lift_its_limit(unfolded: Gateway):
     assert (answer.status_code, answer.json()["detail"]) == (413, f"body: expected at most 65536 bytes, got {len(body)}")
 
 
+@pytest.mark.parametrize("kind", ["publishable", "unknown"])
+async def test_body_is_not_parsed_for_a_key_in_it_that_may_not_send_so_much(
+    unfolded: Gateway, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """1 KB of gzip may hold 350,000 arrays. To build them takes most of a second, in which nobody else gets an answer."""
+    parsed: list[int] = []
+    loads = vars(segment)["_loads"]
+
+    def noted(data: bytes) -> Any:
+        parsed.append(len(data))
+        return loads(data)
+
+    monkeypatch.setattr(segment, "_loads", noted)
+    key = unfolded.publishable if kind == "publishable" else "kf_pk_none"
+    arrays = b",".join([b"[]"] * 340_000)
+    nested = b'"nested":{"writeKey":"kf_pk_none"}'
+    async with unfolded.client_of(None) as client:
+        statuses = [
+            (await client.post("/v1/batch", content=gzip.compress(body), headers=COMPRESSED)).status_code
+            for body in (
+                b'{"writeKey":"%b","batch":[%b]}' % (key.encode(), arrays),
+                b'{"batch":[%b],%b,"writeK\\u0065y":"%b"}' % (arrays, nested, key.encode()),
+                b'{"writeKey":[%b]}' % arrays,
+                b'{"writeKey":"%b","batch":[%b,NaN]}' % (key.encode(), arrays),
+            )
+        ]
+
+    assert statuses == ([413, 413, 401, 401] if kind == "publishable" else [401] * 4)
+    assert parsed == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"batch":[{"writeKey":"kf_pk_other","type":"track","anonymousId":"v-1"}],"writeKey":"%b"}',
+        b'{"writeKey":"kf_pk_other","batch":[{"type":"track","anonymousId":"v-1"}],"writeKey":"%b"}',
+        b'{"batch":[{"type":"track","anonymousId":"v-1","n":NaN}],"writeKey":"%b"}',
+    ],
+    ids=["beside one in a call", "named twice", "beside NaN"],
+)
+async def test_key_is_found_in_a_body(unfolded: Gateway, body: bytes):
+    async with unfolded.client_of(None) as client:
+        answer = await client.post("/v1/batch", content=body % unfolded.publishable.encode())
+
+    assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
+
+
 # --- events
 
 
@@ -137,13 +185,43 @@ async def test_routes_without_a_key_are_limited(slow: Gateway, path: str):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/none", 404), ("DELETE", "/v1/events", 405), ("POST", "/v1/events", 401)]
+    ("method", "path", "status"),
+    [
+        ("GET", "/none", 404),
+        ("DELETE", "/v1/events", 405),
+        ("POST", "/v1/events", 401),
+        ("GET", "/v1/contacts?no-such-parameter=1", 400),
+        ("GET", "/v1/own-contact?writeKey=a&writeKey=b", 400),
+        ("GET", "/people?no-such-parameter=1", 400),
+        ("GET", "/healthz?no-such-parameter=1", 400),
+    ],
 )
 async def test_requests_that_lead_nowhere_are_limited(slow: Gateway, method: str, path: str, status: int):
     async with slow.client_of(None) as client:
         statuses = [(await client.request(method, path)).status_code for _ in range(25)]
 
     assert statuses == [status] * 20 + [429] * 5
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/changes/ws", 401), ("/none", 404), ("/healthz", 400)])
+async def test_websockets_that_lead_nowhere_are_limited(
+    slow: Gateway, path: str, status: int, caplog: pytest.LogCaptureFixture
+):
+    """Each is answered with its status, and uvicorn logs no error."""
+    statuses = [await upgrade(slow, path) for _ in range(25)]
+
+    assert statuses == [status] * 20 + [429] * 5
+    assert caplog.messages == []
+
+
+async def upgrade(gateway: Gateway, path: str) -> int:
+    """The status of a request for a WebSocket. Waits until the gateway has closed the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" % path.encode())
+    writer.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
 
 
 async def test_unknown_key_is_paid_for_before_it_is_looked_up(slow: Gateway):
@@ -218,3 +296,15 @@ async def test_refused_requests_do_not_fill_the_log(slow: Gateway):
     refused = [each for each in answers if each.status_code == 429]
     assert len(refused) == 40
     assert [each["log_level"] for each in lines if each.get("status") == 429] == ["debug"] * len(refused)
+
+
+async def test_preflights_do_not_fill_the_log(unfolded: Gateway):
+    """They have no limit, whether they are accepted or rejected."""
+    asked = {"Access-Control-Request-Method": "POST"}
+    async with unfolded.client_of(None) as client:
+        with capture_logs() as logs:
+            for origin in ("http://localhost", "https://evil.example"):
+                await client.options("/v1/events", headers={**asked, "Origin": origin})
+            lines = await logged_requests(logs, 2)
+
+    assert [(each["status"], each["log_level"]) for each in lines] == [(204, "debug"), (400, "debug")]

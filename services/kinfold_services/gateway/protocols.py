@@ -238,6 +238,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._open.closed(self._address)
         super().connection_lost(exc)
 
+    async def send(self, message: Any) -> None:
+        """Send a message of the application. uvicorn would log an error for each connection that the application refuses."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
+
     def handle_ping(self) -> None:
         """Send the pongs for the pings so far. A client that does not read what was sent gets none."""
         if self.writable.is_set():

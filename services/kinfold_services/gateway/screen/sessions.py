@@ -187,11 +187,20 @@ def to_sign_in(request: Request[Any, Any, Any], _: NotSignedIn) -> Response[byte
         return page(request, "empty.html", status=204)  # the browser must not try again
     ended = bool(cookie_of(request, COOKIE))
     if is_fragment(request):
-        shown = urlsplit(request.headers.get("hx-current-url", ""))
-        return page(request, "empty.html", headers={"HX-Redirect": _sign_in_url(shown.path, shown.query, ended=ended)})
+        path, query = _shown_at(request.headers.get("hx-current-url", ""))
+        return page(request, "empty.html", headers={"HX-Redirect": _sign_in_url(path, query, ended=ended)})
     is_page = request.method == "GET"
     path, query = (request.url.path, request.url.query) if is_page else ("", "")
     return redirect(_sign_in_url(path, query, ended=ended))
+
+
+def _shown_at(url: str) -> tuple[str, str]:
+    """The path and the query of the page that htmx says it is on; empty if that cannot be parsed."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", ""
+    return parts.path, parts.query
 
 
 def _sign_in_url(path: str, query: str, *, ended: bool) -> str:
