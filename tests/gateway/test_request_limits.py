@@ -10,13 +10,18 @@ from typing import Any
 
 import httpx
 import pytest
+from litestar import Litestar
+from litestar._kwargs.extractors import create_query_default_dict
+from litestar._parsers import parse_cookie_string, parse_query_string
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
+from kinfold_services.gateway import app as app_module
 from kinfold_services.gateway import rate_limits
 from kinfold_services.gateway.events import segment
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
+from kinfold_services.gateway.framework_bounds import with_bounds
 from tests.support.gateways import Gateway, logged_requests, serving
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
@@ -137,6 +142,59 @@ async def test_key_is_found_in_a_body(unfolded: Gateway, body: bytes):
         answer = await client.post("/v1/batch", content=body % unfolded.publishable.encode())
 
     assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
+
+
+# --- what the framework makes of a request
+
+
+async def test_cookies_are_not_parsed_by_the_framework(unfolded: Gateway):
+    """Python 3.11 takes seconds for 12 KB of a quoted value, and the framework keeps 1,024 headers."""
+    parse_cookie_string.cache_clear()
+    async with unfolded.client_of(None) as client:
+        answer = await client.get("/people", headers={"Cookie": 'kinfold_session="' + "\\\\" * 6000 + '"'})
+
+    assert answer.headers["Location"] == "/sign-in?ended=1"
+    assert parse_cookie_string.cache_info().currsize == 0
+
+
+async def test_long_paths_and_queries_are_not_kept(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    """The framework keeps the latest 1,024. They have up to 32 KiB each, and take ten times that when they are parsed."""
+    routers: list[Any] = []
+
+    def noted(litestar: Litestar) -> Any:
+        routers.append(litestar.asgi_router)
+        return with_bounds(litestar)
+
+    monkeypatch.setattr(app_module, "with_bounds", noted)
+    async with serving(redis_url, redis) as gateway, gateway.client_of(None) as client:
+        for number in range(20):
+            await client.get(f"/sourceConfig?writeKey={number}", params={f"k{each}": number for each in range(500)})
+            await client.get(f"/v1/projects/{'x' * 2000}{number}/settings")
+    caches = [routers[0].handle_routing, parse_query_string, create_query_default_dict]
+
+    assert [cache.cache_info().currsize <= 2 for cache in caches] == [True] * 3
+
+
+@pytest.mark.parametrize("path", ["/v1/contacts", "/sourceConfig", "/people"])
+async def test_query_with_too_many_parameters_is_not_parsed(unfolded: Gateway, path: str):
+    parse_query_string.cache_clear()
+    async with unfolded.client_of(None) as client:
+        answer = await client.get(f"{path}?{'a&' * 1000}")
+
+    assert answer.status_code == 400
+    assert "query: expected at most 1000 parameters, got 1001" in answer.text
+    assert parse_query_string.cache_info().currsize == 0
+
+
+async def test_host_that_fits_into_no_url_is_ignored(unfolded: Gateway):
+    answers: dict[tuple[str, bytes], int] = {}
+    async with unfolded.client_of(None) as client:
+        for path in ("/docs", "/people", "/people?x=1", "/none", "/v1/projects/x/settings", "/v1/contacts"):
+            for host in (b"x:99999999", b"a@b:99999", b"[", b"[::::]", b"\xff\xe2\x84\x80", b""):
+                answer = await client.get(path, headers=[(b"Host", host), (b"Accept", b"text/html")])
+                answers[path, host] = answer.status_code
+
+    assert {each: status for each, status in answers.items() if status not in {200, 303, 400, 401, 404}} == {}
 
 
 # --- events

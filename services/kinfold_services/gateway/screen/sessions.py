@@ -76,8 +76,15 @@ def session_of(request: Connection) -> SignedIn:
 
 
 def cookie_of(connection: Connection, name: str) -> str:
-    """The text of a cookie; empty if the browser has none."""
-    return connection.cookies.get(_cookie_name(connection, name), "")
+    """The text of a cookie; empty if the browser has none.
+
+    The framework also reads quoted values, which takes Python 3.11 seconds for 12 KB, and keeps 1,024 headers of any size.
+    """
+    wanted = f"{_cookie_name(connection, name)}="
+    for each in reversed(connection.headers.get("cookie", "").split(";")):
+        if (cookie := each.strip()).startswith(wanted):
+            return cookie.removeprefix(wanted)
+    return ""
 
 
 def workspace_of(request: Connection) -> GatewayWorkspace:
