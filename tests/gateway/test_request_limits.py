@@ -161,9 +161,9 @@ async def test_long_paths_and_queries_are_not_kept(redis: Redis, redis_url: str,
     """The framework keeps the latest 1,024. They have up to 32 KiB each, and take ten times that when they are parsed."""
     routers: list[Any] = []
 
-    def noted(litestar: Litestar) -> Any:
+    def noted(app: Any, litestar: Litestar) -> Any:
         routers.append(litestar.asgi_router)
-        return with_bounds(litestar)
+        return with_bounds(app, litestar)
 
     monkeypatch.setattr(app_module, "with_bounds", noted)
     async with serving(redis_url, redis) as gateway, gateway.client_of(None) as client:
@@ -195,6 +195,7 @@ async def test_host_that_fits_into_no_url_is_ignored(unfolded: Gateway):
                 answers[path, host] = answer.status_code
 
     assert {each: status for each, status in answers.items() if status not in {200, 303, 400, 401, 404}} == {}
+    assert await upgrade(unfolded, "/v1/changes/ws", b"x:99999999") == 401
 
 
 # --- events
@@ -272,10 +273,10 @@ async def test_websockets_that_lead_nowhere_are_limited(
     assert caplog.messages == []
 
 
-async def upgrade(gateway: Gateway, path: str) -> int:
+async def upgrade(gateway: Gateway, path: str, host: bytes = b"x") -> int:
     """The status of a request for a WebSocket. Waits until the gateway has closed the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
-    writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" % path.encode())
+    writer.write(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" % (path.encode(), host))
     writer.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
     answer = await reader.read()
     writer.close()

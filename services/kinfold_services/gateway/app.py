@@ -83,8 +83,8 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         on_shutdown=[gateway.close],
         logging_config=None,
     )
-    app = with_bounds(litestar)
+    app: ASGIApp = litestar
     if gateway.cors is not None:
         app = with_refused_preflights(app, gateway.cors)
-    app = with_page_policies(with_access_log(app, gateway.metrics))
+    app = with_bounds(with_page_policies(with_access_log(app, gateway.metrics)), litestar)
     return with_known_clients(app, settings.gateway_trusted_proxies), gateway

@@ -20,9 +20,9 @@ LONG: Final = 256
 _PLAIN_HOST: Final = re.compile(rb"[\w.-]{1,253}(?::\d{1,4})?\Z")
 
 
-def with_bounds(app: Litestar) -> ASGIApp:
+def with_bounds(app: ASGIApp, litestar: Litestar) -> ASGIApp:
     """Wrap the application. Its requests have a `Host` that fits into a URL, or none."""
-    caches = cast("Any", [app.asgi_router.handle_routing, parse_query_string, create_query_default_dict])
+    caches = cast("Any", [litestar.asgi_router.handle_routing, parse_query_string, create_query_default_dict])
 
     def bounded(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] in {"http", "websocket"}:
