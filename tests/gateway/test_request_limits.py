@@ -22,6 +22,7 @@ from kinfold_services.gateway import rate_limits
 from kinfold_services.gateway.events import segment
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
 from kinfold_services.gateway.framework_bounds import with_bounds
+from kinfold_services.gateway.turns import SMALL, Turns
 from tests.support.gateways import Gateway, logged_requests, serving
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
@@ -142,6 +143,26 @@ async def test_key_is_found_in_a_body(unfolded: Gateway, body: bytes):
         answer = await client.post("/v1/batch", content=body % unfolded.publishable.encode())
 
     assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
+
+
+async def test_large_bodies_are_parsed_in_turn():
+    """Everything else that is ready runs between two of them."""
+    turns, turn, parsed_in = Turns(), 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turn
+        while len(parsed_in) < 12:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def note(_: bytes) -> None:
+        parsed_in.append(turn)
+
+    large, small = b" " * (SMALL + 1), b" " * SMALL
+    await asyncio.gather(*[turns.parse(body, note) for body in (large, small) * 6], count())
+
+    assert parsed_in[:6] == [0] * 6
+    assert len(set(parsed_in[6:])) == 6
 
 
 # --- what the framework makes of a request

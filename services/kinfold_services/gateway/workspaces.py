@@ -29,6 +29,7 @@ from kinfold_services.gateway.preflights import cors_config
 from kinfold_services.gateway.problems import Problem, unavailable
 from kinfold_services.gateway.progress import Progress
 from kinfold_services.gateway.rate_limits import RateLimit
+from kinfold_services.gateway.turns import Turns
 from kinfold_services.gateway.vitals import Vitals
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import NotFolded, StateQueries
@@ -167,6 +168,7 @@ class Gateway:
         events_per_s = settings.gateway_browser_events_per_s
         self.event_limit: Final = RateLimit(events_per_s, max(MAX_BROWSER_EVENTS, int(events_per_s * 3)), "events")
         """The budget of events of a publishable key."""
+        self.turns: Final = Turns()
         self._workspaces: Final[dict[str, GatewayWorkspace]] = {}
         self._warned_at: Final[dict[str, float]] = {}
         self._appending = 0

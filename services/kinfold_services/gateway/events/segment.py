@@ -139,7 +139,8 @@ async def _read(request: Request[Any, Any, Any]) -> Call:
     key = presented_write_key(request)
     if key:
         caller = await identify(request, key)
-        body: object = _loads(await read_body(request, bounds_of(caller).body_bytes))
+        data = await read_body(request, bounds_of(caller).body_bytes)
+        body: object = await shared(request).turns.parse(data, _loads)
     else:
         body = await _read_to_the_key(request)
     if not isinstance(body, dict):
@@ -155,12 +156,12 @@ async def _read_to_the_key(request: Request[Any, Any, Any]) -> object:
     cost = 1 + size // _BYTES_A_TOKEN
     strangers.take("", address, cost)
     data = await read_body(request, MAX_BODY_BYTES)
-    caller = await identify(request, _key_in(data))
+    caller = await identify(request, await shared(request).turns.parse(data, _key_in))
     limit = bounds_of(caller).body_bytes
     if len(data) > limit:
         raise Problem(413, f"body: expected at most {limit} bytes, got {len(data)}")
     strangers.give_back("", address, cost)
-    return _loads(data)
+    return await shared(request).turns.parse(data, _loads)
 
 
 def _key_in(data: bytes) -> str:
