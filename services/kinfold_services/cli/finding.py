@@ -108,10 +108,10 @@ class _Directory:
             if cursor is None or limit == 0:
                 return
 
-    def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """Asks the database."""
+    def ask(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run a query on the database."""
         with self._database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     def say_unknown(self, fields: Iterable[Field]) -> None:
         """Says which metadata keys no contact has, with the nearest name of a field or a key."""

@@ -54,6 +54,6 @@ def _directory(settings: Settings) -> DirectoryRows:
     return rows
 
 
-def _ask(database: Database, question: Any) -> Any:
+def _ask(database: Database, query: Any) -> Any:
     with database.reading() as connection:
-        return question(connection)
+        return query(connection)

@@ -121,9 +121,9 @@ def _make(settings: Settings, which: Which, file: IO[bytes], database: Database,
 
 
 def _directory(settings: Settings, database: Database) -> DirectoryRows:
-    def ask(question: Any) -> Any:
+    def ask(query: Any) -> Any:
         with database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     async def rows(contact_id: str) -> AsyncIterator[dict[str, Any]]:
         try:

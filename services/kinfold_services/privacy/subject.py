@@ -171,9 +171,9 @@ class Subject:
                     yield _with_withheld({"entry": entry_id.decode(), "change": shown}, withheld)
 
     async def _rejects(self) -> AsyncGenerator[dict[str, Any]]:
-        stream, behind, idle = key(self._workspace, "rejects"), "-", set(self._log.ownership.idle)
+        stream, first, idle = key(self._workspace, "rejects"), "-", set(self._log.ownership.idle)
         while True:
-            reply = await self._client.xrange(stream, min=behind, count=STREAM_PAGE_ENTRIES)
+            reply = await self._client.xrange(stream, min=first, count=STREAM_PAGE_ENTRIES)
             page = cast("list[RawEntry]", reply)
             for reject_id, fields in page:
                 reject = read_reject(pairs_of(fields))
@@ -190,7 +190,7 @@ class Subject:
                     yield {**told, "detail": reject.detail, **_shown_entry(raw)}
             if len(page) < STREAM_PAGE_ENTRIES:
                 return
-            behind = f"({page[-1][0].decode()}"
+            first = f"({page[-1][0].decode()}"
 
 
 def _without_end(own: list[dict[str, Any]]) -> dict[str, str] | None:
