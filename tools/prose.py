@@ -122,7 +122,7 @@ def _matching(patterns: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    """Prints what is wrong; exit status 1 where that is more than warnings."""
+    """Print what is wrong; exit status 1 where that is more than warnings."""
     parser = argparse.ArgumentParser(description="Checks the prose of the project.")
     parser.add_argument("files", nargs="*", type=Path, help="read these, not the files of prose.toml")
     given: Any = parser.parse_args()

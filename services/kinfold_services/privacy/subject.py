@@ -68,7 +68,7 @@ class Subject:
         """Of the living contact; None for a visitor that nobody identified."""
 
     async def find(self, which: Which, progress: Callable[[int], None] = lambda _: None) -> bool:
-        """Folds the log. Returns False if nobody is named so. Raises NoLog."""
+        """Fold the log. Returns False if nobody is named so. Raises NoLog."""
         rules = IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
         self._log = await fold_ownership(self._client, self._settings, rules, progress)
         people = find_people(self._log, [which])
@@ -237,7 +237,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 async def write_subject(subject: Subject, file: IO[bytes], made_at: str, directory: DirectoryRows | None) -> dict[str, int]:
-    """Writes the zip file; returns how many items each list has. `file` need not be seekable."""
+    """Write the zip file; return how many items each list has. `file` need not be seekable."""
     counts: dict[str, int] = {}
     with (
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,

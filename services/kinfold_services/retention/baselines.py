@@ -71,7 +71,7 @@ class Making:
         return Prepared(baseline, rebuild.baseline, living.generation, await self._check(baseline, progress))
 
     async def discard(self) -> None:
-        """Removes what was prepared."""
+        """Remove what was prepared."""
         await self._client.unlink(self._pieces)
 
     # --- making

@@ -120,7 +120,7 @@ class RetentionRun:
         return await self._due(limits)
 
     async def run(self, limits: Limits, progress: Progress = lambda _: None, *, dry: bool = False) -> Receipt | None:
-        """Removes what is due; None if nothing is. With `dry` only says what would go.
+        """Remove what is due; None if nothing is. With `dry` only says what would go.
 
         Raises Differs, ChangedMeanwhile (after several attempts), NoLog, WouldLose and UnknownBaseline.
         """
@@ -226,7 +226,7 @@ class RetentionRun:
     # --- removing it
 
     async def _leave_interrupted_receipt(self) -> None:
-        """Leaves the receipt of a run that was killed between its steps."""
+        """Leave the receipt of a run that was killed between its steps."""
         retention, left = key(self._workspace, "retention"), key(self._workspace, "retention-receipts")
         pending: Any = await self._client.hget(retention, "pending")
         if pending is None:

@@ -311,7 +311,7 @@ class FeedHub:
             self._offer(follower, messages)
 
     def _forget_erased(self, messages: list[Message]) -> None:
-        """Takes erased contacts out of memory (contract section 10), before `messages` tell of them.
+        """Take erased contacts out of memory (contract section 10), before `messages` tell of them.
 
         The ring is emptied, because changes of other contacts may show the person as well. Redis has all of it, redacted.
         """
