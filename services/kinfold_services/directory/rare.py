@@ -133,6 +133,11 @@ class Finder:
         others = (has_value(self._build, each.field.name, each.value, metadata.c.contact_id) for _, each in counted[1:])
         return Found(select.where(*others), contacts.c.id, rows, is_whole=True)
 
+    def with_word(self, word: str, contacts_there: int) -> Found | None:
+        """The contacts with a word, of `contacts_there` in all, without counting them. None if no index knows the word."""
+        candidate = next(self._with_word(word), None)
+        return None if candidate is None else Found(candidate.select, candidate.column, contacts_there, word)
+
     def counted(self, key: str, value: Value) -> int:
         """How many contacts have this value of a metadata key, from the table that keeps it."""
         return self._rows(self._equal(key, (value,)), 1)
