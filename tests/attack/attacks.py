@@ -111,6 +111,35 @@ async def _strangers_members(target: Target, account: Account, scale: float) -> 
         await flood(client, account, "POST", times(50, scale, "/v1/batch", content=bomb, headers=COMPRESSED))
 
 
+@attack("350,000 arrays in a body that has an unknown key in it", "401", "429")
+async def _strangers_arrays(target: Target, account: Account, scale: float) -> None:
+    bomb = gzip.compress(b'{"writeKey":"kf_pk_none","batch":[%b]}' % b",".join([b"[]"] * 340_000))
+    async with browser(target.url) as client:
+        await flood(client, account, "POST", times(200, scale, "/v1/batch", content=bomb, headers=COMPRESSED))
+
+
+@attack("cookies and queries that are slow to read and large to keep", "303", "400", "401", "429")
+async def _cookies_and_queries(target: Target, account: Account, scale: float) -> None:
+    def requests() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number in range(some(300, scale)):
+            pairs = [f"{number * 10_000 + each:x}=1" for each in range(3000)]
+            yield "/people", {"headers": {"Cookie": 'kinfold_session="' + "\\\\" * 6000 + f'{number}"'}}
+            yield "/people", {"headers": {"Cookie": ";".join(pairs)}}
+            yield f"/v1/contacts?{'&'.join(pairs)}", {}
+
+    async with browser(target.url) as client:
+        await flood(client, account, "GET", requests())
+
+
+@attack("requests for a WebSocket with a body", "closed", "refused", "open after 32 s", "open after 0.3 s")
+async def _half_websockets(target: Target, account: Account, scale: float) -> None:
+    head = (
+        b"GET /v1/changes/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    body = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nContent-Length: 1\r\n\r\nx"
+    await half_open(target.url, account, some(1100, scale), head + body, 32 if scale == 1 else 0.3)
+
+
 @attack("requests to what needs no key", "200", "404", "405", "429", "503")  # 503: /readyz, if Redis does not answer within 2 s
 async def _keyless(target: Target, account: Account, scale: float) -> None:
     paths = ["/metrics", "/readyz", "/docs", "/none", "/" + "x" * 20_000, "/kinfold.js", "/sign-in"]
@@ -165,6 +194,51 @@ async def _many_events(target: Target, account: Account, scale: float) -> None:
     async with browser(target.url, target.publishable) as client:
         await flood(client, account, "POST", times(60, scale, "/v1/events", content=compressed, headers=COMPRESSED))
         await flood(client, account, "POST", times(60, scale, "/v1/events", content=fits))
+
+
+@attack("350,000 arrays in a body that has the key in it", "413", "429")
+async def _arrays(target: Target, account: Account, scale: float) -> None:
+    bomb = gzip.compress(b'{"writeKey":"%b","batch":[%b]}' % (target.publishable.encode(), b",".join([b"[]"] * 340_000)))
+    async with browser(target.url) as client:
+        await flood(client, account, "POST", times(200, scale, "/v1/batch", content=bomb, headers=COMPRESSED))
+
+
+@attack("bursts of bodies with 32,000 items", "413", "429")
+async def _items(target: Target, account: Account, scale: float) -> None:
+    async with browser(target.url, target.publishable) as client:
+        for path, body in (
+            ("/v1/events", b"[" + b",".join([b"1"] * 32_000) + b"]"),
+            ("/v1/batch", b'{"batch":[' + b",".join([b"[]"] * 21_000) + b"]}"),
+        ):
+            await flood(client, account, "POST", times(100, scale, path, content=body))
+
+
+@attack(
+    "pages that show one contact, which changes all the time",
+    "202",
+    "429",
+    "closed",
+    "refused",
+    "open after 20 s",
+    "open after 0.3 s",
+)
+async def _pages(target: Target, account: Account, scale: float) -> None:
+    visitor = f"v_{secrets.token_urlsafe(16)}"
+    token = kinfold.sign(target.identity_secret, external_id=visitor, visitor_id=visitor)
+    identify = {"type": "VisitorIdentified", "externalId": visitor, "visitorId": visitor, "token": token}
+    head = f"GET /v1/own-contact?visitorId={visitor}&writeKey={target.publishable} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    async with browser(target.url, target.publishable) as client:
+        await send(client, account, "POST", "/v1/events", json=identify)
+        pages: list[asyncio.Task[None]] = []
+        for _ in range(some(30, scale)):  # as many at once as the limit of requests refills in the meantime
+            pages += [
+                asyncio.create_task(half_open(target.url, account, 1, head, 20 if scale == 1 else 0.3)) for _ in range(20)
+            ]
+            await asyncio.sleep(scale)
+        for turn in range(some(60, scale)):
+            events = [{**identify, "name": f"{turn}-{number}"} for number in range(5)]
+            await send(client, account, "POST", "/v1/events", json=events)
+        await asyncio.gather(*pages)
 
 
 @attack("invalid events with ?partial=true", "202", "413", "429")
