@@ -188,22 +188,22 @@ async def test_long_paths_and_queries_are_not_kept(redis: Redis, redis_url: str,
 
     monkeypatch.setattr(app_module, "with_bounds", noted)
     async with serving(redis_url, redis) as gateway, gateway.client_of(None) as client:
-        for number in range(20):
-            await client.get(f"/sourceConfig?writeKey={number}", params={f"k{each}": number for each in range(500)})
+        for number in range(5):
+            await client.get(f"/sourceConfig?writeKey={number}", params={f"k{each}": number for each in range(100)})
             await client.get(f"/v1/projects/{'x' * 2000}{number}/settings")
     caches = [routers[0].handle_routing, parse_query_string, create_query_default_dict]
 
     assert [cache.cache_info().currsize <= 2 for cache in caches] == [True] * 3
 
 
-@pytest.mark.parametrize("path", ["/v1/contacts", "/sourceConfig", "/people"])
-async def test_query_with_too_many_parameters_is_not_parsed(unfolded: Gateway, path: str):
+async def test_query_with_too_many_parameters_is_not_parsed(unfolded: Gateway):
     parse_query_string.cache_clear()
     async with unfolded.client_of(None) as client:
-        answer = await client.get(f"{path}?{'a&' * 1000}")
+        answers = [await client.get(f"{path}?{'a&' * 1000}") for path in ("/v1/contacts", "/sourceConfig", "/people")]
 
-    assert answer.status_code == 400
-    assert "query: expected at most 1000 parameters, got 1001" in answer.text
+    for answer in answers:
+        assert answer.status_code == 400
+        assert "query: expected at most 1000 parameters, got 1001" in answer.text
     assert parse_query_string.cache_info().currsize == 0
 
 
@@ -271,9 +271,7 @@ async def test_routes_without_a_key_are_limited(slow: Gateway, path: str):
         ("DELETE", "/v1/events", 405),
         ("POST", "/v1/events", 401),
         ("GET", "/v1/contacts?no-such-parameter=1", 400),
-        ("GET", "/v1/own-contact?writeKey=a&writeKey=b", 400),
         ("GET", "/people?no-such-parameter=1", 400),
-        ("GET", "/healthz?no-such-parameter=1", 400),
     ],
 )
 async def test_requests_that_lead_nowhere_are_limited(slow: Gateway, method: str, path: str, status: int):
@@ -283,14 +281,11 @@ async def test_requests_that_lead_nowhere_are_limited(slow: Gateway, method: str
     assert statuses == [status] * 20 + [429] * 5
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/changes/ws", 401), ("/none", 404), ("/healthz", 400)])
-async def test_websockets_that_lead_nowhere_are_limited(
-    slow: Gateway, path: str, status: int, caplog: pytest.LogCaptureFixture
-):
+async def test_websockets_that_lead_nowhere_are_limited(slow: Gateway, caplog: pytest.LogCaptureFixture):
     """Each is answered with its status, and uvicorn logs no error."""
-    statuses = [await upgrade(slow, path) for _ in range(25)]
+    statuses = [await upgrade(slow, path) for path in ["/v1/changes/ws", "/none", "/healthz"] * 8]
 
-    assert statuses == [status] * 20 + [429] * 5
+    assert statuses == [401, 404, 400] * 6 + [401, 404] + [429] * 4
     assert caplog.messages == []
 
 
