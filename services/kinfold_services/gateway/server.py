@@ -90,7 +90,7 @@ class GatewayServer(uvicorn.Server):
         if counter % _SWEEP_TICKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+                if isinstance(connection, (HttpProtocol, WebSocketProtocol)):
                     connection.expire(now)
         return await super().on_tick(counter)
 
