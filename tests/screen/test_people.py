@@ -190,6 +190,9 @@ async def test_keys_move_through_the_list_and_open_a_person(agent: Agent):
     await tab.keyboard.press("Enter")
 
     await tab.wait_for_url("**/people/ct_*")
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Alan")
+    await tab.keyboard.press("Escape")
+    await tab.wait_for_url("**/people?sort=name")
 
 
 async def test_wrong_filter_of_an_address_can_be_corrected_on_the_page(agent: Agent):

@@ -188,6 +188,12 @@
   });
   if (location.hash === "#q") document.getElementById("q")?.focus();
 
+  // The way back to the people leads to the search that was left. A sign-in begins without one.
+  const LIST = "/people";
+  if (!document.querySelector(".side")) sessionStorage.removeItem(LIST);
+  else if (location.pathname === LIST) addEventListener("pagehide", () => sessionStorage.setItem(LIST, location.search));
+  else for (const link of document.querySelectorAll(`a[data-back][href="${LIST}"]`)) link.search = sessionStorage.getItem(LIST) ?? "";
+
   // --- the slider: it says the time while it moves, and shows the person when it rests
 
   const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
