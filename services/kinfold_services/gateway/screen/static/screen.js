@@ -93,8 +93,7 @@
         this.onopen?.(event);
       };
       this.#source.onerror = (event) => {
-        clearTimeout(awaySoon);
-        awaySoon = setTimeout(() => !isLeaving && isAway(true), AWAY_AFTER_MS);
+        awaySoon ||= setTimeout(() => !isLeaving && isAway(true), AWAY_AFTER_MS); // from the first error on, since each try ends in one
         this.onerror?.(event);
       };
       for (const [name, , heard] of this.#listeners) this.#source.addEventListener(name, heard);
@@ -132,6 +131,7 @@
   let awaySoon = 0;
   const isAway = (yes) => {
     clearTimeout(awaySoon);
+    awaySoon = 0;
     if (away.hidden === yes) away.hidden = !yes;
   };
   document.addEventListener("htmx:sendError", () => isAway(true));
