@@ -10,13 +10,13 @@ from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import piece_texts
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 
-async def erase(client: Redis, workspace: str, *whiches: Which, **settings: Any) -> Receipt:
+async def erase(client: Redis, workspace: str, *identifiers: Identifier, **settings: Any) -> Receipt:
     """Erase people; returns the receipt."""
     eraser = Eraser(client, Settings(workspace=workspace, **settings))
-    requested = await eraser.request(whiches, by="a test", reason="asked")
+    requested = await eraser.request(identifiers, by="a test", reason="asked")
     await eraser.finish_pending()
     receipt = await eraser.records.receipt(requested.erasure)
     assert receipt is not None
