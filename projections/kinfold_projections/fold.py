@@ -53,8 +53,8 @@ PRESENCE_INTERVAL_MS: Final = 60_000
 
 LARGE_CONTEXT_BYTES: Final = LARGE_BYTES
 DESCRIBED_BYTES: Final = 11_000
-"""An event of fewer bytes than the first, whose context has at most five times as many, makes no visitor too heavy that weighs
-less than the second without it."""
+"""A visitor of up to this many bytes without its context stays within its limit with the context of an event of up to
+`LARGE_CONTEXT_BYTES`: a context has at most five times the bytes of its event."""
 _FACT_BYTES: Final = 1000
 """About how many bytes a key and its value take."""
 

@@ -20,7 +20,7 @@ from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
-from kinfold_services.directory.keys import metadata_keys, unknown_keys
+from kinfold_services.directory.metadata_keys import metadata_keys, unknown_keys
 from kinfold_services.directory.query import Count, Counts, Page, Query
 from kinfold_services.directory.reading import (
     By,

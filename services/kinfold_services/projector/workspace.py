@@ -54,7 +54,7 @@ _RENEW_AGAIN_S: Final = 0.5
 _FREE_AGAIN_S: Final = 0.002
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
-"""Of an event's id in the log: it may have 64 KiB."""
+"""The most characters of an event's id in a log line: an id may have 64 KiB."""
 _LOOK_AFTER_BEATS: Final = 5
 """How many beats pass between two checks that log and state still belong together."""
 
@@ -267,7 +267,7 @@ class WorkspaceProjector:
         return unfolded
 
     async def _retreat(self, raws: Sequence[RawEntry], error: Refused) -> Sequence[RawEntry]:
-        """Go back to the stored state because a batch was too large; return the entries that are not folded upon it.
+        """Go back to the stored state because a batch was too large; return the entries that are not folded yet.
 
         The next batch has half as many entries. Where it had one, that one is left out.
         """
