@@ -5,7 +5,7 @@ import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -217,7 +217,7 @@ async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: py
 async def test_workspaces_that_drop_connections_at_once_do_not_wait_for_each_other(redis_url: str) -> None:
     """After an outage, each of a thousand workspaces closes all connections that are idle."""
     async with connected(redis_url) as client:
-        pool = client.connection_pool
+        pool = cast("Any", client.connection_pool)
         idle = [await pool.get_connection() for _ in range(200)]
         for connection in idle:
             await pool.release(connection)

@@ -54,11 +54,6 @@ class Wanted(NamedTuple):
     sort: str | None = None
     limit: int | None = None
 
-    @property
-    def is_search(self) -> bool:
-        """Whether the directory has to answer."""
-        return (self.search, self.where, self.sort) != (None, None, None)
-
     def query(self, limit: int, cursor: str | None = None) -> Query:
         """The query for one page."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
