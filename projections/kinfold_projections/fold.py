@@ -293,7 +293,7 @@ def _erased_link(writer: ChangeWriter, event: Erased, visitor_id: str, contact: 
     visitor = state.visitor(visitor_id, seen_at)
     linking = link_visitor(state, None if event.unlinks else contact, visitor, visitor_id, entry)
     if event.unlinks and linking.moved:
-        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
+        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it starts over as an anonymous visitor
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved and linking.previous is not None:

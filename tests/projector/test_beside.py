@@ -24,7 +24,7 @@ ADA = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "ada"}
 async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process cannot start at first, as without memory. Later the projector opens the workspace anew, and it goes on."""
+    """Its process cannot start at first, as without memory. Later the projector opens the workspace again, and it goes on."""
     ended: list[object] = []
     erase = kinfold_services.projector.pending_erasures._erase
 

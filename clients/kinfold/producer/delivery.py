@@ -169,7 +169,7 @@ class Delivery:
         self.settle(self.options.exit_timeout_s)
 
     def in_child(self) -> None:
-        """Begin anew in a forked child: the events, the thread and the connection are the parent's."""
+        """Start over in a forked child: the events, the thread and the connection are the parent's."""
         if self.outbox.spool is not None:
             self.outbox.spool.abandon()
         self.buffer.reset()

@@ -27,7 +27,7 @@ class Watched(Protocol):
         """Send what can be sent: a pool may kill the process as soon as it has the result of a task."""
 
     def in_child(self) -> None:
-        """Begin anew in a forked child: the events, the thread and the connection are the parent's."""
+        """Start over in a forked child: the events, the thread and the connection are the parent's."""
 
 
 _WATCHED: WeakSet[Watched] = WeakSet()

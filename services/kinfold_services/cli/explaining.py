@@ -30,13 +30,13 @@ async def explain(settings: Settings, identifier: Identifier, when: When, *, as_
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
         if when.at is None:
-            position, heard = (await workspace.position()).stream_id, extent.last
+            position, exclusions_upto = (await workspace.position()).stream_id, extent.last
         else:
-            position = heard = parse_moment(when.at)
+            position = exclusions_upto = parse_moment(when.at)
             check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
         warn_about_losses(extent)
         blocked = await StateReader(client, settings.workspace).blocked_identifiers()
-        story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
+        story = Story(Past(client, settings, IdentifierRules(blocked)), position, exclusions_upto)
         if not position or not await story.open(identifier):
             return complain(f"{identifier}: not found in workspace {settings.workspace}", NO)
         if story.contact is not None:

@@ -138,7 +138,7 @@ class Committer:
         self._transaction: Transaction | None = None
         self._is_sent = False
         self._closed_times = 0
-        """How often in a row the server has closed the connection upon the transaction."""
+        """How often in a row the server has closed the connection when it got the transaction."""
         self._armed: Armed | None = None
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
@@ -232,7 +232,9 @@ class Committer:
             self._closed_times += self._is_sent
             if self._closed_times < _CLOSED_TIMES or transaction.size < _LEAST_LIMIT_BYTES:
                 raise
-            reason = f"the server closed the connection {self._closed_times} times upon a batch of {transaction.size:,} bytes"
+            reason = (
+                f"the server closed the connection {self._closed_times} times when it got a batch of {transaction.size:,} bytes"
+            )
             raise Refused(reason) from error
 
     async def _commit(self, transaction: Transaction) -> None:

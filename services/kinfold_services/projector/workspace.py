@@ -185,7 +185,7 @@ class WorkspaceProjector:
                 self._queue.put_nowait(())
 
     async def _renew_window(self) -> None:
-        """After an erasure, make the duplicate window anew without what was erased, while folding goes on."""
+        """After an erasure, fill the duplicate window again without what was erased, while folding goes on."""
         while True:
             try:
                 return await self._window.renew()

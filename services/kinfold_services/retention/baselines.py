@@ -136,7 +136,7 @@ class BaselineMaker:
         await check.begin()
         await check.build((await self._reader.position()).stream_id, progress)
         sides, compared = Sides(self._client, self._workspace, check), 0
-        while compared != check.beginnings:  # the log, read on, may have excluded what was folded when we compared
+        while compared != check.beginnings:  # the log, read further, may have excluded what was folded when we compared
             compared = check.beginnings
             for part in PARTS:
                 if await sides.is_other(part, await sides.suspects(part)):

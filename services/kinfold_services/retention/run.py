@@ -144,7 +144,7 @@ class RetentionRun:
             try:
                 if due.seen_before and not receipt.removed.visitors:
                     receipt = await self._remove_visitors(receipt, due.seen_before, progress, dry=dry)
-                    due = await self._due(limits)  # the rewriting has written the rejects anew
+                    due = await self._due(limits)  # the rewriting has rewritten the rejects, too
                 if due.cut or due.rejects_keep or due.feed_keep or receipt.removed.visitors:
                     return await self._cut_and_trim(receipt, due, progress, dry=dry)
             except (ChangedMeanwhile, Replaced) as error:
