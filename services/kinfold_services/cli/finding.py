@@ -119,7 +119,7 @@ class _Directory:
             say(f"no contact has the metadata key {name!r}{hint}")
 
     async def check(self, position: str) -> None:
-        """Raises NoDirectory if an answer as of this position is out of date, because no directory runs."""
+        """Raise NoDirectory if an answer as of this position is out of date, because no directory runs."""
         await check_running(self._client, self._database, self.workspace, position)
 
 

@@ -148,11 +148,11 @@ def _names(identifier: Identifier, contact: Contact, ids: set[str]) -> bool:
 
 
 async def _check_known(workspace: GatewayWorkspace, identifier: Identifier) -> None:
-    """Raises Problem: 404 if the identifier names nobody, 410 if its contact was erased."""
+    """Raise Problem: 404 if the identifier names nobody, 410 if its contact was erased."""
     if await find_contact(workspace.queries, identifier) is not None:
         return
     if identifier.visitor is not None and await workspace.queries.visitor(identifier.visitor) is not None:
         return
     if identifier.contact is not None and await workspace.queries.is_erased(identifier.contact):
         raise Problem(410, "contact: the person was erased")
-    raise Problem(404, f"{identifier}: nobody has it")
+    raise Problem(404, f"{identifier}: not found")

@@ -70,7 +70,7 @@ async def subject(
         except TimeoutError:
             raise unavailable(f"the log is too long to fold within {_LIMIT_S:g} s; kinfold subject has no limit") from None
     if file is None:
-        raise Problem(404, f"{identifier}: nobody has it")
+        raise Problem(404, f"{identifier}: not found")
     headers = {"Content-Disposition": 'attachment; filename="subject.zip"', "Cache-Control": "no-store"}
     return Stream(_blocks(file), media_type="application/zip", headers=headers)
 

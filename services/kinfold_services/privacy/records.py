@@ -87,7 +87,7 @@ class Pending(msgspec.Struct, rename="camel", omit_defaults=True):
 
     receipt: Receipt
     stage: Stage = "pending"
-    identifiers: list[Identifier] = msgspec.field(default_factory=list, name="whiches")
+    identifiers: list[Identifier] = msgspec.field(default_factory=list[Identifier], name="whiches")
     """Whom to erase. Empty once they are forgotten. `whiches` is its name in erasures that were stored before."""
     texts: list[str] = []
     """What is searched for afterwards. Empty once it is forgotten."""

@@ -232,7 +232,7 @@ class WorkspaceProjector:
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
     async def _check_generation(self) -> None:
-        """Raises Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        """Raise Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
         found, expected = (await self._reader.position()).generation, self.position.generation
         if found != expected:
             raise Replaced(f"workspace {self.workspace}: another state, {found!r}, replaced {expected!r}")

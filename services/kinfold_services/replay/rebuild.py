@@ -193,7 +193,7 @@ class Rebuild:
         return False
 
     async def _fold_upto(self, upto: str, progress: Progress) -> bool:
-        """Returns False if it has to begin again: the log excludes what may be folded already, or was cut."""
+        """Return False if it has to begin again: the log excludes what may be folded already, or was cut."""
         try:
             async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
                 async for page in pages:
