@@ -38,7 +38,7 @@ _MAX_FROM_CLIENT_BYTES: Final = 4096
 """The largest message that a client may send over a WebSocket. It has nothing to say: messages are ignored."""
 _WANTED_DESCRIPTORS: Final = 65_536
 _OTHER_DESCRIPTORS: Final = 128
-"""For the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
+"""Descriptors for the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
 
 
 class GatewayServer(uvicorn.Server):
