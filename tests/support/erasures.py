@@ -32,7 +32,7 @@ async def keys_with(client: Redis, workspace: str, texts: Iterable[str]) -> dict
     found: dict[str, list[str]] = {}
     pattern = key(workspace, "events").removesuffix("events") + "*"
     async for name in cast("AsyncIterator[bytes]", cast("Any", client).scan_iter(match=pattern)):
-        dumped = cast("bytes | None", await client.dump(name))
+        dumped = await client.dump(name)
         if dumped is None:  # a lock or a lease that has expired since the scan, or a key that a projector has deleted
             continue
         held = dumped + await _values_of(client, name)
