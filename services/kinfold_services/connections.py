@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
+import structlog
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -116,6 +117,15 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Client:
 def is_passing(error: BaseException) -> bool:
     """Whether the command may succeed later: the server is away, full, busy, or now a replica, or a slot is moving."""
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
+
+
+def report_failure(what: str, error: Exception, **values: object) -> None:
+    """Log that something failed and is tried again. An error that no outage explains has its traceback."""
+    log = structlog.get_logger()
+    if isinstance(error, SERVER_ERRORS):
+        log.warning(what, error=str(error), seldom=True, **values)
+    else:
+        log.error(what, error=str(error), exc_info=error, **values)
 
 
 async def drop_idle_connections(client: Client) -> None:
