@@ -133,8 +133,7 @@ class DirectoryService:
         while True:
             await asyncio.sleep(_LOOK_AGAIN_S)
             try:
-                for workspace in list(self._followers):
-                    await self._give_up_abandoned(workspace, seen)
+                await self._give_up_abandoned(seen)
                 listed = {*self._followers, *await listed_workspaces(self._client)}
                 await self._write(partial(building.retire_older_shapes, served=listed, now=now()))
                 for build_id in await self._write(building.old_builds):
@@ -143,10 +142,10 @@ class DirectoryService:
             except (DirectoryUnavailable, *SERVER_ERRORS) as error:
                 self._log.debug("old builds not removed yet", error=str(error))
 
-    async def _give_up_abandoned(self, workspace: str, seen: dict[int, tuple[OpenBuild, float]]) -> None:
+    async def _give_up_abandoned(self, seen: dict[int, tuple[OpenBuild, float]]) -> None:
         """Give up builds of others that have not changed for a while. `seen`: each as it was, and since when."""
-        for build in await self._write(partial(building.open_builds, workspace=workspace)):
-            if build.state != "building" or build.id in self._ours:
+        for workspace, build in await self._write(building.unfinished_builds):
+            if workspace not in self._followers or build.id in self._ours:
                 continue
             was, since = seen.get(build.id, (None, 0.0))
             if was != build:
