@@ -1,4 +1,4 @@
-"""Checks the prose of the project: pages, docstrings and comments (`make prose`).
+"""Checks the prose of the project: pages, docstrings, comments and names of tests (`make prose`).
 
     python -m tools.prose [FILE ...]
 
@@ -64,12 +64,14 @@ def prose_of_page(source: str) -> list[Text]:
 
 
 def prose_of_python(source: str) -> list[Text]:
-    """The docstrings and comments of a Python file, without code between backquotes."""
+    """The docstrings and comments of a Python file, without code between backquotes, and the names of its tests as words."""
     found = [Text(token.string, token.start[0]) for token in _tokens(source) if token.type == tokenize.COMMENT]
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Expr(value=ast.Constant(value=str() as text)):
                 found.append(Text(text, node.lineno))
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name.startswith("test_"):
+                found.append(Text(name.replace("_", " "), node.lineno))
             case _:
                 pass
     return [Text(_CODE.sub(_blank, re.sub(r"^\s*>>> .*$", "", each.text, flags=re.MULTILINE)), each.line) for each in found]
@@ -122,7 +124,7 @@ def _matching(patterns: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    """Prints what is wrong; exit status 1 where that is more than warnings."""
+    """Print what is wrong; exit status 1 where that is more than warnings."""
     parser = argparse.ArgumentParser(description="Checks the prose of the project.")
     parser.add_argument("files", nargs="*", type=Path, help="read these, not the files of prose.toml")
     given: Any = parser.parse_args()

@@ -14,9 +14,6 @@ LAST_MS: Final = 253_402_300_799_999
 YEAR_2000_MS: Final = 946_684_800_000
 """2000-01-01T00:00:00Z. An earlier time in an event comes from a clock that was never set (contract section 3)."""
 
-MINUTE_CHARS: Final = len("2026-11-22T08:00")
-"""Length of the prefix of a `to_text` string that identifies its minute."""
-
 MILLISECONDS: Final = [f".{ms:03d}Z" for ms in range(1000)]
 _MILLISECOND_OF: Final = {text: ms for ms, text in enumerate(MILLISECONDS)}
 
@@ -43,11 +40,6 @@ def text_ms(text: str) -> int:
         return _second_ms(text[:19]) + _MILLISECOND_OF[text[19:]]
     except KeyError:
         raise ValueError(f"expected a time such as 2026-11-22T08:00:00.000Z, got {text!r}") from None
-
-
-def minute_ms(text: str) -> int:
-    """The first millisecond of the minute of a string made by `to_text`."""
-    return _second_ms(f"{text[:MINUTE_CHARS]}:00")
 
 
 @lru_cache(maxsize=4096)

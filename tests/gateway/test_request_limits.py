@@ -185,7 +185,7 @@ async def test_valid_keys_in_bodies_cost_their_address_nothing(slow: Gateway):
     assert statuses == [200] * 6
 
 
-async def test_keys_in_use_work_on_whatever_their_address_sends(slow: Gateway):
+async def test_flood_from_an_address_does_not_stop_the_keys_in_use_there(slow: Gateway):
     """A stranger at the same address cannot shut out those with a key, as behind one router."""
     assert (await slow.client.post("/v1/events", content=SEEN)).status_code == 202
     async with slow.client_of(secrets.token_hex()) as stranger:

@@ -197,7 +197,9 @@ async def test_cancelled_request_ends_the_fold(
     assert has_ended.is_set()
 
 
-async def test_exclusion_of_what_is_no_entry_is_harmless(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+async def test_exclusion_of_text_that_is_not_an_entry_id_is_harmless(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
+):
     """An `EventsExcluded` may name any text."""
     texts = ["", "nothing", "1", f"{2**64}-0", f"1-{2**64}", "-", "+", "1-2-3", "\u0661-0"]
     await append(redis, workspace, [*EVENTS, {"type": "EventsExcluded", "entries": texts}])

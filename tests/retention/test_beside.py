@@ -190,7 +190,7 @@ async def test_export_begins_at_the_baseline_and_an_import_restores_an_equal_sta
     assert set(visitors) == before.visitors.keys()
 
 
-async def test_export_that_a_cut_overtakes_is_no_file(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+async def test_export_that_a_cut_overtakes_leaves_no_file(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
     """It would lack entries between two of its pages."""
     await log_with_an_anonymous_visitor(redis, workspace)
     await fold_log(redis, redis_url, workspace)

@@ -53,6 +53,12 @@ def test_docstrings_and_comments_are_read_and_code_is_not():
     assert in_python(source) == [(1, ADVICE), (3, ADVICE)]
 
 
+def test_names_of_tests_are_read_as_words():
+    source = "def test_it_serves_whoever_asks(): ...\n\n\nasync def test_whoever(): ...\n\n\ndef whoever(): ...\n"
+
+    assert in_python(source) == [(1, ADVICE), (4, ADVICE)]
+
+
 def test_an_example_in_a_docstring_is_code():
     assert in_python('def f():\n    """Asks.\n\n    >>> print("whoever")\n    """\n') == []
 
@@ -67,11 +73,11 @@ def test_a_point_inside_a_word_does_not_end_a_sentence():
     assert lengths("See version 2.0 of file.toml and tests.\n") == [1]
 
 
-def test_a_list_is_no_single_sentence():
+def test_items_of_a_list_are_separate_sentences():
     assert lengths("- One two three\n- four five six\n") == []
 
 
-def test_a_phrase_that_is_no_regular_expression_is_refused(tmp_path: Path):
+def test_a_phrase_that_is_not_a_regular_expression_is_refused(tmp_path: Path):
     path = tmp_path / "style.toml"
     path.write_text("pages = []\npython = []\nmax_words = 1\n[phrases]\n'(' = 'x'\n")
 

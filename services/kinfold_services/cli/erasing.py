@@ -34,7 +34,7 @@ class Request:
 
 
 async def erase(settings: Settings, whiches: Sequence[Which], request: Request) -> int:
-    """Erases people, and prints the receipt. Exit status 1 if an identifier names nobody."""
+    """Erase people, and print the receipt. Exit status 1 if an identifier names nobody."""
     collect_seldom()
     async with connected(settings, role=ERASE) as client:
         with progress("reading the log", (await log_extent(client, settings.workspace)).entries) as advance:
@@ -60,7 +60,7 @@ async def erase(settings: Settings, whiches: Sequence[Which], request: Request) 
 
 
 async def resume(settings: Settings) -> int:
-    """Finishes the erasures that are pending, and prints their receipts."""
+    """Finish the erasures that are pending, and print their receipts."""
     collect_seldom()
     async with connected(settings, role=ERASE) as client:
         try:
@@ -74,7 +74,7 @@ async def resume(settings: Settings) -> int:
 
 
 async def list_erasures(settings: Settings) -> int:
-    """Prints the receipts of all erasures, pending ones included."""
+    """Print the receipts of all erasures, pending ones included."""
     async with connected(settings) as client:
         receipts = await Eraser(client, settings).records.receipts()
     for receipt in receipts:
@@ -125,7 +125,7 @@ def _summary(people: People, plan: Plan) -> dict[str, object]:
 
 
 def _tell(people: People, plan: Plan) -> None:
-    """Says in words what goes."""
+    """Say in words what goes."""
     removed = plan.removed
     count = len(set(people.found.values()))
     say(f"{counted(count, 'person', 'people')} with {counted(removed.contacts, 'contact id')} to erase:")
@@ -142,7 +142,7 @@ def _tell(people: People, plan: Plan) -> None:
 
 
 def _confirm() -> int | None:
-    """Asks; returns an exit status if the answer is no."""
+    """Ask; return an exit status if the answer is no."""
     say("This cannot be undone.")
     if not sys.stdin.isatty():
         return complain("expected --yes, because there is no terminal to ask; nothing was erased", USAGE)

@@ -26,7 +26,7 @@ _WIDE = 100
 
 
 async def explain(settings: Settings, which: Which, when: When, *, as_json: bool) -> int:
-    """Prints every event that shaped a contact. Exit status 1 if the contact never existed."""
+    """Print every event that shaped a contact. Exit status 1 if the contact never existed."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
         if when.at is None:
@@ -51,7 +51,7 @@ async def explain(settings: Settings, which: Which, when: When, *, as_json: bool
 
 
 def print_step(console: Console, step: Step) -> None:
-    """Prints one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
+    """Print one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
     colour = _COLOURS[step.outcome]
     deeds = Text("\n").join(
         Text.assemble((visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did

@@ -54,11 +54,6 @@ class Wanted(NamedTuple):
     sort: str | None = None
     limit: int | None = None
 
-    @property
-    def is_search(self) -> bool:
-        """Whether the directory has to answer."""
-        return (self.search, self.where, self.sort) != (None, None, None)
-
     def query(self, limit: int, cursor: str | None = None) -> Query:
         """The query for one page."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
@@ -108,13 +103,13 @@ class _Directory:
             if cursor is None or limit == 0:
                 return
 
-    def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """Asks the database."""
+    def ask(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run a query on the database."""
         with self._database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     def say_unknown(self, fields: Iterable[Field]) -> None:
-        """Says which metadata keys no contact has, with the nearest name of a field or a key."""
+        """Say which metadata keys no contact has, with the nearest name of a field or a key."""
         with self._database.reading() as connection:
             unknown = unknown_keys(connection, self.workspace, fields)
             known = [*FIELDS, *metadata_keys(connection, self.workspace).names] if unknown else []
@@ -129,7 +124,7 @@ class _Directory:
 
 
 async def contacts(settings: Settings, wanted: Wanted, until: Until, form: str | None, output: Path | None) -> int:
-    """Prints the contacts that match, in the order of the sort, or writes them to a file."""
+    """Print the contacts that match, in the order of the sort, or write them to a file."""
     async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Page:
@@ -156,7 +151,7 @@ def _say_what_was_found(settings: Settings, wanted: Wanted, page: Page) -> None:
 
 
 async def print_count(settings: Settings, wanted: Wanted, by: Field | None, until: Until) -> int:
-    """Prints how many contacts match; with `by`, for each of the most frequent values, and then for the rest."""
+    """Print how many contacts match; with `by`, for each of the most frequent values, and then for the rest."""
     query = wanted.query(_PAGE)
     async with _directory(settings, until) as directory:
 
@@ -177,7 +172,7 @@ async def print_count(settings: Settings, wanted: Wanted, by: Field | None, unti
 
 
 async def print_conflicts(settings: Settings, status: Status, until: Until) -> int:
-    """Prints the conflicts, newest first."""
+    """Print the conflicts, newest first."""
     async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Conflicts:
@@ -191,7 +186,7 @@ async def print_conflicts(settings: Settings, status: Status, until: Until) -> i
 
 
 async def print_timeline(settings: Settings, which: Which, limit: int | None, until: Until, *, as_json: bool) -> int:
-    """Prints the changes of a contact, newest first. Exit status 1 if there is no such contact."""
+    """Print the changes of a contact, newest first. Exit status 1 if there is no such contact."""
     by, value = _identifier(which)
     async with _directory(settings, until) as directory:
         holder = directory.ask(lambda connection: find_holder(connection, directory.workspace, by, value))

@@ -54,7 +54,7 @@ def erase(
     resume: Annotated[bool, typer.Option("--resume", help="Finish the erasures that were interrupted.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Print the receipts of all erasures, pending and done.")] = False,
 ) -> int:
-    """Erases everything about a person, from the log on, and prints the receipt. This cannot be undone.
+    """Erase everything about a person, from the log on, and print the receipt. This cannot be undone.
 
     Exit status 1: an identifier names nobody.
     """
@@ -103,7 +103,7 @@ def subject(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Writes everything held about one person to a zip file, as JSON and as a page to read.
+    """Write everything held about one person to a zip file, as JSON and as a page to read.
 
     Exit status 1: the identifier names nobody.
     """

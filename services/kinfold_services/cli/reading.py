@@ -44,7 +44,7 @@ class When(NamedTuple):
 
 
 async def show(settings: Settings, which: Which, when: When) -> int:
-    """Prints one contact, or an anonymous visitor."""
+    """Print one contact, or an anonymous visitor."""
     async with _state(settings, when) as workspace:
         found: Contact | Visitor | None = await find_contact(workspace, which)
         if found is None and which.visitor is not None:
@@ -63,7 +63,7 @@ async def show(settings: Settings, which: Which, when: When) -> int:
 
 
 def say_how_found(which: Which, contact: Contact) -> None:
-    """Says so if the contact was found by an identifier that it had and does not have any more."""
+    """Say so if the contact was found by an identifier that it no longer has."""
     if which.contact is not None and which.contact != contact.id:
         say(f"{which.contact} was merged into {contact.id}")
     if which.email is not None and (contact.email is None or email_key(contact.email) != email_key(which.email)):
@@ -83,7 +83,7 @@ def _former_holder(settings: Settings, which: Which) -> str | None:
 
 
 async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:
-    """Prints every living contact, or writes it to a file."""
+    """Print every living contact, or write it to a file."""
     async with _state(settings, when) as workspace:
         count = 0
         with contact_writer(form, output) as write:
@@ -99,7 +99,7 @@ async def contacts(settings: Settings, limit: int | None, when: When, form: str 
 
 
 async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
-    """Prints the status of each workspace, or of the one that an option or KINFOLD_WORKSPACE names."""
+    """Print the status of each workspace, or of the one that an option or KINFOLD_WORKSPACE names."""
     async with asking(settings, wait, timeout_s) as (client, workspace):
         if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
@@ -110,7 +110,7 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
 
 
 async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
-    """Follows the change feed until interrupted. Exit status 1 if it would skip changes after `since`.
+    """Follow the change feed until interrupted. Exit status 1 if it would skip changes after `since`.
 
     Once it has reached the server, it survives outages and failovers.
     """
@@ -144,7 +144,7 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
 
 
 def _print_change(entry: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Prints a change. Returns False if the reader has closed the pipe."""
+    """Print a change. Returns False if the reader has closed the pipe."""
     try:
         change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

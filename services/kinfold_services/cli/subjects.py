@@ -22,7 +22,7 @@ from kinfold_services.transfer.files import replacing
 
 
 async def subject(settings: Settings, which: Which, output: Path) -> int:
-    """Writes the file, which only its owner can read, and prints what is in it. Exit status 1 if nobody is named so."""
+    """Write the file, which only its owner can read, and print what is in it. Exit status 1 if nobody is named so."""
     collect_seldom()
     made_at = to_text(time.time_ns() // 1_000_000)
     async with connected(settings) as client:
@@ -54,6 +54,6 @@ def _directory(settings: Settings) -> DirectoryRows:
     return rows
 
 
-def _ask(database: Database, question: Any) -> Any:
+def _ask(database: Database, query: Any) -> Any:
     with database.reading() as connection:
-        return question(connection)
+        return query(connection)

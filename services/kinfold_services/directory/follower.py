@@ -74,7 +74,7 @@ class Follower:
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def run(self) -> None:
-        """Does not end, and raises nothing that a workspace can be the reason of."""
+        """Follow the feed until cancelled. An error is logged, and the next try begins with the build as it is."""
         delay_s = _FIRST_RETRY_S
         while True:
             started = time.monotonic()

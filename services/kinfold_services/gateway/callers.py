@@ -48,7 +48,7 @@ def bounds_of(caller: Caller) -> Bounds:
 
 
 async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of questions: accepts secret keys and read keys."""
+    """Guard of queries: accepts secret keys and read keys."""
     _only_reading(await identify(connection, _bearer(connection)))
 
 

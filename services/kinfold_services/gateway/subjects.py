@@ -95,7 +95,7 @@ async def make_file(settings: Settings, which: Which, database: Database) -> IO[
 
 
 def _make(settings: Settings, which: Which, file: IO[bytes], database: Database, is_given_up: threading.Event) -> bool:
-    """Writes the file; returns False if nobody is named so, or if it is given up. Runs in a thread."""
+    """Write the file; return False if nobody is named so, or if it is given up. Runs in a thread."""
 
     async def make() -> bool:
         async with asyncio.timeout(_LIMIT_S), connect(server_url(settings), ANSWER_S) as client:
@@ -121,9 +121,9 @@ def _make(settings: Settings, which: Which, file: IO[bytes], database: Database,
 
 
 def _directory(settings: Settings, database: Database) -> DirectoryRows:
-    def ask(question: Any) -> Any:
+    def ask(query: Any) -> Any:
         with database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     async def rows(contact_id: str) -> AsyncIterator[dict[str, Any]]:
         try:

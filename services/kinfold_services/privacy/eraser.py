@@ -90,13 +90,13 @@ class Eraser:
         return await make_plan(self._client, self._workspace, log, people.belongings, salt)
 
     async def request(self, whiches: Sequence[Which], *, by: str | None = None, reason: str | None = None) -> Receipt:
-        """Writes down that these people are to be erased."""
+        """Write down that these people are to be erased."""
         receipt = Receipt(f"er_{uuid.uuid4().hex}", self._workspace, _now(), by=by, reason=reason)
         await self.records.request(Pending(receipt, whiches=list(whiches)))
         return receipt
 
     async def finish_pending(self, log: FoldedLog | None = None) -> list[Receipt]:
-        """Finishes all erasures that are pending; returns their receipts.
+        """Finish all erasures that are pending; return their receipts.
 
         `log`: a fold that was made just now, to save another one. Raises WouldLose, NoLog, and Replaced where replays do not
         leave us alone.
@@ -194,7 +194,7 @@ class Eraser:
         return receipts
 
     async def _drop_snapshots(self) -> None:
-        """Deletes the snapshots that no longer count: the swap has forgotten where they are."""
+        """Delete the snapshots that no longer count: the swap has forgotten where they are."""
         kept = {
             snapshot_key(self._workspace, each.decode()).encode()
             for each in cast("list[bytes]", await cast("Any", self._client.hkeys(key(self._workspace, "snapshots"))))
@@ -212,7 +212,7 @@ class Eraser:
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
-        """Waits until no other process erases in the workspace, and keeps others waiting."""
+        """Wait until no other process erases in the workspace, and keep others waiting."""
         name, token = key(self._workspace, "erasing"), uuid.uuid4().hex
         while not await self._client.set(name, token, nx=True, px=_LOCK_MS):
             await asyncio.sleep(_WAIT_S)

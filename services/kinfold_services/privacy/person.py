@@ -53,7 +53,7 @@ class People(msgspec.Struct):
 async def fold_ownership(
     client: Client, settings: Settings, rules: IdentifierRules, progress: Callable[[int], None] = lambda _: None
 ) -> FoldedLog:
-    """Folds the log up to its present end, and notes whose each entry is. Raises NoLog."""
+    """Fold the log up to its present end, and note whose each entry is. Raises NoLog."""
     extent = await log_extent(client, settings.workspace)
     remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
     excluded = frozenset(extent.baseline.excluded if extent.baseline is not None else ())
@@ -69,7 +69,7 @@ async def fold_ownership(
 
 
 async def _fold(client: Client, workspace: str, begins: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
-    """Folds the log; False where it excludes entries that are not left out."""
+    """Fold the log; False where it excludes entries that are not left out."""
     ownership, folded = log.ownership, 0
     async with aclosing(read_pages(client, workspace, begins, log.upto)) as pages:
         async for page in pages:

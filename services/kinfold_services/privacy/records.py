@@ -108,7 +108,7 @@ class Records:
         self._secret: Final = key(workspace, "erasure-secret")
 
     async def request(self, pending: Pending) -> None:
-        """Records an erasure before anything is done."""
+        """Record an erasure before anything is done."""
         await self._client.hset(self._pending, pending.receipt.erasure, encode(pending))
 
     async def pending(self) -> list[Pending]:
@@ -131,11 +131,11 @@ class Records:
         return [*done, *map(shown, await self.pending())]
 
     async def advance(self, pending: Pending) -> None:
-        """Records the stage of an erasure."""
+        """Record the stage of an erasure."""
         await self.request(pending)
 
     async def finish(self, receipt: Receipt) -> None:
-        """Records that an erasure is done."""
+        """Record that an erasure is done."""
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hset(self._done, receipt.erasure, encode(receipt))
         pipeline.hdel(self._pending, receipt.erasure)

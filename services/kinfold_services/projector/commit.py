@@ -1,13 +1,13 @@
 """The commit: one batch's state, feed, rejects and position in one transaction (contract section 8).
 
     arm      WATCH position, hold; read both
-    send     MULTI, read the log's entry at the position before, the writes, the position last, EXEC, and behind it the next
+    send     MULTI, read the log's entry at the position before, the writes, the position last, EXEC, and after it the next
              arm: one write to the socket
     finish   read the replies; meanwhile the next batch was folded
 
 The transaction is conditional because it is armed: Redis executes it only if neither the position nor the hold has changed
 since. All who write a state change the position: a projector that takes the workspace (`lease.lua`), and a replay that replaces
-the state (`swap.lua`). The replies to EXEC and to the arm behind it say what happened:
+the state (`swap.lua`). The replies to EXEC and to the arm after it say what happened:
 
 | EXEC's reply | position, hold | the batch |
 |---|---|---|
@@ -25,7 +25,7 @@ the state (`swap.lua`). The replies to EXEC and to the arm behind it say what ha
 How large a batch can be (contract section 2, Weight): one entry changes at most three contacts, each of 80 KiB with stamps of
 270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 40 KiB
 (64 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2 MiB. A batch
-ends behind the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
+ends after the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
 
 A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
 """

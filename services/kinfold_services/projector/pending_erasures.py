@@ -21,7 +21,7 @@ _NICER: Final = 10
 
 
 async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) -> None:
-    """Has the erasures of a workspace finished whenever `pending` is set, until it is cancelled."""
+    """Have the erasures of a workspace finished whenever `pending` is set, until it is cancelled."""
     log = structlog.get_logger().bind(workspace=settings.workspace)
     while True:
         await pending.wait()

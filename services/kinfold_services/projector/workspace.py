@@ -278,7 +278,7 @@ class WorkspaceProjector:
         return unfolded
 
     async def _retreat(self, raws: Sequence[RawEntry], error: Refused) -> Sequence[RawEntry]:
-        """Goes back to the stored state because a batch was too large; returns the entries that are not folded upon it.
+        """Go back to the stored state because a batch was too large; return the entries that are not folded upon it.
 
         The next batch has half as many entries. Where it had one, that one is left out.
         """
@@ -292,7 +292,7 @@ class WorkspaceProjector:
         return raws
 
     async def _leave_out(self, raw: RawEntry, error: Refused) -> None:
-        """Commits that an entry counts as excluded, here and in every replay. Raises ResponseError if that is refused, too."""
+        """Commit that an entry counts as excluded, here and in every replay. Raises ResponseError if that is refused, too."""
         before, (entry_id, fields) = self.position, raw
         entry = entry_id.decode()
         counts = msgspec.structs.replace(before.counts, excluded=before.counts.excluded + 1)
@@ -336,7 +336,7 @@ class WorkspaceProjector:
             rest = await self._fold_some(rest, started)
 
     async def _fold_some(self, batch: Batch, started: float) -> Batch | None:
-        """Folds a batch, or as much of it as goes into a transaction; returns the rest. `started`: by `time.perf_counter`."""
+        """Fold a batch, or as much of it as goes into a transaction; return the rest. `started`: by `time.perf_counter`."""
         before = self.position
         folded = fold_batch(self._state, batch, before.counts, TOLD_BYTES)
         raws = folded.batch.whole

@@ -212,7 +212,7 @@ class Rebuild:
         return True
 
     async def begin_again(self, progress: Progress = lambda _: None) -> None:
-        """Begins again: with all that the log excludes, also what is folded already, and with the baseline as it is now."""
+        """Begin again: with all that the log excludes, also what is folded already, and with the baseline as it is now."""
         last = (await log_extent(self._client, self._workspace)).last
         excluded = await excluded_entries(self._client, self._workspace, last, self._also_excluded)
         self.excluded, self._last_exclusion, self.too_late = excluded

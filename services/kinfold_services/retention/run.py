@@ -120,7 +120,7 @@ class RetentionRun:
         return await self._due(limits)
 
     async def run(self, limits: Limits, progress: Progress = lambda _: None, *, dry: bool = False) -> Receipt | None:
-        """Removes what is due; None if nothing is. With `dry` only says what would go.
+        """Remove what is due; None if nothing is. With `dry` only says what would go.
 
         Raises Differs, ChangedMeanwhile (after several attempts), NoLog, WouldLose and UnknownBaseline.
         """
@@ -167,7 +167,7 @@ class RetentionRun:
         return Due(cut, seen_before, rejects_from, rejects_keep, await self._first_kept_change(limits.feed))
 
     async def _cut(self, age_ms: int | None) -> str:
-        """The last log entry that is too old and folded, behind the baseline."""
+        """The last log entry that is too old and folded, after the baseline."""
         position = (await self._reader.position()).stream_id
         if age_ms is None or age_ms >= self._now_ms or not position:
             return ""
@@ -180,14 +180,14 @@ class RetentionRun:
 
     async def _first_kept_reject(self, kept_from: str) -> str:
         """The first reject to keep, by its own id; '' if no reject is too old. Rejects are in the log's order."""
-        rejects, behind, found = key(self._workspace, "rejects"), "", ""
-        while page := await self._page(rejects, behind):
+        rejects, after, found = key(self._workspace, "rejects"), "", ""
+        while page := await self._page(rejects, after):
             for reject_id, fields in page:
                 reject = read_reject(pairs_of(fields))
                 entry = reject.entry if reject is not None else reject_id.decode()
                 if position_key(entry) >= position_key(kept_from):
                     return found and reject_id.decode()
-                found = behind = reject_id.decode()
+                found = after = reject_id.decode()
         return found and _after(found)
 
     async def _first_kept_change(self, age_ms: int | None) -> str:
@@ -197,8 +197,8 @@ class RetentionRun:
         first = await self._page(key(self._workspace, "changes"), "", count=1)
         return keep if first and position_key(first[0][0].decode()) < position_key(keep) else ""
 
-    async def _page(self, stream: str, behind: str, count: int = STREAM_PAGE_ENTRIES) -> list[RawEntry]:
-        reply = await self._client.xrange(stream, min=f"({behind}" if behind else "-", count=count)
+    async def _page(self, stream: str, after: str, count: int = STREAM_PAGE_ENTRIES) -> list[RawEntry]:
+        reply = await self._client.xrange(stream, min=f"({after}" if after else "-", count=count)
         return cast("list[RawEntry]", reply)
 
     async def _is_urgent(self, limits: Limits) -> bool:
@@ -226,7 +226,7 @@ class RetentionRun:
     # --- removing it
 
     async def _leave_interrupted_receipt(self) -> None:
-        """Leaves the receipt of a run that was killed between its steps."""
+        """Leave the receipt of a run that was killed between its steps."""
         retention, left = key(self._workspace, "retention"), key(self._workspace, "retention-receipts")
         pending: Any = await self._client.hget(retention, "pending")
         if pending is None:
@@ -305,10 +305,10 @@ class RetentionRun:
         return msgspec.structs.replace(receipt, removed=removed)
 
     async def _count_before(self, name: PublicName, keep: str) -> int:
-        count, behind = 0, ""
-        while keep and (page := await self._page(key(self._workspace, name), behind)):
+        count, after = 0, ""
+        while keep and (page := await self._page(key(self._workspace, name), after)):
             older = sum(position_key(each.decode()) < position_key(keep) for each, _ in page)
-            count, behind = count + older, page[-1][0].decode()
+            count, after = count + older, page[-1][0].decode()
             if older < len(page):
                 break
         return count

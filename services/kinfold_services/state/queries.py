@@ -255,10 +255,10 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
+        later = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
-        if behind:
-            written_ms, _ = position_key(behind[0][0].decode())
+        if later:
+            written_ms, _ = position_key(later[0][0].decode())
             lag_ms = max(0, time.time_ns() // 1_000_000 - written_ms)
         return DirectoryStatus(state, position, lag_ms)
 

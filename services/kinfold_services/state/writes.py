@@ -74,7 +74,7 @@ class Writes:
         return pack(b"XADD", self.key("rejects"), b"MAXLEN", b"~", REJECTS_ENTRIES, b"*", *values)
 
     def fewer_rejects(self, most: int) -> bytes:
-        """Trims the rejects to about this number."""
+        """Trim the rejects to about this number."""
         return pack(b"XTRIM", self.key("rejects"), b"MAXLEN", b"~", most)
 
     def exclusion(self, entry: str) -> list[bytes]:

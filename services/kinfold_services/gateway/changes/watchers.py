@@ -84,7 +84,7 @@ class Watchers:
             follower = Follower(_EVERYTHING)
             try:
                 await self._hub.start()
-                self._hub.join(follower, self._hub.last)  # behind nothing, so this cannot fail
+                self._hub.join(follower, self._hub.last)  # it missed nothing, so this cannot fail
                 self._wake(*self._by_visitor.values())  # for the changes before
                 await self._follow(follower)
             except Exception as error:  # noqa: BLE001  the watchers would wait for a task that has ended

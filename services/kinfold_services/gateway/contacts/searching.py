@@ -75,7 +75,7 @@ class Search(NamedTuple):
         return [name for name, is_given in given.items() if is_given]
 
     def query(self) -> Query:
-        """The question to the directory. Raises Problem (400) for a wrong filter, and WrongQuery for a wrong sort."""
+        """The query to the directory. Raises Problem (400) for a wrong filter, and WrongQuery for a wrong sort."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
         return Query(q=self.q, where=_filter(self.where or []), sort=sort, limit=self.limit, cursor=self.cursor)
 

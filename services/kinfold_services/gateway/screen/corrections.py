@@ -15,7 +15,6 @@ from litestar.params import FromPath, QueryParameter
 from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.events import EventsExcluded, IdentityCorrected
-from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.corrections.appending import Moved, Refused, append
@@ -29,6 +28,7 @@ from kinfold_services.directory.search import search
 from kinfold_services.gateway.correcting import taken_back
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
+from kinfold_services.gateway.screen.events import logged_event
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
@@ -136,7 +136,7 @@ async def correction(
 ) -> Response[bytes]:
     """A correction in the log: who made it, why, what it did, and the way back."""
     workspace = workspace_of(request)
-    data = await _entry(workspace, entry)
+    data = await logged_event(workspace, entry)
     event = decode_event(data)
     if not isinstance(event, IdentityCorrected | EventsExcluded):
         raise Problem(404, f"The entry {entry!r} of the log is not a correction.")
@@ -166,17 +166,6 @@ async def undo(request: Request[Any, Any, Any], entry: FromPath[str]) -> Respons
 async def unmerge(request: Request[Any, Any, Any], contact_id: FromPath[str]) -> Response[bytes]:
     """Take back the events that merged somebody into another person. The id is that of the merged one."""
     return await _take_back(request, "unmerge", contact_id, f"/people/{contact_id}")
-
-
-async def _entry(workspace: GatewayWorkspace, entry: str) -> bytes:
-    """The event of a log entry. Raises Problem (404)."""
-    found: Any = []
-    with contextlib.suppress(ValueError):
-        ms, seq = position_key(entry)
-        found = await workspace.client.xrange(key(workspace.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}")
-    if not found:
-        raise Problem(404, f"The log has no entry {entry!r}.")
-    return bytes(found[0][1].get(b"event", b""))
 
 
 async def _changes_of(workspace: GatewayWorkspace, contact_id: str, entry: str) -> list[Any]:
