@@ -18,7 +18,7 @@ import kinfold_services.projector.service
 import kinfold_services.projector.serving
 import kinfold_services.projector.workspace
 from kinfold_projections.state import State
-from kinfold_services.projector.integrity import Integrity
+from kinfold_services.projector.integrity import Integrity, check_types
 from kinfold_services.projector.service import ProjectorService
 from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.server.embedded import EmbeddedServer
@@ -181,12 +181,11 @@ async def test_error_while_an_outage_is_handled_does_not_stop_the_projector(
 ) -> None:
     """Code that handles an outage can fail itself. One projector serves many workspaces."""
     outages: list[Exception] = [RedisConnectionError("the server went away")]
-    look = kinfold_services.projector.serving.check_types
 
     async def fails_once(*args: Any) -> None:
         if outages:
             raise outages.pop()
-        await look(*args)
+        await check_types(*args)
 
     async def broken(_: object) -> None:
         raise RuntimeError("cannot handle it")

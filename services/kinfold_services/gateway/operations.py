@@ -65,7 +65,7 @@ async def healthz_head() -> None:
 async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
     """200 with the projector's lag and the age of its last commit, or 503 if Redis does not answer within 2 s.
 
-    If there are so many workspaces that their figures take longer than 2 s, the answer is 200 without them.
+    If the figures of many workspaces take longer than 2 s, the answer is 200 without them.
     """
     client = shared(request).client
     try:
