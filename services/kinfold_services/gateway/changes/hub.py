@@ -25,11 +25,11 @@ from kinfold_services.state.queries import StateQueries
 _RING: Final = 4096
 _RING_BYTES: Final = 16 * 1024**2
 _BUFFER_BYTES: Final = 8 * 1024**2
-"""Of what waits for one follower, before another page is added. A change has up to 80 KiB."""
+"""How many bytes may wait for one follower before another page is added. A change has up to 80 KiB."""
 _PAGE: Final = 500
 _LEAST_PAGE: Final = 16
 _PAGE_BYTES: Final = 2 * 1024**2
-"""Of a page, about: the next one has fewer entries where one had more bytes."""
+"""About how many bytes a page has: after a larger one, the next has fewer entries."""
 _BLOCK_MS: Final = 2000
 _SILENCE_S: Final = 8.0
 _IDLE_S: Final = 30.0
