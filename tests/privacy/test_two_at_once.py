@@ -61,6 +61,13 @@ async def test_lock_of_an_erasure_outlasts_a_moment_without_redis(
             await wait_until(partial(remains, lambda ms: ms > 3500))
 
 
+async def test_erasure_ends_without_an_error_if_redis_is_away_when_it_unlocks(redis_url: str, workspace: str) -> None:
+    """The lock expires. An error would say that the erasure is not done."""
+    with Proxy(redis_url) as proxy:
+        async with connect(proxy.url) as client, Eraser(client, Settings(workspace=workspace)).alone():
+            proxy.refuse()
+
+
 async def test_replay_that_began_before_an_erasure_replaces_nothing(redis: Redis, redis_url: str, workspace: str) -> None:
     """It has folded the log as it was."""
     await publish(redis, workspace, *adas_events())

@@ -229,7 +229,8 @@ class Eraser:
             yield
         finally:
             await end_tasks([keeping])
-            await hold(keys=[name], args=[token, 0])
+            with suppress(*SERVER_ERRORS):  # it expires; an error would hide that of the block, or that it is done
+                await hold(keys=[name], args=[token, 0])
 
 
 def _swapped(pending: Pending, feed_entries: int) -> Pending:

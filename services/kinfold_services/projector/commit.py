@@ -207,7 +207,7 @@ class Committer:
                 await self._wire.close()
                 if not is_passing(error):
                     raise
-                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=retry_s)
+                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=retry_s, seldom=True)
                 await drop_idle_connections(self._client)
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)

@@ -153,6 +153,8 @@ class WorkspaceProjector:
         `fail`, or an error that is not temporary.
         """
         besides = [asyncio.create_task(each) for each in (self._tick(), self._renew_window(), self._free_states())]
+        for each in besides:
+            each.add_done_callback(self._fail_with)
         try:
             while True:
                 page = await self._waiting()
@@ -191,12 +193,15 @@ class WorkspaceProjector:
                 return await self._window.renew()
             except SERVER_ERRORS as error:
                 if not is_passing(error):
-                    return self.fail(error)
-                self._log.warning("duplicate window not renewed", error=str(error), retry_in_s=_RENEW_AGAIN_S)
+                    raise
+                self._log.warning("duplicate window not renewed", error=str(error), retry_in_s=_RENEW_AGAIN_S, seldom=True)
                 await drop_idle_connections(self._client)
                 await asyncio.sleep(_RENEW_AGAIN_S)
-            except Exception as error:  # noqa: BLE001  `run` raises it
-                return self.fail(error)
+
+    def _fail_with(self, task: "asyncio.Task[None]") -> None:
+        """Let `run` raise the error of a task beside it, which nobody would see otherwise."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
     def _discard_state(self) -> None:
         """Begin with an empty state, which loads what it needs."""
@@ -214,7 +219,13 @@ class WorkspaceProjector:
         await self._lease.keep()
         self._beats += 1
         if self._beats % _LOOK_AFTER_BEATS == 0:
-            await self._look()
+            try:
+                await self._look()
+            except SERVER_ERRORS as error:  # to open the workspace again would be more work for a server that is away
+                if not is_passing(error):
+                    raise
+                self._log.warning("log and state not compared", error=str(error), retry_in_s=KEEP_S, seldom=True)
+                self._beats -= 1
 
     async def _look(self) -> None:
         """Check that log and state still belong together, and whether entries were lost before they were folded."""
