@@ -245,7 +245,7 @@ def erased_content(salt: str, entry: Entry) -> str:
 def _digest_of(content: _Content) -> int:
     """The digest of an event's content.
 
-    The content is every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`. It is computed from
+    The content is every field but `id` (the lookup's key), `sentAt` (a retry sets it again) and `source`. It is computed from
     the decoded event, so neither the order of keys nor white space matters.
     """
     if isinstance(content, int):

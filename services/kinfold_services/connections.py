@@ -6,9 +6,13 @@ TLS.
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Awaitable
 from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
+from weakref import WeakKeyDictionary
 
+import structlog
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -49,9 +53,15 @@ _SENTINEL_TIMEOUT_S: Final = 1.0
 _SENTINEL_PORT: Final = 26379
 
 
-SERVER_ERRORS: Final = (RedisError, RedisClusterException)
-"""Every error that a command can raise. redis-py's errors about the layout of a cluster are not RedisErrors."""
+_DROP_AGAIN_S: Final = 0.1
+_dropped_at: Final[WeakKeyDictionary[Any, float]] = WeakKeyDictionary()
+"""By pool: when its idle connections were closed last."""
+
+SERVER_ERRORS: Final = (RedisError, RedisClusterException, OSError)
+"""Every error that a command can raise. redis-py's errors about the layout of a cluster are not RedisErrors, and neither is a
+TimeoutError of asyncio."""
 _PASSING: Final = (
+    OSError,
     RedisConnectionError,  # includes LOADING
     RedisTimeoutError,
     ClusterDownError,  # includes MASTERDOWN
@@ -101,7 +111,7 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Client:
         hosts, master, own = sentinel_options(url)
         sentinel: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs=tls_of(own), **own, **options)
         return cast("Client", sentinel.master_for(master, redis_class=_SentinelClient))
-    return Redis.from_url(url, **options)
+    return _ServerClient.from_url(url, **options)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -109,17 +119,29 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
 
 
+def report_failure(what: str, error: Exception, **values: object) -> None:
+    """Log that something failed and is tried again. An error that no outage explains has its traceback."""
+    log = structlog.get_logger()
+    if isinstance(error, SERVER_ERRORS):
+        log.warning(what, error=str(error), seldom=True, **values)
+    else:
+        log.error(what, error=str(error), exc_info=error, **values)
+
+
 async def drop_idle_connections(client: Client) -> None:
     """Close the connections that are not in use. Raises nothing, and does not wait.
 
     If one connection hangs, the others in the pool lead to the same server. Each would cost another timeout, even after
     Sentinel has named a new server. A cluster's client does this itself.
+
+    In an outage, all workspaces call this at once. So one call in 0.1 s looks at the connections: what became idle since then
+    has just been answered, or was closed.
     """
     pool = getattr(client, "connection_pool", None)
-    if pool is None:
+    if pool is None or (now := time.monotonic()) < _dropped_at.get(pool, 0.0) + _DROP_AGAIN_S:
         return
-    # The pool's `disconnect` waits until each connection is closed, and raises if that takes long. After an outage, all
-    # workspaces call this at once.
+    _dropped_at[pool] = now
+    # The pool's `disconnect` waits until each connection is closed, and raises if that takes long.
     for connection in [*pool._available_connections]:  # noqa: SLF001
         if connection.is_connected:
             await connection.disconnect(nowait=True)
@@ -135,12 +157,31 @@ def check_url(url: str) -> str:
     return scheme.lower() + separator + rest
 
 
+async def _close_quietly(closing: Awaitable[None]) -> None:
+    """Wait until connections are closed. If the server does not answer, that fails, but they are closed all the same.
+
+    An error here would end a program that stops with a failure, and would hide the error that a block is left with.
+    """
+    with contextlib.suppress(*SERVER_ERRORS):
+        await closing
+
+
+class _ServerClient(Redis):
+    """Raises nothing when it is closed."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+        await _close_quietly(super().aclose(close_connection_pool))
+
+
 class _ClusterClient(RedisCluster):
     """Raises ConnectionError if no node answers, like every other client. redis-py's error is not a RedisError."""
 
     _home: asyncio.AbstractEventLoop | None = None
     """The event loop that its connections belong to."""
     _lookup: "asyncio.Task[None] | None" = None
+
+    async def aclose(self) -> None:
+        await _close_quietly(super().aclose())
 
     async def initialize(self, *args: Any, **kwargs: Any) -> "_ClusterClient":
         """Look up the nodes if necessary, but only in the client's event loop.
@@ -164,7 +205,7 @@ class _ClusterClient(RedisCluster):
         self._lookup = asyncio.ensure_future(self._look_up())
 
     async def _look_up(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the next attempt looks them up again
+        with contextlib.suppress(*SERVER_ERRORS):  # the next attempt looks them up again
             await self.initialize()
 
     async def _determine_slot(self, command: str, *args: Any, **kwargs: Any) -> int:
@@ -182,7 +223,7 @@ class _ClusterClient(RedisCluster):
             raise
 
 
-class _SentinelClient(Redis):
+class _SentinelClient(_ServerClient):
     """Also closes its connections to the sentinels, which redis-py leaves open."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
@@ -193,7 +234,7 @@ class _SentinelClient(Redis):
 async def close_sentinels(client: Any) -> None:
     """Close a client's connections to the sentinels."""
     for each in client.connection_pool.sentinel_manager.sentinels:
-        await each.aclose()
+        await _close_quietly(each.aclose())
 
 
 async def check_server(client: Client) -> str:

@@ -64,7 +64,7 @@ Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 def _check_directory_url(url: str) -> str:
-    """Returns the URL with SQLAlchemy's name of the driver. Raises ValueError; shows no password."""
+    """Return the URL with SQLAlchemy's name of the driver. Raises ValueError; shows no password."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _POSTGRESQL:
         got = f"{scheme}://…" if separator and re.fullmatch(r"[\w+]+", scheme) else "another form"

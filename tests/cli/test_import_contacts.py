@@ -51,7 +51,7 @@ def users(tmp_path: Path) -> Path:
 
 
 def written(path: Path, content: str | bytes, ms: int = WRITTEN_MS) -> Path:
-    """Writes a file as if it had been written at a time."""
+    """Write a file as if it had been written at a time."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.utime(path, ns=(ms * 1_000_000, ms * 1_000_000))
     return path

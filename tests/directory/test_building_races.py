@@ -160,6 +160,30 @@ async def test_build_goes_on_after_redis_was_away_for_long(
     database.close()
 
 
+async def test_looking_for_abandoned_builds_takes_one_transaction(
+    redis_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one for each workspace, every second: others wait for the only one that may write."""
+    directory = DirectoryService(settings, redis_url)
+    await directory._create_tables()
+    call, transactions = Transactions.__call__, 0
+
+    async def counted(self: Transactions, work: Any) -> Any:
+        nonlocal transactions
+        transactions += 1
+        return await call(self, work)
+
+    monkeypatch.setattr(Transactions, "__call__", counted)
+    for number in range(20):
+        directory._followers[f"w{number}"] = Follower(directory._client, f"w{number}", directory._write, set())
+    await directory._give_up_abandoned({})
+    found = transactions
+    directory.stop()
+    await directory.follow_until_stopped()
+
+    assert found == 1
+
+
 # --- what other directories do --------------------------------------------------------------------------------------------
 
 

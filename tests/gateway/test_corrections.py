@@ -55,7 +55,11 @@ async def test_preview_tells_what_changes_and_appends_nothing(gateway: Gateway):
     assert first["before"] == ada
     assert (first["after"]["externalId"], first["after"]["visitorCount"]) == ("u-1", 2)
     assert (second["contactId"], second["before"], second["after"], second["mergedInto"]) == (ben["id"], ben, None, ada["id"])
-    assert found["notes"] == ["It keeps the external id u-1. Events that name u-2 are about it from now on."]
+    (lost,) = {ada["email"], ben["email"]} - {first["after"]["email"]}
+    assert found["notes"] == [
+        "It keeps the external id u-1. Events that name u-2 are about it from now on.",
+        f"{lost} is free from now on: the next event that names it makes a contact, or gives it to one without any.",
+    ]
     assert len(await gateway.entries("events")) == 2
 
 

@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from kinfold_schemas.keys import key
 from kinfold_services.gateway.changes import hub as hub_module
 from kinfold_services.gateway.changes.following import Subscription, follow
-from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.changes.hub import FeedHub, Follower
+from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.state import snapshot as snapshot_module
 from kinfold_services.state.snapshot import SnapshotReader
@@ -259,7 +260,7 @@ async def test_feed_entry_that_is_not_a_change_is_skipped(gateway: Gateway):
     async with following(gateway.client) as near, following(gateway.client, {"snapshot": "true"}) as other:
         await other.messages(2)
         with capture_logs() as logs:
-            fields: list[Any] = [{"foo": "bar"}, {"change": "no JSON"}, {"change": "{}"}]
+            fields: list[Any] = [{"foo": "bar"}, {"change": "no JSON"}, {"change": "{}"}, {"change": '{"x":' + "[" * 100_000}]
             foreign = [cast("bytes", await gateway.redis.xadd(feed, each)).decode() for each in fields]
             await put_and_fold(gateway, identified("u-2"))
             followed = [await near.message(), await other.message()]
@@ -269,8 +270,30 @@ async def test_feed_entry_that_is_not_a_change_is_skipped(gateway: Gateway):
         async with following(gateway.client, {"since": entry}) as resumed:
             followed.append(await resumed.message())
 
-    assert [each.data["contact"]["externalId"] for each in followed] == ["u-2"] * 6
+    assert [each.data["contact"]["externalId"] for each in followed] == ["u-2"] * 7
     assert [each["entry"] for each in logs if each["event"] == "feed entry ignored: not a change"] == foreign
+
+
+async def test_reader_is_reset_if_a_change_cannot_be_passed_on(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """If the hub's task ended instead, its readers would wait forever."""
+    offer, failures = FeedHub._offer, [RuntimeError("broken")]
+
+    def fails_once(self: FeedHub, follower: Follower, messages: list[Message]) -> None:
+        if failures:
+            raise failures.pop()
+        offer(self, follower, messages)
+
+    async with following(gateway.client, {"snapshot": "true"}) as stream:
+        assert (await stream.message()).event == "snapshot-end"
+        monkeypatch.setattr(FeedHub, "_offer", fails_once)
+        with capture_logs() as logs:
+            await put_and_fold(gateway, identified("u-1"))
+            told = [await stream.message()]
+            while "externalId" not in json.dumps(told[-1].data):
+                told.append(await stream.message())
+    assert told[0].event == "reset"
+    assert "u-1" in json.dumps(told[-1].data)
+    assert [each["error"] for each in logs if each["event"] == "feed cannot be read"] == ["broken"]
 
 
 async def test_hub_logs_without_a_request_id(gateway: Gateway):

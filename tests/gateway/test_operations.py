@@ -20,7 +20,9 @@ import websockets
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
+from kinfold_services.gateway import operations
 from kinfold_services.gateway.callers import MAX_BODY_BYTES
+from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.engines import free_port
@@ -141,6 +143,17 @@ async def test_gateway_answers_503_while_redis_is_stopped(tmp_path: Path):
             with EmbeddedServer.start(tmp_path):
                 assert (await gateway.post(SEEN)).status_code == 202
                 assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+async def test_gateway_is_ready_if_many_workspaces_take_long(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Otherwise a load balancer takes away all gateways at once, while Redis is there."""
+
+    async def takes_long(_: object) -> list[Projected]:
+        raise TimeoutError
+
+    monkeypatch.setattr(operations, "_projected", takes_long)
+    ready = await unfolded.get("/readyz")
+    assert (ready["ready"], ready["redis"], ready["lag"]) == (True, True, None)
 
 
 @pytest.mark.slow

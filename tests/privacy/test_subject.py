@@ -17,7 +17,7 @@ from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.subjects import make_file
 from kinfold_services.privacy.subject import Subject
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.directories import following, wait_until_current
 from tests.support.event_log import LOG_START_MS, append, entry_id
 from tests.support.gateways import serving
@@ -187,7 +187,7 @@ async def test_cancelled_request_ends_the_fold(
 
     monkeypatch.setattr(Subject, "find", find_for_long)
     settings = Settings(workspace=workspace, redis_url=redis_url, data_dir=tmp_path)
-    making = asyncio.create_task(make_file(settings, Which(external_id="u-ada"), Directory(settings).database))
+    making = asyncio.create_task(make_file(settings, Identifier(external_id="u-ada"), Directory(settings).database))
     await wait_until(has_begun.is_set)
 
     making.cancel()

@@ -3,17 +3,26 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.testing import capture_logs
 
+import kinfold_services.projector.service
+import kinfold_services.projector.serving
+import kinfold_services.projector.workspace
+from kinfold_projections.state import State
+from kinfold_services.projector.integrity import Integrity, check_types
 from kinfold_services.projector.service import ProjectorService
+from kinfold_services.projector.workspace import WorkspaceProjector
 from kinfold_services.server.embedded import EmbeddedServer
+from kinfold_services.state.position import Position
 from tests.support.engines import cluster
 from tests.support.event_log import HISTORY_ENTRIES, append, entry_id, forget_all_but_the_log, history
 from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded
@@ -25,6 +34,7 @@ WORKSPACE: Final = "default"
 BATCH_ENTRIES: Final = 50
 TRIES: Final = 8
 REFUSALS: Final = 3
+TWICE: Final = 2
 NOTICED_S: Final = 20.0
 """It takes a little more than 3 s; the machine may be busy."""
 EARLY: Final = entry_id(HISTORY_ENTRIES // 8)
@@ -164,3 +174,97 @@ async def a_new_workspace_is_still_found(client: Redis, service: ProjectorServic
     """Wait until a new workspace is found: the search for workspaces still runs."""
     await client.sadd("kinfold:workspaces", "acme")
     await wait_until(lambda: "acme" in service.workspaces)
+
+
+async def test_error_while_an_outage_is_handled_does_not_stop_the_projector(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that handles an outage can fail itself. One projector serves many workspaces."""
+    outages: list[Exception] = [RedisConnectionError("the server went away")]
+
+    async def fails_once(*args: Any) -> None:
+        if outages:
+            raise outages.pop()
+        await check_types(*args)
+
+    async def broken(_: object) -> None:
+        raise RuntimeError("cannot handle it")
+
+    monkeypatch.setattr(kinfold_services.projector.serving, "check_types", fails_once)
+    monkeypatch.setattr(kinfold_services.projector.serving, "drop_idle_connections", broken)
+    last = await append(redis, workspace, history()[:10])
+    with capture_logs() as logs:
+        async with projecting(redis_url, workspace):
+            await wait_until_folded(redis, workspace, last)
+    assert [each["error"] for each in logs if each["event"] == "workspace not served"] == ["cannot handle it"]
+
+
+async def test_short_outage_does_not_open_a_workspace_again(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a projector loads everything of all its workspaces again, and all at once."""
+    monkeypatch.setattr(kinfold_services.projector.workspace, "KEEP_S", 0.02)
+    monkeypatch.setattr(kinfold_services.projector.workspace, "_LOOK_AFTER_BEATS", 1)
+    checked: list[bool] = []
+    check = Integrity.check
+
+    async def fails_twice(self: Integrity, position: Position) -> None:
+        checked.append(len(checked) >= TWICE)
+        if not checked[-1]:
+            raise RedisTimeoutError("no answer")
+        await check(self, position)
+
+    with capture_logs() as logs:
+        async with projecting(redis_url, workspace):
+            last = await append(redis, workspace, history()[:10])
+            await wait_until_folded(redis, workspace, last)
+            monkeypatch.setattr(Integrity, "check", fails_twice)
+            await wait_until(lambda: True in checked)
+            last = await append(redis, workspace, history()[10:20], start=10)
+            await wait_until_folded(redis, workspace, last)
+    assert len([each for each in logs if each["event"] == "workspace opened"]) == 1
+
+
+async def test_task_beside_the_fold_that_fails_is_reported(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it ended silently, for example the freed states would stay in memory for good."""
+    monkeypatch.setattr(kinfold_services.projector.serving, "TRY_AGAIN_S", 0.1)
+    failures: list[Exception] = [RuntimeError("cannot free it")]
+    dismantle = State.dismantle
+
+    def fails_once(self: State) -> Iterator[None]:
+        if failures:
+            raise failures.pop()
+        yield from dismantle(self)
+
+    monkeypatch.setattr(State, "dismantle", fails_once)
+    with capture_logs() as logs:
+        async with projecting(redis_url, workspace):
+            await wait_until(lambda: any(each["event"] == "workspace not served" for each in logs))
+            last = await append(redis, workspace, history()[:10])
+            await wait_until_folded(redis, workspace, last)
+
+
+@pytest.mark.usefixtures("redis")
+async def test_few_workspaces_are_opened_at_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a thousand were, each would take longer than the server may take to answer, and be opened again."""
+    names = [f"w{number}" for number in range(12)]
+    monkeypatch.setattr(kinfold_services.projector.service, "_OPENING", 3)
+    at_once: list[int] = []
+    opening = 0
+    open_one = WorkspaceProjector.open
+
+    async def counted(self: WorkspaceProjector) -> None:
+        nonlocal opening
+        opening += 1
+        at_once.append(opening)
+        try:
+            await open_one(self)
+        finally:
+            opening -= 1
+
+    monkeypatch.setattr(WorkspaceProjector, "open", counted)
+    async with projecting(redis_url, *names) as service:
+        await wait_until(lambda: service.workspaces.keys() == set(names))
+    assert max(at_once) == 3

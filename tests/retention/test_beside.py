@@ -14,7 +14,7 @@ from kinfold_services.log.baseline import LogCut
 from kinfold_services.log.pages import log_extent
 from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.replay.replay import Replay
-from kinfold_services.retention.baselines import Making
+from kinfold_services.retention.baselines import BaselineMaker
 from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
 from tests.support.event_log import append, entry_id, history
@@ -143,7 +143,7 @@ async def test_receipt_of_an_interrupted_run_is_left_by_the_next(redis: Redis, r
         raise asyncio.CancelledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Making, "prepare", die)
+        patch.setattr(BaselineMaker, "prepare", die)
         with pytest.raises(asyncio.CancelledError):
             await cut_upto(redis, workspace, CUT, anonymous=0)
     assert await redis.xlen(key(workspace, "events")) == ENTRIES

@@ -26,3 +26,17 @@ def test_long_text_is_cut(log_format: str, capsys: pytest.CaptureFixture[str]) -
     assert "x... (1000000 characters)" in line
     if log_format == "json":
         assert json.loads(line)["count"] == 3
+
+
+def test_what_all_workspaces_report_at_once_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """In an outage, a thousand workspaces try again several times a second."""
+    configure_logs("json", "info")
+    log = structlog.get_logger()
+    for number in range(1000):
+        log.warning("log not read", log=f"w{number}", seldom=True)
+    log.warning("batch was too large")
+    log.warning("batch was too large")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "log not read"] == ["batch was too large"] * 2
+    assert len(lines) < 100
+    assert "seldom" not in lines[0]

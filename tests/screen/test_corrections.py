@@ -120,6 +120,10 @@ async def test_wrong_merge_that_an_event_made_is_taken_back(agent: Agent):
     tab = await open_person(agent, "Grace")
     await undo(tab, "Take back", "Take it back")
 
+    await expect(tab.locator("main a.person")).to_have_text(["Grace", "Ada"])  # both are one click away
+    assert await violations(tab) == []
+    await tab.get_by_text("The log leaves 1 entry out").get_by_role("link").click()
+    await expect(tab.locator("pre")).to_contain_text("u-grace")
     await tab.goto(f"{agent.stage.url}/people?sort=name")
     await expect(tab.locator("#rows a.person")).to_have_text(["Ada", "Grace"])
     await tab.locator("#rows a.person", has_text="Ada").click()
@@ -153,7 +157,11 @@ async def test_device_is_unlinked(agent: Agent):
     [
         ("They are one person", "merged into another person", {"Grace": "grace@example.org"}),  # the later name
         ("Give the address to Ada", "removed", {"Ada": "grace@example.org", "Grace": "u-grace"}),
-        ("Dismiss", "what will change", {"Ada": "ada@example.org", "Grace": "grace@example.org"}),
+        (
+            "Dismiss",
+            "The conflict about grace@example.org leaves the list",
+            {"Ada": "ada@example.org", "Grace": "grace@example.org"},
+        ),
     ],
 )
 async def test_conflict_is_settled(agent: Agent, button: str, preview: str, left: dict[str, str]):
@@ -165,11 +173,36 @@ async def test_conflict_is_settled(agent: Agent, button: str, preview: str, left
     await tab.get_by_role("button", name="Do it").click()
     await expect(tab.get_by_role("status")).to_contain_text("Done.")
 
-    await tab.goto(f"{agent.stage.url}/conflicts")
+    await tab.locator("a[data-back]", has_text="Conflicts").click()
     await expect(tab.locator(".empty")).to_contain_text("No open conflict")
     await tab.goto(f"{agent.stage.url}/people?sort=name")
     await expect(tab.locator("#rows a.person")).to_have_text(list(left))
     await expect(tab.locator("#rows .names .sub")).to_have_text(list(left.values()))
+
+
+async def test_rejected_correction_leaves_the_form_as_it_was_filled_in(agent: Agent):
+    """And the preview calls everybody what they are called now, not what they would be called."""
+    await agent.people("Ada", plan="free")
+    tab = await open_person(agent, "Ada")
+    await tab.get_by_role("link", name="Correct").click()
+    await tab.get_by_label("Name").fill("Augusta")
+    await tab.get_by_label("E-mail").fill("no address")
+    await tab.get_by_label("Remove plan").check()
+    await tab.get_by_label("New key 1", exact=True).fill("vip")
+    await tab.get_by_label("Value of new key 1").fill("true")
+    await tab.get_by_label("Why").fill("She called")
+    await tab.get_by_role("button", name="Preview").click()
+
+    await expect(tab.get_by_role("alert")).to_contain_text("got 'no address'")
+    await expect(tab.get_by_label("Name")).to_have_value("Augusta")
+    await expect(tab.get_by_label("Remove plan")).to_be_checked()
+    await expect(tab.get_by_label("New key 1", exact=True)).to_have_value("vip")
+    await expect(tab.get_by_label("Why")).to_have_value("She called")
+    await tab.get_by_label("E-mail").fill("ada@example.com")
+    await tab.get_by_role("button", name="Preview").click()
+    await expect(tab.locator("article a.person")).to_have_text("Ada")
+    rows = await tab.locator(".facts-then tbody th").all_inner_texts()
+    assert rows == ["Name", "E-mail", "plan", "vip"]
 
 
 async def test_address_of_somebody_else_is_taken_only_after_asking(agent: Agent):

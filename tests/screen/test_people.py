@@ -149,6 +149,22 @@ async def test_server_that_does_not_answer_is_named_until_it_does(agent: Agent):
     await expect(tab.locator("#rows a.person")).to_have_text(["Ada"])
     await expect(tab.get_by_text("kinfold does not answer.")).to_be_hidden()
 
+    # A stream that is tried every second, and fails each time, counts from its first failure.
+    await tab.clock.install()
+    await tab.goto(f"{agent.stage.url}/nowhere")
+    await tab.evaluate(
+        """() => {
+            const real = window.EventSource;
+            window.EventSource = function () { window.opened = this; this.close = this.addEventListener = () => {}; };
+            htmx.createEventSource("/nowhere");
+            window.EventSource = real;
+        }"""
+    )
+    for _ in range(5):
+        await tab.evaluate("opened.onerror(new Event('error'))")
+        await tab.clock.run_for(1000)
+    assert await tab.get_by_text("kinfold does not answer.").is_visible()
+
 
 async def test_next_page_goes_on_where_the_first_ends(agent: Agent):
     await agent.publish(*[person(f"Person {number:02}") for number in range(60)])
@@ -191,6 +207,9 @@ async def test_keys_move_through_the_list_and_open_a_person(agent: Agent):
     await tab.keyboard.press("Enter")
 
     await tab.wait_for_url("**/people/ct_*")
+    await expect(tab.get_by_role("heading", level=1)).to_have_text("Alan")
+    await tab.keyboard.press("Escape")
+    await tab.wait_for_url("**/people?sort=name")
 
 
 async def test_wrong_filter_of_an_address_can_be_corrected_on_the_page(agent: Agent):

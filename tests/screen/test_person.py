@@ -7,6 +7,8 @@ from urllib.parse import quote
 import pytest
 from playwright.async_api import Page, expect
 
+from kinfold_schemas.keys import key
+from kinfold_schemas.positions import position_key
 from tests.support.screen import Agent, Stage, person, violations
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -159,8 +161,9 @@ async def test_nothing_that_people_send_runs_as_code(agent: Agent):
 
 
 async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Agent):
-    """Conflicts, rejects, live and as-of, also for what arrives while the page is open."""
-    hacked = {"visitorId": MARKED_ID, "externalId": MARKED_ID, "name": MARKUP, "metadata": {MARKUP: MARKUP}}
+    """Conflicts, rejects, live and as-of, also for what arrives while the page is open. A long word widens no page."""
+    named = {"name": MARKUP + "W" * 140, "metadata": {MARKUP: MARKUP}}
+    hacked = {"visitorId": MARKED_ID, "externalId": MARKED_ID, **named}
     other = {**hacked, "visitorId": f"other {MARKED_ID}", "externalId": f"other {MARKED_ID}", "email": "x@example.org"}
     bad = {"type": MARKUP, MARKUP: MARKUP, "by": MARKUP, "email": MARKUP, "context": hostile()}
     await agent.publish(
@@ -182,6 +185,7 @@ async def test_nothing_that_events_say_runs_as_code_on_the_other_pages(agent: Ag
         links = await tab.locator("main a[href]").evaluate_all("links => links.map(link => link.protocol)")
         assert set(links) <= {"http:", "https:"}, path
         assert await tab.locator("main img, main script, main svg[onload]").count() == 0, path
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         if path == "/rejects":
             await tab.locator(".rejects a.tag", has_text=reject).first.click()
             await expect(tab.locator("pre")).to_contain_text("window.hacked")
@@ -286,6 +290,9 @@ async def test_person_is_shown_as_they_were(agent: Agent):
 
     slider = tab.get_by_role("slider")
     await slider.focus()
+    entries: Any = await agent.stage.redis.xrevrange(key(agent.workspace, "events"), count=1)
+    most, step = [int(await slider.get_attribute(name) or "") for name in ("max", "step")]
+    assert most - position_key(entries[0][0].decode())[0] <= step  # nothing moves after the last change
     await slider.press("End")
     await expect(plan.locator("td")).to_have_text(["team", "the same"])
 

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ClusterError, RedisError, SlotNotCoveredError
 
 from kinfold_services.connections import (
@@ -214,7 +215,9 @@ async def test_a_server_that_is_too_old_is_refused(redis: Redis, monkeypatch: py
         await check_server(redis)
 
 
-async def test_workspaces_that_drop_connections_at_once_do_not_wait_for_each_other(redis_url: str) -> None:
+async def test_workspaces_that_drop_connections_at_once_do_not_wait_for_each_other(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After an outage, each of a thousand workspaces closes all connections that are idle."""
     async with connected(redis_url) as client:
         pool = cast("Any", client.connection_pool)
@@ -227,3 +230,26 @@ async def test_workspaces_that_drop_connections_at_once_do_not_wait_for_each_oth
 
         assert not any(connection.is_connected for connection in idle)
         assert await client.ping()
+
+        looks = 0
+        is_connected = AbstractConnection.is_connected
+
+        def counted(connection: AbstractConnection) -> bool:
+            nonlocal looks
+            looks += 1
+            return bool(cast("Any", is_connected).__get__(connection))
+
+        monkeypatch.setattr(AbstractConnection, "is_connected", property(counted))
+        await asyncio.gather(*[drop_idle_connections(client) for _ in range(1000)])
+        assert looks < 100 * len(idle), "each workspace looks at each connection"
+
+
+async def test_closing_a_client_raises_nothing_when_the_server_hangs(redis_url: str) -> None:
+    """With TLS, closing waits for the server. The error would hide why a program stops."""
+    async with connect(redis_url) as client:
+        pool = cast("Any", client.connection_pool)
+        connection = await pool.get_connection()
+        await pool.release(connection)
+        connection.socket_connect_timeout = 0.0  # as long as closing may take
+
+    assert not connection.is_connected

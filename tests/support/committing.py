@@ -39,7 +39,8 @@ class Committing:
     async def own(self) -> None:
         """Take ownership of the workspace."""
         await make_group(self.redis, self.workspace)
-        await self.lease.take()
+        while owned_s := await self.lease.take():
+            await asyncio.sleep(owned_s)
 
     async def fold(self, *events: Mapping[str, Any] | bytes) -> Transaction:
         """Append events to the log and fold them; without events, fold what others have appended."""

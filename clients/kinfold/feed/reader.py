@@ -111,7 +111,7 @@ def read_change(data: bytes) -> Change | None:
     """Decode a change; None for a type that this version does not know. Raises Unreachable for invalid data."""
     try:
         return cast("Change", decode_change(data))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if str(error).startswith("Invalid value"):  # of the tag `type`
             log.warning("skipped a change of an unknown type; is this version of kinfold too old? %s", data[:100])
             return None

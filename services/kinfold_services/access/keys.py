@@ -169,7 +169,7 @@ class KeyRing:
         task.add_done_callback(self._writing.discard)
 
     async def _write_use(self, caller: Caller) -> None:
-        with contextlib.suppress(*SERVER_ERRORS, OSError):  # the next minute does it
+        with contextlib.suppress(*SERVER_ERRORS):  # the next minute does it
             await self._client.hset(key(caller.workspace, "api-keys-used"), caller.key_id, _now())
 
     async def _look_up(self, presented: str) -> Caller | None:

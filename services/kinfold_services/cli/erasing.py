@@ -21,7 +21,7 @@ from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _NAMED: int = 20
 
@@ -33,14 +33,14 @@ class Request:
         self.by, self.reason, self.dry_run, self.yes, self.receipt = by, reason, dry_run, yes, receipt
 
 
-async def erase(settings: Settings, whiches: Sequence[Which], request: Request) -> int:
+async def erase(settings: Settings, identifiers: Sequence[Identifier], request: Request) -> int:
     """Erase people, and print the receipt. Exit status 1 if an identifier names nobody."""
     collect_seldom()
     async with connected(settings, role=ERASE) as client:
         with progress("reading the log", (await log_extent(client, settings.workspace)).entries) as advance:
-            log, people = await Eraser(client, settings, advance).find(whiches)
-        for which in people.missing[:_NAMED]:
-            complain(f"{which} names nobody in workspace {settings.workspace}", NO)
+            log, people = await Eraser(client, settings, advance).find(identifiers)
+        for identifier in people.missing[:_NAMED]:
+            complain(f"{identifier} names nobody in workspace {settings.workspace}", NO)
         if len(people.missing) > _NAMED:
             say(f"and {counted(len(people.missing) - _NAMED, 'more identifier names', 'more identifiers name')} nobody")
         if not people.found:

@@ -33,8 +33,8 @@ from kinfold_services.cli.options import (
     WorkspaceName,
     check_text,
     filter_from,
+    identifier_from,
     settings_from,
-    which_from,
 )
 from kinfold_services.runtime.tasks import cancellable
 
@@ -59,8 +59,8 @@ def show(
     The directory also finds a contact by an e-mail address that it had before.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
-    return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
+    return asyncio.run(reading.show(settings, identifier, reading.When(at, wait, wait_timeout)))
 
 
 def contacts(
@@ -110,9 +110,9 @@ def explain(
 ) -> int:
     """Explain a contact: print every event that shaped it, what the event did, and the rule of the contract that applied."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
     when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(cancellable(explaining.explain(settings, which, when, as_json=json or not sys.stdout.isatty())))
+    return uvloop.run(cancellable(explaining.explain(settings, identifier, when, as_json=json or not sys.stdout.isatty())))
 
 
 def count(
@@ -171,9 +171,9 @@ def timeline(
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
     as_json = json or not sys.stdout.isatty()
-    return asyncio.run(finding.print_timeline(settings, which, limit, finding.Until(wait, wait_timeout), as_json=as_json))
+    return asyncio.run(finding.print_timeline(settings, identifier, limit, finding.Until(wait, wait_timeout), as_json=as_json))
 
 
 FIND_COMMANDS: Final = (show, contacts, explain, count, conflicts, timeline)

@@ -1,7 +1,7 @@
 """What a correction would change. The real fold takes it, over the parts of the stored state that it names."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -109,6 +109,8 @@ def preview_in(state: State, entry: Entry, event: IdentityCorrected) -> Preview:
     notes = [] if contact is None else [*_newer(state, entry, event, contact), *_to_come(state, entry, event, contact)]
     (outcome,) = fold(state, [entry])
     changed = state.take_changes().contacts
+    if contact is not None and entry.names.merge_contact_id is not None:
+        notes += [_free_address(each) for each in sorted(_addresses(before.values()) - _addresses(state.living_contacts()))]
     if not outcome.changes and outcome.kind == "folded":
         notes.insert(0, "Only the visitor's history changes, not its contact now.")
     return Preview(
@@ -200,6 +202,14 @@ def _after_merge(contact: ContactRecord, merged: ContactRecord) -> Iterator[str]
         yield f"{contact.id} is both of them already."
     elif merged.external_id is not None and contact.external_id is not None:
         yield f"It keeps the external id {contact.external_id}. Events that name {merged.external_id} are about it from now on."
+
+
+def _addresses(contacts: Iterable[Contact | ContactRecord]) -> set[str]:
+    return {each.email for each in contacts if each.email is not None}
+
+
+def _free_address(email: str) -> str:
+    return f"{email} is free from now on: the next event that names it makes a contact, or gives it to one without any."
 
 
 def _after_change(state: State, entry: Entry, event: IdentityCorrected, contact: ContactRecord) -> Iterator[str]:

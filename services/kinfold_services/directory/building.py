@@ -42,6 +42,13 @@ def open_builds(connection: sa.Connection, workspace: str) -> list[OpenBuild]:
     return sorted(found, key=lambda build: build.state != "current")
 
 
+def unfinished_builds(connection: sa.Connection) -> list[tuple[str, OpenBuild]]:
+    """The builds of all workspaces in this shape that are not finished, each with its workspace."""
+    unfinished = builds.c.shape == SHAPE, builds.c.state == "building"
+    rows = connection.execute(sa.select(builds.c.workspace, *_FIELDS).where(*unfinished).order_by(builds.c.id))
+    return [(workspace, OpenBuild(*row)) for workspace, *row in rows]
+
+
 def has_newer_shape(connection: sa.Connection, workspace: str) -> bool:
     """Whether a newer kinfold keeps the workspace's directory."""
     newer = builds.c.workspace == workspace, builds.c.shape > SHAPE, builds.c.state == "current"

@@ -1,8 +1,8 @@
 """One workspace's way from the feed to its tables: find a build or make one, bring it up to the feed, and follow the feed.
 
 Everything that the follower knows is in the database, so that it can die at any time: the next one reads the build's position
-and continues after it. If anything fails, it finds the build anew. Nothing is applied twice, because rows and position are one
-transaction. Nothing is skipped, because each page of the feed shows whether it continues after the position.
+and continues after it. If anything fails, it looks for the build again. Nothing is applied twice, because rows and position are
+one transaction. Nothing is skipped, because each page of the feed shows whether it continues after the position.
 """
 
 import asyncio
@@ -87,8 +87,8 @@ class Follower:
                 self._log.warning("directory is built again", reason=str(error))
                 self._distrusts_feed = self._distrusts_feed or isinstance(error, Incomplete)
                 continue
-            except (*SERVER_ERRORS, OSError) as error:
-                self._tell("feed cannot be read", error, is_known=is_passing(error) or isinstance(error, OSError))
+            except SERVER_ERRORS as error:
+                self._tell("feed cannot be read", error, is_known=is_passing(error))
                 await drop_idle_connections(self._client)
             except DirectoryUnavailable as error:
                 self._tell("directory's database cannot be written", error, is_known=True)
@@ -104,7 +104,10 @@ class Follower:
         if str(error) == self._told:
             return
         self._told = str(error)
-        (self._log.warning if is_known else self._log.error)(what, error=str(error), exc_info=None if is_known else error)
+        if is_known:
+            self._log.warning(what, error=str(error), seldom=True)
+        else:
+            self._log.error(what, error=str(error), exc_info=error)
 
     # --- following
 
@@ -114,7 +117,7 @@ class Follower:
         while True:
             page = await self._page(position)
             if self._told:
-                self._log.info("directory is followed again", position=position)
+                self._log.info("directory is followed again", position=position, seldom=True)
                 self._told = ""
             if page.entries:
                 position = await self._apply(build.id, position, page.entries)

@@ -19,6 +19,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.follower import Follower
 from kinfold_services.directory.shapes import create_tables
 from kinfold_services.directory.transactions import THREADS, Transactions, now
+from kinfold_services.runtime.descriptors import allow_many_descriptors
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -69,6 +70,7 @@ class DirectoryService:
     async def follow_until_stopped(self) -> None:
         """As `run`, without signals."""
         collect_seldom()
+        allow_many_descriptors()
         try:
             server = await check_server(self._client)
             if self._settings.serve is None:
@@ -104,7 +106,7 @@ class DirectoryService:
                     if workspace not in self._followers:
                         follower = self._followers[workspace] = Follower(self._client, workspace, self._write, self._ours)
                         self._spawn(follower.run(), workspace)
-            except (*SERVER_ERRORS, OSError) as error:
+            except SERVER_ERRORS as error:
                 self._log.warning("workspaces not listed", error=str(error))
                 await asyncio.sleep(_LOOK_AGAIN_S)
             await asyncio.sleep(_LOOK_FOR_WORKSPACES_S)
@@ -131,20 +133,19 @@ class DirectoryService:
         while True:
             await asyncio.sleep(_LOOK_AGAIN_S)
             try:
-                for workspace in list(self._followers):
-                    await self._give_up_abandoned(workspace, seen)
+                await self._give_up_abandoned(seen)
                 listed = {*self._followers, *await listed_workspaces(self._client)}
                 await self._write(partial(building.retire_older_shapes, served=listed, now=now()))
                 for build_id in await self._write(building.old_builds):
                     while not await self._write(partial(building.remove_some, build=build_id)):
                         await asyncio.sleep(_PAUSE_S)
-            except (DirectoryUnavailable, *SERVER_ERRORS, OSError) as error:
+            except (DirectoryUnavailable, *SERVER_ERRORS) as error:
                 self._log.debug("old builds not removed yet", error=str(error))
 
-    async def _give_up_abandoned(self, workspace: str, seen: dict[int, tuple[OpenBuild, float]]) -> None:
+    async def _give_up_abandoned(self, seen: dict[int, tuple[OpenBuild, float]]) -> None:
         """Give up builds of others that have not changed for a while. `seen`: each as it was, and since when."""
-        for build in await self._write(partial(building.open_builds, workspace=workspace)):
-            if build.state != "building" or build.id in self._ours:
+        for workspace, build in await self._write(building.unfinished_builds):
+            if workspace not in self._followers or build.id in self._ours:
                 continue
             was, since = seen.get(build.id, (None, 0.0))
             if was != build:

@@ -13,8 +13,7 @@ from contextvars import Context
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
-import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from kinfold_projections.entries import EVENT_FIELD, Entry, read_entry
 from kinfold_schemas.events import MAX_EVENT_BYTES
@@ -22,7 +21,7 @@ from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, report_failure
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries
 
@@ -160,7 +159,7 @@ async def look(client: Client, workspace: str, since: Reached, count: int, waiti
         entries[0].gap = max(0, added - since.added - len(entries))
     changes: dict[str, list[Change]] = {}
     for _, fields in reversed(changed):
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             change = _decode(fields.get(b"change", b""))
             changes.setdefault(change.cause, []).append(change)
     found: dict[str, tuple[str, str]] = {}
@@ -292,8 +291,8 @@ class LogWatch:
                 await asyncio.sleep(_POLL_S)
                 waiting = list(self._waiting.values())
                 self._take(await look(self._client, self._workspace, self._reached, _AT_ONCE, waiting))
-            except (RedisError, OSError) as error:
-                structlog.get_logger().warning("log cannot be watched", workspace=self._workspace, error=str(error))
+            except Exception as error:  # noqa: BLE001  the watchers would wait for a task that has ended
+                report_failure("log cannot be watched", error, workspace=self._workspace)
                 await asyncio.sleep(_RETRY_S)
         self._ring.clear()  # nothing of anybody stays in memory when nobody watches
         self._waiting.clear()

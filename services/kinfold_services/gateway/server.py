@@ -5,7 +5,6 @@ before it waits for open streams. So the gateway can end its streams first, and 
 """
 
 import asyncio
-import contextlib
 import os
 import resource
 import signal
@@ -23,6 +22,7 @@ from kinfold_services.connections import Client, check_server, connect
 from kinfold_services.gateway.app import make_app
 from kinfold_services.gateway.protocols import HttpProtocol, OpenConnections, WebSocketProtocol
 from kinfold_services.gateway.workspaces import ANSWER_S
+from kinfold_services.runtime.descriptors import WANTED_DESCRIPTORS, allow_many_descriptors
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import listed_workspaces
 
@@ -36,9 +36,8 @@ _SWEEP_TICKS: Final = 5
 """A tick of uvicorn takes 0.1 s."""
 _MAX_FROM_CLIENT_BYTES: Final = 4096
 """The largest message that a client may send over a WebSocket. It has nothing to say: messages are ignored."""
-_WANTED_DESCRIPTORS: Final = 65_536
 _OTHER_DESCRIPTORS: Final = 128
-"""For the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
+"""Descriptors for the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -50,7 +49,7 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, settings: Settings, client: Client) -> None:
         app, self._gateway = make_app(settings, client)
         can_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        in_all = _WANTED_DESCRIPTORS if can_open == resource.RLIM_INFINITY else max(2, can_open - _OTHER_DESCRIPTORS)
+        in_all = WANTED_DESCRIPTORS if can_open == resource.RLIM_INFINITY else max(2, can_open - _OTHER_DESCRIPTORS)
         connections = OpenConnections(settings.gateway_connections_per_address, in_all, self._gateway.metrics)
         super().__init__(
             uvicorn.Config(
@@ -111,7 +110,7 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
 
     Raises OSError if it cannot listen, RedisError if Redis does not answer, and ServerUnfit for an unsuitable server or user.
     """
-    _allow_many_descriptors()
+    allow_many_descriptors()
     client = connect(url, ANSWER_S)
     log = structlog.get_logger()
     name = await check_server(client)
@@ -125,12 +124,3 @@ async def serve(settings: Settings, url: str, *, until_stdin_ends: bool = False)
     log.info("gateway listens", address=server.url, server=name)
     await server.run_until_stopped()
     log.info("gateway stopped")
-
-
-def _allow_many_descriptors() -> None:
-    """Raise the soft limit of open files, which is 1,024 or less on many systems, as far as the hard limit allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_WANTED_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a third limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -6,12 +6,9 @@ from collections import deque
 from contextvars import Context
 from typing import Any, Final, NamedTuple, cast
 
-import structlog
-from redis.exceptions import RedisError
-
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, report_failure
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries, Status
@@ -98,7 +95,7 @@ class Vitals:
         while time.monotonic() - self._used_at < _IDLE_S:
             try:
                 self._samples.append((await self.now())[1])
-            except (RedisError, OSError) as error:
-                structlog.get_logger().warning("workspace cannot be sampled", workspace=self._workspace, error=str(error))
+            except Exception as error:  # noqa: BLE001  nobody would see it
+                report_failure("workspace cannot be sampled", error, workspace=self._workspace)
             await asyncio.sleep(EVERY_S)
         self._samples.clear()

@@ -39,7 +39,7 @@ ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
 MAX_BROWSER_EVENTS: Final = 100
-"""As many events may be in a request with a publishable key."""
+"""The most events in a request with a publishable key."""
 
 _FRESH_S: Final = 5.0
 _REMIND_EVERY_S: Final = 60.0

@@ -23,7 +23,7 @@ import msgspec
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _SALT_CHARS: Final = 16
 
@@ -87,8 +87,8 @@ class Pending(msgspec.Struct, rename="camel", omit_defaults=True):
 
     receipt: Receipt
     stage: Stage = "pending"
-    whiches: list[Which] = []
-    """Whom to erase. Empty once they are forgotten."""
+    identifiers: list[Identifier] = msgspec.field(default_factory=list[Identifier], name="whiches")
+    """Whom to erase. Empty once they are forgotten. `whiches` is its name in erasures that were stored before."""
     texts: list[str] = []
     """What is searched for afterwards. Empty once it is forgotten."""
 

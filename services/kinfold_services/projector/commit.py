@@ -53,9 +53,9 @@ from kinfold_services.state.writes import Writes, pack
 TOLD_BYTES: Final = 4 << 20
 BATCH_BYTES: Final = 16 << 20
 _LEAST_LIMIT_BYTES: Final = 1 << 20
-"""No server can be told to take less at once (`proto-max-bulk-len`, `client-query-buffer-limit`)."""
+"""Every server takes this much: its limits (`proto-max-bulk-len`, `client-query-buffer-limit`) cannot be set lower."""
 _CLOSED_TIMES: Final = 3
-"""So often in a row the server closes the connection upon a batch until that counts as an answer."""
+"""If the server closes the connection this many times in a row when it gets a batch, that counts as a refusal."""
 _PROTOCOL_ERROR: Final = "Protocol error"
 _HELD_S: Final = 0.005
 _FIRST_RETRY_S: Final = 0.05
@@ -138,7 +138,7 @@ class Committer:
         self._transaction: Transaction | None = None
         self._is_sent = False
         self._closed_times = 0
-        """How often in a row the server has closed the connection upon the transaction."""
+        """How often in a row the server has closed the connection when it got the transaction."""
         self._armed: Armed | None = None
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
@@ -207,7 +207,7 @@ class Committer:
                 await self._wire.close()
                 if not is_passing(error):
                     raise
-                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=retry_s)
+                self._log.warning("redis cannot do it now", error=str(error), retry_in_s=retry_s, seldom=True)
                 await drop_idle_connections(self._client)
                 await asyncio.sleep(retry_s)
                 retry_s = min(retry_s * 2, _LAST_RETRY_S)
@@ -232,7 +232,9 @@ class Committer:
             self._closed_times += self._is_sent
             if self._closed_times < _CLOSED_TIMES or transaction.size < _LEAST_LIMIT_BYTES:
                 raise
-            reason = f"the server closed the connection {self._closed_times} times upon a batch of {transaction.size:,} bytes"
+            reason = (
+                f"the server closed the connection {self._closed_times} times when it got a batch of {transaction.size:,} bytes"
+            )
             raise Refused(reason) from error
 
     async def _commit(self, transaction: Transaction) -> None:

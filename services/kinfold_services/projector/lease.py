@@ -46,10 +46,12 @@ class Lease:
         self._script: Final = client.register_script(_LEASE)
         self._keep_at = 0.0
 
-    async def take(self) -> None:
-        """Wait until the workspace is ours. Raises RedisError if the server does not answer or refuses."""
-        while (owned_ms := await self._ask(LEASE_MS)) > 0:
-            await asyncio.sleep(min(owned_ms / 1000, KEEP_S))
+    async def take(self) -> float:
+        """Take the workspace if it is free. Returns 0, or after how many seconds it may be free.
+
+        Raises RedisError if the server does not answer or refuses.
+        """
+        return min(max(0, await self._ask(LEASE_MS)) / 1000, KEEP_S)
 
     async def keep(self) -> None:
         """Renew the lease if that is due. Raises LostPlace if another projector has taken the workspace over.
@@ -85,7 +87,7 @@ class Lease:
 
     async def release(self) -> None:
         """Let the next projector take over at once. If the server does not answer, the lease expires."""
-        with suppress(*SERVER_ERRORS, OSError):
+        with suppress(*SERVER_ERRORS):
             await asyncio.wait_for(self._ask(0), _RELEASE_S)
 
     async def _keep_on(self) -> None:

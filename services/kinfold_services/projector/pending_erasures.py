@@ -17,7 +17,7 @@ from kinfold_services.settings import Settings, inherited_environment
 
 _TRY_AGAIN_S: Final = 10.0
 _NICER: Final = 10
-"""By how much its niceness is greater than that of the projector."""
+"""How much higher the niceness of the process is than that of the projector."""
 
 
 async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) -> None:

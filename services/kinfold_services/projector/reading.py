@@ -18,7 +18,7 @@ from faststream.redis.subscriber.usecases import StreamBatchSubscriber
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from kinfold_schemas.keys import key
-from kinfold_services.connections import SERVER_ERRORS, Client, RawEntry, drop_idle_connections, is_passing
+from kinfold_services.connections import Client, RawEntry, drop_idle_connections, is_passing
 from kinfold_services.log.streams import as_entries
 
 POLL_MS: Final = 1000
@@ -81,6 +81,8 @@ class PatientReads:
         self._fail: Final = fail
         self._counts: Final[dict[str, int]] = {}
         """By log: how many entries to ask for after a read timed out."""
+        self._failing: Final = set[str]()
+        """The logs whose last read failed."""
         self._log: Final = structlog.get_logger()
         client.set_response_callback("XREAD", cast("Any", as_pages))
         own = cast("Any", client)
@@ -96,17 +98,21 @@ class PatientReads:
         asked = self._counts.get(log, count)
         try:
             pages = await self._xread(streams, count=asked, block=block)
-        except SERVER_ERRORS as error:
+        except Exception as error:  # noqa: BLE001  FastStream would tell nobody of it
             if not is_passing(error):
                 self._fail(log, error)
             else:
+                self._failing.add(log)
                 if isinstance(error, RedisTimeoutError):
                     # The page may be too large for the time limit, for example large entries over a slow line.
                     self._counts[log] = max(1, asked // 2)
-                self._log.warning("log not read", log=log, error=str(error), retry_in_s=_RETRY_S)
+                self._log.warning("log not read", log=log, error=str(error), retry_in_s=_RETRY_S, seldom=True)
                 await drop_idle_connections(self._client)
             await asyncio.sleep(_RETRY_S)
             return []
+        if log in self._failing:
+            self._failing.discard(log)
+            self._log.info("log is read again", log=log, seldom=True)
         if asked < count:
             self._counts[log] = min(count, asked * 2)
         return pages

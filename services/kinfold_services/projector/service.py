@@ -19,6 +19,7 @@ from kinfold_services.projector.broker import LogBroker
 from kinfold_services.projector.reading import ANSWER_S, PatientReads, TellFailure
 from kinfold_services.projector.serving import Serving
 from kinfold_services.projector.workspace import WorkspaceProjector
+from kinfold_services.runtime.descriptors import allow_many_descriptors
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
@@ -27,6 +28,8 @@ _LOOK_FOR_WORKSPACES_S: Final = 0.05
 """How often to look for new members of `kinfold:workspaces`, which are picked up within 1 s (contract section 1)."""
 _LOOK_AGAIN_S: Final = 1.0
 """How long to wait after Redis did not answer: one warning a second is enough."""
+_OPENING: Final = 50
+"""How many workspaces are opened at once."""
 
 
 class ProjectorService:
@@ -44,6 +47,8 @@ class ProjectorService:
         PatientReads(reader, self._fail_reading)
         self._broker: Final = LogBroker(reader, logger=None, middlewares=[partial(TellFailure, fail=self._fail_reading)])
         self._serving: Final[dict[str, Serving]] = {}
+        self._serving_by_log: Final[dict[str, Serving]] = {}
+        self._opening: Final = asyncio.Semaphore(_OPENING)
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._refused: Final[set[str]] = set()
         self._log: Final = structlog.get_logger()
@@ -62,6 +67,7 @@ class ProjectorService:
 
     async def _start(self) -> None:
         collect_seldom()
+        allow_many_descriptors()
         server = await check_server(self._client)
         if self._settings.serve is None:
             await check_right_to_workspaces(self._client, PROJECTOR)
@@ -89,7 +95,7 @@ class ProjectorService:
         while True:
             try:
                 self._begin(await self._listed())
-            except (*SERVER_ERRORS, OSError) as error:
+            except SERVER_ERRORS as error:
                 self._log.warning("workspaces not listed", error=str(error))
                 await asyncio.sleep(_LOOK_AGAIN_S)
             await asyncio.sleep(_LOOK_FOR_WORKSPACES_S)
@@ -112,8 +118,8 @@ class ProjectorService:
         """Start serving the workspaces that are new."""
         for workspace in sorted(workspaces - self._serving.keys()):
             settings = self._settings.model_copy(update={"workspace": workspace})
-            serving = Serving(settings, self._url, self._client, self._broker, self.workspaces)
-            self._serving[workspace] = serving
+            serving = Serving(settings, self._url, self._client, self._broker, self.workspaces, self._opening)
+            self._serving[workspace] = self._serving_by_log[key(workspace, "events")] = serving
             self._spawn(serving.run(), workspace)
 
     def _spawn(self, work: Any, name: str) -> None:
@@ -130,6 +136,5 @@ class ProjectorService:
         self.app.exit()
 
     def _fail_reading(self, log: str, error: BaseException) -> None:
-        for workspace, serving in self._serving.items():
-            if key(workspace, "events") == log:
-                serving.fail(error)
+        if (serving := self._serving_by_log.get(log)) is not None:
+            serving.fail(error)

@@ -43,21 +43,27 @@ TRY_AGAIN_S: Final = 10.0
 class Serving:
     """Serves one workspace until it is cancelled."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  the others are shared by all workspaces
         self,
         settings: Settings,
         url: str,
         client: Client,
         broker: RedisBroker,
         open_ones: MutableMapping[str, WorkspaceProjector],
+        opening: asyncio.Semaphore,
     ) -> None:
-        """`settings` are the workspace's. `open_ones` holds the workspace while we own and fold it."""
+        """`settings` are the workspace's. `open_ones` holds the workspace while we own and fold it.
+
+        `opening` limits how many workspaces are opened at once. If a thousand shared the time, each would take longer than the
+        server may take to answer, and longer than its lease lasts.
+        """
         self._workspace: Final = settings.workspace
         self._settings: Final = settings
         self._url: Final = url
         self._client: Final = client
         self._broker: Final = broker
         self._open_ones: Final = open_ones
+        self._opening: Final = opening
         self._reader: Final = StateReader(client, settings.workspace)
         self._rebuilt = ""
         """The generation of the state that we rebuilt, until it is opened."""
@@ -72,7 +78,11 @@ class Serving:
         erasing = asyncio.create_task(self._beside("erasures", erasures))
         try:
             while True:
-                await self._try_turn(Lease(self._client, self._workspace, self._erasure_pending))
+                try:
+                    await self._try_turn(Lease(self._client, self._workspace, self._erasure_pending))
+                except Exception as error:  # noqa: BLE001  an error while another one was handled
+                    self._log.error("workspace not served", error=str(error), exc_info=error)
+                    await asyncio.sleep(_LOOK_AGAIN_S)
         finally:
             await end_tasks([erasing])
 
@@ -83,9 +93,9 @@ class Serving:
             self._log.warning("workspace lost", error=str(error))
         except Replaced as error:
             self._log.warning("state replaced meanwhile", error=str(error))
-        except (*SERVER_ERRORS, OSError) as error:  # FastStream's start can time out, too
-            if is_passing(error) or isinstance(error, OSError):
-                self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S)
+        except SERVER_ERRORS as error:  # FastStream's start can time out, too
+            if is_passing(error):
+                self._log.warning("workspace not open yet", error=str(error), retry_in_s=_RETRY_S, seldom=True)
                 await drop_idle_connections(self._client)
                 await asyncio.sleep(_RETRY_S)
             else:
@@ -102,12 +112,17 @@ class Serving:
 
     async def _take_turn(self, lease: Lease) -> None:
         """Wait for the workspace, open it and fold it, until it is lost or needs something."""
-        await check_types(self._client, self._workspace)  # before the lease writes anything
-        await lease.take()
         projector = WorkspaceProjector(self._client, self._settings, lease)
+        async with self._opening:
+            await check_types(self._client, self._workspace)  # before the lease writes anything
         try:
-            await projector.open()
-            await self._tell_mended()
+            while True:
+                async with self._opening:
+                    if not (owned_s := await lease.take()):
+                        await projector.open()
+                        await self._tell_mended()
+                        break
+                await asyncio.sleep(owned_s)
             await self._fold(projector)
         except NeedsRebuild as error:
             await self._rebuild(lease, error)

@@ -13,7 +13,7 @@ _PARTS: Final = 256
 """The length is known to within one part in this many."""
 _SAMPLED: Final = 20
 _ENTRY_BYTES: Final = 64
-"""Of an entry in Redis besides its values, about."""
+"""About how many bytes an entry takes in Redis besides its values."""
 
 
 class StreamLength:

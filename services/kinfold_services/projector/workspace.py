@@ -54,7 +54,7 @@ _RENEW_AGAIN_S: Final = 0.5
 _FREE_AGAIN_S: Final = 0.002
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
-"""Of an event's id in the log: it may have 64 KiB."""
+"""The most characters of an event's id in a log line: an id may have 64 KiB."""
 _LOOK_AFTER_BEATS: Final = 5
 """How many beats pass between two checks that log and state still belong together."""
 
@@ -153,6 +153,8 @@ class WorkspaceProjector:
         `fail`, or an error that is not temporary.
         """
         besides = [asyncio.create_task(each) for each in (self._tick(), self._renew_window(), self._free_states())]
+        for each in besides:
+            each.add_done_callback(self._fail_with)
         try:
             while True:
                 page = await self._waiting()
@@ -185,18 +187,21 @@ class WorkspaceProjector:
                 self._queue.put_nowait(())
 
     async def _renew_window(self) -> None:
-        """After an erasure, make the duplicate window anew without what was erased, while folding goes on."""
+        """After an erasure, fill the duplicate window again without what was erased, while folding goes on."""
         while True:
             try:
                 return await self._window.renew()
             except SERVER_ERRORS as error:
                 if not is_passing(error):
-                    return self.fail(error)
-                self._log.warning("duplicate window not renewed", error=str(error), retry_in_s=_RENEW_AGAIN_S)
+                    raise
+                self._log.warning("duplicate window not renewed", error=str(error), retry_in_s=_RENEW_AGAIN_S, seldom=True)
                 await drop_idle_connections(self._client)
                 await asyncio.sleep(_RENEW_AGAIN_S)
-            except Exception as error:  # noqa: BLE001  `run` raises it
-                return self.fail(error)
+
+    def _fail_with(self, task: "asyncio.Task[None]") -> None:
+        """Let `run` raise the error of a task beside it, which nobody would see otherwise."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
     def _discard_state(self) -> None:
         """Begin with an empty state, which loads what it needs."""
@@ -214,7 +219,13 @@ class WorkspaceProjector:
         await self._lease.keep()
         self._beats += 1
         if self._beats % _LOOK_AFTER_BEATS == 0:
-            await self._look()
+            try:
+                await self._look()
+            except SERVER_ERRORS as error:  # to open the workspace again would be more work for a server that is away
+                if not is_passing(error):
+                    raise
+                self._log.warning("log and state not compared", error=str(error), retry_in_s=KEEP_S, seldom=True)
+                self._beats -= 1
 
     async def _look(self) -> None:
         """Check that log and state still belong together, and whether entries were lost before they were folded."""
@@ -232,7 +243,7 @@ class WorkspaceProjector:
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
     async def _check_generation(self) -> None:
-        """Raises Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        """Raise Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
         found, expected = (await self._reader.position()).generation, self.position.generation
         if found != expected:
             raise Replaced(f"workspace {self.workspace}: another state, {found!r}, replaced {expected!r}")
@@ -267,7 +278,7 @@ class WorkspaceProjector:
         return unfolded
 
     async def _retreat(self, raws: Sequence[RawEntry], error: Refused) -> Sequence[RawEntry]:
-        """Go back to the stored state because a batch was too large; return the entries that are not folded upon it.
+        """Go back to the stored state because a batch was too large; return the entries that are not folded yet.
 
         The next batch has half as many entries. Where it had one, that one is left out.
         """

@@ -149,7 +149,7 @@ class Replay:
                     if await self._put_in_place():
                         return _in_order(self._changes)
                 if not self.rebuild.is_compared:
-                    # The log, read on, excludes what was folded already, or was cut: another state than ours was compared.
+                    # The log, read further, excludes what was folded already, or was cut. So what was compared is gone.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
 

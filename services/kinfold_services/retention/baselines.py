@@ -25,7 +25,7 @@ from kinfold_services.state.baseline import Begun, occurrences, pages_after, rea
 from kinfold_services.state.reader import StateReader
 
 STAGED_S: Final = 900
-"""What a run that was killed has prepared goes away after so long."""
+"""How long what a run prepares is kept if the run is killed."""
 
 
 class Differs(RuntimeError):
@@ -43,13 +43,13 @@ class Prepared(NamedTuple):
     before: Baseline | None
     """The baseline that it replaces."""
     generation: str
-    """Of the state that it was compared with."""
+    """The generation of the state that it was compared with."""
     checked: str
     """The position at which both were equal."""
 
 
-class Making:
-    """Prepares one baseline, in lists under a token."""
+class BaselineMaker:
+    """Makes one baseline, in lists under a token."""
 
     def __init__(self, client: Client, settings: Settings, rules: IdentifierRules, token: str) -> None:
         self._client: Final = client
@@ -136,7 +136,7 @@ class Making:
         await check.begin()
         await check.build((await self._reader.position()).stream_id, progress)
         sides, compared = Sides(self._client, self._workspace, check), 0
-        while compared != check.beginnings:  # the log, read on, may have excluded what was folded when we compared
+        while compared != check.beginnings:  # the log, read further, may have excluded what was folded when we compared
             compared = check.beginnings
             for part in PARTS:
                 if await sides.is_other(part, await sides.suspects(part)):

@@ -34,8 +34,8 @@ class RetentionJob:
             try:
                 if await self._is_due():
                     await self._start()
-            except (*SERVER_ERRORS, OSError, NoLog, UnknownBaseline) as error:
-                self._log.warning("retention not checked", error=str(error))
+            except (*SERVER_ERRORS, NoLog, UnknownBaseline) as error:
+                self._log.warning("retention not checked", error=str(error), seldom=True)
             await asyncio.sleep(self._settings.retention_check_s)
 
     async def _is_due(self) -> bool:

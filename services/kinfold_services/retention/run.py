@@ -27,7 +27,7 @@ from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.replay.rebuild import Progress
 from kinfold_services.retention.anonymous import Unidentified
-from kinfold_services.retention.baselines import ChangedMeanwhile, Making, Prepared
+from kinfold_services.retention.baselines import BaselineMaker, ChangedMeanwhile, Prepared
 from kinfold_services.retention.limits import Limits, read_limits, slack_ms
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -57,7 +57,7 @@ class Checks(msgspec.Struct, rename="camel", frozen=True):
     """What was checked before the log was cut."""
 
     baseline_sha256: str
-    """Of the stored baseline, as it was read back."""
+    """The SHA-256 of the stored baseline, as it was read back."""
     baseline_entries: int
     """How many log entries it stands for, those of earlier cuts included."""
     equal_at: str
@@ -144,7 +144,7 @@ class RetentionRun:
             try:
                 if due.seen_before and not receipt.removed.visitors:
                     receipt = await self._remove_visitors(receipt, due.seen_before, progress, dry=dry)
-                    due = await self._due(limits)  # the rewriting has written the rejects anew
+                    due = await self._due(limits)  # the rewriting has rewritten the rejects, too
                 if due.cut or due.rejects_keep or due.feed_keep or receipt.removed.visitors:
                     return await self._cut_and_trim(receipt, due, progress, dry=dry)
             except (ChangedMeanwhile, Replaced) as error:
@@ -257,14 +257,14 @@ class RetentionRun:
         """The second step."""
         if not due.cut:
             return await self._would_remove(receipt, due, None) if dry else await self._remove(receipt, due, None)
-        making = Making(self._client, self._settings, await self._rules(), receipt.id)
+        maker = BaselineMaker(self._client, self._settings, await self._rules(), receipt.id)
         try:
-            prepared = await making.prepare(due.cut, receipt.at, progress)
+            prepared = await maker.prepare(due.cut, receipt.at, progress)
             checks = Checks(prepared.baseline.sha256, prepared.baseline.counts.entries, prepared.checked)
             receipt = msgspec.structs.replace(receipt, log_cut_at=due.cut, checks=checks)
             return await (self._would_remove if dry else self._remove)(receipt, due, prepared)
         finally:
-            await making.discard()
+            await maker.discard()
 
     async def _rules(self) -> IdentifierRules:
         return IdentifierRules(await self._reader.blocked_identifiers())

@@ -4,13 +4,16 @@ import io
 import logging
 import os
 import sys
-from typing import TextIO
+import time
+from collections import Counter
+from typing import Final, TextIO
 
 import structlog
 
 from kinfold_services.runtime.terminal import visible_lines
 
 _MAX_CHARS = 2000
+_SELDOM_S = 1.0
 
 
 def configure_logs(log_format: str = "auto", level: str = "info") -> None:
@@ -20,6 +23,7 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
+        _Seldom(),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -45,6 +49,30 @@ def configure_logs(log_format: str = "auto", level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+class _Seldom:
+    """Drops lines with `seldom=True` while one with the same event was written within the last second.
+
+    All workspaces of a process notice an outage, and try again several times a second. The next line says how many were left
+    out.
+    """
+
+    def __init__(self) -> None:
+        self._silent_until: Final[dict[str, float]] = {}
+        self._left_out: Final[Counter[str]] = Counter()
+
+    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if not event.pop("seldom", False):
+            return event
+        name, now = str(event["event"]), time.monotonic()
+        if now < self._silent_until.get(name, 0.0):
+            self._left_out[name] += 1
+            raise structlog.DropEvent
+        self._silent_until[name] = now + _SELDOM_S
+        if left_out := self._left_out.pop(name, 0):
+            event["left_out"] = left_out
+        return event
 
 
 def _cut_long_texts(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

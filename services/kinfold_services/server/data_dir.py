@@ -112,7 +112,7 @@ def write_record(data_dir: Path, binary: ServerBinary, socket: Path) -> None:
 
 
 def refuse_mismatch(data_dir: Path, recorded: dict[str, str] | None, binary: ServerBinary) -> None:
-    """Raises DataDirMismatch for data that `binary` cannot read: some servers start empty on such data, and then write.
+    """Raise DataDirMismatch for data that `binary` cannot read: some servers start empty on such data, and then write.
 
     A newer version of the same engine reads the data of an older one; nothing else is safe.
     """

@@ -132,7 +132,7 @@ class EmbeddedServer:
         return self._keeper.poll() is None
 
     def wait(self) -> None:
-        """Returns when the server process has ended, by `stop` or by itself."""
+        """Return when the server process has ended, by `stop` or by itself."""
         self._keeper.wait()
 
     def stop(self, *, timeout_s: float = 30.0) -> None:

@@ -100,8 +100,8 @@ class Queries(Protocol):
         ...
 
 
-class Which(NamedTuple):
-    """Which contact to find. Exactly one field is set."""
+class Identifier(NamedTuple):
+    """What names a contact: its id, its address, its external id or one of its visitors. Exactly one field is set."""
 
     visitor: str | None = None
     external_id: str | None = None
@@ -113,15 +113,15 @@ class Which(NamedTuple):
         return f"{name.replace('_', '-')} {value!r}"
 
 
-async def find_contact(queries: Queries, which: Which) -> Contact | None:
+async def find_contact(queries: Queries, identifier: Identifier) -> Contact | None:
     """The living contact with an identifier."""
-    if which.visitor is not None:
-        return await queries.contact_by_visitor(which.visitor)
-    if which.external_id is not None:
-        return await queries.contact_by_external_id(which.external_id)
-    if which.email is not None:
-        return await queries.contact_by_email(which.email)
-    return await queries.contact(which.contact or "")
+    if identifier.visitor is not None:
+        return await queries.contact_by_visitor(identifier.visitor)
+    if identifier.external_id is not None:
+        return await queries.contact_by_external_id(identifier.external_id)
+    if identifier.email is not None:
+        return await queries.contact_by_email(identifier.email)
+    return await queries.contact(identifier.contact or "")
 
 
 async def listed_workspaces(client: Client) -> list[str]:

@@ -110,6 +110,6 @@ def entry_of(entry_id: str, fields: Mapping[bytes, bytes]) -> FeedEntry | None:
     """An entry of the feed; None for an entry that is not a change, which is ignored with a line in the log."""
     try:
         return read_entry(entry_id, fields.get(b"change", b""))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         structlog.get_logger().warning("feed entry ignored: not a change", entry=entry_id, error=str(error))
         return None

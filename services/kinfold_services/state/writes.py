@@ -121,7 +121,7 @@ _HEADERS: Final = _Headers({length: b"\r\n$%d\r\n" % length for length in range(
 
 
 def _pack_bytes(parts: Sequence[bytes]) -> bytes:
-    """As `pack`, which takes four times as long, because hiredis formats each length anew."""
+    """As `pack`, which takes four times as long, because hiredis formats each length again."""
     packed = [*parts, *parts]
     packed[::2] = map(_HEADERS.__getitem__, map(len, parts))
     packed[1::2] = parts

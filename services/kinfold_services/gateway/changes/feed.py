@@ -14,10 +14,10 @@ from litestar import Request, WebSocket, get, websocket
 from litestar.exceptions import WebSocketDisconnect
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
-from redis.exceptions import RedisError
 
 from kinfold_schemas.changes import Change
 from kinfold_schemas.positions import position_key
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.gateway.callers import caller_of, presented_key, reading_key_or_token
 from kinfold_services.gateway.changes.following import IsAllowed, Subscription, follow
 from kinfold_services.gateway.changes.hub import FeedHub
@@ -25,6 +25,7 @@ from kinfold_services.gateway.changes.messages import PARTIAL_SNAPSHOT
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.problems import Connection, Problem
 from kinfold_services.gateway.workspaces import shared
+from kinfold_services.runtime.tasks import end_tasks
 
 _TYPES: Final = [str(each.__struct_config__.tag) for each in get_args(Change)]
 _RESTART: Final = 1012
@@ -91,13 +92,13 @@ async def changes_socket(  # noqa: PLR0913, PLR0917  each is a query parameter
     await socket.accept()
     sending = asyncio.create_task(_send(socket, hub, subscription))
     listening = asyncio.create_task(_until_gone(socket))
-    await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (sending, listening):
-        task.cancel()
-    ended = await asyncio.gather(sending, listening, return_exceptions=True)
-    if isinstance(ended[0], int):
+    try:
+        await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_tasks([sending, listening])
+    if not sending.cancelled() and sending.exception() is None:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await socket.close(code=ended[0])
+            await socket.close(code=sending.result())
 
 
 async def _server_sent(hub: FeedHub, subscription: Subscription, is_allowed: IsAllowed) -> AsyncGenerator[bytes]:
@@ -135,7 +136,7 @@ def still_allowed(connection: Connection) -> IsAllowed:
     async def is_allowed() -> bool:
         try:
             return await keys.recognise(key) is not None
-        except (RedisError, OSError):
+        except SERVER_ERRORS:
             return True  # not known now; the next comment checks again
 
     return is_allowed

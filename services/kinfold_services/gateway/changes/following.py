@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Final, NamedTuple, cast
 
 import structlog
-from redis.exceptions import RedisError
 
 from kinfold_schemas.positions import position_key
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.gateway.changes.hub import FeedHub, Filter, Follower
 from kinfold_services.gateway.changes.messages import PARTIAL_SNAPSHOT, PING, Message, reconnect, reset, snapshot_end, starts_at
 from kinfold_services.state.snapshot import FeedOverran
@@ -63,9 +63,9 @@ async def follow(hub: FeedHub, subscription: Subscription, is_allowed: IsAllowed
                     return
         if follower.ended == "closing":
             yield [reconnect(random.randint(*RECONNECT_MS))]  # noqa: S311  not a secret
-    except (RedisError, OSError, FeedOverran) as error:
+    except (*SERVER_ERRORS, FeedOverran) as error:
         # The response has begun, so it cannot become an error any more. The client gets one when it reconnects.
-        structlog.get_logger().warning("stream ended", error=str(error))
+        structlog.get_logger().warning("stream ended", error=str(error), seldom=True)
     finally:
         hub.leave(follower)
 

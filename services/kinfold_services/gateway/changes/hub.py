@@ -11,12 +11,11 @@ from contextvars import Context
 from itertools import takewhile
 from typing import Final, Literal, NamedTuple, cast
 
-import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client
+from kinfold_services.connections import SERVER_ERRORS, Client, report_failure
 from kinfold_services.gateway.changes.messages import ERASED, Message
 from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
 from kinfold_services.gateway.metrics import Metrics
@@ -26,11 +25,11 @@ from kinfold_services.state.queries import StateQueries
 _RING: Final = 4096
 _RING_BYTES: Final = 16 * 1024**2
 _BUFFER_BYTES: Final = 8 * 1024**2
-"""Of what waits for one follower, before another page is added. A change has up to 80 KiB."""
+"""How many bytes may wait for one follower before another page is added. A change has up to 80 KiB."""
 _PAGE: Final = 500
 _LEAST_PAGE: Final = 16
 _PAGE_BYTES: Final = 2 * 1024**2
-"""Of a page, about: the next one has fewer entries where one had more bytes."""
+"""About how many bytes a page has: after a larger one, the next has fewer entries."""
 _BLOCK_MS: Final = 2000
 _SILENCE_S: Final = 8.0
 _IDLE_S: Final = 30.0
@@ -113,7 +112,6 @@ class FeedHub:
         self._starting: Final = asyncio.Lock()
         self._snapshot: tuple[float, Snapshot] | None = None
         self._closing = False
-        self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def start(self) -> None:
         """Start to read the feed, unless the hub already does. Raises RedisError if Redis does not answer.
@@ -253,17 +251,18 @@ class FeedHub:
     async def _read(self) -> None:
         delay_s = _FIRST_RETRY_S
         idle_since = time.monotonic()
-        must_check = False
-        while time.monotonic() - idle_since < _IDLE_S:
+        must_check = must_reset = False
+        while self._followers or time.monotonic() - idle_since < _IDLE_S:
             try:
-                if must_check and await self._stored_after(self.last) is None:
+                if must_reset or (must_check and await self._stored_after(self.last) is None):
                     await self._lose()
-                    must_check = False
+                must_check = must_reset = False
                 self._distribute(await self._next_entries())
                 delay_s = _FIRST_RETRY_S
-            except (RedisError, OSError) as error:
-                self._log.warning("feed cannot be read", error=str(error), retry_in_s=delay_s)
+            except Exception as error:  # noqa: BLE001  the followers would wait for a task that has ended
+                report_failure("feed cannot be read", error, workspace=self._workspace, retry_in_s=delay_s)
                 must_check = True
+                must_reset = must_reset or not isinstance(error, SERVER_ERRORS)  # some may have been told, and others not
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LAST_RETRY_S)
             count = len(self._followers)
@@ -289,7 +288,7 @@ class FeedHub:
             self._page_entries = min(_PAGE, max(_LEAST_PAGE, _PAGE_BYTES // max(1, average)))
 
     async def _lose(self) -> None:
-        """After an outage that lost entries, reset all followers."""
+        """Reset all followers: an outage has lost entries, or they cannot be passed on."""
         self._begin_at(await self.newest())
         for follower in list(self._followers):
             self.leave(follower)

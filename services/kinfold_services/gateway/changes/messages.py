@@ -58,7 +58,7 @@ class Message(msgspec.Struct, eq=False):
         order = position_key(entry)
         try:
             head = _decode_head(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             structlog.get_logger().warning("feed entry ignored: not a change", entry=entry, error=str(error))
             return cls(entry, order=order)
         told = cls(entry, data, type=head.type, contact_id=head.contact_id, order=order)

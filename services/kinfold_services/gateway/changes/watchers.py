@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Final
 
-import structlog
-from redis.exceptions import RedisError
-
+from kinfold_services.connections import report_failure
 from kinfold_services.gateway.changes.hub import FeedHub, Filter, Follower
 from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.runtime.tasks import end_tasks
@@ -99,8 +97,8 @@ class Watchers:
                 self._hub.join(follower, self._hub.last)  # it missed nothing, so this cannot fail
                 self._wake(*self._by_visitor.values())  # for the changes before
                 await self._follow(follower)
-            except (RedisError, OSError) as error:
-                structlog.get_logger().warning("feed cannot be followed", error=str(error), retry_in_s=_RETRY_S)
+            except Exception as error:  # noqa: BLE001  the watchers would wait for a task that has ended
+                report_failure("feed cannot be followed", error, retry_in_s=_RETRY_S)
                 await asyncio.sleep(_RETRY_S)
             finally:
                 self._hub.leave(follower)

@@ -17,12 +17,12 @@ import structlog
 from litestar import Request, get
 from litestar.params import QueryParameter
 from litestar.response import Stream
-from redis.exceptions import RedisError
 
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.rejections import found
 from kinfold_services.access.keys import Caller
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.gateway.callers import READING, WRITE_KEY, any_key_or_write_key, caller_of
 from kinfold_services.gateway.changes import following
 from kinfold_services.gateway.changes.feed import STREAM_HEADERS, still_allowed
@@ -116,9 +116,9 @@ async def _events(workspace: GatewayWorkspace, visitor_id: str, caller: Caller, 
                         yield Message(data=data).sse()
                     await asyncio.sleep(max(_LEAST_S, workspace.watchers.pause_s(watcher)))
             yield reconnect(random.randint(*following.RECONNECT_MS)).sse()  # noqa: S311  not a secret
-    except (RedisError, OSError) as error:
+    except SERVER_ERRORS as error:
         # The response has begun, so it cannot become an error any more. The page gets one when it reconnects.
-        structlog.get_logger().warning("stream ended", error=str(error))
+        structlog.get_logger().warning("stream ended", error=str(error), seldom=True)
 
 
 def _data(contact: Contact | None, caller: Caller) -> bytes:

@@ -14,7 +14,7 @@ from kinfold_schemas import filters
 from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
 from kinfold_schemas.rejections import found
-from kinfold_services.directory.keys import unknown_keys
+from kinfold_services.directory.metadata_keys import unknown_keys
 from kinfold_services.directory.query import MAX_Q_CHARS, Count, Counts, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort

@@ -26,7 +26,7 @@ from kinfold_services.gateway.screen.pages import page
 from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.person import MAX_DEVICES, MAX_SOURCES, living, value_chars
 from kinfold_services.gateway.screen.sessions import workspace_of
-from kinfold_services.gateway.screen.stories import told
+from kinfold_services.gateway.screen.stories import Event, told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.history.moments import NoMoment, check_moment, parse_moment
 from kinfold_services.history.past import Past
@@ -42,10 +42,10 @@ _STEPS: Final = 500
 
 
 class Life(NamedTuple):
-    """What the directory knows of a person's life: the log entries that changed them, oldest first, and their ids."""
+    """What the directory knows of a person's life: the log entries that changed them, oldest first, in words, and their ids."""
 
     causes: list[str]
-    sentences: dict[str, str]
+    events: dict[str, Event]
     ids: list[str]
 
 
@@ -95,7 +95,7 @@ async def as_of(
         "slider": slider,
         "number": len(before),
         "count": len(life.causes),
-        "sentence": life.sentences.get(before[-1]) if before else None,
+        "last": life.events.get(before[-1]) if before else None,
         "earlier": before[-2] if len(before) > 1 else None,
         "later": life.causes[len(before)] if len(before) < len(life.causes) else None,
     }
@@ -112,11 +112,11 @@ async def _life(workspace: GatewayWorkspace, contact: Contact) -> Life:
         entries, merged = await workspace.directory.ask(ask)
     except (NoContact, DirectoryUnavailable):
         return Life([], {}, [contact.id])  # the slider has no marks then
-    sentences: dict[str, str] = {}
+    events: dict[str, Event] = {}
     for event in told(entries):
         if event.cause[:1].isdecimal():  # a replay has no entry in the log
-            sentences.setdefault(event.cause, event.changes[0].sentence)
-    return Life(sorted(sentences, key=position_key), sentences, [contact.id, *merged])
+            events.setdefault(event.cause, event)
+    return Life(sorted(events, key=position_key), events, [contact.id, *merged])
 
 
 def _moment(at: str | None, life: Life, now_ms: int) -> str:
@@ -149,6 +149,9 @@ async def _then(client: Client, settings: Settings, moment: str, ids: list[str])
 def _slider(life: Life, contact: Contact, at_ms: int, now_ms: int) -> Slider:
     ticks = [position_key(each)[0] for each in life.causes]
     least = min([at_ms, *(ticks or [to_ms(datetime.fromisoformat(contact.created_at).astimezone(UTC))])])
-    step = max(1, (now_ms - least) // _STEPS)
-    most = least + -(-(now_ms - least) // step) * step
+    # Nothing moves after the newest change. The lives of people who were imported lie within a second of the log.
+    end = max(ticks, default=now_ms)
+    end = now_ms if end == least else end
+    step = max(1, (end - least) // _STEPS)
+    most = least + -(-(end - least) // step) * step
     return Slider(least, most, step, min(at_ms, most), sorted(set(ticks))[-MAX_TICKS:])

@@ -80,7 +80,9 @@ class Case(NamedTuple):
         if contact is None:
             return "somebody who no longer exists"
         title = words.title(contact)
-        return "a person without a name" if title == self.conflict.email else title  # the heading shows the address
+        if title == self.conflict.email:  # the heading shows the address
+            return contact.external_id or "a person without a name"
+        return title
 
     @property
     def is_one_person(self) -> bool:

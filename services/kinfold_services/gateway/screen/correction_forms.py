@@ -32,6 +32,35 @@ class Pair(NamedTuple):
 
     key: str
     value: str
+    is_removed: bool = False
+
+
+class Form(NamedTuple):
+    """What the fields of a form hold."""
+
+    name: str
+    email: str
+    external_id: str
+    pairs: list[Pair]
+    new: list[tuple[str, str]]
+    """New metadata keys and their values, some of them empty."""
+    reason: str
+    left_out: int
+    """How many metadata keys of the contact the form leaves out."""
+
+
+def filled(contact: Contact, typed: Mapping[str, str]) -> Form:
+    """The form of a contact, with what somebody has typed into it already."""
+    pairs, left_out = editable(contact)
+    return Form(
+        typed.get("name", contact.name or ""),
+        typed.get("email", contact.email or ""),
+        typed.get("external_id", contact.external_id or ""),
+        [Pair(each.key, typed.get(f"value {each.key}", each.value), f"remove {each.key}" in typed) for each in pairs],
+        [(typed.get(f"new key {number}", ""), typed.get(f"new value {number}", "")) for number in range(NEW_KEYS)],
+        typed.get("reason", ""),
+        left_out,
+    )
 
 
 def editable(contact: Contact) -> tuple[list[Pair], int]:

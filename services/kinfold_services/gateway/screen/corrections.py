@@ -5,6 +5,7 @@ of the contact that it was made for, so nobody confirms what they have not seen.
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -14,8 +15,9 @@ from litestar.params import FromPath, QueryParameter
 
 from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.contacts import Contact
-from kinfold_schemas.events import EventsExcluded, IdentityCorrected
+from kinfold_schemas.events import Event, EventsExcluded, IdentityCorrected
 from kinfold_schemas.positions import position_key
+from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.corrections.appending import Moved, Refused, append
 from kinfold_services.corrections.preview import ContactChange, Preview
@@ -27,7 +29,7 @@ from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.directory.search import search
 from kinfold_services.gateway.correcting import taken_back
 from kinfold_services.gateway.problems import Problem
-from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, NEW_KEYS, checked, editable, event_of
+from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, checked, event_of, filled
 from kinfold_services.gateway.screen.events import logged_event
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
@@ -47,6 +49,8 @@ MAX_FACTS: Final = 30
 
 _MAX_FORM_BYTES: Final = 512 * 1024
 _SEARCHED: Final = 500
+_TAKEN_BACK_DEPTH: Final = 3
+"""An undo of an undo of an undo still names the people whom the first event named."""
 _decode_contact: Final = msgspec.json.Decoder(Contact).decode
 _decode_taken_back: Final = msgspec.json.Decoder(TakenBack).decode
 
@@ -99,8 +103,11 @@ async def preview(request: Request[Any, Any, Any], contact_id: FromPath[str]) ->
     except Problem as problem:
         if fields.get("action") != "set":
             raise
-        return _form(request, contact, str(problem.detail))
-    return await _preview(request, workspace, event)
+        return _form(request, contact, str(problem.detail), fields)
+    found = await preview_of(workspace.client, workspace.name, await workspace.rules(), event)
+    if fields.get("action") == "set" and found.rejection is not None and found.rejection.reason != "held-by-another":
+        return _form(request, contact, f"This cannot be done. {found.rejection.detail}", fields)
+    return await _preview(request, workspace, event, found, is_inbox=_is_inbox(fields))
 
 
 @post("/corrections")
@@ -116,23 +123,23 @@ async def confirm(request: Request[Any, Any, Any]) -> Response[bytes]:
     try:
         done = await append(workspace.client, workspace.name, await workspace.rules(), event, if_version=int(version))
     except Refused:
-        return await _preview(request, workspace, event)
+        return await _preview(request, workspace, event, is_inbox=_is_inbox(fields))
     except Moved:
         warning = "This person has changed since the preview, so nothing was done. This is what it would change now."
-        return await _preview(request, workspace, event, warning)
+        return await _preview(request, workspace, event, warning=warning, is_inbox=_is_inbox(fields))
     if done.position is None:
         return redirect(f"/people/{event.contact_id}")
     shared(request).metrics.events.labels(workspace.name, IdentityCorrected.__name__).inc()
     with contextlib.suppress(NotFolded):  # the page says so
         await workspace.wait_until_in_directory(done.position)
-    return redirect(f"/corrections/{done.position}")
+    return redirect(f"/corrections/{done.position}{'?from=conflicts' if _is_inbox(fields) else ''}")
 
 
 @get("/corrections/{entry:str}")
 async def correction(
     request: Request[Any, Any, Any],
     entry: FromPath[str],
-    done: Annotated[Literal["", "undone"], QueryParameter(name="done")] = "",
+    came_from: Annotated[Literal["", "conflicts"], QueryParameter(name="from")] = "",
 ) -> Response[bytes]:
     """A correction in the log: who made it, why, what it did, and the way back."""
     workspace = workspace_of(request)
@@ -151,7 +158,8 @@ async def correction(
         "contact": contact,
         "changes": [] if contact is None else await _changes_of(workspace, contact.id, entry),
         "event": msgspec.json.format(data, indent=2).decode(),
-        "done": done,
+        "people": list((await _named(workspace, event)).values()) if isinstance(event, EventsExcluded) else [],
+        "is_inbox": came_from == "conflicts",
     }
     return page(request, "correction.html", **chrome(request), **shown)
 
@@ -168,12 +176,35 @@ async def unmerge(request: Request[Any, Any, Any], contact_id: FromPath[str]) ->
     return await _take_back(request, "unmerge", contact_id, f"/people/{contact_id}")
 
 
+async def _named(workspace: GatewayWorkspace, event: Event | Rejection, depth: int = _TAKEN_BACK_DEPTH) -> dict[str, Contact]:
+    """The people whom an event names, as they are now. For an event that takes entries back: those whom the entries name."""
+    found: dict[str, Contact] = {}
+    if isinstance(event, EventsExcluded):
+        for entry in event.entries[:MAX_SHOWN] if depth else ():
+            with contextlib.suppress(Problem):  # a retention may have trimmed it
+                found |= await _named(workspace, decode_event(await logged_event(workspace, entry)), depth - 1)
+        return found
+    queries = workspace.queries
+    for field, find in (
+        ("contact_id", queries.contact),
+        ("merge_contact_id", queries.contact),
+        ("external_id", queries.contact_by_external_id),
+        ("email", queries.contact_by_email),
+        ("visitor_id", queries.contact_by_visitor),
+        ("unlink_visitor_id", queries.contact_by_visitor),
+    ):
+        given = getattr(event, field, None)
+        if isinstance(given, str) and (contact := await find(given)) is not None:
+            found[contact.id] = contact
+    return found
+
+
 async def _changes_of(workspace: GatewayWorkspace, contact_id: str, entry: str) -> list[Any]:
     """What an entry did to a person, in the words of the timeline."""
 
     def ask(connection: sa.Connection) -> list[Any]:
         entries = read_timeline(connection, workspace.name, contact_id, _SEARCHED).timeline
-        return [change for event in told(each for each in entries if each.cause == entry) for change in event.changes]
+        return [change for event in told(entries) if event.cause == entry for change in event.changes]
 
     try:
         return await workspace.directory.ask(ask)
@@ -181,16 +212,38 @@ async def _changes_of(workspace: GatewayWorkspace, contact_id: str, entry: str) 
         return []
 
 
-def _form(request: Request[Any, Any, Any], contact: Contact, error: str | None = None) -> Response[bytes]:
-    pairs, left_out = editable(contact)
-    shown: dict[str, Any] = {"contact": contact, "pairs": pairs, "left_out": left_out, "new": range(NEW_KEYS), "error": error}
-    return page(request, "correct.html", status=200 if error is None else 409, **chrome(request), **shown)
-
-
-async def _preview(
-    request: Request[Any, Any, Any], workspace: GatewayWorkspace, event: IdentityCorrected, warning: str | None = None
+def _form(
+    request: Request[Any, Any, Any], contact: Contact, error: str | None = None, typed: Mapping[str, str] | None = None
 ) -> Response[bytes]:
-    found = await preview_of(workspace.client, workspace.name, await workspace.rules(), event)
+    """The form of a contact: as they are, or with what was typed. An error that comes with what was typed is about that."""
+    status = 200 if error is None else 409 if typed is None else 422
+    return page(
+        request,
+        "correct.html",
+        status=status,
+        **chrome(request),
+        contact=contact,
+        form=filled(contact, typed or {}),
+        error=error,
+    )
+
+
+def _is_inbox(fields: Mapping[str, str]) -> bool:
+    """Whether a form comes from the conflicts, where the person who corrects goes on afterwards."""
+    return fields.get("from") == "conflicts"
+
+
+async def _preview(  # noqa: PLR0913  what differs from page to page, by name
+    request: Request[Any, Any, Any],
+    workspace: GatewayWorkspace,
+    event: IdentityCorrected,
+    found: Preview | None = None,
+    *,
+    warning: str | None = None,
+    is_inbox: bool = False,
+) -> Response[bytes]:
+    if found is None:
+        found = await preview_of(workspace.client, workspace.name, await workspace.rules(), event)
     rejection = found.rejection
     contact = await workspace.queries.contact(event.contact_id)
     taker: bytes | None = None
@@ -214,6 +267,8 @@ async def _preview(
         "taker": None if taker is None else taker.decode(),
         "holder": await _holder(workspace, event, found),
         "warning": warning,
+        "is_inbox": is_inbox,
+        "dismissed": event.dismiss_conflict,
     }
     status = 409 if warning is not None else 200 if rejection is None else 422
     return page(request, "correction_preview.html", status=status, **chrome(request), **shown)
@@ -252,7 +307,7 @@ def _title(event: IdentityCorrected) -> str:
 def _people(changes: list[ContactChange]) -> list[Shown]:
     shown: list[Shown] = []
     for change in changes[:MAX_SHOWN]:
-        contact = change.after or change.before
+        contact = change.before or change.after  # called what they are called when somebody reads it
         if contact is None:
             continue
         facts = [] if change.after is None else [each for each in compared(change.before, change.after) if not each.is_same]
@@ -276,7 +331,7 @@ async def _take_back(request: Request[Any, Any, Any], command: str, subject: str
     if is_confirmed and taken.excluded_by is not None:
         with contextlib.suppress(NotFolded):
             await workspace.wait_until_in_directory(taken.excluded_by)
-        return redirect(f"/corrections/{taken.excluded_by}?done=undone")
+        return redirect(f"/corrections/{taken.excluded_by}")
     if is_confirmed:
         return redirect(back)
     shown: dict[str, Any] = {

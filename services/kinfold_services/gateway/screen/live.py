@@ -17,11 +17,11 @@ from litestar.exceptions import HTTPException
 from litestar.params import FromPath, QueryParameter
 from litestar.response import Stream
 from litestar.response.sse import ServerSentEventMessage
-from redis.exceptions import RedisError
 
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import And, Field, OneOf
 from kinfold_schemas.positions import position_key
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.directory.errors import DirectoryUnavailable
 from kinfold_services.directory.search import search
 from kinfold_services.gateway.changes.following import IsAllowed, Subscription, follow
@@ -203,7 +203,7 @@ class _People:
             return visits | await devices_seen(
                 self._workspace, [contact for each, contact in living.items() if each not in visits]
             )
-        except (RedisError, OSError):
+        except SERVER_ERRORS:
             return visits  # the dot moves with the next change
 
     async def _look_for_news(self) -> None:
@@ -339,7 +339,7 @@ def still_signed_in(connection: Connection) -> IsAllowed:
     async def is_allowed() -> bool:
         try:
             return await sessions.read(text) is not None
-        except (RedisError, OSError):
+        except SERVER_ERRORS:
             return True  # not known now; the next comment checks again
 
     return is_allowed

@@ -23,7 +23,7 @@ from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.filters import WrongFilter
 from kinfold_services.contact_files.formulas import escape
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
-from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
+from kinfold_services.directory.metadata_keys import MetadataKeys, metadata_keys, unknown_keys
 from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT

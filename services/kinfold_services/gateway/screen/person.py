@@ -17,7 +17,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import is_entry_id, position_key
 from kinfold_services.connections import Client
 from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory
-from kinfold_services.directory.lineage import Lineage, read_lineage
+from kinfold_services.directory.lineage import Former, Lineage, read_lineage
 from kinfold_services.directory.reading import NoContact, Timeline, read_timeline
 from kinfold_services.gateway.erasures import eraser_of, pending_erasure
 from kinfold_services.gateway.log_watch import Seen
@@ -32,7 +32,7 @@ from kinfold_services.history.explanation import Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import StateQueries, Which
+from kinfold_services.state.queries import Identifier, StateQueries
 from kinfold_services.state.reader import StateReader
 
 MAX_DEVICES: Final = 30
@@ -184,10 +184,19 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
         "complete_since": None if timeline is None else timeline.complete_since,
         "position": "0-0" if timeline is None else timeline.position,
         "merges": [each for each in known.lineage.former if each.kind == "contact_id"],
-        "former": [each for each in known.lineage.former if each.kind != "contact_id"],
+        "former": former_of(contact, known.lineage.former),
         "conflicts": known.lineage.conflicts,
         "warning": known.warning,
     }
+
+
+def former_of(contact: Contact, former: list[Former]) -> list[Former]:
+    """The addresses and external ids that a person had and has no longer, each once: when it went the last time."""
+    has = {("email", contact.email), ("external_id", contact.external_id)}
+    newest: dict[tuple[str, str | None], Former] = {
+        (each.kind, each.value): each for each in reversed(former) if each.kind != "contact_id"
+    }
+    return [each for each in former if newest.get((each.kind, each.value)) is each and (each.kind, each.value) not in has]
 
 
 async def _explain(client: Client, settings: Settings, contact_id: str, upto: tuple[int, int] | None) -> list[Step]:
@@ -197,7 +206,7 @@ async def _explain(client: Client, settings: Settings, contact_id: str, upto: tu
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
     kept: deque[Step] = deque(maxlen=STEPS + 1)
-    if position and await story.open(Which(contact=contact_id)):
+    if position and await story.open(Identifier(contact=contact_id)):
         async with aclosing(story.steps()) as steps:
             async for step in steps:
                 if upto is not None and position_key(step.entry) > upto:

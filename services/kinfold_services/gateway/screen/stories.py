@@ -11,9 +11,11 @@ from kinfold_services.gateway.screen.listing import LABELS
 from kinfold_services.gateway.screen.words import short
 
 _METADATA: Final = "metadata."
+_CALLED: Final = {"name": 0, "email": 1, "externalId": 2}
+"""What a person is called by, the best first."""
 _FIRST: Final = frozenset({"merge", "alert", "plus"})
 """The symbols of what an event is about; what it changed besides comes after."""
-_UNSAID: Final = frozenset({"visitorIds", "visitorCount", "metadataHash", "firstSeenAt", "lastSeenAt"})
+_UNSAID: Final = frozenset({"visitorIds", "visitorCount", "metadataHash", "firstSeenAt", "lastSeenAt", "updatedAt", "version"})
 """Fields whose change goes with another one, or with every visit."""
 
 
@@ -54,9 +56,11 @@ class Source(NamedTuple):
 
 def told(entries: Iterable[TimelineEntry]) -> list[Event]:
     """The entries in words. Those of one log entry are one event."""
+    entries = list(entries)
+    names = _names(entries)
     events: list[Event] = []
     for entry in entries:
-        change = _told(entry)
+        change = _told(entry, names)
         if events and events[-1].cause == entry.cause and events[-1].at == entry.at:
             events[-1].changes.append(change)
         else:
@@ -90,7 +94,18 @@ def origin(said: Said) -> str:
     return "a page" if said.source == BROWSER else "backend"
 
 
-def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each type of change
+def _names(entries: list[TimelineEntry]) -> dict[str, str]:
+    """What each person of the entries, the newest first, was called last: the name, else the address or the external id."""
+    names: dict[str, tuple[int, str]] = {}
+    for entry in reversed(entries):
+        for changed in entry.details.get("changed", ()):
+            given, rank = changed.get("after"), _CALLED.get(changed["field"])
+            if rank is not None and isinstance(given, str) and names.get(entry.contact_id, (rank, ""))[0] >= rank:
+                names[entry.contact_id] = rank, given
+    return {contact_id: name for contact_id, (_, name) in names.items()}
+
+
+def _told(entry: TimelineEntry, names: dict[str, str]) -> Told:  # noqa: C901, PLR0911  one for each type of change
     details, differences = entry.details, _differences(entry.details.get("changed", ()))
     rest: dict[str, Any] = {"rule": entry.rule, "position": entry.position}
     match entry.type:
@@ -101,7 +116,11 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each ty
         case "ContactUpdated" if entry.cause == ERASURE:
             return Told("edit", "Something changed that was erased since with another person", [], **rest)
         case "ContactUpdated":
-            return Told("desktop", "The order of the devices changed", [], **rest)
+            is_order = any(each["field"] == "visitorIds" for each in details.get("changed", ()))
+            said = (
+                ("desktop", "The order of the devices changed") if is_order else ("retry", "Built again by a replay of the log")
+            )
+            return Told(*said, [], **rest)
         case "VisitorLinked":
             before = details.get("previousContactId")
             came = f", and came from {short(before)}" if before else ""
@@ -113,7 +132,8 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each ty
             return Told("link", f"Device {details['visitorId']} moved on to {short(next_id)}", differences, next_id, **rest)
         case "ContactsMerged":
             merged = details["mergedContactId"]
-            return Told("merge", f"Turned out to be the same person as {short(merged)}; both are one now", differences, **rest)
+            other = names.get(merged) or short(merged)
+            return Told("merge", f"Turned out to be the same person as {other}; both are one now", differences, **rest)
         case "IdentityConflict":
             holder = details["heldBy"]
             why = "too many people were merged into this one already" if details.get("reason") else "another person has it"
@@ -128,10 +148,15 @@ def _told(entry: TimelineEntry) -> Told:  # noqa: C901, PLR0911  one for each ty
 
 def _differences(changed: Iterable[dict[str, Any]]) -> list[Difference]:
     return [
-        Difference(_label(each["field"]), each.get("before"), each.get("after"))
+        Difference(_label(each["field"]), _side(each, "before"), _side(each, "after"))
         for each in changed
         if each["field"] not in _UNSAID
     ]
+
+
+def _side(changed: dict[str, Any], side: str) -> Any:
+    """A value of a change. None if there was none: the null of the metadata is a value."""
+    return None if side not in changed else "null" if changed[side] is None else changed[side]
 
 
 def _label(name: str) -> str:

@@ -95,8 +95,9 @@ def value(given: Any) -> str:
 
 
 def title(contact: Contact) -> str:
-    """What a person is called: the name, else the address, the external id or the id."""
-    return contact.name or contact.email or contact.external_id or contact.id
+    """What a person is called: the name, else the address, the external id or the id. A name has to be visible."""
+    name = contact.name if contact.name and any(each.isprintable() and not each.isspace() for each in contact.name) else None
+    return name or contact.email or contact.external_id or contact.id
 
 
 def short(identifier: str) -> str:

@@ -93,8 +93,7 @@
         this.onopen?.(event);
       };
       this.#source.onerror = (event) => {
-        clearTimeout(awaySoon);
-        awaySoon = setTimeout(() => !isLeaving && isAway(true), AWAY_AFTER_MS);
+        awaySoon ||= setTimeout(() => !isLeaving && isAway(true), AWAY_AFTER_MS); // from the first error on, since each try ends in one
         this.onerror?.(event);
       };
       for (const [name, , heard] of this.#listeners) this.#source.addEventListener(name, heard);
@@ -132,6 +131,7 @@
   let awaySoon = 0;
   const isAway = (yes) => {
     clearTimeout(awaySoon);
+    awaySoon = 0;
     if (away.hidden === yes) away.hidden = !yes;
   };
   document.addEventListener("htmx:sendError", () => isAway(true));
@@ -187,6 +187,12 @@
     event.preventDefault();
   });
   if (location.hash === "#q") document.getElementById("q")?.focus();
+
+  // The way back to the people leads to the search that was left. A sign-in begins without one.
+  const LIST = "/people";
+  if (!document.querySelector(".side")) sessionStorage.removeItem(LIST);
+  else if (location.pathname === LIST) addEventListener("pagehide", () => sessionStorage.setItem(LIST, location.search));
+  else for (const link of document.querySelectorAll(`a[data-back][href="${LIST}"]`)) link.search = sessionStorage.getItem(LIST) ?? "";
 
   // --- the slider: it says the time while it moves, and shows the person when it rests
 
