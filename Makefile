@@ -129,7 +129,7 @@ FUZZ_CASES ?= 1000000
 fuzz: $(STAMP) ## try random bytes wherever bytes come from outside, a million cases (FUZZ_CASES)
 	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest tests/fuzz --timeout 36000
 
-# About half an hour: every scenario so many times, and projectors disturbed at random for so many seconds each time.
+# About half an hour: every scenario several times, and projectors disturbed at random for some seconds each time.
 FAILOVER_ROUNDS ?= 5
 FAILOVER_S ?= 120
 
@@ -194,7 +194,7 @@ build: $(STAMP) ## build the wheel and the source distribution into dist/
 
 # uv writes one file for every platform and Python that we support, with markers; pip-compile knows only the one it runs on.
 .PHONY: constraints
-constraints: ## resolve constraints*.txt anew from pyproject.toml (keeps pins that still fit; UV_ARGS=--upgrade moves them)
+constraints: ## resolve constraints*.txt again from pyproject.toml (keeps pins that still fit; UV_ARGS=--upgrade moves them)
 	@tmp="$$(mktemp -d)"; trap 'rm -rf "$$tmp"' EXIT; \
 	$(PYTHON) -m venv "$$tmp/venv"; \
 	"$$tmp/venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; \

@@ -256,7 +256,7 @@ def has_left(position: str) -> Callable[[sa.Connection], bool]:
 
 
 def replay(server: BenchServer, excluded: Path) -> int:
-    """Fold the log anew without some of its events. Returns how many were left out."""
+    """Fold the log again without some of its events. Returns how many were left out."""
     dice = random.Random(3)  # noqa: S311  the same events every time
     left_out, behind = 0, "-"
     with excluded.open("w") as file:

@@ -34,7 +34,7 @@ from kinfold_services.privacy.records import Receipt
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.runtime.logs import configure_logs
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 WORKSPACE: Final = "default"
 BEFORE_S: Final = 5.0
@@ -109,14 +109,14 @@ def prepare() -> None:
     collect_seldom()
 
 
-def erase(url: str, whiches: list[Which]) -> tuple[float, Receipt]:
+def erase(url: str, identifiers: list[Identifier]) -> tuple[float, Receipt]:
     """Erase people; returns the seconds, and the receipt."""
 
     async def work() -> tuple[float, Receipt]:
         client = connect(url)
         started = time.perf_counter()
         eraser = Eraser(client, Settings(workspace=WORKSPACE))
-        requested = await eraser.request(whiches)
+        requested = await eraser.request(identifiers)
         await eraser.finish_pending()
         took_s = time.perf_counter() - started
         receipt = await eraser.records.receipt(requested.erasure)
@@ -149,11 +149,11 @@ def main() -> None:
         begun = time.perf_counter()
         time.sleep(BEFORE_S)
         erasing = time.perf_counter()
-        one_s, one = apart.submit(erase, server.url, [Which(external_id="u-7")]).result()
+        one_s, one = apart.submit(erase, server.url, [Identifier(external_id="u-7")]).result()
         time.sleep(AFTER_S)
         done = time.perf_counter()
         load.stop()
-        others = [Which(external_id=f"u-{number}") for number in range(8, 8 + options.many)]
+        others = [Identifier(external_id=f"u-{number}") for number in range(8, 8 + options.many)]
         many_s, many = apart.submit(erase, server.url, others).result()
         before, during = load.latencies_ms(begun + 1, erasing), load.latencies_ms(erasing, done)
         rows = [

@@ -118,7 +118,7 @@ def test_what_is_there_is_not_installed_again(clone: Path, python: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_venv_that_a_python_without_ensurepip_left_behind_is_made_anew(clone: Path, python: str) -> None:
+def test_a_venv_that_a_python_without_ensurepip_left_behind_is_made_again(clone: Path, python: str) -> None:
     """Debian's `python3 -m venv` says what to install, and leaves a `.venv` without pip: the next `make` must not take it."""
     (clone / SERVICE).write_text(NOTHING_SUCH)  # it ends with an error, after the venv is there
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", clone / ".venv"], check=True)

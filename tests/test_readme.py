@@ -106,7 +106,7 @@ def test_the_readme_says_how_to_start_before_anything_else() -> None:
         ("", "...", True),
     ],
 )
-def test_what_dots_stand_for(printed: str, expected: str, *, matching: bool) -> None:
+def test_dots_stand_for_any_text(printed: str, expected: str, *, matching: bool) -> None:
     assert matches(printed, expected) is matching
 
 
@@ -124,7 +124,7 @@ def test_progress_that_only_a_slow_machine_prints_does_not_count(printed: str, *
     assert matches(printed, "publishing -: 2 of 2\n{}") is matching
 
 
-def test_how_a_block_is_read() -> None:
+def test_block_is_read_as_commands_and_what_they_print() -> None:
     """Commands, their continuations and what they print."""
     block = Block("console", "$ one\n$ two \\\n> more\nprints\n> this\n\n$ three\n...\n", 10)
 

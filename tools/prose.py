@@ -1,4 +1,4 @@
-"""Checks the prose of the project: pages, docstrings and comments (`make prose`).
+"""Checks the prose of the project: pages, docstrings, comments and names of tests (`make prose`).
 
     python -m tools.prose [FILE ...]
 
@@ -22,6 +22,7 @@ STYLE: Final = Path(__file__).with_name("prose.toml")
 _BLOCK: Final = re.compile(r"^( *)(```|~~~).*?^\1\2[^\n]*$|^    [^\n]*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
 _CODE: Final = re.compile(r"`+[^`\n]*(?:\n[^`\n]*)?`+")
 _TARGET: Final = re.compile(r"\]\([^)\s]*\)")
+_COMMENT: Final = {".lua": re.compile(r"--[^\n]*"), ".ts": re.compile(r"/\*.*?\*/|(?<!:)//[^\n]*", re.DOTALL)}
 _SENTENCE: Final = re.compile(r"[^.!?:]+(?:[.!?:](?!\s|$)[^.!?:]*)*[.!?:]?")
 _PARAGRAPH: Final = re.compile(r"(?:^(?!\s*(?:[|#>]|[-*] |\d+\. )).+\n?)+|^\s*(?:[-*]|\d+\.) .+\n(?:^ +\S.*\n?)*", re.MULTILINE)
 
@@ -32,6 +33,8 @@ class Style(NamedTuple):
     phrases: dict[re.Pattern[str], str]
     pages: list[str]
     python: list[str]
+    scripts: list[str]
+    """Lua and TypeScript."""
     max_words: int
 
 
@@ -54,7 +57,7 @@ def read_style(path: Path = STYLE) -> Style:
     """The style of a file. Raises re.error for a phrase that is not a regular expression."""
     given: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     phrases = {re.compile(phrase, re.IGNORECASE): advice for phrase, advice in given["phrases"].items()}
-    return Style(phrases, given["pages"], given["python"], given["max_words"])
+    return Style(phrases, given["pages"], given["python"], given["scripts"], given["max_words"])
 
 
 def prose_of_page(source: str) -> list[Text]:
@@ -64,15 +67,23 @@ def prose_of_page(source: str) -> list[Text]:
 
 
 def prose_of_python(source: str) -> list[Text]:
-    """The docstrings and comments of a Python file, without code between backquotes."""
+    """The docstrings and comments of a Python file, without code between backquotes, and the names of its tests as words."""
     found = [Text(token.string, token.start[0]) for token in _tokens(source) if token.type == tokenize.COMMENT]
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Expr(value=ast.Constant(value=str() as text)):
                 found.append(Text(text, node.lineno))
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name.startswith("test_"):
+                found.append(Text(name.replace("_", " "), node.lineno))
             case _:
                 pass
     return [Text(_CODE.sub(_blank, re.sub(r"^\s*>>> .*$", "", each.text, flags=re.MULTILINE)), each.line) for each in found]
+
+
+def prose_of_script(source: str, suffix: str) -> list[Text]:
+    """The comments of a Lua (`.lua`) or TypeScript (`.ts`) file, without code between backquotes."""
+    comments = _COMMENT[suffix].finditer(source)
+    return [Text(_CODE.sub(_blank, each[0]), source.count("\n", 0, each.start()) + 1) for each in comments]
 
 
 def _tokens(source: str) -> Iterator[tokenize.TokenInfo]:
@@ -110,8 +121,10 @@ def _long_sentences(text: str, style: Style) -> Iterator[Finding]:
 
 
 def check_file(path: Path, style: Style) -> list[Finding]:
-    """What is wrong with a page or a Python file."""
+    """What is wrong with a page, a Python file or a script."""
     source = path.read_text("utf-8")
+    if path.suffix in _COMMENT:
+        return check(prose_of_script(source, path.suffix), style, with_length=False)
     if path.suffix == ".py":
         return check(prose_of_python(source), style, with_length=False)
     return check(prose_of_page(source), style, with_length=True)
@@ -122,13 +135,13 @@ def _matching(patterns: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    """Prints what is wrong; exit status 1 where that is more than warnings."""
+    """Print what is wrong; exit status 1 where that is more than warnings."""
     parser = argparse.ArgumentParser(description="Checks the prose of the project.")
     parser.add_argument("files", nargs="*", type=Path, help="read these, not the files of prose.toml")
     given: Any = parser.parse_args()
     style = read_style()
     errors = warnings = 0
-    for path in given.files or _matching([*style.pages, *style.python]):
+    for path in given.files or _matching([*style.pages, *style.python, *style.scripts]):
         for finding in check_file(path, style):
             errors += finding.is_error
             warnings += not finding.is_error

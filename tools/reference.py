@@ -30,7 +30,7 @@ _METHODS: Final = ("get", "post", "put", "patch", "delete")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Fills in a page's generated parts; MkDocs calls it for every page. Raises KeyError for a part that does not exist."""
+    """Fill in a page's generated parts; MkDocs calls it for every page. Raises KeyError for a part that does not exist."""
     return _MARK.sub(lambda mark: PARTS[mark[1]](), markdown)
 
 

@@ -106,10 +106,7 @@ class DuplicateWindow:
         return occurrences
 
     def recall(self, items: Sequence[Occurred | None]) -> None:
-        """Enter the next entries of the log. Returns those that are not new, by index.
-
-        A bad entry has no source, and its id does not count as used.
-        """
+        """Enter what is left of the next entries of the log, whose events are gone. None: an entry that is not an event."""
         for item in items:
             self._entries += 1
             if item is not None:
@@ -181,7 +178,7 @@ class _Source:
         return occurrence
 
     def recall(self, item: Occurred, number: int) -> None:
-        """Enters what is left of an event, of the log's `number`th entry."""
+        """Enter what is left of an event, which was the log's `number`th entry."""
         self._enter_gone(ERASED_ID + item.id, item.content, item.salt, self._next(number))
 
     def _next(self, number: int) -> int:
@@ -200,7 +197,7 @@ class _Source:
         self._salts[salt] = own
 
     def _among_gone(self, entry: Entry, number: int) -> Occurrence:
-        """What an event is to the events in the window that are gone: erased, or cut."""
+        """How an event relates to the events in the window that are gone: erased, or cut."""
         found: Occurrence = "new"
         for salt in self._salts:
             event_id = ERASED_ID + erased_id(salt, entry.event_id)
@@ -248,7 +245,7 @@ def erased_content(salt: str, entry: Entry) -> str:
 def _digest_of(content: _Content) -> int:
     """The digest of an event's content.
 
-    The content is every field but `id` (the lookup's key), `sentAt` (a retry stamps it anew) and `source`. It is computed from
+    The content is every field but `id` (the lookup's key), `sentAt` (a retry sets it again) and `source`. It is computed from
     the decoded event, so neither the order of keys nor white space matters.
     """
     if isinstance(content, int):

@@ -53,8 +53,8 @@ PRESENCE_INTERVAL_MS: Final = 60_000
 
 LARGE_CONTEXT_BYTES: Final = LARGE_BYTES
 DESCRIBED_BYTES: Final = 11_000
-"""An event of fewer bytes than the first, whose context has at most five times as many, makes no visitor too heavy that weighs
-less than the second without it."""
+"""A visitor of up to this many bytes without its context stays within its limit with the context of an event of up to
+`LARGE_CONTEXT_BYTES`: a context has at most five times the bytes of its event."""
 _FACT_BYTES: Final = 1000
 """About how many bytes a key and its value take."""
 
@@ -293,7 +293,7 @@ def _erased_link(writer: ChangeWriter, event: Erased, visitor_id: str, contact: 
     visitor = state.visitor(visitor_id, seen_at)
     linking = link_visitor(state, None if event.unlinks else contact, visitor, visitor_id, entry)
     if event.unlinks and linking.moved:
-        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it begins anew
+        visitor.name, visitor.image, visitor.metadata = None, None, {}  # it starts over as an anonymous visitor
     if linking.bystander is not None:
         writer.tell(ContactUpdated, linking.bystander, changed=["visitorIds"])
     if linking.moved and linking.previous is not None:

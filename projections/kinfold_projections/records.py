@@ -51,7 +51,7 @@ class ContactRecord(msgspec.Struct, rename="camel", gc=False):
     version: int
 
     def widen(self, first_at: str, last_at: str) -> None:
-        """Widens the seen times."""
+        """Widen the seen times."""
         if last_at > self.last_seen_at:
             self.last_seen_at = last_at
         if first_at < self.first_seen_at:

@@ -160,7 +160,7 @@ class State:
         return at_most + _COUNTERS_BYTES > MAX_CONTACT_BYTES
 
     def note_contact_bytes(self, contact_id: str, size: int) -> None:
-        """Takes note of what a contact weighs, before an event adds to it."""
+        """Note what a contact weighs, before an event adds to it."""
         if not self.tells:
             self._contact_bytes[contact_id] = size
 
@@ -189,7 +189,7 @@ class State:
                 raise _damaged(contact_id)
 
     def holder(self, contact_id: str) -> ContactRecord | None:
-        """The living contact that `contact_id` has become. Raises DamagedState if there is none."""
+        """As `contact`, but returns None for a contact that was erased."""
         contact = self.contacts.get(contact_id)
         if type(contact) is ContactRecord:
             return contact
@@ -259,7 +259,7 @@ class State:
         return contact
 
     def put_erased(self, contact_id: str) -> None:
-        """The contact was erased: nothing is known of it but its id. Does nothing where the state has a contact of that id."""
+        """Put the tombstone of an erased contact, unless the state has a contact of that id."""
         if contact_id not in self.contacts:
             tombstone = self.contacts[contact_id] = MergedContact(contact_id, ERASED)
             self._changes.contacts[contact_id] = encode_record(tombstone)
@@ -294,11 +294,11 @@ class State:
         self._changes.new_external_ids += 1
 
     def move_external_id(self, external_id: str, contact_id: str) -> None:
-        """The external id, which a contact has, is this contact's."""
+        """Assign an external id that another contact has to this contact."""
         self.external_ids[external_id] = self._changes.external_ids[external_id] = contact_id
 
     def free_external_id(self, external_id: str) -> None:
-        """The external id belongs to no contact."""
+        """Free the external id."""
         self.external_ids[external_id] = self._changes.external_ids[external_id] = None
         self._changes.new_external_ids -= 1
 

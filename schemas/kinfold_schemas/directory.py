@@ -13,7 +13,7 @@ from kinfold_schemas.canonical import Primitive
 class ContactCount(msgspec.Struct, frozen=True, rename="camel"):
     """How many contacts match. Up to 10,000 the count is exact, and beyond it may be an estimate (`isExact`).
 
-    `unknownKeys` lists the metadata keys of the question that no contact has, if there are any: a misspelt field is such a key.
+    `unknownKeys` lists the metadata keys of the query that no contact has, if there are any: a misspelt field is such a key.
     """
 
     count: int

@@ -10,7 +10,7 @@ _INTERRUPTED: Final = 130
 
 
 def main() -> None:
-    """Runs the command line, or names what to install."""
+    """Run the command line, or name what to install."""
     try:
         with importing():
             from kinfold_services import cli  # noqa: PLC0415  fails in a base install

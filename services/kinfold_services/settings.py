@@ -44,7 +44,7 @@ def _some(workspaces: frozenset[str] | None) -> frozenset[str] | None:
 
 
 def _check_origin(origin: str) -> str:
-    """Accepts only the form that browsers send: any other origin would never match. Raises ValueError."""
+    """Accept only the form that browsers send: any other origin would never match. Raises ValueError."""
     if origin != "*" and _ORIGIN.fullmatch(origin) is None:
         expected = "* or an origin such as https://app.example.org or http://localhost:3000, without a path"
         raise ValueError(f"expected {expected}, got {origin!r}")
@@ -64,7 +64,7 @@ Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 def _check_directory_url(url: str) -> str:
-    """Returns the URL with SQLAlchemy's name of the driver. Raises ValueError; shows no password."""
+    """Return the URL with SQLAlchemy's name of the driver. Raises ValueError; shows no password."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _POSTGRESQL:
         got = f"{scheme}://…" if separator and re.fullmatch(r"[\w+]+", scheme) else "another form"

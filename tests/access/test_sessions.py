@@ -8,7 +8,7 @@ from kinfold_services.access.sessions import Sessions
 
 
 @pytest.mark.parametrize("signature", ["", "0" * 64, "ä" * 64, "\udca6", "%a6", "\x00", "same"])
-async def test_session_with_another_signature_is_none(redis: Redis, signature: str):
+async def test_session_with_another_signature_is_invalid(redis: Redis, signature: str):
     """Also with one that is not ASCII: a browser may send any text."""
     made = await create_key(redis, "default", "secret")
     sessions = Sessions(redis, KeyRing(redis))

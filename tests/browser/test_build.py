@@ -78,7 +78,7 @@ def test_screen_serves_htmx_as_npm_has_it(tmp_path: Path):
 
 @pytest.mark.slow
 def test_served_script_is_what_the_source_gives(tmp_path: Path):
-    """After a change of `clients/browser`, `make web` makes it anew."""
+    """After a change of `clients/browser`, `make web` builds it again."""
     need_node()
     web.build_script(tmp_path)
 

@@ -69,7 +69,7 @@ async def test_calls_before_the_script_is_loaded_are_kept_with_their_times(shop:
     assert text_ms(changed["at"]) <= called_at < text_ms(changed["sentAt"])
 
 
-async def test_offline_and_back(shop: Shop, cut: Proxy):
+async def test_calls_of_open_and_closed_tabs_arrive_after_the_network_is_back(shop: Shop, cut: Proxy):
     """One tab stays open, another is closed offline: its calls arrive from the next page.
 
     The proxy is offline, too: Chromium lets the last request of a page that closes through.
@@ -96,7 +96,7 @@ async def test_offline_and_back(shop: Shop, cut: Proxy):
     assert len(events) == 20
 
 
-async def test_minute_offline_and_back(shop: Shop):
+async def test_calls_of_a_minute_offline_keep_their_times(shop: Shop):
     """On the page's clock. The page tries again meanwhile, and the calls keep the minute between them."""
     await shop.context.clock.install()
     page = await shop.open()
@@ -117,7 +117,7 @@ async def test_minute_offline_and_back(shop: Shop):
     assert text_ms(second["at"]) - text_ms(first["at"]) >= 60_000
 
 
-async def test_gateway_away_and_back(shop: Shop, cut: Proxy):
+async def test_page_tries_again_while_the_gateway_is_away(shop: Shop, cut: Proxy):
     """The page tries again by itself, and at longer and longer intervals."""
     page = await shop.open()
     cut.refuse()
@@ -268,7 +268,7 @@ async def test_two_tabs_without_locks_send_every_call_once(shop: Shop):
     assert sorted(keys(await shop.log())) == numbered("a", 3) + numbered("b", 3)
 
 
-async def test_storage_full(shop: Shop):
+async def test_calls_are_sent_though_storage_is_full(shop: Shop):
     """What cannot be stored is kept in memory and sent. What did not change is recognised all the same."""
     page = await shop.open("<script>localStorage.fill = 'x'.repeat(5 * 1024 * 1024 - 4)</script>", pages="")
     await page.evaluate("kinfold.identify({ externalId: 'u-1', metadata: { plan: 'pro' } })")
@@ -282,7 +282,7 @@ async def test_storage_full(shop: Shop):
     assert [event.get("metadata") for event in events] == [None, {"plan": "pro"}, {"plan": "team"}, {"last": 1}]
 
 
-async def test_cookies_blocked(stage: Stage, workspace: str, tmp_path: Path):
+async def test_calls_are_sent_though_cookies_are_blocked(stage: Stage, workspace: str, tmp_path: Path):
     """Chromium blocks storage together with cookies. The visitor lasts as long as the page, and every call arrives."""
     (tmp_path / "Default").mkdir()
     blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
@@ -303,7 +303,7 @@ async def test_cookies_blocked(stage: Stage, workspace: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("wrong_ms", [HOUR_MS, -HOUR_MS])
-async def test_clock_an_hour_wrong(shop: Shop, wrong_ms: int):
+async def test_clock_that_is_an_hour_wrong_is_corrected(shop: Shop, wrong_ms: int):
     """Offline calls keep their distance, and the visitor was seen when it really was."""
     await shop.context.add_init_script(CLOCK.replace("WRONG", str(wrong_ms)))
     page = await shop.open()

@@ -225,7 +225,7 @@ async def test_another_key_ends_what_the_first_one_started(shop: Shop, built: Pa
     assert len(events) == len(application.sent) == 3
 
 
-async def test_without_a_user_nothing_is_said(shop: Shop, built: Path):
+async def test_without_a_user_nothing_is_sent(shop: Shop, built: Path):
     application = Application(shop, built)
     page = await application.open("component", {"plan": "free"})
     await flush(page)

@@ -153,7 +153,7 @@ def test_past_can_be_written_too(filled: Kinfold) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "table"])
-def test_no_contacts(kinfold: Kinfold, form: str) -> None:
+def test_workspace_without_contacts_is_reported(kinfold: Kinfold, form: str) -> None:
     said = kinfold.run("contacts", "--format", form)
 
     assert said.status == 0

@@ -97,7 +97,7 @@ def test_wait_waits_for_the_directory(kinfold: Kinfold) -> None:
         assert found(kinfold, "--where", f"n={number}", "--wait", position) == ["u-1"]
 
 
-def test_count(people: Kinfold) -> None:
+def test_count_counts_all_contacts_those_that_match_and_by_value(people: Kinfold) -> None:
     """In all, of those that match, and by value."""
     assert people.json("count") == {"count": 3, "isExact": True}
     assert people.json("count", "--where", "plan=pro") == {"count": 2, "isExact": True}
@@ -204,7 +204,7 @@ def test_unknown_contact_is_status_1(people: Kinfold, workspace: str) -> None:
         assert workspace in said.err
 
 
-def test_conflicts(people: Kinfold) -> None:
+def test_conflicts_prints_open_ones_and_with_all_settled_ones(people: Kinfold) -> None:
     """Open ones, and with --all also settled ones."""
     position = publish(people, {"externalId": "u-2", "email": "ada@example.org"})
 

@@ -51,7 +51,7 @@ def users(tmp_path: Path) -> Path:
 
 
 def written(path: Path, content: str | bytes, ms: int = WRITTEN_MS) -> Path:
-    """Writes a file as if it had been written at a time."""
+    """Write a file as if it had been written at a time."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.utime(path, ns=(ms * 1_000_000, ms * 1_000_000))
     return path
@@ -269,7 +269,7 @@ def test_cell_that_is_not_of_the_chosen_kind_is_refused(kinfold: Kinfold, tmp_pa
     ],
     ids=["bom", "semicolons", "tabs", "sep", "crlf", "cr", "utf-16", "delimiter", "quoted", "empty-rows"],
 )
-def test_forms_of_csv(kinfold: Kinfold, tmp_path: Path, content: bytes, options: list[str]) -> None:
+def test_every_form_of_csv_is_read(kinfold: Kinfold, tmp_path: Path, content: bytes, options: list[str]) -> None:
     """As spreadsheets on several systems write them."""
     said = kinfold.run("import-contacts", written(tmp_path / "users.csv", content), "--dry-run", *options)
 

@@ -38,14 +38,14 @@ class Terminal:
         os.write(self._master, keys)
 
     def read_until(self, text: str) -> None:
-        """Reads the screen until `text` appears. Raises AssertionError after PATIENCE_S."""
+        """Read the screen until `text` appears. Raises AssertionError after PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
             assert self._read(), self.seen
 
     def read_to_the_end(self) -> int:
-        """Reads until the program has ended, and returns its exit status."""
+        """Read until the program has ended, and return its exit status."""
         deadline = time.monotonic() + PATIENCE_S
         while self._read():
             assert time.monotonic() < deadline, self.seen
@@ -61,13 +61,13 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Makes standard input the controlling terminal, which sends Ctrl-C."""
+    """Make standard input the controlling terminal, which sends Ctrl-C."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
 def terminal(kinfold: Kinfold, *arguments: str, **variables: str) -> Generator[Terminal]:
-    """Runs a command in a terminal."""
+    """Run a command in a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         kinfold.command(*arguments),

@@ -127,7 +127,7 @@ def test_contacts_prints_every_living_contact_by_id(filled: Kinfold) -> None:
     assert filled.lines("contacts", "--limit", 1) == contacts[:1]
 
 
-def test_status_counts(filled: Kinfold, workspace: str) -> None:
+def test_status_prints_positions_and_counts(filled: Kinfold, workspace: str) -> None:
     """It prints entries, position, lag, contacts, visitors and counts by outcome."""
     status = filled.json("status")
 

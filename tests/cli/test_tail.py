@@ -35,12 +35,12 @@ class Tail:
         return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def interrupt(self) -> int:
-        """Sends Ctrl-C, and returns the exit status."""
+        """Send Ctrl-C, and return the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(PATIENCE_S)
 
     def ended(self) -> tuple[int, str]:
-        """Waits for its end, and returns the exit status and standard error."""
+        """Wait for its end, and return the exit status and standard error."""
         _, err = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, err.decode()
 
@@ -50,7 +50,7 @@ class Tail:
 
 @contextmanager
 def tailing(kinfold: Kinfold, *options: str) -> Generator[Tail]:
-    """Runs `kinfold tail`."""
+    """Run `kinfold tail`."""
     with subprocess.Popen(
         kinfold.command("tail", *options), env=kinfold.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     ) as process:
@@ -61,7 +61,7 @@ def tailing(kinfold: Kinfold, *options: str) -> Generator[Tail]:
 
 
 def identify(kinfold: Kinfold, *external_ids: str) -> None:
-    """Creates contacts, and waits until they are folded."""
+    """Create contacts, and wait until they are folded."""
     events = [{"type": "VisitorIdentified", "externalId": external_id} for external_id in external_ids]
     kinfold.json("publish", "--wait", stdin="\n".join(map(json.dumps, events)).encode())
 

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until_sync
 
 
 @pytest.mark.slow
-def test_demo(data_dir: Path) -> None:
+def test_demo_twice_gives_the_same_contacts(data_dir: Path) -> None:
     """`make demo` twice gives 473 contacts: the second time all events are duplicates, and nothing changes."""
     kinfold = Kinfold("--data-dir", data_dir)
 

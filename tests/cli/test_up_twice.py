@@ -188,7 +188,7 @@ def test_port_is_printed_with_its_reason_and_reused(data_dir: Path) -> None:
     assert first.split()[2] == second.split()[2]
 
 
-def test_port_option(data_dir: Path) -> None:
+def test_port_option_counts_until_another_one_is_given(data_dir: Path) -> None:
     """The next start reuses the port. `up` reports a running kinfold that uses another port."""
     kinfold, port, other = Kinfold("--data-dir", data_dir, KINFOLD_GATEWAY_PORT=""), free_port(), free_port()
 

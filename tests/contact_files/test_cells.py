@@ -66,7 +66,7 @@ def test_other_text_is_no_number(text: str) -> None:
         ),
     ],
 )
-def test_chosen_kind_of_a_csv_column(kind: Kind, cell: str, value: object) -> None:
+def test_csv_column_has_the_chosen_kind(kind: Kind, cell: str, value: object) -> None:
     assert exactly(CSV_KINDS[kind](cell)) == exactly(value)
 
 
@@ -99,7 +99,7 @@ def test_cell_of_another_kind_is_wrong(kind: Kind, cell: str, expected: str) -> 
         *(("number", "1.50", 1.5), ("number", 2.0, 2), ("number", None, None), ("boolean", 1, True), ("boolean", "no", False)),
     ],
 )
-def test_parquet_cell(kind: Kind | None, cell: Any, value: object) -> None:
+def test_parquet_cell_keeps_its_value(kind: Kind | None, cell: Any, value: object) -> None:
     assert exactly(PARQUET_KINDS[kind](cell)) == exactly(value)
 
 
@@ -110,6 +110,6 @@ def test_parquet_cell(kind: Kind | None, cell: Any, value: object) -> None:
         *((None, b"bytes"), (None, [1]), ("number", True), ("number", "x"), ("boolean", 5)),
     ],
 )
-def test_parquet_cell_that_is_no_metadata_is_wrong(kind: Kind | None, cell: object) -> None:
+def test_parquet_cell_that_cannot_be_metadata_is_wrong(kind: Kind | None, cell: object) -> None:
     with pytest.raises(WrongCell, match=r"^expected "):
         PARQUET_KINDS[kind](cell)

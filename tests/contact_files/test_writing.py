@@ -86,7 +86,7 @@ def test_csv_has_a_column_for_each_key_of_any_contact() -> None:
     }
 
 
-def test_csv_cells_are_no_formulas() -> None:
+def test_csv_cell_that_would_run_as_a_formula_is_escaped() -> None:
     """Names come from strangers. A telephone number and a negative number stay as they are."""
     (row,) = csv_rows(contact(1, '=HYPERLINK("https://example.org")', phone="+49 30 1", debt=-5, cell="@A1", lines="a\r\nb,c"))
 
@@ -143,5 +143,5 @@ def test_parquet_of_many_contacts_has_row_groups(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("contacts", [[], [contact(1)]])
-def test_parquet_without_metadata(tmp_path: Path, contacts: list[Contact]) -> None:
+def test_parquet_is_written_without_metadata(tmp_path: Path, contacts: list[Contact]) -> None:
     assert parquet_table(tmp_path, *contacts).num_rows == len(contacts)

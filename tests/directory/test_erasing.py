@@ -158,7 +158,7 @@ async def test_person_leaves_what_the_directory_holds_of_somebody_from_whom_a_re
 async def test_directory_that_was_away_forgets_the_person_in_its_next_build(
     redis: Redis, redis_url: str, workspace: str, directory_settings: Settings
 ) -> None:
-    """It builds anew from a snapshot, and takes over its past from the build before."""
+    """It builds again from a snapshot, and takes over its past from the build before."""
     await append(redis, workspace, history()[:200])
     await publish(redis, workspace, *adas_events())
     await fold_log(redis, redis_url, workspace)
@@ -175,7 +175,7 @@ async def test_directory_that_was_away_forgets_the_person_in_its_next_build(
 
 
 async def cut_feed_behind_others(redis: Redis, redis_url: str, workspace: str) -> None:
-    """Fold events of others, and truncate the feed. So a directory that was away has to build anew from a snapshot."""
+    """Fold events of others, and truncate the feed. So a directory that was away has to build again from a snapshot."""
     await append(redis, workspace, history()[200:300], start=1000)
     await fold_log(redis, redis_url, workspace)
     await truncate_feed(redis, workspace, 3)

@@ -13,7 +13,7 @@ from kinfold_schemas.filters import parse
 from kinfold_services.directory import rare
 from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
-from kinfold_services.directory.keys import metadata_keys
+from kinfold_services.directory.metadata_keys import metadata_keys
 from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.rare import Most
 from kinfold_services.directory.search import count, search

@@ -114,7 +114,7 @@ def test_long_strings_compare_to_their_last_character(database: Database):
             assert found == expected, (operator, len(other), other[-1])
 
 
-def test_a_query_without_a_build_says_that_there_is_no_directory(database: Database):
+def test_query_without_a_build_raises_no_directory(database: Database):
     fill(database, [], "others")
     with pytest.raises(NoDirectory, match="ours"):
         ids(database, Query())

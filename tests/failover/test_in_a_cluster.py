@@ -63,7 +63,7 @@ async def test_what_was_lost_with_the_old_node_is_forgotten_by_everybody(tmp_pat
             await use.ends_well(survivor, since=since)
 
 
-async def test_the_slot_moves_to_another_node(tmp_path: Path, warm_up: int) -> None:
+async def test_projector_waits_while_the_slot_moves_to_another_node(tmp_path: Path, warm_up: int) -> None:
     """While it is on the move, some keys are here and some there, and commands on several are told to try again.
 
     That ends by itself: nothing is lost, nothing is folded twice, and nobody exits.

@@ -52,7 +52,7 @@ async def _is_another_second(client: Redis, moment: Any) -> bool:
     return bool(seconds > moment.timestamp())
 
 
-async def test_a_server_that_is_restored_from_an_older_copy(tmp_path: Path, warm_up: int) -> None:
+async def test_server_that_is_restored_from_an_older_copy_is_folded_from_there(tmp_path: Path, warm_up: int) -> None:
     """Log, state and feed are of one moment, and folding goes on from there; what came after it is forgotten by everybody."""
     async with one_server(tmp_path) as (node, client, use):
         await use.has_folded(client, warm_up)

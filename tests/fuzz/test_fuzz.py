@@ -198,7 +198,7 @@ bodies: Final = st.builds(compressed, damaged(EVENTS), st.sampled_from([0, 0, 0,
 @FUZZ
 @given(sent=bodies, kind=kinds, query=partly, media=st.sampled_from([b"", b"application/x-ndjson"]))
 @example(sent=(b"[" * 5000, []), kind="secret", query=b"", media=b"")
-def test_native_bodies(gateway: Asgi, sent: Any, kind: str, query: bytes, media: bytes):
+def test_any_body_of_events_gets_an_answer(gateway: Asgi, sent: Any, kind: str, query: bytes, media: bytes):
     body, headers = sent
     gateway.ask("POST", b"/v1/events", query, [*gateway.bearer(kind), *headers, (b"content-type", media)], body)
 
@@ -207,7 +207,7 @@ def test_native_bodies(gateway: Asgi, sent: Any, kind: str, query: bytes, media:
 @given(
     body=damaged(CALLS), kind=kinds, path=st.sampled_from([*BATCH_PATHS, *CALL_PATHS]), form=st.sampled_from([0, 0, 1, 2, 5])
 )
-def test_segment_bodies(gateway: Asgi, body: bytes, kind: str, path: str, form: int):
+def test_any_body_of_segment_calls_gets_an_answer(gateway: Asgi, body: bytes, kind: str, path: str, form: int):
     body, headers = compressed(body, form)
     basic = base64.b64encode(f"{gateway.keys[kind]}:".encode())
     gateway.ask("POST", path.encode(), b"", [(b"authorization", b"Basic " + basic), *headers], body)
@@ -256,7 +256,9 @@ PATHS: Final = [
     headers=st.lists(st.tuples(st.sampled_from(HEADERS), values), max_size=4),
     is_known=st.booleans(),
 )
-def test_headers(gateway: Asgi, method: str, path: bytes, headers: list[tuple[bytes, bytes]], *, is_known: bool):
+def test_any_headers_get_an_answer(
+    gateway: Asgi, method: str, path: bytes, headers: list[tuple[bytes, bytes]], *, is_known: bool
+):
     """A server hands headers on without line ends and NULs."""
     gateway.ask(
         method, path, b"", [*(gateway.bearer("read") if is_known else []), *headers], b"{}" if method == "POST" else b""
@@ -307,14 +309,14 @@ ASKED: Final = [
     ),
     query=asked.map(lambda query: query.replace(b"#", b"").replace(b"snapshot", b"")),
 )
-def test_paths_queries_and_cursors(gateway: Asgi, path: bytes, query: bytes):
+def test_any_path_query_or_cursor_gets_an_answer(gateway: Asgi, path: bytes, query: bytes):
     """The workspace is empty, so that `after` waits for nothing."""
     gateway.ask("GET", path, query, gateway.bearer("empty"))
 
 
 @FUZZ
 @given(data=st.data())
-def test_session_cookies(gateway: Asgi, data: st.DataObject):
+def test_any_session_cookie_is_accepted_or_refused(gateway: Asgi, data: st.DataObject):
     session = gateway.keys["session"]
     cookie = data.draw(damaged([b"kinfold_session=" + session.encode(), b"kinfold_session=x.y; kinfold_first_key=k"]))
     form = data.draw(damaged([b"key=k&by=Ada&next=%2Fpeople", b"link=fuzz." + b"0" * 64 + b"&by=Ada", b"csrf=x"]))
@@ -326,7 +328,7 @@ def test_session_cookies(gateway: Asgi, data: st.DataObject):
 
 @FUZZ
 @given(data=st.data())
-def test_identity_tokens(gateway: Asgi, data: st.DataObject):
+def test_any_identity_token_is_accepted_or_refused(gateway: Asgi, data: st.DataObject):
     """A damaged token proves nothing."""
     secret = gateway.keys["identity"]
     good = kinfold.sign(secret, external_id="u-1", email="a@x.org", visitor_id="v-1")
@@ -346,7 +348,7 @@ def test_identity_tokens(gateway: Asgi, data: st.DataObject):
 
 @FUZZ
 @given(text=damaged_text(FILTERS))
-def test_filters(text: str):
+def test_any_filter_is_parsed_or_refused(text: str):
     """A filter that is one means the same when it is written out."""
     try:
         tree = parse(text)
@@ -357,7 +359,7 @@ def test_filters(text: str):
 
 @FUZZ
 @given(data=damaged([b"\n".join(EVENTS), b"\xef\xbb\xbf" + EVENTS[0] + b"\r\n\r\n"]))
-def test_ndjson(data: bytes):
+def test_any_ndjson_is_read_or_refused(data: bytes):
     for line in read_lines(io.BytesIO(data), CONTRACT_RULES):
         assert line.rejection is None or line.rejection.detail
 
@@ -381,7 +383,7 @@ def in_a_file(suffix: str, data: bytes, read: Callable[[Path], object]) -> None:
 
 @FUZZ
 @given(data=damaged([an_export()]), form=st.integers(0, 4))
-def test_export_files(data: bytes, form: int):
+def test_any_export_file_is_read_or_refused(data: bytes, form: int):
     def read(path: Path) -> None:
         with contextlib.suppress(BrokenFile), LogFile(path) as file:
             for page in file.pages():
@@ -399,7 +401,7 @@ TABLES: Final = [
 
 @FUZZ
 @given(data=damaged(TABLES), suffix=st.sampled_from([".csv", ".csv", ".csv.gz"]))
-def test_tables_of_contacts(data: bytes, suffix: str):
+def test_any_table_of_contacts_is_read_or_refused(data: bytes, suffix: str):
     def read(path: Path) -> None:
         with contextlib.suppress(WrongFile, WrongColumns, *DECOMPRESSION_ERRORS, OSError):
             table = CsvTable(path, delimiter=None, encoding=None)
@@ -416,7 +418,7 @@ entries: Final = st.lists(st.lists(st.tuples(names, damaged(EVENTS)), max_size=4
 
 @FUZZ
 @given(logged=entries)
-def test_entries_of_the_log(logged: list[list[tuple[bytes, bytes]]]):
+def test_any_entries_of_the_log_are_folded_or_rejected(logged: list[list[tuple[bytes, bytes]]]):
     """Anybody who may append to the log may append anything: each entry has an outcome, and the log can be read as rejects."""
     raws = [(f"{1_700_000_000_000 + number}-0".encode(), dict(fields)) for number, fields in enumerate(logged)]
 
@@ -436,7 +438,7 @@ SIGNER: Final = Signer("the application's")
         ["kinfold_visitor=v_AAAAAAAAAAAAAAAAAAAAAA..AAAAAAAAAAAAAAAAAAAAAA; a=b", "kinfold_visitor=; kinfold_visitor"]
     )
 )
-def test_cookies_of_middlewares(header: str):
+def test_any_cookie_of_a_middleware_is_read_or_refused(header: str):
     """Nobody makes a valid one by chance."""
     assert [SIGNER.read(value) for value in values_of(header, "kinfold_visitor")] == [None] * len(
         values_of(header, "kinfold_visitor")

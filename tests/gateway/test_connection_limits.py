@@ -246,6 +246,23 @@ async def test_connections_of_an_address_are_bounded(redis: Redis, redis_url: st
         await wait_until(is_served)
 
 
+@pytest.mark.parametrize(
+    "more", [b"Content-Length: 5\r\n\r\nabcde", b"Content-Length: 5\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+)
+async def test_connection_that_does_not_become_a_websocket_is_closed(
+    unfolded: Gateway, more: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    """The server never answers a request for a WebSocket that has a body. Such connections must not stay open."""
+    monkeypatch.setattr(WebSocketProtocol, "handshake_s", 0.3)
+    monkeypatch.setattr(HttpProtocol, "body_s", 0.3)
+    async with connected(unfolded.url) as peer, connected(unfolded.url) as follower:
+        await follower.follow(unfolded.secret)
+        await peer.send((UPGRADE % unfolded.secret.encode()).removesuffix(b"\r\n") + more)
+        await peer.rest()
+        metrics = (await unfolded.client.get("/metrics")).text
+    assert 'kinfold_gateway_connections_refused_total{why="too-slow"} 1.0' in metrics
+
+
 async def test_websockets_count_as_connections(redis: Redis, redis_url: str):
     """Until they are closed, and not twice."""
     async with serving(redis_url, redis, gateway_connections_per_address=2) as gateway:

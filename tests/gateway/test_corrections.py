@@ -185,7 +185,7 @@ async def test_wrong_correction_is_refused(gateway: Gateway):
     assert len(await gateway.entries("events")) == 2
 
 
-async def test_text_that_is_no_json_object_is_refused(gateway: Gateway):
+async def test_body_that_is_not_a_json_object_is_refused(gateway: Gateway):
     expected = "body: expected a correction as a JSON object, got"
     for body, got in (
         (b"", "nothing"),

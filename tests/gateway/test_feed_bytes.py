@@ -67,7 +67,7 @@ async def test_reader_that_is_behind_gets_large_changes_in_small_pages(redis: Re
         follower, after, found = Follower(Filter(set(), frozenset())), first, list[str]()
         sizes: list[int] = []
         while not hub.join(follower, after):
-            page = await hub.page_behind(after)
+            page = await hub.page_after(after)
             assert page
             found += [message.contact_id for message in page]
             sizes.append(len(page))

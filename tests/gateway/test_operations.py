@@ -242,7 +242,7 @@ async def test_errors_of_the_framework_have_our_format(  # noqa: PLR0917  each p
     assert answer.headers.get("Allow") == ("GET, OPTIONS" if status == 405 else None)
 
 
-async def test_document_and_its_page(gateway: Gateway):
+async def test_openapi_document_has_all_schemas_and_a_page_shows_it(gateway: Gateway):
     """OpenAPI 3.1 with the schemas of events, contacts and errors. `/docs` shows it on a page without scripts."""
     document = await gateway.get("/openapi.json")
     page = await gateway.client.get("/docs")

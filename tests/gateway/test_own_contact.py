@@ -1,7 +1,7 @@
 """`GET /v1/own-contact`: what a page gets to know of its own visitor, live."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any, Final
 
 import httpx
@@ -11,6 +11,10 @@ from redis.asyncio import Redis
 import kinfold
 from kinfold_services.access.keys import create_key, revoke_key
 from kinfold_services.gateway.changes import following as following_module
+from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.changes.watchers import READERS, Watchers
+from kinfold_services.gateway.metrics import Metrics
+from kinfold_services.state.queries import StateQueries
 from tests.support.gateways import Gateway, serving
 from tests.support.projecting import projecting
 from tests.support.sse import Stream, following
@@ -119,6 +123,47 @@ async def test_page_misses_no_change_although_the_shared_reader_is_too_slow(redi
             await gateway.put(*(identified("u-1", name=f"{number}") for number in range(1, 200)))
             while (await contact(stream) or {}).get("name") != "199":
                 pass
+
+
+async def test_pages_of_one_person_do_not_all_read_at_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch):
+    """Otherwise a visitor who changes a name again and again, with a thousand open pages, delays everybody else."""
+    read, at_once, most = StateQueries.contact_by_visitor, 0, 0
+
+    async def counted(queries: StateQueries, visitor_id: str) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return await read(queries, visitor_id)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(StateQueries, "contact_by_visitor", counted)
+    await gateway.get("/v1/contacts", after=await gateway.put(identified("u-1", ADA, name="Ada")))
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(live(gateway)) for _ in range(READERS * 3)]
+        assert [(await contact(stream))["name"] for stream in streams] == ["Ada"] * len(streams)
+        await gateway.put(identified("u-1", name="Lovelace"))
+        assert [(await contact(stream))["name"] for stream in streams] == ["Lovelace"] * len(streams)
+
+    assert 1 < most <= READERS
+
+
+async def test_pages_of_one_person_share_500_reads_a_second(redis: Redis):
+    hub = FeedHub(redis, "default", 10, Metrics())
+    watchers = Watchers(hub)
+    with ExitStack() as stack:
+        pages = [stack.enter_context(watchers.watching(ADA)) for _ in range(200)]
+        for page in pages:
+            watchers.concern(page, "ct_1")
+        other = stack.enter_context(watchers.watching(LIN))
+        watchers.concern(other, "ct_2")
+        nobody = stack.enter_context(watchers.watching(LIN))
+
+        assert {round(len(pages) / watchers.pause_s(page)) for page in pages} == {500}
+        assert watchers.pause_s(other) == pytest.approx(1 / 500)
+        assert watchers.pause_s(nobody) == 0
+    await hub.stop()
 
 
 @pytest.mark.parametrize("visitor_id", ["", "laptop", "42", "v_" + "a" * 21, "v_" + "a" * 23, "v_" + "a" * 21 + "."])

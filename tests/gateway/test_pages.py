@@ -128,6 +128,7 @@ async def test_development_key_may_otherwise_do_what_a_publishable_one_may(unfol
         ({"Origin": SHOP}, 202),
         ({"Origin": "http://localhost:5173"}, 202),
         ({"Origin": "https://other.example"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"X-Forwarded-For": "192.0.2.7"}, 403),
         ({"X-Forwarded-For": "192.0.2.7", "Origin": "http://localhost:5173"}, 403),
     ],

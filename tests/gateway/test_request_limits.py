@@ -10,12 +10,18 @@ from typing import Any
 
 import httpx
 import pytest
+from litestar import Litestar
+from litestar._kwargs.extractors import create_query_default_dict
+from litestar._parsers import parse_cookie_string, parse_query_string
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
+from kinfold_services.gateway import app as app_module
 from kinfold_services.gateway import rate_limits
+from kinfold_services.gateway.events import segment
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
+from kinfold_services.gateway.framework_bounds import with_bounds
 from tests.support.gateways import Gateway, logged_requests, serving
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
@@ -91,6 +97,107 @@ async def test_key_in_a_body_does_not_lift_its_limit(unfolded: Gateway):
     assert (answer.status_code, answer.json()["detail"]) == (413, f"body: expected at most 65536 bytes, got {len(body)}")
 
 
+@pytest.mark.parametrize("kind", ["publishable", "unknown"])
+async def test_body_is_not_parsed_for_a_key_in_it_that_may_not_send_so_much(
+    unfolded: Gateway, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """1 KB of gzip may hold 350,000 arrays. To build them takes most of a second, in which nobody else gets an answer."""
+    parsed: list[int] = []
+    loads = vars(segment)["_loads"]
+
+    def noted(data: bytes) -> Any:
+        parsed.append(len(data))
+        return loads(data)
+
+    monkeypatch.setattr(segment, "_loads", noted)
+    key = unfolded.publishable if kind == "publishable" else "kf_pk_none"
+    arrays = b",".join([b"[]"] * 340_000)
+    nested = b'"nested":{"writeKey":"kf_pk_none"}'
+    async with unfolded.client_of(None) as client:
+        statuses = [
+            (await client.post("/v1/batch", content=gzip.compress(body), headers=COMPRESSED)).status_code
+            for body in (
+                b'{"writeKey":"%b","batch":[%b]}' % (key.encode(), arrays),
+                b'{"batch":[%b],%b,"writeK\\u0065y":"%b"}' % (arrays, nested, key.encode()),
+                b'{"writeKey":[%b]}' % arrays,
+                b'{"writeKey":"%b","batch":[%b,NaN]}' % (key.encode(), arrays),
+            )
+        ]
+
+    assert statuses == ([413, 413, 401, 401] if kind == "publishable" else [401] * 4)
+    assert parsed == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"batch":[{"writeKey":"kf_pk_other","type":"track","anonymousId":"v-1"}],"writeKey":"%b"}',
+        b'{"writeKey":"kf_pk_other","batch":[{"type":"track","anonymousId":"v-1"}],"writeKey":"%b"}',
+        b'{"batch":[{"type":"track","anonymousId":"v-1","n":NaN}],"writeKey":"%b"}',
+    ],
+    ids=["beside one in a call", "named twice", "beside NaN"],
+)
+async def test_key_is_found_in_a_body(unfolded: Gateway, body: bytes):
+    async with unfolded.client_of(None) as client:
+        answer = await client.post("/v1/batch", content=body % unfolded.publishable.encode())
+
+    assert (answer.status_code, answer.json()["appended"]) == (200, 1), answer.text
+
+
+# --- what the framework makes of a request
+
+
+async def test_cookies_are_not_parsed_by_the_framework(unfolded: Gateway):
+    """Python 3.11 takes seconds for 12 KB of a quoted value, and the framework keeps 1,024 headers."""
+    parse_cookie_string.cache_clear()
+    async with unfolded.client_of(None) as client:
+        answer = await client.get("/people", headers={"Cookie": 'kinfold_session="' + "\\\\" * 6000 + '"'})
+
+    assert answer.headers["Location"] == "/sign-in?ended=1"
+    assert parse_cookie_string.cache_info().currsize == 0
+
+
+async def test_long_paths_and_queries_are_not_kept(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch):
+    """The framework keeps the latest 1,024. They have up to 32 KiB each, and take ten times that when they are parsed."""
+    routers: list[Any] = []
+
+    def noted(app: Any, litestar: Litestar) -> Any:
+        routers.append(litestar.asgi_router)
+        return with_bounds(app, litestar)
+
+    monkeypatch.setattr(app_module, "with_bounds", noted)
+    async with serving(redis_url, redis) as gateway, gateway.client_of(None) as client:
+        for number in range(20):
+            await client.get(f"/sourceConfig?writeKey={number}", params={f"k{each}": number for each in range(500)})
+            await client.get(f"/v1/projects/{'x' * 2000}{number}/settings")
+    caches = [routers[0].handle_routing, parse_query_string, create_query_default_dict]
+
+    assert [cache.cache_info().currsize <= 2 for cache in caches] == [True] * 3
+
+
+@pytest.mark.parametrize("path", ["/v1/contacts", "/sourceConfig", "/people"])
+async def test_query_with_too_many_parameters_is_not_parsed(unfolded: Gateway, path: str):
+    parse_query_string.cache_clear()
+    async with unfolded.client_of(None) as client:
+        answer = await client.get(f"{path}?{'a&' * 1000}")
+
+    assert answer.status_code == 400
+    assert "query: expected at most 1000 parameters, got 1001" in answer.text
+    assert parse_query_string.cache_info().currsize == 0
+
+
+async def test_host_that_fits_into_no_url_is_ignored(unfolded: Gateway):
+    answers: dict[tuple[str, bytes], int] = {}
+    async with unfolded.client_of(None) as client:
+        for path in ("/docs", "/people", "/people?x=1", "/none", "/v1/projects/x/settings", "/v1/contacts"):
+            for host in (b"x:99999999", b"a@b:99999", b"[", b"[::::]", b"\xff\xe2\x84\x80", b""):
+                answer = await client.get(path, headers=[(b"Host", host), (b"Accept", b"text/html")])
+                answers[path, host] = answer.status_code
+
+    assert {each: status for each, status in answers.items() if status not in {200, 303, 400, 401, 404}} == {}
+    assert await upgrade(unfolded, "/v1/changes/ws", b"x:99999999") == 401
+
+
 # --- events
 
 
@@ -137,13 +244,43 @@ async def test_routes_without_a_key_are_limited(slow: Gateway, path: str):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/none", 404), ("DELETE", "/v1/events", 405), ("POST", "/v1/events", 401)]
+    ("method", "path", "status"),
+    [
+        ("GET", "/none", 404),
+        ("DELETE", "/v1/events", 405),
+        ("POST", "/v1/events", 401),
+        ("GET", "/v1/contacts?no-such-parameter=1", 400),
+        ("GET", "/v1/own-contact?writeKey=a&writeKey=b", 400),
+        ("GET", "/people?no-such-parameter=1", 400),
+        ("GET", "/healthz?no-such-parameter=1", 400),
+    ],
 )
 async def test_requests_that_lead_nowhere_are_limited(slow: Gateway, method: str, path: str, status: int):
     async with slow.client_of(None) as client:
         statuses = [(await client.request(method, path)).status_code for _ in range(25)]
 
     assert statuses == [status] * 20 + [429] * 5
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/changes/ws", 401), ("/none", 404), ("/healthz", 400)])
+async def test_websockets_that_lead_nowhere_are_limited(
+    slow: Gateway, path: str, status: int, caplog: pytest.LogCaptureFixture
+):
+    """Each is answered with its status, and uvicorn logs no error."""
+    statuses = [await upgrade(slow, path) for _ in range(25)]
+
+    assert statuses == [status] * 20 + [429] * 5
+    assert caplog.messages == []
+
+
+async def upgrade(gateway: Gateway, path: str, host: bytes = b"x") -> int:
+    """The status of a request for a WebSocket. Waits until the gateway has closed the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    writer.write(b"GET %b HTTP/1.1\r\nHost: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" % (path.encode(), host))
+    writer.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
 
 
 async def test_unknown_key_is_paid_for_before_it_is_looked_up(slow: Gateway):
@@ -185,7 +322,7 @@ async def test_valid_keys_in_bodies_cost_their_address_nothing(slow: Gateway):
     assert statuses == [200] * 6
 
 
-async def test_keys_in_use_work_on_whatever_their_address_sends(slow: Gateway):
+async def test_flood_from_an_address_does_not_stop_the_keys_in_use_there(slow: Gateway):
     """A stranger at the same address cannot shut out those with a key, as behind one router."""
     assert (await slow.client.post("/v1/events", content=SEEN)).status_code == 202
     async with slow.client_of(secrets.token_hex()) as stranger:
@@ -218,3 +355,15 @@ async def test_refused_requests_do_not_fill_the_log(slow: Gateway):
     refused = [each for each in answers if each.status_code == 429]
     assert len(refused) == 40
     assert [each["log_level"] for each in lines if each.get("status") == 429] == ["debug"] * len(refused)
+
+
+async def test_preflights_do_not_fill_the_log(unfolded: Gateway):
+    """They have no limit, whether they are accepted or rejected."""
+    asked = {"Access-Control-Request-Method": "POST"}
+    async with unfolded.client_of(None) as client:
+        with capture_logs() as logs:
+            for origin in ("http://localhost", "https://evil.example"):
+                await client.options("/v1/events", headers={**asked, "Origin": origin})
+            lines = await logged_requests(logs, 2)
+
+    assert [(each["status"], each["log_level"]) for each in lines] == [(204, "debug"), (400, "debug")]

@@ -110,7 +110,7 @@ async def test_found_contact_is_the_one_that_a_lookup_returns(people: Gateway):
     assert contact == await people.get("/v1/contacts", externalId="u-1")
 
 
-async def test_counts_by_value(people: Gateway):
+async def test_contacts_are_counted_by_value(people: Gateway):
     """The most frequent values, the rest, and the contacts without a value."""
     assert (await people.get("/v1/contacts/count", where="plan=pro"))["count"] == 3
     counted = await people.get("/v1/contacts/count", by="plan", limit=1)
@@ -235,7 +235,7 @@ async def test_without_a_directory_search_says_so_and_lookups_go_on(alone: Gatew
     assert not (tmp_path / "data").exists()
 
 
-async def test_directory_that_has_stopped_is_no_directory(
+async def test_search_is_refused_when_the_directory_has_stopped(
     redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Answers of long ago would look like those of now."""

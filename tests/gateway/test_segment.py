@@ -33,7 +33,7 @@ async def folded(gateway: Gateway, entries: int) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("make", [segment.Client, rudder.Client], ids=["segment-analytics-python", "rudder-sdk-python"])
-async def test_python_sdks(gateway: Gateway, make: Any, compressed: bool):  # noqa: FBT001  a parameter of the test
+async def test_calls_of_the_python_sdks_are_folded(gateway: Gateway, make: Any, compressed: bool):  # noqa: FBT001  a parameter of the test
     """Only host and key differ. A late call counts at its time, and a repeated call changes nothing."""
     errors = list[Any]()
 
@@ -108,7 +108,7 @@ analytics.closeAndFlush({ timeout: 20000 }).then(() => {})
 
 
 @pytest.mark.slow
-async def test_node_sdk(gateway: Gateway, node_sdk: Path):
+async def test_calls_of_the_node_sdk_are_folded(gateway: Gateway, node_sdk: Path):
     """The same calls from Node.js."""
     (node_sdk / "use.js").write_text(NODE)
     arguments = ["use.js", gateway.url, gateway.secret, YESTERDAY.isoformat()]

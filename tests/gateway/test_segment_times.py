@@ -46,7 +46,7 @@ MOMENT = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
         ("0001-01-01T00:00:00+01:00", datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_time_is_read(written: object, read: datetime):
+def test_time_is_read_in_every_form(written: object, read: datetime):
     assert read_time(written) == read
 
 
@@ -76,7 +76,7 @@ def test_time_is_not_guessed(written: object):
     ],
     ids=str,
 )
-async def test_time_of_a_call(unfolded: Gateway, times: Json):
+async def test_call_counts_at_its_timestamp_or_original_timestamp(unfolded: Gateway, times: Json):
     """`timestamp`, or else RudderStack's `originalTimestamp`."""
     call = {"type": "identify", "userId": "u", **times, "sentAt": 1767270601}
     answer = await unfolded.client.post("/v1/batch", json={"batch": [call]})

@@ -181,7 +181,7 @@ async def test_null_trait_is_removed_from_an_anonymous_visitor(gateway: Gateway)
         ({"firstName": "", "lastName": None}, None),
     ],
 )
-async def test_name_from_its_parts(gateway: Gateway, traits: Json, name: str | None):
+async def test_name_is_made_of_both_parts(gateway: Gateway, traits: Json, name: str | None):
     """Both parts are metadata. They are also the name if both are given."""
     contact = await folded(gateway, {"traits": traits})
 
@@ -199,7 +199,7 @@ async def test_one_part_of_a_name_keeps_the_other(gateway: Gateway, part: Json):
 
 
 @pytest.mark.parametrize("name", [{}, {"name": "Countess"}])
-async def test_name_and_avatar_of_an_anonymous_visitor(unfolded: Gateway, name: Json):
+async def test_name_and_avatar_of_an_anonymous_visitor_become_name_and_image(unfolded: Gateway, name: Json):
     """They become name and image, as for a contact. The parts of the name are metadata as well."""
     parts = {"firstName": "Ada", "lastName": "Lovelace"}
     traits = {**parts, **name, "avatar": "https://x.org/a.png"}

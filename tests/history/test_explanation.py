@@ -20,7 +20,7 @@ from kinfold_services.cli.explaining import print_step
 from kinfold_services.history.explanation import Deed, Effect, Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.event_log import append, entry_id, history
 from tests.support.folding import Event, identified, metadata_set, moment, seen
 from tests.support.lengths import short_or_long
@@ -35,7 +35,7 @@ WORKSPACE: Final = "explained"
 async def story_of(client: Redis, workspace: str, contact_id: str, position: str) -> tuple[Contact, list[Step]]:
     """The contact and its story."""
     story = Story(Past(client, Settings(workspace=workspace), NO_RULES), position, position)
-    assert await story.open(Which(contact=contact_id))
+    assert await story.open(Identifier(contact=contact_id))
     assert story.contact is not None
     return story.contact, [step async for step in story.steps()]
 

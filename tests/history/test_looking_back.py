@@ -48,7 +48,7 @@ def test_moment_is_a_date_a_time_or_a_position(text: str, ms: int):
 
 
 @pytest.mark.parametrize("text", ["2026-02-30", "1969-12-31", "2026-11-22T08:00:00", "30d", ""])
-def test_other_text_is_no_moment(text: str):
+def test_text_that_is_not_a_moment_is_refused(text: str):
     with pytest.raises(ValueError, match="expected a time with an offset"):
         parse_moment(text)
 

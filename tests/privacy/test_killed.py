@@ -19,7 +19,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.erasures import erase, keys_with
 from tests.support.event_log import append, history
 from tests.support.lengths import short_or_long
@@ -103,7 +103,7 @@ async def test_killed_erasure_is_not_begun_or_finished_by_the_next_start(redis: 
             assert {each.state for each in await eraser.records.receipts()} == {"done"}
             if await redis.hexists(key(workspace, "external-ids"), _name(number)):
                 not_begun += 1
-                await erase(redis, workspace, Which(external_id=_name(number)))
+                await erase(redis, workspace, Identifier(external_id=_name(number)))
             assert await keys_with(redis, workspace, _texts(number)) == {}
     print(f"{not_begun} of {KILLS} were not begun")  # noqa: T201
     async with projecting(redis_url, workspace):

@@ -17,7 +17,7 @@ from kinfold_services.connections import connect
 from kinfold_services.gateway.log_watch import LogWatch
 from kinfold_services.privacy import rewriting
 from kinfold_services.server.embedded import EmbeddedServer
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.projections.test_redaction import erasures, owned, texts_of
 from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
 from tests.support.erasures import erase, keys_with
@@ -28,7 +28,7 @@ from tests.support.replaying import replay, verify
 from tests.support.snapshots import read_stream
 from tests.support.strategies import Log, marked_logs
 
-BEN: Final = Which(external_id="ben")
+BEN: Final = Identifier(external_id="ben")
 CLEO: Final = {"externalId": "cleo-69", "email": "cleo@nile.example"}
 
 
@@ -59,8 +59,8 @@ async def test_files_of_the_server_hold_nobody_who_was_erased(tmp_path: Path, wo
         texts = (*ADAS_TEXTS, *CLEO.values(), "Cleo of the Nile")
         assert in_files(tmp_path, texts)
 
-        for which in (ADA, Which(email="cleo@nile.example")):
-            receipt = await erase(client, workspace, which, data_dir=tmp_path, redis_url=url)
+        for identifier in (ADA, Identifier(email="cleo@nile.example")):
+            receipt = await erase(client, workspace, identifier, data_dir=tmp_path, redis_url=url)
             assert {(check.place, check.found, check.note) for check in receipt.checks} == {
                 ("every key of the workspace", 0, None),
                 ("append-only file", 0, "rewritten"),
@@ -154,7 +154,7 @@ async def test_person_leaves_the_feed_of_a_contact_from_which_a_replay_separated
     assert await replay(redis, workspace) != []
     before = await redis.hgetall(key(workspace, "contacts"))
 
-    await erase(redis, workspace, Which(email="ada@example.org"))
+    await erase(redis, workspace, Identifier(email="ada@example.org"))
 
     told = [decode_change(fields[b"change"]) for _, fields in await read_stream(redis, workspace, "changes")]
     bens = [each.contact for each in told if isinstance(each, ContactChange)]
@@ -247,7 +247,7 @@ async def _erase_one(redis: Redis, workspace: str, contact_id: str) -> set[bytes
     ownership = owned(log)
     belongings = ownership.belongings({contact_id})
 
-    await erase(redis, workspace, Which(contact=contact_id))
+    await erase(redis, workspace, Identifier(contact=contact_id))
 
     after = await redis.hgetall(key(workspace, "contacts"))
     others = before.keys() - {each.encode() for each in belongings.contacts}

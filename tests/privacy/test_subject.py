@@ -17,7 +17,7 @@ from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.subjects import make_file
 from kinfold_services.privacy.subject import Subject
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.directories import following, wait_until_current
 from tests.support.event_log import LOG_START_MS, append, entry_id
 from tests.support.gateways import serving
@@ -187,7 +187,7 @@ async def test_cancelled_request_ends_the_fold(
 
     monkeypatch.setattr(Subject, "find", find_for_long)
     settings = Settings(workspace=workspace, redis_url=redis_url, data_dir=tmp_path)
-    making = asyncio.create_task(make_file(settings, Which(external_id="u-ada"), Directory(settings).database))
+    making = asyncio.create_task(make_file(settings, Identifier(external_id="u-ada"), Directory(settings).database))
     await wait_until(has_begun.is_set)
 
     making.cancel()
@@ -197,7 +197,9 @@ async def test_cancelled_request_ends_the_fold(
     assert has_ended.is_set()
 
 
-async def test_exclusion_of_what_is_no_entry_is_harmless(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+async def test_exclusion_of_text_that_is_not_an_entry_id_is_harmless(
+    redis: Redis, redis_url: str, workspace: str, tmp_path: Path
+):
     """An `EventsExcluded` may name any text."""
     texts = ["", "nothing", "1", f"{2**64}-0", f"1-{2**64}", "-", "+", "1-2-3", "\u0661-0"]
     await append(redis, workspace, [*EVENTS, {"type": "EventsExcluded", "entries": texts}])

@@ -16,7 +16,7 @@ from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.engines import cluster
 from tests.support.erased_people import ADA, ADAS_TEXTS, adas_events, publish
 from tests.support.erasures import erase, keys_with
@@ -26,7 +26,7 @@ from tests.support.proxy import Proxy
 from tests.support.replaying import leftovers, quietly, verify
 from tests.support.waiting import wait_until
 
-BEN = Which(external_id="ben")
+BEN = Identifier(external_id="ben")
 
 
 async def test_two_erasures_at_once_both_happen(redis: Redis, redis_url: str, workspace: str) -> None:

@@ -47,7 +47,7 @@ def test_replay_gives_the_same_ids() -> None:
     assert len(ids) == 8
 
 
-def test_id_of_a_known_entry() -> None:
+def test_id_of_a_known_entry_never_changes() -> None:
     """It must never change, because dashboards store ids."""
     assert make_contact_id("default", "1767229200000-0") == "ct_01kdvh35m0bbmf7ttxbrqk8vvq"
 

@@ -85,7 +85,7 @@ def test_other_event_with_a_used_id_is_folded_and_counted(other: dict[str, objec
         assert not repeated.outcome.id_reused
 
 
-def test_id_of_two_users() -> None:
+def test_two_users_whose_events_have_one_id_both_become_contacts() -> None:
     """Both users become contacts."""
     story = given(identified("u-1", "ada@example.org", id="e-1"))
     assert story.when(identified("u-2", "ben@example.org", id="e-1")).then("ContactCreated").outcome.id_reused

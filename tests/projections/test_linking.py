@@ -25,7 +25,7 @@ def owner_of_a_page_view(story: Story, at: float) -> str | None:
     return next((contact.external_id for contact in story.contacts if probe in contact.metadata), None)
 
 
-def test_first_link() -> None:
+def test_first_link_has_no_previous_contact() -> None:
     """There is no previous contact."""
     story = given(seen())
     story.when(sign_in("u-1", 5)).then(

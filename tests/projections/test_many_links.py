@@ -58,7 +58,7 @@ def test_visitor_that_has_few_links_keeps_them_all(said: list[tuple[int, str]], 
 
 
 @generated(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(3, 6))
-def test_oldest_links_behind_the_first_go(contacts: list[str], most: int) -> None:
+def test_oldest_links_after_the_first_are_dropped(contacts: list[str], most: int) -> None:
     """Events in the order of their times: the latest links answer as they did."""
     said = list(enumerate(contacts))
     few, everything = history_of(said, most), history_of(said, 10_000)

@@ -357,7 +357,7 @@ def test_what_a_correction_took_from_a_person_goes_when_that_person_is_erased_la
     assert b"ben" not in b"".join(fields[b"event"] for _, fields in rewritten)
 
 
-def test_correction_of_which_nothing_is_left_is_no_reject() -> None:
+def test_correction_with_nothing_left_is_not_rejected() -> None:
     """It came too late for the address, and said nothing else."""
     log = _log(
         {"type": "VisitorIdentified", "externalId": "ada", "email": "ada@example.org"},

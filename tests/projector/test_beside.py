@@ -13,7 +13,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.retention.job import RetentionJob
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.event_log import append
 from tests.support.projecting import projecting, wait_until_folded
 from tests.support.waiting import wait_until
@@ -24,7 +24,7 @@ ADA = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "ada"}
 async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process cannot start at first, as without memory. Later the projector opens the workspace anew, and it goes on."""
+    """Its process cannot start at first, as without memory. Later the projector opens the workspace again, and it goes on."""
     ended: list[object] = []
     erase = kinfold_services.projector.pending_erasures._erase
 
@@ -44,7 +44,7 @@ async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
             await wait_until_folded(redis, workspace, last)
             with monkeypatch.context() as away:
                 away.setattr(sys, "executable", "/nowhere/python")
-                await Eraser(redis, Settings(workspace=workspace)).request([Which(external_id="ada")])
+                await Eraser(redis, Settings(workspace=workspace)).request([Identifier(external_id="ada")])
                 await wait_until(lambda: [each for each in logs if each["event"] == "work beside the fold failed"])
             await wait_until(lambda: set(ended) - {FileNotFoundError}, 60)
             assert (set(ended), await redis.exists(key(workspace, "erasures-pending"))) == ({FileNotFoundError, 0}, 0)

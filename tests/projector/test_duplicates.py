@@ -63,7 +63,7 @@ async def test_excluded_entries_take_no_place_in_the_window(redis: Redis, redis_
 
 @pytest.mark.usefixtures("_small_window")
 @pytest.mark.parametrize(("pages", "found"), [(2 * WINDOW - 1, 1), (2 * WINDOW, 0)])
-async def test_a_restarted_projector_knows_the_ids_of_trusted_sources_behind_those_of_pages(
+async def test_a_restarted_projector_knows_the_ids_of_trusted_sources_before_those_of_pages(
     redis: Redis, redis_url: str, workspace: str, pages: int, found: int
 ) -> None:
     """As far back as any window reaches."""

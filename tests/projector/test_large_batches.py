@@ -193,7 +193,7 @@ async def test_entry_that_the_server_refuses_is_left_out_here_and_in_a_replay(se
         assert still == fields
 
 
-async def test_connection_that_is_cut_is_no_reason_to_leave_an_entry_out(server: Server) -> None:
+async def test_cut_connection_does_not_leave_an_entry_out(server: Server) -> None:
     """A batch of few bytes is sent again until it arrives: no server refuses it for its size."""
     last = await append(server.admin, WORKSPACE, touching(5))
     kills = 0

@@ -27,7 +27,7 @@ def visit(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("batch_entries", [1000, 7])
-async def test_thousand_malformed_entries_between_good_ones(
+async def test_thousand_malformed_entries_do_not_stop_good_ones(
     redis: Redis, redis_url: str, workspace: str, batch_entries: int
 ) -> None:
     """Each is in the rejects, in order, with its reason and its bytes. Every good entry is folded."""

@@ -14,7 +14,7 @@ from kinfold_services.log.baseline import LogCut
 from kinfold_services.log.pages import log_extent
 from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.replay.replay import Replay
-from kinfold_services.retention.baselines import Making
+from kinfold_services.retention.baselines import BaselineMaker
 from kinfold_services.settings import Settings
 from kinfold_services.transfer.exporting import export_log
 from tests.support.event_log import append, entry_id, history
@@ -143,7 +143,7 @@ async def test_receipt_of_an_interrupted_run_is_left_by_the_next(redis: Redis, r
         raise asyncio.CancelledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Making, "prepare", die)
+        patch.setattr(BaselineMaker, "prepare", die)
         with pytest.raises(asyncio.CancelledError):
             await cut_upto(redis, workspace, CUT, anonymous=0)
     assert await redis.xlen(key(workspace, "events")) == ENTRIES
@@ -190,7 +190,7 @@ async def test_export_begins_at_the_baseline_and_an_import_restores_an_equal_sta
     assert set(visitors) == before.visitors.keys()
 
 
-async def test_export_that_a_cut_overtakes_is_no_file(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
+async def test_export_that_a_cut_overtakes_leaves_no_file(redis: Redis, redis_url: str, workspace: str, tmp_path: Path):
     """It would lack entries between two of its pages."""
     await log_with_an_anonymous_visitor(redis, workspace)
     await fold_log(redis, redis_url, workspace)

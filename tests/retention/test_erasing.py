@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
 from kinfold_services.state.baseline import piece_texts
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from tests.support.erasures import erase, keys_with
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import fold_log, projecting, wait_until_folded
@@ -58,7 +58,7 @@ async def test_person_leaves_the_baseline_and_everybody_else_is_as_before(redis:
     before = await take_snapshot(redis, workspace)
     ada = before.external_ids[b"ada-1815"]
 
-    receipt = await erase(redis, workspace, Which(email="ada@lovelace.example"))
+    receipt = await erase(redis, workspace, Identifier(email="ada@lovelace.example"))
 
     assert receipt.contact_ids == [ada.decode()]
     assert await keys_with(redis, workspace, ADAS) == {}
@@ -85,7 +85,7 @@ async def test_person_of_whom_only_the_baseline_knows_is_erased(redis: Redis, re
     """The whole log was cut: there is no entry to rewrite. A late resend of what was cut brings nobody back."""
     await cut_log(redis, redis_url, workspace, [])
     assert await redis.xlen(key(workspace, "events")) == 0
-    receipt = await erase(redis, workspace, Which(external_id="ada-1815"))
+    receipt = await erase(redis, workspace, Identifier(external_id="ada-1815"))
     assert (receipt.state, receipt.people) == ("done", 1)
     texts = await baseline_texts(redis, workspace)
     assert [each for each in ADAS if each.encode() in texts] == []
@@ -102,7 +102,7 @@ async def test_visitor_that_nobody_identified_leaves_the_baseline(redis: Redis, 
     await fold_log(redis, redis_url, workspace)
     assert await cut_upto(redis, workspace, entry_id(1)) is not None
     assert b"v-passing-by" in await baseline_texts(redis, workspace)
-    await erase(redis, workspace, Which(visitor="v-passing-by"))
+    await erase(redis, workspace, Identifier(visitor="v-passing-by"))
     assert b"v-passing-by" not in await baseline_texts(redis, workspace)
     assert await keys_with(redis, workspace, ["v-passing-by"]) == {}
     assert await verify(redis, workspace) == []
@@ -114,7 +114,7 @@ async def test_export_with_a_baseline_from_before_an_erasure_is_refused(
     """Its baseline would bring the person back."""
     await cut_log(redis, redis_url, workspace, AFTER)
     assert (await kinfold(redis_url, workspace, "export", tmp_path / "log")).status == 0
-    await erase(redis, workspace, Which(external_id="ada-1815"))
+    await erase(redis, workspace, Identifier(external_id="ada-1815"))
     assert (await kinfold(redis_url, workspace, "export", tmp_path / "later")).status == 0
     receipts = await cast("Awaitable[dict[Any, Any]]", redis.hgetall(key(workspace, "erasures")))
     await redis.flushdb()
@@ -133,7 +133,7 @@ async def test_cut_and_erasure_at_once_are_both_done(redis: Redis, redis_url: st
     await append(redis, workspace, [*history()[:HISTORY], *BEFORE, *AFTER])
     await fold_log(redis, redis_url, workspace)
     receipt, cut = await asyncio.gather(
-        erase(redis, workspace, Which(external_id="ada-1815")), cut_upto(redis, workspace, CUT, anonymous=0)
+        erase(redis, workspace, Identifier(external_id="ada-1815")), cut_upto(redis, workspace, CUT, anonymous=0)
     )
     assert receipt.state == "done"
     cut = cut or await cut_upto(redis, workspace, CUT, anonymous=0)

@@ -14,7 +14,7 @@ class Stubborn:
         self.dropped = 0
 
     async def run(self) -> None:
-        """Waits for a second cancellation."""
+        """Wait for a second cancellation."""
         while True:
             try:
                 await asyncio.sleep(3600)

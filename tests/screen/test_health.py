@@ -42,7 +42,7 @@ STATUS = Status(
 WELL = Sample(1000.0, 0, 0.0, 10, 0, 0, 0.0, 3, 4)
 
 
-async def test_all_is_well(agent: Agent):
+async def test_health_says_that_all_is_well(agent: Agent):
     await agent.people("Ada")
     tab = await agent.sign_in("read", path="/health")
 

@@ -114,7 +114,7 @@ async def test_unknown_person_is_not_found(agent: Agent):
     assert await violations(tab) == []
 
 
-async def test_timeline_goes_on_behind_its_first_page(agent: Agent):
+async def test_timeline_continues_after_its_first_page(agent: Agent):
     changes = [{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"step": number}} for number in range(60)]
     await agent.publish(person("Ada"), *changes)
     tab = await open_person(agent, "Ada")
@@ -244,7 +244,7 @@ async def test_every_fact_has_its_own_why(agent: Agent):
     await expect(tab.locator(".facts dd", has_text="ada@new.example")).to_contain_text("a page")
 
 
-async def test_why_is_paged(agent: Agent):
+async def test_explanation_is_paged(agent: Agent):
     await agent.publish(
         person("Ada"), *[{"type": "MetadataSet", "externalId": "u-ada", "metadata": {"n": number}} for number in range(30)]
     )

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_services.connections import connect
-from kinfold_services.directory.keys import MetadataKeys
+from kinfold_services.directory.metadata_keys import MetadataKeys
 from kinfold_services.directory.query import Count, Page
 from kinfold_services.gateway.directory import Directory
 from kinfold_services.gateway.metrics import Metrics

@@ -176,6 +176,14 @@ async def test_session_in_use_makes_the_name_of_its_key_no_key(agent: Agent):
     assert [asked.status_code, written.status_code, signed_in.status_code] == [401, 401, 401]
 
 
+@pytest.mark.parametrize("shown", ["http://[", "//[x", ""])
+async def test_part_of_a_page_that_is_at_no_url_leads_to_the_form(agent: Agent, shown: str):
+    async with agent.client() as client:
+        answer = await client.get("/people", headers={"HX-Request": "true", "HX-Current-URL": shown})
+
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (200, "/sign-in")
+
+
 @pytest.mark.parametrize("csrf", [None, "", "0" * 64])
 async def test_form_without_the_sessions_token_is_rejected(agent: Agent, csrf: str | None):
     cookie, right = await cookie_of(agent)

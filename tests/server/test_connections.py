@@ -68,39 +68,39 @@ async def assert_folds_there(url: str, redis: Redis, redis_url: str) -> None:
     assert published.lines[0]["workspace"] == WORKSPACE
 
 
-async def test_over_a_unix_socket(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_over_a_unix_socket(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`unix:///path?db=0`, as the embedded server has it; a space in the path is written %20."""
     with EmbeddedServer.start(tmp_path / "two words") as server:
         assert "%20" in server.url
         await assert_folds_there(server.url, redis, redis_url)
 
 
-async def test_over_tcp(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_over_tcp_with_a_password(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`redis://host:port/3`, with a password."""
     port = free_port()
     with running(tmp_path, "--port", port, "--requirepass", "s3cret"):
         await assert_folds_there(f"redis://:s3cret@127.0.0.1:{port}/3", redis, redis_url)
 
 
-async def test_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`rediss://`, the certificate checked."""
     async with tls_server(tmp_path) as url:
         await assert_folds_there(url, redis, redis_url)
 
 
-async def test_on_a_cluster(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_on_a_cluster(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`redis+cluster://`: a workspace is one slot, and every command finds its node."""
     async with cluster(tmp_path) as url:
         await assert_folds_there(url, redis, redis_url)
 
 
-async def test_on_a_cluster_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_on_a_cluster_over_tls(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`rediss+cluster://`."""
     async with cluster(tmp_path, tls=True) as url:
         await assert_folds_there(url, redis, redis_url)
 
 
-async def test_behind_sentinel(tmp_path: Path, redis: Redis, redis_url: str) -> None:
+async def test_projector_folds_behind_sentinel(tmp_path: Path, redis: Redis, redis_url: str) -> None:
     """`redis+sentinel://`: Sentinel is asked who the master is; the password is the master's."""
     async with sentinel(tmp_path) as (url, _):
         await assert_folds_there(url, redis, redis_url)
@@ -186,7 +186,7 @@ async def answered(answer: str) -> BaseException:
         ("", "scheme"),
     ],
 )
-def test_a_url_that_is_none_is_refused(url: str, found: str) -> None:
+def test_text_that_is_not_a_redis_url_is_refused(url: str, found: str) -> None:
     """The sentence says how they are written."""
     with pytest.raises(
         ValueError, match=rf"redis URL: .*{found}.*; a Redis URL is redis\[s\]://host:port/0, unix://"

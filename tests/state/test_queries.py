@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kinfold import Feed
-from kinfold.contacts.questions import Questions
+from kinfold.contacts.queries import Queries
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.identifiers import IdentifierRules
 from kinfold_schemas.keys import PublicName, key
@@ -98,7 +98,7 @@ async def ask_as_the_client_does(
     redis: Redis, workspace: str, field: str, value: str, meanwhile: Swap | None = None
 ) -> Contact | None:
     """The commands of `kinfold.Contacts`, one after another; `meanwhile` runs after the first."""
-    asking: Any = Questions(workspace, 0).find(field, value, None)
+    asking: Any = Queries(workspace, 0).find(field, value, None)
     command = next(asking)
     while True:
         answer = await cast("Any", redis).execute_command(*command)

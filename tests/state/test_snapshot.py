@@ -10,7 +10,7 @@ from tests.support.event_log import append
 from tests.support.projecting import fold_log
 
 
-async def test_feed_trimmed_behind_the_first_page_ends_the_snapshot(
+async def test_feed_trimmed_after_the_first_page_ends_the_snapshot(
     redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The feed still has later entries, but not the change of a contact of the first page."""

@@ -6,9 +6,9 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import key
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
-ADA: Final = Which(external_id="ada-1815")
+ADA: Final = Identifier(external_id="ada-1815")
 ADAS_TEXTS: Final = (
     *("ada-1815", "ada@example.org", "ADA@example.org", "adas-laptop"),
     *("Ada Lovelace", "first programmer", "10.0.0.7"),

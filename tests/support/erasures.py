@@ -10,13 +10,13 @@ from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.records import Receipt
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import piece_texts
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 
-async def erase(client: Redis, workspace: str, *whiches: Which, **settings: Any) -> Receipt:
+async def erase(client: Redis, workspace: str, *identifiers: Identifier, **settings: Any) -> Receipt:
     """Erase people; returns the receipt."""
     eraser = Eraser(client, Settings(workspace=workspace, **settings))
-    requested = await eraser.request(whiches, by="a test", reason="asked")
+    requested = await eraser.request(identifiers, by="a test", reason="asked")
     await eraser.finish_pending()
     receipt = await eraser.records.receipt(requested.erasure)
     assert receipt is not None
@@ -32,7 +32,10 @@ async def keys_with(client: Redis, workspace: str, texts: Iterable[str]) -> dict
     found: dict[str, list[str]] = {}
     pattern = key(workspace, "events").removesuffix("events") + "*"
     async for name in cast("AsyncIterator[bytes]", cast("Any", client).scan_iter(match=pattern)):
-        held = cast("bytes", await client.dump(name)) + await _values_of(client, name)
+        dumped = await client.dump(name)
+        if dumped is None:  # a lock or a lease that has expired since the scan, or a key that a projector has deleted
+            continue
+        held = dumped + await _values_of(client, name)
         if texts_in := [each for each in wanted if each.encode() in held or each.encode() in name]:
             found[name.decode()] = texts_in
     return found

@@ -113,7 +113,7 @@ def matches(printed: str, expected: str) -> bool:
 
 
 def _without_slow(progress: re.Match[str]) -> str:
-    """Keeps the last progress line of work, which every machine prints, but not that of a wait for the projector."""
+    """Keep the last progress line of work, which every machine prints, but not that of a wait for the projector."""
     is_last = progress["done"] == progress["total"]
     return progress[0] if is_last and progress["label"] != "folding the remaining events" else ""
 
@@ -148,11 +148,11 @@ class Shell:
         self._scratch.cleanup()
 
     def run(self, command: str) -> "subprocess.CompletedProcess[str]":
-        """Runs one command; `stdout` is all that it prints."""
+        """Run one command; `stdout` is all that it prints."""
         return self._run(["bash", "-c", command.replace(PORT, self._port)])
 
     def check_page(self, page: Path) -> None:
-        """Runs a page from its first block to its last, as a reader would who tries everything."""
+        """Run a page from its first block to its last, as a reader would who tries everything."""
         name = page.relative_to(ROOT).as_posix()
         for block in runnable(page):
             if block.kind == "python":
@@ -164,7 +164,7 @@ class Shell:
                     self.check(command, name)
 
     def check(self, command: Command, page: str) -> None:
-        """Runs one command, and compares what it prints."""
+        """Run one command, and compare what it prints."""
         if any(name in command.text and shutil.which(name) is None for name in OPTIONAL_PROGRAMS):
             return
         done = self.run(command.text)
@@ -174,7 +174,7 @@ class Shell:
         assert matches(printed, command.expected), f"{where}printed\n{printed}\nand the page shows\n{command.expected}"
 
     def check_pasted(self, block: Block, page: str) -> None:
-        """Runs an `sh` block, and compares what it prints."""
+        """Run an `sh` block, and compare what it prints."""
         exported = self._directory / "exported"
         exported.touch()  # a block whose program is missing is not run
         self.check(Command(f"set -e\n{block.text}env -0 > '{exported}'", block.printed or "...", block.line), page)

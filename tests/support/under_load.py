@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 
 import kinfold
-from kinfold.contacts.questions import decode_contact
+from kinfold.contacts.queries import decode_contact
 from kinfold_projections.entries import read_entries
 from kinfold_projections.fold import fold
 from kinfold_projections.state import State

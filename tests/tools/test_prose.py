@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from tools.prose import Style, check, check_file, prose_of_page, prose_of_python, read_style
+from tools.prose import Style, check, check_file, prose_of_page, prose_of_python, prose_of_script, read_style
 
-STYLE: Final = Style({re.compile(r"\bwhoever\b", re.IGNORECASE): "name the person"}, [], [], max_words=5)
+STYLE: Final = Style({re.compile(r"\bwhoever\b", re.IGNORECASE): "name the person"}, [], [], [], max_words=5)
 ADVICE: Final = "expected other words, got 'whoever': name the person"
 
 
@@ -53,6 +53,25 @@ def test_docstrings_and_comments_are_read_and_code_is_not():
     assert in_python(source) == [(1, ADVICE), (3, ADVICE)]
 
 
+def test_names_of_tests_are_read_as_words():
+    source = "def test_it_serves_whoever_asks(): ...\n\n\nasync def test_whoever(): ...\n\n\ndef whoever(): ...\n"
+
+    assert in_python(source) == [(1, ADVICE), (4, ADVICE)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "source", "lines"),
+    [
+        (".lua", "-- Serves whoever asks.\nlocal whoever = 1 -- whoever\n", [1, 2]),
+        (".ts", '/**\n * Serves whoever asks.\n */\nconst whoever = "https://whoever"; // whoever\n', [2, 4]),
+    ],
+)
+def test_comments_of_scripts_are_read_and_code_is_not(suffix: str, source: str, lines: list[int]):
+    found = check(prose_of_script(source, suffix), STYLE, with_length=False)
+
+    assert [(each.line, each.sentence) for each in found] == [(line, ADVICE) for line in lines]
+
+
 def test_an_example_in_a_docstring_is_code():
     assert in_python('def f():\n    """Asks.\n\n    >>> print("whoever")\n    """\n') == []
 
@@ -67,13 +86,13 @@ def test_a_point_inside_a_word_does_not_end_a_sentence():
     assert lengths("See version 2.0 of file.toml and tests.\n") == [1]
 
 
-def test_a_list_is_no_single_sentence():
+def test_items_of_a_list_are_separate_sentences():
     assert lengths("- One two three\n- four five six\n") == []
 
 
-def test_a_phrase_that_is_no_regular_expression_is_refused(tmp_path: Path):
+def test_a_phrase_that_is_not_a_regular_expression_is_refused(tmp_path: Path):
     path = tmp_path / "style.toml"
-    path.write_text("pages = []\npython = []\nmax_words = 1\n[phrases]\n'(' = 'x'\n")
+    path.write_text("pages = []\npython = []\nscripts = []\nmax_words = 1\n[phrases]\n'(' = 'x'\n")
 
     with pytest.raises(re.error):
         read_style(path)

@@ -243,7 +243,7 @@ class TestRefused:
             ),
         ],
     )
-    async def test_damaged_file(
+    async def test_damaged_file_is_refused(
         self, file: Path, elsewhere: Redis, elsewhere_url: str, *, pattern: bytes, replacement: bytes, sentence: str
     ) -> None:
         """The damage is found before the first entry is appended."""
@@ -256,7 +256,7 @@ class TestRefused:
         assert sentence in said.err
         assert await elsewhere.keys() == []
 
-    async def test_log_with_other_entries(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+    async def test_log_with_other_entries_is_refused(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
         """Two histories are never mixed."""
         await append(elsewhere, "default", [identified("somebody-else", "v-1")])
 
@@ -278,7 +278,7 @@ class TestRefused:
         assert "the log already holds the whole file" in said.err
         assert await elsewhere.xlen(key("default", "events")) == 4
 
-    async def test_workspace_with_a_state(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
+    async def test_workspace_with_a_state_is_refused(self, file: Path, elsewhere: Redis, elsewhere_url: str) -> None:
         """A deleted log leaves a position behind, and a projector would skip the entries before it."""
         await append(elsewhere, "default", [identified("u-9", "v-9")], start=10)
         await fold_log(elsewhere, elsewhere_url, "default")
@@ -342,7 +342,7 @@ class TestRefused:
         assert "got one that had lost 2 entries" in refused.err
         assert allowed.status == 0
 
-    async def test_workspace_without_a_log(self, redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    async def test_workspace_without_a_log_is_refused(self, redis_url: str, redis: Redis, tmp_path: Path) -> None:
         """It is probably a misspelt name, so the export is refused."""
         said = await kinfold(redis_url, "export", tmp_path / "log.ndjson", "--workspace", "nobody")
 
@@ -352,7 +352,7 @@ class TestRefused:
         assert await redis.keys() == []
 
     @pytest.mark.usefixtures("file")
-    async def test_missing_directory(self, redis_url: str, tmp_path: Path) -> None:
+    async def test_missing_directory_is_named(self, redis_url: str, tmp_path: Path) -> None:
         """The message names it, without a traceback."""
         said = await kinfold(redis_url, "export", tmp_path / "nowhere" / "log.ndjson")
 
@@ -360,7 +360,7 @@ class TestRefused:
         assert "nowhere" in said.err
         assert "Traceback" not in said.err
 
-    async def test_missing_server(self, file: Path, tmp_path: Path) -> None:
+    async def test_missing_server_is_status_3(self, file: Path, tmp_path: Path) -> None:
         """Unlike the other refusals, this one has exit status 3."""
         url = f"unix://{tmp_path}/nobody.sock"
         assert (await kinfold(url, "export", tmp_path / "other.ndjson")).status == 3

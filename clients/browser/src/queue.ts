@@ -12,7 +12,7 @@ export type Event = { type: string; id: string; at: string; visitorId: string } 
 const enum Limit {
   /** Browsers send at most 64 KiB after the end of a page (Fetch, keepalive); `sentAt` has to fit too. */
   BYTES = 48 * 1024,
-  /** While so many events wait, page views are dropped. Identities and metadata wait without a limit. */
+  /** While this many events wait, page views are dropped. Identities and metadata wait without a limit. */
   WAITING = 500,
 }
 

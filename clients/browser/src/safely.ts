@@ -10,7 +10,7 @@ export function safely<T>(action: () => T): T | undefined {
   }
 }
 
-/** How long to wait after so many failures: longer and longer, up to 5 minutes, and not all pages at the same time. */
+/** How long to wait after a number of failures: longer and longer, up to 5 minutes, and not all pages at the same time. */
 export const backOffMs = (failures: number) => Math.min(300_000, 1000 * 2 ** failures) * (0.5 + Math.random() / 2);
 
 /** `at`: when the call was made that is being repeated, if one is. */

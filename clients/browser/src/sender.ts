@@ -57,7 +57,7 @@ export function openSender(prefix: string, url: string, onRejected: (event: Even
     dueMs = Infinity;
   };
 
-  /** Send after so many milliseconds, or earlier. */
+  /** Send after this many milliseconds, or earlier. */
   const soon = (ms: number) => {
     const due = Date.now() + ms;
     if (signal.aborted || due >= dueMs) return;

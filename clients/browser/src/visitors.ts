@@ -10,7 +10,7 @@ import { cookies, hold, read, write, writeCookie } from "./storage.js";
 export interface Known {
   id: string;
   /**
-   * Hashes of the external id and of the address that the page has passed for this visitor, also if the gateway has rejected them
+   * Hashes of the external id and of the address that the page has passed for this visitor, even if the gateway has rejected them
    * since. A person with another one is another visitor.
    */
   externalId?: string | undefined;
@@ -31,7 +31,7 @@ export function newId(): string {
   return btoa(String.fromCharCode(...bytes)).replace(/\W/g, "_").slice(0, 22);
 }
 
-/** The canonical JSON (RFC 8785) of a primitive is what `JSON.stringify` makes of it. Case does not count in addresses. */
+/** The canonical JSON (RFC 8785) of a primitive is the result of `JSON.stringify`. Case does not count in addresses. */
 export const digest = (visitorId: string, name: string, value: unknown) =>
   hash(`${visitorId}\0${name}\0${JSON.stringify(name === "email" ? `${value}`.toLowerCase() : value)}`);
 

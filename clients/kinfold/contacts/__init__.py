@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from kinfold.contacts.questions import Questions
+from kinfold.contacts.queries import Queries
 from kinfold.transport.urls import gateway_key, is_http
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.directory import Conflict, ContactCount, ContactCounts, TimelineEntry
@@ -38,7 +38,7 @@ class Lookups(Generic[C, R]):
         wait_s: float = 5.0,
         timeout_s: float = 4.0,
     ) -> None:
-        questions = Questions(workspace, wait_s)
+        queries = Queries(workspace, wait_s)
         self._gateway: GatewayLookups | None = None
         self._redis: C | None = None
         if is_http(url):
@@ -47,7 +47,7 @@ class Lookups(Generic[C, R]):
             api_key = gateway_key(key, "a secret API key", workspace)
             self._gateway = gateway_lookups.GatewayLookups(url, api_key, wait_s, timeout_s)
         else:
-            self._redis = self._connect(questions, url, timeout_s)
+            self._redis = self._connect(queries, url, timeout_s)
 
     def by_visitor(self, visitor_id: str, *, after: str | None = None) -> R:
         """The contact that this visitor belongs to now.
@@ -89,7 +89,7 @@ class Lookups(Generic[C, R]):
 
         return Searches(self._gateway)
 
-    def _connect(self, questions: Questions, url: str, timeout_s: float) -> C:
+    def _connect(self, queries: Queries, url: str, timeout_s: float) -> C:
         raise NotImplementedError
 
     def _find(self, by: str, value: str, after: str | None) -> R:
@@ -115,10 +115,10 @@ class Contacts(Lookups["RedisLookups", Contact | None]):
     >>> visitors.close()
     """
 
-    def _connect(self, questions: Questions, url: str, timeout_s: float) -> "RedisLookups":
+    def _connect(self, queries: Queries, url: str, timeout_s: float) -> "RedisLookups":
         from kinfold.contacts.redis_lookups import RedisLookups  # noqa: PLC0415  only for Redis
 
-        return RedisLookups(questions, url, timeout_s)
+        return RedisLookups(queries, url, timeout_s)
 
     def _find(self, by: str, value: str, after: str | None) -> Contact | None:
         lookups = self._gateway or self._redis
@@ -234,10 +234,10 @@ class AsyncContacts(Lookups["AsyncRedisLookups", Coroutine[Any, Any, Contact | N
     True
     """
 
-    def _connect(self, questions: Questions, url: str, timeout_s: float) -> "AsyncRedisLookups":
+    def _connect(self, queries: Queries, url: str, timeout_s: float) -> "AsyncRedisLookups":
         from kinfold.contacts.redis_lookups import AsyncRedisLookups  # noqa: PLC0415  only for Redis
 
-        return AsyncRedisLookups(questions, url, timeout_s)
+        return AsyncRedisLookups(queries, url, timeout_s)
 
     async def _find(self, by: str, value: str, after: str | None) -> Contact | None:
         if self._redis is not None:

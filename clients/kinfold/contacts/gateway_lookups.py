@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from kinfold.contacts.questions import decode_contact, identifier
+from kinfold.contacts.queries import decode_contact, identifier
 from kinfold.errors import NotFolded, Unreachable
 from kinfold.transport.gateway import GatewayClient, error_code, is_not_found, problem
 from kinfold_schemas.contacts import Contact

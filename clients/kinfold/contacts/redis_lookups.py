@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 
 from redis.asyncio import Redis as AsyncRedis
 
-from kinfold.contacts.questions import POLL_S, Questions
+from kinfold.contacts.queries import POLL_S, Queries
 from kinfold.transport.redis import REDIS_ERRORS, close, close_async, connect, connect_async, redis_error
 from kinfold_schemas.contacts import Contact
 
@@ -14,17 +14,17 @@ from kinfold_schemas.contacts import Contact
 class RedisLookups:
     """Asks with one client, from any thread."""
 
-    def __init__(self, questions: Questions, url: str, timeout_s: float) -> None:
-        self._questions: Final = questions
+    def __init__(self, queries: Queries, url: str, timeout_s: float) -> None:
+        self._queries: Final = queries
         self._client: Final = connect(url, timeout_s)
 
     def find(self, by: str, value: str, after: str | None) -> Contact | None:
         """Find the contact with an identifier. Raises NotFolded, Unreachable or Refused."""
-        question = self._questions.find(by, value, after)
+        query = self._queries.find(by, value, after)
         reply: Any = None
         try:
             while True:
-                if (command := question.send(reply)) is None:
+                if (command := query.send(reply)) is None:
                     time.sleep(POLL_S)
                     reply = None
                 else:
@@ -42,20 +42,20 @@ class RedisLookups:
 class AsyncRedisLookups:
     """Asks with one client for each event loop, which owns its connections: some frameworks run each request in a new loop."""
 
-    def __init__(self, questions: Questions, url: str, timeout_s: float) -> None:
-        self._questions: Final = questions
+    def __init__(self, queries: Queries, url: str, timeout_s: float) -> None:
+        self._queries: Final = queries
         self._url: Final = url
         self._timeout_s: Final = timeout_s
         self._clients: Final[dict[asyncio.AbstractEventLoop, AsyncRedis]] = {}
 
     async def find(self, by: str, value: str, after: str | None) -> Contact | None:
         """As `RedisLookups.find`."""
-        question = self._questions.find(by, value, after)
+        query = self._queries.find(by, value, after)
         client: Any = self._client()
         reply: Any = None
         while True:
             try:
-                command = question.send(reply)
+                command = query.send(reply)
             except StopIteration as end:
                 return cast("Contact | None", end.value)
             if command is None:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from kinfold.contacts.questions import decode_contact
+from kinfold.contacts.queries import decode_contact
 from kinfold.errors import FeedTruncated, Unreachable
 from kinfold.feed.reader import REPLAY, Idle, Item, Reached, Received, SnapshotStarts, as_created, read_change
 from kinfold.transport.redis import REDIS_ERRORS, close, connect, redis_error

@@ -161,15 +161,15 @@ class Delivery:
         self._report_losses()
 
     def at_exit(self) -> None:
-        """The process ends."""
+        """Close, because the process ends."""
         self.close(max_silence_s=self.options.exit_timeout_s)
 
     def at_task_end(self) -> None:
-        """A task of a pool ends: its process may be killed as soon as the pool has the result."""
+        """Send what can be sent: a pool may kill the process as soon as it has the result of a task."""
         self.settle(self.options.exit_timeout_s)
 
     def in_child(self) -> None:
-        """After a fork, in the child: the events, the thread and the connection are the parent's."""
+        """Start over in a forked child: the events, the thread and the connection are the parent's."""
         if self.outbox.spool is not None:
             self.outbox.spool.abandon()
         self.buffer.reset()

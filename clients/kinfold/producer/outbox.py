@@ -53,7 +53,7 @@ class Outbox:
             self._in_hand = drafts
 
     def pack(self, events: list[bytes], suppressed: int) -> bool:
-        """The batch in hand is now in flight as `events`. Returns False if it was claimed meanwhile."""
+        """Put the batch in hand in flight, as `events`. Returns False if it was claimed meanwhile."""
         with self._settled:
             if self._in_hand is None:
                 return False
@@ -69,7 +69,7 @@ class Outbox:
         return events, drafts
 
     def next_number(self) -> int:
-        """The number of a new batch."""
+        """Number a new batch."""
         self._number += 1
         return self._number
 

@@ -21,13 +21,13 @@ class Watched(Protocol):
     """An object that has work to do after a fork and at the end of the process."""
 
     def at_exit(self) -> None:
-        """The process ends: send what can be sent."""
+        """Send what can be sent, because the process ends."""
 
     def at_task_end(self) -> None:
-        """A task of a pool ends, and its process may be killed as soon as the pool has the result: send what can be sent."""
+        """Send what can be sent: a pool may kill the process as soon as it has the result of a task."""
 
     def in_child(self) -> None:
-        """This is a forked child: the events, the thread and the connection are the parent's."""
+        """Start over in a forked child: the events, the thread and the connection are the parent's."""
 
 
 _WATCHED: WeakSet[Watched] = WeakSet()

@@ -22,5 +22,5 @@ class Reminder:
         return True
 
     def solved(self) -> None:
-        """The problem is over: the next one is a new one."""
+        """Note that the problem is over, so that the next one is reported at once."""
         self._problem = None

@@ -24,26 +24,26 @@ class RetryClock:
         self._max_silence_s = NEVER
 
     def ask(self) -> None:
-        """The server owes an answer from now on."""
+        """Note that the server owes an answer from now on."""
         self._silent_since = self._clock()
 
     def answered(self) -> bool:
-        """The server acknowledged a batch. Returns whether attempts had failed before."""
+        """Note that the server acknowledged a batch. Returns whether attempts had failed before."""
         had_failed = self._backoff.delay_s > 0
         self._backoff.reset()
         self.ask()
         return had_failed
 
     def failed(self, at_least_s: float | None = None) -> None:
-        """An attempt failed. The next one is due after a delay, and not before `at_least_s`."""
+        """Note that an attempt failed. The next one is due after a delay, and not before `at_least_s`."""
         self._retry_at = self._clock() + self._backoff.failed(at_least_s)
 
     def pause(self, delay_s: float) -> None:
-        """The next attempt is due after `delay_s`."""
+        """Put the next attempt off for `delay_s`."""
         self._retry_at = self._clock() + delay_s
 
     def retry_now(self) -> None:
-        """The next attempt is due now."""
+        """Make the next attempt due now."""
         self._retry_at = 0.0
 
     def limit(self, timeout_s: float, max_silence_s: float) -> None:

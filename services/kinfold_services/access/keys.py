@@ -1,6 +1,6 @@
 """API keys: `kf_sk_{workspace}_{id}_{secret}` (secret), `kf_rk_…` (read), `kf_pk_…` (publishable), `kf_dk_…` (development).
 
-A read key may ask every question and follow the feed, and changes nothing.
+A read key may send every query and follow the feed, and changes nothing.
 
 A key contains its workspace and its id, so one lookup finds it: the workspace's hash `api-keys` maps the id to an `ApiKey` as
 JSON, with the SHA-256 of the secret. The secret has 256 random bits, so a fast hash is as safe as a slow one. It is shown

@@ -27,7 +27,7 @@ _LOGIN: Final = "put user and password into the URL of KINFOLD_REDIS_URL or --re
 
 
 def main() -> None:
-    """Runs `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
+    """Run `kinfold`. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the server cannot be asked."""
     open_closed_streams()
     hide_passwords()
     os.umask(PRIVATE_UMASK)

@@ -39,7 +39,7 @@ class Appender:
         return f" (and none, some or all of the {self._sent} after it)" if self._sent else ""
 
     async def append(self, events: Iterable[bytes], acknowledged: Callable[[int], None]) -> None:
-        """Appends events in order, and calls `acknowledged` with the number of events of each round trip.
+        """Append events in order, and call `acknowledged` with the number of events of each round trip.
 
         Raises RedisError, and CancelledError once the events that were sent are acknowledged.
         """
@@ -59,7 +59,7 @@ class Appender:
 
 
 async def report(client: Client, workspace: str, position: str, answer: Mapping[str, object], wait_s: float | None) -> int:
-    """Prints the answer of a command that appended events up to `position`.
+    """Print the answer of a command that appended events up to `position`.
 
     With `wait_s` it returns when the projector has folded the events. It raises NotFolded when the projector has folded nothing
     for that time, in seconds. Exit status 1 if no projector serves the workspace: then it does not wait.
@@ -78,7 +78,7 @@ async def report(client: Client, workspace: str, position: str, answer: Mapping[
 
 
 async def _whole(page: Awaitable[T]) -> T:
-    """Awaits a page. After Ctrl-C it still waits, up to _LAST_PAGE_S, for the reply to events that were already sent."""
+    """Await a page. After Ctrl-C it still waits, up to _LAST_PAGE_S, for the reply to events that were already sent."""
     task = asyncio.ensure_future(page)
     try:
         return await asyncio.shield(task)

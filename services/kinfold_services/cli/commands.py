@@ -40,7 +40,7 @@ from kinfold_services.settings import expected_and_got
 
 
 def leave(status: int, **_: object) -> None:
-    """Ends the program with the status that a command returns."""
+    """End the program with the status that a command returns."""
     raise typer.Exit(status)
 
 
@@ -83,10 +83,10 @@ app: Final = typer.Typer(
 def kinfold(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Prints the version.")
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Turns events on a Redis stream into contacts: one for each person, with all their devices."""
+    """Turn events on a Redis stream into contacts: one for each person, with all their devices."""
 
 
 @app.command()
@@ -110,14 +110,14 @@ def up(
     *,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; return when everything is ready.")] = False,
 ) -> int:
-    """Runs everything: projector, directory, gateway and, without a Redis URL, an embedded Valkey server."""
+    """Run everything: projector, directory, gateway and, without a Redis URL, an embedded Valkey server."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace, gateway_port=port)
     return running.up_detached(settings) if detach else running.up(settings)
 
 
 @app.command()
 def down(data_dir: DataDir = None) -> int:
-    """Stops what `kinfold up` started on a data dir. The data stays."""
+    """Stop what `kinfold up` started on a data dir. The data stays."""
     return running.down(settings_from(data_dir=data_dir))
 
 
@@ -137,7 +137,7 @@ def projector(
     log_format: Annotated[str | None, typer.Option(help="auto, console or json.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> int:
-    """Runs the projector alone: folds the log into contacts, and writes the feed."""
+    """Run the projector alone: fold the log into contacts, and write the feed."""
     settings = settings_from(
         redis_url=redis_url,
         data_dir=data_dir,
@@ -162,7 +162,7 @@ def publish(
         float, typer.Option("--wait-timeout", help="Give up when nothing was folded for this many seconds.")
     ] = WAIT_S,
 ) -> int:
-    """Appends events from NDJSON files, all or nothing, and prints the position of the last event."""
+    """Append events from NDJSON files, all or nothing, and print the position of the last event."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     work = publishing.publish(settings, files or [Path("-")], skip_invalid=skip_invalid, wait_s=wait_timeout if wait else None)
     return asyncio.run(work)
@@ -184,7 +184,7 @@ def tail(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Follows the change feed: one object per line, `entry` (its id on the feed) and `change`."""
+    """Follow the change feed: one object per line, `entry` (its id on the feed) and `change`."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     try:
         return uvloop.run(cancellable(reading.tail(settings, since, wait, wait_timeout)))
@@ -203,7 +203,7 @@ def status(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints the status of every workspace, one per line: entries, position, lag, contacts, visitors, and counts by outcome.
+    """Print the status of every workspace, one per line: entries, position, lag, contacts, visitors, and counts by outcome.
 
     --workspace or KINFOLD_WORKSPACE selects one workspace.
     """
@@ -230,7 +230,7 @@ def replay(
         bool, typer.Option("--allow-truncated", help="Replace even where the log has lost entries and contacts with them.")
     ] = False,
 ) -> int:
-    """Rebuilds all contacts from the log, replaces the present ones in one step, and prints what changed."""
+    """Rebuild all contacts from the log, replace the present ones in one step, and print what changed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     work = replaying.replay(
         settings, dry_run=dry_run, allow_truncated=allow_truncated, exclude=exclude_events, block=blocked_identifiers
@@ -240,14 +240,14 @@ def replay(
 
 @app.command()
 def verify(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Compares the state with what the log says. Exit status 1: they differ, and each difference is printed."""
+    """Compare the state with what the log says. Exit status 1: they differ, and each difference is printed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return uvloop.run(cancellable(replaying.verify(settings)))
 
 
 @app.command()
 def schema() -> int:
-    """Prints the JSON Schemas of events, changes, contacts and visitors."""
+    """Print the JSON Schemas of events, changes, contacts and visitors."""
     print_json(schemas())
     return DONE
 
@@ -259,7 +259,7 @@ def export_log(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Writes the current log to a file that only its owner can read. Replaces a file of that name."""
+    """Write the current log to a file that only its owner can read. Replace a file of that name."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return asyncio.run(transferring.export_file(settings, file))
 
@@ -283,7 +283,7 @@ def import_log(
         bool, typer.Option("--allow-truncated", help="Import a file even if its log had lost entries.")
     ] = False,
 ) -> int:
-    """Appends the entries of a file, with their ids, to an empty log. Repeat an interrupted import to continue it."""
+    """Append the entries of a file, with their ids, to an empty log. Repeat an interrupted import to continue it."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     return asyncio.run(transferring.import_file(settings, file, rename=rename, allow_truncated=allow_truncated))
 
@@ -303,7 +303,7 @@ def rejects(
         bool, typer.Option("--edit", help="Open each event in $EDITOR first, and append the changed ones. Implies --retry.")
     ] = False,
 ) -> int:
-    """Prints the rejects that are not settled: entries that could not be folded, one per line, each with the reason."""
+    """Print the rejects that are not settled: entries that could not be folded, one per line, each with the reason."""
     if (retry or edit) and (count or everything):
         raise typer.BadParameter("expected --count and --all, or --retry and --edit, got options of both")
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -323,7 +323,7 @@ def gateway(
     *,
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
 ) -> int:
-    """Runs the gateway: receives events over HTTP, answers queries, and streams changes.
+    """Run the gateway: receive events over HTTP, answer queries, and stream changes.
 
     It serves every workspace: the API key of a request determines the workspace.
     """
@@ -357,7 +357,7 @@ def directory(
     *,
     until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
 ) -> int:
-    """Runs the directory: keeps the contacts in SQL tables, from the change feed.
+    """Run the directory: keep the contacts in SQL tables, from the change feed.
 
     The tables are in `directory.db` in the data dir (SQLite), or in the PostgreSQL database of KINFOLD_DIRECTORY_URL.
     """

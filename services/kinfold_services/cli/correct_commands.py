@@ -18,7 +18,7 @@ from kinfold_services.cli.correcting import How
 from kinfold_services.cli.options import DataDir, RedisUrl, WorkspaceName, check_text, settings_from
 
 correct_commands: Final = typer.Typer(
-    help="Corrects contacts by hand: each correction is an event in the log. Shows what would change, and asks first.",
+    help="Correct contacts by hand: each correction is an event in the log. Shows what would change, and asks first.",
     no_args_is_help=True,
 )
 
@@ -51,7 +51,7 @@ def merge(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Merges a contact into another one. This is the only way to merge two that have different external ids."""
+    """Merge a contact into another one. This is the only way to merge two that have different external ids."""
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
     event = IdentityCorrected(by=how.by, reason=reason, contact_id=contact, merge_contact_id=other)
     return _correct(redis_url, data_dir, workspace, event, how)
@@ -71,7 +71,7 @@ def unlink(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Unlinks a visitor from a contact. From now on it is anonymous, until an event identifies it."""
+    """Unlink a visitor from a contact. From now on it is anonymous, until an event identifies it."""
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
     event = IdentityCorrected(by=how.by, reason=reason, contact_id=contact, unlink_visitor_id=visitor)
     return _correct(redis_url, data_dir, workspace, event, how)
@@ -106,7 +106,7 @@ def set_values(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Sets or removes identifiers, name, image and metadata of a contact."""
+    """Set or remove identifiers, name, image and metadata of a contact."""
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
     event = IdentityCorrected(
         by=how.by,
@@ -140,7 +140,7 @@ def settle(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Settles a conflict: an event named an address for this contact that another one has."""
+    """Settle a conflict: an event named an address for this contact that another one has."""
     if take + merge + dismiss != 1:
         raise typer.BadParameter("expected exactly one of --take, --merge and --dismiss")
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
@@ -173,7 +173,7 @@ def unmerge(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Takes the merge of a contact back: every replay leaves out the events that merged it. Folds the whole log."""
+    """Take the merge of a contact back: every replay leaves out the events that merged it. Folds the whole log."""
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
     return _folding(correcting.unmerge(_settings(redis_url, data_dir, workspace), merged, how))
 
@@ -196,7 +196,7 @@ def undo(
     yes: _Yes = False,
     json: _Json = False,
 ) -> int:
-    """Takes corrections back: every replay leaves them out. Folds the whole log."""
+    """Take corrections back: every replay leaves them out. Folds the whole log."""
     how = _how(by, reason, dry_run=dry_run, yes=yes, as_json=json)
     return _folding(correcting.undo(_settings(redis_url, data_dir, workspace), entries, how))
 

@@ -45,13 +45,13 @@ class How(NamedTuple):
 
 
 async def correct(settings: Settings, event: IdentityCorrected, how: How) -> int:
-    """Shows what a correction would change, asks, and appends it. Exit status 1: it is refused, or was not confirmed."""
+    """Show what a correction would change, ask, and append it. Exit status 1: it is refused, or was not confirmed."""
     async with connected(settings, writes=True) as client:
         return await _correct(client, settings, event, how)
 
 
 async def merge_holder(settings: Settings, event: IdentityCorrected, email: str, how: How) -> int:
-    """Settles a conflict: merges the contact that has the address into the one that the event names."""
+    """Settle a conflict: merge the contact that has the address into the one that the event names."""
     async with connected(settings, writes=True) as client:
         holder = await StateQueries(client, settings.workspace).contact_by_email(email)
         if holder is None:
@@ -60,14 +60,14 @@ async def merge_holder(settings: Settings, event: IdentityCorrected, email: str,
 
 
 async def undo(settings: Settings, entries: Sequence[str], how: How) -> int:
-    """Takes entries of the log back. Exit status 1: it cannot be done, or was not confirmed."""
+    """Take entries of the log back. Exit status 1: it cannot be done, or was not confirmed."""
     collect_seldom()
     async with connected(settings, role=REPLAY) as client:
         return await _take_back(client, settings, list(entries), how)
 
 
 async def unmerge(settings: Settings, merged: str, how: How) -> int:
-    """Takes back the events that merged a contact. Exit status 1: it is not merged, or it was not confirmed."""
+    """Take back the events that merged a contact. Exit status 1: it is not merged, or it was not confirmed."""
     collect_seldom()
     async with connected(settings, role=REPLAY) as client:
         try:

@@ -15,7 +15,7 @@ class EditorFailed(RuntimeError):
 
 
 def edit(text: str, suffix: str) -> str | None:
-    """Opens `text` in $EDITOR and returns the edited text, or None if it is unchanged.
+    """Open `text` in $EDITOR and return the edited text, or None if it is unchanged.
 
     Only the user can read the file that is edited. `suffix` tells the editor the type, as in `.json`. Raises EditorFailed.
     """

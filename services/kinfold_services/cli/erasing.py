@@ -21,7 +21,7 @@ from kinfold_services.runtime.terminal import counted
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _NAMED: int = 20
 
@@ -33,14 +33,14 @@ class Request:
         self.by, self.reason, self.dry_run, self.yes, self.receipt = by, reason, dry_run, yes, receipt
 
 
-async def erase(settings: Settings, whiches: Sequence[Which], request: Request) -> int:
-    """Erases people, and prints the receipt. Exit status 1 if an identifier names nobody."""
+async def erase(settings: Settings, identifiers: Sequence[Identifier], request: Request) -> int:
+    """Erase people, and print the receipt. Exit status 1 if an identifier names nobody."""
     collect_seldom()
     async with connected(settings, role=ERASE) as client:
         with progress("reading the log", (await log_extent(client, settings.workspace)).entries) as advance:
-            log, people = await Eraser(client, settings, advance).find(whiches)
-        for which in people.missing[:_NAMED]:
-            complain(f"{which} names nobody in workspace {settings.workspace}", NO)
+            log, people = await Eraser(client, settings, advance).find(identifiers)
+        for identifier in people.missing[:_NAMED]:
+            complain(f"{identifier} names nobody in workspace {settings.workspace}", NO)
         if len(people.missing) > _NAMED:
             say(f"and {counted(len(people.missing) - _NAMED, 'more identifier names', 'more identifiers name')} nobody")
         if not people.found:
@@ -60,7 +60,7 @@ async def erase(settings: Settings, whiches: Sequence[Which], request: Request) 
 
 
 async def resume(settings: Settings) -> int:
-    """Finishes the erasures that are pending, and prints their receipts."""
+    """Finish the erasures that are pending, and print their receipts."""
     collect_seldom()
     async with connected(settings, role=ERASE) as client:
         try:
@@ -74,7 +74,7 @@ async def resume(settings: Settings) -> int:
 
 
 async def list_erasures(settings: Settings) -> int:
-    """Prints the receipts of all erasures, pending ones included."""
+    """Print the receipts of all erasures, pending ones included."""
     async with connected(settings) as client:
         receipts = await Eraser(client, settings).records.receipts()
     for receipt in receipts:
@@ -125,7 +125,7 @@ def _summary(people: People, plan: Plan) -> dict[str, object]:
 
 
 def _tell(people: People, plan: Plan) -> None:
-    """Says in words what goes."""
+    """Say in words what goes."""
     removed = plan.removed
     count = len(set(people.found.values()))
     say(f"{counted(count, 'person', 'people')} with {counted(removed.contacts, 'contact id')} to erase:")
@@ -142,7 +142,7 @@ def _tell(people: People, plan: Plan) -> None:
 
 
 def _confirm() -> int | None:
-    """Asks; returns an exit status if the answer is no."""
+    """Ask; return an exit status if the answer is no."""
     say("This cannot be undone.")
     if not sys.stdin.isatty():
         return complain("expected --yes, because there is no terminal to ask; nothing was erased", USAGE)

@@ -17,7 +17,7 @@ from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
 from kinfold_services.runtime.terminal import visible
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from kinfold_services.state.reader import StateReader
 
 _COLOURS = {"folded": "green", "no-op": "dim", "stale": "yellow", "duplicate": "dim", "rejected": "red"}
@@ -25,22 +25,22 @@ _ENTRY_CHARS = 18
 _WIDE = 100
 
 
-async def explain(settings: Settings, which: Which, when: When, *, as_json: bool) -> int:
-    """Prints every event that shaped a contact. Exit status 1 if the contact never existed."""
+async def explain(settings: Settings, identifier: Identifier, when: When, *, as_json: bool) -> int:
+    """Print every event that shaped a contact. Exit status 1 if the contact never existed."""
     async with asking(settings, when.wait, when.timeout_s) as (client, workspace):
         extent = await log_extent(client, settings.workspace)
         if when.at is None:
-            position, heard = (await workspace.position()).stream_id, extent.last
+            position, exclusions_upto = (await workspace.position()).stream_id, extent.last
         else:
-            position = heard = parse_moment(when.at)
+            position = exclusions_upto = parse_moment(when.at)
             check_moment(position, extent, now_ms=time.time_ns() // 1_000_000)
         warn_about_losses(extent)
         blocked = await StateReader(client, settings.workspace).blocked_identifiers()
-        story = Story(Past(client, settings, IdentifierRules(blocked)), position, heard)
-        if not position or not await story.open(which):
-            return complain(f"{which}: not found in workspace {settings.workspace}", NO)
+        story = Story(Past(client, settings, IdentifierRules(blocked)), position, exclusions_upto)
+        if not position or not await story.open(identifier):
+            return complain(f"{identifier}: not found in workspace {settings.workspace}", NO)
         if story.contact is not None:
-            say_how_found(which, story.contact)
+            say_how_found(identifier, story.contact)
         console = Console()
         async for step in story.steps():
             if as_json:
@@ -51,7 +51,7 @@ async def explain(settings: Settings, which: Which, when: When, *, as_json: bool
 
 
 def print_step(console: Console, step: Step) -> None:
-    """Prints one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
+    """Print one event: time, entry, and what it did; on a narrow terminal the latter goes below."""
     colour = _COLOURS[step.outcome]
     deeds = Text("\n").join(
         Text.assemble((visible(deed.what), colour), (f"  [{deed.rule}]", "dim"), overflow="fold") for deed in step.did

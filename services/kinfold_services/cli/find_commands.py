@@ -33,8 +33,8 @@ from kinfold_services.cli.options import (
     WorkspaceName,
     check_text,
     filter_from,
+    identifier_from,
     settings_from,
-    which_from,
 )
 from kinfold_services.runtime.tasks import cancellable
 
@@ -54,13 +54,13 @@ def show(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints one contact. Exit status 1: not found.
+    """Print one contact. Exit status 1: not found.
 
     The directory also finds a contact by an e-mail address that it had before.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
-    return asyncio.run(reading.show(settings, which, reading.When(at, wait, wait_timeout)))
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
+    return asyncio.run(reading.show(settings, identifier, reading.When(at, wait, wait_timeout)))
 
 
 def contacts(
@@ -78,7 +78,7 @@ def contacts(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints contacts: those that match a search, or every living one by id. One JSON object per line, or another format.
+    """Print contacts: those that match a search, or every living one by id. One JSON object per line, or another format.
 
     --search, --where, --seen-before and --sort ask the directory.
     """
@@ -108,11 +108,11 @@ def explain(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, also on a terminal.")] = False,
 ) -> int:
-    """Explains a contact: prints every event that shaped it, what the event did, and the rule of the contract that applied."""
+    """Explain a contact: print every event that shaped it, what the event did, and the rule of the contract that applied."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
     when = reading.When(at, wait, wait_timeout)
-    return uvloop.run(cancellable(explaining.explain(settings, which, when, as_json=json or not sys.stdout.isatty())))
+    return uvloop.run(cancellable(explaining.explain(settings, identifier, when, as_json=json or not sys.stdout.isatty())))
 
 
 def count(
@@ -127,7 +127,7 @@ def count(
     wait: Wait = None,
     wait_timeout: WaitTimeout = WAIT_S,
 ) -> int:
-    """Prints how many contacts match, exactly up to 10,000. With --by, one line for each value, and one for the rest."""
+    """Print how many contacts match, exactly up to 10,000. With --by, one line for each value, and one for the rest."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -145,7 +145,7 @@ def conflicts(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Include settled conflicts.")] = False,
 ) -> int:
-    """Prints addresses that an event named for one contact while another one holds them, one per line, newest first."""
+    """Print addresses that an event named for one contact while another one holds them, one per line, newest first."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
@@ -167,13 +167,13 @@ def timeline(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, also on a terminal.")] = False,
 ) -> int:
-    """Prints the changes of a contact and of those merged into it, newest first. Exit status 1: not found."""
+    """Print the changes of a contact and of those merged into it, newest first. Exit status 1: not found."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
-    which = which_from(visitor, external_id, email, contact, contact_id)
+    identifier = identifier_from(visitor, external_id, email, contact, contact_id)
     as_json = json or not sys.stdout.isatty()
-    return asyncio.run(finding.print_timeline(settings, which, limit, finding.Until(wait, wait_timeout), as_json=as_json))
+    return asyncio.run(finding.print_timeline(settings, identifier, limit, finding.Until(wait, wait_timeout), as_json=as_json))
 
 
 FIND_COMMANDS: Final = (show, contacts, explain, count, conflicts, timeline)

@@ -20,7 +20,7 @@ from kinfold_services.cli.output import DONE, NO, complain, print_json, say
 from kinfold_services.cli.reading import asking
 from kinfold_services.connections import Client
 from kinfold_services.directory.database import Database
-from kinfold_services.directory.keys import metadata_keys, unknown_keys
+from kinfold_services.directory.metadata_keys import metadata_keys, unknown_keys
 from kinfold_services.directory.query import Count, Counts, Page, Query
 from kinfold_services.directory.reading import (
     By,
@@ -37,7 +37,7 @@ from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
 from kinfold_services.directory.waiting import check_running, last_change, wait_until_applied
 from kinfold_services.runtime.terminal import visible
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 T = TypeVar("T")
 
@@ -103,13 +103,13 @@ class _Directory:
             if cursor is None or limit == 0:
                 return
 
-    def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """Asks the database."""
+    def ask(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run a query on the database."""
         with self._database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     def say_unknown(self, fields: Iterable[Field]) -> None:
-        """Says which metadata keys no contact has, with the nearest name of a field or a key."""
+        """Say which metadata keys no contact has, with the nearest name of a field or a key."""
         with self._database.reading() as connection:
             unknown = unknown_keys(connection, self.workspace, fields)
             known = [*FIELDS, *metadata_keys(connection, self.workspace).names] if unknown else []
@@ -119,12 +119,12 @@ class _Directory:
             say(f"no contact has the metadata key {name!r}{hint}")
 
     async def check(self, position: str) -> None:
-        """Raises NoDirectory if an answer as of this position is out of date, because no directory runs."""
+        """Raise NoDirectory if an answer as of this position is out of date, because no directory runs."""
         await check_running(self._client, self._database, self.workspace, position)
 
 
 async def contacts(settings: Settings, wanted: Wanted, until: Until, form: str | None, output: Path | None) -> int:
-    """Prints the contacts that match, in the order of the sort, or writes them to a file."""
+    """Print the contacts that match, in the order of the sort, or write them to a file."""
     async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Page:
@@ -151,7 +151,7 @@ def _say_what_was_found(settings: Settings, wanted: Wanted, page: Page) -> None:
 
 
 async def print_count(settings: Settings, wanted: Wanted, by: Field | None, until: Until) -> int:
-    """Prints how many contacts match; with `by`, for each of the most frequent values, and then for the rest."""
+    """Print how many contacts match; with `by`, for each of the most frequent values, and then for the rest."""
     query = wanted.query(_PAGE)
     async with _directory(settings, until) as directory:
 
@@ -172,7 +172,7 @@ async def print_count(settings: Settings, wanted: Wanted, by: Field | None, unti
 
 
 async def print_conflicts(settings: Settings, status: Status, until: Until) -> int:
-    """Prints the conflicts, newest first."""
+    """Print the conflicts, newest first."""
     async with _directory(settings, until) as directory:
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Conflicts:
@@ -185,13 +185,13 @@ async def print_conflicts(settings: Settings, status: Status, until: Until) -> i
     return DONE
 
 
-async def print_timeline(settings: Settings, which: Which, limit: int | None, until: Until, *, as_json: bool) -> int:
-    """Prints the changes of a contact, newest first. Exit status 1 if there is no such contact."""
-    by, value = _identifier(which)
+async def print_timeline(settings: Settings, identifier: Identifier, limit: int | None, until: Until, *, as_json: bool) -> int:
+    """Print the changes of a contact, newest first. Exit status 1 if there is no such contact."""
+    by, value = _column_and_value(identifier)
     async with _directory(settings, until) as directory:
         holder = directory.ask(lambda connection: find_holder(connection, directory.workspace, by, value))
         if holder is None:
-            return complain(f"{which}: not found in the directory of workspace {settings.workspace}", NO)
+            return complain(f"{identifier}: not found in the directory of workspace {settings.workspace}", NO)
         contact_id = holder.contact_id
 
         def read(connection: sa.Connection, size: int, cursor: str | None) -> Timeline:
@@ -202,23 +202,23 @@ async def print_timeline(settings: Settings, which: Which, limit: int | None, un
             is_first = True
             async for page in pages:
                 if is_first:
-                    _say_about(which, holder, page)
+                    _say_about(identifier, holder, page)
                 is_first = False
                 if not all(map(print_entry, page.timeline)):
                     break
     return DONE
 
 
-def former_holder(settings: Settings, which: Which) -> str | None:
+def former_holder(settings: Settings, identifier: Identifier) -> str | None:
     """The living contact that had an identifier last, or None. Raises DirectoryUnavailable."""
-    by, value = _identifier(which)
+    by, value = _column_and_value(identifier)
     with closing(Database(settings, read_only=True)) as database, database.reading() as connection:
         holder = find_holder(connection, settings.workspace, by, value)
     return None if holder is None else holder.contact_id
 
 
-def _identifier(which: Which) -> tuple[By, str]:
-    name, value = next((name, value) for name, value in which._asdict().items() if value is not None)
+def _column_and_value(identifier: Identifier) -> tuple[By, str]:
+    name, value = next((name, value) for name, value in identifier._asdict().items() if value is not None)
     return _BY[name], value
 
 
@@ -237,11 +237,11 @@ async def _directory(settings: Settings, until: Until) -> AsyncGenerator[_Direct
 # --- a timeline on a terminal -------------------------------------------------------------------------------------------
 
 
-def _say_about(which: Which, holder: Holder, page: Timeline) -> None:
-    if which.contact is not None and which.contact != holder.contact_id:
-        say(f"{which.contact} was merged into {holder.contact_id}")
+def _say_about(identifier: Identifier, holder: Holder, page: Timeline) -> None:
+    if identifier.contact is not None and identifier.contact != holder.contact_id:
+        say(f"{identifier.contact} was merged into {holder.contact_id}")
     elif holder.until is not None:
-        say(f"{holder.contact_id} had {which} until {holder.until}")
+        say(f"{holder.contact_id} had {identifier} until {holder.until}")
     if page.complete_since is not None:
         say(f"changes before {page.complete_since} are not in the directory; `kinfold explain` finds them in the log")
 

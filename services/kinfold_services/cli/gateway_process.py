@@ -82,7 +82,7 @@ def gateway_url(data_dir: Path) -> str | None:
 
 
 def forget_gateway(data_dir: Path) -> None:
-    """Removes the URL that a killed gateway left behind: another program may listen there now."""
+    """Remove the URL that a killed gateway left behind: another program may listen there now."""
     (data_dir / URL_FILE).unlink(missing_ok=True)
 
 
@@ -109,7 +109,7 @@ def has_keys(redis_url: str, workspace: str) -> bool:
 
 
 def serve_workspace(redis_url: str, workspace: str) -> None:
-    """Makes projectors serve a workspace from now on; they always serve `default`."""
+    """Make projectors serve a workspace from now on; they always serve `default`."""
 
     async def add(client: Client) -> None:
         await client.sadd(WORKSPACES, workspace)
@@ -119,7 +119,7 @@ def serve_workspace(redis_url: str, workspace: str) -> None:
 
 
 def first_key(redis_url: str, workspace: str) -> str | None:
-    """Creates the first API key of a workspace, a secret one; None if it already has a key."""
+    """Create the first API key of a workspace, a secret one; None if it already has a key."""
 
     async def make(client: Client) -> str | None:
         return None if await list_keys(client, workspace) else await create_key(client, workspace, "secret", "first")

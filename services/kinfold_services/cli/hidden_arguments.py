@@ -11,7 +11,7 @@ _VARIABLE: Final = "KINFOLD_REDIS_URL"
 
 
 def hide_passwords() -> None:
-    """Starts this program again if its arguments contain a password: the URL then comes from the environment."""
+    """Start this program again if its arguments contain a password: the URL then comes from the environment."""
     arguments, url = _without_password(sys.orig_argv)
     if url is not None:
         sys.stderr.flush()

@@ -12,7 +12,7 @@ from kinfold_services.runtime.terminal import counted
 
 
 async def warn_if_not_served(client: Client, workspace: str) -> bool:
-    """Warns, and returns True, if no projector serves the workspace.
+    """Warn, and return True, if no projector serves the workspace.
 
     A projector serves `default`, the members of `kinfold:workspaces`, and the workspaces that it is given. For each of these
     it creates the consumer group.
@@ -30,7 +30,7 @@ async def warn_if_not_served(client: Client, workspace: str) -> bool:
 
 
 def warn_about_losses(extent: LogExtent) -> None:
-    """Says where the log begins if it was cut, and warns if it has lost entries: what is made from it lacks them, too."""
+    """Say where the log begins if it was cut, and warn if it has lost entries: what is made from it lacks them, too."""
     if extent.baseline is not None:
         say(what_was_cut(extent.baseline))
     if extent.lost:

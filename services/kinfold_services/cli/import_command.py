@@ -73,7 +73,7 @@ def import_contacts(
         float, typer.Option("--wait-timeout", help="Give up when nothing was folded for this many seconds.")
     ] = WAIT_S,
 ) -> int:
-    """Imports contacts from a CSV or Parquet file, all or nothing: one event for each row.
+    """Import contacts from a CSV or Parquet file, all or nothing: one event for each row.
 
     Importing the same file again changes nothing. `--dry-run` first shows what would be imported.
     """

@@ -68,7 +68,7 @@ class _Prepared(NamedTuple):
 
 
 async def import_contacts(settings: Settings, name: Path, options: Options) -> int:
-    """Validates every row, then appends the events, and prints the position of the last one.
+    """Validate every row, then append the events, and print the position of the last one.
 
     Exit status 1 if a row is refused and `skip_invalid` is not set: then nothing is appended.
     """
@@ -121,7 +121,7 @@ def _prepare_or_complain(name: Path, path: Path, options: Options, rules: Identi
 
 
 def _prepare(name: Path, path: Path, options: Options, rules: IdentifierRules) -> _Prepared:
-    """Writes the events of the good rows to `path`, one event per line, and names the rows that are refused."""
+    """Write the events of the good rows to `path`, one event per line, and name the rows that are refused."""
     source = readable_twice(name, path.with_suffix(name.suffix or ".csv"), _PROMPT)
     at = options.at or _written_at(name if source == name else None)
     table: Table = (

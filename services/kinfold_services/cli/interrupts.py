@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Makes Ctrl-C raise KeyboardInterrupt at once.
+    """Make Ctrl-C raise KeyboardInterrupt at once.
 
     asyncio cancels the task on the first Ctrl-C, which takes effect at the next `await`. A task that reads a terminal or a pipe
     may never reach it, and one that reads a large file reaches it late.

@@ -31,7 +31,7 @@ ShowsMetadata = Annotated[
     typer.Option("--shows-metadata", help="Let pages with a publishable key read the metadata of their own visitor's contact."),
 ]
 
-key_commands: Final = typer.Typer(help="Manages the API keys of the gateway, and the identity secrets.", no_args_is_help=True)
+key_commands: Final = typer.Typer(help="Manage the API keys of the gateway, and the identity secrets.", no_args_is_help=True)
 
 
 @key_commands.command()
@@ -49,7 +49,7 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Creates a key for a workspace and prints it. It is not shown again.
+    """Create a key for a workspace and print it. It is not shown again.
 
     If standard output is not a terminal, the key is in a file that only you can read, and `keyFile` names it. Logs get no key.
 
@@ -74,7 +74,7 @@ def create(  # noqa: PLR0913, PLR0917  each is an option
 
 @key_commands.command(name="list")
 def list_keys(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the keys of a workspace, one per line, without their secrets.
+    """Print the keys of a workspace, one per line, without their secrets.
 
     `may` tells what a key is for, and `lastUsedAt` when a gateway last saw it, to the minute (null: never).
     """
@@ -102,7 +102,7 @@ def revoke(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Revokes a key permanently. Exit status 1: there is no key with this id.
+    """Revoke a key permanently. Exit status 1: there is no key with this id.
 
     The gateway refuses the key within a second, and ends its open streams within half a minute.
     """
@@ -120,7 +120,7 @@ def revoke(
 
 @key_commands.command(name="identity-secret")
 def identity_secret(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the secret with which a backend signs identity tokens, for browsers with a publishable key.
+    """Print the secret with which a backend signs identity tokens, for browsers with a publishable key.
 
     Prints two lines while one secret replaces another; the first is the one to sign with. If standard output is not a terminal,
     the secret is in a file that only you can read, and `identitySecretFile` names it.
@@ -137,7 +137,7 @@ def identity_secret(redis_url: RedisUrl = None, data_dir: DataDir = None, worksp
 
 @key_commands.command(name="rotate-identity")
 def rotate_identity(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Adds an identity secret beside the present one, and prints it. Exit status 1: two are valid already.
+    """Add an identity secret beside the present one, and print it. Exit status 1: two are valid already.
 
     Both are valid until `kinfold keys retire-identity` ends one. Let 5 s pass before you sign with the new one: gateways read
     the secrets that often.
@@ -163,7 +163,7 @@ def retire_identity(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Ends an identity secret permanently: within 5 s its tokens are rejected. Exit status 1: no valid secret has this kid."""
+    """End an identity secret permanently: within 5 s its tokens are rejected. Exit status 1: no valid secret has this kid."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def retire(client: Client) -> int:

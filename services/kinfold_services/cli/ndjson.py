@@ -41,7 +41,7 @@ def read_lines(file: IO[bytes], rules: IdentifierRules) -> Iterator[Line]:
 
 
 async def append(client: Client, workspace: str, events: Iterable[bytes]) -> AsyncIterator[tuple[int, str]]:
-    """Appends events in order, many in one round trip; yields after each their number and the position of the last one.
+    """Append events in order, many in one round trip; yield after each their number and the position of the last one.
 
     Never sends an event twice. If Redis stops answering, all events that were yielded are in the log; of those in the last
     round trip none, some or all are.

@@ -16,7 +16,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_schemas.urls import hide_password
 from kinfold_services.history.moments import parse_moment
 from kinfold_services.settings import Settings, wrong_settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 WAIT_S: Final = 60.0
 """The default of --wait-timeout."""
@@ -111,19 +111,19 @@ ContactArgument = Annotated[
 ]
 
 
-def which_from(
+def identifier_from(
     visitor: str | None, external_id: str | None, email: str | None, contact: str | None, contact_id: str | None = None
-) -> Which:
+) -> Identifier:
     """The contact that options, or the argument `contact_id`, name. Raises BadParameter if they are not exactly one."""
     if contact_id is not None and contact is not None:
         raise typer.BadParameter("expected CONTACT or --contact, got both")
     if contact_id is not None and not contact_id.strip().startswith("ct_"):
         hint = "--email, --external-id and --visitor take other identifiers"
         raise typer.BadParameter(f"expected the id of a contact, ct_…, got {contact_id!r}; {hint}")
-    which = Which(visitor, external_id, email, contact_id or contact)
-    if sum(each is not None for each in which) != 1:
+    identifier = Identifier(visitor, external_id, email, contact_id or contact)
+    if sum(each is not None for each in identifier) != 1:
         raise typer.BadParameter("expected exactly one of --visitor, --external-id, --email and --contact")
-    return which
+    return identifier
 
 
 SearchOption = Annotated[

@@ -28,7 +28,7 @@ class CannotPrint(RuntimeError):
 
 
 def open_closed_streams() -> None:
-    """Opens /dev/null for a closed standard stream (`2>&-`): else the next connection gets its number, and its text."""
+    """Open /dev/null for a closed standard stream (`2>&-`): else the next connection gets its number, and its text."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -40,18 +40,18 @@ def open_closed_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Prints text for people on standard error. It may contain text from strangers, such as the name of a file."""
+    """Print text for people on standard error. It may contain text from strangers, such as the name of a file."""
     sys.stderr.write(f"{visible_lines(text)}\n")
 
 
 def complain(text: str, status: int) -> int:
-    """Prints an error on standard error, and returns `status`."""
+    """Print an error on standard error, and return `status`."""
     say(f"kinfold: {text}")
     return status
 
 
 def print_json(value: object) -> bool:
-    """Prints one JSON object on a line of standard output. Returns False if the reader has closed the pipe.
+    """Print one JSON object on a line of standard output. Returns False if the reader has closed the pipe.
 
     Raises CannotPrint.
     """
@@ -69,7 +69,7 @@ def _escaped(found: re.Match[bytes]) -> bytes:
 
 
 def print_bytes(data: bytes) -> bool:
-    """Prints bytes on standard output. Returns False if the reader has closed the pipe.
+    """Print bytes on standard output. Returns False if the reader has closed the pipe.
 
     A closed pipe (`| head`) is not an error: later output is discarded, and the exit status does not change.
     Raises CannotPrint.

@@ -17,11 +17,11 @@ from kinfold_services.cli.options import (
     VisitorOption,
     WorkspaceName,
     check_text,
+    identifier_from,
     settings_from,
-    which_from,
 )
 from kinfold_services.cli.replaying import lines_of
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _FROM = "--from"
 
@@ -54,7 +54,7 @@ def erase(
     resume: Annotated[bool, typer.Option("--resume", help="Finish the erasures that were interrupted.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Print the receipts of all erasures, pending and done.")] = False,
 ) -> int:
-    """Erases everything about a person, from the log on, and prints the receipt. This cannot be undone.
+    """Erase everything about a person, from the log on, and print the receipt. This cannot be undone.
 
     Exit status 1: an identifier names nobody.
     """
@@ -66,24 +66,24 @@ def erase(
         return uvloop.run(erasing.list_erasures(settings))
     if resume:
         return uvloop.run(erasing.resume(settings))
-    whiches = [which_from(visitor, external_id, email, contact)] if named else _read(from_file)
+    identifiers = [identifier_from(visitor, external_id, email, contact)] if named else _read(from_file)
     request = erasing.Request(by=by or _login(), reason=reason, dry_run=dry_run, yes=yes, receipt=receipt)
-    return uvloop.run(erasing.erase(settings, whiches, request))
+    return uvloop.run(erasing.erase(settings, identifiers, request))
 
 
-def _read(path: Path | None) -> list[Which]:
+def _read(path: Path | None) -> list[Identifier]:
     """The identifiers in a file. Raises BadParameter."""
-    whiches: list[Which] = []
+    identifiers: list[Identifier] = []
     for number, line in enumerate(lines_of(path, _FROM), start=1):
         kind, _, value = line.partition(" ")
         field = kind.replace("-", "_")
-        if field not in Which._fields or not value.strip():
+        if field not in Identifier._fields or not value.strip():
             expected = "external-id, email, visitor or contact, and a value"
             raise typer.BadParameter(f"{path}, line {number}: expected {expected}, got {line[:80]!r}", param_hint=_FROM)
-        whiches.append(Which(**{field: value.strip()}))
-    if not whiches:
+        identifiers.append(Identifier(**{field: value.strip()}))
+    if not identifiers:
         raise typer.BadParameter(f"{path}: expected one person per line, got none", param_hint=_FROM)
-    return whiches
+    return identifiers
 
 
 def _login() -> str | None:
@@ -103,14 +103,14 @@ def subject(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Writes everything held about one person to a zip file, as JSON and as a page to read.
+    """Write everything held about one person to a zip file, as JSON and as a page to read.
 
     Exit status 1: the identifier names nobody.
     """
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
     from kinfold_services.cli import subjects  # noqa: PLC0415  SQLAlchemy loads slowly
 
-    return uvloop.run(subjects.subject(settings, which_from(visitor, external_id, email, contact), output))
+    return uvloop.run(subjects.subject(settings, identifier_from(visitor, external_id, email, contact), output))
 
 
 PRIVACY_COMMANDS = (erase, subject)

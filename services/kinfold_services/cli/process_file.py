@@ -26,7 +26,7 @@ class AlreadyUp(Exception):
 
 @contextmanager
 def process_file(data_dir: Path) -> Generator[None]:
-    """Claims the data dir for this process, before it starts anything there. Raises AlreadyUp and DataDirUnusable."""
+    """Claim the data dir for this process, before it starts anything there. Raises AlreadyUp and DataDirUnusable."""
     with using_data_dir(data_dir):
         file = (data_dir / _NAME).open("ab", buffering=0)  # "wb" would empty the file before it is locked
     with file:

@@ -21,7 +21,7 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def progress(label: str, total: int | None) -> Generator[Advance]:
-    """Shows how many of `total` items (None: unknown) are done."""
+    """Show how many of `total` items (None: unknown) are done."""
     label = visible(label)  # it may contain the name of a file
     console = Console(stderr=True)
     if not console.is_terminal:

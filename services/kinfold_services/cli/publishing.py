@@ -42,7 +42,7 @@ class _Checked(NamedTuple):
 
 
 async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, wait_s: float | None) -> int:
-    """Validates every file, then appends the events, and prints the position of the last one.
+    """Validate every file, then append the events, and print the position of the last one.
 
     With `wait_s` it returns when the projector has folded the events, or has folded nothing for that time, in seconds. It does
     not wait if no projector serves the workspace. Exit status 1 if the events are in the log but not folded.
@@ -68,7 +68,7 @@ async def publish(settings: Settings, files: list[Path], *, skip_invalid: bool, 
 
 
 def _check(files: list[Path], spool: str, rules: IdentifierRules, *, skip_invalid: bool) -> list[_Checked] | int:
-    """Validates every line of every file. Returns an exit status if nothing may be appended."""
+    """Validate every line of every file. Returns an exit status if nothing may be appended."""
     checked: list[_Checked] = []
     for number, name in enumerate(files):
         try:
@@ -106,7 +106,7 @@ class _Appending:
         return self._log.position
 
     async def run(self) -> None:
-        """Appends all files. Raises RedisError, and CancelledError once the events that were sent are acknowledged."""
+        """Append all files. Raises RedisError, and CancelledError once the events that were sent are acknowledged."""
         for number, file in enumerate(self._files):
             self._file = number
             with progress(f"publishing {file.name}", file.events) as advance:
@@ -150,7 +150,7 @@ def _from_line(name: Path, number: int) -> str:
 
 
 def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
-    """Counts the valid events; prints the invalid lines, and returns None if there are any. Prints unknown fields, too."""
+    """Count the valid events; print the invalid lines, and return None if there are any. Prints unknown fields, too."""
     good = bad = 0
     ignored: dict[tuple[str, str], int] = {}
     with open_compressed(path) as file:
@@ -169,7 +169,7 @@ def _validate(name: Path, path: Path, rules: IdentifierRules) -> int | None:
 
 
 def _note_ignored(line: Line, ignored: dict[tuple[str, str], int]) -> None:
-    """Notes the fields that the event's type does not have, with the first line of each: one more than are printed."""
+    """Note the fields that the event's type does not have, with the first line of each: one more than are printed."""
     event_type = type(decode_event(line.data)).__name__
     for field in unknown_fields(line.data, event_type):
         if len(ignored) <= _NAMED_LINES:

@@ -27,7 +27,7 @@ from kinfold_services.log.feed import read_feed_page
 from kinfold_services.log.pages import log_extent
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Queries, StateQueries, Which, find_contact, listed_workspaces
+from kinfold_services.state.queries import Identifier, Queries, StateQueries, find_contact, listed_workspaces
 from kinfold_services.state.reader import StateReader
 
 _BLOCK_MS: Final = 1000
@@ -43,47 +43,47 @@ class When(NamedTuple):
     timeout_s: float
 
 
-async def show(settings: Settings, which: Which, when: When) -> int:
-    """Prints one contact, or an anonymous visitor."""
+async def show(settings: Settings, identifier: Identifier, when: When) -> int:
+    """Print one contact, or an anonymous visitor."""
     async with _state(settings, when) as workspace:
-        found: Contact | Visitor | None = await find_contact(workspace, which)
-        if found is None and which.visitor is not None:
-            found = await workspace.visitor(which.visitor)
-        if found is None and when.at is None and (holder := _former_holder(settings, which)) is not None:
+        found: Contact | Visitor | None = await find_contact(workspace, identifier)
+        if found is None and identifier.visitor is not None:
+            found = await workspace.visitor(identifier.visitor)
+        if found is None and when.at is None and (holder := _former_holder(settings, identifier)) is not None:
             found = await workspace.contact(holder)
-        was_erased = found is None and which.contact is not None and await workspace.is_erased(which.contact)
+        was_erased = found is None and identifier.contact is not None and await workspace.is_erased(identifier.contact)
     if was_erased:
-        return complain(f"{which}: the person was erased", NO)
+        return complain(f"{identifier}: the person was erased", NO)
     if found is None:
-        return complain(f"{which}: not found in workspace {settings.workspace}", NO)
+        return complain(f"{identifier}: not found in workspace {settings.workspace}", NO)
     if isinstance(found, Contact):
-        say_how_found(which, found)
+        say_how_found(identifier, found)
     print_json(found)
     return DONE
 
 
-def say_how_found(which: Which, contact: Contact) -> None:
-    """Says so if the contact was found by an identifier that it had and does not have any more."""
-    if which.contact is not None and which.contact != contact.id:
-        say(f"{which.contact} was merged into {contact.id}")
-    if which.email is not None and (contact.email is None or email_key(contact.email) != email_key(which.email)):
-        say(f"{contact.id} does not have {which.email} any more")
+def say_how_found(identifier: Identifier, contact: Contact) -> None:
+    """Say so if the contact was found by an identifier that it no longer has."""
+    if identifier.contact is not None and identifier.contact != contact.id:
+        say(f"{identifier.contact} was merged into {contact.id}")
+    if identifier.email is not None and (contact.email is None or email_key(contact.email) != email_key(identifier.email)):
+        say(f"{contact.id} does not have {identifier.email} any more")
 
 
-def _former_holder(settings: Settings, which: Which) -> str | None:
+def _former_holder(settings: Settings, identifier: Identifier) -> str | None:
     """The contact that had an identifier, according to the directory; None if there is none, or no directory."""
     from kinfold_services.cli import finding  # noqa: PLC0415  SQLAlchemy loads slowly
 
     try:
-        return finding.former_holder(settings, which)
+        return finding.former_holder(settings, identifier)
     except DirectoryUnavailable as error:
-        if which.email is not None:
+        if identifier.email is not None:
             say(f"former addresses are not searched: {error}; `kinfold explain --email` finds them in the log")
         return None
 
 
 async def contacts(settings: Settings, limit: int | None, when: When, form: str | None, output: Path | None) -> int:
-    """Prints every living contact, or writes it to a file."""
+    """Print every living contact, or write it to a file."""
     async with _state(settings, when) as workspace:
         count = 0
         with contact_writer(form, output) as write:
@@ -99,7 +99,7 @@ async def contacts(settings: Settings, limit: int | None, when: When, form: str 
 
 
 async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
-    """Prints the status of each workspace, or of the one that an option or KINFOLD_WORKSPACE names."""
+    """Print the status of each workspace, or of the one that an option or KINFOLD_WORKSPACE names."""
     async with asking(settings, wait, timeout_s) as (client, workspace):
         if "workspace" in settings.model_fields_set:
             print_json(await workspace.status())
@@ -110,7 +110,7 @@ async def status(settings: Settings, wait: str | None, timeout_s: float) -> int:
 
 
 async def tail(settings: Settings, since: str | None, wait: str | None, timeout_s: float) -> int:
-    """Follows the change feed until interrupted. Exit status 1 if it would skip changes after `since`.
+    """Follow the change feed until interrupted. Exit status 1 if it would skip changes after `since`.
 
     Once it has reached the server, it survives outages and failovers.
     """
@@ -144,7 +144,7 @@ async def tail(settings: Settings, since: str | None, wait: str | None, timeout_
 
 
 def _print_change(entry: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Prints a change. Returns False if the reader has closed the pipe."""
+    """Print a change. Returns False if the reader has closed the pipe."""
     try:
         change = msgspec.json.decode(fields.get(b"change", b""), type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -19,7 +19,7 @@ _NAMED: Final = 20
 
 
 async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> int:
-    """Prints each reject, or with `count` the number by reason."""
+    """Print each reject, or with `count` the number by reason."""
     counts: Counter[str] = Counter()
     async with connected(settings) as client:
         rejects = Rejects(client, settings.workspace)
@@ -38,7 +38,7 @@ async def list_rejects(settings: Settings, *, count: bool, everything: bool) -> 
 
 
 async def retry_rejects(settings: Settings, *, edit: bool) -> int:
-    """Appends again the events that are valid now, with `edit` after editing. Exit status 1 if some are left."""
+    """Append again the events that are valid now, with `edit` after editing. Exit status 1 if some are left."""
     retried = left = 0
     async with connected(settings, writes=True) as client:
         rejects = Rejects(client, settings.workspace)
@@ -67,7 +67,7 @@ async def _retry(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | R
 
 
 async def _edit(rejects: Rejects, reject: RejectedEntry) -> str | Rejection | None:
-    """Opens the event in the editor until it is valid. Returns None if the user leaves it unchanged.
+    """Open the event in the editor until it is valid. Returns None if the user leaves it unchanged.
 
     Without a terminal it opens once: an editor that is a script would make the same change forever.
     """

@@ -37,7 +37,7 @@ _BLOCK: Final = "--blocked-identifiers"
 
 
 async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, exclude: Path | None, block: Path | None) -> int:
-    """Rebuilds the state from the log and replaces the living one; with `dry_run` only prints the differences."""
+    """Rebuild the state from the log and replace the living one; with `dry_run` only print the differences."""
     collect_seldom()
     excluded = [_entry_id(line) for line in lines_of(exclude, _EXCLUDE)]
     blocked = lines_of(block, _BLOCK)
@@ -85,7 +85,7 @@ async def replay(settings: Settings, *, dry_run: bool, allow_truncated: bool, ex
 
 
 async def verify(settings: Settings) -> int:
-    """Compares the living state with the log. Exit status 1 if they differ."""
+    """Compare the living state with the log. Exit status 1 if they differ."""
     collect_seldom()
     async with connected(settings, role=VERIFY) as client:
         extent = await log_extent(client, settings.workspace)
@@ -122,7 +122,7 @@ async def _why_not_excluded(client: Client, workspace: str, entry_id: str, exten
 
 
 def _warn_about_exclusions(too_late: frozenset[str]) -> None:
-    """Warns about exclusions that came after their entries were cut."""
+    """Warn about exclusions that came after their entries were cut."""
     if too_late:
         first = min(too_late, key=position_key)
         entries = counted(len(too_late), "entry that was cut before", "entries that were cut before")

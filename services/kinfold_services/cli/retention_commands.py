@@ -23,7 +23,7 @@ from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
 
 retention_commands: Final = typer.Typer(
-    help="Sets how long a workspace keeps its log, rejects and feed, and removes what is older.", no_args_is_help=True
+    help="Set how long a workspace keeps its log, rejects and feed, and remove what is older.", no_args_is_help=True
 )
 
 
@@ -52,7 +52,7 @@ def set_limits(
     data_dir: DataDir = None,
     workspace: WorkspaceName = None,
 ) -> int:
-    """Sets how long a workspace keeps what, and prints all limits. A limit that is not given stays as it is.
+    """Set how long a workspace keeps what, and print all limits. A limit that is not given stays as it is.
 
     The projector removes what is older from now on. What was removed is gone for good.
     """
@@ -71,7 +71,7 @@ def set_limits(
 
 @retention_commands.command()
 def show(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints the limits of a workspace, where its log begins, and the last receipt."""
+    """Print the limits of a workspace, where its log begins, and the last receipt."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def read(client: Client) -> int:
@@ -93,7 +93,7 @@ def show(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: Worksp
 
 @retention_commands.command()
 def off(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Removes all limits of a workspace: it keeps everything from now on. What was removed stays removed."""
+    """Remove all limits of a workspace: it keeps everything from now on. What was removed stays removed."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def remove(client: Client) -> int:
@@ -113,7 +113,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and remove nothing.")] = False,
     by_projector: Annotated[bool, typer.Option("--by-projector", hidden=True)] = False,
 ) -> int:
-    """Removes now what is older than the limits, and prints the receipt.
+    """Remove now what is older than the limits, and print the receipt.
 
     Exit status 1: nothing was removed, because the state differs from a fold of the log, or changed too often meanwhile.
     """
@@ -141,7 +141,7 @@ def run(
 
 @retention_commands.command()
 def receipts(redis_url: RedisUrl = None, data_dir: DataDir = None, workspace: WorkspaceName = None) -> int:
-    """Prints what every run has removed, one receipt per line, oldest first."""
+    """Print what every run has removed, one receipt per line, oldest first."""
     settings = settings_from(redis_url=redis_url, data_dir=data_dir, workspace=workspace)
 
     async def read(client: Client) -> int:

@@ -49,7 +49,7 @@ _LOOK_AGAIN_S: Final = 0.05
 
 
 def run_projector(settings: Settings, url: str) -> int:
-    """Runs the projector on the server at `url` until a signal."""
+    """Run the projector on the server at `url` until a signal."""
     with importing():
         from kinfold_services.projector.service import ProjectorService  # noqa: PLC0415  FastStream loads slowly
 
@@ -58,7 +58,7 @@ def run_projector(settings: Settings, url: str) -> int:
 
 
 def up(settings: Settings) -> int:
-    """Runs everything in the foreground until a signal."""
+    """Run everything in the foreground until a signal."""
     signal.signal(signal.SIGTERM, _terminate)  # until the projector handles it; by default it would stop nothing but us
     configure_logs(settings.log_format, settings.log_level)
     try:
@@ -110,7 +110,7 @@ def _up(settings: Settings) -> int:
 
 @contextmanager
 def _ending_with(server: EmbeddedServer, has_ended: threading.Event) -> Generator[None]:
-    """Sets `has_ended` and ends this process when the server ends by itself.
+    """Set `has_ended` and end this process when the server ends by itself.
 
     Otherwise it would wait forever, and block the next `up`.
     """
@@ -159,7 +159,7 @@ def _run_all(settings: Settings, url: str, data_dir: Path | None) -> int:
 
 
 def up_detached(settings: Settings) -> int:
-    """Starts `kinfold up` in the background, unless it already runs, and returns when it answers."""
+    """Start `kinfold up` in the background, unless it already runs, and return when it answers."""
     if settings.redis_url is not None:
         return complain("--detach: expected no Redis URL, because it works only with the embedded server, got one", USAGE)
     settings = _with_served_workspace(settings)
@@ -191,7 +191,7 @@ def up_detached(settings: Settings) -> int:
 
 
 def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int | None:
-    """Starts `kinfold up` unless it runs, and returns None when it answers; else prints an error and returns the exit status.
+    """Start `kinfold up` unless it runs, and return None when it answers; else print an error and return the exit status.
 
     Adds the process that it starts to `starting`.
     """
@@ -219,7 +219,7 @@ def _start(settings: Settings, starting: "list[subprocess.Popen[bytes]]") -> int
 
 @contextmanager
 def _after_ctrl_c() -> Generator[None]:
-    """Delays Ctrl-C: KeyboardInterrupt is raised at the end of the block."""
+    """Delay Ctrl-C: KeyboardInterrupt is raised at the end of the block."""
     pressed = threading.Event()
 
     def press(*_: object) -> None:
@@ -257,7 +257,7 @@ def _last_error(log: Path, start: int) -> str | None:
 
 
 def _with_served_workspace(settings: Settings) -> Settings:
-    """Makes sure that KINFOLD_SERVE includes the workspace: adds one that was given, else chooses one of the served."""
+    """Make sure that KINFOLD_SERVE includes the workspace: add one that was given, else choose one of the served."""
     if not settings.serve or settings.workspace in settings.serve:
         return settings
     if "workspace" in settings.model_fields_set:
@@ -266,7 +266,7 @@ def _with_served_workspace(settings: Settings) -> Settings:
 
 
 def down(settings: Settings) -> int:
-    """Stops the `kinfold up` of the data dir. Exit status 1 if none runs."""
+    """Stop the `kinfold up` of the data dir. Exit status 1 if none runs."""
     process_id = process_on(settings.data_dir)
     if process_id is None:
         return complain(f"nothing runs on {settings.data_dir.absolute()}", NO)

@@ -30,7 +30,7 @@ def secret_file(name: str, data_dir: Path) -> Path:
 
 
 def write_secret(secret: str, name: str, data_dir: Path) -> Path:
-    """Writes a secret to a file that only its owner can read, and returns the file's path. Raises DataDirUnusable."""
+    """Write a secret to a file that only its owner can read, and return the file's path. Raises DataDirUnusable."""
     path = secret_file(name, data_dir)
     make_data_dir(data_dir)
     make_data_dir(path.parent)

@@ -19,7 +19,7 @@ _CANNOT_LISTEN: Final = frozenset(
 
 
 def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
-    """Runs the gateway until a signal. Exit status 1 if it cannot listen."""
+    """Run the gateway until a signal. Exit status 1 if it cannot listen."""
     with importing():
         from kinfold_services.gateway.server import serve  # noqa: PLC0415  Litestar loads slowly
 
@@ -37,7 +37,7 @@ def run_gateway(settings: Settings, *, until_stdin_ends: bool = False) -> int:
 
 
 def run_directory(settings: Settings, *, until_stdin_ends: bool = False) -> int:
-    """Runs the directory until a signal. Exit status 3 if this Python's SQLite is too old."""
+    """Run the directory until a signal. Exit status 3 if this Python's SQLite is too old."""
     with importing():
         from kinfold_services.directory.service import DirectoryService  # noqa: PLC0415  SQLAlchemy loads slowly
 

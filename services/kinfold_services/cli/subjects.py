@@ -17,20 +17,20 @@ from kinfold_services.privacy.subject import DirectoryRows, Subject, write_subje
 from kinfold_services.runtime.garbage import collect_seldom
 from kinfold_services.server.choice import connected
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from kinfold_services.transfer.files import replacing
 
 
-async def subject(settings: Settings, which: Which, output: Path) -> int:
-    """Writes the file, which only its owner can read, and prints what is in it. Exit status 1 if nobody is named so."""
+async def subject(settings: Settings, identifier: Identifier, output: Path) -> int:
+    """Write the file, which only its owner can read, and print what is in it. Exit status 1 if nobody is named so."""
     collect_seldom()
     made_at = to_text(time.time_ns() // 1_000_000)
     async with connected(settings) as client:
         extent = await log_extent(client, settings.workspace)
         found = Subject(client, settings)
         with progress("folding", extent.entries) as advance:
-            if not await found.find(which, advance):
-                return complain(f"{which}: not found in workspace {settings.workspace}; there is nothing about them", NO)
+            if not await found.find(identifier, advance):
+                return complain(f"{identifier}: not found in workspace {settings.workspace}; there is nothing about them", NO)
         try:
             with replacing(output) as file:
                 counts = await write_subject(found, file, made_at, _directory(settings))
@@ -54,6 +54,6 @@ def _directory(settings: Settings) -> DirectoryRows:
     return rows
 
 
-def _ask(database: Database, question: Any) -> Any:
+def _ask(database: Database, query: Any) -> Any:
     with database.reading() as connection:
-        return question(connection)
+        return query(connection)

@@ -19,7 +19,7 @@ from kinfold_services.transfer.log_file import BrokenFile, EntryTooLarge
 
 
 async def export_file(settings: Settings, path: Path) -> int:
-    """Writes the log to a file, and prints the trailer. Exit status 1 if there is no log or the file cannot be written."""
+    """Write the log to a file, and print the trailer. Exit status 1 if there is no log or the file cannot be written."""
     async with connected(settings) as client:
         extent = await log_extent(client, settings.workspace)
         try:
@@ -37,7 +37,7 @@ async def export_file(settings: Settings, path: Path) -> int:
 
 
 async def import_file(settings: Settings, path: Path, *, rename: bool, allow_truncated: bool) -> int:
-    """Appends the entries of a file to an empty log, and prints the last position. Exit status 1 if the import is refused."""
+    """Append the entries of a file to an empty log, and print the last position. Exit status 1 if the import is refused."""
     try:
         with interruptible(), progress(f"checking {path}", None) as advance:
             checked = check_file(path, advance)

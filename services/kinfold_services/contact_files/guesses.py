@@ -46,7 +46,7 @@ class Guess:
 
 
 def guesses(table: Table, columns: Columns, kinds: Mapping[str, Kind]) -> Iterator[Guess]:
-    """Looks at every cell of the metadata columns whose kind nobody chose. Raises WrongFile and OSError."""
+    """Look at every cell of the metadata columns whose kind nobody chose. Raises WrongFile and OSError."""
     if table.has_types:
         return
     watched = [(each.number, Guess(key)) for each in columns.used if (key := each.key) is not None and key not in kinds]

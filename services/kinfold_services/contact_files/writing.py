@@ -44,7 +44,7 @@ class WaitingContacts:
         self._file: Final = file
 
     def add(self, contact: Contact) -> None:
-        """Adds a contact. Raises OSError where the disk is full."""
+        """Add a contact. Raises OSError where the disk is full."""
         self.count += 1
         for key, value in contact.metadata.items():
             kinds = self.kinds.setdefault(key, set())
@@ -98,7 +98,7 @@ def mixed_keys(contacts: WaitingContacts) -> list[str]:
 
 
 def write_parquet(contacts: WaitingContacts, file: IO[bytes]) -> None:
-    """Writes Parquet: times as times in UTC, and each metadata key with its own type. Raises NoPyarrow and OSError.
+    """Write Parquet: times as times in UTC, and each metadata key with its own type. Raises NoPyarrow and OSError.
 
     Values of a key that has several kinds are text: a string as it is, and any other as JSON.
     """

@@ -109,9 +109,9 @@ class Database:
                 yield marked
 
     def clean(self) -> None:
-        """On SQLite, rewrites the text index and empties the write-ahead log, so that no file keeps what was erased.
+        """On SQLite, rewrite the text index and empty the write-ahead log, so that no file keeps what was erased.
 
-        On PostgreSQL, only VACUUM FULL does it, which locks each table while it writes it anew, so it is the operator's to run.
+        On PostgreSQL, only VACUUM FULL does it, which locks each table while it rewrites it, so it is left to the operator.
         Raises DirectoryUnavailable.
         """
         if not self._is_sqlite:

@@ -14,4 +14,4 @@ class QueryTookTooLong(DirectoryUnavailable):
 
 
 class WrongQuery(ValueError):
-    """A question that cannot be asked: its sort, its cursor or its words are wrong."""
+    """A query that cannot run: its sort, its cursor or its words are wrong."""

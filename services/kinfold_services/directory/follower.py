@@ -1,8 +1,8 @@
 """One workspace's way from the feed to its tables: find a build or make one, bring it up to the feed, and follow the feed.
 
 Everything that the follower knows is in the database, so that it can die at any time: the next one reads the build's position
-and continues after it. If anything fails, it finds the build anew. Nothing is applied twice, because rows and position are one
-transaction. Nothing is skipped, because each page of the feed shows whether it continues after the position.
+and continues after it. If anything fails, it looks for the build again. Nothing is applied twice, because rows and position are
+one transaction. Nothing is skipped, because each page of the feed shows whether it continues after the position.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class Follower:
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def run(self) -> None:
-        """Does not end, and raises nothing that a workspace can be the reason of."""
+        """Follow the feed until cancelled. An error is logged, and the next try begins with the build as it is."""
         delay_s = _FIRST_RETRY_S
         while True:
             started = time.monotonic()

@@ -14,7 +14,7 @@ _OTHERS: Final = ("previousContactId", "nextContactId", "heldBy")
 """Details that may name another person's contact."""
 
 Ask = Callable[[Callable[[sa.Connection], Any]], Any]
-"""Asks the database a question, in a transaction of its own."""
+"""Runs a query, in a transaction of its own."""
 
 
 def held_rows(ask: Ask, workspace: str, contact_id: str) -> Iterator[dict[str, Any]]:

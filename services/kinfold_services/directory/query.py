@@ -1,4 +1,4 @@
-"""What a search of the directory is asked, and what it answers (`search.py`)."""
+"""The queries of a search in the directory, and their answers (`search.py`)."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ MAX_LIMIT: Final = 1000
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A question: words, a filter, an order, and which page."""
+    """Words, a filter, an order, and which page."""
 
     q: str | None = None
     where: Filter | None = None

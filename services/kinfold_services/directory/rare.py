@@ -3,7 +3,7 @@
 Everything here is a superset: the query itself tests every condition again, on the rows that are found.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
@@ -79,8 +79,8 @@ class Found(msgspec.Struct, frozen=True):
 class _Candidate(msgspec.Struct, frozen=True):
     select: Select
     column: sa.Column[Any]
-    counted: Select | None = None
-    """Where the number of rows is known already."""
+    values: Select | None = None
+    """How many contacts each of its values has, from the table that keeps it."""
     word: str | None = None
     is_quick: bool = False
     """Whether many of these are still of use (`Most.quick`)."""
@@ -103,7 +103,7 @@ class Finder:
         """
         best: Found | None = None
         limit = max(most)
-        candidates = sorted(self._candidates(conjuncts, words, sorted_by), key=lambda candidate: candidate.counted is None)
+        candidates = sorted(self._candidates(conjuncts, words, sorted_by), key=lambda candidate: candidate.values is None)
         for candidate in candidates:
             upto = min(limit, most.quick if candidate.is_quick else most.other)
             rows = self._rows(candidate, upto)
@@ -133,14 +133,22 @@ class Finder:
         others = (has_value(self._build, each.field.name, each.value, metadata.c.contact_id) for _, each in counted[1:])
         return Found(select.where(*others), contacts.c.id, rows, is_whole=True)
 
+    def with_word(self, word: str, contacts_there: int) -> Found | None:
+        """The contacts with a word, of `contacts_there` in all, without counting them. None if no index knows the word."""
+        candidate = next(self._with_word(word), None)
+        return None if candidate is None else Found(candidate.select, candidate.column, contacts_there, word)
+
     def counted(self, key: str, value: Value) -> int:
         """How many contacts have this value of a metadata key, from the table that keeps it."""
-        return self._rows(self._equal(key, (value,)), 0)
+        return self._rows(self._equal(key, (value,)), 1)
 
     def _rows(self, candidate: _Candidate, limit: int) -> int:
-        counted = candidate.counted
-        if counted is None:
+        """How many rows a candidate gives. If they are more than `limit`, any number above it."""
+        if candidate.values is None:
             counted = sa.select(sa.func.count()).select_from(candidate.select.limit(limit + 1).subquery())
+        else:  # each value has at least one contact
+            values = candidate.values.limit(limit + 1).subquery()
+            counted = sa.select(sa.func.sum(values.c.contacts))
         return int(self._connection.execute(counted).scalar() or 0)
 
     def _candidates(self, conjuncts: Iterable[Filter], words: Iterable[str], sorted_by: Field | None) -> Iterator[_Candidate]:
@@ -159,9 +167,9 @@ class Finder:
             case Comparison(operator="="):
                 yield self._equal(key, (tree.value,))
             case Comparison():
-                yield self._with_metadata(key, _range(tree))
+                yield self._with_metadata(key, lambda table: _range(table, tree))
             case Exists() if tree.field != sorted_by:
-                yield self._with_metadata(key, sa.true())
+                yield self._with_metadata(key, lambda _: sa.true())
             case _:
                 pass
 
@@ -188,15 +196,15 @@ class Finder:
 
     def _equal(self, key: str, values: tuple[Value, ...]) -> _Candidate:
         indexed = [index_value(value) for value in values]  # type: ignore[arg-type]  # times are compared by before and after
-        select = self._with_metadata(key, _is_one_of(metadata, indexed)).select
-        of_key = sa.and_(counts.c.build == self._build, counts.c.key == sa.literal(key, sa.Text()))
-        counted = sa.select(sa.func.sum(counts.c.contacts)).where(of_key, _is_one_of(counts, indexed))
-        return _Candidate(select, contacts.c.id, counted, is_quick=not self._is_sqlite)
+        found = self._with_metadata(key, lambda table: _is_one_of(table, indexed))
+        return msgspec.structs.replace(found, is_quick=not self._is_sqlite)
 
-    def _with_metadata(self, key: str, condition: Condition) -> _Candidate:
-        its = metadata.c
-        found = sa.select(its.contact_id).where(its.build == self._build, its.key == sa.literal(key, sa.Text()), condition)
-        return _Candidate(found, contacts.c.id)
+    def _with_metadata(self, key: str, condition: Callable[[sa.FromClause], Condition]) -> _Candidate:
+        def of_key(table: sa.FromClause) -> Condition:
+            return sa.and_(table.c.build == self._build, table.c.key == sa.literal(key, sa.Text()), condition(table))
+
+        found = sa.select(metadata.c.contact_id).where(of_key(metadata))
+        return _Candidate(found, contacts.c.id, sa.select(counts.c.contacts).where(of_key(counts)))
 
     def _with_word(self, word: str) -> Iterator[_Candidate]:
         if "\n" in word:
@@ -236,9 +244,9 @@ def _is_one_of(table: sa.FromClause, values: list[tuple[int, float, str]]) -> Co
     return sa.or_(*[sa.and_(its.kind == kind, its.number == number, its.text == text) for kind, number, text in values])
 
 
-def _range(tree: Comparison) -> Condition:
+def _range(table: sa.FromClause, tree: Comparison) -> Condition:
     """Values in an order to another one. Where a string is long, its index text decides only that it can be."""
-    its, value = metadata.c, tree.value
+    its, value = table.c, tree.value
     if isinstance(value, int | float):
         return sa.and_(its.kind == NUMBER, COMPARE[tree.operator](its.number, sa.literal(value, DOUBLE)))
     value = cast("str", value)

@@ -59,17 +59,17 @@ def search(connection: sa.Connection, workspace: str, query: Query, now_ms: int)
 
     Raises:
         NoDirectory: the workspace has no current build.
-        WrongQuery: the cursor is of another question, or no cursor; or `q` or `limit` is out of bounds.
+        WrongQuery: the cursor is of another query, or no cursor; or `q` or `limit` is out of bounds.
 
     """
     if not 1 <= query.limit <= MAX_LIMIT:
         raise WrongQuery(f"limit: expected 1 to {MAX_LIMIT}, got {query.limit}")
-    question = _Question(connection, workspace, query, now_ms)
-    page = question.page()
+    run = _QueryRun(connection, workspace, query, now_ms)
+    page = run.page()
     if page.records or query.cursor is not None or connection.dialect.name != "postgresql":
         return page
-    is_long = bool(question.words) and min(map(len, question.words)) >= _LEAST_SIMILAR
-    return question.similar_page() if is_long else page
+    is_long = bool(run.words) and min(map(len, run.words)) >= _LEAST_SIMILAR
+    return run.similar_page() if is_long else page
 
 
 def count(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Count:
@@ -80,9 +80,9 @@ def count(connection: sa.Connection, workspace: str, query: Query, now_ms: int) 
         WrongQuery: `q` is out of bounds.
 
     """
-    question = _Question(connection, workspace, query, now_ms)
-    counted, is_exact = question.count()
-    return Count(counted, is_exact, question.build.position)
+    run = _QueryRun(connection, workspace, query, now_ms)
+    counted, is_exact = run.count()
+    return Count(counted, is_exact, run.build.position)
 
 
 def count_by(  # noqa: PLR0913, PLR0917  one more than `search` has
@@ -100,14 +100,14 @@ def count_by(  # noqa: PLR0913, PLR0917  one more than `search` has
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise WrongQuery(f"limit: expected 1 to {MAX_LIMIT}, got {limit}")
-    question = _Question(connection, workspace, query, now_ms)
-    if field.in_metadata and question.is_everybody:
-        return question.counts_of_key(field.name, limit)
-    return question.counts_by(field, limit)
+    run = _QueryRun(connection, workspace, query, now_ms)
+    if field.in_metadata and run.is_everybody:
+        return run.counts_of_key(field.name, limit)
+    return run.counts_by(field, limit)
 
 
-class _Question:
-    """A query on one build."""
+class _QueryRun:
+    """A query that runs on one build."""
 
     def __init__(self, connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> None:
         self._connection = connection
@@ -291,7 +291,7 @@ class _Question:
         if estimate > _FEW:
             return estimate, False
         if found is None and self._is_indexed_word:
-            found = self._found(Most(self.build.contacts, self.build.contacts), None)
+            found = self._finder().with_word(self.words[0], self.build.contacts)
         if found is not None:
             return self._counted(self._matching(sa.select(contacts.c.n), found, None)), True
         counted = self._counted(self._matching(sa.select(contacts.c.n), None, None).limit(EXACT + 1))
@@ -360,8 +360,8 @@ def _words(q: str | None) -> tuple[str, ...]:
 
 def _hash(workspace: str, words: tuple[str, ...], query: Query) -> str:
     where = "" if query.where is None else unparse(query.where)
-    question = msgspec.json.encode([workspace, words, where, query.sort])
-    return hashlib.sha256(question).hexdigest()[:16]
+    text = msgspec.json.encode([workspace, words, where, query.sort])
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _conjuncts(tree: Filter | None) -> Iterator[Filter]:

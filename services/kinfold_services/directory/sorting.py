@@ -98,8 +98,8 @@ def _column(name: str) -> sa.Column[Any]:
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """Where a page ended. Ages in the filter are relative to `now_ms`, so that they stay the same on all pages."""
 
-    question: str
-    """A hash of the question, so that a cursor of another question is refused."""
+    query: str
+    """A hash of the query, so that a cursor of another query is refused."""
     now_ms: int
     segment: int
     values: tuple[str | int | float, ...]
@@ -114,12 +114,12 @@ def write_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(_encode(cursor)).rstrip(b"=").decode()
 
 
-def read_cursor(text: str, question: str, its_segments: list[Segment]) -> Cursor:
-    """Read the cursor of a question. Raises WrongQuery."""
+def read_cursor(text: str, query_hash: str, its_segments: list[Segment]) -> Cursor:
+    """Read the cursor of a query. Raises WrongQuery."""
     cursor = _decoded(text)
     if cursor is None or not 0 <= cursor.now_ms <= LAST_MS or not 0 <= cursor.segment < len(its_segments):
         raise WrongQuery(_NO_CURSOR)
-    if cursor.question != question:
+    if cursor.query != query_hash:
         raise WrongQuery("cursor: expected a cursor of the same search, filter and sort, got one of another query")
     keys = its_segments[cursor.segment].keys
     if len(keys) != len(cursor.values) or not all(map(_fits, keys, cursor.values)):

@@ -33,7 +33,7 @@ class Transactions:
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
     async def clean(self) -> None:
-        """Leaves nothing of what was erased in the files of the database. Raises DirectoryUnavailable."""
+        """Leave nothing of what was erased in the files of the database. Raises DirectoryUnavailable."""
         await asyncio.get_running_loop().run_in_executor(self._threads, self._database.clean)
 
     def close(self) -> None:

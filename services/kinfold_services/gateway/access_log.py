@@ -16,6 +16,9 @@ _HEADER: Final = b"x-request-id"
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _QUIET: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
+_PREFLIGHT: Final = "OPTIONS"
+"""The method of CORS preflights. They have no limit, and say nothing that the request behind them does not say."""
+
 _QUIET_STATUSES: Final = frozenset({HTTP_429_TOO_MANY_REQUESTS})
 """A flood of refused requests must not fill the log."""
 
@@ -60,7 +63,8 @@ def with_access_log(app: ASGIApp, metrics: Metrics) -> ASGIApp:
             await app(scope, receive, send_with_id)
         finally:
             metrics.requests.labels(method, str(status)).inc()
-            say = log.debug if scope["path"] in _QUIET or status in _QUIET_STATUSES else log.info
+            is_quiet = method == _PREFLIGHT or scope["path"] in _QUIET or status in _QUIET_STATUSES
+            say = log.debug if is_quiet else log.info
             fields: dict[str, Any] = {"status": status, "duration_ms": round((time.perf_counter() - started) * 1000, 2)}
             client = scope.get("client")
             say("request", method=method, path=_shown(scope["path"]), address=client[0] if client else None, **fields)

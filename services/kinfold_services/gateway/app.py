@@ -22,6 +22,7 @@ from kinfold_services.gateway.correcting import correct, undo_correction, unmerg
 from kinfold_services.gateway.erasures import erasure_receipt, erasures, request_erasure
 from kinfold_services.gateway.events.ingest import append_events
 from kinfold_services.gateway.events.segment import segment_batch, segment_call
+from kinfold_services.gateway.framework_bounds import with_bounds
 from kinfold_services.gateway.openapi import openapi_config
 from kinfold_services.gateway.operations import healthz, healthz_head, metrics, readyz, readyz_head
 from kinfold_services.gateway.page_policies import with_page_policies
@@ -70,7 +71,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
 def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
     """The application, and the gateway behind it. Call `Gateway.end_streams` before the application stops."""
     gateway = Gateway(settings, client)
-    app: ASGIApp = Litestar(
+    litestar = Litestar(
         route_handlers=[*ROUTES, screen_router()],
         state=State({"gateway": gateway}),
         guards=[only_known_parameters],
@@ -82,7 +83,8 @@ def make_app(settings: Settings, client: Client) -> tuple[ASGIApp, Gateway]:
         on_shutdown=[gateway.close],
         logging_config=None,
     )
+    app: ASGIApp = litestar
     if gateway.cors is not None:
         app = with_refused_preflights(app, gateway.cors)
-    app = with_page_policies(with_access_log(app, gateway.metrics))
+    app = with_bounds(with_page_policies(with_access_log(app, gateway.metrics)), litestar)
     return with_known_clients(app, settings.gateway_trusted_proxies), gateway

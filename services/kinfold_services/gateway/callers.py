@@ -48,7 +48,7 @@ def bounds_of(caller: Caller) -> Bounds:
 
 
 async def reading_key(connection: Connection, _: BaseRouteHandler) -> None:
-    """Guard of questions: accepts secret keys and read keys."""
+    """Guard of queries: accepts secret keys and read keys."""
     _only_reading(await identify(connection, _bearer(connection)))
 
 
@@ -171,10 +171,17 @@ def _only_for_development(connection: Connection, address: str) -> None:
     origin = connection.headers.get("origin")
     if origin is not None and origin in shared(connection).settings.gateway_origins:
         return
-    is_local = {address, urlsplit(origin).hostname if origin is not None else address} <= LOOPBACK_HOSTS
+    is_local = {address, address if origin is None else _host_of(origin)} <= LOOPBACK_HOSTS
     if not is_local or "x-forwarded-for" in connection.headers:  # a proxy on this machine stands for anybody
         expected = "a program or page on the gateway's machine, or a page of an origin that KINFOLD_GATEWAY_ORIGINS names"
         raise Problem(403, f"key: expected {expected} with a development key, got {origin or address!r}")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:  # no URL
+        return None
 
 
 def _only_reading(caller: Caller) -> None:

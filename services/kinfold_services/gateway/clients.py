@@ -85,7 +85,7 @@ def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
 
 
 def _complete(receive: Receive) -> Receive:
-    """Raises Problem if the client leaves before its body is complete. Afterwards, leaving is not an error."""
+    """Raise Problem if the client leaves before its body is complete. Afterwards, leaving is not an error."""
     is_complete = False
 
     async def received() -> Message:

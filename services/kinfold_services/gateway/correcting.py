@@ -12,7 +12,6 @@ from kinfold_schemas.contacts import merged_into
 from kinfold_schemas.event_fields import decode_members
 from kinfold_schemas.events import IdentityCorrected
 from kinfold_schemas.keys import key
-from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import Rejection, found
 from kinfold_services.corrections.appending import Appended, Moved, Refused, append
 from kinfold_services.corrections.preview import preview as preview_of
@@ -106,7 +105,7 @@ async def undo_correction(
     whole log, so it takes as long as a replay. The gateway's Redis user needs the rights of a replay.
     """
     workspace = _workspace(request)
-    if not await _is_in_log(workspace, entry):
+    if await workspace.entry(entry) is None:
         raise Problem(404, f"entry: expected the id of an entry of the log, got {found(entry)}")
     return await _take_back(request, "undo", entry, is_preview=preview)
 
@@ -152,14 +151,6 @@ def _read(body: bytes) -> tuple[IdentityCorrected, int | None]:
         raise Problem(422, f"{event.detail}; nothing was appended")
     assert isinstance(event, IdentityCorrected)  # noqa: S101  its type says so
     return event, version
-
-
-async def _is_in_log(workspace: GatewayWorkspace, entry: str) -> bool:
-    try:
-        ms, seq = position_key(entry)
-    except ValueError:
-        return False
-    return bool(await workspace.client.xrange(key(workspace.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}"))
 
 
 async def _take_back(request: Request[Any, Any, Any], command: str, subject: str, *, is_preview: bool) -> Response[bytes]:

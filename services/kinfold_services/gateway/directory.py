@@ -1,4 +1,4 @@
-"""The gateway's questions to the directory, in threads: SQLAlchemy blocks."""
+"""The gateway's queries to the directory, in threads: SQLAlchemy blocks."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,32 +15,32 @@ from kinfold_services.settings import Settings
 T = TypeVar("T")
 
 THREADS: Final = 4
-"""How many questions run at once, each for at most 5 s (`Database.reading`)."""
+"""How many queries run at once, each for at most 5 s (`Database.reading`)."""
 WAITING: Final = 64
-"""How many questions may wait for a thread."""
+"""How many queries may wait for a thread."""
 
 
 class Directory:
-    """Asks the directory's database, which it opens at the first question."""
+    """Asks the directory's database, which it opens at the first query."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings: Final = settings
         self._database: Database | None = None
         self._threads: Final = ThreadPoolExecutor(THREADS, "directory")
         self._watcher: Final = ThreadPoolExecutor(1, "directory-position")
-        """For positions alone, so that waiting for them does not take longer while questions do."""
+        """For positions alone, so that waiting for them does not take longer while queries do."""
         self._asked = 0
 
-    async def ask(self, question: Callable[[sa.Connection], T]) -> T:
-        """Call `question` with a connection to one state of the database, in a thread.
+    async def ask(self, query: Callable[[sa.Connection], T]) -> T:
+        """Call `query` with a connection to one state of the database, in a thread.
 
-        Raises Problem (503) if too many questions wait, and what `Database.reading` and the question raise.
+        Raises Problem (503) if too many queries wait, and what `Database.reading` and the query raise.
         """
         if self._asked >= THREADS + WAITING:
             raise unavailable(f"{WAITING} queries already wait for the directory; try again")
         self._asked += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, question)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, query)
         finally:
             self._asked -= 1
 
@@ -56,15 +56,15 @@ class Directory:
         return self._database
 
     def close(self) -> None:
-        """Close the idle connections. A question that still runs ends at its timeout."""
+        """Close the idle connections. A query that still runs ends at its timeout."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._watcher.shutdown(wait=False, cancel_futures=True)
         if self._database is not None:
             self._database.close()
 
-    def _ask(self, question: Callable[[sa.Connection], T]) -> T:
+    def _ask(self, query: Callable[[sa.Connection], T]) -> T:
         with self.database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     def _position(self, workspace: str) -> str:
         return applied_position(self.database, workspace)

@@ -20,7 +20,7 @@ from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
 from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.privacy.receipt_page import receipt_page
 from kinfold_services.privacy.records import Receipt
-from kinfold_services.state.queries import Which, find_contact
+from kinfold_services.state.queries import Identifier, find_contact
 
 MAX_REASON_CHARS: Final = 1000
 _MAX_BODY_BYTES: Final = 8 * 1024
@@ -76,9 +76,9 @@ async def request_erasure(request: Request[Any, Any, Any]) -> Response[bytes]:
     if len(given) != 1:
         raise Problem(400, f"body: expected exactly one of {', '.join(named)}, got {len(given)}")
     workspace = _workspace(request)
-    which = Which(**given)
-    await _check_known(workspace, which)
-    receipt = await eraser_of(request, workspace).request([which], by=asked.by, reason=asked.reason)
+    identifier = Identifier(**given)
+    await _check_known(workspace, identifier)
+    receipt = await eraser_of(request, workspace).request([identifier], by=asked.by, reason=asked.reason)
     headers = {"Location": f"/v1/erasures/{receipt.erasure}"}
     return Response(_encode(receipt), status_code=202, headers=headers, media_type="application/json")
 
@@ -132,27 +132,27 @@ async def pending_erasure(eraser: Eraser, contact: Contact, merged: Iterable[str
     """
     ids = {contact.id, *merged}
     for each in await eraser.records.pending():
-        if any(_names(which, contact, ids) for which in each.whiches):
+        if any(_names(identifier, contact, ids) for identifier in each.identifiers):
             return each.receipt
     return None
 
 
-def _names(which: Which, contact: Contact, ids: set[str]) -> bool:
-    if which.visitor is not None:
-        return id_key(which.visitor) in contact.visitor_ids
-    if which.external_id is not None:
-        return contact.external_id is not None and id_key(which.external_id) == id_key(contact.external_id)
-    if which.email is not None:
-        return contact.email is not None and email_key(which.email) == email_key(contact.email)
-    return which.contact in ids
+def _names(identifier: Identifier, contact: Contact, ids: set[str]) -> bool:
+    if identifier.visitor is not None:
+        return id_key(identifier.visitor) in contact.visitor_ids
+    if identifier.external_id is not None:
+        return contact.external_id is not None and id_key(identifier.external_id) == id_key(contact.external_id)
+    if identifier.email is not None:
+        return contact.email is not None and email_key(identifier.email) == email_key(contact.email)
+    return identifier.contact in ids
 
 
-async def _check_known(workspace: GatewayWorkspace, which: Which) -> None:
-    """Raises Problem: 404 if the identifier names nobody, 410 if its contact was erased."""
-    if await find_contact(workspace.queries, which) is not None:
+async def _check_known(workspace: GatewayWorkspace, identifier: Identifier) -> None:
+    """Raise Problem: 404 if the identifier names nobody, 410 if its contact was erased."""
+    if await find_contact(workspace.queries, identifier) is not None:
         return
-    if which.visitor is not None and await workspace.queries.visitor(which.visitor) is not None:
+    if identifier.visitor is not None and await workspace.queries.visitor(identifier.visitor) is not None:
         return
-    if which.contact is not None and await workspace.queries.is_erased(which.contact):
+    if identifier.contact is not None and await workspace.queries.is_erased(identifier.contact):
         raise Problem(410, "contact: the person was erased")
-    raise Problem(404, f"{which}: nobody has it")
+    raise Problem(404, f"{identifier}: not found")

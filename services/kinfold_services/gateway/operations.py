@@ -46,7 +46,7 @@ class Readiness(msgspec.Struct, frozen=True, rename="camel"):
 
 @get("/healthz", responses=answers(Health, 400), security=[], tags=["operations"], summary="Health: is the process running?")
 async def healthz() -> Health:
-    """Answers while the process runs. Checks nothing else."""
+    """Answer while the process runs. Checks nothing else."""
     return Health("ok")
 
 

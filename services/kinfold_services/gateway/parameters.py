@@ -16,6 +16,9 @@ from kinfold_services.gateway.problems import Connection, Problem
 ANY_PARAMETERS: Final = "any_parameters"
 """The option of a route that ignores parameters that it does not have."""
 
+MAX_PARAMETERS: Final = 1000
+"""A reader of the feed may name as many contacts."""
+
 _NEAR: Final = 0.75
 """The similarity, from 0 to 1, from which one name counts as a misspelling of another."""
 _is_plain: Final = re.compile(r"[\w.-]{1,64}").fullmatch
@@ -27,9 +30,16 @@ _COMPARED_CHARS: Final = 64
 async def only_known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
     """Guard of every route. Raises Problem (400) for the first query parameter that the route does not have, or has only once.
 
+    So it does for more than `MAX_PARAMETERS`.
+
     A route with the option `ANY_PARAMETERS` ignores such parameters.
     """
-    if not connection.scope["query_string"] or handler.opt.get(ANY_PARAMETERS):
+    query = connection.scope["query_string"]
+    if not query:
+        return
+    if query.count(b"&") >= MAX_PARAMETERS:  # before it is parsed
+        raise Problem(400, f"query: expected at most {MAX_PARAMETERS} parameters, got {query.count(b'&') + 1}")
+    if handler.opt.get(ANY_PARAMETERS):
         return
     known = query_parameters(handler)
     for name, value in connection.query_params.items():

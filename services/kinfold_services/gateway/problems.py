@@ -34,6 +34,10 @@ _FIELD: Final = re.compile(r"`\$\.(\w+)|field `(\w+)`")
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
+_UNCHARGED: Final = frozenset({400, 404, 405})
+_IDENTIFIED: Final = frozenset({"caller", "signed_in"})
+"""What a guard adds to the scope when it knows who sent the request."""
+
 _CODES: Final = {
     400: "bad-request",
     401: "unauthorized",
@@ -138,8 +142,7 @@ def unavailable(detail: str) -> Problem:
 
 def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]:
     """Respond to an exception with a status: a Problem, or one that the framework raised."""
-    if isinstance(error, (NotFoundException, MethodNotAllowedException)):
-        error = limited(connection, error)
+    error = limited(connection, error)
     fields = error.fields if isinstance(error, Problem) else {}
     code = NO_SUCH_PATH if isinstance(error, NotFoundException) else None
     return _answer(
@@ -148,7 +151,12 @@ def on_http_error(connection: Connection, error: HTTPException) -> Response[Any]
 
 
 def limited(connection: Connection, error: HTTPException) -> HTTPException:
-    """The error, or a 429 if the address has asked for too much that does not exist."""
+    """The error, or a 429 if the address has sent too many requests that failed before a key was looked at.
+
+    No route has such a path or method, or the route does not have such a parameter. So no guard has charged the address.
+    """
+    if error.status_code not in _UNCHARGED or not _IDENTIFIED.isdisjoint(connection.scope):
+        return error
     try:
         connection.app.state.gateway.limits["unknown"].take("", connection.client.host if connection.client else "")
     except Problem as limited:

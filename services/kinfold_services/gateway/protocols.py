@@ -220,23 +220,41 @@ class HttpProtocol(HttpToolsProtocol):
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """A connection that changed from HTTP to WebSocket. It is still counted, and its address stays the same.
 
-    uvicorn bounds neither the pongs that wait for a client that does not read, nor the fragments of a message.
+    uvicorn bounds neither the pongs that wait for a client that does not read, nor the fragments of a message. It never answers
+    a request for a WebSocket that has a body.
     """
+
+    handshake_s = 30.0
+    """How long a connection may be neither a WebSocket nor refused."""
 
     def __init__(self, open_connections: OpenConnections, **options: Any) -> None:
         super().__init__(**options)
         self._open: Final = open_connections
         self._address = ""
+        self._deadline = math.inf
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take over the connection."""
         super().connection_made(transport)
+        self._deadline = self.loop.time() + self.handshake_s
         self._address = self.client[0] if self.client else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting the connection."""
         self._open.closed(self._address)
         super().connection_lost(exc)
+
+    def expire(self, now: float) -> None:
+        """Close the connection if it has not become a WebSocket in time."""
+        if now >= self._deadline and not self.handshake_complete and not self.transport.is_closing():
+            self._open.metrics.connections_refused.labels("too-slow").inc()
+            self.transport.abort()
+
+    async def send(self, message: Any) -> None:
+        """Send a message of the application. uvicorn would log an error for each connection that the application refuses."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True
 
     def handle_ping(self) -> None:
         """Send the pongs for the pings so far. A client that does not read what was sent gets none."""

@@ -38,7 +38,7 @@ _MAX_FROM_CLIENT_BYTES: Final = 4096
 """The largest message that a client may send over a WebSocket. It has nothing to say: messages are ignored."""
 _WANTED_DESCRIPTORS: Final = 65_536
 _OTHER_DESCRIPTORS: Final = 128
-"""For the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
+"""Descriptors for the connections to Redis, files and pipes. A process that runs out of descriptors cannot even reach Redis."""
 
 
 class GatewayServer(uvicorn.Server):
@@ -90,7 +90,7 @@ class GatewayServer(uvicorn.Server):
         if counter % _SWEEP_TICKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+                if isinstance(connection, (HttpProtocol, WebSocketProtocol)):
                     connection.expire(now)
         return await super().on_tick(counter)
 

@@ -29,7 +29,7 @@ from kinfold_services.privacy.subject import DirectoryRows, Subject, write_subje
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.server.choice import server_url
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _LIMIT_S: Final = 120.0
 _LOOK_AGAIN_S: Final = 0.1
@@ -56,8 +56,8 @@ async def subject(
 
     Expects exactly one of the four identifiers. It folds the whole log, one request at a time. `kinfold subject` has no limit.
     """
-    which = Which(visitor_id, external_id, email, contact_id)
-    given = sum(each is not None for each in which)
+    identifier = Identifier(visitor_id, external_id, email, contact_id)
+    given = sum(each is not None for each in identifier)
     if given != 1:
         raise Problem(400, f"query: expected exactly one of externalId, email, visitorId and contactId, got {given}")
     if _making.locked():
@@ -66,22 +66,22 @@ async def subject(
     settings = gateway.settings.model_copy(update={"workspace": workspace})
     async with _making:
         try:
-            file = await make_file(settings, which, gateway.workspace(workspace).directory.database)
+            file = await make_file(settings, identifier, gateway.workspace(workspace).directory.database)
         except TimeoutError:
             raise unavailable(f"the log is too long to fold within {_LIMIT_S:g} s; kinfold subject has no limit") from None
     if file is None:
-        raise Problem(404, f"{which}: nobody has it")
+        raise Problem(404, f"{identifier}: not found")
     headers = {"Content-Disposition": 'attachment; filename="subject.zip"', "Cache-Control": "no-store"}
     return Stream(_blocks(file), media_type="application/zip", headers=headers)
 
 
-async def make_file(settings: Settings, which: Which, database: Database) -> IO[bytes] | None:
+async def make_file(settings: Settings, identifier: Identifier, database: Database) -> IO[bytes] | None:
     """The file, which the caller closes; None if nobody is named so. Raises TimeoutError.
 
     A cancellation also ends the work in the thread, and waits for that.
     """
     file, is_given_up = tempfile.TemporaryFile(), threading.Event()  # noqa: SIM115  see above
-    making = asyncio.ensure_future(asyncio.to_thread(_make, settings, which, file, database, is_given_up))
+    making = asyncio.ensure_future(asyncio.to_thread(_make, settings, identifier, file, database, is_given_up))
     try:
         if await asyncio.shield(making):
             return file
@@ -94,14 +94,16 @@ async def make_file(settings: Settings, which: Which, database: Database) -> IO[
     return None
 
 
-def _make(settings: Settings, which: Which, file: IO[bytes], database: Database, is_given_up: threading.Event) -> bool:
-    """Writes the file; returns False if nobody is named so, or if it is given up. Runs in a thread."""
+def _make(
+    settings: Settings, identifier: Identifier, file: IO[bytes], database: Database, is_given_up: threading.Event
+) -> bool:
+    """Write the file; return False if nobody is named so, or if it is given up. Runs in a thread."""
 
     async def make() -> bool:
         async with asyncio.timeout(_LIMIT_S), connect(server_url(settings), ANSWER_S) as client:
             found = Subject(client, settings)
             try:
-                if not await found.find(which):
+                if not await found.find(identifier):
                     return False
             except NoLog:
                 return False
@@ -121,9 +123,9 @@ def _make(settings: Settings, which: Which, file: IO[bytes], database: Database,
 
 
 def _directory(settings: Settings, database: Database) -> DirectoryRows:
-    def ask(question: Any) -> Any:
+    def ask(query: Any) -> Any:
         with database.reading() as connection:
-            return question(connection)
+            return query(connection)
 
     async def rows(contact_id: str) -> AsyncIterator[dict[str, Any]]:
         try:

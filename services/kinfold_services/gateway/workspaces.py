@@ -18,7 +18,7 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.access.identity_tokens import identity_secrets
 from kinfold_services.access.keys import KeyRing
 from kinfold_services.access.sessions import Sessions
-from kinfold_services.connections import Client
+from kinfold_services.connections import Client, RawEntry
 from kinfold_services.directory.waiting import check_running, last_change, not_applied
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.changes.watchers import Watchers
@@ -38,7 +38,7 @@ ANSWER_S: Final = 5.0
 """Timeout of a Redis command, and how long `?after=` waits."""
 
 MAX_BROWSER_EVENTS: Final = 100
-"""As many events may be in a request with a publishable key."""
+"""The most events in a request with a publishable key."""
 
 _FRESH_S: Final = 5.0
 _REMIND_EVERY_S: Final = 60.0
@@ -134,6 +134,15 @@ class GatewayWorkspace:
         except ResponseError:  # no log yet
             return ""
         return info["last-generated-id"].decode()
+
+    async def entry(self, entry_id: str) -> Mapping[bytes, bytes] | None:
+        """The fields of a log entry; None if the log has no entry with this id."""
+        try:
+            ms, seq = position_key(entry_id)
+        except ValueError:
+            return None
+        found = cast("list[RawEntry]", await self.client.xrange(key(self.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}"))
+        return found[0][1] if found else None
 
     async def _refresh(self) -> None:
         if time.monotonic() > self._fresh_until:

@@ -32,7 +32,7 @@ from kinfold_schemas.identifiers import email_key
 from kinfold_services.history.past import Past
 from kinfold_services.history.past_queries import PastQueries
 from kinfold_services.log.exclusions import Exclusions
-from kinfold_services.state.queries import Which, find_contact
+from kinfold_services.state.queries import Identifier, find_contact
 
 
 class Deed(msgspec.Struct, frozen=True):
@@ -69,26 +69,26 @@ class Step(msgspec.Struct, frozen=True):
 class Story:
     """The story of one contact up to a position.
 
-    It leaves out the entries that the log excludes up to `heard`: the position, or the end of the log for a replayed state.
+    It leaves out the entries that the log excludes up to `exclusions_upto`: the position, or the log's end after a replay.
     """
 
-    def __init__(self, past: Past, position: str, heard: str) -> None:
+    def __init__(self, past: Past, position: str, exclusions_upto: str) -> None:
         self._past: Final = past
         self._position: Final = position
-        self._heard: Final = heard
+        self._exclusions_upto: Final = exclusions_upto
         self._exclusions = Exclusions()
         self.contact: Contact | None = None
         """The living contact that was found; None before `open`, and if there is none."""
         self._lineage: set[str] = set()
         self._visitors: set[str] = set()
 
-    async def open(self, which: Which) -> bool:
+    async def open(self, identifier: Identifier) -> bool:
         """Find the contact, also by a former address, and its visitors. Returns False if there never was such a contact."""
-        self._exclusions = await self._past.exclusions(self._heard)
+        self._exclusions = await self._past.exclusions(self._exclusions_upto)
         state = await self._past.state_at(self._position, self._exclusions)
-        self.contact = await find_contact(PastQueries(state), which)
-        if self.contact is None and which.email is not None:
-            former = await self._former_holder(which.email)
+        self.contact = await find_contact(PastQueries(state), identifier)
+        if self.contact is None and identifier.email is not None:
+            former = await self._former_holder(identifier.email)
             self.contact = None if former is None else public_contact(state.contact(former))
         if self.contact is None:
             return False

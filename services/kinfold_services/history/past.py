@@ -153,13 +153,13 @@ class Past:
         for field, data in cast("_Hash", reply).items():
             with suppress(ValueError):
                 each, about = field.decode(), msgspec.json.decode(data, type=_About)
-                heard, at = position_key(about.last_exclusion), position_key(each)
-                if (about.digest, about.first, about.lost) != begun or max(heard, at) > position_key(position):
+                last_exclusion, at = position_key(about.last_exclusion), position_key(each)
+                if (about.digest, about.first, about.lost) != begun or max(last_exclusion, at) > position_key(position):
                     continue
                 if at <= position_key(extent.begins):
                     continue
                 if exclusions is None or about.last_exclusion == exclusions.last:
-                    usable.append((heard, at, each, about))
+                    usable.append((last_exclusion, at, each, about))
         for _, _, each, about in sorted(usable, key=lambda item: item[:2], reverse=True):
             if (state := await self._restore(each, about)) is not None:
                 return each, about, state

@@ -17,7 +17,7 @@ from kinfold_schemas.keys import key
 from kinfold_services.connections import Client
 
 SHAPE: Final = 1
-"""Of `Baseline` and of the pieces. Fields with a default may be added; any other change is a new shape."""
+"""The version of `Baseline` and of its pieces. Fields with a default may be added; any other change is a new shape."""
 
 
 class UnknownBaseline(LookupError):
@@ -34,10 +34,10 @@ class Baseline(msgspec.Struct, frozen=True, rename="camel"):
     position: str
     """The last entry that it stands for."""
     digest: str
-    """Of that entry's content (`state.position.entry_digest`)."""
+    """The digest of that entry's content (`state.position.entry_digest`)."""
     made_at: str
     counts: Counts
-    """Of the fold up to the position, as if it had gone on from the log's beginning."""
+    """The counts of the fold up to the position, as if it had gone on from the log's beginning."""
     excluded: list[str]
     """Entries that every fold leaves out because of what was cut: entries that were cut, and later ones that a cut
     `EventsExcluded` names."""
@@ -45,7 +45,7 @@ class Baseline(msgspec.Struct, frozen=True, rename="camel"):
     window_pieces: int
     """How many of the pieces, the last ones, hold the duplicate window."""
     sha256: str
-    """Of all pieces, in their order."""
+    """The SHA-256 of all pieces, in their order."""
     shape: int = SHAPE
 
 

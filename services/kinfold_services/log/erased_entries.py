@@ -23,7 +23,7 @@ async def erased_before(client: Client, workspace: str) -> dict[str, bytes]:
 
 
 async def remember_erased(client: Client, workspace: str, redacted: Mapping[str, bytes]) -> None:
-    """Remembers what takes the place of some entries."""
+    """Remember what takes the place of some entries."""
     ids = list(redacted)
     for first in range(0, len(ids), _AT_ONCE):
         some: Any = {each: redacted[each] for each in ids[first : first + _AT_ONCE]}

@@ -1,7 +1,7 @@
 """Reads the log or the feed in pages, forward and backward, and the extent of the log."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from kinfold_schemas.keys import key
@@ -67,11 +67,11 @@ async def read_pages(
     log = key(workspace, name)
     client.set_response_callback("XRANGE", cast("Any", as_entries))
 
-    async def page(behind: str) -> list[RawEntry]:
-        reply = await client.xrange(log, min=f"({behind}" if behind else "-", max=upto, count=PAGE_ENTRIES)
+    async def page(position: str) -> list[RawEntry]:
+        reply = await client.xrange(log, min=f"({position}" if position else "-", max=upto, count=PAGE_ENTRIES)
         if name == "events":  # asked after the page was read: a later cut took nothing from it
             cut = await baseline_position(client, workspace)
-            if position_key(cut) > position_key(behind):
+            if position_key(cut) > position_key(position):
                 raise LogCut(f"workspace {workspace}: the log was cut at {cut} while it was read; repeat the command")
         return cast("list[RawEntry]", reply)
 
@@ -90,27 +90,16 @@ async def read_pages(
         ahead.cancel()
 
 
-async def entries_before(  # noqa: PLR0913  how it reads, and what it reads
-    client: Client,
-    workspace: str,
-    last: str,
-    count: int,
-    between: Callable[[], Awaitable[None]] | None = None,
-    *,
-    page_entries: int = PAGE_ENTRIES,
+async def pages_backward(
+    client: Client, workspace: str, last: str, count: int, page_entries: int = PAGE_ENTRIES
 ) -> AsyncIterator[list[RawEntry]]:
-    """The last `count` log entries up to and including `last`, in log order, in pages. Awaits `between` after each read."""
-    pages: list[list[RawEntry]] = []
+    """The last `count` log entries up to and including `last`, in pages, the last page first. A page is in log order."""
     upper = last
     while count > 0:
         reply = await client.xrevrange(key(workspace, "events"), max=upper, count=min(count, page_entries))
         page = cast("list[RawEntry]", reply)
         if not page:
-            break
-        if between is not None:
-            await between()
-        pages.append(page)
+            return
         count -= len(page)
         upper = f"({page[-1][0].decode()}"
-    for page in reversed(pages):
         yield page[::-1]

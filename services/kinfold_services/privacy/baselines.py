@@ -46,7 +46,7 @@ class Forgetting:
         return sorted(self._people.contacts)
 
     def __call__(self, begun: Begun, counts: Counts) -> Counts:
-        """Removes the people from what a baseline restores; returns its counts without them."""
+        """Remove the people from what a baseline restores; return its counts without them."""
         state = begun.state
         forget(state, begun.members, self._people, self._token)
         return msgspec.structs.replace(
@@ -59,7 +59,7 @@ class Forgetting:
         )
 
     async def stage(self) -> None:
-        """Writes the baseline without the people, if the log has one. Raises UnknownBaseline."""
+        """Write the baseline without the people, if the log has one. Raises UnknownBaseline."""
         await self.discard()
         baseline = await read_baseline(self._client, self._workspace)
         if baseline is None:
@@ -79,7 +79,7 @@ class Forgetting:
         await self._write(self.staged[0], "hset", mapping=fields)
 
     async def discard(self) -> None:
-        """Deletes what was staged."""
+        """Delete what was staged."""
         await self._client.unlink(*self.staged)
 
     async def _write(self, name: str, command: str, *values: Any, **options: Any) -> None:

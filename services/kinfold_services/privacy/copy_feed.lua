@@ -3,7 +3,7 @@
 -- or that is gone.
 --
 -- KEYS  changes, staged changes, staged erased: contact ids, and also the identifiers if they are many
--- ARGV  [1] copy behind this entry ('' is the beginning)   [2] at most so many   [3] 1 if the identifiers are many
+-- ARGV  [1] copy after this entry ('' is the beginning)   [2] at most this many   [3] 1 if the identifiers are many
 --       then the identifiers, as JSON writes them between quotes, if they are few
 --
 -- Returns the id of the last entry that was copied ('' for none), how many were, and how many of them lost their body.

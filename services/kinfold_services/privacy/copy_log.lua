@@ -1,7 +1,7 @@
 -- Copies a page of the log into the staging area, under the same ids, with some events replaced.
 --
 -- KEYS  events, staged events
--- ARGV  [1] copy behind this entry ('' is the beginning)   [2] up to and with this one   [3] at most so many
+-- ARGV  [1] copy after this entry ('' is the beginning)   [2] up to and including this one   [3] at most this many
 --       then ids and the events that take their places, in turn
 --
 -- Returns the id of the last entry that was copied ('' for none), how many were, and the id of an entry with too many fields

@@ -37,7 +37,7 @@ from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.runtime.terminal import counted
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from kinfold_services.state.reader import StateReader
 
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
@@ -79,24 +79,24 @@ class Eraser:
         self._progress: Final = progress
         self._files: Final = Files(client, settings)
 
-    async def find(self, whiches: Sequence[Which]) -> tuple[FoldedLog, People]:
+    async def find(self, identifiers: Sequence[Identifier]) -> tuple[FoldedLog, People]:
         """Who is meant. Raises NoLog."""
         log = await fold_ownership(self._client, self._settings, await self._rules(), self._progress)
-        return log, find_people(log, whiches)
+        return log, find_people(log, identifiers)
 
     async def preview(self, log: FoldedLog, people: People) -> Plan:
         """What an erasure of these people would do."""
         salt = "0" * 16  # for nothing that is written
         return await make_plan(self._client, self._workspace, log, people.belongings, salt)
 
-    async def request(self, whiches: Sequence[Which], *, by: str | None = None, reason: str | None = None) -> Receipt:
-        """Writes down that these people are to be erased."""
+    async def request(self, identifiers: Sequence[Identifier], *, by: str | None = None, reason: str | None = None) -> Receipt:
+        """Write down that these people are to be erased."""
         receipt = Receipt(f"er_{uuid.uuid4().hex}", self._workspace, _now(), by=by, reason=reason)
-        await self.records.request(Pending(receipt, whiches=list(whiches)))
+        await self.records.request(Pending(receipt, identifiers=list(identifiers)))
         return receipt
 
     async def finish_pending(self, log: FoldedLog | None = None) -> list[Receipt]:
-        """Finishes all erasures that are pending; returns their receipts.
+        """Finish all erasures that are pending; return their receipts.
 
         `log`: a fold that was made just now, to save another one. Raises WouldLose, NoLog, and Replaced where replays do not
         leave us alone.
@@ -127,12 +127,12 @@ class Eraser:
 
     async def _erase_once(self, pending: list[Pending], log: FoldedLog) -> None:
         secret = await self.records.secret()
-        of_each = [find_people(log, each.whiches) for each in pending]
+        of_each = [find_people(log, each.identifiers) for each in pending]
         for each, people in zip(pending, of_each, strict=True):
             each.receipt.people = len(set(people.found.values()))
             each.receipt.unknown = len(people.missing)
             each.receipt.elsewhere = list(ELSEWHERE)
-        everybody = find_people(log, [which for each in pending for which in each.whiches]).belongings
+        everybody = find_people(log, [identifier for each in pending for identifier in each.identifiers]).belongings
         if not (everybody.entries or everybody.contacts or everybody.visitors):
             for each in pending:
                 await self._nobody(each)
@@ -162,7 +162,7 @@ class Eraser:
     async def _nobody(self, pending: Pending) -> None:
         """There is nobody to erase: the identifiers named no one, or somebody who was erased meanwhile."""
         await self.records.advance(
-            msgspec.structs.replace(pending, stage="forgotten", whiches=[], texts=[], receipt=_erased_now(pending.receipt))
+            msgspec.structs.replace(pending, stage="forgotten", identifiers=[], texts=[], receipt=_erased_now(pending.receipt))
         )
 
     async def _search(self, pending: Sequence[Pending], texts: frozenset[str]) -> None:
@@ -178,7 +178,7 @@ class Eraser:
             )
         for each in pending:
             each.receipt.checks = checks
-            await self.records.advance(msgspec.structs.replace(each, stage="forgotten", whiches=[], texts=[]))
+            await self.records.advance(msgspec.structs.replace(each, stage="forgotten", identifiers=[], texts=[]))
 
     async def _finish(self, pending: Sequence[Pending], texts: frozenset[str]) -> list[Receipt]:
         if not pending:
@@ -194,7 +194,7 @@ class Eraser:
         return receipts
 
     async def _drop_snapshots(self) -> None:
-        """Deletes the snapshots that no longer count: the swap has forgotten where they are."""
+        """Delete the snapshots that no longer count: the swap has forgotten where they are."""
         kept = {
             snapshot_key(self._workspace, each.decode()).encode()
             for each in cast("list[bytes]", await cast("Any", self._client.hkeys(key(self._workspace, "snapshots"))))
@@ -212,7 +212,7 @@ class Eraser:
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[None]:
-        """Waits until no other process erases in the workspace, and keeps others waiting."""
+        """Wait until no other process erases in the workspace, and keep others waiting."""
         name, token = key(self._workspace, "erasing"), uuid.uuid4().hex
         while not await self._client.set(name, token, nx=True, px=_LOCK_MS):
             await asyncio.sleep(_WAIT_S)

@@ -23,7 +23,7 @@ class Files:
         self._settings: Final = settings
 
     async def clean(self, searcher: Searcher | None) -> list[Check]:
-        """Rewrites the file, waits for it, and searches the data dir if it is the server's. What was done, for the receipt."""
+        """Rewrite the file, wait for it, and search the data dir if it is the server's. What was done, for the receipt."""
         checks = [Check("append-only file", 0, await self._rewrite())]
         if searcher is not None and self._is_at_hand():
             found = await asyncio.to_thread(search_files, self._settings.data_dir, searcher)

@@ -24,7 +24,7 @@ from kinfold_services.log.pages import log_extent, read_pages
 from kinfold_services.log.streams import as_entries
 from kinfold_services.settings import Settings
 from kinfold_services.state.baseline import restore
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _AT_ONCE: Final = 500
 _FORGOTTEN_AFTER: Final = 100_000
@@ -43,9 +43,9 @@ class FoldedLog(msgspec.Struct):
 class People(msgspec.Struct):
     """The people whom some identifiers name, and what is theirs."""
 
-    found: dict[Which, str]
+    found: dict[Identifier, str]
     """For each identifier that names somebody: the living contact's id, or the visitor's if nobody identified it."""
-    missing: list[Which]
+    missing: list[Identifier]
     """The identifiers that name nobody."""
     belongings: Belongings
 
@@ -53,7 +53,7 @@ class People(msgspec.Struct):
 async def fold_ownership(
     client: Client, settings: Settings, rules: IdentifierRules, progress: Callable[[int], None] = lambda _: None
 ) -> FoldedLog:
-    """Folds the log up to its present end, and notes whose each entry is. Raises NoLog."""
+    """Fold the log up to its present end, and note whose each entry is. Raises NoLog."""
     extent = await log_extent(client, settings.workspace)
     remembering = IdentifierRules(rules.blocked, remembered=REMEMBERED_IDENTIFIERS)
     excluded = frozenset(extent.baseline.excluded if extent.baseline is not None else ())
@@ -69,7 +69,7 @@ async def fold_ownership(
 
 
 async def _fold(client: Client, workspace: str, begins: str, log: FoldedLog, progress: Callable[[int], None]) -> bool:
-    """Folds the log; False where it excludes entries that are not left out."""
+    """Fold the log; False where it excludes entries that are not left out."""
     ownership, folded = log.ownership, 0
     async with aclosing(read_pages(client, workspace, begins, log.upto)) as pages:
         async for page in pages:
@@ -91,24 +91,24 @@ def _excludes_more(raw: RawEntry, excluded: frozenset[str]) -> bool:
     return event is not None and raw[0].decode() not in excluded and not excluded.issuperset(event.entries)
 
 
-def find_people(log: FoldedLog, whiches: Iterable[Which]) -> People:
+def find_people(log: FoldedLog, identifiers: Iterable[Identifier]) -> People:
     """The people whom the identifiers name. Two identifiers may name one person.
 
     A visitor names the contact that holds it now; one that nobody identified is a person of its own.
     """
-    found, missing = dict[Which, str](), list[Which]()
+    found, missing = dict[Identifier, str](), list[Identifier]()
     contacts, visitors = set[str](), set[str]()
-    for which in whiches:
-        contact_id = _contact_id(log.ownership, which)
-        visitor_id = id_key(which.visitor) if which.visitor is not None else None
+    for identifier in identifiers:
+        contact_id = _contact_id(log.ownership, identifier)
+        visitor_id = id_key(identifier.visitor) if identifier.visitor is not None else None
         if contact_id is not None:
-            found[which] = contact_id
+            found[identifier] = contact_id
             contacts.add(contact_id)
         elif visitor_id is not None and visitor_id in log.ownership.anonymous:
-            found[which] = visitor_id
+            found[identifier] = visitor_id
             visitors.add(visitor_id)
         else:
-            missing.append(which)
+            missing.append(identifier)
     return People(found, missing, log.ownership.belongings(contacts, visitors))
 
 
@@ -129,18 +129,18 @@ async def own_entries(client: Client, workspace: str, entries: Iterable[str]) ->
         yield [raw for found in await pipeline.execute() for raw in found]
 
 
-def _contact_id(ownership: Ownership, which: Which) -> str | None:
+def _contact_id(ownership: Ownership, identifier: Identifier) -> str | None:
     """The id of the living contact that an identifier names."""
     state = ownership.state
     contact: ContactRecord | None = None
-    if which.visitor is not None:
-        visitor = state.visitors.get(id_key(which.visitor))
+    if identifier.visitor is not None:
+        visitor = state.visitors.get(id_key(identifier.visitor))
         if visitor is not None and visitor.contact_id is not None:
             contact = state.holder(visitor.contact_id)
-    elif which.external_id is not None:
-        contact = state.by_external_id(id_key(which.external_id))
-    elif which.email is not None:
-        contact = state.by_email(email_key(which.email))
-    elif which.contact in state.contacts:
-        contact = state.holder(which.contact or "")
+    elif identifier.external_id is not None:
+        contact = state.by_external_id(id_key(identifier.external_id))
+    elif identifier.email is not None:
+        contact = state.by_email(email_key(identifier.email))
+    elif identifier.contact in state.contacts:
+        contact = state.holder(identifier.contact or "")
     return None if contact is None else contact.id

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 async def make_plan(client: Client, workspace: str, log: FoldedLog, belongings: Belongings, salt: str) -> Plan:
-    """Reads the entries that may have to be redacted, and redacts them in memory."""
+    """Read the entries that may have to be redacted, and redact them in memory."""
     redactor = Redactor(workspace, belongings, salt)
     kind_of = kinds(log)
     redacted = dict[str, bytes]()

@@ -37,7 +37,7 @@ def receipt_page(receipt: Receipt) -> str:
             _table(removed_of(receipt.removed)),
             "<h2>Where we looked again</h2>",
             _table(checks),
-            "<h2>Contacts that are no more</h2><p><code>",
+            "<h2>Contacts that no longer exist</h2><p><code>",
             escape(", ".join(receipt.contact_ids)),
             "</code></p><h2>What this program cannot reach</h2>",
             _table((each["place"], each["what"]) for each in receipt.elsewhere),

@@ -23,7 +23,7 @@ import msgspec
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 _SALT_CHARS: Final = 16
 
@@ -87,8 +87,8 @@ class Pending(msgspec.Struct, rename="camel", omit_defaults=True):
 
     receipt: Receipt
     stage: Stage = "pending"
-    whiches: list[Which] = []
-    """Whom to erase. Empty once they are forgotten."""
+    identifiers: list[Identifier] = msgspec.field(default_factory=list[Identifier], name="whiches")
+    """Whom to erase. Empty once they are forgotten. `whiches` is its name in erasures that were stored before."""
     texts: list[str] = []
     """What is searched for afterwards. Empty once it is forgotten."""
 
@@ -108,7 +108,7 @@ class Records:
         self._secret: Final = key(workspace, "erasure-secret")
 
     async def request(self, pending: Pending) -> None:
-        """Records an erasure before anything is done."""
+        """Record an erasure before anything is done."""
         await self._client.hset(self._pending, pending.receipt.erasure, encode(pending))
 
     async def pending(self) -> list[Pending]:
@@ -131,11 +131,11 @@ class Records:
         return [*done, *map(shown, await self.pending())]
 
     async def advance(self, pending: Pending) -> None:
-        """Records the stage of an erasure."""
+        """Record the stage of an erasure."""
         await self.request(pending)
 
     async def finish(self, receipt: Receipt) -> None:
-        """Records that an erasure is done."""
+        """Record that an erasure is done."""
         pipeline = self._client.pipeline(transaction=True)
         pipeline.hset(self._done, receipt.erasure, encode(receipt))
         pipeline.hdel(self._pending, receipt.erasure)

@@ -70,7 +70,7 @@ class Rewriting(Replay):
     async def run(
         self, records: Callable[[], Sequence[tuple[str, bytes]]], events: Sequence[bytes], progress: Callable[[int], None]
     ) -> list[Change]:
-        """Rewrites the log. Returns the changes that went to the feed.
+        """Rewrite the log. Returns the changes that went to the feed.
 
         `records`: what is pending of each erasure from the swap on, asked for at that time. `events`: what the log is told of
         them. Raises WouldLose, NoLog, and Replaced where a replay has begun meanwhile.
@@ -119,7 +119,7 @@ class Rewriting(Replay):
         return bool(reply == b"done")
 
     async def close(self) -> None:
-        """Empties the staging area, unless another replay is at work there."""
+        """Empty the staging area, unless another replay is at work there."""
         await self._wire.close()
         await self._forgetting.discard()
         await super().close()
@@ -139,7 +139,7 @@ class Rewriting(Replay):
         self.feed_entries = 0
 
     async def _copy_all(self) -> None:
-        """Copies what is there, until that is little at a time."""
+        """Copy what is there, until that is little at a time."""
         while await self._copy_log_page() >= _PAGE_ENTRIES:
             pass
         while await self._copy_feed_page() >= _PAGE_ENTRIES:
@@ -147,7 +147,7 @@ class Rewriting(Replay):
         await self._staging.check()
 
     async def _copy_log_page(self) -> int:
-        """Copies up to a page of the log; returns how many entries."""
+        """Copy up to a page of the log; return how many entries."""
         some = self._waiting[-_PAGE_ENTRIES:][::-1]
         upto = some[-1] if len(some) == _PAGE_ENTRIES else "+"  # the next ones are not at hand before they are told
         keys = [key(self._workspace, "events"), key(self._workspace, "events", "replay")]
@@ -164,12 +164,12 @@ class Rewriting(Replay):
         return _PAGE_ENTRIES if upto != "+" else int(count)
 
     async def _execute(self, script: bytes, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-        """Executes a script. There are many pages, and redis-py would take half as long as the server for each."""
+        """Execute a script. There are many pages, and redis-py would take half as long as the server for each."""
         (reply,) = await self._wire.ask([pack(b"EVALSHA", script, len(keys), *keys, *arguments)])
         return reply
 
     async def _copy_wide(self, entry_id: bytes) -> None:
-        """Copies an entry with more fields than a script can pass on."""
+        """Copy an entry with more fields than a script can pass on."""
         ((_, fields),) = cast("list[RawEntry]", await self._client.xrange(key(self._workspace, "events"), entry_id, entry_id))
         values = [item for pair in pairs_of(fields) for item in pair]
         await self._staging.write([pack(b"XADD", key(self._workspace, "events", "replay"), entry_id, *values)])

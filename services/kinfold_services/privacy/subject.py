@@ -33,7 +33,7 @@ from kinfold_services.privacy.planning import kinds
 from kinfold_services.privacy.subject_page import PAGE_END, page_head, page_row, page_section, time_of
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 from kinfold_services.state.reader import StateReader
 
 _NO_SALT: Final = "0" * 16
@@ -67,20 +67,20 @@ class Subject:
         self.contact_id: str | None = None
         """Of the living contact; None for a visitor that nobody identified."""
 
-    async def find(self, which: Which, progress: Callable[[int], None] = lambda _: None) -> bool:
-        """Folds the log. Returns False if nobody is named so. Raises NoLog."""
+    async def find(self, identifier: Identifier, progress: Callable[[int], None] = lambda _: None) -> bool:
+        """Fold the log. Returns False if nobody is named so. Raises NoLog."""
         rules = IdentifierRules(await StateReader(self._client, self._workspace).blocked_identifiers())
         self._log = await fold_ownership(self._client, self._settings, rules, progress)
-        people = find_people(self._log, [which])
-        if people.missing and which.email is not None:  # an address that the person had before
-            holder = self._log.ownership.former_holder(email_key(which.email))
-            which = Which(contact=holder)
-            people = find_people(self._log, [which] if holder is not None else [])
+        people = find_people(self._log, [identifier])
+        if people.missing and identifier.email is not None:  # an address that the person had before
+            holder = self._log.ownership.former_holder(email_key(identifier.email))
+            identifier = Identifier(contact=holder)
+            people = find_people(self._log, [identifier] if holder is not None else [])
         if not people.found:
             return False
         self._owned = people.belongings
         self._redactor = Redactor(self._workspace, self._owned, _NO_SALT)
-        found = people.found[which]
+        found = people.found[identifier]
         self.contact_id = found if found in self._log.ownership.state.contacts else None
         return True
 
@@ -171,9 +171,9 @@ class Subject:
                     yield _with_withheld({"entry": entry_id.decode(), "change": shown}, withheld)
 
     async def _rejects(self) -> AsyncGenerator[dict[str, Any]]:
-        stream, behind, idle = key(self._workspace, "rejects"), "-", set(self._log.ownership.idle)
+        stream, first, idle = key(self._workspace, "rejects"), "-", set(self._log.ownership.idle)
         while True:
-            reply = await self._client.xrange(stream, min=behind, count=STREAM_PAGE_ENTRIES)
+            reply = await self._client.xrange(stream, min=first, count=STREAM_PAGE_ENTRIES)
             page = cast("list[RawEntry]", reply)
             for reject_id, fields in page:
                 reject = read_reject(pairs_of(fields))
@@ -190,7 +190,7 @@ class Subject:
                     yield {**told, "detail": reject.detail, **_shown_entry(raw)}
             if len(page) < STREAM_PAGE_ENTRIES:
                 return
-            behind = f"({page[-1][0].decode()}"
+            first = f"({page[-1][0].decode()}"
 
 
 def _without_end(own: list[dict[str, Any]]) -> dict[str, str] | None:
@@ -237,7 +237,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 async def write_subject(subject: Subject, file: IO[bytes], made_at: str, directory: DirectoryRows | None) -> dict[str, int]:
-    """Writes the zip file; returns how many items each list has. `file` need not be seekable."""
+    """Write the zip file; return how many items each list has. `file` need not be seekable."""
     counts: dict[str, int] = {}
     with (
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,

@@ -1,13 +1,13 @@
 """The commit: one batch's state, feed, rejects and position in one transaction (contract section 8).
 
     arm      WATCH position, hold; read both
-    send     MULTI, read the log's entry at the position before, the writes, the position last, EXEC, and behind it the next
+    send     MULTI, read the log's entry at the position before, the writes, the position last, EXEC, and after it the next
              arm: one write to the socket
     finish   read the replies; meanwhile the next batch was folded
 
 The transaction is conditional because it is armed: Redis executes it only if neither the position nor the hold has changed
 since. All who write a state change the position: a projector that takes the workspace (`lease.lua`), and a replay that replaces
-the state (`swap.lua`). The replies to EXEC and to the arm behind it say what happened:
+the state (`swap.lua`). The replies to EXEC and to the arm after it say what happened:
 
 | EXEC's reply | position, hold | the batch |
 |---|---|---|
@@ -25,7 +25,7 @@ the state (`swap.lua`). The replies to EXEC and to the arm behind it say what ha
 How large a batch can be (contract section 2, Weight): one entry changes at most three contacts, each of 80 KiB with stamps of
 270 KiB (256 keys that are set and 256 that were removed, of 128 characters), and one visitor of 100 KiB with stamps of 40 KiB
 (64 links with 64 times each). It makes at most seven changes of 80 KiB, or a reject of 130 KiB. That is 2 MiB. A batch
-ends behind the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
+ends after the entry with which its changes have more than `TOLD_BYTES`, and one of several entries has at most `BATCH_BYTES`.
 
 A server that cannot do it now (away, full, a replica, a slot on the move) is asked again until it can.
 """
@@ -53,9 +53,9 @@ from kinfold_services.state.writes import Writes, pack
 TOLD_BYTES: Final = 4 << 20
 BATCH_BYTES: Final = 16 << 20
 _LEAST_LIMIT_BYTES: Final = 1 << 20
-"""No server can be told to take less at once (`proto-max-bulk-len`, `client-query-buffer-limit`)."""
+"""Every server takes this much: its limits (`proto-max-bulk-len`, `client-query-buffer-limit`) cannot be set lower."""
 _CLOSED_TIMES: Final = 3
-"""So often in a row the server closes the connection upon a batch until that counts as an answer."""
+"""If the server closes the connection this many times in a row when it gets a batch, that counts as a refusal."""
 _PROTOCOL_ERROR: Final = "Protocol error"
 _HELD_S: Final = 0.005
 _FIRST_RETRY_S: Final = 0.05
@@ -138,7 +138,7 @@ class Committer:
         self._transaction: Transaction | None = None
         self._is_sent = False
         self._closed_times = 0
-        """How often in a row the server has closed the connection upon the transaction."""
+        """How often in a row the server has closed the connection when it got the transaction."""
         self._armed: Armed | None = None
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
@@ -232,7 +232,9 @@ class Committer:
             self._closed_times += self._is_sent
             if self._closed_times < _CLOSED_TIMES or transaction.size < _LEAST_LIMIT_BYTES:
                 raise
-            reason = f"the server closed the connection {self._closed_times} times upon a batch of {transaction.size:,} bytes"
+            reason = (
+                f"the server closed the connection {self._closed_times} times when it got a batch of {transaction.size:,} bytes"
+            )
             raise Refused(reason) from error
 
     async def _commit(self, transaction: Transaction) -> None:

@@ -17,11 +17,11 @@ from kinfold_services.settings import Settings, inherited_environment
 
 _TRY_AGAIN_S: Final = 10.0
 _NICER: Final = 10
-"""By how much its niceness is greater than that of the projector."""
+"""How much higher the niceness of the process is than that of the projector."""
 
 
 async def finish_erasures(pending: asyncio.Event, settings: Settings, url: str) -> None:
-    """Has the erasures of a workspace finished whenever `pending` is set, until it is cancelled."""
+    """Have the erasures of a workspace finished whenever `pending` is set, until it is cancelled."""
     log = structlog.get_logger().bind(workspace=settings.workspace)
     while True:
         await pending.wait()

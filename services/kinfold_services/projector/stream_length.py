@@ -13,7 +13,7 @@ _PARTS: Final = 256
 """The length is known to within one part in this many."""
 _SAMPLED: Final = 20
 _ENTRY_BYTES: Final = 64
-"""Of an entry in Redis besides its values, about."""
+"""About how many bytes an entry takes in Redis besides its values."""
 
 
 class StreamLength:
@@ -27,7 +27,7 @@ class StreamLength:
         self._entries = self._bytes = 0
 
     async def measure(self, client: Client, key: str) -> None:
-        """Begins with the stream as it is stored."""
+        """Begin with the stream as it is stored."""
         self._parts.clear()
         self._entries = self._bytes = 0
         length = cast("int", (await client.xinfo_stream(key))["length"]) if await client.exists(key) else 0
@@ -43,7 +43,7 @@ class StreamLength:
             self.add(entries, round(entries * average))
 
     def add(self, entries: int, size: int) -> int:
-        """Takes note of entries that are appended, `size` bytes of values. Returns how many entries the stream may have."""
+        """Take note of entries that are appended, `size` bytes of values. Returns how many entries the stream may have."""
         if not entries:
             return self._most_entries
         size += entries * _ENTRY_BYTES

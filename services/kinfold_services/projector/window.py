@@ -37,7 +37,7 @@ class ProjectorWindow:
         self._upto = ""
         """The last entry that was entered, or left out of the window because it is excluded."""
         self._found: dict[str, Occurrence] = {}
-        """By id of the entries that are not committed, except of the new ones."""
+        """What `enter` found for the entries that are not committed, by id, without the new ones."""
         self._rules = IdentifierRules()
         self._excluded: frozenset[str] = frozenset()
         self._log = ""

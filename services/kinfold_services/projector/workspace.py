@@ -54,7 +54,7 @@ _RENEW_AGAIN_S: Final = 0.5
 _FREE_AGAIN_S: Final = 0.002
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
-"""Of an event's id in the log: it may have 64 KiB."""
+"""The most characters of an event's id in a log line: an id may have 64 KiB."""
 _LOOK_AFTER_BEATS: Final = 5
 """How many beats pass between two checks that log and state still belong together."""
 
@@ -185,7 +185,7 @@ class WorkspaceProjector:
                 self._queue.put_nowait(())
 
     async def _renew_window(self) -> None:
-        """After an erasure, make the duplicate window anew without what was erased, while folding goes on."""
+        """After an erasure, fill the duplicate window again without what was erased, while folding goes on."""
         while True:
             try:
                 return await self._window.renew()
@@ -232,7 +232,7 @@ class WorkspaceProjector:
             self._log.error("entries lost", lost=lost, reason="they were trimmed or deleted before they were folded")
 
     async def _check_generation(self) -> None:
-        """Raises Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
+        """Raise Replaced where a replay or an erasure has replaced the state: nothing of the old one stays in memory."""
         found, expected = (await self._reader.position()).generation, self.position.generation
         if found != expected:
             raise Replaced(f"workspace {self.workspace}: another state, {found!r}, replaced {expected!r}")
@@ -267,7 +267,7 @@ class WorkspaceProjector:
         return unfolded
 
     async def _retreat(self, raws: Sequence[RawEntry], error: Refused) -> Sequence[RawEntry]:
-        """Goes back to the stored state because a batch was too large; returns the entries that are not folded upon it.
+        """Go back to the stored state because a batch was too large; return the entries that are not folded yet.
 
         The next batch has half as many entries. Where it had one, that one is left out.
         """
@@ -281,7 +281,7 @@ class WorkspaceProjector:
         return raws
 
     async def _leave_out(self, raw: RawEntry, error: Refused) -> None:
-        """Commits that an entry counts as excluded, here and in every replay. Raises ResponseError if that is refused, too."""
+        """Commit that an entry counts as excluded, here and in every replay. Raises ResponseError if that is refused, too."""
         before, (entry_id, fields) = self.position, raw
         entry = entry_id.decode()
         counts = msgspec.structs.replace(before.counts, excluded=before.counts.excluded + 1)
@@ -325,7 +325,7 @@ class WorkspaceProjector:
             rest = await self._fold_some(rest, started)
 
     async def _fold_some(self, batch: Batch, started: float) -> Batch | None:
-        """Folds a batch, or as much of it as goes into a transaction; returns the rest. `started`: by `time.perf_counter`."""
+        """Fold a batch, or as much of it as goes into a transaction; return the rest. `started`: by `time.perf_counter`."""
         before = self.position
         folded = fold_batch(self._state, batch, before.counts, TOLD_BYTES)
         raws = folded.batch.whole

@@ -16,7 +16,7 @@ REFUSED_BY_SERVER: Final = "refused-by-server"
 """The reason of an entry that the fold takes and the server does not (contract section 7)."""
 
 _MAX_BYTES: Final = 2 * MAX_EVENT_BYTES
-"""Of the fields of an entry, names and values. Of a larger one little is kept: its event is too large for anything."""
+"""The most bytes of an entry's names and values. Of a larger entry little is kept, because its event is too large anyway."""
 _KEPT_BYTES: Final = 1024
 
 

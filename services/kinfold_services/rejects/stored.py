@@ -86,7 +86,7 @@ class StoredRejects:
         return self._ahead.popleft() if await self.next() is not None else None
 
     async def _first_kept(self) -> tuple[int, int]:
-        """By what a retention run has removed, and by what was trimmed because there were too many."""
+        """The first entry whose rejects are kept: retention runs removed earlier ones, or they were trimmed as too many."""
         reply: Any = await self._client.hget(self._retention, REJECTS_FROM)
         kept_from = position_key((reply or b"").decode())
         if await self._client.exists(self._rejects):

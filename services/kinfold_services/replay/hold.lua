@@ -1,4 +1,4 @@
--- Holds the projector back for longer, or lets it go, if it is still held by whoever asks.
+-- Extends the hold of the projector, or ends it, if the caller still has it.
 --
 -- KEYS  hold
 -- ARGV  [1] the token that it is held by   [2] for how many milliseconds from now; 0 lets it go

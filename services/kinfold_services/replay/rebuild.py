@@ -112,8 +112,16 @@ class Rebuild:
         return self.uncompared is not None
 
     async def begin(self) -> None:
-        """Begin at the log's beginning. Raises NoLog."""
-        await self._begin()
+        """Begin at the log's beginning, or at its baseline. Raises NoLog."""
+        lost, self.baseline, begun = await self.found_baseline()
+        self.state, self.members = begun
+        self.position = Position("", Counts(lost=lost))
+        if self.baseline is not None:
+            counts = msgspec.structs.replace(self.baseline.counts, lost=lost)
+            if self._forget is not None:
+                counts = self._forget(begun, counts)
+            self.position = Position(self.baseline.position, counts, digest=self.baseline.digest)
+            self.excluded |= frozenset(self.baseline.excluded)
         self.unwritten, self.uncompared = None, None
         self.rejects, self.stored_rejects = [], StoredRejects(self._client, self._workspace, self._rewritten or ())
         if self.position.stream_id:
@@ -123,18 +131,6 @@ class Rebuild:
         if self._rewritten is None:  # the log may be an older copy, in which they stand still (contract section 10)
             self._erased = await erased_before(self._client, self._workspace)
         self.excluded_by_log.clear()
-
-    async def _begin(self) -> None:
-        lost, baseline, begun = await self.found_baseline()
-        self.baseline = baseline
-        self.state, self.members = begun
-        self.position = Position("", Counts(lost=lost))
-        if baseline is not None:
-            counts = msgspec.structs.replace(baseline.counts, lost=lost)
-            if self._forget is not None:
-                counts = self._forget(begun, counts)
-            self.position = Position(baseline.position, counts, digest=baseline.digest)
-            self.excluded |= frozenset(baseline.excluded)
 
     async def found_baseline(self) -> tuple[int, Baseline | None, Begun]:
         """How many entries the log has lost, its baseline, and the state of that."""
@@ -197,7 +193,7 @@ class Rebuild:
         return False
 
     async def _fold_upto(self, upto: str, progress: Progress) -> bool:
-        """Returns False if it has to begin again: the log excludes what may be folded already, or was cut."""
+        """Return False if it has to begin again: the log excludes what may be folded already, or was cut."""
         try:
             async with aclosing(read_pages(self._client, self._workspace, self.position.stream_id, upto)) as pages:
                 async for page in pages:
@@ -212,7 +208,7 @@ class Rebuild:
         return True
 
     async def begin_again(self, progress: Progress = lambda _: None) -> None:
-        """Begins again: with all that the log excludes, also what is folded already, and with the baseline as it is now."""
+        """Begin again: with all that the log excludes, also what is folded already, and with the baseline as it is now."""
         last = (await log_extent(self._client, self._workspace)).last
         excluded = await excluded_entries(self._client, self._workspace, last, self._also_excluded)
         self.excluded, self._last_exclusion, self.too_late = excluded

@@ -149,7 +149,7 @@ class Replay:
                     if await self._put_in_place():
                         return _in_order(self._changes)
                 if not self.rebuild.is_compared:
-                    # The log, read on, excludes what was folded already, or was cut: another state than ours was compared.
+                    # The log, read further, excludes what was folded already, or was cut. So what was compared is gone.
                     await self._hold(keys=[key(self._workspace, "hold")], args=[self._token, 0])
                     await self.compare()
 
@@ -201,10 +201,10 @@ class Replay:
         if position_fields(ours) != position_fields(living) or await self._stored.excluded() != self.rebuild.excluded:
             return True
         rejects = self.rebuild.stored_rejects
-        if rejects.differ or (behind := await rejects.next()) is None:
+        if rejects.differ or (later := await rejects.next()) is None:
             return rejects.differ
         # A reject after our position was added by the projector since, or its entry was never folded.
-        return position_key(behind.entry) > position_key((await self._stored.position()).stream_id)
+        return position_key(later.entry) > position_key((await self._stored.position()).stream_id)
 
     async def _compare_again(self) -> None:
         """Compare what either side has changed since the last comparison."""

@@ -56,7 +56,7 @@ class StagingArea:
             await self._write_chunk(chunk)
 
     async def empty(self) -> None:
-        """Deletes the state that was written. Raises Replaced."""
+        """Delete the state that was written. Raises Replaced."""
         await self._write_chunk([self._unlink()])
 
     async def close(self) -> None:

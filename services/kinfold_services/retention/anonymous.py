@@ -67,7 +67,7 @@ class Unidentified:
         return Leaving(visitors, log, plan)
 
     async def remove(self, leaving: Leaving, progress: Progress) -> None:
-        """Rewrites the log. Raises Replaced if a replay, an erasure or a cut was faster, and WouldLose."""
+        """Rewrite the log. Raises Replaced if a replay, an erasure or a cut was faster, and WouldLose."""
         forgetting = Forgetting(self._client, self._workspace, leaving.plan.belongings, leaving.plan.token, uuid.uuid4().hex)
         job = Rewriting(self._client, self._settings, leaving.log.rules, leaving.plan, forgetting)
         try:

@@ -16,16 +16,16 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
 from kinfold_services.log.baseline import Baseline, LogCut, baseline_position
 from kinfold_services.log.exclusions import counting, exclusions_after, is_cut
-from kinfold_services.log.pages import entries_before, log_extent
+from kinfold_services.log.pages import log_extent, pages_backward
 from kinfold_services.privacy.records import Records, salt_of
 from kinfold_services.replay.differences import Sides
 from kinfold_services.replay.rebuild import PARTS, Part, Progress, Rebuild
 from kinfold_services.settings import Settings
-from kinfold_services.state.baseline import Begun, behind, occurrences, read_window, restore, state_pieces, window_pieces
+from kinfold_services.state.baseline import Begun, occurrences, pages_after, read_window, restore, state_pieces, window_pieces
 from kinfold_services.state.reader import StateReader
 
 STAGED_S: Final = 900
-"""What a run that was killed has prepared goes away after so long."""
+"""How long what a run prepares is kept if the run is killed."""
 
 
 class Differs(RuntimeError):
@@ -43,13 +43,13 @@ class Prepared(NamedTuple):
     before: Baseline | None
     """The baseline that it replaces."""
     generation: str
-    """Of the state that it was compared with."""
+    """The generation of the state that it was compared with."""
     checked: str
     """The position at which both were equal."""
 
 
-class Making:
-    """Prepares one baseline, in lists under a token."""
+class BaselineMaker:
+    """Makes one baseline, in lists under a token."""
 
     def __init__(self, client: Client, settings: Settings, rules: IdentifierRules, token: str) -> None:
         self._client: Final = client
@@ -71,7 +71,7 @@ class Making:
         return Prepared(baseline, rebuild.baseline, living.generation, await self._check(baseline, progress))
 
     async def discard(self) -> None:
-        """Removes what was prepared."""
+        """Remove what was prepared."""
         await self._client.unlink(self._pieces)
 
     # --- making
@@ -80,10 +80,10 @@ class Making:
         """What the duplicate window needs of the entries up to the cut."""
         rebuild = self._rebuild
         count = LOOKBACK_ENTRIES + len(rebuild.excluded)
-        pages = [page async for page in entries_before(self._client, self._workspace, cut, count)]
+        pages = [page async for page in pages_backward(self._client, self._workspace, cut, count)][::-1]
         window = list[Occurred | None]()
         if rebuild.baseline is not None:
-            pages = behind(pages, rebuild.baseline.position)
+            pages = pages_after(pages, rebuild.baseline.position)
             window = await read_window(self._client, self._workspace, rebuild.baseline)
         salt = salt_of(await Records(self._client, self._workspace).secret())
         window += occurrences(pages, self._rules, rebuild.excluded, salt)
@@ -105,7 +105,7 @@ class Making:
         return Baseline(at.stream_id, at.digest, made_at, at.counts, excluded, sum(counts), counts[1], digest.hexdigest())
 
     async def _excluded(self) -> set[str]:
-        """Entries that the log behind the cut does not exclude any more: see `Baseline.excluded`."""
+        """Entries that the log after the cut does not exclude any more: see `Baseline.excluded`."""
         rebuild, cut = self._rebuild, position_key(self._rebuild.position.stream_id)
         begins = rebuild.baseline.position if rebuild.baseline is not None else ""
         last = (await log_extent(self._client, self._workspace)).last
@@ -136,7 +136,7 @@ class Making:
         await check.begin()
         await check.build((await self._reader.position()).stream_id, progress)
         sides, compared = Sides(self._client, self._workspace, check), 0
-        while compared != check.beginnings:  # the log, read on, may have excluded what was folded when we compared
+        while compared != check.beginnings:  # the log, read further, may have excluded what was folded when we compared
             compared = check.beginnings
             for part in PARTS:
                 if await sides.is_other(part, await sides.suspects(part)):
@@ -161,7 +161,7 @@ class _Check(Rebuild):
         return given.counts.lost, given, await restore(self._client, self._workspace, given, self._pieces)
 
     async def begin_again(self, progress: Progress = lambda _: None) -> None:
-        """Begin with exclusions that the log has behind the cut. Raises ChangedMeanwhile if they reach before it."""
+        """Begin with exclusions that the log has after the cut. Raises ChangedMeanwhile if they reach before it."""
         cut = position_key(self._given.position)
         if position_key(await baseline_position(self._client, self._workspace)) >= cut:
             raise ChangedMeanwhile(f"workspace {self._workspace}: another run has cut the log")

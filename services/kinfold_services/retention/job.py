@@ -29,7 +29,7 @@ class RetentionJob:
         self._log: Final = structlog.get_logger().bind(workspace=settings.workspace)
 
     async def run(self) -> None:
-        """Does not end until it is cancelled, and then its process has ended, too."""
+        """Start a process whenever a run is due, until cancelled. A process that was started has ended by then."""
         while True:
             try:
                 if await self._is_due():

@@ -27,7 +27,7 @@ from kinfold_services.privacy.eraser import Eraser
 from kinfold_services.rejects.entries import read_reject
 from kinfold_services.replay.rebuild import Progress
 from kinfold_services.retention.anonymous import Unidentified
-from kinfold_services.retention.baselines import ChangedMeanwhile, Making, Prepared
+from kinfold_services.retention.baselines import BaselineMaker, ChangedMeanwhile, Prepared
 from kinfold_services.retention.limits import Limits, read_limits, slack_ms
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -57,7 +57,7 @@ class Checks(msgspec.Struct, rename="camel", frozen=True):
     """What was checked before the log was cut."""
 
     baseline_sha256: str
-    """Of the stored baseline, as it was read back."""
+    """The SHA-256 of the stored baseline, as it was read back."""
     baseline_entries: int
     """How many log entries it stands for, those of earlier cuts included."""
     equal_at: str
@@ -120,7 +120,7 @@ class RetentionRun:
         return await self._due(limits)
 
     async def run(self, limits: Limits, progress: Progress = lambda _: None, *, dry: bool = False) -> Receipt | None:
-        """Removes what is due; None if nothing is. With `dry` only says what would go.
+        """Remove what is due; None if nothing is. With `dry` only says what would go.
 
         Raises Differs, ChangedMeanwhile (after several attempts), NoLog, WouldLose and UnknownBaseline.
         """
@@ -144,7 +144,7 @@ class RetentionRun:
             try:
                 if due.seen_before and not receipt.removed.visitors:
                     receipt = await self._remove_visitors(receipt, due.seen_before, progress, dry=dry)
-                    due = await self._due(limits)  # the rewriting has written the rejects anew
+                    due = await self._due(limits)  # the rewriting has rewritten the rejects, too
                 if due.cut or due.rejects_keep or due.feed_keep or receipt.removed.visitors:
                     return await self._cut_and_trim(receipt, due, progress, dry=dry)
             except (ChangedMeanwhile, Replaced) as error:
@@ -167,7 +167,7 @@ class RetentionRun:
         return Due(cut, seen_before, rejects_from, rejects_keep, await self._first_kept_change(limits.feed))
 
     async def _cut(self, age_ms: int | None) -> str:
-        """The last log entry that is too old and folded, behind the baseline."""
+        """The last log entry that is too old and folded, after the baseline."""
         position = (await self._reader.position()).stream_id
         if age_ms is None or age_ms >= self._now_ms or not position:
             return ""
@@ -180,14 +180,14 @@ class RetentionRun:
 
     async def _first_kept_reject(self, kept_from: str) -> str:
         """The first reject to keep, by its own id; '' if no reject is too old. Rejects are in the log's order."""
-        rejects, behind, found = key(self._workspace, "rejects"), "", ""
-        while page := await self._page(rejects, behind):
+        rejects, after, found = key(self._workspace, "rejects"), "", ""
+        while page := await self._page(rejects, after):
             for reject_id, fields in page:
                 reject = read_reject(pairs_of(fields))
                 entry = reject.entry if reject is not None else reject_id.decode()
                 if position_key(entry) >= position_key(kept_from):
                     return found and reject_id.decode()
-                found = behind = reject_id.decode()
+                found = after = reject_id.decode()
         return found and _after(found)
 
     async def _first_kept_change(self, age_ms: int | None) -> str:
@@ -197,8 +197,8 @@ class RetentionRun:
         first = await self._page(key(self._workspace, "changes"), "", count=1)
         return keep if first and position_key(first[0][0].decode()) < position_key(keep) else ""
 
-    async def _page(self, stream: str, behind: str, count: int = STREAM_PAGE_ENTRIES) -> list[RawEntry]:
-        reply = await self._client.xrange(stream, min=f"({behind}" if behind else "-", count=count)
+    async def _page(self, stream: str, after: str, count: int = STREAM_PAGE_ENTRIES) -> list[RawEntry]:
+        reply = await self._client.xrange(stream, min=f"({after}" if after else "-", count=count)
         return cast("list[RawEntry]", reply)
 
     async def _is_urgent(self, limits: Limits) -> bool:
@@ -226,7 +226,7 @@ class RetentionRun:
     # --- removing it
 
     async def _leave_interrupted_receipt(self) -> None:
-        """Leaves the receipt of a run that was killed between its steps."""
+        """Leave the receipt of a run that was killed between its steps."""
         retention, left = key(self._workspace, "retention"), key(self._workspace, "retention-receipts")
         pending: Any = await self._client.hget(retention, "pending")
         if pending is None:
@@ -257,14 +257,14 @@ class RetentionRun:
         """The second step."""
         if not due.cut:
             return await self._would_remove(receipt, due, None) if dry else await self._remove(receipt, due, None)
-        making = Making(self._client, self._settings, await self._rules(), receipt.id)
+        maker = BaselineMaker(self._client, self._settings, await self._rules(), receipt.id)
         try:
-            prepared = await making.prepare(due.cut, receipt.at, progress)
+            prepared = await maker.prepare(due.cut, receipt.at, progress)
             checks = Checks(prepared.baseline.sha256, prepared.baseline.counts.entries, prepared.checked)
             receipt = msgspec.structs.replace(receipt, log_cut_at=due.cut, checks=checks)
             return await (self._would_remove if dry else self._remove)(receipt, due, prepared)
         finally:
-            await making.discard()
+            await maker.discard()
 
     async def _rules(self) -> IdentifierRules:
         return IdentifierRules(await self._reader.blocked_identifiers())
@@ -305,10 +305,10 @@ class RetentionRun:
         return msgspec.structs.replace(receipt, removed=removed)
 
     async def _count_before(self, name: PublicName, keep: str) -> int:
-        count, behind = 0, ""
-        while keep and (page := await self._page(key(self._workspace, name), behind)):
+        count, after = 0, ""
+        while keep and (page := await self._page(key(self._workspace, name), after)):
             older = sum(position_key(each.decode()) < position_key(keep) for each, _ in page)
-            count, behind = count + older, page[-1][0].decode()
+            count, after = count + older, page[-1][0].decode()
             if older < len(page):
                 break
         return count

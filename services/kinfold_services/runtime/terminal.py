@@ -2,7 +2,7 @@
 
 
 def visible(text: str) -> str:
-    r"""Escapes what is not printable: control characters, C1 among them, and those that turn the direction of text.
+    r"""Escape what is not printable: control characters, C1 among them, and those that turn the direction of text.
 
     >>> visible("\x1b[2J \x9b2J Müsli")
     '\\x1b[2J \\x9b2J Müsli'

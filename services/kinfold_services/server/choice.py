@@ -48,6 +48,6 @@ async def connected(settings: Settings, *, writes: bool = False, role: Role | No
 
 
 async def check(settings: Settings) -> None:
-    """Raises what `connected` raises if the server cannot be used for writing."""
+    """Raise what `connected` raises if the server cannot be used for writing."""
     async with connected(settings, writes=True):
         pass

@@ -37,7 +37,7 @@ _ROOM_BYTES: Final = 64 << 10
 
 
 def make_data_dir(data_dir: Path) -> None:
-    """Creates a data directory for its owner alone: the log holds the addresses of many people.
+    """Create a data directory for its owner alone: the log holds the addresses of many people.
 
     Raises:
         DataDirUnusable: it cannot be created, the path is not a directory, or others than its owner can open it.
@@ -54,13 +54,13 @@ def make_data_dir(data_dir: Path) -> None:
 
 
 def open_private(path: Path) -> IO[bytes]:
-    """Opens a file to append to. If it creates the file, only the owner can read it. Raises OSError."""
+    """Open a file to append to. If it creates the file, only the owner can read it. Raises OSError."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 @contextlib.contextmanager
 def using_data_dir(data_dir: Path) -> Generator[None]:
-    """Turns an OSError inside it into DataDirUnusable."""
+    """Turn an OSError inside it into DataDirUnusable."""
     try:
         yield
     except OSError as error:
@@ -80,7 +80,7 @@ def disk_is_full(data_dir: Path) -> bool:
 
 
 def read_record(data_dir: Path) -> dict[str, str] | None:
-    """Reads `server.json`: `engine`, `version`, `socket`. Returns None if there is no such file.
+    """Read `server.json`: `engine`, `version`, `socket`. Returns None if there is no such file.
 
     Raises:
         DataDirMismatch: it holds something else.
@@ -102,7 +102,7 @@ def read_record(data_dir: Path) -> dict[str, str] | None:
 
 
 def write_record(data_dir: Path, binary: ServerBinary, socket: Path) -> None:
-    """Writes `server.json`, whole or not at all. Raises OSError."""
+    """Write `server.json`, whole or not at all. Raises OSError."""
     record = {"engine": binary.engine, "version": binary.version, "socket": str(socket)}
     draft = data_dir / "server.json.new"
     with open_private(draft) as file:
@@ -112,7 +112,7 @@ def write_record(data_dir: Path, binary: ServerBinary, socket: Path) -> None:
 
 
 def refuse_mismatch(data_dir: Path, recorded: dict[str, str] | None, binary: ServerBinary) -> None:
-    """Raises DataDirMismatch for data that `binary` cannot read: some servers start empty on such data, and then write.
+    """Raise DataDirMismatch for data that `binary` cannot read: some servers start empty on such data, and then write.
 
     A newer version of the same engine reads the data of an older one; nothing else is safe.
     """

@@ -84,7 +84,7 @@ class EmbeddedServer:
         binary: ServerBinary | None = None,
         timeout_s: float = 30.0,
     ) -> Self:
-        """Starts a server on `data_dir`, which is created if necessary, and returns when the server answers.
+        """Start a server on `data_dir`, which is created if necessary, and return when the server answers.
 
         Args:
             data_dir: where the data is kept; for one server at a time.
@@ -132,11 +132,11 @@ class EmbeddedServer:
         return self._keeper.poll() is None
 
     def wait(self) -> None:
-        """Returns when the server process has ended, by `stop` or by itself."""
+        """Return when the server process has ended, by `stop` or by itself."""
         self._keeper.wait()
 
     def stop(self, *, timeout_s: float = 30.0) -> None:
-        """Shuts the server down cleanly, with its data written; does nothing if it has already ended.
+        """Shut the server down cleanly, with its data written; do nothing if it has already ended.
 
         Args:
             timeout_s: after this time the server is killed, which loses nothing that `fsync` promises.

@@ -26,7 +26,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, RawEntry
 from kinfold_services.log.baseline import Baseline, UnknownBaseline, read_baseline
-from kinfold_services.log.pages import PAGE_ENTRIES, entries_before
+from kinfold_services.log.pages import PAGE_ENTRIES, pages_backward
 
 _PIECE_RECORDS: Final = 10_000
 _READ_AT_ONCE: Final = 20
@@ -184,26 +184,30 @@ async def window_before(  # noqa: PLR0913  how it reads, and what it reads
 ) -> tuple[list[Occurred | None], list[list[RawEntry]]]:
     """What fills a new duplicate window: the last `count` entries up to a position, and what the baseline has of earlier ones.
 
-    The baseline is read after the log, so that a cut in between leaves no gap.
+    Awaits `between` after each page. The baseline is read after the log, so that a cut in between leaves no gap.
     """
     while True:
-        before = entries_before(client, workspace, position, count, between, page_entries=page_entries)
-        pages = [page async for page in before]
+        pages: list[list[RawEntry]] = []
+        async for page in pages_backward(client, workspace, position, count, page_entries):
+            pages.append(page)
+            if between is not None:
+                await between()
+        pages.reverse()
         baseline = await read_baseline(client, workspace)
         recalled = list[Occurred | None]()
         if baseline is not None:
-            pages = behind(pages, baseline.position)
+            pages = pages_after(pages, baseline.position)
             if sum(map(len, pages)) < count:
                 recalled = await read_window(client, workspace, baseline)
         if await read_baseline(client, workspace) == baseline:
             return recalled, pages
 
 
-def behind(pages: Sequence[Sequence[RawEntry]], position: str) -> list[list[RawEntry]]:
+def pages_after(pages: Sequence[Sequence[RawEntry]], position: str) -> list[list[RawEntry]]:
     """The entries after a position."""
     cut = position_key(position)
-    behind = ([raw for raw in page if position_key(raw[0].decode()) > cut] for page in pages)
-    return [page for page in behind if page]
+    later = ([raw for raw in page if position_key(raw[0].decode()) > cut] for page in pages)
+    return [page for page in later if page]
 
 
 def occurrences(

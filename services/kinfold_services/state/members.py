@@ -32,14 +32,14 @@ async def iterate_members(client: Client, workspace: str, contact_id: str) -> As
 
 
 async def walk_members(
-    client: Client, members: str, opened: list[str], behind: Membership | None = None
+    client: Client, members: str, opened: list[str], after: Membership | None = None
 ) -> AsyncIterator[Membership]:
-    """Yield the visitors of a contact, newest first, starting after `behind`, a visitor that was seen before.
+    """Yield the visitors of a contact, newest first, starting after `after`, a visitor that was seen before.
 
     The walk takes the newest first. A merged contact is sorted by its newest link, and is opened only when its turn comes.
     `opened` holds the contact. Merged contacts are added to it as they are opened, so a later call can continue from it.
     """
-    sources = [_rows(client, members, contact_id, behind) for contact_id in opened]
+    sources = [_rows(client, members, contact_id, after) for contact_id in opened]
     heads: list[tuple[_Descending, int]] = []
 
     async def push(source: int) -> None:
@@ -55,19 +55,17 @@ async def walk_members(
         since, kind, name = row.row
         if kind == MERGED:
             opened.append(name)
-            sources.append(_rows(client, members, name, behind))
+            sources.append(_rows(client, members, name, after))
             await push(len(sources) - 1)
         else:
             yield Membership(text_ms(since), name)
 
 
-async def _rows(
-    client: Client, members: str, contact_id: str, behind: Membership | None
-) -> AsyncIterator[tuple[str, str, str]]:
+async def _rows(client: Client, members: str, contact_id: str, after: Membership | None) -> AsyncIterator[tuple[str, str, str]]:
     """Yield (since, kind, id) of the members of one contact in the sorted set, newest first."""
     first, last = b"[" + contact_id.encode(), b"[" + contact_id.encode() + b"\xff"
-    if behind is not None:
-        last = b"(" + member(contact_id, to_text(behind.since_ms), behind.visitor_id).encode()
+    if after is not None:
+        last = b"(" + member(contact_id, to_text(after.since_ms), after.visitor_id).encode()
     while True:
         reply = await client.zrange(members, cast("Any", last), cast("Any", first), desc=True, bylex=True, offset=0, num=_PAGE)
         page = cast("list[bytes]", reply)

@@ -100,8 +100,8 @@ class Queries(Protocol):
         ...
 
 
-class Which(NamedTuple):
-    """Which contact to find. Exactly one field is set."""
+class Identifier(NamedTuple):
+    """What names a contact: its id, its address, its external id or one of its visitors. Exactly one field is set."""
 
     visitor: str | None = None
     external_id: str | None = None
@@ -113,15 +113,15 @@ class Which(NamedTuple):
         return f"{name.replace('_', '-')} {value!r}"
 
 
-async def find_contact(queries: Queries, which: Which) -> Contact | None:
+async def find_contact(queries: Queries, identifier: Identifier) -> Contact | None:
     """The living contact with an identifier."""
-    if which.visitor is not None:
-        return await queries.contact_by_visitor(which.visitor)
-    if which.external_id is not None:
-        return await queries.contact_by_external_id(which.external_id)
-    if which.email is not None:
-        return await queries.contact_by_email(which.email)
-    return await queries.contact(which.contact or "")
+    if identifier.visitor is not None:
+        return await queries.contact_by_visitor(identifier.visitor)
+    if identifier.external_id is not None:
+        return await queries.contact_by_external_id(identifier.external_id)
+    if identifier.email is not None:
+        return await queries.contact_by_email(identifier.email)
+    return await queries.contact(identifier.contact or "")
 
 
 async def listed_workspaces(client: Client) -> list[str]:
@@ -255,10 +255,10 @@ class StateQueries:
         state, position = [(each or b"").decode() for each in stored]
         if not position:
             return None
-        behind = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
+        later = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
         lag_ms = 0
-        if behind:
-            written_ms, _ = position_key(behind[0][0].decode())
+        if later:
+            written_ms, _ = position_key(later[0][0].decode())
             lag_ms = max(0, time.time_ns() // 1_000_000 - written_ms)
         return DirectoryStatus(state, position, lag_ms)
 

@@ -64,16 +64,16 @@ class SnapshotReader:
         """The contacts by id."""
         script = self._client.register_script(_SCRIPT)
         keys = [key(self._workspace, "created"), key(self._workspace, "contacts"), key(self._workspace, "changes")]
-        behind = ""
+        after = ""
         while True:
-            position, ids, contacts = await script(keys=keys, args=[behind, _PAGE])
+            position, ids, contacts = await script(keys=keys, args=[after, _PAGE])
             self._positions.append(position.decode())
             yield [(contact_id.decode(), data) for contact_id, data in zip(ids, contacts, strict=True)]
             if len(ids) < _PAGE:
                 self._orders = [position_key(each) for each in self._positions]
                 return
-            behind = ids[-1].decode()
-            self._bounds.append(behind)
+            after = ids[-1].decode()
+            self._bounds.append(after)
 
     async def corrections(self) -> AsyncGenerator[list[Stored]]:
         """What changed between the first page and the last, in the feed's order. Raises FeedOverran."""
@@ -83,7 +83,7 @@ class SnapshotReader:
             page = await read_feed_page(self._client, feed, after, _CHANGES)
             if not page.goes_on:
                 raise FeedOverran(
-                    f"workspace {self._workspace}: the feed dropped entries behind {after} while the contacts were read"
+                    f"workspace {self._workspace}: the feed dropped entries after {after} while the contacts were read"
                 )
             entries = [each for each in page.entries if position_key(each[0].decode()) <= position_key(last)]
             if not entries:

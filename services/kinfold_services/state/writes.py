@@ -74,7 +74,7 @@ class Writes:
         return pack(b"XADD", self.key("rejects"), b"MAXLEN", b"~", REJECTS_ENTRIES, b"*", *values)
 
     def fewer_rejects(self, most: int) -> bytes:
-        """Trims the rejects to about this number."""
+        """Trim the rejects to about this number."""
         return pack(b"XTRIM", self.key("rejects"), b"MAXLEN", b"~", most)
 
     def exclusion(self, entry: str) -> list[bytes]:
@@ -121,7 +121,7 @@ _HEADERS: Final = _Headers({length: b"\r\n$%d\r\n" % length for length in range(
 
 
 def _pack_bytes(parts: Sequence[bytes]) -> bytes:
-    """As `pack`, which takes four times as long, because hiredis formats each length anew."""
+    """As `pack`, which takes four times as long, because hiredis formats each length again."""
     packed = [*parts, *parts]
     packed[::2] = map(_HEADERS.__getitem__, map(len, parts))
     packed[1::2] = parts

@@ -21,7 +21,7 @@ from kinfold_services.transfer.log_file import BASELINE_VERSION, VERSION, Header
 async def export_log(
     client: Client, workspace: str, extent: LogExtent, file: IO[bytes], advance: Callable[[int], None]
 ) -> Trailer:
-    """Writes the log up to `extent.last`; entries that are appended during the export are not in the file.
+    """Write the log up to `extent.last`; entries that are appended during the export are not in the file.
 
     Raises LogCut if the log was cut meanwhile. Takes over `client`: from now on its XRANGE returns lists. `advance` receives
     the number of entries of each page.

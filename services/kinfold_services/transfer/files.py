@@ -47,7 +47,7 @@ def larger_than(most_bytes: int) -> DecompressedTooLarge:
 
 
 def open_compressed(path: Path) -> IO[bytes]:
-    """Opens a file for reading. Raises OSError; reading it, OSError and `DECOMPRESSION_ERRORS`."""
+    """Open a file for reading. Raises OSError; reading it, OSError and `DECOMPRESSION_ERRORS`."""
     if path.suffix not in {".gz", ".zst"}:
         return path.open("rb", buffering=_BUFFER_BYTES)
     room = decompressed_at_most(path)

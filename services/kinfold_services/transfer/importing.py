@@ -51,7 +51,7 @@ class Checked(NamedTuple):
 
 
 def check_file(path: Path, advance: Callable[[int], None]) -> Checked:
-    """Reads a whole file. Raises BrokenFile if it is not what was exported, and OSError."""
+    """Read a whole file. Raises BrokenFile if it is not what was exported, and OSError."""
     exclusions = 0
     with LogFile(path) as file:
         for _ in file.pieces():
@@ -84,7 +84,7 @@ class Import:
         self._append: Final = client.register_script(_IMPORT)
 
     async def run(self, advance: Callable[[int], None]) -> None:
-        """Appends what is missing.
+        """Append what is missing.
 
         Raises ImportRefused, BadPattern, BrokenFile if the file has changed since the check, and OSError.
         """
@@ -127,7 +127,7 @@ class Import:
             )
 
     async def _place_baseline(self, file: LogFile) -> None:
-        """Writes the file's baseline, in one step, with the log's count of entries as if they had been there."""
+        """Write the file's baseline, in one step, with the log's count of entries as if they had been there."""
         baseline = self._checked.header.cut
         if baseline is None or self._has_baseline:
             for _ in file.pieces():
@@ -173,7 +173,7 @@ class Import:
         return bool(await self._client.exists(key(self._workspace, name)))
 
     async def _skip_imported(self, entries: Iterator[StreamEntry], advance: Callable[[int], None]) -> None:
-        """Compares the log with the beginning of the file, and leaves `entries` at the first one that the log lacks."""
+        """Compare the log with the beginning of the file, and leave `entries` at the first one that the log lacks."""
         async for page in read_stream(self._client, key(self._workspace, "events"), "+"):
             for entry in page:
                 expected = next(entries, None)
@@ -192,7 +192,7 @@ class Import:
             advance(len(page))
 
     async def _write_settings(self) -> None:
-        """Writes the sets that the fold and the rejects need beside the log, before there is an entry to fold."""
+        """Write the sets that the fold and the rejects need beside the log, before there is an entry to fold."""
         header = self._checked.header
         pipeline = self._client.pipeline(transaction=True)
         if header.blocked_identifiers:

@@ -167,11 +167,11 @@ class LogWriter:
         return self._entries
 
     def write_piece(self, data: bytes) -> None:
-        """Writes the next piece of the header's baseline."""
+        """Write the next piece of the header's baseline."""
         self._put(_encode(_Piece(data)) + b"\n")
 
     def write(self, entries: Sequence[StreamEntry]) -> None:
-        """Writes entries that follow those written before. Raises EntryTooLarge."""
+        """Write entries that follow those written before. Raises EntryTooLarge."""
         if entries:
             self._put(b"".join(map(_line_of, entries)))
             self._entries += len(entries)
@@ -179,7 +179,7 @@ class LogWriter:
             self._last = entries[-1].id.decode()
 
     def finish(self, lost: int) -> Trailer:
-        """Writes the trailer."""
+        """Write the trailer."""
         trailer = Trailer(entries=self._entries, lost=lost, first=self._first, last=self._last, sha256="")
         line = _encode(trailer)
         before = line.removesuffix(b'"}')

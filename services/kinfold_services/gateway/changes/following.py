@@ -125,13 +125,13 @@ async def _changes_behind(hub: FeedHub, follower: Follower, after: str) -> Async
 
 async def _missed(hub: FeedHub, follower: Follower, after: str) -> AsyncGenerator[list[Message]]:
     """Yield the changes that the follower missed. At the end it has joined the hub's followers."""
-    if position_key(after) > position_key(hub.last) and await hub.page_behind(after) is None:
+    if position_key(after) > position_key(hub.last) and await hub.page_after(after) is None:
         raise _Lost
     while True:
         await hub.start()  # it may have stopped while the follower read missed changes
         if hub.join(follower, after):
             return
-        page = await hub.page_behind(after)
+        page = await hub.page_after(after)
         if page is None:
             raise _Lost
         after = cast("str", page[-1].id) if page else hub.floor

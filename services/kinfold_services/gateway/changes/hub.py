@@ -26,11 +26,11 @@ from kinfold_services.state.queries import StateQueries
 _RING: Final = 4096
 _RING_BYTES: Final = 16 * 1024**2
 _BUFFER_BYTES: Final = 8 * 1024**2
-"""Of what waits for one follower, before another page is added. A change has up to 80 KiB."""
+"""How many bytes may wait for one follower before another page is added. A change has up to 80 KiB."""
 _PAGE: Final = 500
 _LEAST_PAGE: Final = 16
 _PAGE_BYTES: Final = 2 * 1024**2
-"""Of a page, about: the next one has fewer entries where one had more bytes."""
+"""About how many bytes a page has: after a larger one, the next has fewer entries."""
 _BLOCK_MS: Final = 2000
 _SILENCE_S: Final = 8.0
 _IDLE_S: Final = 30.0
@@ -65,7 +65,7 @@ class Filter(NamedTuple):
 class Follower:
     """One reader of the feed and its buffer."""
 
-    __slots__ = ("behind", "ended", "filter", "pending", "pending_bytes", "wake")
+    __slots__ = ("after", "ended", "filter", "pending", "pending_bytes", "wake")
 
     def __init__(self, wanted: Filter) -> None:
         self.filter = wanted if wanted.contacts or wanted.types else None
@@ -73,7 +73,8 @@ class Follower:
         self.pending_bytes = 0
         self.wake = asyncio.Event()
         self.ended: Ended = ""
-        self.behind: tuple[int, int] | None = None
+        self.after: tuple[int, int] | None = None
+        """The entry after which it wants changes, while the hub has not read that far."""
 
     def take(self, count: int) -> list[Message]:
         """Take the next messages out of the buffer, up to a maximum."""
@@ -160,13 +161,13 @@ class FeedHub:
 
     def join(self, follower: Follower, after: str) -> bool:
         """Add a follower, and buffer what it missed since `after`. Returns False if that is too much: read pages first."""
-        behind = position_key(after)
-        if behind <= position_key(self.last) and not self._has(behind):
+        position = position_key(after)
+        if position <= position_key(self.last) and not self._has(position):
             return False
-        missed = self._remembered(behind)
+        missed = self._remembered(position)
         if len(missed) > self._buffer_entries // 2 or _bytes_of(missed) > _BUFFER_BYTES // 2:
             return False
-        follower.behind = behind if behind > position_key(self.last) else None
+        follower.after = position if position > position_key(self.last) else None
         self._followers.add(follower)
         self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
         self._offer(follower, missed)
@@ -179,35 +180,35 @@ class FeedHub:
         self._followers.discard(follower)
         self._metrics.subscribers.labels(self._workspace).set(len(self._followers))
 
-    async def page_behind(self, after: str) -> list[Message] | None:
+    async def page_after(self, after: str) -> list[Message] | None:
         """The next entries after `after`, from the ring or from Redis. An empty page means that the ring has all the rest.
 
         Returns None if the feed no longer has all of them, or never had the entry `after`.
         """
         if self._has(position_key(after)):
             return self._remembered(position_key(after))[: self._page_entries]
-        return await self._stored_behind(after)
+        return await self._stored_after(after)
 
-    async def _stored_behind(self, after: str) -> list[Message] | None:
+    async def _stored_after(self, after: str) -> list[Message] | None:
         pipeline = self._client.pipeline(transaction=True)
         entries = self._page_entries
         pipeline.xrange(self._feed, min=after, count=entries + 1)
         pipeline.xinfo_stream(self._feed)
         page, info = await pipeline.execute(raise_on_error=False)
-        behind = position_key(after)
+        position = position_key(after)
         if isinstance(info, ResponseError):  # no feed yet
-            return [] if behind == (0, 0) else None
+            return [] if position == (0, 0) else None
         for reply in (page, info):
             if isinstance(reply, Exception):
                 raise reply
-        if behind == position_key(info["last-generated-id"].decode()):
+        if position == position_key(info["last-generated-id"].decode()):
             return []
         messages = [Message.change(entry.decode(), fields) for entry, fields in page]
         self._choose_page(messages)
-        if behind == (0, 0):
+        if position == (0, 0):
             return messages[:entries] if info["entries-added"] == info["length"] else None
         # The entry itself must exist: a server that lost its newest entries may already have others in their place.
-        return messages[1:] if messages and messages[0].order == behind else None
+        return messages[1:] if messages and messages[0].order == position else None
 
     async def snapshot(self) -> Snapshot:
         """A snapshot that is at most 5 s old, shared by followers that ask at about the same time."""
@@ -239,9 +240,9 @@ class FeedHub:
         """
         return position == next((message.order for message in reversed(self._ring) if message.order <= position), self._floor)
 
-    def _remembered(self, behind: tuple[int, int]) -> list[Message]:
+    def _remembered(self, position: tuple[int, int]) -> list[Message]:
         """The ring's entries after an id. Searches from the newest, since most followers are close to the end."""
-        missed = list(takewhile(lambda message: message.order > behind, reversed(self._ring)))
+        missed = list(takewhile(lambda message: message.order > position, reversed(self._ring)))
         return missed[::-1]
 
     def _begin_at(self, position: str) -> None:
@@ -255,7 +256,7 @@ class FeedHub:
         must_check = False
         while time.monotonic() - idle_since < _IDLE_S:
             try:
-                if must_check and await self._stored_behind(self.last) is None:
+                if must_check and await self._stored_after(self.last) is None:
                     await self._lose()
                     must_check = False
                 self._distribute(await self._next_entries())
@@ -310,7 +311,7 @@ class FeedHub:
             self._offer(follower, messages)
 
     def _forget_erased(self, messages: list[Message]) -> None:
-        """Takes erased contacts out of memory (contract section 10), before `messages` tell of them.
+        """Take erased contacts out of memory (contract section 10), before `messages` tell of them.
 
         The ring is emptied, because changes of other contacts may show the person as well. Redis has all of it, redacted.
         """
@@ -328,11 +329,10 @@ class FeedHub:
                     waiting[index] = message.without_conflict()
 
     def _offer(self, follower: Follower, messages: list[Message]) -> None:
-        if follower.behind is not None:
-            behind = follower.behind
-            messages = [message for message in messages if message.order > behind]
+        if (after := follower.after) is not None:
+            messages = [message for message in messages if message.order > after]
             if messages:
-                follower.behind = None
+                follower.after = None
         if follower.filter is not None:
             messages = list(filter(follower.filter.wants, messages))
         if not messages:

@@ -111,10 +111,10 @@ def snapshot_end(position: str) -> Message:
 
 
 def reset(reason: str) -> Message:
-    """Tells the reader to discard its contacts. The empty id makes an EventSource forget its last id."""
+    """Tell the reader to discard its contacts. The empty id makes an EventSource forget its last id."""
     return Message("", _quoted({"reason": reason}), "reset")
 
 
 def reconnect(retry_ms: int) -> Message:
-    """Tells the reader to reconnect after a delay, because the gateway stops."""
+    """Tell the reader to reconnect after a delay, because the gateway stops."""
     return Message(comment="the gateway stops", retry_ms=retry_ms)

@@ -20,6 +20,10 @@ from kinfold_services.gateway.changes.messages import Message
 from kinfold_services.runtime.tasks import end_tasks
 
 _RETRY_S: Final = 1.0
+READERS: Final = 8
+"""How many watchers of a workspace read at once. Otherwise one change would open a connection to Redis for each of thousands,
+and delay everybody else until all of them have read."""
+_PAUSE_EACH_S: Final = 0.002
 _EVERYTHING: Final = Filter(set(), frozenset())
 
 
@@ -45,6 +49,8 @@ class Watchers:
         self._waking: asyncio.Task[None] | None = None
         self._ending: Final[set[asyncio.Task[None]]] = set()
         self._is_over = False
+        self.reading: Final = asyncio.Semaphore(READERS)
+        """Hold it while you read for a watcher."""
 
     @contextmanager
     def watching(self, visitor_id: str) -> Generator[Watcher]:
@@ -81,12 +87,16 @@ class Watchers:
             self._by_contact[contact_id].add(watcher)
         watcher.wake.set()
 
+    def pause_s(self, watcher: Watcher) -> float:
+        """The least time between two reads for a watcher: all watchers of its contact share 500 reads a second."""
+        return len(self._by_contact.get(watcher.contact_id or "", ())) * _PAUSE_EACH_S
+
     async def _wake_until_unwatched(self) -> None:
         while not self._is_over:
             follower = Follower(_EVERYTHING)
             try:
                 await self._hub.start()
-                self._hub.join(follower, self._hub.last)  # behind nothing, so this cannot fail
+                self._hub.join(follower, self._hub.last)  # it missed nothing, so this cannot fail
                 self._wake(*self._by_visitor.values())  # for the changes before
                 await self._follow(follower)
             except (RedisError, OSError) as error:

@@ -162,11 +162,11 @@ async def contact_visitors(
     if contact is None:
         raise Problem(404, f"contact: no contact has the id {contact_id!r}")
     place = None if cursor is None else _place(cursor, "visitors")
-    behind = None if place is None else Membership(text_ms(place.first), place.second)
+    start = None if place is None else Membership(text_ms(place.first), place.second)
     opened = [contact.id, *(place.opened if place is not None else ())]
     opened_by_page: list[str] = []
     found: list[Membership] = []
-    async for membership in walk_members(workspace.client, key(workspace.name, "members"), opened, behind):
+    async for membership in walk_members(workspace.client, key(workspace.name, "members"), opened, start):
         found.append(membership)
         if len(found) == limit:
             opened_by_page = opened[1:]  # the next page opens again what the item beyond this page needed

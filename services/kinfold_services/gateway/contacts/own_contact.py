@@ -108,12 +108,13 @@ async def _events(workspace: GatewayWorkspace, visitor_id: str, caller: Caller, 
                         return
                 if watcher.wake.is_set():
                     watcher.wake.clear()
-                    contact = await workspace.queries.contact_by_visitor(visitor_id)
+                    async with workspace.watchers.reading:
+                        contact = await workspace.queries.contact_by_visitor(visitor_id)
                     workspace.watchers.concern(watcher, None if contact is None else contact.id)
                     if (data := _data(contact, caller)) != shown:
                         shown = data
                         yield Message(data=data).sse()
-                    await asyncio.sleep(_LEAST_S)
+                    await asyncio.sleep(max(_LEAST_S, workspace.watchers.pause_s(watcher)))
             yield reconnect(random.randint(*following.RECONNECT_MS)).sse()  # noqa: S311  not a secret
     except (RedisError, OSError) as error:
         # The response has begun, so it cannot become an error any more. The page gets one when it reconnects.

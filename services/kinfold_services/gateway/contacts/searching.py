@@ -14,7 +14,7 @@ from kinfold_schemas import filters
 from kinfold_schemas.directory import ContactCount, ContactCounts, ValueCount
 from kinfold_schemas.filters import Field, Filter, WrongFilter
 from kinfold_schemas.rejections import found
-from kinfold_services.directory.keys import unknown_keys
+from kinfold_services.directory.metadata_keys import unknown_keys
 from kinfold_services.directory.query import MAX_Q_CHARS, Count, Counts, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT, parse_sort
@@ -75,7 +75,7 @@ class Search(NamedTuple):
         return [name for name, is_given in given.items() if is_given]
 
     def query(self) -> Query:
-        """The question to the directory. Raises Problem (400) for a wrong filter, and WrongQuery for a wrong sort."""
+        """The query to the directory. Raises Problem (400) for a wrong filter, and WrongQuery for a wrong sort."""
         sort = DEFAULT_SORT if self.sort is None else parse_sort(self.sort)
         return Query(q=self.q, where=_filter(self.where or []), sort=sort, limit=self.limit, cursor=self.cursor)
 

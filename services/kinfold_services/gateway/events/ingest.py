@@ -89,7 +89,7 @@ class Author(NamedTuple):
 
 
 Verdict = tuple[bytes, str, list[str]]
-"""Of a valid event: the bytes to append, its type, and its fields that the type does not have."""
+"""A valid event: the bytes to append, its type, and its fields that the type does not have."""
 
 
 class Judged(NamedTuple):

@@ -125,6 +125,7 @@ def _error(request: Request[Any, Any, Any], status: int, detail: str, headers: d
 
 
 def _on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    error = limited(request, error)
     match error:
         case NotFoundException():
             detail = "There is no page at this address. It may be misspelt, or out of date."
@@ -141,7 +142,7 @@ def _on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Res
 def _on_no_route(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """Respond to a path, or a method of a path, that no route has: a person gets a page, a program what the API says."""
     is_person = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(_API)
-    return _on_http_error(request, limited(request, error)) if is_person else on_http_error(request, error)
+    return _on_http_error(request, error) if is_person else on_http_error(request, error)
 
 
 NO_PAGE: Final[dict[Any, Any]] = {NotFoundException: _on_no_route, MethodNotAllowedException: _on_no_route}

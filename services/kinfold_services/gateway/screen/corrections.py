@@ -16,7 +16,6 @@ from litestar.params import FromPath, QueryParameter
 from kinfold_schemas.codec import decode_event, encode_event
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.events import Event, EventsExcluded, IdentityCorrected
-from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.rejections import Rejection
 from kinfold_schemas.times import LAST_MS, to_text
@@ -31,6 +30,7 @@ from kinfold_services.directory.search import search
 from kinfold_services.gateway.correcting import taken_back
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, checked, event_of, filled
+from kinfold_services.gateway.screen.events import logged_event
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
 from kinfold_services.gateway.screen.people import Words, chrome, now_ms
@@ -143,7 +143,7 @@ async def correction(
 ) -> Response[bytes]:
     """A correction in the log: who made it, why, what it did, and the way back."""
     workspace = workspace_of(request)
-    data = await _entry(workspace, entry)
+    data = await logged_event(workspace, entry)
     event = decode_event(data)
     if not isinstance(event, IdentityCorrected | EventsExcluded):
         raise Problem(404, f"The entry {entry!r} of the log is not a correction.")
@@ -176,24 +176,13 @@ async def unmerge(request: Request[Any, Any, Any], contact_id: FromPath[str]) ->
     return await _take_back(request, "unmerge", contact_id, f"/people/{contact_id}")
 
 
-async def _entry(workspace: GatewayWorkspace, entry: str) -> bytes:
-    """The event of a log entry. Raises Problem (404)."""
-    found: Any = []
-    with contextlib.suppress(ValueError):
-        ms, seq = position_key(entry)
-        found = await workspace.client.xrange(key(workspace.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}")
-    if not found:
-        raise Problem(404, f"The log has no entry {entry!r}.")
-    return bytes(found[0][1].get(b"event", b""))
-
-
 async def _named(workspace: GatewayWorkspace, event: Event | Rejection, depth: int = _TAKEN_BACK_DEPTH) -> dict[str, Contact]:
     """The people whom an event names, as they are now. For an event that takes entries back: those whom the entries name."""
     found: dict[str, Contact] = {}
     if isinstance(event, EventsExcluded):
         for entry in event.entries[:MAX_SHOWN] if depth else ():
             with contextlib.suppress(Problem):  # a retention may have trimmed it
-                found |= await _named(workspace, decode_event(await _entry(workspace, entry)), depth - 1)
+                found |= await _named(workspace, decode_event(await logged_event(workspace, entry)), depth - 1)
         return found
     queries = workspace.queries
     for field, find in (

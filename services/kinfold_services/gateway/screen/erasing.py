@@ -24,7 +24,7 @@ from kinfold_services.privacy.eraser import ELSEWHERE, Eraser
 from kinfold_services.privacy.planning import Plan
 from kinfold_services.privacy.receipt_page import facts_of, removed_of
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import Which
+from kinfold_services.state.queries import Identifier
 
 MAX_LISTED: Final = 50
 """How many identifiers of a kind the confirmation page lists."""
@@ -62,7 +62,7 @@ async def confirm_erasure(request: Request[Any, Any, Any], contact_id: FromPath[
     if fields.get("version") != str(contact.version):
         return await _confirmation(request, contact, _CHANGED, 409, reason)
     eraser = eraser_of(request, workspace)
-    receipt = await eraser.request([Which(contact=contact.id)], by=session_of(request).session.by, reason=reason)
+    receipt = await eraser.request([Identifier(contact=contact.id)], by=session_of(request).session.by, reason=reason)
     return redirect(f"/erasures/{receipt.erasure}")
 
 
@@ -84,7 +84,7 @@ async def _confirmation(
 ) -> Response[bytes]:
     settings = shared(request).settings.model_copy(update={"workspace": workspace_of(request).name})
     try:
-        plan = await fold_log(settings, lambda client, settings: _plan(client, settings, Which(contact=contact.id)))
+        plan = await fold_log(settings, lambda client, settings: _plan(client, settings, Identifier(contact=contact.id)))
     except NoLog as error:
         raise Problem(409, str(error)) from error
     if plan is None:
@@ -101,10 +101,10 @@ async def _confirmation(
     return page(request, "erase.html", status=status, **chrome(request), **shown)
 
 
-async def _plan(client: Client, settings: Settings, which: Which) -> Plan | None:
+async def _plan(client: Client, settings: Settings, identifier: Identifier) -> Plan | None:
     """The dry run; None if the log does not have the person."""
     eraser = Eraser(client, settings)
-    log, people = await eraser.find([which])
+    log, people = await eraser.find([identifier])
     return await eraser.preview(log, people) if people.found else None
 
 

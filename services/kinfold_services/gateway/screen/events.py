@@ -14,14 +14,13 @@ from litestar.response.sse import ServerSentEventMessage
 
 from kinfold_projections.entries import EVENT_FIELD
 from kinfold_schemas.events import BROWSER, EVENT_TYPES
-from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
 from kinfold_services.gateway.changes.following import PING_EVERY_S
 from kinfold_services.gateway.log_watch import Change, Did, OnlyDevice, Reached, Said, Seen, look, settle
 from kinfold_services.gateway.problems import Problem
 from kinfold_services.gateway.screen import words
-from kinfold_services.gateway.screen.live import STREAM_HEADERS, Since, event, still_signed_in
+from kinfold_services.gateway.screen.live import STREAM_HEADERS, Since, event, position_after, still_signed_in
 from kinfold_services.gateway.screen.pages import page, render
 from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.rejects import reason_words
@@ -113,17 +112,18 @@ async def events(request: Request[Any, Any, Any], kind: Type = None, who: Who = 
     return page(request, "events.html", **chrome(request), **shown)
 
 
+async def logged_event(workspace: GatewayWorkspace, entry: str) -> bytes:
+    """The event of a log entry, as it is in the log; empty if the entry has none. Raises Problem (404)."""
+    fields = await workspace.entry(entry)
+    if fields is None:
+        raise Problem(404, f"The log has no entry {entry!r}.")
+    return fields.get(EVENT_FIELD, b"")
+
+
 @get("/live/{entry:str}")
 async def one_event(request: Request[Any, Any, Any], entry: FromPath[str]) -> Response[bytes]:
     """One event in full."""
-    workspace = workspace_of(request)
-    found: Any = []
-    with contextlib.suppress(ValueError):
-        ms, seq = position_key(entry)
-        found = await workspace.client.xrange(key(workspace.name, "events"), f"{ms}-{seq}", f"{ms}-{seq}")
-    if not found:
-        raise Problem(404, f"The log has no entry {entry!r}.")
-    event = found[0][1].get(EVENT_FIELD, b"")
+    event = await logged_event(workspace_of(request), entry)
     shown: dict[str, Any] = {
         "entry": entry,
         "at": to_text(min(position_key(entry)[0], LAST_MS)),
@@ -139,12 +139,7 @@ async def live_events(
     request: Request[Any, Any, Any], since: Since, kind: Type = None, who: Who = None, text: Text = None
 ) -> Stream:
     """`entries`: new events, as rows. An event with an entry's id for a name: its row, now that it is folded."""
-    after = request.headers.get("last-event-id") or since
-    try:
-        position_key(after)
-    except ValueError as error:
-        raise Problem(400, f"since: {error}") from error
-    stream = _events(request, workspace_of(request), Wanted.of(kind, who, text), after)
+    stream = _events(request, workspace_of(request), Wanted.of(kind, who, text), position_after(request, since))
     return Stream(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

@@ -59,6 +59,19 @@ def event(name: str, text: str) -> bytes:
     return ServerSentEventMessage(data=text, event=name).encode()
 
 
+def position_after(request: Request[Any, Any, Any], since: str) -> str:
+    """The entry after which a stream goes on: the last one that a browser got before it reconnects, else `since`.
+
+    Raises Problem (400) if that is not a position.
+    """
+    after = request.headers.get("last-event-id") or since
+    try:
+        position_key(after)
+    except ValueError as error:
+        raise Problem(400, f"since: {error}") from error
+    return after
+
+
 class Watched(Protocol):
     """What a screen shows: it notes changes, and tells them as events."""
 
@@ -257,11 +270,7 @@ async def stream(
     request: Request[Any, Any, Any], watched: Watched, since: str, contacts: frozenset[str] = frozenset()
 ) -> Stream:
     """The events of a screen, from the feed entry `since` on. Raises Problem (400) if that is not a position."""
-    after = request.headers.get("last-event-id") or since
-    try:
-        position_key(after)
-    except ValueError as error:
-        raise Problem(400, f"since: {error}") from error
+    after = position_after(request, since)
     workspace = workspace_of(request)
     await workspace.hub.start()
     subscription = Subscription(after, snapshot=False, contacts=contacts, types=frozenset())

@@ -21,8 +21,9 @@ from kinfold_schemas import filters
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.contacts import Contact, Visitor
 from kinfold_schemas.filters import WrongFilter
+from kinfold_services.contact_files.formulas import escape
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
-from kinfold_services.directory.keys import MetadataKeys, metadata_keys, unknown_keys
+from kinfold_services.directory.metadata_keys import MetadataKeys, metadata_keys, unknown_keys
 from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
@@ -55,7 +56,6 @@ LOOKUP_S: Final = 1.0
 """How long a list waits for the visitor whose id may have been searched for."""
 
 _CSV_PAGE: Final = 500
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _decode: Final = msgspec.json.Decoder(Contact).decode
 
 
@@ -346,7 +346,7 @@ def _csv_row(contact: Contact, keys: list[str]) -> list[Primitive]:
 
 
 def _csv_lines(rows: list[list[Primitive]]) -> bytes:
-    """Lines of CSV (RFC 4180). A string that a spreadsheet would take for a formula begins with an apostrophe (OWASP)."""
+    """Lines of CSV (RFC 4180). A string that a spreadsheet would run as a formula gets an apostrophe (`formulas`)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerows([[_csv_cell(each) for each in row] for row in rows])
@@ -356,9 +356,7 @@ def _csv_lines(rows: list[list[Primitive]]) -> bytes:
 def _csv_cell(value: Primitive) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str):
-        return words.value(value)
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    return escape(value) if isinstance(value, str) else words.value(value)
 
 
 def now_ms() -> int:

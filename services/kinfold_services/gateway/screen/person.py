@@ -32,7 +32,7 @@ from kinfold_services.history.explanation import SEEN, Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
 from kinfold_services.settings import Settings
-from kinfold_services.state.queries import StateQueries, Which
+from kinfold_services.state.queries import Identifier, StateQueries
 from kinfold_services.state.reader import StateReader
 
 MAX_DEVICES: Final = 30
@@ -214,7 +214,7 @@ async def _explain(
     rules = IdentifierRules(await StateReader(client, settings.workspace).blocked_identifiers())
     story = Story(Past(client, settings, rules), position, extent.last)
     kept: deque[Step] = deque(maxlen=STEPS + 1)
-    if position and await story.open(Which(contact=contact_id)):
+    if position and await story.open(Identifier(contact=contact_id)):
         async with aclosing(story.steps()) as steps:
             async for step in steps:
                 if upto is not None and position_key(step.entry) > upto:

@@ -49,7 +49,7 @@ REASONS: Final = {
 _HOPELESS: Final = frozenset({"not-json", "too-large"})
 """No event with this reason is ever accepted as it is."""
 
-Which = Literal["open", "all"]
+Identifier = Literal["open", "all"]
 
 
 class Shown(NamedTuple):
@@ -81,7 +81,7 @@ class Field(NamedTuple):
 @get("/rejects")
 async def rejects(  # noqa: PLR0913, PLR0917  each is a query parameter
     request: Request[Any, Any, Any],
-    status: Annotated[Which, QueryParameter(name="status")] = "open",
+    status: Annotated[Identifier, QueryParameter(name="status")] = "open",
     reason: Annotated[str | None, QueryParameter(name="reason", max_length=64)] = None,
     before: Annotated[str | None, QueryParameter(name="before", max_length=64)] = None,
     done: Annotated[str | None, QueryParameter(name="done", max_length=64)] = None,

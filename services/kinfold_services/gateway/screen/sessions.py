@@ -76,8 +76,15 @@ def session_of(request: Connection) -> SignedIn:
 
 
 def cookie_of(connection: Connection, name: str) -> str:
-    """The text of a cookie; empty if the browser has none."""
-    return connection.cookies.get(_cookie_name(connection, name), "")
+    """The text of a cookie; empty if the browser has none.
+
+    The framework also reads quoted values, which takes Python 3.11 seconds for 12 KB, and keeps 1,024 headers of any size.
+    """
+    wanted = f"{_cookie_name(connection, name)}="
+    for each in reversed(connection.headers.get("cookie", "").split(";")):
+        if (cookie := each.strip()).startswith(wanted):
+            return cookie.removeprefix(wanted)
+    return ""
 
 
 def workspace_of(request: Connection) -> GatewayWorkspace:
@@ -187,11 +194,20 @@ def to_sign_in(request: Request[Any, Any, Any], _: NotSignedIn) -> Response[byte
         return page(request, "empty.html", status=204)  # the browser must not try again
     ended = bool(cookie_of(request, COOKIE))
     if is_fragment(request):
-        shown = urlsplit(request.headers.get("hx-current-url", ""))
-        return page(request, "empty.html", headers={"HX-Redirect": _sign_in_url(shown.path, shown.query, ended=ended)})
+        path, query = _shown_at(request.headers.get("hx-current-url", ""))
+        return page(request, "empty.html", headers={"HX-Redirect": _sign_in_url(path, query, ended=ended)})
     is_page = request.method == "GET"
     path, query = (request.url.path, request.url.query) if is_page else ("", "")
     return redirect(_sign_in_url(path, query, ended=ended))
+
+
+def _shown_at(url: str) -> tuple[str, str]:
+    """The path and the query of the page that htmx says it is on; empty if that cannot be parsed."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", ""
+    return parts.path, parts.query
 
 
 def _sign_in_url(path: str, query: str, *, ended: bool) -> str:

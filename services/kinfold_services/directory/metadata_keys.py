@@ -23,7 +23,7 @@ class MetadataKeys(msgspec.Struct, frozen=True):
 
 
 def metadata_keys(connection: sa.Connection, workspace: str) -> MetadataKeys:
-    """List the keys, in two questions. It takes one look into an index for each, however many contacts there are.
+    """List the keys, in two queries. It takes one look into an index for each, however many contacts there are.
 
     Raises:
         NoDirectory: the workspace has no current build.

@@ -1,6 +1,6 @@
-"""The questions to the state in Redis.
+"""The queries to the state in Redis.
 
-A question is a generator that yields commands and receives their replies. So blocking code and asyncio share it.
+A query is a generator that yields commands and receives their replies. So blocking code and asyncio share it.
 """
 
 import time
@@ -16,7 +16,7 @@ from kinfold_schemas.keys import PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 
 T = TypeVar("T")
-Question = Generator[tuple[str, ...] | None, Any, T]
+Query = Generator[tuple[str, ...] | None, Any, T]
 """Yields a command and receives its reply, or yields None to wait for `POLL_S`. Returns the answer."""
 
 POLL_S: Final = 0.005
@@ -31,14 +31,14 @@ class _Visitor(msgspec.Struct, rename="camel"):
 _decode_visitor: Final = msgspec.json.Decoder(_Visitor).decode
 
 
-class Questions:
-    """The questions about one workspace. Raises ValueError for an invalid workspace."""
+class Queries:
+    """The queries about one workspace. Raises ValueError for an invalid workspace."""
 
     def __init__(self, workspace: str, wait_s: float) -> None:
         self._wait_s: Final = wait_s
         self._workspace: Final = check_workspace(workspace)
 
-    def find(self, by: str, value: str, after: str | None) -> Question[Contact | None]:
+    def find(self, by: str, value: str, after: str | None) -> Query[Contact | None]:
         """Find the contact with an identifier, once the position `after` is folded. Raises NotFolded, or TypeError."""
         if after is not None:
             yield from self._until_folded(after)
@@ -53,7 +53,7 @@ class Questions:
             missed = contact_id  # a replay may have swapped the state between two commands: ask once more
         return None
 
-    def _contact_id(self, by: str, value: str) -> Question[str | None]:
+    def _contact_id(self, by: str, value: str) -> Query[str | None]:
         if by == "id":
             return value
         if by == "visitorId":
@@ -63,7 +63,7 @@ class Questions:
         data = yield "HGET", key(self._workspace, name), email_key(value) if by == "email" else id_key(value)
         return None if data is None else data.decode()
 
-    def _until_folded(self, after: str) -> Question[None]:
+    def _until_folded(self, after: str) -> Query[None]:
         target = position_key(after)
         deadline = time.monotonic() + self._wait_s
         while True:
