@@ -32,6 +32,11 @@ async def test_filter_is_built_of_field_operator_and_suggested_value(agent: Agen
     tab = await agent.sign_in()
 
     await tab.locator("summary", has_text="Filter").click()
+    await expect(tab.get_by_label("Field")).to_be_focused()
+    await tab.keyboard.press("Escape")
+    await expect(tab.get_by_label("Field")).to_be_hidden()
+    await expect(tab.locator("summary", has_text="Filter")).to_be_focused()
+    await tab.keyboard.press("Enter")
     await tab.get_by_label("Field").fill("plan")
     await tab.get_by_label("Field").blur()
     await expect(tab.locator("#values option").first).to_have_attribute("value", "pro")

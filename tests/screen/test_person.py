@@ -257,6 +257,15 @@ async def test_explanation_is_paged(agent: Agent):
     await tab.get_by_role("link", name="Newest").click()
     await expect(tab.locator(".step").first).to_contain_text("metadata.n 28 → 29")
 
+    await agent.publish({"type": "VisitorSeen", "visitorId": "v-ada"}, {"type": "VisitorIdentified", "externalId": "u-ada"})
+    await tab.reload()
+    await expect(tab.locator(".step").first).to_contain_text("nothing new")
+    await expect(tab.locator(".step").nth(1)).to_contain_text("seen")
+    await tab.get_by_role("link", name="Changes").click()
+    await expect(tab.locator(".step").first).to_contain_text("metadata.n 28 → 29")
+    await tab.get_by_role("link", name="Older").click()
+    await expect(tab.locator(".step")).to_have_count(6)
+
 
 async def test_value_that_came_with_a_merge_is_explained_by_the_merge(agent: Agent):
     await agent.publish(

@@ -51,6 +51,10 @@ class Effect(msgspec.Struct, frozen=True, rename="camel"):
     after: Any = msgspec.UNSET
 
 
+SEEN: Final = Deed("seen", "3: seen times only widen")
+"""What a visit does that changes nothing else."""
+
+
 class Step(msgspec.Struct, frozen=True):
     """One event of a contact's story. The effects of all steps, applied in order, give the contact."""
 
@@ -238,7 +242,7 @@ def _nothing(entry: Entry, outcome: Outcome, lineage: set[str]) -> Deed:
         return Deed(f"unlinked {entry.names.visitor_id} for a past period", rules.LINKED)
     if isinstance(entry.event, VisitorIdentified):
         return Deed(f"linked {entry.names.visitor_id} for a past period", "5, Linking: last write wins by effective time")
-    return Deed("seen", "3: seen times only widen")
+    return SEEN
 
 
 _REJECTED: Final = "7: Rejects"

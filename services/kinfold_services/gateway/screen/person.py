@@ -2,7 +2,7 @@
 
 from collections import deque
 from contextlib import aclosing
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -28,7 +28,7 @@ from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.sessions import workspace_of
 from kinfold_services.gateway.screen.stories import Source, origin, sources, told
 from kinfold_services.gateway.workspaces import GatewayWorkspace, shared
-from kinfold_services.history.explanation import Step, Story
+from kinfold_services.history.explanation import SEEN, Step, Story
 from kinfold_services.history.past import Past
 from kinfold_services.log.pages import log_extent
 from kinfold_services.settings import Settings
@@ -94,6 +94,9 @@ async def why(
     request: Request[Any, Any, Any],
     contact_id: FromPath[str],
     entry: Annotated[str | None, QueryParameter(name="entry", max_length=64, description="The newest event to show")] = None,
+    show: Annotated[
+        Literal["all", "changes"], QueryParameter(name="show", description="Leave out what changed nothing")
+    ] = "all",
 ) -> Response[bytes]:
     """Every event that shaped a person, what it did, and the rule for it: `kinfold explain` as pages, newest first."""
     workspace = workspace_of(request)
@@ -103,12 +106,15 @@ async def why(
     except ValueError as error:
         raise Problem(400, f"entry: {error}") from error
     settings = shared(request).settings.model_copy(update={"workspace": workspace.name})
-    steps = await fold_log(settings, lambda client, settings: _explain(client, settings, contact.id, upto))
+    steps = await fold_log(
+        settings, lambda client, settings: _explain(client, settings, contact.id, upto, changes_only=show == "changes")
+    )
     shown: dict[str, Any] = {
         "contact": contact,
         "steps": [_shown_step(step) for step in steps[:STEPS]],
         "older": steps[STEPS].entry if len(steps) > STEPS else None,
         "is_first": entry is None,
+        "which": show,
         "event_chars": _EVENT_CHARS,
     }
     return page(request, "why.html", **chrome(request), **shown)
@@ -199,7 +205,9 @@ def former_of(contact: Contact, former: list[Former]) -> list[Former]:
     return [each for each in former if newest.get((each.kind, each.value)) is each and (each.kind, each.value) not in has]
 
 
-async def _explain(client: Client, settings: Settings, contact_id: str, upto: tuple[int, int] | None) -> list[Step]:
+async def _explain(
+    client: Client, settings: Settings, contact_id: str, upto: tuple[int, int] | None, *, changes_only: bool
+) -> list[Step]:
     """The steps of a contact's story up to an entry, the newest first: those of a page, and one more."""
     queries = StateQueries(client, settings.workspace)
     position, extent = (await queries.position()).stream_id, await log_extent(client, settings.workspace)
@@ -211,8 +219,14 @@ async def _explain(client: Client, settings: Settings, contact_id: str, upto: tu
             async for step in steps:
                 if upto is not None and position_key(step.entry) > upto:
                     break
-                kept.append(step)
+                if not changes_only or _is_change(step):
+                    kept.append(step)
     return list(reversed(kept))
+
+
+def _is_change(step: Step) -> bool:
+    """Whether an event did more than a visit does: it changed more than when the person was last seen."""
+    return step.outcome in {"folded", "baseline"} and any(deed != SEEN for deed in step.did)
 
 
 def _shown_step(step: Step) -> dict[str, Any]:

@@ -160,6 +160,13 @@
     const at = links.indexOf(document.activeElement);
     links[at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(Math.max(at + step, 0), links.length - 1)]?.focus();
   };
+  const leave = (field) => {
+    const menu = field.closest("details.menu");
+    field.blur();
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  };
   let goesSince = 0;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
@@ -167,7 +174,7 @@
     if (isTyping(event.target)) {
       if (event.target === search && event.key === "ArrowDown") move(1);
       else if (event.target === search && event.key === "Enter" && search.hasAttribute("hx-get")) rows()[0]?.click();
-      else if (event.key === "Escape") event.target.blur();
+      else if (event.key === "Escape") leave(event.target);
       else return;
       event.preventDefault();
       return;
@@ -226,6 +233,8 @@
     if (pauses) pause(pauses);
     for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
+  const enter = (menu) => menu.querySelector("input:not([type=hidden])")?.focus();
+  document.addEventListener("toggle", (event) => event.target.matches("details.menu[open]") && enter(event.target), true);
   // A picture that cannot be loaded leaves the initials behind it.
   document.addEventListener("error", (event) => event.target.matches?.(".face img") && event.target.remove(), true);
 })();
