@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
+import kinfold_services.projector.service
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.projector.service import ProjectorService
 from kinfold_services.settings import Settings
@@ -221,3 +223,28 @@ async def test_projector_that_is_stopped_while_it_starts_just_stops(
     service.app.exit()
 
     await running
+
+
+async def test_projector_that_is_stopped_while_it_asks_the_server_just_stops(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopping closes the connection on which it asks."""
+    service = ProjectorService(Settings(redis_url=redis_url), redis_url)
+    has_closed = asyncio.Event()
+    close = service._client.aclose
+
+    async def closing() -> None:
+        await close()
+        has_closed.set()
+
+    async def interrupted(_: object) -> str:
+        service.app.exit()
+        await has_closed.wait()
+        raise RedisConnectionError("Connection closed by server.")
+
+    monkeypatch.setattr(service._client, "aclose", closing)
+    monkeypatch.setattr(kinfold_services.projector.service, "check_server", interrupted)
+    await service.run()
+
+    assert service.failure is None
+    assert not service._tasks

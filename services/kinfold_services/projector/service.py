@@ -51,6 +51,7 @@ class ProjectorService:
         self._opening: Final = asyncio.Semaphore(_OPENING)
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._refused: Final[set[str]] = set()
+        self._is_stopping = False
         self._log: Final = structlog.get_logger()
         self.app: Final = FastStream(
             self._broker,
@@ -68,6 +69,13 @@ class ProjectorService:
     async def _start(self) -> None:
         collect_seldom()
         allow_many_descriptors()
+        try:
+            await self._check_server()
+        except Exception:
+            if not self._is_stopping:  # after an early signal, `_stop` closes the connection meanwhile
+                raise
+
+    async def _check_server(self) -> None:
         server = await check_server(self._client)
         if self._settings.serve is None:
             await check_right_to_workspaces(self._client, PROJECTOR)
@@ -76,12 +84,15 @@ class ProjectorService:
         self._log.info("projector starts", server=server)
 
     async def _serve(self) -> None:
+        if self._is_stopping:
+            return
         if self._settings.serve is None:
             self._spawn(self._look_for_workspaces(), "workspaces")
         else:
             self._begin(set(self._settings.serve))
 
     async def _stop(self) -> None:
+        self._is_stopping = True
         await end_tasks(self._tasks)
         await self._client.aclose()
         self._log.info("projector stopped")
