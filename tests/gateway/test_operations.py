@@ -148,7 +148,7 @@ async def test_gateway_answers_503_while_redis_is_stopped(tmp_path: Path):
 async def test_gateway_is_ready_if_many_workspaces_take_long(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
     """Otherwise a load balancer takes away all gateways at once, while Redis is there."""
 
-    async def takes_long(_: object) -> list[Projected]:
+    async def takes_long(_: object, _workspaces: object) -> list[Projected]:
         raise TimeoutError
 
     monkeypatch.setattr(operations, "_projected", takes_long)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import httpx
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES, key
@@ -152,6 +152,7 @@ async def staging(redis_url: str, directory: Path) -> AsyncGenerator[Stage]:
             serving(redis_url, redis, data_dir=directory, gateway_trusted_proxies="127.0.0.1")
         )
         playwright = await stack.enter_async_context(async_playwright())
+        expect.set_options(timeout=PATIENCE_MS)
         browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
         stack.push_async_callback(browser.close)
         yield Stage(browser, redis, gateway.url, settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, Playwright, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Playwright, async_playwright, expect
 from redis.asyncio import Redis
 
 from kinfold_schemas.keys import WORKSPACES
@@ -174,6 +174,7 @@ async def staging(redis_url: str, directory: Path | None = None, **settings: Any
         await stack.enter_async_context(projecting(redis_url))
         gateway = await stack.enter_async_context(serving(redis_url, redis, gateway_origins=site.url, **settings))
         playwright = await stack.enter_async_context(async_playwright())
+        expect.set_options(timeout=PATIENCE_S * 1000)
         browser = await playwright.chromium.launch(executable_path=program, args=FLAGS)
         stack.push_async_callback(browser.close)
         yield Stage(playwright, browser, site, redis, gateway.url)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, cast
 
 import msgspec
@@ -70,12 +70,12 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
     client = shared(request).client
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            await client.ping()
+            workspaces = await listed_workspaces(client)
     except SERVER_ERRORS:
         return _json(Readiness(ready=False, redis=False), 503)
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            projected = await _projected(client)
+            projected = await _projected(client, workspaces)
     except TimeoutError:  # many workspaces, and not Redis: the load balancer must not take away every gateway
         return _json(Readiness(ready=True, redis=True), 200)
     except SERVER_ERRORS:
@@ -112,13 +112,13 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The metrics of this process and of the projector, in Prometheus's text format."""
     gateway = shared(request)
     async with asyncio.timeout(_PATIENCE_S):
-        projected = await _projected(gateway.client)
+        projected = await _projected(gateway.client, await listed_workspaces(gateway.client))
     return Response(gateway.metrics.render(projected), media_type="text/plain; version=0.0.4")
 
 
-async def _projected(client: Client) -> list[Projected]:
+async def _projected(client: Client, workspaces: Iterable[str]) -> list[Projected]:
     found: list[Projected] = []
-    for name in await listed_workspaces(client):
+    for name in workspaces:
         stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(name, "projector")))
         committed = stored.get(b"committed_at_ms")
         found.append(
