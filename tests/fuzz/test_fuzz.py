@@ -142,7 +142,7 @@ class Asgi:
             "raw_path": sent_path,
             "query_string": quote(query, safe=ASCII).encode(),
             "root_path": "",
-            "headers": [(b"host", b"x"), *headers],
+            "headers": headers if any(name == b"host" for name, _ in headers) else [(b"host", b"x"), *headers],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
             "extensions": {},
@@ -224,7 +224,8 @@ HEADERS: Final = [
         b"if-none-match",
     ),
     *(b"x-request-id", b"cookie", b"x-forwarded-for", b"x-forwarded-proto", b"sec-fetch-site", b"last-event-id", b"accept"),
-    *(b"accept-encoding", b"hx-request", b"host", b"access-control-request-method", b"access-control-request-headers"),
+    *(b"accept-encoding", b"hx-request", b"hx-current-url", b"host", b"access-control-request-method"),
+    b"access-control-request-headers",
 ]
 VALUES: Final = [
     b"Bearer kf_sk_fuzz_0_0",
@@ -232,6 +233,8 @@ VALUES: Final = [
     b"gzip",
     b"5",
     b"http://localhost:3000",
+    b"http://[::1]:99999/people?q=a",
+    b"a@b.example:99999",
     b'"abc"',
     b"a=b; kinfold_session=x.y",
 ]
