@@ -55,7 +55,10 @@ function Customer() {
           {!user && <button onClick={() => logIn("lin")}>Log in as Lin</button>}
         </nav>
       </header>
-      {messages && <Thread messages={messages} isAgent={false} onSend={(message) => post(`/messages?${mine}`, message)} />}
+      {visitor && messages !== null && (
+        // The key drops what was typed when another visitor begins. While the thread is loaded, as after a log-in, it stays.
+        <Thread key={visitor.id} messages={messages ?? []} isAgent={false} onSend={(message) => post(`/messages?${mine}`, message)} />
+      )}
     </main>
   );
 }

@@ -182,6 +182,25 @@ def test_thread_is_shown_only_to_a_page_that_knows_the_visitors_secret_id(url: s
         assert stream.readline() == b"data: []\n"
 
 
+async def test_what_was_typed_before_the_log_in_stays_and_is_dropped_by_the_log_out(url: str):
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        laptop = await visit(browser, url)
+        message = laptop.get_by_label("Message")
+        await message.fill("Where is my invoice?")
+        await press(laptop, "Log in as Ada")
+        await expect(laptop.locator(".plan")).to_be_visible(timeout=PATIENCE_MS)
+        await expect(message).to_have_value("Where is my invoice?")
+        await press(laptop, "Send")
+        await expect(thread(laptop).last).to_have_text("Where is my invoice?", timeout=PATIENCE_MS)
+
+        await message.fill("Please do not tell")
+        await press(laptop, "Log out")
+        await expect(laptop.get_by_role("button", name="Log in as Lin")).to_be_visible(timeout=PATIENCE_MS)
+        await expect(message).to_have_value("")
+        await browser.close()
+
+
 async def test_next_user_sees_and_writes_nothing_of_the_first_after_an_expired_session_and_in_another_tab(url: str):
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
