@@ -3,9 +3,10 @@
 from redis.asyncio import Redis
 
 from kinfold_services.directory import tables
-from kinfold_services.gateway.metrics import Metrics, Projected
+from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.settings import Settings
 from kinfold_services.state.queries import StateQueries
+from kinfold_services.state.status import WorkspaceReport
 from tests.support.directories import (
     following,
     life,
@@ -51,7 +52,7 @@ async def test_status_and_metrics_tell_how_far_it_is(
     await wait_until(lambda: is_behind(queries))
     status = await queries.status()
     assert status.directory is not None
-    metrics = Metrics().render([Projected(status, None, 0, 0.0)]).decode()
+    metrics = Metrics().render([WorkspaceReport(status, None, 0, 0.0)]).decode()
     shown = next(line for line in metrics.splitlines() if line.startswith("kinfold_directory_lag_seconds{"))
     assert float(shown.split()[-1]) == status.directory.lag_ms / 1000
 

@@ -19,12 +19,12 @@ import pytest
 import websockets
 from redis.asyncio import Redis
 
-from kinfold_schemas.keys import WORKSPACES
+from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.gateway import operations
 from kinfold_services.gateway.callers import MAX_BODY_BYTES
-from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.server.embedded import EmbeddedServer
+from kinfold_services.state.status import WorkspaceReport
 from tests.support.engines import free_port
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until_sync
@@ -145,13 +145,27 @@ async def test_gateway_answers_503_while_redis_is_stopped(tmp_path: Path):
                 assert (await gateway.client.get("/readyz")).status_code == 200
 
 
+async def test_metrics_contain_every_one_of_many_workspaces(unfolded: Gateway, redis: Redis):
+    """They are read a hundred at a time."""
+    names = {f"many-{number}" for number in range(250)}
+    for name in names:
+        await redis.xadd(key(name, "events"), {"event": json.dumps(SEEN)})
+    await redis.sadd(WORKSPACES, *names)
+    try:
+        text = (await unfolded.client.get("/metrics")).text
+    finally:
+        await redis.srem(WORKSPACES, *names)
+
+    assert names <= set(re.findall(r'^kinfold_lag_entries{workspace="(.+)"} 1\.0$', text, re.MULTILINE))
+
+
 async def test_gateway_is_ready_if_many_workspaces_take_long(unfolded: Gateway, monkeypatch: pytest.MonkeyPatch):
     """Otherwise a load balancer takes away all gateways at once, while Redis is there."""
 
-    async def takes_long(_: object, _workspaces: object) -> list[Projected]:
+    async def takes_long(_: object, _workspaces: object) -> list[WorkspaceReport]:
         raise TimeoutError
 
-    monkeypatch.setattr(operations, "_projected", takes_long)
+    monkeypatch.setattr(operations, "read_reports", takes_long)
     ready = await unfolded.get("/readyz")
     assert (ready["ready"], ready["redis"], ready["lag"]) == (True, True, None)
 

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from kinfold_projections import duplicates
 from kinfold_schemas.keys import key
 from kinfold_services.projector import window as projector_window
-from kinfold_services.state.queries import StateQueries, Status
+from kinfold_services.state.queries import StateQueries
+from kinfold_services.state.status import Status
 from tests.support.event_log import append, entry_id
 from tests.support.projecting import fold_log
 

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from kinfold_schemas.changes import ContactErased, ContactGone, ContactUpdated
 from kinfold_schemas.keys import PrivateName, PublicName, key
-from kinfold_services.state.queries import StateQueries, Status
+from kinfold_services.state.queries import StateQueries
 from kinfold_services.state.reader import StateReader
+from kinfold_services.state.status import Status
 from tests.support.event_log import append, entry_id, history
 from tests.support.projecting import fold_log, projecting, stored_position, wait_until_folded
 from tests.support.replaying import changes_since, kinfold, verify

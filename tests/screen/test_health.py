@@ -12,7 +12,8 @@ from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.gateway.screen.health import charts, duration, troubles
 from kinfold_services.gateway.vitals import Sample, Vitals
-from kinfold_services.state.queries import DirectoryStatus, StateQueries, Status
+from kinfold_services.state.queries import StateQueries
+from kinfold_services.state.status import DirectoryStatus, Status
 from tests.support.screen import Agent, Stage, violations
 from tests.support.waiting import wait_until
 

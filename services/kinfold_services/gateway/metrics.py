@@ -11,18 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from kinfold_services.state.queries import Status
+from kinfold_services.state.status import WorkspaceReport
 
 OUTCOMES: Final = ("folded", "no-op", "stale", "duplicate", "rejected")
-
-
-class Projected(msgspec.Struct):
-    """The projector's counts for one workspace (`projector` in `kinfold_schemas.keys`)."""
-
-    status: Status
-    committed_at_ms: int | None
-    batches: int
-    batch_s: float
 
 
 class Metrics:
@@ -74,15 +65,15 @@ class Metrics:
         self._projected: Final = _ProjectedCollector()
         registry.register(self._projected)
 
-    def render(self, projected: list[Projected]) -> bytes:
+    def render(self, reports: list[WorkspaceReport]) -> bytes:
         """All metrics in Prometheus's text format."""
-        self._projected.latest = projected
+        self._projected.latest = reports
         return generate_latest(self._registry)
 
 
 class _ProjectedCollector(Collector):
     def __init__(self) -> None:
-        self.latest: list[Projected] = []
+        self.latest: list[WorkspaceReport] = []
 
     def collect(self) -> Iterator[Metric]:
         label = ["workspace"]

@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, get, head
 
-from kinfold_schemas.keys import key
-from kinfold_services.connections import SERVER_ERRORS, Client
+from kinfold_services.connections import SERVER_ERRORS
 from kinfold_services.gateway.callers import keyless
-from kinfold_services.gateway.metrics import Projected
 from kinfold_services.gateway.openapi import answers
 from kinfold_services.gateway.workspaces import shared
-from kinfold_services.state.queries import StateQueries, listed_workspaces
+from kinfold_services.state.queries import listed_workspaces
+from kinfold_services.state.status import read_reports
 
 _PATIENCE_S: Final = 2.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -75,20 +73,20 @@ async def readyz(request: Request[Any, Any, Any]) -> Response[bytes]:
         return _json(Readiness(ready=False, redis=False), 503)
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            projected = await _projected(client, workspaces)
+            reports = await read_reports(client, workspaces)
     except TimeoutError:  # many workspaces, and not Redis: the load balancer must not take away every gateway
         return _json(Readiness(ready=True, redis=True), 200)
     except SERVER_ERRORS:
         return _json(Readiness(ready=False, redis=False), 503)
-    ages = [_age_ms(each.committed_at_ms) for each in projected if each.committed_at_ms is not None]
-    lag = max((each.status.lag for each in projected), default=0)
+    ages = [_age_ms(each.committed_at_ms) for each in reports if each.committed_at_ms is not None]
+    lag = max((each.status.lag for each in reports), default=0)
     readiness = Readiness(
         ready=True,
         redis=True,
         lag=lag,
         last_commit_age_ms=max(ages, default=None),
-        entries_lost=sum(each.status.entries_lost for each in projected),
-        damaged=[each.status.workspace for each in projected if each.status.damage is not None],
+        entries_lost=sum(each.status.entries_lost for each in reports),
+        damaged=[each.status.workspace for each in reports if each.status.damage is not None],
     )
     return _json(readiness, 200)
 
@@ -112,24 +110,8 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The metrics of this process and of the projector, in Prometheus's text format."""
     gateway = shared(request)
     async with asyncio.timeout(_PATIENCE_S):
-        projected = await _projected(gateway.client, await listed_workspaces(gateway.client))
-    return Response(gateway.metrics.render(projected), media_type="text/plain; version=0.0.4")
-
-
-async def _projected(client: Client, workspaces: Iterable[str]) -> list[Projected]:
-    found: list[Projected] = []
-    for name in workspaces:
-        stored = await cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key(name, "projector")))
-        committed = stored.get(b"committed_at_ms")
-        found.append(
-            Projected(
-                status=await StateQueries(client, name).status(),
-                committed_at_ms=None if committed is None else int(committed),
-                batches=int(stored.get(b"batches", 0)),
-                batch_s=float(stored.get(b"batch_ms", 0)) / 1000,
-            )
-        )
-    return found
+        reports = await read_reports(gateway.client, await listed_workspaces(gateway.client))
+    return Response(gateway.metrics.render(reports), media_type="text/plain; version=0.0.4")
 
 
 def _age_ms(committed_at_ms: int) -> int:

@@ -11,7 +11,8 @@ from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client, report_failure
 from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.runtime.tasks import end_tasks
-from kinfold_services.state.queries import StateQueries, Status
+from kinfold_services.state.queries import StateQueries
+from kinfold_services.state.status import Status
 
 EVERY_S: Final = 5.0
 WINDOW_S: Final = 600.0

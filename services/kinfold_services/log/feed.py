@@ -2,10 +2,9 @@
 
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import ResponseError
-
 from kinfold_schemas.positions import Extent, goes_on_behind, position_key
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.streams import is_missing
 
 PAGE_ENTRIES: Final = 500
 
@@ -26,7 +25,7 @@ async def read_feed_page(client: Client, feed: str, position: str, count: int = 
     pipeline.xinfo_stream(feed)
     entries, info = await pipeline.execute(raise_on_error=False)
     extent = Extent("", "0-0", "0-0", 0)
-    if not _is_missing(info):
+    if not is_missing(info):
         for reply in (entries, info):
             if isinstance(reply, Exception):
                 raise reply
@@ -39,8 +38,3 @@ def _extent(info: dict[str, Any]) -> Extent:
     first = info["first-entry"]
     ids = info["last-generated-id"].decode(), info["max-deleted-entry-id"].decode()
     return Extent(first[0].decode() if first else "", *ids, info["entries-added"] - info["length"])
-
-
-def _is_missing(info: object) -> bool:
-    """Whether the feed does not exist yet."""
-    return isinstance(info, ResponseError) and "no such key" in str(info)

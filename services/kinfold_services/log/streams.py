@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
+from redis.exceptions import ResponseError
+
 from kinfold_services.connections import Client, RawEntry
 
 STREAM_PAGE_ENTRIES: Final = 1000
@@ -40,6 +42,11 @@ def _as_mapping(fields: list[bytes]) -> Mapping[bytes, bytes]:
 def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     """The fields of an entry as they were appended, to copy it whole to `rejects` (contract section 7)."""
     return fields.pairs if isinstance(fields, RepeatedNames) else list(fields.items())
+
+
+def is_missing(reply: object) -> bool:
+    """Whether a reply to XINFO, in a pipeline, says that the stream does not exist."""
+    return isinstance(reply, ResponseError) and "no such key" in str(reply)
 
 
 async def read_stream(client: Client, stream: str, upto: str) -> AsyncIterator[list[StreamEntry]]:

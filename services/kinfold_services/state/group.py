@@ -1,6 +1,7 @@
 """The consumer group that shows the lag in `XINFO GROUPS`. It reads nothing: its position follows the projector's."""
 
-from typing import Final, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
 
@@ -10,6 +11,7 @@ from kinfold_services.connections import Client
 from kinfold_services.state.position import Position
 
 GROUP: Final = "kinfold"
+_PAGE_ENTRIES: Final = 500
 
 
 async def make_group(client: Client, workspace: str) -> None:
@@ -27,19 +29,24 @@ async def set_group(client: Client, workspace: str, position: Position) -> None:
     await client.xgroup_setid(key(workspace, "events"), GROUP, position.stream_id or "0-0", entries_read=read)
 
 
-async def lag(client: Client, workspace: str, position: Position) -> int:
-    """How many entries of the log are not folded yet.
+def known_lag(groups: Sequence[Mapping[str, Any]], position: Position) -> int | None:
+    """How many entries of the log are not folded yet, by the reply to XINFO GROUPS; None if it does not say.
 
     A group that is behind the position, which was read before, was not moved yet: a state was rebuilt, and no projector has
-    opened it since. And Redis does not know the lag once entries were deleted. In both cases, count them.
+    opened it since. And Redis does not know the lag once entries were deleted.
     """
-    log, folded = key(workspace, "events"), position.stream_id or "0-0"
-    if not await client.exists(log):
-        return 0
-    groups = cast("list[dict[str, object]]", await client.xinfo_groups(log))
     for group in groups:
-        if group["name"] == GROUP.encode() and isinstance(lag := group["lag"], int):
-            at = cast("bytes", group["last-delivered-id"]).decode()
-            if position_key(at) >= position_key(folded):
-                return lag
-    return len(await client.xrange(log, min=f"({folded}") or ())
+        at: bytes = group["last-delivered-id"]
+        if group["name"] == GROUP.encode() and position_key(at.decode()) >= position_key(position.stream_id or "0-0"):
+            lag: int | None = group["lag"]
+            return lag
+    return None
+
+
+async def waiting_entries(client: Client, workspace: str, position: Position) -> int:
+    """How many entries of the log are not folded yet. This reads them all, so `known_lag` comes first."""
+    log, count, last = key(workspace, "events"), 0, position.stream_id or "0-0"
+    while page := cast("list[tuple[bytes, Any]]", await client.xrange(log, min=f"({last}", count=_PAGE_ENTRIES)):
+        count += len(page)
+        last = page[-1][0].decode()
+    return count

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -13,9 +13,9 @@ from kinfold_schemas.identifiers import email_key, id_key
 from kinfold_schemas.keys import DEFAULT_WORKSPACE, WORKSPACES, PublicName, check_workspace, key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import Client
-from kinfold_services.state.group import lag
 from kinfold_services.state.position import Position
 from kinfold_services.state.reader import StateReader
+from kinfold_services.state.status import Status, read_reports
 
 _decode_visitor: Final = msgspec.json.Decoder(Visitor).decode
 _decode_contact: Final = msgspec.json.Decoder(Contact).decode
@@ -25,47 +25,6 @@ _ASK_AGAIN_S: Final = 0.005
 
 class NotFolded(TimeoutError):
     """The projector did not reach the requested position in time."""
-
-
-class DirectoryStatus(msgspec.Struct, rename="camel"):
-    """The status of a workspace's directory, as it last reported."""
-
-    state: str
-    """`building` until its tables are complete, then `current`."""
-    position: str
-    """The feed entry that it applied last."""
-    lag_ms: int
-    """The age of the oldest change that it has not applied; 0 if there is none."""
-
-
-class Status(msgspec.Struct, rename="camel"):
-    """The status of a workspace. `lag` is the number of log entries that are not folded yet."""
-
-    workspace: str
-    entries: int
-    position: str | None
-    lag: int
-    contacts: int
-    visitors: int
-    folded: int
-    no_op: int = msgspec.field(name="no-op")
-    stale: int
-    duplicate: int
-    rejected: int
-    blocked_identifiers: int
-    id_reused: int = msgspec.field(name="id-reused")
-    untrusted: int
-    """Values, removals and links from pages that were dropped (contract section 4, Trust)."""
-    entries_lost: int
-    """Log entries that were trimmed or deleted before they were folded."""
-    rebuilds: int
-    """How often the projector rebuilt the state from the log."""
-    rebuild_reason: str | None
-    """The reason for the last rebuild."""
-    damage: str | None
-    """Why no projector serves the workspace; null if nothing is wrong."""
-    directory: DirectoryStatus | None
-    """Null if no directory has ever followed the workspace."""
 
 
 class Queries(Protocol):
@@ -215,52 +174,9 @@ class StateQueries:
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def status(self) -> Status:
-        """The status, read in one round trip. It is not atomic."""
-        position = await self.position()
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.xlen(self._key("events"))
-        pipeline.hlen(self._key("contacts"))
-        pipeline.hlen(self._key("visitors"))
-        pipeline.hmget(key(self.name, "projector"), ["rebuilds", "rebuild_reason", "damage"])
-        entries, contacts, visitors, watched = await pipeline.execute()
-        rebuilds, reason, damage = [None if each is None else each.decode(errors="replace") for each in watched]
-        counts = position.counts
-        return Status(
-            workspace=self.name,
-            entries=entries,
-            position=position.stream_id or None,
-            lag=await lag(self._client, self.name, position),
-            contacts=contacts - counts.merged,
-            visitors=visitors,
-            folded=counts.folded,
-            no_op=counts.no_op,
-            stale=counts.stale,
-            duplicate=counts.duplicate,
-            rejected=counts.rejected,
-            blocked_identifiers=counts.blocked,
-            id_reused=counts.id_reused,
-            untrusted=counts.untrusted,
-            entries_lost=counts.lost,
-            rebuilds=int(rebuilds or 0),
-            rebuild_reason=reason,
-            damage=damage,
-            directory=await self.directory_status(),
-        )
-
-    async def directory_status(self) -> DirectoryStatus | None:
-        """The directory's status; None if there has never been a directory."""
-        feed, fields = self._key("changes"), ["state", "position"]
-        reply: Any = await self._client.hmget(key(self.name, "directory"), fields)
-        stored: list[bytes | None] = reply
-        state, position = [(each or b"").decode() for each in stored]
-        if not position:
-            return None
-        later = cast("list[tuple[bytes, Any]]", await self._client.xrange(feed, min=f"({position}", count=1))
-        lag_ms = 0
-        if later:
-            written_ms, _ = position_key(later[0][0].decode())
-            lag_ms = max(0, time.time_ns() // 1_000_000 - written_ms)
-        return DirectoryStatus(state, position, lag_ms)
+        """The status. It is not atomic. Raises RedisError."""
+        (report,) = await read_reports(self._client, [self.name])
+        return report.status
 
     async def _holder(self, name: PublicName, identifier: str) -> str | None:
         contact_id = await self._get(name, identifier)

@@ -12,7 +12,7 @@ from kinfold_services.gateway.screen.people import chrome
 from kinfold_services.gateway.screen.sessions import workspace_of
 from kinfold_services.gateway.screen.words import plural
 from kinfold_services.gateway.vitals import WINDOW_S, Sample
-from kinfold_services.state.queries import Status
+from kinfold_services.state.status import Status
 
 BEHIND_S: Final = 3.0
 """The projector counts as behind when an event has waited for longer."""
