@@ -111,6 +111,25 @@ async def test_pause_holds_events_back_and_resume_shows_them(agent: Agent):
     await expect(tab.locator(".events > li")).to_have_count(3)
 
 
+async def test_stream_that_is_opened_while_paused_waits(agent: Agent):
+    """As when somebody pauses before htmx has connected."""
+    await agent.people("Ada")
+    tab = await agent.sign_in()
+    opened = list[str]()
+    tab.on("request", lambda request: opened.append(request.url) if "/live/events" in request.url else None)
+    await tab.add_init_script(
+        "document.addEventListener('DOMContentLoaded', () => document.querySelector('[data-pauses]').click(), true)"
+    )
+    await tab.goto(f"{agent.stage.url}/live")
+    await expect(tab.locator("#live-state")).to_have_text("Paused")
+    await tab.wait_for_function("document.querySelector('[sse-connect]')['htmx-internal-data']?.sseEventSource")
+    assert opened == []
+
+    await agent.people("Grace")
+    await tab.get_by_role("button", name="Resume").click()
+    await expect(tab.locator(".events > li")).to_have_count(2)
+
+
 async def test_filter_by_type_identifier_and_text(agent: Agent):
     await agent.publish(
         person("Ada"), person("Grace"), {"type": "MetadataSet", "externalId": "u-grace", "metadata": {"plan": "enterprise"}}

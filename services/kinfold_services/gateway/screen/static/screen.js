@@ -46,7 +46,7 @@
     constructor(url) {
       this.#url = url;
       connections.add(this);
-      this.#open();
+      this.wake(); // not while paused: `p` can be pressed before htmx connects, and htmx connects again after an error
     }
 
     get readyState() {
