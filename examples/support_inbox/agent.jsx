@@ -1,5 +1,5 @@
 // The agent's page: the threads, one of them, and the person beside it. The server says everything that is on it, live.
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { Thread, post, useLive } from "./thread";
 import "./style.css";
@@ -10,6 +10,8 @@ function Agent() {
   const threads = useLive("/agent/inbox") ?? [];
   const [chosen, setChosen] = useState(); // the id of a message: it stays while threads become one
   const thread = threads.find(({ messages }) => messages.some(({ id }) => id === chosen)) ?? threads[0];
+  const first = thread?.messages[0].id;
+  useEffect(() => setChosen(first), [first]); // another thread becomes the newest while the agent writes: this one stays
   if (!thread) return <p className="empty">No messages yet.</p>;
 
   return (
@@ -22,7 +24,7 @@ function Agent() {
           </button>
         ))}
       </nav>
-      <Thread messages={thread.messages} isAgent onSend={(message) => post(`/agent/reply/${thread.messages.at(-1).id}`, message)} />
+      <Thread key={first} messages={thread.messages} isAgent onSend={(message) => post(`/agent/reply/${thread.messages.at(-1).id}`, message)} />
       <aside aria-label="Person">
         <h2>{name(thread)}</h2>
         {thread.person?.email && <p>{thread.person.email}</p>}

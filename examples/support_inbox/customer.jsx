@@ -16,14 +16,18 @@ function Customer() {
   // or out: the server has a token for the user who is logged in, if there is one.
   useEffect(() => {
     if (!visitor) return;
-    become(get(`/me?${mine}`)).catch(({ status }) => status === 409 && leave());
+    become(get(`/me?${mine}`));
   }, [visitor?.id, messages === null]);
 
-  /** Wait for a user. Only the last answer counts that was asked for. */
+  /** Wait for a user. Only the last answer counts that was asked for. 409: the visitor is another user. */
   async function become(asked) {
     latest.current = asked;
-    const user = await asked;
-    if (latest.current === asked) setUser(user);
+    try {
+      const user = await asked;
+      if (latest.current === asked) setUser(user);
+    } catch ({ status }) {
+      if (latest.current === asked && status === 409) leave();
+    }
   }
 
   function leave() {
