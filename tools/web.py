@@ -99,14 +99,15 @@ def install() -> None:
 
 
 @contextmanager
-def _once(stamp: Path, sources: Iterable[Path]) -> Generator[bool]:
-    """Give whether the sources have changed since the last time, while no other process may ask."""
+def _once(stamp: Path, sources: Iterable[Path], made: Iterable[Path] = ()) -> Generator[bool]:
+    """Give whether the sources have changed since the last time or something is missing, while no other process may ask."""
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(f"{path.relative_to(CLIENTS)}\0".encode() + path.read_bytes())
     with (CLIENTS / ".npmrc").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        is_due = not stamp.exists() or stamp.read_text() != digest.hexdigest()
+        is_there = all(path.exists() for path in (stamp, *made))
+        is_due = not is_there or stamp.read_text() != digest.hexdigest()
         yield is_due
         if is_due:
             stamp.write_text(digest.hexdigest())
@@ -135,9 +136,10 @@ def npm_pack(package: Path, target: Path) -> Path:
 def build_packages() -> None:
     """Make `dist` of each package, unless it is there already: an ES module and its types. Raises CalledProcessError."""
     sources = [path for name in PACKAGES for path in (CLIENTS / name).glob("**/*") if _is_source(path)]
-    with _once(CLIENTS / "node_modules/.built", [*sources, CLIENTS / "tsconfig.json"]) as is_due:
+    targets = {name: CLIENTS / name / "dist" for name in PACKAGES}
+    with _once(CLIENTS / "node_modules/.built", [*sources, CLIENTS / "tsconfig.json"], targets.values()) as is_due:
         for name, external in PACKAGES.items() if is_due else ():
-            target = CLIENTS / name / "dist"
+            target = targets[name]
             shutil.rmtree(target, ignore_errors=True)
             _run("tsc", "-p", name)
             without = [f"--external:{each}" for each in external]
