@@ -50,6 +50,7 @@ TABLE: Final = [
     Route("GET", "/erasures/1-1", (TO_SIGN_IN, 403, 404)),
     Route("POST", "/corrections", (TO_SIGN_IN, 403, 400)),
     Route("POST", "/corrections/take", (TO_SIGN_IN, 403, 400)),
+    Route("POST", "/corrections/edit", (TO_SIGN_IN, 403, 400)),
     Route("GET", "/corrections/1-1", (TO_SIGN_IN, 404, 404)),
     Route("POST", "/corrections/1-1/undo", (TO_SIGN_IN, 403, 409)),
     Route("GET", "/conflicts", SEEN),

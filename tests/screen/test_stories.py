@@ -10,7 +10,7 @@ from kinfold_schemas.directory import TimelineEntry
 from kinfold_services.directory.lineage import Former
 from kinfold_services.gateway.screen.person import former_of
 from kinfold_services.gateway.screen.stories import Difference, told
-from kinfold_services.gateway.screen.words import title
+from kinfold_services.gateway.screen.words import short, title
 
 ADA = msgspec.json.decode(
     b'{"id":"ct_ada","externalId":"u-ada","email":"ada@example.org","name":"Ada","image":null,"metadata":{},"metadataHash":"",'
@@ -47,21 +47,37 @@ def test_merge_names_the_other_person():
         entry("ContactUpdated", "ct_grace", "2-0", changed=[{"field": "email", "after": "grace@example.org"}]),
         entry("ContactCreated", "ct_grace", "1-0", changed=[{"field": "name", "after": "Grace"}]),
     ]
-    assert [each.changes[0].sentence.split(";")[0] for each in told(entries)[:2]] == [
+    assert [each.changes[0].sentence.split(";")[0] for each in told(entries, "ct_ada")[:2]] == [
         "Turned out to be the same person as ct_bertha",
         "Turned out to be the same person as Grace",
     ]
 
 
+def test_person_who_was_merged_became_known_by_name():
+    """Otherwise the timeline says twice that its person became known."""
+    named = [{"field": "name", "after": "Grace"}]
+    entries = [
+        entry("ContactsMerged", "ct_ada", "4-0", mergedContactId="ct_grace"),
+        entry("ContactCreated", "ct_bertha0123456", "3-0"),
+        entry("ContactCreated", "ct_grace", "2-0", changed=named),
+        entry("ContactCreated", "ct_ada", "1-0", changed=[{"field": "name", "after": "Ada"}]),
+    ]
+    assert [each.changes[0].sentence for each in told(entries, "ct_ada")[1:]] == [
+        f"{short('ct_bertha0123456')} became known",
+        "Grace became known",
+        "Became known",
+    ]
+
+
 def test_null_in_the_metadata_is_a_value_and_not_removed():
     changed = [{"field": "metadata.plan", "after": None}, {"field": "metadata.seats", "before": None}]
-    (event,) = told([entry("ContactUpdated", "ct_ada", "1-0", changed=changed)])
+    (event,) = told([entry("ContactUpdated", "ct_ada", "1-0", changed=changed)], "ct_ada")
     assert event.changes[0].differences == [Difference("plan", None, "null"), Difference("seats", "null", None)]
 
 
 def test_version_that_a_replay_gave_is_not_told():
     changed = [{"field": "updatedAt", "before": "x", "after": "y"}, {"field": "version", "before": 2, "after": 4}]
-    (event,) = told([entry("ContactUpdated", "ct_ada", "replay", changed=changed)])
+    (event,) = told([entry("ContactUpdated", "ct_ada", "replay", changed=changed)], "ct_ada")
     assert (event.changes[0].sentence, event.changes[0].differences) == ("Built again by a replay of the log", [])
 
 

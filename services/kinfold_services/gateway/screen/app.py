@@ -12,7 +12,7 @@ from kinfold_services.directory.errors import DirectoryUnavailable, NoDirectory,
 from kinfold_services.gateway.problems import limited, on_http_error, request_id, sentence_of
 from kinfold_services.gateway.screen.as_of import as_of
 from kinfold_services.gateway.screen.conflicts import conflict, conflicts, live_conflicts
-from kinfold_services.gateway.screen.corrections import confirm, correct, correction, merge, preview, take, undo, unmerge
+from kinfold_services.gateway.screen.corrections import confirm, correct, correction, edit, merge, preview, take, undo, unmerge
 from kinfold_services.gateway.screen.erasing import confirm_erasure, erase, erasure_page
 from kinfold_services.gateway.screen.events import events, live_events, one_event
 from kinfold_services.gateway.screen.health import health
@@ -46,6 +46,7 @@ ROUTES: Final[list[ControllerRouterHandler]] = [
     merge,
     preview,
     take,
+    edit,
     confirm,
     correction,
     undo,

@@ -113,7 +113,7 @@ async def _life(workspace: GatewayWorkspace, contact: Contact) -> Life:
     except (NoContact, DirectoryUnavailable):
         return Life([], {}, [contact.id])  # the slider has no marks then
     events: dict[str, Event] = {}
-    for event in told(entries):
+    for event in told(entries, contact.id):
         if event.cause[:1].isdecimal():  # a replay has no entry in the log
             events.setdefault(event.cause, event)
     return Life(sorted(events, key=position_key), events, [contact.id, *merged])

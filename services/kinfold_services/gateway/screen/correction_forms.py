@@ -63,6 +63,18 @@ def filled(contact: Contact, typed: Mapping[str, str]) -> Form:
     )
 
 
+def typed_of(event: IdentityCorrected, contact: Contact) -> dict[str, str]:
+    """What somebody has typed into the form of a contact to make an event."""
+    typed = {field: value or "" for field, name in _TEXTS if (value := getattr(event, name)) is not msgspec.UNSET}
+    shown = {each.key for each in editable(contact)[0]}
+    patch = event.metadata or {}
+    typed |= {f"value {name}": suggestion(value) for name, value in patch.items() if name in shown}
+    for number, name in enumerate(name for name in patch if name not in shown):
+        typed |= {f"new key {number}": name, f"new value {number}": suggestion(patch[name])}
+    typed |= {f"remove {name}": "1" for name in event.unset or ()}
+    return {**typed, "reason": event.reason or ""}
+
+
 def editable(contact: Contact) -> tuple[list[Pair], int]:
     """The metadata that a form shows, and how many keys it leaves out: those with long values, and of many keys the last."""
     pairs = [Pair(name, suggestion(value)) for name, value in sorted(contact.metadata.items())]

@@ -29,7 +29,7 @@ from kinfold_services.directory.reading import NoContact, read_timeline
 from kinfold_services.directory.search import search
 from kinfold_services.gateway.correcting import taken_back
 from kinfold_services.gateway.problems import Problem
-from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, checked, event_of, filled
+from kinfold_services.gateway.screen.correction_forms import MAX_FIELDS, MAX_REASON_CHARS, checked, event_of, filled, typed_of
 from kinfold_services.gateway.screen.events import logged_event
 from kinfold_services.gateway.screen.facts import Fact, compared
 from kinfold_services.gateway.screen.pages import page, redirect
@@ -204,7 +204,7 @@ async def _changes_of(workspace: GatewayWorkspace, contact_id: str, entry: str) 
 
     def ask(connection: sa.Connection) -> list[Any]:
         entries = read_timeline(connection, workspace.name, contact_id, _SEARCHED).timeline
-        return [change for event in told(entries) if event.cause == entry for change in event.changes]
+        return [change for event in told(entries, contact_id) if event.cause == entry for change in event.changes]
 
     try:
         return await workspace.directory.ask(ask)
@@ -294,6 +294,16 @@ async def take(request: Request[Any, Any, Any]) -> Response[bytes]:
     fields = await form_of(request, _MAX_FORM_BYTES)
     event = checked(fields.get("event", "").encode(errors="replace"), session_of(request).session.by)
     return await _preview(request, workspace_of(request), event)
+
+
+@post("/corrections/edit")
+async def edit(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The form again that made a correction, with what was typed into it."""
+    require_secret(request)
+    fields = await form_of(request, _MAX_FORM_BYTES)
+    event = checked(fields.get("event", "").encode(errors="replace"), session_of(request).session.by)
+    contact = await living(workspace_of(request), event.contact_id)
+    return _form(request, contact, typed=typed_of(event, contact))
 
 
 def _title(event: IdentityCorrected) -> str:

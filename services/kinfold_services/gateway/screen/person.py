@@ -185,7 +185,7 @@ def _shown_values(contact: Contact, devices: list[Visitor], known: Known) -> dic
         "value_chars": value_chars(contact),
         "newest": newest,
         "timezone": None if newest is None else newest.context.get("timezone"),
-        "events": told(entries),
+        "events": told(entries, contact.id),
         "next_cursor": None if timeline is None else timeline.next_cursor,
         "complete_since": None if timeline is None else timeline.complete_since,
         "position": "0-0" if timeline is None else timeline.position,

@@ -54,13 +54,13 @@ class Source(NamedTuple):
     origin: str = ""
 
 
-def told(entries: Iterable[TimelineEntry]) -> list[Event]:
-    """The entries in words. Those of one log entry are one event."""
+def told(entries: Iterable[TimelineEntry], contact_id: str) -> list[Event]:
+    """The entries of a contact, and of those who were merged into it, in words. Those of one log entry are one event."""
     entries = list(entries)
     names = _names(entries)
     events: list[Event] = []
     for entry in entries:
-        change = _told(entry, names)
+        change = _told(entry, names, contact_id)
         if events and events[-1].cause == entry.cause and events[-1].at == entry.at:
             events[-1].changes.append(change)
         else:
@@ -105,12 +105,14 @@ def _names(entries: list[TimelineEntry]) -> dict[str, str]:
     return {contact_id: name for contact_id, (_, name) in names.items()}
 
 
-def _told(entry: TimelineEntry, names: dict[str, str]) -> Told:  # noqa: C901, PLR0911  one for each type of change
+def _told(entry: TimelineEntry, names: dict[str, str], contact_id: str) -> Told:  # noqa: C901, PLR0911  one for each type of change
     details, differences = entry.details, _differences(entry.details.get("changed", ()))
     rest: dict[str, Any] = {"rule": entry.rule, "position": entry.position}
     match entry.type:
         case "ContactCreated":
-            return Told("plus", "Became known", differences, **rest)
+            is_other = entry.contact_id != contact_id
+            known = f"{names.get(entry.contact_id) or short(entry.contact_id)} became known" if is_other else "Became known"
+            return Told("plus", known, differences, **rest)
         case "ContactUpdated" if differences:
             return Told("edit", f"{_listed([each.label for each in differences])} changed", differences, **rest)
         case "ContactUpdated" if entry.cause == ERASURE:
