@@ -113,7 +113,7 @@ def test_count_counts_all_contacts_those_that_match_and_by_value(people: Kinfold
         (["contacts", "--where", "plan="], "column 6: expected a value"),
         (["contacts", "--sort", "a b"], "column 3: expected"),
         (["contacts", "--seen-before", "soon"], "expected a time, a date or an age such as 30d, got 'soon'"),
-        (["contacts", "--search", "x" * 201], "q: expected at most 200 characters"),
+        (["contacts", "--search", "x" * 321], "q: expected at most 320 characters"),
         (["contacts", "--search", "ada", "--at", "2026-01-01T00:00:00Z"], "expected --at or a search, got both"),
         (["count", "--by", "-plan,"], "expected"),
         (["timeline"], "expected exactly one of --visitor, --external-id, --email and --contact"),

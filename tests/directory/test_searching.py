@@ -267,7 +267,7 @@ def test_a_cursor_of_another_question_or_none_at_all_is_refused(database: Databa
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        (Query(q="a" * 201), "q: expected at most 200 characters, got 201"),
+        (Query(q="a" * 321), "q: expected at most 320 characters, got 321"),
         (Query(q="a\0"), r"q: expected Unicode text without NUL, got 'a\\x00'"),
         (Query(q="\ud800"), r"q: expected Unicode text without NUL, got '\\ud800'"),
         (Query(limit=0), "limit: expected 1 to 1000, got 0"),

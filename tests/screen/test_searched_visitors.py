@@ -68,6 +68,15 @@ async def test_visitor_of_a_search_is_named_with_its_person_or_when_it_was_last_
     assert UNKNOWN.format("tabl") in words_of(part)
 
 
+async def test_longest_visitor_id_can_be_searched_for(agent: Agent):
+    longest = "v" * 255
+    await agent.publish(person("Ada"), {"type": "VisitorSeen", "visitorId": longest})
+
+    (found,) = await answers(agent, longest)
+
+    assert f"The visitor {longest} is known" in words_of(found)
+
+
 async def test_anonymous_visitor_is_found_where_nobody_is_known_yet(agent: Agent):
     await agent.publish({"type": "VisitorSeen", "visitorId": "tablet"})
 

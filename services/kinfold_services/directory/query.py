@@ -6,9 +6,11 @@ import msgspec
 
 from kinfold_schemas.canonical import Primitive
 from kinfold_schemas.filters import Field, Filter, fields_of
+from kinfold_schemas.identifiers import MAX_EMAIL_CHARS
 from kinfold_services.directory.sorting import DEFAULT_SORT, Sort
 
-MAX_Q_CHARS: Final = 200
+MAX_Q_CHARS: Final = MAX_EMAIL_CHARS
+"""The longest identifier can be searched for."""
 MAX_LIMIT: Final = 1000
 
 

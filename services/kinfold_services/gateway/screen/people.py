@@ -24,7 +24,7 @@ from kinfold_schemas.filters import WrongFilter
 from kinfold_services.contact_files.formulas import escape
 from kinfold_services.directory.errors import NoDirectory, WrongQuery
 from kinfold_services.directory.metadata_keys import MetadataKeys, metadata_keys, unknown_keys
-from kinfold_services.directory.query import Count, Page, Query
+from kinfold_services.directory.query import MAX_Q_CHARS, Count, Page, Query
 from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.sorting import DEFAULT_SORT
 from kinfold_services.gateway.contacts.lookups import find_visitor
@@ -45,7 +45,7 @@ from kinfold_services.gateway.screen.presence import devices_seen
 from kinfold_services.gateway.screen.sessions import first_key, session_of, workspace_of
 from kinfold_services.gateway.workspaces import GatewayWorkspace
 
-Words = Annotated[str | None, QueryParameter(name="q", max_length=200)]
+Words = Annotated[str | None, QueryParameter(name="q", max_length=MAX_Q_CHARS)]
 Where = Annotated[list[str] | None, QueryParameter(name="where")]
 SortBy = Annotated[str | None, QueryParameter(name="sort", max_length=512)]
 Columns = Annotated[list[str] | None, QueryParameter(name="column")]
