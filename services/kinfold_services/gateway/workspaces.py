@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextvars import Context
 from importlib.resources import files
 from typing import Any, Final, cast
 
@@ -69,6 +70,7 @@ class GatewayWorkspace:
         self._rules = IdentifierRules()
         self._secrets: dict[str, str] = {}
         self._fresh_until = 0.0
+        self._reading: asyncio.Task[None] | None = None
         self.directory: Final = directory
         self._folded: Final = Progress(self._folded_position, _LOOK_AGAIN_S)
         self._applied: Final = Progress(self._applied_position, _LOOK_AGAIN_S)
@@ -146,13 +148,20 @@ class GatewayWorkspace:
         return found[0][1] if found else None
 
     async def _refresh(self) -> None:
-        if time.monotonic() > self._fresh_until:
-            try:
-                self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
-            except BadPattern as error:  # the projector serves no such workspace either
-                raise unavailable(str(error)) from error
-            self._secrets = {each.kid: each.identity_secret for each in await identity_secrets(self.client, self.name)}
-            self._fresh_until = time.monotonic() + _FRESH_S
+        """Read what is too old. Requests that come meanwhile wait for the same answer."""
+        if time.monotonic() <= self._fresh_until:
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), context=Context())
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        try:
+            self._rules = IdentifierRules(await StateReader(self.client, self.name).blocked_identifiers())
+        except BadPattern as error:  # the projector serves no such workspace either
+            raise unavailable(str(error)) from error
+        self._secrets = {each.kid: each.identity_secret for each in await identity_secrets(self.client, self.name)}
+        self._fresh_until = time.monotonic() + _FRESH_S
 
 
 class Gateway:
