@@ -1,7 +1,10 @@
 """How many entries a stream may have so that it has no more bytes than it should (`StreamLength`)."""
 
+from typing import Any, cast
+
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from kinfold_services.projector.stream_length import StreamLength
 
@@ -35,3 +38,24 @@ def test_no_more_is_trimmed_than_necessary(batches: list[tuple[int, int]]) -> No
         if total > MOST_BYTES or entries > MOST_ENTRIES:
             return
         assert length.add(count, count * size) == MOST_ENTRIES
+
+
+class DeletesMeanwhile(Redis):
+    """Deletes a stream as soon as it was asked for something other than entries."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        ask = cast("Any", super()).execute_command
+        answer = await ask(*args, **options)
+        if args[0] in {"EXISTS", "XINFO STREAM"}:
+            await ask("DEL", args[1])
+        return answer
+
+
+async def test_stream_that_is_deleted_while_it_is_measured_is_empty(redis: Redis, redis_url: str) -> None:
+    await redis.xadd("stream", {"event": "x"})
+    length = StreamLength(1, MOST_BYTES)
+    async with DeletesMeanwhile.from_url(redis_url) as client:
+        for _ in range(2):  # the second time, it is not there at all
+            await length.measure(client, "stream")
+
+    assert length.add(1, 1) == 1

@@ -45,7 +45,7 @@ def pairs_of(fields: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def is_missing(reply: object) -> bool:
-    """Whether a reply to XINFO, in a pipeline, says that the stream does not exist."""
+    """Whether a reply to XINFO, or the error that it raises, says that the stream does not exist."""
     return isinstance(reply, ResponseError) and "no such key" in str(reply)
 
 

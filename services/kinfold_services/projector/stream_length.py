@@ -7,7 +7,10 @@ bytes than the stream may keep. What is there already is estimated from its firs
 from collections import deque
 from typing import Any, Final, cast
 
+from redis.exceptions import ResponseError
+
 from kinfold_services.connections import Client, RawEntry
+from kinfold_services.log.streams import is_missing
 
 _PARTS: Final = 256
 """The length is known to within one part in this many."""
@@ -30,13 +33,18 @@ class StreamLength:
         """Begin with the stream as it is stored."""
         self._parts.clear()
         self._entries = self._bytes = 0
-        length = cast("int", (await client.xinfo_stream(key))["length"]) if await client.exists(key) else 0
-        if not length:
-            return
+        try:
+            length: int = (await client.xinfo_stream(key))["length"]
+        except ResponseError as error:
+            if is_missing(error):
+                return
+            raise
         sample: list[RawEntry] = [
             *cast("Any", await client.xrange(key, count=_SAMPLED)),
             *cast("Any", await client.xrevrange(key, count=_SAMPLED)),
         ]
+        if not (length and sample):  # or it was deleted meanwhile
+            return
         average = sum(_size(fields) for _, fields in sample) / len(sample)
         for part in range(_PARTS):
             entries = length * (part + 1) // _PARTS - length * part // _PARTS
