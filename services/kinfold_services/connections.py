@@ -6,13 +6,10 @@ TLS.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable
 from typing import Any, Final, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
-from weakref import WeakKeyDictionary
 
-import structlog
 from redis.asyncio import Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -51,11 +48,6 @@ _CONNECT_TIMEOUT_S: Final = 3.0
 _SENTINEL_TIMEOUT_S: Final = 1.0
 """A hanging sentinel delays every new connection by this much, until another one answers."""
 _SENTINEL_PORT: Final = 26379
-
-
-_DROP_AGAIN_S: Final = 0.1
-_dropped_at: Final[WeakKeyDictionary[Any, float]] = WeakKeyDictionary()
-"""By pool: when its idle connections were closed last."""
 
 SERVER_ERRORS: Final = (RedisError, RedisClusterException, OSError)
 """Every error that a command can raise. redis-py's errors about the layout of a cluster are not RedisErrors, and neither is a
@@ -119,32 +111,19 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES)
 
 
-def report_failure(what: str, error: Exception, **values: object) -> None:
-    """Log that something failed and is tried again. An error that no outage explains has its traceback."""
-    log = structlog.get_logger()
-    if isinstance(error, SERVER_ERRORS):
-        log.warning(what, error=str(error), seldom=True, **values)
-    else:
-        log.error(what, error=str(error), exc_info=error, **values)
-
-
 async def drop_idle_connections(client: Client) -> None:
     """Close the connections that are not in use. Raises nothing, and does not wait.
 
     If one connection hangs, the others in the pool lead to the same server. Each would cost another timeout, even after
     Sentinel has named a new server. A cluster's client does this itself.
 
-    In an outage, all workspaces call this at once. So one call in 0.1 s looks at the connections: what became idle since then
-    has just been answered, or was closed.
+    In an outage, all workspaces call this at once. So each connection leaves the pool, and the next call does not look at it.
     """
     pool = getattr(client, "connection_pool", None)
-    if pool is None or (now := time.monotonic()) < _dropped_at.get(pool, 0.0) + _DROP_AGAIN_S:
-        return
-    _dropped_at[pool] = now
+    idle: list[Any] = [] if pool is None else pool._available_connections  # noqa: SLF001
     # The pool's `disconnect` waits until each connection is closed, and raises if that takes long.
-    for connection in [*pool._available_connections]:  # noqa: SLF001
-        if connection.is_connected:
-            await connection.disconnect(nowait=True)
+    while idle:
+        await idle.pop().disconnect(nowait=True)
 
 
 def check_url(url: str) -> str:

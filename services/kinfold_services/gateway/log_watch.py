@@ -21,7 +21,8 @@ from kinfold_schemas.identifiers import id_key
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_schemas.times import LAST_MS, to_text
-from kinfold_services.connections import Client, report_failure
+from kinfold_services.connections import Client
+from kinfold_services.gateway.failures import report_failure
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries
 

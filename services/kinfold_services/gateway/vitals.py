@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple, cast
 
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import Client, report_failure
+from kinfold_services.connections import Client
 from kinfold_services.gateway.changes.hub import FeedHub
+from kinfold_services.gateway.failures import report_failure
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries
 from kinfold_services.state.status import Status

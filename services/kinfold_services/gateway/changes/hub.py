@@ -15,9 +15,10 @@ from redis.exceptions import ResponseError
 
 from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
-from kinfold_services.connections import SERVER_ERRORS, Client, report_failure
+from kinfold_services.connections import SERVER_ERRORS, Client
 from kinfold_services.gateway.changes.messages import ERASED, Message
 from kinfold_services.gateway.changes.snapshot import Snapshot, take_snapshot
+from kinfold_services.gateway.failures import report_failure
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.runtime.tasks import end_tasks
 from kinfold_services.state.queries import StateQueries

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Final
 
-from kinfold_services.connections import report_failure
 from kinfold_services.gateway.changes.hub import FeedHub, Filter, Follower
 from kinfold_services.gateway.changes.messages import Message
+from kinfold_services.gateway.failures import report_failure
 from kinfold_services.runtime.tasks import end_tasks
 
 _RETRY_S: Final = 1.0
