@@ -33,6 +33,7 @@ from kinfold_schemas.keys import key
 from kinfold_schemas.positions import position_key
 from kinfold_services.connections import SERVER_ERRORS, Client, drop_idle_connections, is_passing
 from kinfold_services.projector.commit import BATCH_BYTES, TOLD_BYTES, Committer, Move, Refused, Transaction
+from kinfold_services.projector.discarded import DiscardedStates
 from kinfold_services.projector.integrity import Integrity
 from kinfold_services.projector.lease import KEEP_S, LEASE_MS, Lease
 from kinfold_services.projector.stream_length import StreamLength
@@ -51,7 +52,6 @@ ANSWER_S: Final = 3.0
 _QUEUED_PAGES: Final = 2
 _RULES_AGAIN_S: Final = 0.5
 _RENEW_AGAIN_S: Final = 0.5
-_FREE_AGAIN_S: Final = 0.002
 _REUSED_IDS_EVERY_S: Final = 60.0
 _LONGEST_ID: Final = 100
 """The most characters of an event's id in a log line: an id may have 64 KiB."""
@@ -76,8 +76,7 @@ class WorkspaceProjector:
         self._writes: Final = Writes(workspace)
         self._integrity: Final = Integrity(client, workspace)
         self._state = State(workspace)
-        self._discarded: Final[asyncio.Queue[State]] = asyncio.Queue()
-        """States to be freed."""
+        self._discarded: Final = DiscardedStates()
         self._window = ProjectorWindow(client, workspace)
         self._is_whole = False
         """Whether the state holds everything that is stored."""
@@ -98,8 +97,7 @@ class WorkspaceProjector:
         self._closed = False
         self._reused_ids_told_at = -_REUSED_IDS_EVERY_S
         self._failure: BaseException | None = None
-        self._beat_at = 0.0
-        self._beats = 0
+        self._beat_at, self._beats = 0.0, 0
         self._log: Final = structlog.get_logger().bind(workspace=workspace)
 
     async def open(self) -> None:
@@ -152,7 +150,7 @@ class WorkspaceProjector:
         Raises Replaced, after which `open` goes on; LostPlace, DamagedState, CommitFailed, NeedsRebuild, the error given to
         `fail`, or an error that is not temporary.
         """
-        besides = [asyncio.create_task(each) for each in (self._tick(), self._renew_window(), self._free_states())]
+        besides = [asyncio.create_task(each) for each in (self._tick(), self._renew_window(), self._discarded.free())]
         for each in besides:
             each.add_done_callback(self._fail_with)
         try:
@@ -205,14 +203,8 @@ class WorkspaceProjector:
 
     def _discard_state(self) -> None:
         """Begin with an empty state, which loads what it needs."""
-        self._discarded.put_nowait(self._state)
+        self._discarded.add(self._state)
         self._state, self._is_whole = State(self.workspace), False
-
-    async def _free_states(self) -> None:
-        """Free the states that were discarded, some records at a time, while folding goes on."""
-        while True:
-            for _ in (await self._discarded.get()).dismantle():
-                await asyncio.sleep(_FREE_AGAIN_S)
 
     async def _beat(self) -> None:
         self._beat_at = time.monotonic() + KEEP_S
