@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,6 +64,10 @@ _PEOPLE: Final = (
 )
 
 
+MakesEvent = Callable[..., dict[str, Any]]
+"""Makes an event from its type, its age in minutes, and its fields."""
+
+
 def story(now: datetime) -> Iterator[dict[str, Any]]:
     """The events of the people on top of the history, ending now."""
     numbers = iter(range(1_000_000))
@@ -72,6 +76,12 @@ def story(now: datetime) -> Iterator[dict[str, Any]]:
         at = (now - timedelta(minutes=minutes)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {"type": kind, "id": f"story-{next(numbers)}", "at": at, **fields}
 
+    yield from _customers(event)
+    yield from _ada(event)
+
+
+def _customers(event: MakesEvent) -> Iterator[dict[str, Any]]:
+    """Visits and identities of the people on the list."""
     for number, (name, email, plan, city, seats, timezone, agent) in enumerate(_PEOPLE):
         visitor = f"v-{1000 + number}"
         joined = 60 * 24 * (3 + 5 * number)
@@ -94,6 +104,9 @@ def story(now: datetime) -> Iterator[dict[str, Any]]:
         )
         yield event("VisitorSeen", 1 + number**2 * 3, visitorId=visitor, context={**context, "url": "https://shop.example/app"})
 
+
+def _ada(event: MakesEvent) -> Iterator[dict[str, Any]]:
+    """Somebody with two devices, who were two people at first, and a conflict about an address."""
     week = 60 * 24 * 7
     laptop = {"userAgent": _MAC, "timezone": "Europe/London", "locale": "en-GB"}
     phone = {"userAgent": _IPHONE, "timezone": "Europe/London", "locale": "en-GB"}
