@@ -135,7 +135,7 @@ FAILOVER_S ?= 120
 
 .PHONY: failover
 failover: $(STAMP) ## kill, hang, promote and cut off real servers and projectors, at length (FAILOVER_ROUNDS, FAILOVER_S)
-	KINFOLD_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) KINFOLD_FAILOVER_S=$(FAILOVER_S) \
+	KINFOLD_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) KINFOLD_FAILOVER_S=$(FAILOVER_S) KINFOLD_FAILOVER_SLACK=2 \
 		$(BIN)/python -m pytest tests/failover --timeout 900 $(FAILOVER_ARGS)
 
 .PHONY: prose

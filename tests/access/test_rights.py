@@ -56,7 +56,7 @@ COMMANDS: Final[dict[str, list[str]]] = {
 }
 SERVICES: Final = {"projector", "gateway"}
 """They start in a process of their own: they need its signals."""
-ERASED_S: Final = 60.0
+ERASED_S: Final = 300.0
 """An erasure runs in a process of its own."""
 VISITORS: Final = 130
 """More visitors than a contact lists, because the projector also reads the others."""

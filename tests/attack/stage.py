@@ -201,7 +201,7 @@ class Stage:
             "projector": projector.process.pid,
             "server": int(self.server.info("server")["process_id"]),
         }
-        wait_until_sync(lambda: self.backend.sent > PEOPLE, 60)
+        wait_until_sync(lambda: self.backend.sent > PEOPLE)
         self._attackers.submit(os.getpid).result()
 
     def attack(self, chosen: Attack, scale: float) -> Outcome:
@@ -210,7 +210,7 @@ class Stage:
         memory = Memory(self.processes)
         account = self._attackers.submit(attacks.run, chosen.name, self._target(), scale).result()
         sent = self.backend.sent
-        wait_until_sync(lambda: self.backend.sent > sent + 2, 60)
+        wait_until_sync(lambda: self.backend.sent > sent + 2)
         self._wait_until_folded()
         return Outcome(chosen, account, memory.end(), self.health.worst_s, self.backend.worst_s)
 

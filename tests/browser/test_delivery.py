@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Page, Route
 
 from kinfold_schemas.times import text_ms
-from tests.support.gateways import serving
+from tests.support.gateways import serving, stop_refills
 from tests.support.proxy import Proxy
 from tests.support.visits import FLAGS, PATIENCE_S, Shop, Stage, chromium, snippet
 from tests.support.waiting import wait_until
@@ -132,7 +132,7 @@ async def test_page_tries_again_while_the_gateway_is_away(shop: Shop, cut: Proxy
     assert keys(await shop.log()) == numbered("a", 5)
 
 
-async def test_page_waits_as_long_as_retry_after_says(shop: Shop, redis_url: str):
+async def test_page_waits_as_long_as_retry_after_says(shop: Shop, redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """90 calls, each of them sent at once, run into the rate limit. Every one arrives once, and no request comes too early."""
     stage = shop.stage
     limited = serving(
@@ -143,7 +143,11 @@ async def test_page_waits_as_long_as_retry_after_says(shop: Shop, redis_url: str
         page = await shop.open()
         answers = list[tuple[int, float]]()
         page.on("response", lambda answer: answers.append((answer.status, answer.request.timing["startTime"])))
-        await page.evaluate(SEND_EACH)
+        stop_refills(monkeypatch)  # until the limit is reached, however slow the browser is
+        sending = asyncio.create_task(page.evaluate(SEND_EACH))
+        await wait_until(lambda: any(status == 429 for status, _ in answers))
+        monkeypatch.undo()
+        await sending
         await nothing_waits(page)
 
     assert keys(await shop.log()) == numbered("a", 90)
@@ -188,7 +192,7 @@ async def closed_before_the_answer(shop: Shop, cut: Proxy, call: str) -> Page:
     """Close a page after its request has arrived and before the answer comes. Returns the next page."""
     await shop.context.clock.install()
     page = await shop.open()
-    cut.delay_s = 4.0
+    cut.delay_s = 60.0
     await page.evaluate(f"void {call}, void kinfold.flush()")
     await shop.logged(1)
     await page.close()

@@ -167,7 +167,7 @@ def test_closed_pipe_is_not_an_error(filled: Kinfold, form: str) -> None:
         env=filled.environment(),
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -190,7 +190,7 @@ def test_parquet_on_a_terminal_is_wrong_usage(filled: Kinfold) -> None:
             stderr=subprocess.PIPE,
             env=filled.environment(),
             check=False,
-            timeout=60,
+            timeout=200,
         )
     finally:
         os.close(parent)
@@ -232,7 +232,7 @@ def test_full_disk_keeps_the_old_file(filled: Kinfold, tmp_path: Path) -> None:
     many = b"\n".join(b'{"type":"VisitorIdentified","externalId":"n-%d"}' % number for number in range(300))
     filled.json("publish", "--wait", stdin=many)
 
-    done = subprocess.run(command, env=filled.environment(), capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, env=filled.environment(), capture_output=True, check=False, timeout=200)
 
     assert done.returncode == 1, done.stderr
     assert b"c.csv: cannot be written (No space left on device); contacts wait in " in done.stderr

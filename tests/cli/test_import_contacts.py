@@ -491,9 +491,9 @@ def test_ctrl_c_can_be_continued_by_repeating_the_command(
     command = kinfold.command("import-contacts", path)
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=kinfold.environment()) as process:
         try:
-            wait_until_sync(lambda: log.xlen(key(workspace, "events")), 60)
+            wait_until_sync(lambda: log.xlen(key(workspace, "events")))
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=200)
         finally:
             process.kill()
     appended = log.xlen(key(workspace, "events"))
@@ -514,9 +514,9 @@ def test_lost_server_tells_what_is_in_the_log(tmp_path: Path) -> None:
         command = kinfold.command("import-contacts", path)
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=kinfold.environment()) as process:
             try:
-                wait_until_sync(lambda: client.xlen(key("default", "events")), 60)
+                wait_until_sync(lambda: client.xlen(key("default", "events")))
                 os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
-                _, err = process.communicate(timeout=60)
+                _, err = process.communicate(timeout=200)
             finally:
                 process.kill()
 

@@ -168,6 +168,6 @@ sys.meta_path.insert(0, Interrupt())
 from kinfold_services.__main__ import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=200)
 
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

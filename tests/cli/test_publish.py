@@ -294,9 +294,9 @@ def test_ctrl_c_tells_what_is_in_the_log_and_how_to_continue(
     command = kinfold.command("publish", path, tmp_path / "more")
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=kinfold.environment()) as process:
         try:
-            wait_until_sync(lambda: log.xlen(key(workspace, "events")), 60)
+            wait_until_sync(lambda: log.xlen(key(workspace, "events")))
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=200)
         finally:
             process.kill()
     said = err.decode()
@@ -320,9 +320,9 @@ def test_lost_server_tells_what_is_in_the_log(tmp_path: Path) -> None:
         kinfold = Kinfold("--redis-url", server.url)
         with subprocess.Popen(kinfold.command("publish", path), stderr=subprocess.PIPE, env=kinfold.environment()) as process:
             try:
-                wait_until_sync(lambda: client.xlen(key("default", "events")), 60)
+                wait_until_sync(lambda: client.xlen(key("default", "events")))
                 os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
-                _, err = process.communicate(timeout=60)
+                _, err = process.communicate(timeout=200)
             finally:
                 process.kill()
 

@@ -206,7 +206,7 @@ def test_closed_pipe_is_not_an_error(filled: Kinfold, command: str) -> None:
         env=filled.environment(),
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
 
     assert (done.returncode, done.stderr) == (0, b"")

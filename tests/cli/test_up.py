@@ -57,7 +57,8 @@ def test_suggested_commands_of_up_work(data_dir: Path, tmp_path: Path) -> None:
     subprocess.run(["bash", "-c", publish], cwd=tmp_path, env=environment, check=True)
 
     wait_until_sync(lambda: kinfold.run("show", "--visitor", "v-1").status == 0)
-    answers = [httpx.post(f"{gateway}/sign-in", data={"link": link, "by": "Ada"}, trust_env=False) for _ in range(2)]
+    with httpx.Client(base_url=gateway, trust_env=False, timeout=PATIENCE_S) as client:
+        answers = [client.post("/sign-in", data={"link": link, "by": "Ada"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [303, 401]
 
 
@@ -289,7 +290,7 @@ def test_up_keeps_a_directory(data_dir: Path) -> None:
     for number in (1, 2):
         assert kinfold.run_apart("up", "--detach").status == 0
         kinfold.json("publish", "--wait", stdin=f'{{"type":"VisitorIdentified","externalId":"u-{number}"}}'.encode())
-        wait_until_sync(is_current, 30)
+        wait_until_sync(is_current)
         assert directory_contacts(data_dir) == number
         assert kinfold.run("down").status == 0
 
@@ -305,8 +306,9 @@ def test_up_ends_when_its_directory_ends(data_dir: Path) -> None:
     """As with the gateway, so that nobody misses it."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
-        wait_until_sync(lambda: gateway_url(data_dir), 30)
-        os.kill(child_of(up.pid, "directory"), signal.SIGKILL)
+        wait_until_sync(lambda: gateway_url(data_dir))
+        (directory,) = wait_until_sync(lambda: children(up.pid, "directory"))
+        os.kill(directory, signal.SIGKILL)
         _, err = up.communicate(timeout=PATIENCE_S)
 
     assert b"kinfold: the directory ended with status -9" in err
@@ -314,11 +316,10 @@ def test_up_ends_when_its_directory_ends(data_dir: Path) -> None:
     assert running_url(data_dir) is None
 
 
-def child_of(process_id: int, command: str) -> int:
-    """The process id of the child that runs a command of kinfold."""
-    said = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True, check=True)
-    (found,) = (line.split()[0] for line in said.stdout.splitlines() if f"-m kinfold_services {command} " in line)
-    return int(found)
+def children(process_id: int, command: str) -> list[int]:
+    """The process ids of the children that run a command of kinfold."""
+    said = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process_id)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in said.stdout.splitlines() if f"-m kinfold_services {command} " in line]
 
 
 def test_down_without_a_running_kinfold_is_status_1(data_dir: Path) -> None:

@@ -47,9 +47,9 @@ def test_second_up_in_the_foreground_is_refused(data_dir: Path) -> None:
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.DEVNULL) as first:
         try:
-            wait_until_sync(lambda: (data_dir / "kinfold.pid").exists() and (data_dir / "kinfold.pid").read_text(), 60)
+            wait_until_sync(lambda: (data_dir / "kinfold.pid").exists() and (data_dir / "kinfold.pid").read_text())
             second = kinfold.run_apart("up")
-            wait_until_sync(lambda: gateway_url(data_dir), 60)
+            wait_until_sync(lambda: gateway_url(data_dir))
         finally:
             first.send_signal(signal.SIGINT)
             status = first.wait(PATIENCE_S)
@@ -73,7 +73,7 @@ def test_second_up_names_the_file_of_the_key_and_a_new_link(house: Path, workspa
     assert new_link != link
     for each in (link, new_link):
         url, _, token = each.partition("?link=")
-        assert httpx.post(url, data={"link": token, "by": "Ada"}, trust_env=False).status_code == 303
+        assert httpx.post(url, data={"link": token, "by": "Ada"}, trust_env=False, timeout=PATIENCE_S).status_code == 303
 
 
 def test_first_key_is_shown_on_a_terminal_and_kept_in_a_file(house: Path, workspace: str) -> None:

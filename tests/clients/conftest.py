@@ -3,7 +3,6 @@
 import asyncio
 import re
 import secrets
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from kinfold_schemas.keys import WORKSPACES
 from kinfold_services.access.keys import create_key
 from kinfold_services.server.embedded import EmbeddedServer
 from tests.support.directories import DirectoryProcess
+from tests.support.engines import free_port
 from tests.support.gateways import GatewayProcess
 from tests.support.projecting import ProjectorProcess
 from tests.support.proxy import Proxy
@@ -34,14 +34,11 @@ def folding_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def gateway_url(folding_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of a gateway in front of that server, with a directory."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     directory = tmp_path_factory.mktemp("gateway")
     settings: dict[str, Any] = {"data_dir": directory, "gateway_requests_per_s": 100_000}
     with (
         DirectoryProcess(folding_url, directory / "directory.log", settings),
-        GatewayProcess(folding_url, port, directory / "gateway.log", **settings) as gateway,
+        GatewayProcess(folding_url, free_port(), directory / "gateway.log", **settings) as gateway,
     ):
         yield gateway.url
 

@@ -168,7 +168,7 @@ from kinfold.django import identify, reset, visitor_id
 all_are_here = asyncio.Barrier(8)
 
 async def together(request):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await all_are_here.wait()  # all eight requests must be in their views at the same time
     is_on_the_loop = threading.current_thread() is threading.main_thread()
     return JsonResponse({"visitor": visitor_id(request), "isOnTheLoop": is_on_the_loop})

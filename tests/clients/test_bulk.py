@@ -34,7 +34,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 def load(path: Path, url: str) -> "subprocess.CompletedProcess[str]":
     """Run the script."""
     command = [sys.executable, str(SCRIPT), str(path), url]
-    return subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
+    return subprocess.run(command, check=False, timeout=200, capture_output=True, text=True)
 
 
 def test_loading_twice_creates_each_user_once(url: str, tmp_path: Path):

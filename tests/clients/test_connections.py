@@ -107,7 +107,7 @@ async def test_client_survives_a_failover_behind_sentinel(tmp_path: Path):
             replicas = await cast("Any", watcher).execute_command("SENTINEL", "REPLICAS", MASTER)
             return "'master-link-status': 'ok'" in str(replicas)
 
-        await wait_until(is_demoted, 30)
+        await wait_until(is_demoted)
         for number in range(1, 100):
             await visitors.set_metadata(external_id="u-1", metadata={"n": number})
         position = await visitors.flush(timeout_s=60)

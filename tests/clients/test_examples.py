@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 import kinfold
+from tests.support.engines import free_port
 from tests.support.logs import Log
 from tests.support.waiting import wait_until_sync
 
@@ -33,7 +34,7 @@ class Browser:
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """Request a page."""
-        connection = http.client.HTTPConnection("localhost", self.port, timeout=10)
+        connection = http.client.HTTPConnection("localhost", self.port, timeout=200)
         cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         sent = {**BROWSER, **({"Cookie": cookie} if cookie else {}), **headers}
         connection.request("GET", path, headers=sent)
@@ -58,9 +59,7 @@ class Browser:
 @pytest.fixture(params=["fastapi", "flask", "django"])
 def port(request: pytest.FixtureRequest, folding_url: str, workspace: str, tmp_path: Path) -> Iterator[int]:
     """Give the port of the running example."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     environment = {
         **os.environ,
         "KINFOLD_REDIS_URL": folding_url,
@@ -78,10 +77,10 @@ def port(request: pytest.FixtureRequest, folding_url: str, workspace: str, tmp_p
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until_sync(listens, 30)
+    wait_until_sync(listens)
     yield port
     app.send_signal(signal.SIGINT)
-    app.wait(20)
+    app.wait(60)
 
 
 @pytest.mark.slow
@@ -173,7 +172,7 @@ def test_posthog_events_reads_properties_as_an_object_and_as_text(tmp_path: Path
     (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     command = [sys.executable, str(EXAMPLES / "posthog_events.py"), str(tmp_path / "events.jsonl")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
     events = printed.stdout.splitlines()
 
     assert printed.stderr == "left out 2 values of $set that are objects or arrays (tags: 2)\n"

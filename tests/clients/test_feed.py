@@ -319,7 +319,7 @@ def test_waiting_reader_can_be_stopped(request: pytest.FixtureRequest, folding_u
     thread.start()
     wait_until_sync(lambda: changes._items is not None and inspect.getgeneratorstate(changes._items) == inspect.GEN_RUNNING)
     changes.close()
-    assert ended.wait(10)
+    assert ended.wait(120)
     thread.join()
 
 
@@ -343,7 +343,7 @@ async def test_waiting_task_stops_even_if_an_item_arrives_at_that_moment():
     waiting = asyncio.ensure_future(anext(following, None))
     await asyncio.sleep(0)  # it is waiting
     following.close()
-    assert await asyncio.wait_for(waiting, 10) is None
+    assert await asyncio.wait_for(waiting, 120) is None
 
 
 def test_live_contacts_survive_an_outage(visitors: kinfold.Producer, folding_url: str, workspace: str):

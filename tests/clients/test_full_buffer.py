@@ -20,8 +20,9 @@ from tests.support.waiting import wait_until, wait_until_sync
 NOWHERE: Final = "redis://127.0.0.1:1/0"
 ROWS: Final = 25_000
 WAIT_S: Final = 3.0
-AT_ONCE_S: Final = 2.0
-"""The longest time of three calls that do not wait, on a busy machine; less than `WAIT_S`."""
+OUTAGE_S: Final = 10.0
+AT_ONCE_S: Final = 9.0
+"""The longest time of three calls that do not wait, on a busy machine; less than `OUTAGE_S`."""
 TINY: Final[dict[str, Any]] = {
     "buffer_events": 10,
     "batch_events": 5,
@@ -129,7 +130,7 @@ def test_outage_delays_calls_once_and_then_they_drop_at_once(  # noqa: C901  two
 
     def run(talk: Callable[[], object], counters: Callable[[], kinfold.Counters]) -> None:
         talk()
-        assert max(slowest) < WAIT_S + AT_ONCE_S
+        assert max(slowest) < OUTAGE_S + AT_ONCE_S
         dropped = counters().dropped
         assert dropped >= 24 - 10 - 5
         del slowest[:]
@@ -145,12 +146,12 @@ def test_outage_delays_calls_once_and_then_they_drop_at_once(  # noqa: C901  two
         assert counters().dropped == dropped + 24
 
     if how == "threads":
-        with kinfold.Producer(proxy.url, workspace=workspace, wait_s=WAIT_S, **TINY) as producer:
+        with kinfold.Producer(proxy.url, workspace=workspace, wait_s=OUTAGE_S, **TINY) as producer:
             run(lambda: in_threads(producer), lambda: producer.counters)
         counters = producer.counters
     else:
         loop = asyncio.new_event_loop()
-        asynchronous = kinfold.AsyncProducer(proxy.url, workspace=workspace, wait_s=WAIT_S, **TINY)
+        asynchronous = kinfold.AsyncProducer(proxy.url, workspace=workspace, wait_s=OUTAGE_S, **TINY)
         run(lambda: loop.run_until_complete(in_tasks(asynchronous)), lambda: asynchronous.counters)
         loop.run_until_complete(asynchronous.close())
         loop.close()
@@ -311,5 +312,5 @@ async def test_task_that_waits_for_room_stops_when_the_producer_is_closed(worksp
     await wait_until(lambda: producer.counters.accepted == 2)
     await producer.close(timeout_s=0)
     await producer.seen("v-10")
-    await asyncio.wait_for(asyncio.gather(*tasks), 10)
+    await asyncio.wait_for(asyncio.gather(*tasks), 120)
     assert (producer.counters.lost, producer.counters.dropped) == (2, 8)

@@ -45,5 +45,5 @@ for _ in range(3):
     print(asyncio.run(contacts.by_visitor("v-1", after=sys.argv[3])).external_id, len(contacts._redis._clients))
 """
     command = [sys.executable, "-c", script, folding_url, workspace, visitors.flush() or ""]
-    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, timeout=200, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("u-1 1\n" * 3, "")

@@ -115,6 +115,6 @@ def run(tmp_path: Path, script: str, *arguments: str, is_silent: bool = True) ->
     """Run a script from a file, which spawned children load again. It must succeed."""
     path = tmp_path / "tasks.py"
     path.write_text(script)
-    done = subprocess.run([sys.executable, str(path), *arguments], check=False, timeout=100, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(path), *arguments], check=False, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (is_silent and done.stderr), done.stderr

@@ -16,7 +16,7 @@ from tests.support.logs import Log
 def run(script: str, *arguments: str) -> None:
     """Run a script, which must succeed without output to stderr."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *arguments], check=False, timeout=60, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", script, *arguments], check=False, timeout=200, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -114,7 +114,7 @@ if os.fork() == 0:
     sys.exit()
 os.wait()
 """
-    subprocess.run([sys.executable, "-c", script, workspace, str(tmp_path)], check=True, timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", script, workspace, str(tmp_path)], check=True, timeout=200, capture_output=True)
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as visitors:
         visitors.seen("v-next")
     assert Log(client, workspace).visitors == Counter(["v-parent", "v-child", "v-next"])
@@ -186,7 +186,7 @@ def test_end_of_the_process_waits_no_longer_than_the_setting(workspace: str):
         "started = time.monotonic()\n"
         "import kinfold.producer.process\n"
         "kinfold.producer.process._exit()\n"
-        "assert 0.1 < time.monotonic() - started < 1\n"
+        "assert 0.1 < time.monotonic() - started < 4\n"  # and not 5, the default
     )
     run(script, workspace)
 
@@ -214,7 +214,7 @@ if os.fork() == 0:
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 assert waiting.is_alive()
 visitors.close(timeout_s=0)
-waiting.join(10)
+waiting.join(120)
 assert visitors.counters.dropped == 1, visitors.counters
 """,
         workspace,
@@ -286,7 +286,7 @@ while not visitors.counters.retries:
 visitors.seen("v-1")
 threading.Thread(target=visitors.seen, args=("v-2",)).start()
 """
-    done = subprocess.run([sys.executable, "-c", script, workspace], check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, workspace], check=False, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0
     assert "3 of 3 events were lost: 1 found no room in the buffer, 2 were accepted and could not be sent" in done.stderr
 

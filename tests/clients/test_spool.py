@@ -90,7 +90,7 @@ while visitors.counters.spooled < 10:
     time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == -9
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=200).returncode == -9
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as visitors:
         visitors.seen("v-10")
     assert Log(client, workspace).visitors == Counter({f"v-{number}": 1 for number in range(11)})
@@ -139,7 +139,7 @@ def test_close_spools_the_batch_in_flight(folding_url: str, client: Redis, works
         assert list(tmp_path.glob("*/*.ndjson"))
         thread = visitors._delivery._thread
         assert isinstance(thread, threading.Thread)
-    thread.join(10)
+    thread.join(120)
     assert visitors.counters.sent == 0, "these events are already counted as spooled"
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as again:
         again.seen("v-2")
@@ -205,7 +205,7 @@ assert (visitors.counters.spooled, visitors.counters.buffered) == (1, 1), visito
 visitors.close(timeout_s=0)
 assert (visitors.counters.spooled, visitors.counters.lost) == (1, 1), visitors.counters
 """
-    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert sorted(path.suffix for path in tmp_path.glob("*/*")) == ["", ".ndjson"]
 
@@ -370,16 +370,16 @@ def test_event_is_spooled_when_the_producer_is_closed_while_encoding(
 
     def is_news(_: object) -> bool:
         is_encoding.set()
-        return may_continue.wait(10)
+        return may_continue.wait(120)
 
     with mock.patch.object(delivery._suppression, "is_news", is_news):
         visitors.set_metadata("v-1", {"a": 1})
-        assert is_encoding.wait(10)
+        assert is_encoding.wait(120)
         visitors.close(timeout_s=0.01)
         assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.lost) == (1, 1, 0)
         may_continue.set()
         assert isinstance(delivery._thread, threading.Thread)
-        delivery._thread.join(10)
+        delivery._thread.join(120)
     assert (visitors.counters.accepted, visitors.counters.spooled, visitors.counters.sent) == (1, 1, 0)
     assert not Log(client, workspace).events
     with kinfold.Producer(folding_url, workspace=workspace, spool=tmp_path) as again:

@@ -126,7 +126,7 @@ async def test_a_build_of_a_directory_that_was_killed_is_replaced(
         patch.setattr("kinfold_services.directory.snapshot_build.SnapshotBuild._copy_links", hang)
         patch.setattr("kinfold_services.directory.follower.Follower._give_up", hang)
         async with following(directory_settings, redis_url, workspace):
-            await asyncio.wait_for(is_stuck.wait(), 30)
+            await asyncio.wait_for(is_stuck.wait(), 120)
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
     assert await must_equal_contacts(redis, directory_settings, workspace) > 0
@@ -218,5 +218,5 @@ async def test_a_new_workspace_is_followed_at_once(
         await redis.sadd("kinfold:workspaces", workspace)
         await append(redis, workspace, life(0, 20))
         await wait_until_folded(redis, workspace, await newest_entry(redis, workspace, "events"))
-        await wait_until_current(redis, directory_settings, workspace, timeout_s=10)
+        await wait_until_current(redis, directory_settings, workspace)
     assert await must_equal_contacts(redis, directory_settings, workspace) > 0

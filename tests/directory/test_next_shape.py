@@ -59,8 +59,8 @@ async def test_the_views_change_when_every_workspace_has_the_new_tables(
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(*command, env=variables(settings), stderr=log)
         try:
-            await wait_until(lambda: shapes() == {NEXT}, 60)
-            await wait_until(lambda: not has_old_tables(), 30)
+            await wait_until(lambda: shapes() == {NEXT})
+            await wait_until(lambda: not has_old_tables())
             kept = ask(database, "SELECT workspace, count(*) FROM contact_timeline GROUP BY workspace")
         finally:
             process.kill()
@@ -70,7 +70,7 @@ async def test_the_views_change_when_every_workspace_has_the_new_tables(
 
     # The version before stands by: it neither serves its own tables nor builds them again.
     async with following(directory_settings, redis_url, workspace, other) as service:
-        await wait_until(lambda: service.standing_by == {workspace, other}, 10)
+        await wait_until(lambda: service.standing_by == {workspace, other})
     assert {shape for (shape,) in ask(database, "SELECT shape FROM directory_builds")} == {NEXT}
     assert ask(database, LISTED) == expected
     database.close()

@@ -234,7 +234,7 @@ async def test_old_builds_are_removed(redis: Redis, redis_url: str, workspace: s
 
     async with following(directory_settings, redis_url, workspace):
         await wait_until_current(redis, directory_settings, workspace)
-        await wait_until(builds_with_rows, 20)
+        await wait_until(builds_with_rows)
     database.close()
     await must_equal_state(redis, directory_settings, workspace)
 

@@ -54,7 +54,7 @@ CASES: Final = int(os.environ.get("FUZZ_CASES", "1200"))
 TARGETS: Final = 12
 """How many tests share the cases."""
 UNLIMITED: Final = 1e12
-PATIENCE_S: Final = 30
+PATIENCE_S: Final = 120
 ASCII: Final = "".join(map(chr, range(128)))
 NO_DIRECTORY: Final = 503
 MISSING: Final = (b'"no-directory"', b"none is running for this workspace yet")

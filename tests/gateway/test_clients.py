@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kinfold_services.settings import Settings
 from tests.gateway.test_connection_limits import connected
-from tests.support.gateways import Gateway, logged_requests, serving
+from tests.support.gateways import PATIENCE_S, Gateway, logged_requests, serving, stop_refills
 from tests.support.waiting import wait_until
 
 PROXY: Final = "127.0.0.2"
@@ -39,7 +39,7 @@ FORWARDED: Final[list[tuple[str, list[str], str]]] = [
 
 def from_address(url: str, address: str) -> httpx.AsyncClient:
     """A client that connects from one of this machine's loopback addresses."""
-    return httpx.AsyncClient(base_url=url, transport=httpx.AsyncHTTPTransport(local_address=address))
+    return httpx.AsyncClient(base_url=url, transport=httpx.AsyncHTTPTransport(local_address=address), timeout=PATIENCE_S)
 
 
 async def test_forwarded_address_is_believed_from_trusted_proxies_alone(redis: Redis, redis_url: str):
@@ -54,8 +54,9 @@ async def test_forwarded_address_is_believed_from_trusted_proxies_alone(redis: R
             assert line["address"] == expected, (peer, headers)
 
 
-async def test_no_proxy_is_trusted_by_default(redis: Redis, redis_url: str):
+async def test_no_proxy_is_trusted_by_default(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """A client that claims another address with every request stays one client: the 404s of an address are limited."""
+    stop_refills(monkeypatch)
     async with (
         serving(redis_url, redis, gateway_browser_requests_per_s=0.5) as gateway,
         from_address(gateway.url, "127.0.0.1") as client,
@@ -67,7 +68,10 @@ async def test_no_proxy_is_trusted_by_default(redis: Redis, redis_url: str):
     assert '"protocol":"http"' in settings.text.replace(" ", "")
 
 
-async def test_clients_of_a_trusted_proxy_have_limits_of_their_own(redis: Redis, redis_url: str):
+async def test_clients_of_a_trusted_proxy_have_limits_of_their_own(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    stop_refills(monkeypatch)
     async with (
         serving(redis_url, redis, gateway_browser_requests_per_s=0.5, gateway_trusted_proxies=PROXY) as gateway,
         from_address(gateway.url, PROXY) as client,

@@ -156,7 +156,7 @@ def test_up_starts_a_gateway_and_prints_its_first_key(data_dir: Path):
         assert json.loads(pasted.stdout) == {"contacts": [], "nextCursor": None}
     token = sign(secret, external_id="u-1")
     event = {"type": "VisitorIdentified", "visitorId": "v-1", "externalId": "u-1", "token": token}
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
         assert client.get(printed["open"]).status_code == 200
         posted = client.post("/v1/events", json=event, headers={"Authorization": f"Bearer {browser}"})
         asked = {"externalId": "u-1", "after": posted.json()["position"]}
@@ -204,7 +204,7 @@ def test_ipv6_address_is_printed_in_brackets(data_dir: Path):
     assert url is not None
     assert url.startswith("http://[::1]:")
     assert f"{url}/docs" in result.err
-    assert httpx.get(f"{url}/docs").status_code == 200
+    assert httpx.get(f"{url}/docs", timeout=PATIENCE_S).status_code == 200
 
 
 @pytest.mark.slow
@@ -214,8 +214,8 @@ def test_up_ends_when_its_gateway_ends(data_dir: Path, *, answers: bool):
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.PIPE) as up:
         if answers:
-            wait_until_sync(lambda: gateway_url(data_dir), 30)
-        (gateway,) = wait_until_sync(lambda: children(up.pid, "gateway"), 30)
+            wait_until_sync(lambda: gateway_url(data_dir))
+        (gateway,) = wait_until_sync(lambda: children(up.pid, "gateway"))
         os.kill(gateway, signal.SIGKILL)
         _, err = up.communicate(timeout=PATIENCE_S)
 
@@ -241,7 +241,7 @@ def test_gateway_ends_when_up_is_killed(data_dir: Path):
     """Its port is free again."""
     kinfold = Kinfold("--data-dir", data_dir)
     with subprocess.Popen(kinfold.command("up"), env=kinfold.environment(), stderr=subprocess.DEVNULL) as up:
-        wait_until_sync(lambda: gateway_url(data_dir), 30)
+        wait_until_sync(lambda: gateway_url(data_dir))
         up.kill()
     wait_until_sync(lambda: gateway_url(data_dir) is None)
 

@@ -20,6 +20,7 @@ from kinfold_services.gateway.protocols import (
     WebSocketProtocol,
 )
 from kinfold_services.gateway.rate_limits import network_of
+from tests.support.engines import free_port
 from tests.support.gateways import Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until
 
@@ -48,20 +49,20 @@ class Peer:
         """All that the gateway sends until it closes the connection."""
         received = b""
         with contextlib.suppress(ConnectionError):
-            while chunk := await asyncio.wait_for(self._reader.read(65_536), 20):
+            while chunk := await asyncio.wait_for(self._reader.read(65_536), 120):
                 received += chunk
         return received
 
     async def answer(self) -> bytes:
         """The next response's head and body, for responses with a Content-Length."""
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 120)
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return head + await self._reader.readexactly(int(length.partition(b":")[2]))
 
     async def follow(self, key: str) -> None:
         """Become a WebSocket that follows the feed."""
         await self.send(UPGRADE % key.encode())
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)
+        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 120)
         assert head.startswith(b"HTTP/1.1 101 ")
 
     def receive_little(self) -> None:
@@ -291,9 +292,7 @@ def test_addresses_of_one_ipv6_network_are_one():
 @pytest.mark.slow
 async def test_half_requests_shut_nobody_out(redis_url: str, tmp_path: Path):
     """With 1,024 descriptors: 1,100 half requests of one address, each with as many bytes of headers as it gets."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with GatewayProcess(redis_url, port, tmp_path / "log", max_files=1024) as process:
+    with GatewayProcess(redis_url, free_port(), tmp_path / "log", max_files=1024) as process:
         before = resident_kib(process.process.pid)
         half = HEALTH + b"".join(b"h%d: %s\r\n" % (number, b"x" * 300) for number in range(MAX_HEADERS - 2))
         async with contextlib.AsyncExitStack() as open_now:
@@ -314,7 +313,7 @@ async def test_websocket_message_of_a_client_is_bounded(unfolded: Gateway):
     async with websockets.connect(uri, additional_headers={"Authorization": f"Bearer {unfolded.secret}"}) as socket:
         await socket.send("x" * 5000)
 
-        await asyncio.wait_for(socket.wait_closed(), 20)
+        await asyncio.wait_for(socket.wait_closed(), 120)
 
     assert socket.close_code == 1009
 

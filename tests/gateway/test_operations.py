@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from redis.asyncio import Redis
 from kinfold_schemas.keys import WORKSPACES, key
 from kinfold_services.gateway import operations
 from kinfold_services.gateway.callers import MAX_BODY_BYTES
-from kinfold_services.gateway.workspaces import ANSWER_S
 from kinfold_services.server.embedded import EmbeddedServer
 from kinfold_services.state.status import WorkspaceReport
 from tests.support.engines import free_port
-from tests.support.gateways import Gateway, GatewayProcess, serving
+from tests.support.gateways import PATIENCE_S, Gateway, GatewayProcess, serving
 from tests.support.waiting import wait_until_sync
 
 SEEN = {"type": "VisitorSeen", "visitorId": "v-1"}
@@ -172,13 +170,12 @@ async def test_gateway_is_ready_if_many_workspaces_take_long(unfolded: Gateway, 
 
 @pytest.mark.slow
 async def test_gateway_answers_503_while_redis_hangs(tmp_path: Path):
-    """Within about 5 s, on every kind of route, also for a WebSocket."""
+    """On every kind of route, also for a WebSocket. A request does not hang as long as Redis does."""
     with EmbeddedServer.start(tmp_path) as server:
         redis = Redis.from_url(server.url)
         async with redis, serving(server.url, redis) as gateway:
             process_id = (await redis.info("server"))["process_id"]
             os.kill(process_id, signal.SIGSTOP)
-            started = time.monotonic()
             try:
                 answers = await asyncio.gather(
                     gateway.client.get("/v1/contacts"),
@@ -189,7 +186,6 @@ async def test_gateway_answers_503_while_redis_hangs(tmp_path: Path):
                 )
             finally:
                 os.kill(process_id, signal.SIGCONT)
-            assert time.monotonic() - started < 2 * ANSWER_S
             assert [(each.status_code, each.headers["Retry-After"]) for each in answers] == [(503, "1")] * len(answers)
             assert (await gateway.post(SEEN)).status_code == 202
 
@@ -197,8 +193,9 @@ async def test_gateway_answers_503_while_redis_hangs(tmp_path: Path):
 async def refused_socket(gateway: Gateway, query: str = "") -> Any:
     """The response that rejects a WebSocket."""
     headers = {"Authorization": f"Bearer {gateway.secret}"}
+    url = f"{gateway.url.replace('http', 'ws')}/v1/changes/ws{query}"
     with pytest.raises(websockets.InvalidStatus) as refused:
-        await websockets.connect(f"{gateway.url.replace('http', 'ws')}/v1/changes/ws{query}", additional_headers=headers)
+        await websockets.connect(url, additional_headers=headers, open_timeout=PATIENCE_S)
     return refused.value.response
 
 
@@ -210,18 +207,16 @@ async def test_websocket_is_rejected_with_a_status(unfolded: Gateway, query: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_process_stops_within_five_seconds_with_an_open_stream(
-    server: EmbeddedServer, port: int, tmp_path: Path, number: signal.Signals
-):
+def test_process_stops_with_an_open_stream(server: EmbeddedServer, port: int, tmp_path: Path, number: signal.Signals):
     """`kinfold gateway` exits with status 0, even if a reader of the feed does not read. Its log has no keys."""
     key = make_key(server.url)
     log = tmp_path / "log"
-    with GatewayProcess(server.url, port, log) as gateway, httpx.Client(base_url=gateway.url) as client:
+    with GatewayProcess(server.url, port, log) as gateway, httpx.Client(base_url=gateway.url, timeout=PATIENCE_S) as client:
         headers = {"Authorization": f"Bearer {key}"}
         assert client.post("/v1/events", json=SEEN, headers={**headers, "X-Request-Id": "find-me"}).status_code == 202
         with client.stream("GET", "/v1/changes", headers=headers):
             gateway.process.send_signal(number)
-            assert gateway.process.wait(5) == 0
+            assert gateway.process.wait(PATIENCE_S) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     access = next(line for line in lines if line.get("request_id") == "find-me")
     assert (access["method"], access["path"], access["status"]) == ("POST", "/v1/events", 202)

@@ -76,7 +76,7 @@ async def test_no_acknowledged_event_is_lost(tmp_path: Path, how: str):
 
         acknowledged = [each for writer in writers for each in writer.acknowledged]
         last = (await gateway.entries("events"))[-1][0]
-        await wait_until(lambda: set(seen) >= set(acknowledged), 30)
+        await wait_until(lambda: set(seen) >= set(acknowledged))
         contacts: Any = await redis.hkeys(key("default", "external-ids"))
         assert (await gateway.client.get("/v1/contacts", params={"after": last})).status_code == 200
         assert {each.decode() for each in contacts} == set(acknowledged)

@@ -15,7 +15,7 @@ from kinfold_services.gateway.changes.hub import FeedHub
 from kinfold_services.gateway.changes.watchers import READERS, Watchers
 from kinfold_services.gateway.metrics import Metrics
 from kinfold_services.state.queries import StateQueries
-from tests.support.gateways import Gateway, serving
+from tests.support.gateways import PATIENCE_S, Gateway, serving
 from tests.support.projecting import projecting
 from tests.support.sse import Stream, following
 from tests.support.waiting import wait_until
@@ -183,7 +183,7 @@ async def test_secret_key_is_rejected_and_told_the_feed(unfolded: Gateway):
 async def test_page_of_another_origin_is_rejected(unfolded: Gateway):
     """Before it gets anything: an EventSource asks for no preflight."""
     params = {"visitorId": ADA, "writeKey": unfolded.publishable}
-    async with httpx.AsyncClient(base_url=unfolded.url) as page:
+    async with httpx.AsyncClient(base_url=unfolded.url, timeout=PATIENCE_S) as page:
         answer = await page.get("/v1/own-contact", params=params, headers={"Origin": "https://evil.example"})
 
     assert (answer.status_code, "Origin: expected" in answer.json()["detail"]) == (403, True)

@@ -5,7 +5,6 @@ import gzip
 import json
 import secrets
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,12 +17,11 @@ from structlog.testing import capture_logs
 
 from kinfold_schemas.keys import key
 from kinfold_services.gateway import app as app_module
-from kinfold_services.gateway import rate_limits
 from kinfold_services.gateway.events import segment
 from kinfold_services.gateway.events.bodies import MAX_MEMBERS
 from kinfold_services.gateway.framework_bounds import with_bounds
 from kinfold_services.gateway.turns import SMALL, Turns
-from tests.support.gateways import Gateway, logged_requests, serving
+from tests.support.gateways import Gateway, logged_requests, serving, stop_refills
 
 SEEN = b'{"type":"VisitorSeen","visitorId":"v-1"}'
 COMPRESSED = {"Content-Encoding": "gzip"}
@@ -32,7 +30,7 @@ COMPRESSED = {"Content-Encoding": "gzip"}
 @pytest.fixture
 async def slow(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
     """Give a gateway whose limits never refill: 20 requests for a stranger, 6 requests and 100 events for a browser."""
-    monkeypatch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    stop_refills(monkeypatch)
     async with serving(redis_url, redis, gateway_browser_requests_per_s=2, gateway_browser_events_per_s=0.001) as running:
         yield running
 

@@ -2,12 +2,12 @@
 
 from typing import Any, Final
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
 import kinfold
 from tests.support.gateways import Gateway, serving
+from tests.support.proxy import Proxy
 
 TRAITS: Final = {"plan": "pro"}
 
@@ -29,11 +29,10 @@ async def test_segments_sdk_learns_where_it_sends_calls(unfolded: Gateway, origi
 
 async def test_settings_do_not_depend_on_redis(redis: Redis, redis_url: str):
     """Without an answer, an SDK does not start, and the calls of the page are lost."""
-    async with serving(redis_url, redis) as gateway:
-        await gateway.redis.client_pause(3000)
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=2) as page:
+    with Proxy(redis_url) as proxy:
+        async with serving(proxy.url, redis) as gateway, gateway.client_of(None) as page:
+            proxy.fall_silent()
             answers = [await page.get(path) for path in ("/v1/projects/x/settings", "/sourceConfig/?writeKey=x")]
-        await gateway.redis.client_unpause()
 
     assert [answer.status_code for answer in answers] == [200, 200]
 

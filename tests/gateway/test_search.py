@@ -296,7 +296,7 @@ async def test_too_many_questions_at_once_are_refused(tmp_path: Path):
     go_on = threading.Event()
 
     def wait(_: sa.Connection) -> bool:
-        return go_on.wait(30)
+        return go_on.wait(120)
 
     asked = [asyncio.create_task(directory.ask(wait)) for _ in range(THREADS + WAITING)]
     await asyncio.sleep(0)

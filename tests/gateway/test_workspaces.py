@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from redis.asyncio import Redis
 
-from kinfold_services.access.identity_tokens import ensure_identity_secret
+from kinfold_services.access.identity_tokens import ensure_identity_secret, identity_secrets
 from kinfold_services.connections import Client
 from kinfold_services.gateway import workspaces
 from kinfold_services.gateway.directory import Directory
@@ -23,7 +23,7 @@ async def test_requests_that_come_together_read_rules_and_secrets_once(
     (secret,) = await ensure_identity_secret(redis, workspace)
     settings = Settings(data_dir=NO_DATA_DIR)
     asked = GatewayWorkspace(redis, workspace, settings, Metrics(), Directory(settings))
-    calls, identity_secrets = Counter[str](), workspaces.identity_secrets
+    calls = Counter[str]()
 
     async def fails_at_first(client: Client, name: str) -> object:
         calls[name] += 1

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from kinfold_services.access.keys import create_key
 from tests.support.erased_people import ADAS_TEXTS, adas_events
 from tests.support.erasures import keys_with
-from tests.support.gateways import Gateway, serving
+from tests.support.gateways import PATIENCE_S, Gateway, serving
 from tests.support.projecting import fold_log, projecting
 from tests.support.waiting import wait_until
 
@@ -40,7 +40,7 @@ async def test_person_is_erased_and_the_old_id_answers_410(redis: Redis, gateway
         receipt.update(await gateway.get(location))
         return bool(receipt["state"] == "done")
 
-    await wait_until(is_done, 60)
+    await wait_until(is_done, 300)  # the process that erases is nicer than all others
     assert (receipt["by"], receipt["people"], receipt["contactIds"]) == ("the office", 1, [ada])
     assert await keys_with(redis, gateway.workspace, ADAS_TEXTS) == {}
     gone = await gateway.client.get(f"/v1/contacts/{ada}")
@@ -70,7 +70,7 @@ async def test_page_of_a_person_says_that_an_erasure_is_pending(redis: Redis, re
             (await gateway.get("/v1/contacts", externalId=each["externalId"]))["id"] for each in (ada, ben)
         ]
         asked = await gateway.client.post("/v1/erasures", json={named: ada[named].replace("Ada", "ADA")})
-        async with httpx.AsyncClient(base_url=gateway.url) as screen:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as screen:
             await screen.post("/sign-in", data={"key": gateway.secret, "by": "Sam"})
             adas, bens = [(await screen.get(f"/people/{each['contactId']}")).text for each in (ada, ben)]
             await screen.post("/sign-in", data={"key": await create_key(redis, gateway.workspace, "read"), "by": "Sam"})
@@ -98,16 +98,16 @@ async def test_subscribers_are_told_and_the_ring_has_no_body_any_more(gateway: G
 
     following = asyncio.create_task(follow("0", "ContactErased"))
     await gateway.client.post("/v1/events", json=adas_events(), params={"partial": "true"})
-    await wait_until(lambda: any(each.get("contact", {}).get("name") == "Ada Lovelace" for each in told), 30)
+    await wait_until(lambda: any(each.get("contact", {}).get("name") == "Ada Lovelace" for each in told))
 
     await gateway.client.post("/v1/erasures", json=PERSON)
 
-    await asyncio.wait_for(following, 60)
+    await asyncio.wait_for(following, 120)
     assert told[-1]["type"] == "ContactErased"
     assert "contact" not in told[-1]
     told.clear()
     following = asyncio.create_task(follow("0", "VisitorUnlinked"))  # Ben's, when Ada took the kiosk: from the ring
-    await asyncio.wait_for(following, 30)
+    await asyncio.wait_for(following, 120)
     assert not any(text in json.dumps(told) for text in ADAS_TEXTS)
 
 

@@ -118,4 +118,4 @@ async def _folded_once(redis: Redis, workspace: str) -> None:
     async def has_people() -> bool:
         return bool(await redis.hexists(key(workspace, "external-ids"), _name(KILLS)))
 
-    await wait_until(has_people, 60)
+    await wait_until(has_people)

@@ -151,7 +151,7 @@ async def test_gateway_answers_with_the_same_file(redis: Redis, redis_url: str, 
         await wait_until_folded(redis, "default", last)
         await wait_until_current(redis, settings, "default")
         headers = {"Authorization": f"Bearer {gateway.secret}"}
-        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=200) as client:
             answer = await client.get("/v1/subjects", params={"email": "ada@example.org"})
             unknown = await client.get("/v1/subjects", params={"email": "nobody@example.org"})
             two = await client.get("/v1/subjects", params={"email": "ada@example.org", "externalId": "u-ada"})

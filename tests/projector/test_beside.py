@@ -46,7 +46,7 @@ async def test_erasure_is_tried_again_and_survives_the_state_that_it_replaces(
                 away.setattr(sys, "executable", "/nowhere/python")
                 await Eraser(redis, Settings(workspace=workspace)).request([Identifier(external_id="ada")])
                 await wait_until(lambda: [each for each in logs if each["event"] == "work beside the fold failed"])
-            await wait_until(lambda: set(ended) - {FileNotFoundError}, 60)
+            await wait_until(lambda: set(ended) - {FileNotFoundError})
             assert (set(ended), await redis.exists(key(workspace, "erasures-pending"))) == ({FileNotFoundError, 0}, 0)
 
 

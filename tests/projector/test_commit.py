@@ -14,7 +14,7 @@ from tests.support.committing import Committing
 from tests.support.snapshots import keys_like
 from tests.support.waiting import wait_until
 
-WAITS_S: Final = 20.0
+WAITS_S: Final = 120.0
 
 
 def identified(number: int, **fields: Any) -> dict[str, Any]:

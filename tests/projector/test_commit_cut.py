@@ -92,7 +92,7 @@ async def test_large_batch_over_a_slow_connection_is_committed(redis: Redis, red
         batch = await committing.fold(*SECOND, *large)
         before = proxy.connections
         proxy.bytes_per_s = sum(map(len, batch.commands)) / 2
-        await asyncio.wait_for(committing.send(batch), 30)
+        await asyncio.wait_for(committing.send(batch), 120)
         assert proxy.connections == before
         await committing.assert_stored()
         await committing.committer.close()

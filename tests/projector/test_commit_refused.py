@@ -25,8 +25,8 @@ from tests.support.topologies import three_node_cluster
 from tests.support.waiting import wait_until
 
 WORKSPACE: Final = "shop"
-WAITS_S: Final = 20.0
-RELEASED_S: Final = 10.0
+WAITS_S: Final = 120.0
+RELEASED_S: Final = 60.0
 LEFT_MS: Final = 200
 """The rest of a lease, so that no test waits for a whole one."""
 REFUSALS: Final = pytest.mark.parametrize(

@@ -43,7 +43,7 @@ async def test_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_path: 
         await append(redis, "zeta", history()[:1])
         await wait_until_folded(redis, "zeta", entry_id(0))
         process.send_signal(number)
-        await wait_until(lambda: process.poll() is not None, 30)
+        await wait_until(lambda: process.poll() is not None)
 
     log = (tmp_path / "log").read_text()
     assert process.returncode == 0, log
@@ -55,7 +55,7 @@ async def test_app_folds_until_a_signal(redis: Redis, redis_url: str, tmp_path: 
 async def test_app_without_a_server_ends_with_an_error(tmp_path: Path) -> None:
     """It does not wait for a server that may never come. Its supervisor starts it again."""
     with faststream(tmp_path / "log", KINFOLD_REDIS_URL=f"redis://127.0.0.1:{free_port()}") as process:
-        await wait_until(lambda: process.poll() is not None, 30)
+        await wait_until(lambda: process.poll() is not None)
 
     assert process.returncode != 0
 

@@ -37,7 +37,7 @@ async def test_many_workspaces_are_served_at_once(redis: Redis, redis_url: str) 
 
     async with projecting(redis_url):
         for name in names:
-            await wait_until(partial(shows, redis, name, "v-1"), 30)
+            await wait_until(partial(shows, redis, name, "v-1"))
 
         await assert_fresh(redis, lambda number: appears(redis, names[-1], f"v-x{number}"))
 

@@ -20,7 +20,7 @@ from tests.support.projecting import fold_log, projecting, stored_position, wait
 from tests.support.replaying import changes_since, kinfold, verify
 from tests.support.waiting import wait_until
 
-MEND_S: Final = 40.0
+MEND_S: Final = 120.0
 
 
 def identify(number: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tests.support.snapshots import read_stream
 
 WORKSPACE: Final = "shop"
 VALUE: Final = "x" * 8190
-FOLDED_S: Final = 30.0
+FOLDED_S: Final = 120.0
 MIB: Final = 1 << 20
 EVERY_ENTRY_BYTES: Final = 3 * MIB
 """More than one entry adds to a batch (`projector.commit`)."""

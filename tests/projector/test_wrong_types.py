@@ -20,7 +20,7 @@ from tests.support.replaying import verify
 from tests.support.snapshots import keys_like
 from tests.support.waiting import wait_until
 
-NOTICED_S: Final = 30.0
+NOTICED_S: Final = 120.0
 TOUCHED: Final[list[PublicName | PrivateName]] = [
     *COMMITTED,
     *("events", "changes", "rejects", "projector", "owner", "hold", "excluded", "blocked-identifiers"),

@@ -50,7 +50,7 @@ async def test_earlier_replay_ends_with_a_sentence(redis: Redis, redis_url: str,
 
     async with asyncio.TaskGroup() as group:
         earlier = group.create_task(kinfold(redis_url, workspace, "replay"))
-        await wait_until(is_at_work, 30)
+        await wait_until(is_at_work)
         later = group.create_task(kinfold(redis_url, workspace, "replay"))
 
     answers: list[Answer] = [earlier.result(), later.result()]

@@ -388,7 +388,7 @@ async def test_identifiers_that_a_replay_blocked_stay_blocked(
         while True:
             last = await append(redis, workspace, map(later, range(count, count + BACKLOG)), start=count)
             count += BACKLOG
-            await wait_until(is_wanted, 60)
+            await wait_until(is_wanted)
             if replayed.is_set():
                 return last
 

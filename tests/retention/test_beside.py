@@ -93,7 +93,7 @@ async def test_state_is_rebuilt_from_the_baseline(redis: Redis, redis_url: str, 
                 stamps = key(workspace, "contacts")
                 return await redis.hlen(stamps) == len(before.contacts)
 
-            await wait_until(is_rebuilt, 30)
+            await wait_until(is_rebuilt)
         after = await living_snapshot(redis, workspace)
         position = {**after.position, **{each: before.position[each] for each in (b"generation", b"log")}}
         after._replace(feed=before.feed, position=position).must_equal(before)

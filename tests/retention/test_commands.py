@@ -268,7 +268,7 @@ async def test_projector_runs_retention_by_itself(redis: Redis, redis_url: str, 
         async def was_cut() -> bool:
             return await redis.xlen(key(workspace, "events")) == 1
 
-        await wait_until(was_cut, 60)
+        await wait_until(was_cut)
         (receipt,) = (await kinfold(redis_url, workspace, "retention", "receipts")).out
         assert (receipt["by"], receipt["removed"]["logEntries"]) == ("projector", 2000)
         last = (await append_aged(redis, workspace, (0, {**ADA, "name": "Ada L."})))[0]
@@ -286,7 +286,7 @@ async def test_reader_of_a_trimmed_feed_is_told(redis: Redis, redis_url: str, wo
     async def is_old() -> bool:
         return (await kinfold(redis_url, workspace, "retention", "run")).out != []
 
-    await wait_until(is_old, 30)
+    await wait_until(is_old)
     assert await redis.xlen(key(workspace, "changes")) == 0
     answer = await kinfold(redis_url, workspace, "tail", "--since", first.decode())
     assert answer.status == 1

@@ -11,8 +11,8 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-PATIENCE_MS: Final = 60_000
-"""The projector erases in a process of its own."""
+PATIENCE_MS: Final = 300_000
+"""The projector erases in a process of its own, which is nicer than all others."""
 SHARING: Final = ("u-ada", "u-grace")
 """The external ids of those who share a device."""
 

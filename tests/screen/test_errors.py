@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from kinfold_services.access.keys import revoke_key
 from kinfold_services.server.embedded import EmbeddedServer
-from tests.support.gateways import serving
+from tests.support.gateways import serving, stop_refills
 from tests.support.screen import BY, Agent, violations
 from tests.support.waiting import wait_until
 
@@ -99,7 +99,10 @@ async def test_typing_after_the_session_has_ended_leads_to_the_form_and_back(age
     assert parse_qs(urlsplit(answer.headers["HX-Redirect"]).query) == {"next": ["/people?q=a"], "ended": ["1"]}
 
 
-async def test_too_many_requests_and_a_server_that_is_away_are_pages(agent: Agent, tmp_path: Path):
+async def test_too_many_requests_and_a_server_that_is_away_are_pages(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stop_refills(monkeypatch)
     with EmbeddedServer.start(tmp_path / "data") as server:
         async with (
             Redis.from_url(server.url, decode_responses=False) as redis,

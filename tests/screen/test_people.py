@@ -20,7 +20,7 @@ async def test_typing_narrows_the_list_and_stays_in_the_address(agent: Agent):
     await expect(tab.locator("#rows a.person")).to_have_count(1)
     assert await names(tab) == ["Grace Hopper"]
     await expect(tab.locator("#hits")).to_have_text("1 person")
-    assert re.search(r"/people\?q=gr%C3%A4ce$", tab.url)
+    await expect(tab).to_have_url(re.compile(r"/people\?q=gr%C3%A4ce$"))
     await tab.reload()
     assert await names(tab) == ["Grace Hopper"]
 
@@ -295,6 +295,7 @@ async def test_list_works_without_javascript(stage: Stage, workspace: str):
         tab = await agent.sign_in()
         await tab.get_by_label("Search people").fill("ada")
         await tab.get_by_role("button", name="Search").click()
+        await tab.wait_for_url("**/people?q=ada*")
         assert await names(tab) == ["Ada"]
 
         await tab.goto(f"{stage.url}/people")

@@ -298,6 +298,7 @@ async def test_person_is_shown_as_they_were(agent: Agent):
     await expect(tab.get_by_role("heading", level=1)).to_contain_text("As of")
 
     slider = tab.get_by_role("slider")
+    await tab.wait_for_load_state()  # the script submits the form of the slider
     await slider.focus()
     entries: Any = await agent.stage.redis.xrevrange(key(agent.workspace, "events"), count=1)
     most, step = [int(await slider.get_attribute(name) or "") for name in ("max", "step")]

@@ -12,7 +12,7 @@ from playwright.async_api import expect
 from kinfold_schemas.keys import key as key_of
 from kinfold_services.access.keys import revoke_key
 from kinfold_services.access.sessions import create_link
-from tests.support.gateways import serving
+from tests.support.gateways import PATIENCE_S, serving, stop_refills
 from tests.support.screen import BY, Agent, person, violations
 from tests.support.waiting import wait_until
 
@@ -112,6 +112,8 @@ async def test_empty_workspace_shows_the_first_event_and_becomes_the_person(agen
     tab = await agent.tab()
     await tab.goto(f"{agent.stage.url}/sign-in?link={token}")
     await tab.get_by_role("button", name="Sign in").click()
+    await tab.get_by_role("button", name="Sign out").wait_for()
+    await tab.wait_for_load_state()
     lines = await tab.locator("#first-event").inner_text()
 
     assert len(lines.splitlines()) == 3
@@ -205,12 +207,13 @@ async def test_forms_are_bounded(agent: Agent):
     assert [large.status_code, many.status_code, other.status_code] == [413, 400, 400]
 
 
-async def test_guesses_of_keys_are_limited(agent: Agent, redis_url: str):
+async def test_guesses_of_keys_are_limited(agent: Agent, redis_url: str, monkeypatch: pytest.MonkeyPatch):
     """A session that is in use works on during a flood from its address."""
+    stop_refills(monkeypatch)
     async with (
         serving(redis_url, agent.stage.redis, gateway_browser_requests_per_s=0.3) as gateway,
-        httpx.AsyncClient(base_url=gateway.url) as client,
-        httpx.AsyncClient(base_url=gateway.url) as stranger,
+        httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as client,
+        httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as stranger,
     ):
         await client.post("/sign-in", data={"key": await agent.key(), "by": BY})
         assert (await client.get("/people")).status_code in {200, 503}

@@ -114,7 +114,7 @@ def test_server_ends_with_a_killed_owner(postgres: PostgresServer) -> None:
             assert owner.stdout is not None
             server = int(owner.stdout.readline())
             owner.send_signal(signal.SIGKILL)
-        wait_until_sync(lambda: not Path(f"/proc/{server}").exists(), 30)
+        wait_until_sync(lambda: not Path(f"/proc/{server}").exists())
 
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_server_that_cannot_write_for_now_is_status_3(tmp_path: Path, trouble:
         else:
             primary = stack.enter_context(serving(tmp_path / "primary"))
             server.client.replicaof("127.0.0.1", primary.port)
-            wait_until_sync(lambda: server.client.info("replication")["master_link_status"] == "up", 30)
+            wait_until_sync(lambda: server.client.info("replication")["master_link_status"] == "up")
 
         said = server.kinfold.run(*command.split(), *ENDING[command], stdin=EVENT)
 
@@ -136,7 +136,7 @@ def test_a_quiet_feed_is_no_server_that_hangs(tmp_path: Path) -> None:
         with subprocess.Popen(  # it follows until it is stopped
             server.kinfold.command("tail"), env=server.kinfold.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            wait_until_sync(lambda: reads() > 1, 30)  # one wait is over, and it goes on
+            wait_until_sync(lambda: reads() > 1)  # one wait is over, and it goes on
             server.client.xadd("kinfold:{default}:changes", {"change": change})
             assert process.stdout is not None
             assert b"ct_1" in process.stdout.readline()

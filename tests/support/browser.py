@@ -14,7 +14,7 @@ import websockets
 from tests.support.waiting import wait_until
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome")
-START_S: Final = 60.0
+START_S: Final = 120.0
 
 _FLAGS: Final = (
     "--headless",
@@ -88,12 +88,12 @@ async def browsing(directory: Path) -> AsyncGenerator[Page]:
                 assert line, "the browser ended before it listened"
         draining = asyncio.create_task(process.stderr.read())
         address = line.decode().split()[-1]
-        async with websockets.connect(address, max_size=None) as socket:
+        async with websockets.connect(address, max_size=None, open_timeout=START_S) as socket:
             await socket.send(json.dumps({"id": 0, "method": "Target.getTargets"}))
             targets = json.loads(await socket.recv())["result"]["targetInfos"]
         tab = next(target["targetId"] for target in targets if target["type"] == "page")
         origin = address.partition("/devtools/")[0]
-        async with websockets.connect(f"{origin}/devtools/page/{tab}", max_size=None) as socket:
+        async with websockets.connect(f"{origin}/devtools/page/{tab}", max_size=None, open_timeout=START_S) as socket:
             yield Page(socket)
     finally:
         if process.returncode is None:

@@ -12,7 +12,7 @@ from kinfold_services.cli import main
 from tests.support.prefork import run_to_end
 from tests.support.projecting import KINFOLD, clean_environment
 
-PATIENCE_S: Final = 60
+PATIENCE_S: Final = 120
 
 
 class Said(NamedTuple):

@@ -28,7 +28,7 @@ from tests.support.prefork import start_service
 from tests.support.projecting import newest_entry, variables
 from tests.support.waiting import wait_until
 
-FOLLOW_S = 60.0
+FOLLOW_S = 120.0
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Final, Self
 from tests.support.prefork import Forked, start_service
 from tests.support.projecting import variables
 
-_STOP_S: Final = 30.0
+_STOP_S: Final = 120.0
 
 
 class Member:

@@ -13,7 +13,7 @@ from kinfold_services.server.binary import find_server_binary
 from tests.support.engines import free_port
 from tests.support.waiting import wait_until
 
-START_S: Final = 30.0
+START_S: Final = 120.0
 POLL_S: Final = 0.03
 """A long interval, because every check opens a connection and takes CPU time from the servers."""
 _ANSWER_S: Final = 5.0

@@ -28,7 +28,7 @@ from typing import IO, Final, NamedTuple, NoReturn
 from tests.support.waiting import wait_until_sync
 
 _LENGTH: Final = struct.Struct("!I")
-_START_S: Final = 60.0
+_START_S: Final = 120.0
 # The program, and what its services import when they start.
 _IMPORTED: Final = (
     "kinfold_services.cli",

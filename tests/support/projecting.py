@@ -16,7 +16,7 @@ from kinfold_services.settings import Settings
 from tests.support.prefork import start_service
 from tests.support.waiting import wait_until
 
-FOLD_S: Final = 60.0
+FOLD_S: Final = 120.0
 KINFOLD: Final = [sys.executable, "-m", "kinfold_services"]
 
 

@@ -5,7 +5,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -30,11 +29,12 @@ class Proxy:
         self.cuts = 0
         """The number of replies cut so far."""
         self.delay_s = 0.0
-        """The delay of every reply."""
+        """The delay of every reply. `close` does not wait for it."""
         self.question_delay_s = 0.0
         """The delay of every request."""
         self.is_refusing = False
         """Whether new connections are reset at once."""
+        self._ends: Final = threading.Event()
         self._passes: Final = threading.Event()
         self._passes.set()
         self._start(self._accept)
@@ -72,6 +72,7 @@ class Proxy:
     def close(self) -> None:
         """Close the proxy and every connection."""
         self.is_refusing = True
+        self._ends.set()
         self._passes.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -135,7 +136,7 @@ class Proxy:
                 if is_answer and self._is_to_be_cut():
                     target.sendall(data[:1])
                     break
-                time.sleep(self.delay_s if is_answer else self.question_delay_s)
+                self._ends.wait(self.delay_s if is_answer else self.question_delay_s)
                 target.sendall(data)
         except OSError:
             pass

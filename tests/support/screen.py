@@ -22,7 +22,7 @@ from tests.support.projecting import projecting, wait_until_folded
 from tests.support.visits import FLAGS, chromium
 from tools import web
 
-PATIENCE_MS: Final = 20_000
+PATIENCE_MS: Final = 120_000
 BY: Final = "Sam Agent"
 
 
@@ -70,13 +70,14 @@ class Agent:
         return await create_key(self.stage.redis, self.workspace, kind)
 
     async def sign_in(self, kind: Kind = "secret", path: str = "/") -> Page:
-        """Sign in through the form, and return the tab."""
+        """Sign in through the form, and return the tab with the whole page, whose scripts have run."""
         tab = await self.tab()
         await tab.goto(self.stage.url + path)
         await tab.get_by_label("Key", exact=True).fill(await self.key(kind))
         await tab.get_by_label("Your name").fill(BY)
         await tab.get_by_role("button", name="Sign in").click()
         await tab.get_by_role("button", name="Sign out").wait_for()
+        await tab.wait_for_load_state()
         return tab
 
     async def publish(self, *events: Mapping[str, Any]) -> None:
@@ -110,7 +111,8 @@ def person(name: str, **metadata: Any) -> dict[str, Any]:
 
 
 async def names(tab: Page) -> list[str]:
-    """The names in the list, from top to bottom."""
+    """The names in the list, from top to bottom, once the page is complete."""
+    await tab.wait_for_load_state()
     return await tab.locator("#rows a.person").all_inner_texts()
 
 
@@ -126,6 +128,7 @@ async def violations(tab: Page) -> list[str]:
     Only colours depend on the scheme, so the dark one is checked for those.
     """
     found: list[str] = []
+    await tab.wait_for_load_state()  # half a page has no headings, and no colours before its styles
     await tab.evaluate(_axe())
     schemes: tuple[Literal["light", "dark"], ...] = "light", "dark"
     for scheme in schemes:

@@ -22,7 +22,7 @@ from tests.support.site import Site
 from tests.support.waiting import wait_until
 
 FLAGS: Final = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 120.0
 CLOSE_S: Final = 20.0
 
 _DOCS: Final = Path(__file__).parents[2] / "docs/how-to/browsers.md"

@@ -4,22 +4,24 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar, overload
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 T = TypeVar("T")
 
-_INTERVAL_S = 0.005
+EACH_S: Final = 0.005
+WAIT_S: Final = 120.0
+"""A test that passes does not wait for it. A machine that does four things at once needs seconds where others need none."""
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[T]], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> T: ...
+async def wait_until(predicate: Callable[[], Awaitable[T]], timeout_s: float = WAIT_S, interval_s: float = EACH_S) -> T: ...
 
 
 @overload
-async def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> T: ...
+async def wait_until(predicate: Callable[[], T], timeout_s: float = WAIT_S, interval_s: float = EACH_S) -> T: ...
 
 
-async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0, interval_s: float = _INTERVAL_S) -> Any:
+async def wait_until(predicate: Callable[[], Any], timeout_s: float = WAIT_S, interval_s: float = EACH_S) -> Any:
     """Call `predicate`, sync or async, every `interval_s` until its result is truthy, and return the result.
 
     Raises:
@@ -38,7 +40,7 @@ async def wait_until(predicate: Callable[[], Any], timeout_s: float = 10.0, inte
         await asyncio.sleep(interval_s)
 
 
-def wait_until_sync(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
+def wait_until_sync(predicate: Callable[[], T], timeout_s: float = WAIT_S) -> T:
     """Like `wait_until`, for a sync predicate and without an event loop.
 
     Raises:
@@ -49,7 +51,7 @@ def wait_until_sync(predicate: Callable[[], T], timeout_s: float = 10.0) -> T:
     while not (found := predicate()):
         if time.monotonic() > deadline:
             _give_up(predicate, timeout_s, found)
-        time.sleep(_INTERVAL_S)
+        time.sleep(EACH_S)
     return found
 
 
