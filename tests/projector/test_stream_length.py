@@ -55,7 +55,7 @@ async def test_stream_that_is_deleted_while_it_is_measured_is_empty(redis: Redis
     await redis.xadd("stream", {"event": "x"})
     length = StreamLength(1, MOST_BYTES)
     async with DeletesMeanwhile.from_url(redis_url) as client:
-        for _ in range(2):  # the second time, it is not there at all
+        for _ in range(2):  # the second time, it is missing
             await length.measure(client, "stream")
 
     assert length.add(1, 1) == 1
