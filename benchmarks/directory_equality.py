@@ -291,7 +291,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--contacts", type=int, default=1_000_000)
     parser.add_argument("--later", type=int, default=100_000, help="how many events follow the load")
-    parser.add_argument("--kills", type=int, default=20, help="how often it is killed in the load, and in what follows")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="how often (at least once) it is killed in the load, and as often after it"
+    )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/directory_equality.json")
     options: Any = parser.parse_args()
