@@ -1,9 +1,11 @@
 """Compare the directory with the projector's contacts, row by row, at 1,000,000 contacts, in SQLite or PostgreSQL.
 
-    python benchmarks/directory_equality.py [--contacts 1000000] [--later 100000] [--database sqlite] [--json FILE]
+    python benchmarks/directory_equality.py [--contacts 1000000] [--later 100000] [--kills 20] [--database sqlite] [--json FILE]
 
-They are compared three times: after the load, in which the directory is killed (SIGKILL) while it fills a build; after further
-events, with another SIGKILL; and after a replay without some of the events, which changes and removes contacts.
+They are compared three times: after the load, after further events, and after a replay without some of the events, which
+changes and removes contacts. The load and the further events come in as many pieces as there are SIGKILLs. The directory is
+killed in the middle of each piece, at a random moment. With `--kills 1`, a load of a million makes more changes than the feed
+keeps, so the directory is killed while it fills a build from a snapshot.
 
 Each contact's row has to have all values that the contact in Redis gives. The metadata rows have to be those of all contacts:
 as many, with the same sum of digests. The table of counts has to be what GROUP BY finds, and the text index passes FTS5's own
@@ -55,6 +57,8 @@ _LOOK_AGAIN_S: Final = 0.1
 _EXCLUDED: Final = 500
 """The replay leaves out one event in this many."""
 _DIGEST_BITS: Final = 128
+_LATEST_KILL_S: Final = 0.3
+"""So much later than the directory got far enough, so that a SIGKILL also comes in the middle of a transaction."""
 
 _VALUES: Final = ("contact_id", "key", "kind", "number", "text")
 
@@ -188,6 +192,7 @@ class Comparison:
         self._server: Final = server
         self._settings: Final = settings
         self._log: Final = log
+        self._dice: Final = random.Random(14)  # noqa: S311  the same delays every time
         self.found: Final[list[Compared]] = []
 
     @contextmanager
@@ -200,7 +205,7 @@ class Comparison:
             yield process
 
     def killed_when(self, is_time: Callable[[sa.Connection], bool]) -> None:
-        """Run a directory until something is in its database, and kill it."""
+        """Run a directory until something is in its database, and kill it a little later."""
         with self.directory() as process:
             deadline = time.monotonic() + _PATIENCE_S
             database = Database(self._settings, read_only=True)
@@ -209,6 +214,7 @@ class Comparison:
                     if is_time(connection):
                         break
                 time.sleep(_LOOK_AGAIN_S)
+            time.sleep(self._dice.uniform(0, _LATEST_KILL_S))
             process.kill()
             database.close()
 
@@ -285,10 +291,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--contacts", type=int, default=1_000_000)
     parser.add_argument("--later", type=int, default=100_000, help="how many events follow the load")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="how often (at least once) it is killed in the load, and as often after it"
+    )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path, help="output file; default: benchmarks/results/directory_equality.json")
     options: Any = parser.parse_args()
     contacts: int = options.contacts
+    later: int = options.later
+    kills: int = options.kills
     events = Population(contacts).events()
     with (
         tempfile.TemporaryDirectory(prefix="kinfold-bench-") as name,
@@ -297,21 +308,29 @@ def main() -> None:
     ):
         comparison = Comparison(server, settings, Path(name) / "directory.log")
         with Projector(server) as projector:
-            projector.fold({WORKSPACE: append(server.socket, WORKSPACE, islice(events, contacts))}, _PATIENCE_S)
-            comparison.killed_when(has_filled(contacts // 20))
-            comparison.compare(f"{contacts:,} contacts, and a SIGKILL")
-            build = build_of(settings)
-            assert build is not None
-            projector.fold({WORKSPACE: append(server.socket, WORKSPACE, islice(events, options.later))}, _PATIENCE_S)
-            comparison.killed_when(has_left(build.position))
-            comparison.compare(f"{options.later:,} events more, and a SIGKILL")
+
+            def fold(some: Iterator[bytes]) -> None:
+                projector.fold({WORKSPACE: append(server.socket, WORKSPACE, some)}, _PATIENCE_S)
+
+            for number in range(1, kills + 1):
+                fold(islice(events, contacts * number // kills - contacts * (number - 1) // kills))
+                comparison.killed_when(has_filled(contacts * (2 * number - 1) // (2 * kills)))
+            comparison.compare(f"{contacts:,} contacts, SIGKILLs: {kills}")
+            for number in range(1, kills + 1):
+                build = build_of(settings)
+                assert build is not None
+                fold(islice(events, later * number // kills - later * (number - 1) // kills))
+                comparison.killed_when(has_left(build.position))
+            comparison.compare(f"{later:,} events more, SIGKILLs: {kills}")
             left_out = replay(server, Path(name) / "excluded")
             comparison.compare(f"a replay without {left_out:,} events")
         where = environment(server.name)
     rows = [msgspec.structs.astuple(each) for each in comparison.found]
     show(f"the directory against the contacts, {options.database}", Compared.__struct_fields__, rows)
     write(
-        "directory_equality", {"environment": where, "database": options.database, "compared": comparison.found}, options.json
+        "directory_equality",
+        {"environment": where, "database": options.database, "kills": kills, "compared": comparison.found},
+        options.json,
     )
     if any(each.differences for each in comparison.found):
         sys.exit(1)

@@ -176,7 +176,8 @@ def by_filter(side: Side, questions: int, _: int) -> Iterator[Asked]:
         yield filtered(side, query, ("pro", 99), after)
         page = side.find(query)
         last = msgspec.json.decode(page.records[-1])
-        after = (last["lastSeenAt"], last["id"])
+        # A small population has few pages: then from the first one again.
+        after = (LAST_TIME, "") if page.next_cursor is None else (last["lastSeenAt"], last["id"])
         query = msgspec.structs.replace(query, cursor=page.next_cursor)
 
 
@@ -207,10 +208,14 @@ def filtered(side: Side, query: Query, values: tuple[str, int], after: tuple[str
 
 
 def counted(side: Side, questions: int, _: int) -> Iterator[Asked]:
-    """How many contacts have each plan, and each value of two other keys. By hand it is asked of the table of counts."""
+    """How many contacts have each plan, and each value of two other keys. By hand it is asked of the table of counts.
+
+    The number of all contacts tells how many have no value.
+    """
     mark = "?" if side.is_sqlite else "%s"
     statement = (
-        f"SELECT kind, number, text, contacts FROM directory2_counts WHERE build = {mark} AND key = {mark} "
+        f"SELECT kind, number, text, contacts, (SELECT contacts FROM directory_builds WHERE id = {mark}) AS everybody "
+        f"FROM directory2_counts WHERE build = {mark} AND key = {mark} "
         f"ORDER BY contacts DESC, kind, number, text LIMIT {mark}"
     )
     for number in range(questions):
@@ -220,7 +225,7 @@ def counted(side: Side, questions: int, _: int) -> Iterator[Asked]:
             with side.database.reading() as connection:
                 return len(count_by(connection, WORKSPACE, Field(key, in_metadata=True), Query(), TOP, NOW_MS).values)
 
-        yield Asked(ours, statement, (BUILD, key, TOP))
+        yield Asked(ours, statement, (BUILD, BUILD, key, TOP))
 
 
 def late_page_of_field(side: Side, questions: int, contacts: int) -> Iterator[Asked]:

@@ -3,8 +3,9 @@
 import hashlib
 from typing import Final
 
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS: Final = [one + other for one in _ALPHABET for other in _ALPHABET]
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+"""What an id consists of, after `ct_`."""
+_PAIRS: Final = [one + other for one in ALPHABET for other in ALPHABET]
 _MAX_MS: Final = 2**48 - 1
 
 

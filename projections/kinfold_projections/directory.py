@@ -68,7 +68,8 @@ def index_text(text: str) -> str:
 def search_text(contact: Contact) -> str:
     """What a search looks at: name, address, external id and contact id, one a line, folded.
 
-    Since each line ends with a newline, any two characters of one begin a trigram, with which SQLite finds short words.
+    Since each line ends with a newline, any two characters of one begin a trigram, with which SQLite finds short words. So does
+    any single character, except the last one of the id.
     """
     parts = (contact.name, contact.email, contact.external_id, contact.id)
     return fold_text("".join([f"{part}\n" for part in parts if part is not None]))

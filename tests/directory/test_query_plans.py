@@ -1,6 +1,7 @@
 """How the databases find contacts: by the plans that they make for the statements of a search."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -9,14 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from benchmarks.harness.population import NOW_MS, Population
-from kinfold_schemas.filters import parse
+from kinfold_schemas.filters import Field, parse
 from kinfold_services.directory import rare
 from kinfold_services.directory import search as searching
 from kinfold_services.directory.database import Database
 from kinfold_services.directory.metadata_keys import metadata_keys
 from kinfold_services.directory.query import Count, Page, Query
 from kinfold_services.directory.rare import Most
-from kinfold_services.directory.search import count, search
+from kinfold_services.directory.search import count, count_by, search
 from kinfold_services.directory.shapes import create_tables
 from kinfold_services.directory.sorting import parse_sort
 from kinfold_services.directory.tables import contacts
@@ -73,6 +74,26 @@ def test_keys_are_listed_in_few_questions_that_read_an_index(filled: Database):
     assert keys.names == wanted
     assert sorted(keys.frequent) == wanted
     assert len(wanted) > len(statements) <= 3
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(50, 2), (1, 3)])
+def test_a_count_by_key_asks_for_the_sum_only_if_there_may_be_other_values(filled: Database, limit: int, asked: int):
+    """Each statement takes longer on its way than in the database. The first one is for the build."""
+    statements: list[str] = []
+
+    @event.listens_for(filled.engine, "before_cursor_execute")
+    def see(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        statements.append(statement)
+
+    with filled.reading() as connection:
+        statements.clear()
+        counted = count_by(connection, "ours", Field("plan", in_metadata=True), Query(), limit, NOW_MS)
+    assert len(statements) == asked
+    plans = Counter(contact.metadata.get("plan") for contact in Population(CONTACTS).contacts("ours"))
+    missing = plans.pop(None)
+    most = plans.most_common(limit)
+    assert counted.values == most
+    assert (counted.other, counted.missing) == (plans.total() - sum(times for _, times in most), missing)
 
 
 @pytest.mark.parametrize("directory_settings", ["sqlite"], indirect=True)

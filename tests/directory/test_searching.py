@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.harness.population import Population
-from kinfold_projections.contact_ids import make_contact_id
+from kinfold_projections.contact_ids import ALPHABET, make_contact_id
+from kinfold_projections.directory import search_text
 from kinfold_schemas.contacts import Contact
 from kinfold_schemas.filters import Comparison, Contains, Field, Filter, WrongFilter, parse
 from kinfold_services.directory import search as searching
@@ -159,6 +160,17 @@ def test_words_of_one_and_two_letters_are_found_at_any_place(database: Database)
     asked |= {make_contact_id("ours", f"{NOW_MS - 998}-0")[-2:]: ["u-2"]}  # the last characters of the text
     for q, expected in asked.items():
         assert ids(database, Query(q=q, sort=BY_ID)) == expected, q
+
+
+def test_a_single_letter_is_found_at_the_end_of_an_id(database: Database):
+    """It is the last one of the text, and begins no trigram there."""
+    people = [person(number) for number in range(40)]
+    fill(database, people)
+    for letter in ALPHABET:
+        expected = [contact.external_id for contact in people if letter in search_text(contact)]
+        assert ids(database, Query(q=letter, sort=BY_ID)) == expected, letter
+        with database.reading() as connection:
+            assert count(connection, "ours", Query(q=letter), NOW_MS).count == len(expected), letter
 
 
 def test_misspelt_words_find_similar_ones_on_postgresql_alone(database: Database):

@@ -7,7 +7,7 @@ WHERE. Under `not`, it is made false first.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Protocol, cast
 
@@ -79,7 +79,7 @@ _KEYS: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
 """An identifier's column, and the function that makes the key to compare (contract section 2)."""
 
 
-class Sql(Protocol):
+class Sql(Hashable, Protocol):
     """What the two databases write differently."""
 
     knows_words: ClassVar[bool]
@@ -365,6 +365,10 @@ class Postgresql:
         return sa.cast(sa.literal(msgspec.json.encode(value).decode(), sa.Text()), postgresql.JSONB)
 
 
+_SQLITE: Final = Sqlite()
+_POSTGRESQL: Final = Postgresql()
+
+
 def sql_of(connection: sa.Connection) -> Sql:
     """What the connection's database writes."""
-    return Sqlite() if connection.dialect.name == "sqlite" else Postgresql()
+    return _SQLITE if connection.dialect.name == "sqlite" else _POSTGRESQL

@@ -225,7 +225,8 @@ def _sqlite_engine(path: Path, options: dict[str, Any], *, read_only: bool) -> s
     def begin(connection: sa.Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         # A transaction that begins to write after it has read fails if another one has written in between.
         writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        raw: Any = connection.connection.driver_connection
+        raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

@@ -13,6 +13,9 @@ from kinfold_services.directory.tables import contacts, counts
 
 MAX_KEYS: Final = 200
 _SAMPLE: Final = 20
+_HAS_KEY: Final = (
+    sa.select(counts.c.key).where(counts.c.build == sa.bindparam("build"), counts.c.key == sa.bindparam("key")).limit(1)
+)
 
 
 class MetadataKeys(msgspec.Struct, frozen=True):
@@ -56,7 +59,4 @@ def unknown_keys(connection: sa.Connection, workspace: str, fields: Iterable[Fie
     """
     build = current_build(connection, workspace).id
     names = sorted({field.name for field in fields if field.in_metadata})
-    has_it = sa.select(counts.c.key).where(counts.c.build == build).limit(1)
-    return [
-        name for name in names if connection.execute(has_it.where(counts.c.key == sa.literal(name, sa.Text()))).first() is None
-    ]
+    return [name for name in names if connection.execute(_HAS_KEY, {"build": build, "key": name}).first() is None]

@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from kinfold_projections.contact_ids import ALPHABET
 from kinfold_projections.directory import INDEXED_CHARS, NUMBER, STRING, fold_text, index_text, index_value
 from kinfold_schemas.filters import And, Comparison, Contains, Dated, Exists, Field, Filter, Not, OneOf, Or, Value
 from kinfold_schemas.identifiers import email_key, id_key, stripped
@@ -28,6 +29,7 @@ _WORTH_READING: Final = 4
 _IN_SEARCH_TEXT: Final = frozenset({"id", "externalId", "email", "name"})
 _RANGES: Final = frozenset({"visitorCount", "firstSeenAt", "lastSeenAt", "createdAt", "updatedAt"})
 _Leaf = Comparison | OneOf | Contains | Exists
+_ENDS_OF_IDS: Final = frozenset(ALPHABET)
 _LAST_CHARACTER: Final = "\U0010ffff"
 
 
@@ -210,7 +212,8 @@ class Finder:
         if "\n" in word:
             return
         if len(word) < TRIGRAM:
-            if self._is_sqlite:
+            # The text's last character, which is the id's, begins no trigram. A walk is short: most ids have any of these.
+            if self._is_sqlite and word not in _ENDS_OF_IDS:
                 begins = trigrams.c.term >= word, trigrams.c.term < word + _LAST_CHARACTER
                 yield _Candidate(sa.select(trigrams.c.doc).where(*begins), contacts.c.n, word=word)
         elif self._is_sqlite:

@@ -9,7 +9,7 @@ Call these in a transaction of `Database.reading`, which shows one state and bou
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -27,8 +27,10 @@ from kinfold_services.directory.sorting import (
     Cursor,
     Segment,
     indexed_column,
+    page_values,
     read_cursor,
     segments,
+    walk_of_everybody,
     write_cursor,
 )
 from kinfold_services.directory.tables import contacts, counts, metadata
@@ -50,6 +52,15 @@ _MOST_SIMILAR: Final = 2000
 """How many contacts are compared in each turn."""
 _SEEN_CHARS: Final = INDEXED_CHARS + 1
 """How much of a long string `count_by` shows: its beginning, and `…`."""
+
+_OF_KEY: Final = sa.and_(counts.c.build == sa.bindparam("build"), counts.c.key == sa.bindparam("key"))
+_MOST_FREQUENT: Final = (
+    sa.select(counts.c.kind, counts.c.number, counts.c.text, counts.c.contacts)
+    .where(_OF_KEY)
+    .order_by(counts.c.contacts.desc(), counts.c.kind, counts.c.number, counts.c.text)
+    .limit(sa.bindparam("rows"))
+)
+_TOTAL: Final = sa.select(sa.func.sum(counts.c.contacts)).where(_OF_KEY)
 
 
 def search(connection: sa.Connection, workspace: str, query: Query, now_ms: int) -> Page:
@@ -137,9 +148,9 @@ class _QueryRun:
         limit = self._query.limit
         cursor = None
         if len(rows) > limit:
-            segment, values, _ = rows[limit - 1]
-            cursor = write_cursor(Cursor(self._hash, self._now_ms, segment, values))
-        return self._page([record for _, _, record in rows[:limit]], cursor)
+            segment, (*values, _) = rows[limit - 1]
+            cursor = write_cursor(Cursor(self._hash, self._now_ms, segment, tuple(values)))
+        return self._page([row[-1] for _, row in rows[:limit]], cursor)
 
     def _page(self, records: list[str], next_cursor: str | None = None, *, approximate: bool = False) -> Page:
         return Page([record.encode() for record in records], next_cursor, approximate, self.build.position)
@@ -171,19 +182,19 @@ class _QueryRun:
         select = sa.select(found.c.id, found.c.record).order_by(found.c.similarity.desc(), found.c.id)
         return [(row[0], row[1]) for row in self._connection.execute(select.limit(self._query.limit)).all()]
 
-    def _rows(self) -> list[tuple[int, tuple[Any, ...], str]]:
-        """One row more than the page has, if there are as many: the segment, the values of its keys, the record."""
+    def _rows(self) -> list[tuple[int, tuple[Any, ...]]]:
+        """One row more than the page has, if there are as many: the segment; and the values of its keys, and the record."""
         limit = self._query.limit
         found = self._found(most_found(self._sql, limit * self.build.contacts), self._query.sort.field)
-        rows: list[tuple[int, tuple[Any, ...], str]] = []
+        rows: list[tuple[int, tuple[Any, ...]]] = []
         first = 0 if self._cursor is None else self._cursor.segment
         for number, segment in enumerate(self._segments[first:], first):
             after = self._cursor.values if self._cursor is not None and number == first else None
             if segment.from_metadata and self._is_few(found):
-                part: Iterable[tuple[tuple[Any, ...], str]] = self._sorted_here(found, after, limit + 1 - len(rows))
+                part = self._sorted_here(found, after, limit + 1 - len(rows))
             else:
-                part = self._walked(segment, found, after, limit + 1 - len(rows))
-            rows += [(number, values, record) for values, record in part]
+                part = self._walked(number, found, after, limit + 1 - len(rows))
+            rows += [(number, row) for row in part]
             if len(rows) > limit:
                 break
         return rows
@@ -194,32 +205,26 @@ class _QueryRun:
             return False
         return found.is_whole or found.rows <= most_sorted(self._sql, self._query.limit * self.build.contacts)
 
-    def _walked(
-        self, segment: Segment, found: Found | None, after: tuple[Any, ...] | None, limit: int
-    ) -> list[tuple[tuple[Any, ...], str]]:
+    def _walked(self, number: int, found: Found | None, after: tuple[Any, ...] | None, limit: int) -> list[tuple[Any, ...]]:
         """The rows of a segment in the order of its index; or those of a rare condition, sorted."""
-        descending = self._query.sort.descending
+        if found is None and self.is_everybody:
+            select = walk_of_everybody(self._sql, self._query.sort, self.build.id, number, goes_on=after is not None)
+        else:
+            select = self._walk(self._segments[number], found, goes_on=after is not None)
+        return list(map(tuple, self._connection.execute(select, page_values(limit, after)).all()))
+
+    def _walk(self, segment: Segment, found: Found | None, *, goes_on: bool) -> Select:
         is_few = self._is_few(found)
         if segment.from_metadata and found is not None and not is_few:
             # The index of keys tells the contact's id, and not its number.
             found = None if found.column is contacts.c.n else msgspec.structs.replace(found, column=metadata.c.contact_id)
-        select: Select = sa.select(*segment.keys, contacts.c.record).where(segment.condition)
-        if segment.from_metadata:
-            its = metadata.c
-            joined = metadata.join(contacts, sa.and_(contacts.c.build == its.build, contacts.c.id == its.contact_id))
-            select = select.select_from(joined)
-        else:
-            select = select.select_from(contacts)
-        select = self._matching(select, found, indexed_column(self._query.sort), walks=not is_few)
-        if after is not None:
-            select = select.where(segment.after(after, descending=descending))
-        keys = [self._sql.unindexed(key) for key in segment.keys] if is_few else segment.keys
-        select = select.order_by(*[key.desc() if descending else key for key in keys]).limit(limit)
+        select = self._matching(segment.select(), found, indexed_column(self._query.sort), walks=not is_few)
         if not is_few and self._query.where is not None and not (self.words and self._sql.knows_words):
             self._sql.prefer_order(self._connection)
-        return [(tuple(row[:-1]), row[-1]) for row in self._connection.execute(select).all()]
+        keys = [self._sql.unindexed(key) for key in segment.keys] if is_few else segment.keys
+        return segment.page_of(select, keys, descending=self._query.sort.descending, goes_on=goes_on)
 
-    def _sorted_here(self, found: Found, after: tuple[Any, ...] | None, limit: int) -> list[tuple[tuple[Any, ...], str]]:
+    def _sorted_here(self, found: Found, after: tuple[Any, ...] | None, limit: int) -> list[tuple[Any, ...]]:
         """The few contacts of a rare condition, sorted by a metadata key. The index of keys cannot be asked for a contact."""
         key, descending = self._query.sort.field.name, self._query.sort.descending
         select: Select = sa.select(contacts.c.id, contacts.c.metadata).where(self._sql.is_set(key))
@@ -232,7 +237,7 @@ class _QueryRun:
             contacts.c.build == self.build.id, contacts.c.id.in_([contact_id for *_, contact_id in keys])
         )
         records: dict[str, str] = {row.id: row.record for row in self._connection.execute(wanted).all()}
-        return [(each, records[each[-1]]) for each in keys]
+        return [(*each, records[each[-1]]) for each in keys]
 
     # --- what matches
 
@@ -316,12 +321,12 @@ class _QueryRun:
 
     def counts_of_key(self, key: str, limit: int) -> Counts:
         """The counts of a metadata key, from the table that keeps them."""
-        its = counts.c
-        of_key = sa.and_(its.build == self.build.id, its.key == sa.literal(key, sa.Text()))
-        order = (its.contacts.desc(), its.kind, its.number, its.text)
-        most = sa.select(its.kind, its.number, its.text, its.contacts).where(of_key).order_by(*order).limit(limit)
-        values = [(_shown(kind, number, text), times) for kind, number, text, times in self._connection.execute(most).all()]
-        total = int(self._connection.execute(sa.select(sa.func.sum(its.contacts)).where(of_key)).scalar() or 0)
+        of_key = {"build": self.build.id, "key": key}
+        rows = self._connection.execute(_MOST_FREQUENT, {**of_key, "rows": limit}).all()
+        values = [(_shown(kind, number, text), times) for kind, number, text, times in rows]
+        total = sum(times for _, times in values)
+        if len(values) == limit:  # there may be others
+            total = int(self._connection.execute(_TOTAL, of_key).scalar() or 0)
         other = total - sum(times for _, times in values)
         return Counts(values, other, self.build.contacts - total, True, self.build.position)  # noqa: FBT003  is_exact
 

@@ -11,6 +11,8 @@ import base64
 import binascii
 import math
 import re
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -22,10 +24,16 @@ from kinfold_services.directory.conditions import COLUMNS, Condition, Expression
 from kinfold_services.directory.errors import WrongQuery
 from kinfold_services.directory.tables import Time, contacts, metadata
 
+_KEPT: Final = 256
+"""Of how many orders the statements are kept; metadata keys come from requests."""
+_GIVEN: Final = ("key_1", "key_2", "key_3", "key_4")
 _NULLABLE: Final = frozenset({"externalId", "email", "name", "image"})
 _MAX_INTEGER: Final = 2**63 - 1
 _MAX_CURSOR_CHARS: Final = 4096
 _is_unfit: Final = re.compile("[\0\ud800-\udfff]").search
+
+
+Select = sa.Select[*tuple[Any, ...]]
 
 
 class Sort(msgspec.Struct, frozen=True):
@@ -55,32 +63,58 @@ class Segment(msgspec.Struct, frozen=True):
     condition: Condition
     from_metadata: bool = False
 
-    def after(self, values: tuple[Any, ...], *, descending: bool) -> Condition:
-        """The condition to come after these values of the keys."""
-        given = [sa.literal(value, key.type) for key, value in zip(self.keys, values, strict=True)]
-        if len(given) == 1:
-            return self.keys[0] < given[0] if descending else self.keys[0] > given[0]
-        key, bound = sa.tuple_(*self.keys), sa.tuple_(*given)
-        return key < bound if descending else key > bound
+    def select(self) -> Select:
+        """The values of the keys, and the records, in no order."""
+        select: Select = sa.select(*self.keys, contacts.c.record).where(self.condition)
+        if not self.from_metadata:
+            return select.select_from(contacts)
+        its = metadata.c
+        joined = metadata.join(contacts, sa.and_(contacts.c.build == its.build, contacts.c.id == its.contact_id))
+        return select.select_from(joined)
+
+    def page_of(self, select: Select, keys: Iterable[Expression], *, descending: bool, goes_on: bool) -> Select:
+        """A page of a select in an order, with the parameters of `page_values`. With `goes_on`, not the first page."""
+        if goes_on:
+            after = [sa.bindparam(name, type_=key.type) for name, key in zip(_GIVEN, self.keys, strict=False)]
+            key, bound = (sa.tuple_(*self.keys), sa.tuple_(*after)) if len(after) > 1 else (self.keys[0], after[0])
+            select = select.where(key < bound if descending else key > bound)
+        return select.order_by(*[key.desc() if descending else key for key in keys]).limit(sa.bindparam("rows"))
 
 
-def segments(sort: Sort, sql: Sql, build: int) -> list[Segment]:
+def page_values(limit: int, after: tuple[Any, ...] | None) -> dict[str, Any]:
+    """The parameters of `Segment.page_of`: how many rows, and the values of the keys where the page before ended."""
+    return {"rows": limit, **dict(zip(_GIVEN, after or (), strict=False))}
+
+
+@lru_cache(maxsize=_KEPT)
+def walk_of_everybody(sql: Sql, sort: Sort, build: int, number: int, *, goes_on: bool) -> Select:
+    """The walk through one segment of all contacts.
+
+    It is kept, because SQLAlchemy takes longer to put a statement together than a database to answer it.
+    """
+    segment = segments(sort, sql, build)[number]
+    select = segment.select().where(contacts.c.build == build)
+    return segment.page_of(select, segment.keys, descending=sort.descending, goes_on=goes_on)
+
+
+@lru_cache(maxsize=_KEPT)
+def segments(sort: Sort, sql: Sql, build: int) -> tuple[Segment, ...]:
     """The segments of an order, in their order."""
     name = sort.field.name
     if sort.field.in_metadata:
         its = metadata.c
         of_key = sa.and_(its.build == build, its.key == sa.literal(name, sa.Text()))
         present = Segment((its.kind, its.number, its.text, its.contact_id), of_key, from_metadata=True)
-        return [present, Segment((contacts.c.id,), sa.not_(sql.is_set(name)))]
+        return present, Segment((contacts.c.id,), sa.not_(sql.is_set(name)))
     if name == "id":
-        return [Segment((contacts.c.id,), sa.true())]
+        return (Segment((contacts.c.id,), sa.true()),)
     column = _column(name)
     if name not in _NULLABLE:
-        return [Segment((column, contacts.c.id), sa.true())]
-    return [
+        return (Segment((column, contacts.c.id), sa.true()),)
+    return (
         Segment((column, contacts.c.id), column.is_not(None)),
         Segment((contacts.c.id,), column.is_(None)),
-    ]
+    )
 
 
 def indexed_column(sort: Sort) -> sa.Column[Any] | None:
@@ -114,7 +148,7 @@ def write_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(_encode(cursor)).rstrip(b"=").decode()
 
 
-def read_cursor(text: str, query_hash: str, its_segments: list[Segment]) -> Cursor:
+def read_cursor(text: str, query_hash: str, its_segments: tuple[Segment, ...]) -> Cursor:
     """Read the cursor of a query. Raises WrongQuery."""
     cursor = _decoded(text)
     if cursor is None or not 0 <= cursor.now_ms <= LAST_MS or not 0 <= cursor.segment < len(its_segments):
