@@ -148,7 +148,7 @@ class Eraser:
             each.texts = sorted(own.texts)
             events += recording_events(each.receipt, own)
         forgetting = Forgetting(self._client, workspace, everybody, plan.token, uuid.uuid4().hex)
-        job = Rewriting(self._client, self._settings, log.rules, plan, forgetting)
+        job = Rewriting(self._client, self._settings, log, plan, forgetting)
 
         def swapped() -> list[tuple[str, bytes]]:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]
