@@ -64,6 +64,10 @@ ELSEWHERE: Final = (
         "what": "a resend within the duplicate window is dropped; a later one makes a new contact, to be erased again",
     },
     {"place": "subscribers of the feed", "what": "they are told ContactErased, and have to forget the contact"},
+    {
+        "place": "memory of a projector or a gateway that cannot reach Redis",
+        "what": "the others drop the person within seconds, and it does once it can; otherwise stop it",
+    },
     {"place": "web servers' and proxies' access logs", "what": "let them expire"},
 )
 

@@ -13,8 +13,8 @@ from kinfold_services.state.position import Replaced
 from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
 
-_CHUNK_BYTES: Final = 1 << 18
-"""About how much is written at once. The server is busy with it for some milliseconds."""
+_CHUNK_BYTES: Final = 1 << 16
+"""About how much is written at once. The server is busy with it for less than a millisecond, and events wait for it."""
 
 
 class StagingArea:
