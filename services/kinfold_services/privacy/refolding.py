@@ -26,7 +26,7 @@ _SHARE: Final = 2
 async def refolded(client: Client, workspace: str, log: FoldedLog, redacted: Mapping[str, bytes]) -> Ahead | None:
     """The state where the log was folded to, as if these entries had been there in place of theirs. Uses up the fold.
 
-    None if the whole log has to be folded: it begins at a baseline, or has lost entries, or most of it is concerned.
+    None if the whole log has to be folded: it begins at a baseline, or has lost entries, or half of it is concerned.
     """
     if log.begins or log.last is None or log.last[0].decode() != log.upto:
         return None

@@ -90,11 +90,11 @@ class Rewriting(Replay):
         """The server copies while we fold, compare and write."""
         await self._begin_copies()
         self._copying = asyncio.create_task(self._copy_all())
-        ahead = await refolded(self._client, self._workspace, self._log, self._redacted)
         living = await self._stored.position()
-        is_behind = position_key(living.stream_id) < position_key(self._log.upto)  # then we would be ahead of what we compare
-        if ahead is not None and not is_behind and await self.rebuild.go_on_from(ahead):
-            progress(ahead.position.counts.entries)
+        if position_key(living.stream_id) >= position_key(self._log.upto):  # else we would be ahead of what we compare
+            ahead = await refolded(self._client, self._workspace, self._log, self._redacted)
+            if ahead is not None and await self.rebuild.go_on_from(ahead):
+                progress(ahead.position.counts.entries)
         await super()._build(progress)
 
     async def _before_hold(self) -> None:
