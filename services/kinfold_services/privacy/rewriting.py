@@ -161,7 +161,11 @@ class Rewriting(Replay):
         """Copy up to a page of the log; return how many entries."""
         some = self._waiting[-_PAGE_ENTRIES:][::-1]
         upto = some[-1] if len(some) == _PAGE_ENTRIES else "+"  # the next ones are not at hand before they are told
-        keys = [key(self._workspace, "events"), key(self._workspace, "events", "replay")]
+        keys = [
+            key(self._workspace, "events"),
+            key(self._workspace, "events", "replay"),
+            key(self._workspace, "position", "replay"),
+        ]
         replaced = [item for each in some for item in (each, self._redacted[each])]
         last, count, wide = await self._execute(self._copy_log, keys, [self._copied, upto, _PAGE_ENTRIES, *replaced])
         if last:
@@ -175,15 +179,21 @@ class Rewriting(Replay):
         return _PAGE_ENTRIES if upto != "+" else int(count)
 
     async def _execute(self, script: bytes, keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
-        """Execute a script. There are many pages, and redis-py would take half as long as the server for each."""
-        (reply,) = await self._wire.ask([pack(b"EVALSHA", script, len(keys), *keys, *arguments)])
+        """Execute a script. There are many pages, and redis-py would take half as long as the server for each.
+
+        Raises Replaced if another process has claimed the staging area: then nothing was written.
+        """
+        generation = self._staging.generation
+        (reply,) = await self._wire.ask([pack(b"EVALSHA", script, len(keys), *keys, generation, *arguments)])
+        if reply == b"replaced":
+            raise Replaced(f"workspace {self._workspace}: another replay has begun after {generation}")
         return reply
 
     async def _copy_wide(self, entry_id: bytes) -> None:
         """Copy an entry with more fields than a script can pass on."""
         ((_, fields),) = cast("list[RawEntry]", await self._client.xrange(key(self._workspace, "events"), entry_id, entry_id))
         values = [item for pair in pairs_of(fields) for item in pair]
-        await self._wire.ask([pack(b"XADD", key(self._workspace, "events", "replay"), entry_id, *values)])
+        await self._staging.write([pack(b"XADD", key(self._workspace, "events", "replay"), entry_id, *values)])
         self._copied = entry_id.decode()
 
     async def _copy_feed_page(self) -> int:
@@ -203,4 +213,7 @@ def _in_json(text: str) -> str:
     return msgspec.json.encode(text).decode()[1:-1]
 
 
-_FEED_KEYS: Final[Sequence[tuple[Any, Any]]] = (("changes", None), ("changes", "replay"), ("erased", "replay"))
+_LOG_KEYS: Final[Sequence[tuple[Any, Any]]] = (("events", None), ("events", "replay"), ("position", "replay"))
+_FEED_KEYS: Final[Sequence[tuple[Any, Any]]] = (
+    *(("changes", None), ("changes", "replay"), ("erased", "replay"), ("position", "replay")),
+)
