@@ -64,3 +64,9 @@ class Counts(msgspec.Struct, rename={"no_op": "no-op", "id_reused": "id-reused"}
             emails=self.emails + changes.new_emails,
             linked=self.linked or int(any(changes.members.values())),
         )
+
+    def replaced(self, before: "Counts", after: "Counts") -> "Counts":
+        """The counts after a part of the log was replaced, by the counts of that part alone. `linked` stays."""
+        fields = [field for field in self.__struct_fields__ if field != "linked"]
+        counts = {field: getattr(self, field) - getattr(before, field) + getattr(after, field) for field in fields}
+        return msgspec.structs.replace(self, **counts)

@@ -12,6 +12,7 @@ because it was rejected or had nothing to unlink, may name anybody. Such an entr
 other one.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Final, Literal
 
@@ -23,6 +24,7 @@ from kinfold_projections.fold import evolve
 from kinfold_projections.identity import decide
 from kinfold_projections.linking import is_unlinked_after
 from kinfold_projections.links import holder_at
+from kinfold_projections.outcomes import Outcome
 from kinfold_projections.records import NO_STAMPS, ContactRecord, VisitorRecord
 from kinfold_projections.state import State
 from kinfold_schemas.changes import ConflictReason
@@ -91,9 +93,9 @@ class Ownership:
     def __init__(self, workspace: str, begins: State | None = None) -> None:
         """`begins`: the state at which the log begins (a baseline). Its records belong to the contacts that hold them."""
         self.state: Final = begins or State(workspace, tells=False)
-        self.entries: Final[dict[str, list[str]]] = {}
+        self.entries: Final[dict[str, list[str]]] = defaultdict(list)
         """By contact id, as of the entry's time: its entries, in the log's order within each contact id."""
-        self.anonymous: Final[dict[str, list[str]]] = {}
+        self.anonymous: Final[dict[str, list[str]]] = defaultdict(list)
         """By visitor id: the entries of visitors that were never linked."""
         self.unfolded: Final[list[str]] = []
         """Entries that no contact and no visitor took: rejected ones."""
@@ -113,16 +115,18 @@ class Ownership:
         if begins is not None:
             self._take_over(begins)
 
-    def fold(self, entries: Sequence[Entry | BadEntry]) -> None:
-        """Fold the next entries of the log."""
-        occurrences = self.state.window.enter(entries)
+    def fold(self, entries: Sequence[Entry | BadEntry]) -> list[Outcome]:
+        """Fold the next entries of the log. Returns the outcome of each."""
+        occurrences, outcomes = self.state.window.enter(entries), list[Outcome]()
         for index, entry in enumerate(entries):
-            if not isinstance(entry, Entry):
-                self.unfolded.append(entry.id)
-            elif occurrences.get(index) == "duplicate":
-                self.duplicates.append(entry.id)
+            occurrence = occurrences.get(index, "new")
+            if type(entry) is Entry and occurrence != "duplicate":
+                outcome = self._fold(entry)
+                outcomes.append(outcome if occurrence == "new" else msgspec.structs.replace(outcome, id_reused=True))
             else:
-                self._fold(entry)
+                (self.duplicates if type(entry) is Entry else self.unfolded).append(entry.id)
+                outcomes.append(evolve(self.state, entry, occurrence))
+        return outcomes
 
     def belongings(self, contact_ids: Collection[str], anonymous_visitors: Collection[str] = ()) -> Belongings:
         """What belongs to the people with these living contacts, and to these visitors that were never identified."""
@@ -163,10 +167,6 @@ class Ownership:
             erased_takes=self._erased_takes,
         )
 
-    def take_changes(self) -> None:
-        """Forget what a writer of the state would need. Call it now and then, to save memory."""
-        self.state.take_changes()
-
     def former_holder(self, email_key: str) -> str | None:
         """The living contact that had an address last; None if there is none or it was erased."""
         known = self._emails.get(email_key)
@@ -197,65 +197,65 @@ class Ownership:
 
     # --- one entry
 
-    def _fold(self, entry: Entry) -> None:
+    def _fold(self, entry: Entry) -> Outcome:
         event = entry.event
         if type(event) is VisitorIdentified:
-            self._identified(entry, event)
-        elif type(event) is IdentityCorrected:
-            self._corrected(entry, event)
-        elif type(event) is Erased:
-            self._erased(entry, event)
-        elif type(event) is MetadataSet and entry.names.visitor_id is None:
-            self._metadata_set(entry)
-        elif entry.names.visitor_id is not None:
-            self._of_visitor(entry, entry.names.visitor_id)
-        else:
-            evolve(self.state, entry)
+            return self._identified(entry, event)
+        if type(event) is IdentityCorrected:
+            return self._corrected(entry, event)
+        if type(event) is Erased:
+            return self._erased(entry, event)
+        if entry.names.visitor_id is not None:
+            return self._of_visitor(entry, entry.names.visitor_id)
+        return self._metadata_set(entry) if type(event) is MetadataSet else evolve(self.state, entry)
 
-    def _erased(self, entry: Entry, event: Erased) -> None:
+    def _erased(self, entry: Entry, event: Erased) -> Outcome:
         """Note what an earlier erasure has left."""
         if type(event.kept) is VisitorIdentified:
-            self._identified(entry, event.kept)
-            return
+            return self._identified(entry, event.kept)
         if type(event.kept) is IdentityCorrected:
-            self._corrected(entry, event.kept)
-            return
-        evolve(self.state, entry)
+            return self._corrected(entry, event.kept)
+        outcome = evolve(self.state, entry)
         if event.taken_external_id is not None or event.taken_email is not None:
             self._erased_takes.add(entry.id)
         if event.visitor_id is not None:
             self._erased_links.setdefault(event.visitor_id, []).append(entry.id)
+        return outcome
 
-    def _of_visitor(self, entry: Entry, visitor_id: str) -> None:
-        visitor = self.state.visitors.get(visitor_id)
+    def _of_visitor(self, entry: Entry, visitor_id: str) -> Outcome:
+        state = self.state
+        visitor = state.visitors.get(visitor_id)
         holder = holder_at(visitor.links, entry.at) if visitor is not None else None
-        evolve(self.state, entry)
+        outcome = evolve(state, entry)
         if holder is None:
-            self.anonymous.setdefault(visitor_id, []).append(entry.id)
-        elif self.state.is_erased(holder):
+            self.anonymous[visitor_id].append(entry.id)
+        elif type(state.contacts[holder]) is not ContactRecord and state.is_erased(holder):
             self.unfolded.append(entry.id)
         else:
-            self.entries.setdefault(holder, []).append(entry.id)
-            _add(self._visitors, visitor_id, holder)
+            self.entries[holder].append(entry.id)
+            if self._visitors.get(visitor_id) != holder:
+                _add(self._visitors, visitor_id, holder)
+        return outcome
 
-    def _metadata_set(self, entry: Entry) -> None:
+    def _metadata_set(self, entry: Entry) -> Outcome:
         names, state = entry.names, self.state
         if names.contact_id is not None:
             owner = "" if names.contact_id not in state.contacts or state.is_erased(names.contact_id) else names.contact_id
         else:
             target = decide(state, names).target
             owner = make_contact_id(state.workspace, entry.id) if target is None else target.id
-        evolve(state, entry)
+        outcome = evolve(state, entry)
         if owner not in state.contacts:  # the event was rejected
             self.unfolded.append(entry.id)
-            return
-        self.entries.setdefault(owner, []).append(entry.id)
+            return outcome
+        self.entries[owner].append(entry.id)
         if names.email_key is not None:
             _add(self._emails, names.email_key, owner)
         if names.external_id is not None:
             _add(self._external_ids, names.external_id, owner)
+        return outcome
 
-    def _identified(self, entry: Entry, event: VisitorIdentified) -> None:
+    def _identified(self, entry: Entry, event: VisitorIdentified) -> Outcome:
         names, state = entry.names, self.state
         decision, visitor_id = decide(state, names), names.visitor_id
         owner = make_contact_id(state.workspace, entry.id) if decision.target is None else decision.target.id
@@ -266,13 +266,13 @@ class Ownership:
         outcome = evolve(state, entry)
         if outcome.rejection is not None:
             if owner in state.contacts:
-                self.entries.setdefault(owner, []).append(entry.id)
+                self.entries[owner].append(entry.id)
                 self.idle.append(entry.id)
                 self._mention_all(entry, owner, (has_email,), held)
             else:
                 self.unfolded.append(entry.id)
-            return
-        self.entries.setdefault(owner, []).append(entry.id)
+            return outcome
+        self.entries[owner].append(entry.id)
         if names.external_id is not None:
             _add(self._external_ids, names.external_id, owner)
         if names.email_key is not None:
@@ -281,22 +281,23 @@ class Ownership:
             else:
                 _add(self._emails, names.email_key, owner)
         if visitor_id is None:
-            return
+            return outcome
         proves = entry.is_trusted or event.visitor_proven is True
         if not proves and held is not None and state.find(held) != owner:  # the fold dropped the link
             self._mentions.append(Mention(entry.id, "visitorId", visitor_id, held))
-            return
+            return outcome
         self._links[entry.id] = owner
         _add(self._visitors, visitor_id, owner)
         if brings and (past := self.anonymous.pop(visitor_id, None)):
             self.entries[owner] += past
+        return outcome
 
     def _is_late(self, entry: Entry, visitor: VisitorRecord) -> bool:
         """Whether a correction unlinked the visitor at a later time."""
         stamps = self.state.visitor_stamps.get(entry.names.visitor_id or "", NO_STAMPS)
         return is_unlinked_after(visitor, stamps, entry)
 
-    def _corrected(self, entry: Entry, event: IdentityCorrected) -> None:
+    def _corrected(self, entry: Entry, event: IdentityCorrected) -> Outcome:
         names, state = entry.names, self.state
         has_id = state.by_external_id(names.external_id) if names.external_id is not None else None
         has_email = state.by_email(names.email_key) if names.email_key is not None else None
@@ -308,12 +309,12 @@ class Ownership:
         outcome = evolve(state, entry)
         if owner is None:
             self.unfolded.append(entry.id)
-            return
-        self.entries.setdefault(owner.id, []).append(entry.id)
+            return outcome
+        self.entries[owner.id].append(entry.id)
         if outcome.rejection is not None:
             self.idle.append(entry.id)
             self._mention_all(entry, owner.id, (has_id, has_email), held)
-            return
+            return outcome
         if names.visitor_id is not None:
             if self._history_of(names.visitor_id) != before:
                 self._links[entry.id] = owner.id
@@ -321,14 +322,15 @@ class Ownership:
             if held is None or state.find(held) != owner.id:
                 self.idle.append(entry.id)
                 self._mention_all(entry, owner.id, (), held)
-            return
+            return outcome
         if event.dismiss_conflict is not None:
             if has_email is not None and has_email is not owner:
                 self._mentions.append(Mention(entry.id, "email", names.email_key or "", has_email.id))
             else:
                 self.idle.append(entry.id)
-            return
+            return outcome
         self._took(entry, owner, has_id, has_email)
+        return outcome
 
     def _history_of(self, visitor_id: str | None) -> object:
         """A visitor's links, and when each was confirmed."""

@@ -13,6 +13,8 @@ from kinfold_schemas.keys import key
 from kinfold_services.connections import connect
 from kinfold_services.privacy import eraser as eraser_module
 from kinfold_services.privacy.eraser import Eraser
+from kinfold_services.privacy.records import Receipt
+from kinfold_services.privacy.rewriting import Rewriting
 from kinfold_services.replay.replay import Replay
 from kinfold_services.settings import Settings
 from kinfold_services.state.position import Replaced
@@ -48,6 +50,7 @@ async def test_lock_of_an_erasure_outlasts_a_moment_without_redis(
 ) -> None:
     """Otherwise another erasure would begin beside it."""
     monkeypatch.setattr(eraser_module, "_LOCK_AGAIN_S", 0.05)
+    nearly_all = eraser_module._LOCK_MS - 500
     lock = key(workspace, "erasing")
 
     async def remains(holds: Callable[[int], bool]) -> bool:
@@ -56,9 +59,41 @@ async def test_lock_of_an_erasure_outlasts_a_moment_without_redis(
     with Proxy(redis_url) as proxy:
         async with connect(proxy.url) as client, Eraser(client, Settings(workspace=workspace)).alone():
             proxy.refuse()
-            await wait_until(partial(remains, lambda ms: ms < 3500))
+            await wait_until(partial(remains, lambda ms: ms < nearly_all))
             proxy.accept()
-            await wait_until(partial(remains, lambda ms: ms > 3500))
+            await wait_until(partial(remains, lambda ms: ms > nearly_all))
+
+
+async def test_erasure_that_lost_its_lock_writes_nothing_more(
+    redis: Redis, redis_url: str, workspace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was stopped until the lock had expired, and another one has erased meanwhile."""
+    await publish(redis, workspace, *adas_events())
+    await fold_log(redis, redis_url, workspace)
+    monkeypatch.setattr(eraser_module, "_LOCK_AGAIN_S", 1000.0)
+    before_hold, stopped, receipts = Rewriting._before_hold, list[Rewriting](), list[Receipt]()
+
+    async def stop_before_hold(rewriting: Rewriting) -> None:
+        if not stopped:
+            stopped.append(rewriting)
+            await redis.delete(key(workspace, "erasing"))
+            async with connect(redis_url) as other:
+                receipts.extend(await Eraser(other, Settings(workspace=workspace)).finish_pending())
+            with pytest.raises(Replaced):
+                await rewriting._copy_log_page()
+            with pytest.raises(Replaced):
+                await rewriting._copy_feed_page()
+        await before_hold(rewriting)
+
+    monkeypatch.setattr(Rewriting, "_before_hold", stop_before_hold)
+    eraser = Eraser(redis, Settings(workspace=workspace))
+    await eraser.request([ADA])
+
+    assert await eraser.finish_pending() == []
+
+    assert [each.state for each in receipts] == ["done"]
+    assert await keys_with(redis, workspace, ADAS_TEXTS) == {}
+    assert await leftovers(redis, workspace) == []
 
 
 async def test_erasure_ends_without_an_error_if_redis_is_away_when_it_unlocks(redis_url: str, workspace: str) -> None:

@@ -54,8 +54,14 @@ async def log_extent(client: Client, workspace: str) -> LogExtent:
     return LogExtent(info["length"], first, last, lost, deleted, baseline)
 
 
-async def read_pages(
-    client: Client, workspace: str, after: str, upto: str, name: Literal["events", "changes"] = "events"
+async def read_pages(  # noqa: PLR0913  what to read, and how much of it at once
+    client: Client,
+    workspace: str,
+    after: str,
+    upto: str,
+    name: Literal["events", "changes"] = "events",
+    *,
+    page_entries: int = PAGE_ENTRIES,
 ) -> AsyncGenerator[Sequence[RawEntry]]:
     """Read the log or the feed after `after` ('' is the beginning), up to and including `upto`. Reads ahead by one page.
 
@@ -68,7 +74,7 @@ async def read_pages(
     client.set_response_callback("XRANGE", cast("Any", as_entries))
 
     async def page(position: str) -> list[RawEntry]:
-        reply = await client.xrange(log, min=f"({position}" if position else "-", max=upto, count=PAGE_ENTRIES)
+        reply = await client.xrange(log, min=f"({position}" if position else "-", max=upto, count=page_entries)
         if name == "events":  # asked after the page was read: a later cut took nothing from it
             cut = await baseline_position(client, workspace)
             if position_key(cut) > position_key(position):
@@ -81,7 +87,7 @@ async def read_pages(
     try:
         while entries := await ahead:
             last = entries[-1][0].decode()
-            if len(entries) < PAGE_ENTRIES:
+            if len(entries) < page_entries:
                 yield entries
                 return
             ahead = asyncio.create_task(page(last))

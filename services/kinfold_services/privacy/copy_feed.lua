@@ -2,14 +2,20 @@
 -- So does what shows an identifier of the erased person in another contact: one that a replay has separated from theirs since,
 -- or that is gone.
 --
--- KEYS  changes, staged changes, staged erased: contact ids, and also the identifiers if they are many
--- ARGV  [1] copy after this entry ('' is the beginning)   [2] at most this many   [3] 1 if the identifiers are many
+-- KEYS  changes, staged changes, staged erased: contact ids, and also the identifiers if they are many;
+--       staged position
+-- ARGV  [1] the generation of the staging area
+--       [2] copy after this entry ('' is the beginning)   [3] at most this many   [4] 1 if the identifiers are many
 --       then the identifiers, as JSON writes them between quotes, if they are few
 --
 -- Returns the id of the last entry that was copied ('' for none), how many were, and how many of them lost their body.
+-- Or 'replaced', where another process has claimed the staging area.
 
-local first = ARGV[1] == '' and '-' or '(' .. ARGV[1]
-local page = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[2])
+if redis.call('HGET', KEYS[4], 'generation') ~= ARGV[1] then
+  return 'replaced'
+end
+local first = ARGV[2] == '' and '-' or '(' .. ARGV[2]
+local page = redis.call('XRANGE', KEYS[1], first, '+', 'COUNT', ARGV[3])
 if #page == 0 then
   return {'', 0, 0}
 end
@@ -43,10 +49,10 @@ local function hold(text)
     wanted[read[1]] = true
   end
 end
-for index = 4, #ARGV do
+for index = 5, #ARGV do
   hold(ARGV[index])
 end
-if ARGV[3] == '1' then
+if ARGV[4] == '1' then
   local seen, some = {}, {}
   local function ask_for_some()
     for number, found in ipairs(#some > 0 and redis.call('SMISMEMBER', KEYS[3], unpack(some)) or {}) do

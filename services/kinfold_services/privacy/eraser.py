@@ -41,7 +41,8 @@ from kinfold_services.state.queries import Identifier
 from kinfold_services.state.reader import StateReader
 
 _HOLD: Final = files(kinfold_services.replay).joinpath("hold.lua").read_text()
-_LOCK_MS: Final = 4_000
+_LOCK_MS: Final = 10_000
+"""After a crash, the next process waits for so long. A process that gets little CPU must renew its lock within that time."""
 _LOCK_AGAIN_S: Final = 1.0
 _WAIT_S: Final = 0.1
 _TRIES: Final = 20
@@ -64,6 +65,10 @@ ELSEWHERE: Final = (
         "what": "a resend within the duplicate window is dropped; a later one makes a new contact, to be erased again",
     },
     {"place": "subscribers of the feed", "what": "they are told ContactErased, and have to forget the contact"},
+    {
+        "place": "memory of a projector or a gateway that cannot reach Redis",
+        "what": "the others drop the person within seconds, and it does once it can; otherwise stop it",
+    },
     {"place": "web servers' and proxies' access logs", "what": "let them expire"},
 )
 
@@ -101,31 +106,31 @@ class Eraser:
         `log`: a fold that was made just now, to save another one. Raises WouldLose, NoLog, and Replaced where replays do not
         leave us alone.
         """
-        async with self.alone():
-            await self._erase([each for each in await self.records.pending() if each.stage == "pending"], log)
-            pending = await self.records.pending()
-            texts = frozenset(text for each in pending if each.stage == "swapped" for text in each.texts)
-            await self._search([each for each in pending if each.stage == "swapped"], texts)
-            pending = [each for each in await self.records.pending() if each.stage == "forgotten"]
-            return await self._finish(pending, texts)
-
-    # --- stages
-
-    async def _erase(self, pending: list[Pending], log: FoldedLog | None) -> None:
         for left in range(_TRIES, 0, -1):
-            if not pending:
-                return
             try:
-                await self._erase_once(pending, log or (await self.find(()))[0])
-            except Replaced:
+                async with self.alone():
+                    return await self._finish_pending(log)
+            except Replaced:  # by a replay, or by a process that took our lock for abandoned: it goes first
                 if left == 1:
                     raise
                 await asyncio.sleep(_WAIT_S)
                 log = None
-            else:
-                return
+        raise AssertionError("unreachable")
 
-    async def _erase_once(self, pending: list[Pending], log: FoldedLog) -> None:
+    # --- stages
+
+    async def _finish_pending(self, log: FoldedLog | None) -> list[Receipt]:
+        await self._erase([each for each in await self.records.pending() if each.stage == "pending"], log)
+        pending = await self.records.pending()
+        texts = frozenset(text for each in pending if each.stage == "swapped" for text in each.texts)
+        await self._search([each for each in pending if each.stage == "swapped"], texts)
+        pending = [each for each in await self.records.pending() if each.stage == "forgotten"]
+        return await self._finish(pending, texts)
+
+    async def _erase(self, pending: list[Pending], log: FoldedLog | None) -> None:
+        if not pending:
+            return
+        log = log or (await self.find(()))[0]
         secret = await self.records.secret()
         of_each = [find_people(log, each.identifiers) for each in pending]
         for each, people in zip(pending, of_each, strict=True):
@@ -148,7 +153,7 @@ class Eraser:
             each.texts = sorted(own.texts)
             events += recording_events(each.receipt, own)
         forgetting = Forgetting(self._client, workspace, everybody, plan.token, uuid.uuid4().hex)
-        job = Rewriting(self._client, self._settings, log.rules, plan, forgetting)
+        job = Rewriting(self._client, self._settings, log, plan, forgetting)
 
         def swapped() -> list[tuple[str, bytes]]:
             return [(each.receipt.erasure, encode(_swapped(each, job.feed_entries))) for each in pending]
@@ -222,7 +227,10 @@ class Eraser:
             while True:
                 await asyncio.sleep(_LOCK_AGAIN_S)
                 with suppress(*SERVER_ERRORS):  # the lock outlasts three tries
-                    await hold(keys=[name], args=[token, _LOCK_MS])
+                    if not await hold(
+                        keys=[name], args=[token, _LOCK_MS]
+                    ):  # it expired; if it was taken, we write nothing more
+                        await self._client.set(name, token, nx=True, px=_LOCK_MS)
 
         keeping = asyncio.create_task(keep())
         try:

@@ -53,6 +53,19 @@ _ENCODE: Final[Mapping[Part, Callable[[Any], bytes]]] = {
 }
 
 
+class Ahead(msgspec.Struct):
+    """A state that was folded from the log's beginning, without `Rebuild`."""
+
+    state: State
+    members: set[str]
+    position: Position
+    excluded: frozenset[str]
+    """The entries that were left out."""
+    rejects: list[Reject] = []
+    looked_at: list[RawEntry] = []
+    """The entries of these rejects, and those of the stored rejects that the log still holds. In the log's order."""
+
+
 class Rebuild:
     """Folds a workspace's log. It reads the log and the stored rejects, and writes nothing."""
 
@@ -131,6 +144,16 @@ class Rebuild:
         if self._rewritten is None:  # the log may be an older copy, in which they stand still (contract section 10)
             self._erased = await erased_before(self._client, self._workspace)
         self.excluded_by_log.clear()
+
+    async def go_on_from(self, ahead: Ahead) -> bool:
+        """After `begin`: take over a state. False if it is of another beginning; then it is folded as always."""
+        if self.baseline is not None or self.position.counts.lost != ahead.position.counts.lost:
+            return False
+        self.state, self.members, self.position = ahead.state, ahead.members, ahead.position
+        self.excluded |= ahead.excluded
+        self._taken = self.position.counts.entries
+        self.rejects += await self.stored_rejects.merge(ahead.looked_at, ahead.rejects, self.position.stream_id, self.excluded)
+        return True
 
     async def found_baseline(self) -> tuple[int, Baseline | None, Begun]:
         """How many entries the log has lost, its baseline, and the state of that."""

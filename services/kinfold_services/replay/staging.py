@@ -1,5 +1,6 @@
 """The staging area: where a replay writes the new state, beside the live one."""
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,14 +14,14 @@ from kinfold_services.state.position import Replaced
 from kinfold_services.state.wire import Wire
 from kinfold_services.state.writes import Writes, pack
 
-_CHUNK_BYTES: Final = 1 << 18
-"""About how much is written at once. The server is busy with it for some milliseconds."""
+_CHUNK_BYTES: Final = 1 << 16
+"""About how much is written at once. The server is busy with it for less than a millisecond, and events wait for it."""
 
 
 class StagingArea:
     """A workspace's staging area. It belongs to the replay that claimed it last, and refuses writes of earlier ones.
 
-    Every write is a transaction that watches whose area it is.
+    Every write is a transaction that watches whose area it is. Several tasks may write at once.
     """
 
     def __init__(self, client: Client, workspace: str) -> None:
@@ -29,6 +30,7 @@ class StagingArea:
         self._workspace: Final = workspace
         self._position: Final = self.writes.key("position")
         self._wire: Final = Wire(client, self._position.decode(), ANSWER_S)
+        self._writing: Final = asyncio.Lock()
 
     async def claim(self) -> None:
         """Claim the area, and empty it of what an interrupted replay has left."""
@@ -38,6 +40,10 @@ class StagingArea:
 
     async def check(self) -> None:
         """Raise Replaced if another replay has claimed the area."""
+        async with self._writing:
+            await self._check()
+
+    async def _check(self) -> None:
         _, found = await self._wire.ask([pack(b"WATCH", self._position), pack(b"HGET", self._position, b"generation")])
         if found != self.generation.encode():
             await self._wire.close()
@@ -76,9 +82,10 @@ class StagingArea:
         return pack(b"UNLINK", *(key(self._workspace, name, "replay") for name in ("events", "changes", "erased")))
 
     async def _write_chunk(self, commands: Sequence[bytes]) -> None:
-        await self.check()
-        while await self._execute(commands) is None:
-            await self.check()
+        async with self._writing:
+            await self._check()
+            while await self._execute(commands) is None:
+                await self._check()
 
     async def _execute(self, commands: Sequence[bytes]) -> list[Any] | None:
         """Execute a transaction. Returns None if the position was changed since `check`."""

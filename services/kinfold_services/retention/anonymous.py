@@ -69,7 +69,7 @@ class Unidentified:
     async def remove(self, leaving: Leaving, progress: Progress) -> None:
         """Rewrite the log. Raises Replaced if a replay, an erasure or a cut was faster, and WouldLose."""
         forgetting = Forgetting(self._client, self._workspace, leaving.plan.belongings, leaving.plan.token, uuid.uuid4().hex)
-        job = Rewriting(self._client, self._settings, leaving.log.rules, leaving.plan, forgetting)
+        job = Rewriting(self._client, self._settings, leaving.log, leaving.plan, forgetting)
         try:
             await job.run(tuple, (), progress)
         finally:
