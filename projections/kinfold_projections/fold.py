@@ -21,7 +21,7 @@ from kinfold_projections.linking import link_visitor
 from kinfold_projections.links import holder_at
 from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
 from kinfold_projections.outcomes import DUPLICATE, FOLDED, NO_OP, Outcome, rejected
-from kinfold_projections.patching import metadata_of, patched
+from kinfold_projections.patching import metadata_of, patched, said_again
 from kinfold_projections.records import NO_STAMPS, ContactRecord, ContactStamps, copy_contact, encode_record, new_contact
 from kinfold_projections.state import LARGE_BYTES, State
 from kinfold_projections.weights import (
@@ -155,13 +155,18 @@ def _metadata_set(state: State, entry: Entry, event: MetadataSet) -> Outcome:
 
 
 def _contact_metadata_set(state: State, entry: Entry, event: MetadataSet, contact: ContactRecord) -> Outcome:
+    is_heavy = (len(entry.data) > LARGE_EVENT_BYTES or contact.id in state.heavy) and state.may_exceed(
+        contact.id, GROWTH * len(entry.data)
+    )
+    if not is_heavy and event.name is None and event.image is None and said_again(state, contact, event, entry.stamp):
+        if entry.names.visitor_id is not None:
+            state.visitor(entry.names.visitor_id, entry.seen_at)
+        return outcome_of(entry)
     result = patched(metadata_of(state, contact), entry, event)
     if type(result) is Rejection:
         return rejected(result)
     metadata, keys, late, untrusted = result
-    if (len(entry.data) > LARGE_EVENT_BYTES or contact.id in state.heavy) and state.may_exceed(
-        contact.id, GROWTH * len(entry.data)
-    ):
+    if is_heavy:
         fits = fitting_described(state, contact, state.contact_stamps[contact.id], entry, event, metadata)
         if type(fits) is Rejection:
             return rejected(fits)

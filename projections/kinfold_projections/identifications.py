@@ -13,7 +13,7 @@ from kinfold_projections.linking import UNLINKED, Linking, is_unlinked_after, li
 from kinfold_projections.links import holder_at
 from kinfold_projections.metadata import NO_METADATA, Metadata
 from kinfold_projections.outcomes import Outcome, rejected
-from kinfold_projections.patching import metadata_of, patched
+from kinfold_projections.patching import metadata_of, patched, said_again
 from kinfold_projections.records import TRUSTED, ContactRecord, copy_contact
 from kinfold_projections.state import State
 from kinfold_projections.weights import (
@@ -95,6 +95,8 @@ def _identified_metadata(
     if anonymous is not None and anonymous[1].metadata:  # a name is not metadata
         visitor, stamps = anonymous
         joining.append(Metadata(visitor.metadata, stamps.metadata))
+    if target is not None and not (is_heavy or joining) and said_again(state, target, event, entry.stamp):
+        return NO_METADATA, False, 0, False
     metadata, late, untrusted = NO_METADATA, False, 0
     if joining or event.metadata or event.unset:
         metadata = metadata_of(state, decision.target)

@@ -48,7 +48,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
                 late = True
                 continue
             new_stamps[key] = stamp
-            old = new_values.get(key, _NOTHING)
+            old = new_values.get(key, NOTHING)
             if old == value and type(old) is type(value):
                 continue
             if new_values is own_values:
@@ -115,7 +115,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         """
         values, unset = values or {}, dict.fromkeys(unset or ())
         trusted = {key for key in (*values, *unset) if self.stamps.get(key, NEVER) >= TRUSTED}
-        differing = [key for key in trusted if not same(self.values.get(key, _NOTHING), values.get(key, _NOTHING))]
+        differing = [key for key in trusted if not same(self.values.get(key, NOTHING), values.get(key, NOTHING))]
         permitted = {key: value for key, value in values.items() if key not in trusted}
         return permitted, [key for key in unset if key not in trusted and key not in values], len(differing)
 
@@ -124,7 +124,7 @@ class Metadata(msgspec.Struct, frozen=True, gc=False):
         return sum([self.stamps[key] < TRUSTED for key in self.values])
 
 
-_NOTHING: Final = object()
+NOTHING: Final = object()
 
 NO_METADATA: Final = Metadata({}, {})
 
@@ -138,7 +138,7 @@ def changed_keys(before: Mapping[str, Primitive], after: Mapping[str, Primitive]
     """The keys that differ, sorted by name."""
     if before is after:
         return []
-    changed = [key for key, value in after.items() if (old := before.get(key, _NOTHING)) is not value and not same(old, value)]
+    changed = [key for key, value in after.items() if (old := before.get(key, NOTHING)) is not value and not same(old, value)]
     changed += [key for key in before if key not in after]
     return sorted(changed)
 

@@ -1,7 +1,7 @@
 """A patch of metadata by an event, within the limits of a contact or a visitor (contract sections 2 and 4)."""
 
 from kinfold_projections.entries import Entry
-from kinfold_projections.metadata import NO_METADATA, Metadata, changed_keys
+from kinfold_projections.metadata import NO_METADATA, NOTHING, Metadata, changed_keys
 from kinfold_projections.records import TRUSTED, ContactRecord
 from kinfold_projections.state import State
 from kinfold_schemas.events import MAX_METADATA_KEYS, MAX_UNTRUSTED_KEYS, IdentityCorrected, MetadataSet, VisitorIdentified
@@ -13,6 +13,25 @@ _Patching = MetadataSet | VisitorIdentified | IdentityCorrected
 def metadata_of(state: State, contact: ContactRecord | None) -> Metadata:
     """The metadata of a contact; NO_METADATA for a new one."""
     return NO_METADATA if contact is None else Metadata(contact.metadata, state.contact_stamps[contact.id].metadata)
+
+
+def said_again(state: State, contact: ContactRecord, event: _Patching, stamp: int) -> bool:
+    """Whether a patch sets only what the contact has already, as most patches do. If so, this moves the stamps of its keys.
+
+    Such a patch is never rejected. Do not call this for a contact that may be too heavy: a patch makes it lighter.
+    """
+    values, own = event.metadata, contact.metadata
+    if not values or event.unset:
+        return False
+    stamps = state.contact_stamps[contact.id].metadata
+    for key, value in values.items():
+        known = own.get(key, NOTHING)
+        if type(known) is not type(value) or known != value or stamp < stamps[key]:
+            return False
+    state.stamps_of(contact)
+    for key in values:
+        stamps[key] = stamp
+    return True
 
 
 def patched(

@@ -11,7 +11,8 @@ stand apart, so that an event that says nothing new writes a few bytes and leave
 A stamp is an effective time in milliseconds. The stamp of a metadata key, a name or an image also says whether a trusted source
 set it: then `TRUSTED` is added. So the greater stamp wins, among values and where contacts come together.
 
-`metadata`, `visitor_ids` and `links` are replaced and never mutated.
+`metadata`, `visitor_ids` and `links` are replaced and never mutated. The stamps of a contact's keys are mutated where a patch
+says nothing new (`patching.said_again`). So no two records share them.
 """
 
 from collections.abc import Callable
