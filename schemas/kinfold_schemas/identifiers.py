@@ -170,8 +170,8 @@ class IdentifierRules:
         self._patterns: Final = tuple(_compiled(item) for item in self.blocked if is_pattern(item))
         self.remembered: Final = remembered
         self.visitor_names: Final[dict[str, Any]] = {}
-        """The results of `names.named_by` for events that name only a visitor, as most do."""
-        self.visitor_id = _remembering(partial(self._id, "visitorId"), remembered)
+        """The results of `names.named_by` for events that name only a visitor, as most do. They cache visitor ids, too."""
+        self.visitor_id = partial(self._id, "visitorId")
         self.external_id = _remembering(partial(self._id, "externalId"), remembered)
         self.email = _remembering(self._email, remembered)
 

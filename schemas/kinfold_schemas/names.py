@@ -71,9 +71,13 @@ def _visitor(visitor_id: str, rules: IdentifierRules) -> Names | Rejection:
 
 
 def _people(event: VisitorIdentified | MetadataSet, rules: IdentifierRules) -> Names | Rejection:
-    visitor_id = rules.visitor_id(event.visitor_id) if event.visitor_id is not None else None
-    if type(visitor_id) is Rejection:
-        return visitor_id
+    visitor = _NOBODY
+    if event.visitor_id is not None:
+        judged = rules.visitor_names.get(event.visitor_id) or _visitor(event.visitor_id, rules)
+        if type(judged) is Rejection:
+            return judged
+        visitor = judged
+    visitor_id = visitor.visitor_id
     external_id = rules.external_id(event.external_id) if event.external_id is not None else None
     email = rules.email(event.email) if event.email is not None else None
     blocked: list[Rejection] = []
