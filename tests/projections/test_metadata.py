@@ -76,6 +76,12 @@ def test_event_that_changes_no_metadata_is_a_no_op() -> None:
     assert (after.version, after.updated_at, after.metadata_hash) == (1, before.updated_at, before.metadata_hash)
 
 
+def test_patch_that_repeats_a_value_may_remove_another() -> None:
+    """Such an event says something new."""
+    story = given(PRO)
+    story.when(patch(metadata={"plan": "pro"}, unset=["seats"])).then({"type": "ContactUpdated", "changed": ["metadata.seats"]})
+
+
 def test_no_op_advances_the_time_of_its_keys() -> None:
     """So a value that is older than the confirmation is late."""
     story = given(PRO, patch(metadata={"plan": "pro"}, at=5))

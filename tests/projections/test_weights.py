@@ -102,6 +102,17 @@ def test_contact_that_is_too_heavy_can_be_made_lighter() -> None:
     story.when(metadata_set(externalId="u-1", metadata={"one": "more"})).then("ContactUpdated")
 
 
+def test_patch_that_says_nothing_new_makes_a_contact_lighter_that_is_too_heavy() -> None:
+    """Keys of pages go, as for any patch of a trusted source."""
+    story = full(7, of_pages=6)
+    contact = story.contact(external_id="u-1")
+    contact.metadata = {**contact.metadata, "big": "x" * 20_000}
+    story.stamps(contact).metadata["big"] = TRUSTED
+    story.state.write_contact(contact)
+    story.when(metadata_set(externalId="u-1", metadata={"k06": contact.metadata["k06"]})).then("ContactUpdated")
+    assert size(story) <= MAX_CONTACT_BYTES
+
+
 def test_keys_of_pages_make_room_for_a_trusted_event() -> None:
     """The ones that were set longest ago."""
     for event in (metadata_set(externalId="u-1"), identified("u-1")):
