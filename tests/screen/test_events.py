@@ -62,9 +62,10 @@ async def test_events_that_change_no_contact_say_what_they_did(agent: Agent):
 
     await agent.publish(*[{**each, "visitorId": "phone"} if "visitorId" in each else each for each in silent])
 
-    await expect(tab.locator(".events .did")).to_have_count(9)
-    await expect(tab.locator(".events .did").nth(3)).to_have_text("First seen")
-    assert (await events(tab))[:4] == said
+    did = tab.locator(".events .did")
+    await expect(did).to_have_count(9)
+    for row, text in enumerate(said):  # a row that came in before its event was folded is replaced afterwards
+        await expect(did.nth(row)).to_have_text(text)
 
 
 async def test_new_events_come_in_above(agent: Agent):
