@@ -1,7 +1,7 @@
 """A patch of metadata by an event, within the limits of a contact or a visitor (contract sections 2 and 4)."""
 
 from kinfold_projections.entries import Entry
-from kinfold_projections.metadata import NO_METADATA, NOTHING, Metadata, changed_keys
+from kinfold_projections.metadata import NO_METADATA, NOTHING, Metadata, changed_keys, same
 from kinfold_projections.records import TRUSTED, ContactRecord
 from kinfold_projections.state import State
 from kinfold_schemas.events import MAX_METADATA_KEYS, MAX_UNTRUSTED_KEYS, IdentityCorrected, MetadataSet, VisitorIdentified
@@ -25,8 +25,7 @@ def said_again(state: State, contact: ContactRecord, event: _Patching, stamp: in
         return False
     stamps = state.contact_stamps[contact.id].metadata
     for key, value in values.items():
-        known = own.get(key, NOTHING)
-        if type(known) is not type(value) or known != value or stamp < stamps[key]:
+        if not same(own.get(key, NOTHING), value) or stamp < stamps[key]:
             return False
     state.stamps_of(contact)
     for key in values:
